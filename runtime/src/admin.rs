@@ -1,0 +1,71 @@
+//! The listener for operators: `/metrics`, `/livez`, `/readyz`. Not for the internet.
+
+use std::net::SocketAddr;
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::{Context, Health, health::Finding, telemetry};
+
+/// `[admin]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Where operators and probes ask; loopback unless configured otherwise.
+    pub listen: SocketAddr,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+    }
+}
+
+#[derive(Serialize)]
+struct Answer {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    findings: Vec<String>,
+}
+
+fn answer(findings: &[Finding]) -> (StatusCode, Json<Answer>) {
+    let findings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    if findings.is_empty() {
+        (StatusCode::OK, Json(Answer { status: "ok", findings }))
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(Answer { status: "failing", findings }))
+    }
+}
+
+/// The routes.
+pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(|State(health): State<Health>| async move { answer(&health.stuck()) }))
+        .route("/readyz", get(|State(health): State<Health>| async move { answer(&health.not_ready()) }))
+        .with_state(health)
+        .route("/metrics", get(move || async move { metrics.render() }))
+}
+
+/// Serves the routes until the process is dropped: a process that is ending still tells how it is.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn start(config: &AdminConfig, metrics: PrometheusHandle, context: &Context) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        std::io::Error::new(error.kind(), format!("the admin address {} cannot be listened on: {error}", config.listen))
+    })?;
+    let address = listener.local_addr()?;
+    let router = router(metrics.clone(), context.health.clone());
+    let hard = context.shutdown.hard().clone();
+    #[expect(clippy::disallowed_methods, reason = "it serves until all tracked tasks have ended")]
+    tokio::spawn(async move {
+        tokio::select! {
+            result = axum::serve(listener, router) => drop(result),
+            () = telemetry::upkeep(metrics) => {}
+            () = hard.cancelled() => {}
+        }
+    });
+    Ok(address)
+}

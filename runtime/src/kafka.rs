@@ -1,0 +1,184 @@
+//! Kafka client set-up: the settings that everything relies on, in one place.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use riverlock_schemas::topics::{DEFAULT_PREFIX, Topics};
+use serde::{Deserialize, Serialize};
+
+use crate::ConfigError;
+
+/// How long a metadata or admin request may take.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest record that is written or read, in bytes: the largest body, its key and its headers.
+pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// `[kafka]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaConfig {
+    /// Where to begin, `host:port` separated by commas.
+    pub brokers: String,
+    /// What every topic's name starts with.
+    pub topic_prefix: String,
+    /// Event types that have a topic of their own; all others share one.
+    pub routed_types: Vec<String>,
+    /// Partitions of every raw topic. Adding some later moves keys: choose once.
+    pub partitions: i32,
+    /// Copies of every partition.
+    pub replication_factor: i32,
+    /// How long raw events are kept, in milliseconds; -1 keeps them for ever.
+    pub retention_ms: i64,
+    /// Further librdkafka properties, for example `security.protocol` or `sasl.username`.
+    pub properties: BTreeMap<String, Property>,
+}
+
+/// The value of a librdkafka property; printed redacted, because some are secrets.
+pub type Property = crate::Secret;
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: "127.0.0.1:9092".to_owned(),
+            topic_prefix: DEFAULT_PREFIX.to_owned(),
+            routed_types: Topics::default_routed().map(str::to_owned).collect(),
+            partitions: 12,
+            replication_factor: 1,
+            retention_ms: -1,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// Settings whose change would break a promise, so the configuration may not touch them.
+const FIXED: [&str; 7] = [
+    "acks",
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "partitioner",
+    "request.required.acks",
+];
+
+impl KafkaConfig {
+    /// Checks what goes together.
+    ///
+    /// # Errors
+    /// When a number is out of range or a property is set that must not be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.brokers.trim().is_empty() {
+            return Err(ConfigError::refused("kafka.brokers", "is empty; expected host:port, separated by commas"));
+        }
+        if !(1..=1_000).contains(&self.partitions) {
+            return Err(ConfigError::refused("kafka.partitions", "must be from 1 to 1000"));
+        }
+        if !(1..=10).contains(&self.replication_factor) {
+            return Err(ConfigError::refused("kafka.replication_factor", "must be from 1 to 10"));
+        }
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if self.topic_prefix.is_empty() || !self.topic_prefix.chars().all(legal) {
+            return Err(ConfigError::refused("kafka.topic_prefix", "must be letters, digits, `.`, `_` and `-`"));
+        }
+        if let Some(name) = self.routed_types.iter().find(|name| name.is_empty() || !name.chars().all(legal)) {
+            return Err(ConfigError::refused(
+                "kafka.routed_types",
+                format!("`{name}` cannot be part of a topic's name"),
+            ));
+        }
+        match FIXED.iter().find(|name| self.properties.contains_key(**name)) {
+            Some(name) => Err(ConfigError::refused(
+                format!("kafka.properties.\"{name}\""),
+                "cannot be changed: no acknowledged event may be lost, and none may take effect twice",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The topics' names.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::new(self.topic_prefix.clone(), self.routed_types.iter().cloned())
+    }
+
+    /// What producers, consumers and admin clients have in common.
+    #[must_use]
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set_log_level(RDKafkaLogLevel::Warning)
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "riverlock")
+            // The broker may be away for seconds: be back within half a second of its return (default 10 s).
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "500")
+            .set("socket.connection.setup.timeout.ms", "2000")
+            .set("socket.keepalive.enable", "true")
+            // A typo must not make a topic.
+            .set("allow.auto.create.topics", "false");
+        for (name, value) in &self.properties {
+            config.set(name, value.expose());
+        }
+        config
+    }
+
+    /// A producer that repeats nothing and counts a record as written only when all in-sync replicas have it.
+    #[must_use]
+    pub fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "1")
+            // No deadline: a small value would turn a slow broker into a reconnect storm. Callers have timers of their own.
+            .set("message.timeout.ms", "15000")
+            .set("request.timeout.ms", "2500")
+            .set("socket.timeout.ms", "4000")
+            .set("retry.backoff.ms", "50")
+            .set("retry.backoff.max.ms", "500")
+            .set("queue.buffering.max.kbytes", "131072")
+            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+            // As Java's default, so that other tools find a key's partition. Never change it: keys would move.
+            .set("partitioner", "murmur2_random")
+            .set("compression.type", "lz4");
+        config
+    }
+
+    /// A consumer that commits only what it is told to, and stops rather than jump when its offset is gone.
+    #[must_use]
+    pub fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("session.timeout.ms", "45000")
+            .set("max.poll.interval.ms", "300000")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.message.max.bytes", "4194304")
+            .set("queued.max.messages.kbytes", "32768")
+            .set("check.crcs", "true")
+            .set("enable.partition.eof", "false");
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Secret;
+
+    #[test]
+    fn a_property_that_would_break_a_promise_is_refused() {
+        let mut config = KafkaConfig::default();
+        assert!(config.validate().is_ok());
+        config.properties.insert("acks".to_owned(), Secret::new("1"));
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.properties.\"acks\""), "{error}");
+    }
+}

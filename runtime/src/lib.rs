@@ -1,0 +1,40 @@
+//! What every process needs, and nothing about orders: configuration, telemetry, health, shutdown, clock, Kafka clients.
+
+pub mod admin;
+pub mod clock;
+pub mod config;
+pub mod health;
+pub mod kafka;
+pub mod shutdown;
+pub mod telemetry;
+pub mod topics;
+
+pub use clock::{Clock, SystemClock};
+pub use config::{ConfigError, Secret};
+pub use health::{Component, Health};
+pub use shutdown::Shutdown;
+
+/// What a service gets from the process that runs it.
+#[derive(Clone)]
+pub struct Context {
+    /// Where the service says how it is.
+    pub health: Health,
+    /// When it has to end, and where its tasks live.
+    pub shutdown: Shutdown,
+    /// What time it is.
+    pub clock: std::sync::Arc<dyn Clock>,
+}
+
+impl Context {
+    /// A context with the system's clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { health: Health::default(), shutdown: Shutdown::new(), clock: std::sync::Arc::new(SystemClock) }
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,200 @@
+//! Typed ids, parsed at the edge.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Longest id that is accepted as a key, in bytes of UTF-8.
+///
+/// Digital River promises no length; its ids have 12 to 36 characters. PostgreSQL's index rows end near 2 700 bytes, so
+/// an id needs a limit of its own: an event whose id is longer is kept as a dead letter.
+pub const ID_BYTES_MAX: usize = 255;
+
+/// Why a text is not an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// The text has no characters.
+    #[error("is empty")]
+    Empty,
+    /// The text is longer than [`ID_BYTES_MAX`].
+    #[error("has {0} bytes, more than {ID_BYTES_MAX}")]
+    TooLong(usize),
+    /// The text holds a control character (PostgreSQL cannot store NUL, people cannot read the others).
+    #[error("holds a control character")]
+    ControlCharacter,
+    /// The text is not a UUID in its usual form (file ids only).
+    #[error("is not a UUID")]
+    NotUuid,
+}
+
+fn check(text: &str) -> Result<(), IdError> {
+    if text.is_empty() {
+        Err(IdError::Empty)
+    } else if text.len() > ID_BYTES_MAX {
+        Err(IdError::TooLong(text.len()))
+    } else if text.chars().any(char::is_control) {
+        Err(IdError::ControlCharacter)
+    } else {
+        Ok(())
+    }
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks and takes the text.
+            ///
+            /// # Errors
+            /// When the text is empty, longer than [`ID_BYTES_MAX`] or holds a control character.
+            pub fn parse(text: impl Into<String>) -> Result<Self, IdError> {
+                let text = text.into();
+                check(&text)?;
+                Ok(Self(text))
+            }
+
+            /// The id as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// Digital River's id of an event, unique per event and equal in every delivery of it.
+    EventId
+}
+text_id! {
+    /// Digital River's id of an order.
+    OrderId
+}
+text_id! {
+    /// Digital River's id of one line (item) of an order.
+    LineId
+}
+
+/// Digital River's id of a file, such as an invoice. Always a UUID, so it can be put into a path or an object key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct FileId(Uuid);
+
+impl FileId {
+    /// Checks and takes the text.
+    ///
+    /// # Errors
+    /// When the text is not a UUID in the hyphenated form that Digital River writes.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        if text.is_empty() {
+            return Err(IdError::Empty);
+        }
+        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+            return Err(IdError::NotUuid);
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| IdError::NotUuid)
+    }
+
+    /// The id as a UUID.
+    #[must_use]
+    pub fn as_uuid(&self) -> Uuid {
+        self.0
+    }
+}
+
+impl From<Uuid> for FileId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// Whether an event is about real money. Digital River calls it `liveMode`; the two never meet in one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// `liveMode: false`
+    Test,
+    /// `liveMode: true`
+    Live,
+}
+
+impl Mode {
+    /// The mode of a `liveMode` value.
+    #[must_use]
+    pub fn from_live(live: bool) -> Self {
+        if live { Self::Live } else { Self::Test }
+    }
+
+    /// Whether this is [`Mode::Live`].
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        self == Self::Live
+    }
+
+    /// `live` or `test`, as in configuration, labels and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::Live => "live",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_with_special_characters_are_taken() {
+        for text in ["204440790336", "a/b+c=", "ордер", "x y", &"9".repeat(ID_BYTES_MAX)] {
+            assert_eq!(OrderId::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn ids_that_no_index_can_hold_are_refused_with_a_reason() {
+        assert_eq!(EventId::parse(""), Err(IdError::Empty));
+        assert_eq!(EventId::parse("a\0b"), Err(IdError::ControlCharacter));
+        assert_eq!(EventId::parse("x".repeat(10_000)), Err(IdError::TooLong(10_000)));
+    }
+
+    #[test]
+    fn file_ids_are_hyphenated_uuids_and_nothing_else() {
+        let text = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        assert_eq!(FileId::parse(text).unwrap().to_string(), text);
+        for text in [
+            "",
+            "..",
+            "../../etc/passwd",
+            "6e5bf525390740c586a9f14ce4f33f35",
+            "{6e5bf525-3907-40c5-86a9-f14ce4f33f35}",
+            "6e5bf525-3907-40c5-86a9-f14ce4f33f3/",
+        ] {
+            assert!(FileId::parse(text).is_err(), "{text}");
+        }
+    }
+}

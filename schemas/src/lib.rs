@@ -1,0 +1,23 @@
+//! Contracts: what the services say to each other and what Digital River says to them.
+//!
+//! Typed ids, the event envelope, the payloads that have consumers, topic and header names, outgoing messages. Everything
+//! here is pure: no I/O, no clock, no async. A service may depend on this crate; this crate depends on no service.
+//!
+//! Digital River asks for a *tolerant reader* (fields come and go, order means nothing), so every payload type ignores
+//! what it does not know and treats nearly everything as optional.
+
+pub mod cloud_event;
+pub mod envelope;
+pub mod event_type;
+pub mod file_event;
+pub mod hash;
+pub mod ids;
+pub mod order_event;
+pub mod order_state;
+pub mod payload;
+pub mod record;
+pub mod time;
+pub mod topics;
+
+pub use envelope::{Envelope, EnvelopeError};
+pub use ids::{EventId, FileId, LineId, Mode, OrderId};

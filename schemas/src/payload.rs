@@ -1,0 +1,153 @@
+//! What the payload types share: tolerant values, and why a payload cannot be used.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
+use serde_json::value::RawValue;
+
+use crate::{Envelope, Mode, OrderId, envelope::json_text, ids::IdError, time::parse_time};
+
+/// Longest free text that is kept from a payload, in characters; the rest stays in the raw record.
+pub const TEXT_CHARS_MAX: usize = 1_000;
+
+/// Why an event of a type that has a consumer cannot be applied. Such a record becomes a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// The event's own id cannot be a key.
+    #[error("the event id {0}")]
+    EventId(IdError),
+    /// The order's id is absent or cannot be a key.
+    #[error("the order id {0}")]
+    OrderId(IdError),
+    /// A line has no id, or one that cannot be a key.
+    #[error("the id of line {index} {source}")]
+    LineId {
+        /// Position in `items`, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: IdError,
+    },
+    /// The file's id is not a UUID.
+    #[error("the file id {0}")]
+    FileId(IdError),
+    /// Neither the event nor its object says whether it is live; guessing could ship a test order.
+    #[error("neither the event nor its object has a `liveMode`")]
+    Mode,
+    /// The payload has not the shape of its type.
+    #[error("the payload cannot be read: {0}")]
+    Shape(String),
+}
+
+impl PayloadError {
+    /// A short, stable name of the reason, for labels and lists.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::EventId(_) => "event_id",
+            Self::OrderId(_) => "order_id",
+            Self::LineId { .. } => "line_id",
+            Self::FileId(_) => "file_id",
+            Self::Mode => "live_mode",
+            Self::Shape(_) => "shape",
+        }
+    }
+}
+
+/// Reads `data.object` of a body as `T`.
+pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, PayloadError> {
+    #[derive(Deserialize)]
+    #[serde(bound = "T: DeserializeOwned")]
+    struct Event<T> {
+        data: Data<T>,
+    }
+    #[derive(Deserialize)]
+    #[serde(bound = "T: DeserializeOwned")]
+    struct Data<T> {
+        object: T,
+    }
+    let text = json_text(body).map_err(|error| PayloadError::Shape(error.to_string()))?;
+    let event: Event<T> = serde_json::from_str(text).map_err(|error| PayloadError::Shape(error.to_string()))?;
+    Ok(event.data.object)
+}
+
+/// The order that an event belongs to.
+pub(crate) fn order_key(envelope: &Envelope<'_>) -> Result<(OrderId, Mode), PayloadError> {
+    let order_id = envelope.order_id.as_deref().unwrap_or_default();
+    let order_id = OrderId::parse(order_id).map_err(PayloadError::OrderId)?;
+    Ok((order_id, envelope.mode.ok_or(PayloadError::Mode)?))
+}
+
+/// A text that people read and nothing depends on: control characters are replaced, length is limited.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Text(pub(crate) String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        Ok(Self(text.chars().take(TEXT_CHARS_MAX).map(clean).collect()))
+    }
+}
+
+pub(crate) fn text(value: Option<Text>) -> Option<String> {
+    value.map(|text| text.0).filter(|text| !text.is_empty())
+}
+
+/// A time; unreadable is the same as absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Option<DateTime<Utc>>);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(parse_time(&String::deserialize(deserializer)?)))
+    }
+}
+
+pub(crate) fn time(value: Option<Time>) -> Option<DateTime<Utc>> {
+    value.and_then(|time| time.0)
+}
+
+/// An exact decimal number, never through a binary float. A number that does not fit is an error, not an approximation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Money(pub(crate) Decimal);
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let digits = raw.get().trim_matches('"');
+        let exact = match digits.split_once(['e', 'E']) {
+            None => Decimal::from_str_exact(digits).ok(),
+            Some(_) => Decimal::from_scientific(digits).ok(),
+        };
+        let amount = exact
+            .ok_or_else(|| D::Error::custom(format!("`{digits:.40}` is not an amount that can be kept exactly")))?;
+        Ok(Self(amount.normalize()))
+    }
+}
+
+/// A number of pieces: a whole number from 0 to [`Quantity::MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quantity(pub(crate) i64);
+
+impl Quantity {
+    /// The most pieces that a line may have.
+    pub(crate) const MAX: i64 = 1_000_000_000;
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Money(number) = Money::deserialize(deserializer)?;
+        let whole = i64::from_str(&number.to_string()).ok().filter(|pieces| (0..=Self::MAX).contains(pieces));
+        whole.map(Self).ok_or_else(|| D::Error::custom(format!("`{number}` is not a number of pieces")))
+    }
+}
+
+/// `stateTransitions`: states with the time they were reached. Times that cannot be read are left out.
+pub(crate) fn transitions(map: Option<BTreeMap<String, Option<Time>>>) -> Vec<(String, DateTime<Utc>)> {
+    map.into_iter().flatten().filter_map(|(state, value)| Some((state, time(value)?))).collect()
+}
