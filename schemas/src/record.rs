@@ -32,7 +32,13 @@ pub const ORIGIN_WEBHOOK: &str = "webhook";
 /// The full text is in the record's value in any case; a key of a megabyte would only make the record too large to store.
 #[must_use]
 pub fn bounded(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.len() <= ID_BYTES_MAX { text.into() } else { format!("sha256:{}", Sha256Hash::of(text.as_bytes())).into() }
+    if text.len() <= ID_BYTES_MAX { text.into() } else { hashed(text).into() }
+}
+
+/// What stands for a text that cannot be a key.
+#[must_use]
+pub fn hashed(text: &str) -> String {
+    format!("sha256:{}", Sha256Hash::of(text.as_bytes()))
 }
 
 /// Where a record lies in Kafka.

@@ -1,0 +1,323 @@
+//! Reads topics in batches, and hands each partition's records to one worker.
+//!
+//! One thread owns the Kafka consumer and polls; workers own a database connection each. Correctness lives in PostgreSQL,
+//! so whatever happens to this thread, records are at worst read again.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::Message,
+};
+use riverlock_runtime::{Component, Context, kafka::KafkaConfig};
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Handle, sync::mpsc, sync::oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    PostgresConfig, Projection, Record,
+    context::{Buffer, Callbacks, Shared},
+    metrics as names, store,
+    worker::{Worker, partitions},
+};
+
+/// How often Kafka is told how far PostgreSQL is.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one poll waits for a record when nothing is buffered.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long the workers may be behind before reading is paused, so that polling can go on without records.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+/// How long polling may stand still before the process counts as stuck.
+const POLL_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long batches in flight may take to end at shutdown.
+const DRAIN_WAIT: Duration = Duration::from_secs(15);
+
+/// How a consumer reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchConfig {
+    /// Most records in one transaction.
+    pub records_max: usize,
+    /// Most bytes in one transaction, about.
+    pub bytes_max: usize,
+    /// How long a record waits for others.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// Transactions at the same time, each on a connection of its own.
+    pub workers: usize,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { records_max: 1_000, bytes_max: 4 * 1024 * 1024, linger: Duration::from_millis(20), workers: 2 }
+    }
+}
+
+impl BatchConfig {
+    /// Checks the limits; `section` is where they stand in the configuration.
+    ///
+    /// # Errors
+    /// When a limit is zero or out of range.
+    pub fn validate(&self, section: &str) -> Result<(), riverlock_runtime::ConfigError> {
+        let refused =
+            |key: &str, reason: &str| Err(riverlock_runtime::ConfigError::refused(format!("{section}.{key}"), reason));
+        match self {
+            Self { records_max: 0 | 10_001.., .. } => refused("records_max", "must be from 1 to 10000"),
+            Self { bytes_max: 0, .. } => refused("bytes_max", "must be at least 1"),
+            Self { workers: 0 | 65.., .. } => refused("workers", "must be from 1 to 64"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The consumer cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// The client could not be made, or is broken for good.
+    #[error("{consumer}: Kafka")]
+    Kafka {
+        /// Which consumer.
+        consumer: &'static str,
+        /// What Kafka says.
+        #[source]
+        source: KafkaError,
+    },
+    /// The records after the consumer's offset are gone, or were never there. Jumping would lose events silently.
+    #[error(
+        "{consumer}: {reason}: Kafka does not have the records that follow the offset in PostgreSQL; either the topic lost \
+         records or the database belongs to another cluster. Nothing was skipped"
+    )]
+    OffsetGone {
+        /// Which consumer.
+        consumer: &'static str,
+        /// What Kafka says.
+        reason: String,
+    },
+    /// PostgreSQL refused before anything was read.
+    #[error("{consumer}")]
+    Ledger {
+        /// Which consumer.
+        consumer: &'static str,
+        /// What PostgreSQL says.
+        #[source]
+        source: crate::Error,
+    },
+    /// The polling thread panicked; the log says where.
+    #[error("{0}: the polling thread panicked")]
+    Panicked(&'static str),
+}
+
+/// Reads `topics` and applies them with `projection` until the shutdown.
+///
+/// # Errors
+/// When the consumer cannot be made, or cannot go on without losing records.
+pub async fn run<P: Projection>(
+    projection: P,
+    topics: Vec<String>,
+    config: BatchConfig,
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    context: &Context,
+) -> Result<(), ConsumerError> {
+    let name = projection.name();
+    names::describe(name);
+    let component = context.health.register_beating(name, POLL_AGE_MAX);
+    let ledger = |source| ConsumerError::Ledger { consumer: name, source };
+    let mut connection = postgres.connect().await.map_err(|error| ledger(error.into()))?;
+    let ids = store::topic_ids(&mut connection, &topics).await.map_err(ledger)?;
+    drop(connection);
+
+    let shared = Arc::new(Shared::new(ids, config.workers));
+    let callbacks = Callbacks {
+        consumer: name,
+        shared: Arc::clone(&shared),
+        load_offsets: load_offsets(name, postgres.clone()),
+        stop: context.shutdown.soft().clone(),
+    };
+    let broken = |source| ConsumerError::Kafka { consumer: name, source };
+    let consumer: BaseConsumer<Callbacks> =
+        kafka.consumer(name).set("statistics.interval.ms", "15000").create_with_context(callbacks).map_err(broken)?;
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics).map_err(broken)?;
+
+    let projection = Arc::new(projection);
+    let mut senders = Vec::with_capacity(config.workers);
+    for _ in 0..config.workers {
+        let (sender, receiver) = mpsc::channel(1);
+        let worker = Worker {
+            projection: Arc::clone(&projection),
+            postgres: postgres.clone(),
+            shared: Arc::clone(&shared),
+            component: component.clone(),
+            clock: Arc::clone(&context.clock),
+            stop: context.shutdown.soft().clone(),
+            connection: None,
+        };
+        drop(context.shutdown.spawn_work(worker.run(receiver)));
+        senders.push(sender);
+    }
+    let poll = Poll { name, consumer, shared, config, senders, component, stop: context.shutdown.soft().clone() };
+    let (result, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(format!("{name}-poll"))
+        .spawn(move || drop(result.send(poll.run())))
+        .map_err(|_| ConsumerError::Panicked(name))?;
+    ended.await.unwrap_or(Err(ConsumerError::Panicked(name)))
+}
+
+/// Asks PostgreSQL for the offsets, from the polling thread.
+fn load_offsets(name: &'static str, postgres: PostgresConfig) -> crate::context::LoadOffsets {
+    let runtime = Handle::current();
+    Box::new(move || {
+        runtime.block_on(async {
+            let mut connection = postgres.connect().await?;
+            store::offsets(&mut connection, name).await
+        })
+    })
+}
+
+/// The polling thread.
+struct Poll {
+    name: &'static str,
+    consumer: BaseConsumer<Callbacks>,
+    shared: Arc<Shared>,
+    config: BatchConfig,
+    senders: Vec<mpsc::Sender<Vec<Record>>>,
+    component: Component,
+    stop: CancellationToken,
+}
+
+impl Poll {
+    fn run(self) -> Result<(), ConsumerError> {
+        let mut committed = Instant::now();
+        let mut behind_since: Option<Instant> = None;
+        let mut paused = 0;
+        self.component.ready();
+        while !self.stop.is_cancelled() {
+            self.component.beat();
+            if self.hand_over() {
+                behind_since = None;
+                if std::mem::take(&mut paused) > 0 {
+                    self.pause(false);
+                }
+                self.poll(if self.shared.lock().buffers.iter().all(|buffer| buffer.records.is_empty()) {
+                    POLL_WAIT
+                } else {
+                    self.config.linger
+                })?;
+            } else if behind_since.get_or_insert_with(Instant::now).elapsed() < PAUSE_AFTER {
+                std::thread::sleep(Duration::from_millis(1));
+            } else {
+                // Polling must go on, or Kafka takes the partitions away; without records, or memory would grow. A
+                // rebalance may bring partitions that are not paused yet.
+                let assigned = self.consumer.assignment().map_or(0, |assignment| assignment.count());
+                if paused != assigned {
+                    self.pause(true);
+                    paused = assigned;
+                }
+                self.poll(POLL_WAIT)?;
+            }
+            if committed.elapsed() >= COMMIT_INTERVAL {
+                self.shared.commit(&self.consumer, None, CommitMode::Async);
+                committed = Instant::now();
+            }
+        }
+        // What is only buffered is read again later; what a worker has is stored first.
+        drop(self.senders);
+        if !self.shared.wait_idle(None, DRAIN_WAIT) {
+            tracing::warn!("{} ends while batches are in flight; they are read again", self.name);
+        }
+        self.shared.commit(&self.consumer, None, CommitMode::Sync);
+        Ok(())
+    }
+
+    /// Reads what is there, up to the first full buffer.
+    fn poll(&self, wait: Duration) -> Result<(), ConsumerError> {
+        let mut next = self.consumer.poll(wait);
+        while let Some(result) = next {
+            match result {
+                Ok(message) => {
+                    let id = self.shared.ids[message.topic()];
+                    let topic = Arc::clone(&self.shared.names[&id]);
+                    if self.push(Record::copy(&message, id, topic)) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => self.judge(error)?,
+            }
+            next = self.consumer.poll(Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    /// Puts a record into its worker's buffer; `true` when the buffer is full.
+    fn push(&self, record: Record) -> bool {
+        let worker = usize::try_from(record.partition).unwrap_or_default() % self.senders.len();
+        let mut state = self.shared.lock();
+        let buffer = &mut state.buffers[worker];
+        buffer.since.get_or_insert_with(Instant::now);
+        buffer.bytes += record.bytes();
+        buffer.records.push(record);
+        self.is_full(buffer)
+    }
+
+    fn is_full(&self, buffer: &Buffer) -> bool {
+        buffer.records.len() >= self.config.records_max || buffer.bytes >= self.config.bytes_max
+    }
+
+    /// Gives every worker its batch, if the batch is full or old enough. `false` when a full one could not be given.
+    fn hand_over(&self) -> bool {
+        let mut keeps_up = true;
+        for (index, sender) in self.senders.iter().enumerate() {
+            let mut state = self.shared.lock();
+            let buffer = &mut state.buffers[index];
+            let full = self.is_full(buffer);
+            let due = full || buffer.since.is_some_and(|since| since.elapsed() >= self.config.linger);
+            if buffer.records.is_empty() {
+                buffer.since = None;
+                continue;
+            }
+            if !due {
+                continue;
+            }
+            let Ok(permit) = sender.try_reserve() else {
+                keeps_up &= !full;
+                continue;
+            };
+            let batch = std::mem::take(buffer);
+            Shared::begin(&mut state, &partitions(&batch.records));
+            permit.send(batch.records);
+        }
+        keeps_up
+    }
+
+    fn pause(&self, pause: bool) {
+        let Ok(assignment) = self.consumer.assignment() else { return };
+        let result = if pause { self.consumer.pause(&assignment) } else { self.consumer.resume(&assignment) };
+        if let Err(error) = result {
+            tracing::warn!(%error, "{} could not {} reading: {error}", self.name, if pause { "pause" } else { "resume" });
+        }
+        metrics::gauge!(names::PAUSED, "consumer" => self.name).set(f64::from(u8::from(pause)));
+    }
+
+    /// What an error of the consumer means: most pass, some must end the process.
+    fn judge(&self, error: KafkaError) -> Result<(), ConsumerError> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Err(ConsumerError::OffsetGone { consumer: self.name, reason: error.to_string() })
+            }
+            Some(RDKafkaErrorCode::Fatal) => Err(ConsumerError::Kafka { consumer: self.name, source: error }),
+            _ if self.consumer.client().fatal_error().is_some() => {
+                Err(ConsumerError::Kafka { consumer: self.name, source: error })
+            }
+            _ => {
+                tracing::warn!(%error, "{}: {error}", self.name);
+                Ok(())
+            }
+        }
+    }
+}

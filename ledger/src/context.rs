@@ -1,0 +1,230 @@
+//! What the polling thread, the workers and librdkafka's callbacks share.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use metrics::{counter, gauge};
+use rdkafka::{
+    ClientContext, Offset, Statistics, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
+    error::KafkaError,
+    types::RDKafkaRespErr,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Record, metrics as names};
+
+/// How long a revoked partition's batches may take to end before the partition is given away all the same.
+const REVOKE_WAIT: Duration = Duration::from_secs(5);
+/// How long to wait before PostgreSQL is asked again for offsets.
+const OFFSETS_RETRY: Duration = Duration::from_millis(500);
+
+/// A partition, by the topic's number.
+pub(crate) type Partition = (i16, i32);
+
+/// Records on their way to one worker.
+#[derive(Default)]
+pub(crate) struct Buffer {
+    pub(crate) records: Vec<Record>,
+    pub(crate) bytes: usize,
+    pub(crate) since: Option<Instant>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    /// One per worker.
+    pub(crate) buffers: Vec<Buffer>,
+    /// Batches per partition that a worker has and has not finished.
+    in_flight: HashMap<Partition, usize>,
+    /// Offsets that PostgreSQL has and Kafka has not been told.
+    uncommitted: HashMap<Partition, i64>,
+}
+
+/// Shared state; the lock is held for moments only, and never while Kafka or PostgreSQL is asked.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    finished: Condvar,
+    /// Topics by number and numbers by topic.
+    pub(crate) names: HashMap<i16, Arc<str>>,
+    pub(crate) ids: HashMap<String, i16>,
+}
+
+impl Shared {
+    pub(crate) fn new(ids: HashMap<String, i16>, workers: usize) -> Self {
+        let state = State { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..State::default() };
+        let names = ids.iter().map(|(name, &id)| (id, Arc::from(name.as_str()))).collect();
+        Self { state: Mutex::new(state), finished: Condvar::new(), names, ids }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the state")
+    }
+
+    /// A worker has a batch with these partitions.
+    pub(crate) fn begin(state: &mut State, partitions: &HashSet<Partition>) {
+        for partition in partitions {
+            *state.in_flight.entry(*partition).or_default() += 1;
+        }
+    }
+
+    /// A worker is done with a batch; `stored` says up to where, or that it was given up.
+    pub(crate) fn end(&self, partitions: &HashSet<Partition>, stored: Option<&HashMap<Partition, i64>>) {
+        let mut state = self.lock();
+        for partition in partitions {
+            if let Some(count) = state.in_flight.get_mut(partition) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        state.in_flight.retain(|_, count| *count > 0);
+        for (partition, next) in stored.into_iter().flatten() {
+            state.uncommitted.insert(*partition, *next);
+        }
+        drop(state);
+        self.finished.notify_all();
+    }
+
+    /// Waits until no worker has a batch with one of these partitions; `None` means any partition.
+    pub(crate) fn wait_idle(&self, partitions: Option<&HashSet<Partition>>, wait: Duration) -> bool {
+        let busy = |state: &mut State| match partitions {
+            None => !state.in_flight.is_empty(),
+            Some(partitions) => partitions.iter().any(|partition| state.in_flight.contains_key(partition)),
+        };
+        let waited = self.finished.wait_timeout_while(self.lock(), wait, busy);
+        !waited.expect("no code panics while it holds the state").1.timed_out()
+    }
+
+    fn partitions(&self, list: &TopicPartitionList) -> HashSet<Partition> {
+        let known = |topic: &str| self.ids.get(topic).copied();
+        list.elements().iter().filter_map(|element| Some((known(element.topic())?, element.partition()))).collect()
+    }
+
+    /// Tells Kafka how far PostgreSQL is, for the sake of those who watch the lag. `only` limits it to some partitions.
+    pub(crate) fn commit<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        only: Option<&HashSet<Partition>>,
+        mode: CommitMode,
+    ) {
+        let mut list = TopicPartitionList::new();
+        let mut state = self.lock();
+        let wanted = |partition: &Partition| only.is_none_or(|only| only.contains(partition));
+        state.uncommitted.retain(|partition, next| {
+            if !wanted(partition) {
+                return true;
+            }
+            // A name that is in `uncommitted` came from a record of that topic.
+            let added = list.add_partition_offset(&self.names[&partition.0], partition.1, Offset::Offset(*next));
+            added.is_err()
+        });
+        drop(state);
+        if list.count() > 0
+            && let Err(error) = consumer.commit(&list, mode)
+        {
+            tracing::debug!(%error, "offsets were not committed to Kafka, which only shows in its lag: {error}");
+        }
+    }
+}
+
+/// Loads where the consumer stands. Called on the polling thread.
+pub(crate) type LoadOffsets = Box<dyn Fn() -> Result<HashMap<Partition, i64>, crate::Error> + Send + Sync>;
+
+/// librdkafka's callbacks. All of them run inside `poll`, on the polling thread.
+pub(crate) struct Callbacks {
+    pub(crate) consumer: &'static str,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) load_offsets: LoadOffsets,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Callbacks {
+    /// Starts the partitions where PostgreSQL says, whatever Kafka remembers.
+    fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
+        let offsets = loop {
+            match (self.load_offsets)() {
+                Ok(offsets) => break offsets,
+                Err(_) if self.stop.is_cancelled() => break HashMap::new(),
+                Err(error) => {
+                    tracing::warn!(%error, "{} cannot start partitions without its offsets: {error}", self.consumer);
+                    std::thread::sleep(OFFSETS_RETRY);
+                }
+            }
+        };
+        let places: Vec<(String, i32)> =
+            list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect();
+        for (topic, partition) in places {
+            let next = self.shared.ids.get(&topic).and_then(|id| offsets.get(&(*id, partition)));
+            let offset = next.map_or(Offset::Beginning, |next| Offset::Offset(*next));
+            if let Err(error) = list.set_partition_offset(&topic, partition, offset) {
+                tracing::error!(topic, partition, %error, "{topic}[{partition}] cannot start at {offset:?}: {error}");
+            }
+        }
+        if let Err(error) = consumer.incremental_assign(list) {
+            tracing::error!(%error, "{} could not take its partitions: {error}", self.consumer);
+        }
+    }
+
+    /// Ends the partitions: what is only buffered is dropped, what a worker has is waited for.
+    fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        let partitions = self.shared.partitions(list);
+        for buffer in &mut self.shared.lock().buffers {
+            buffer.records.retain(|record| !partitions.contains(&(record.topic_id, record.partition)));
+            buffer.bytes = buffer.records.iter().map(Record::bytes).sum();
+        }
+        if !self.shared.wait_idle(Some(&partitions), REVOKE_WAIT) {
+            tracing::warn!("{} gives partitions away while it still works on them; nothing is lost", self.consumer);
+        }
+        if !consumer.assignment_lost() {
+            self.shared.commit(consumer, Some(&partitions), CommitMode::Sync);
+        }
+        if let Err(error) = consumer.incremental_unassign(list) {
+            tracing::error!(%error, "{} could not give its partitions away: {error}", self.consumer);
+        }
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, "{}: Kafka: {reason}", self.consumer);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        for (topic, topic_statistics) in statistics.topics {
+            let partitions = topic_statistics.partitions.values().filter(|partition| partition.desired);
+            let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
+            gauge!(names::LAG, "consumer" => self.consumer, "topic" => topic).set(lag as f64);
+        }
+    }
+}
+
+impl ConsumerContext for Callbacks {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let kind = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.assign(consumer, list);
+                "assign"
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
+                self.revoke(consumer, list);
+                "revoke"
+            }
+            other => {
+                tracing::error!("{}: rebalance failed: {other:?}", self.consumer);
+                self.revoke(consumer, list);
+                "error"
+            }
+        };
+        let assigned = consumer.assignment().map_or(0, |assignment| assignment.count());
+        tracing::info!("{}: {kind} {} partitions, {assigned} in all", self.consumer, list.count());
+        counter!(names::REBALANCES, "consumer" => self.consumer, "kind" => kind).increment(1);
+        gauge!(names::PARTITIONS, "consumer" => self.consumer).set(assigned as f64);
+    }
+
+    fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(%error, "offsets were not committed to Kafka, which only shows in its lag: {error}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What can go wrong with the database, and what to do about it.
+
+/// A transaction did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL refused, or could not be reached.
+    #[error("PostgreSQL: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// Another transaction changed a row between our reading and our writing.
+    #[error("lost a race for {0}")]
+    LostRace(&'static str),
+    /// A stored row means nothing to this version.
+    #[error("row {id} of {table} cannot be understood: {reason}")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The row.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The transaction took longer than it may; its connection was given up.
+    #[error("the transaction took longer than {0} s")]
+    TimedOut(u64),
+}
+
+/// What to do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The same transaction may succeed later: wait and run it again.
+    Retry,
+    /// Something in the data is refused: find the record, set it aside, go on with the others.
+    Isolate,
+}
+
+impl Error {
+    /// What to do.
+    ///
+    /// Only what the *data* is to blame for (SQLSTATE class 22, data exception; class 23, integrity; 54, limits) may cost a
+    /// record its effect. Everything else, a missing table included, is the installation's and is waited for.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Sql(sqlx::Error::Database(error)) => match error.code().as_deref() {
+                // 53xxx (resources) is not the data's fault, although 54xxx (limits) is.
+                Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Disposition::Isolate,
+                _ => Disposition::Retry,
+            },
+            Self::Sql(_) | Self::LostRace(_) | Self::Inconsistent { .. } | Self::TimedOut(_) => Disposition::Retry,
+        }
+    }
+
+    /// A short, stable name, for labels.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Sql(sqlx::Error::Database(error)) => match error.code().as_deref() {
+                Some("40001") => "serialization",
+                Some("40P01") => "deadlock",
+                Some("55P03") => "lock_timeout",
+                Some("57014") => "statement_timeout",
+                _ => "refused",
+            },
+            Self::Sql(_) => "connection",
+            Self::LostRace(_) => "lost_race",
+            Self::Inconsistent { .. } => "inconsistent",
+            Self::TimedOut(_) => "timeout",
+        }
+    }
+
+    /// Whether the connection may be used again.
+    #[must_use]
+    pub fn leaves_connection_usable(&self) -> bool {
+        matches!(self, Self::Sql(sqlx::Error::Database(_)) | Self::LostRace(_) | Self::Inconsistent { .. })
+    }
+}

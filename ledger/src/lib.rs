@@ -1,0 +1,28 @@
+//! The consumers' common half: from a record in Kafka to one audited outcome in PostgreSQL.
+//!
+//! A consumer brings a [`Projection`]: what to make of an event (pure) and how to write it (one call, inside a transaction).
+//! The ledger brings the rest: batches, one transaction per batch with audit rows, dead letters *and consumed offsets*,
+//! retries, isolation of poison, rebalances, and the outbox with its relay.
+//!
+//! Invariants:
+//! - every record that is read gets exactly one outcome, in the same transaction as its effect;
+//! - offsets live in PostgreSQL; what is committed to Kafka only shows lag;
+//! - no transaction spans a network call, and every transaction may run twice.
+//!
+//! Deliberately absent: anything about orders or invoices.
+
+pub mod batch;
+pub mod consumer;
+mod context;
+pub mod error;
+pub mod metrics;
+pub mod outbox;
+pub mod postgres;
+pub mod projection;
+pub mod relay;
+pub mod store;
+mod worker;
+
+pub use error::Error;
+pub use postgres::PostgresConfig;
+pub use projection::{Dead, Decision, Fresh, Projection, Record};

@@ -1,0 +1,121 @@
+//! Connections to PostgreSQL.
+
+use std::{str::FromStr, time::Duration};
+
+use riverlock_runtime::{ConfigError, Secret};
+use serde::{Deserialize, Serialize};
+use sqlx::{
+    ConnectOptions, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+/// The tables, as a list of migrations that only grows.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../schemas/migrations");
+
+/// `[postgres]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database`.
+    pub url: Secret,
+    /// Connections for everything that is not a batch; batches have connections of their own.
+    pub connections_max: u32,
+    /// How long a connection attempt may take.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long the server works on one statement.
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
+    /// How long a statement waits for a lock.
+    #[serde(with = "humantime_serde")]
+    pub lock_timeout: Duration,
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            url: Secret::new("postgres://riverlock:riverlock@127.0.0.1:5432/riverlock"),
+            connections_max: 8,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl PostgresConfig {
+    /// Checks what goes together.
+    ///
+    /// # Errors
+    /// When the address cannot be understood or a limit is zero.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.connections_max == 0 {
+            return Err(ConfigError::refused("postgres.connections_max", "must be at least 1"));
+        }
+        self.options().map(drop)
+    }
+
+    /// How to connect. Limits are the server's, because a statement that is cancelled here may go on there.
+    ///
+    /// # Errors
+    /// When the address cannot be understood.
+    pub fn options(&self) -> Result<PgConnectOptions, ConfigError> {
+        let options = PgConnectOptions::from_str(self.url.expose()).map_err(|_| {
+            // The error's own text may repeat the address, and the address holds the password.
+            ConfigError::refused("postgres.url", "is no address; expected postgres://user:password@host:port/database")
+        })?;
+        Ok(options
+            .application_name("riverlock")
+            .options([
+                ("statement_timeout", self.statement_timeout.as_millis().to_string()),
+                ("lock_timeout", self.lock_timeout.as_millis().to_string()),
+                ("idle_in_transaction_session_timeout", "60000".to_owned()),
+                ("timezone", "UTC".to_owned()),
+            ])
+            .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5))
+            .log_statements(tracing::log::LevelFilter::Trace))
+    }
+
+    /// A connection of one's own.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not take it in time.
+    pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let options = self.options().map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        // Given up as a whole when it takes too long: nothing is reused.
+        tokio::time::timeout(self.connect_timeout, options.connect())
+            .await
+            .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Connections to share, made when needed.
+    ///
+    /// # Errors
+    /// When the address cannot be understood.
+    pub fn pool(&self) -> Result<PgPool, ConfigError> {
+        let pool = PgPoolOptions::new().max_connections(self.connections_max).acquire_timeout(self.connect_timeout);
+        Ok(pool.connect_lazy_with(self.options()?))
+    }
+}
+
+/// Brings the tables to this version; nothing happens when they are there already.
+///
+/// # Errors
+/// When a migration fails, or the database was migrated by a newer or an altered version.
+pub async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
+    MIGRATIONS.run(connection).await
+}
+
+/// How many of this version's migrations the database still lacks.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn migrations_missing(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    let table = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#);
+    if !table.fetch_one(&mut *connection).await? {
+        return Ok(MIGRATIONS.iter().count());
+    }
+    let applied: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await?;
+    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
+}

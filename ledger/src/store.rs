@@ -1,0 +1,230 @@
+//! The ledger's tables: topics, events, dead letters, offsets.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use rdkafka::message::Headers;
+use riverlock_schemas::hash::Sha256Hash;
+use sqlx::PgConnection;
+
+use crate::{Dead, Error, Record};
+
+/// The outcomes that a row of the audit may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It took effect.
+    Applied,
+    /// Its event had an outcome already.
+    Duplicate,
+    /// It was none of the consumer's business.
+    Ignored,
+    /// Its event had an outcome already, with another body.
+    Conflict,
+    /// It could not take effect.
+    Dead,
+}
+
+impl Outcome {
+    /// As in the database, labels and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Ignored => "ignored",
+            Self::Conflict => "conflict",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// A row of the audit.
+#[derive(Clone, Debug)]
+pub struct EventRow {
+    /// The topic's number.
+    pub topic_id: i16,
+    /// Partition number.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+    /// The event's id, or what stands for it.
+    pub event_id: String,
+    /// The event's type.
+    pub event_type: String,
+    /// `liveMode`.
+    pub live_mode: Option<bool>,
+    /// The order that it is about.
+    pub order_id: Option<String>,
+    /// When Digital River made it.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When the broker took it.
+    pub received_at: DateTime<Utc>,
+    /// Hash of the body.
+    pub body_sha256: Sha256Hash,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Why, for what was ignored or is dead.
+    pub reason: Option<&'static str>,
+}
+
+/// The first record of an event: the one that decided its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstRecord {
+    /// Topic number, partition, offset.
+    pub position: (i16, i32, i64),
+    /// Hash of the body.
+    pub body_sha256: Vec<u8>,
+}
+
+/// The numbers of topics; new names get one.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
+    sqlx::query!(
+        "-- topics_add
+         INSERT INTO topics (name) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING",
+        names
+    )
+    .execute(&mut *connection)
+    .await?;
+    let rows =
+        sqlx::query!("SELECT topic_id, name FROM topics WHERE name = ANY($1)", names).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|row| (row.name, row.topic_id)).collect())
+}
+
+/// Adds rows of the audit that are not there yet, and returns where those are that were added.
+///
+/// A row is there already when its record is (it is read again), or when another record decided its event's outcome.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn add_events(connection: &mut PgConnection, rows: &[EventRow]) -> Result<Vec<(i16, i32, i64)>, Error> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let column = |i: usize| &rows[i];
+    let indexes = 0..rows.len();
+    let added = sqlx::query!(
+        r#"-- events_add
+           INSERT INTO events (topic_id, partition, record_offset, event_id, event_type, live_mode, order_id, created_at,
+                               received_at, body_sha256, outcome, reason)
+           SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::text[], $5::text[], $6::boolean[],
+                                $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bytea[], $11::text[], $12::text[])
+           ON CONFLICT DO NOTHING
+           RETURNING topic_id, partition, record_offset"#,
+        &indexes.clone().map(|i| column(i).topic_id).collect::<Vec<_>>(),
+        &indexes.clone().map(|i| column(i).partition).collect::<Vec<_>>(),
+        &indexes.clone().map(|i| column(i).offset).collect::<Vec<_>>(),
+        &indexes.clone().map(|i| column(i).event_id.as_str()).collect::<Vec<_>>() as _,
+        &indexes.clone().map(|i| column(i).event_type.as_str()).collect::<Vec<_>>() as _,
+        &indexes.clone().map(|i| column(i).live_mode).collect::<Vec<_>>() as _,
+        &indexes.clone().map(|i| column(i).order_id.as_deref()).collect::<Vec<_>>() as _,
+        &indexes.clone().map(|i| column(i).created_at).collect::<Vec<_>>() as _,
+        &indexes.clone().map(|i| column(i).received_at).collect::<Vec<_>>(),
+        &indexes.clone().map(|i| column(i).body_sha256.as_bytes().as_slice()).collect::<Vec<_>>() as _,
+        &indexes.clone().map(|i| column(i).outcome.as_str()).collect::<Vec<_>>() as _,
+        &indexes.map(|i| column(i).reason).collect::<Vec<_>>() as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(added.into_iter().map(|row| (row.topic_id, row.partition, row.record_offset)).collect())
+}
+
+/// The first records of events, by event id.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn first_records(
+    connection: &mut PgConnection,
+    event_ids: &[&str],
+) -> Result<HashMap<String, FirstRecord>, Error> {
+    if event_ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        "-- events_first
+         SELECT event_id, topic_id, partition, record_offset, body_sha256 FROM events
+         WHERE event_id = ANY($1::text[]) AND outcome IN ('applied', 'ignored', 'dead')",
+        event_ids as _
+    )
+    .fetch_all(connection)
+    .await?;
+    let first = rows.into_iter().map(|row| {
+        let position = (row.topic_id, row.partition, row.record_offset);
+        (row.event_id, FirstRecord { position, body_sha256: row.body_sha256 })
+    });
+    Ok(first.collect())
+}
+
+/// Keeps records that could not be applied, as they were.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record, &Dead)]) -> Result<(), Error> {
+    for (record, dead) in letters {
+        let headers = record.headers.iter().flat_map(Headers::iter);
+        let (names, values): (Vec<_>, Vec<_>) =
+            headers.map(|header| (header.key.replace('\0', ""), header.value.unwrap_or_default().to_vec())).unzip();
+        sqlx::query!(
+            "-- dead_letters_add
+             INSERT INTO dead_letters (topic_id, partition, record_offset, reason, detail, record_key, header_names,
+                                       header_values, payload)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+            record.topic_id,
+            record.partition,
+            record.offset,
+            dead.reason,
+            dead.detail.replace('\0', "\u{fffd}"),
+            record.key.as_deref(),
+            &names,
+            &values,
+            record.payload,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Moves a consumer's offsets forward; never back.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn advance_offsets(
+    connection: &mut PgConnection,
+    consumer: &str,
+    next_offsets: &HashMap<(i16, i32), i64>,
+) -> Result<(), Error> {
+    let mut rows: Vec<_> = next_offsets.iter().map(|(&(topic, partition), &next)| (topic, partition, next)).collect();
+    rows.sort_unstable();
+    sqlx::query!(
+        "-- consumer_offsets_advance
+         INSERT INTO consumer_offsets (consumer, topic_id, partition, next_offset)
+         SELECT $1, * FROM unnest($2::smallint[], $3::integer[], $4::bigint[])
+         ON CONFLICT (consumer, topic_id, partition) DO UPDATE
+         SET next_offset = GREATEST(consumer_offsets.next_offset, EXCLUDED.next_offset), updated_at = now()",
+        consumer,
+        &rows.iter().map(|row| row.0).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.1).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.2).collect::<Vec<_>>(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Where a consumer stands, by topic number and partition.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn offsets(connection: &mut PgConnection, consumer: &str) -> Result<HashMap<(i16, i32), i64>, Error> {
+    let rows = sqlx::query!(
+        "-- consumer_offsets_of
+         SELECT topic_id, partition, next_offset FROM consumer_offsets WHERE consumer = $1",
+        consumer
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| ((row.topic_id, row.partition), row.next_offset)).collect())
+}
