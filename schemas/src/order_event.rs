@@ -21,6 +21,8 @@ pub struct OrderEvent {
     pub event_type: String,
     /// When Digital River made the event.
     pub created_time: Option<DateTime<Utc>>,
+    /// When the order was as the event shows it: the order's `updatedTime`, or else the event's `createdTime`.
+    pub as_of: DateTime<Utc>,
     /// The order's id.
     pub order_id: OrderId,
     /// Test data and live data never meet in one order.
@@ -124,13 +126,15 @@ impl OrderEvent {
     /// Reads the payload of an event whose envelope is already read.
     ///
     /// # Errors
-    /// When the event cannot be applied to an order: no usable ids, no mode, or a payload without the shape of an order.
+    /// When the event cannot be applied to an order: no usable ids, no mode, no time, or a payload without the shape of an
+    /// order.
     pub fn parse(envelope: &Envelope<'_>, body: &[u8]) -> Result<Self, PayloadError> {
         let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
         let (order_id, mode) = payload::order_key(envelope)?;
         let order = payload::object::<WireOrder>(body)?.into_snapshot()?;
+        let as_of = order.updated_time.or(envelope.created_time).ok_or(PayloadError::Time)?;
         let event_type = envelope.event_type.to_string();
-        Ok(Self { event_id, event_type, created_time: envelope.created_time, order_id, mode, order })
+        Ok(Self { event_id, event_type, created_time: envelope.created_time, as_of, order_id, mode, order })
     }
 }
 
@@ -140,7 +144,7 @@ impl OrderEvent {
 struct WireOrder {
     updated_time: Option<Time>,
     state: Option<Text>,
-    state_transitions: Option<BTreeMap<String, Option<Time>>>,
+    state_transitions: Option<BTreeMap<Text, Option<Time>>>,
     fraud_state: Option<Text>,
     currency: Option<Text>,
     total_amount: Option<Money>,
@@ -181,7 +185,7 @@ struct WireItem {
     sku_id: Option<Text>,
     quantity: Option<Quantity>,
     state: Option<Text>,
-    state_transitions: Option<BTreeMap<String, Option<Time>>>,
+    state_transitions: Option<BTreeMap<Text, Option<Time>>>,
     product_details: Option<WireProduct>,
 }
 
@@ -264,7 +268,9 @@ mod tests {
     use crate::time::parse_time;
 
     fn parse(object: &str) -> Result<OrderEvent, PayloadError> {
-        let body = format!(r#"{{"id":"e","type":"order.accepted","liveMode":false,"data":{{"object":{object}}}}}"#);
+        let body = format!(
+            r#"{{"id":"e","type":"order.accepted","liveMode":false,"createdTime":"2021-11-01T18:23:06Z","data":{{"object":{object}}}}}"#
+        );
         OrderEvent::parse(&Envelope::parse(body.as_bytes()).unwrap(), body.as_bytes())
     }
 
@@ -315,6 +321,13 @@ mod tests {
             parse(r#"{"id":"o","totalAmount":1.5e1}"#).unwrap().order.details.total_amount.unwrap().to_string(),
             "15"
         );
+    }
+
+    #[test]
+    fn an_event_without_any_time_cannot_be_ordered() {
+        let body =
+            br#"{"id":"e","type":"order.accepted","liveMode":true,"data":{"object":{"id":"o","updatedTime":"soon"}}}"#;
+        assert_eq!(OrderEvent::parse(&Envelope::parse(body).unwrap(), body), Err(PayloadError::Time));
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub enum PayloadError {
     /// Neither the event nor its object says whether it is live; guessing could ship a test order.
     #[error("neither the event nor its object has a `liveMode`")]
     Mode,
+    /// Neither the object nor the event says when it was; without a time it cannot be ordered.
+    #[error("neither the order nor the event has a time that can be read")]
+    Time,
     /// The payload has not the shape of its type.
     #[error("the payload cannot be read: {0}")]
     Shape(String),
@@ -53,6 +56,7 @@ impl PayloadError {
             Self::LineId { .. } => "line_id",
             Self::FileId(_) => "file_id",
             Self::Mode => "live_mode",
+            Self::Time => "time",
             Self::Shape(_) => "shape",
         }
     }
@@ -148,6 +152,6 @@ impl<'de> Deserialize<'de> for Quantity {
 }
 
 /// `stateTransitions`: states with the time they were reached. Times that cannot be read are left out.
-pub(crate) fn transitions(map: Option<BTreeMap<String, Option<Time>>>) -> Vec<(String, DateTime<Utc>)> {
-    map.into_iter().flatten().filter_map(|(state, value)| Some((state, time(value)?))).collect()
+pub(crate) fn transitions(map: Option<BTreeMap<Text, Option<Time>>>) -> Vec<(String, DateTime<Utc>)> {
+    map.into_iter().flatten().filter_map(|(state, value)| Some((state.0, time(value)?))).collect()
 }

@@ -1,0 +1,72 @@
+//! Drives the fulfillment state machine: order events in, facts, effects and messages out.
+//!
+//! `domain` is pure: what an event says of an order, how two sets of facts are joined, which status and effects follow.
+//! `store` holds the SQL. The rest is the ledger's: batches, outcomes, offsets, retries.
+
+pub mod domain;
+mod projection;
+pub mod store;
+
+use riverlock_ledger::{PostgresConfig, consumer, consumer::BatchConfig, relay};
+use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
+use riverlock_schemas::Mode;
+use serde::{Deserialize, Serialize};
+
+pub use projection::{CONSUMER, Orders};
+
+/// `[processor]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessorConfig {
+    /// Modes that take effect; events of another are audited as ignored.
+    pub modes: Vec<Mode>,
+    /// How records are read.
+    pub batch: BatchConfig,
+}
+
+impl Default for ProcessorConfig {
+    fn default() -> Self {
+        Self { modes: vec![Mode::Test, Mode::Live], batch: BatchConfig::default() }
+    }
+}
+
+impl ProcessorConfig {
+    /// Checks what goes together.
+    ///
+    /// # Errors
+    /// When no mode is left or a limit is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.modes.is_empty() {
+            return Err(ConfigError::refused("processor.modes", "is empty; expected \"live\", \"test\" or both"));
+        }
+        self.batch.validate("processor.batch")
+    }
+}
+
+/// Starts the consumer and the outbox relay; they run until the shutdown.
+pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresConfig, context: &Context) {
+    let (kafka, postgres) = (kafka.clone(), postgres.clone());
+    context.shutdown.spawn("relay", relay::run(kafka.clone(), postgres.clone(), context.clone()));
+    let task = {
+        let context = context.clone();
+        async move {
+            let topics = kafka.topics().orders();
+            consumer::run(Orders::new(config.modes), topics, config.batch, &kafka, &postgres, &context)
+                .await
+                .map_err(anyhow_like)
+        }
+    };
+    context.shutdown.spawn(CONSUMER, task);
+}
+
+/// An error with its causes in one line.
+fn anyhow_like(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

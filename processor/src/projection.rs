@@ -1,0 +1,82 @@
+//! From records to orders.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, outbox};
+use riverlock_schemas::{Envelope, Mode, event_type::is_order_snapshot, order_event::OrderEvent};
+use sqlx::PgConnection;
+
+use crate::{
+    domain::{Facts, OrderKey, effects},
+    store,
+};
+
+/// The processor's name as a consumer. Its offsets are kept under it: never change it.
+pub const CONSUMER: &str = "processor";
+
+/// Folds order events into orders.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    modes: Vec<Mode>,
+}
+
+impl Orders {
+    /// Events of other modes than these have no effect.
+    #[must_use]
+    pub fn new(modes: Vec<Mode>) -> Self {
+        Self { modes }
+    }
+}
+
+impl Projection for Orders {
+    type Event = OrderEvent;
+
+    fn name(&self) -> &'static str {
+        CONSUMER
+    }
+
+    fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<OrderEvent> {
+        if !is_order_snapshot(&envelope.event_type) {
+            return Decision::Ignore("unhandled_type");
+        }
+        if envelope.mode.is_some_and(|mode| !self.modes.contains(&mode)) {
+            return Decision::Ignore("mode");
+        }
+        match OrderEvent::parse(envelope, body) {
+            Ok(event) => Decision::Apply(event),
+            Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
+        }
+    }
+
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        fresh: Vec<Fresh<OrderEvent>>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        // What the batch says of each order, joined first: the batch costs each order one row.
+        let mut news: BTreeMap<OrderKey, Facts> = BTreeMap::new();
+        for Fresh { event, conflict } in fresh {
+            let (key, facts) = Facts::of(event, conflict);
+            news.entry(key).or_default().join(facts);
+        }
+        let keys: Vec<OrderKey> = news.keys().cloned().collect();
+        let mut stored = store::lock(connection, &keys).await?;
+
+        let (mut changed, mut messages) = (Vec::with_capacity(news.len()), Vec::new());
+        for (key, news) in news {
+            let (before, version) = stored.remove(&key).map_or_else(Default::default, |row| (row.facts, row.version));
+            let mut after = before.clone();
+            after.join(news);
+            if version > 0 && after == before {
+                continue;
+            }
+            messages.extend(effects::new_messages(&key, &before, &after));
+            changed.push(store::Change { key, before, after, version: version + 1 });
+        }
+        store::write(connection, &changed, now).await?;
+        outbox::add(connection, &messages, now).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Orders for people who look.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use riverlock_ledger::Error;
+use riverlock_schemas::Mode;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+/// An order with its lines.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct OrderView {
+    pub order_id: String,
+    pub mode: Mode,
+    pub status: String,
+    pub version: i32,
+    /// Earliest time of each of Digital River's states, in the order of time.
+    pub transitions: BTreeMap<String, DateTime<Utc>>,
+    /// Types of the events that have been seen.
+    pub seen: Vec<String>,
+    pub anomalies: Vec<&'static str>,
+    pub details: serde_json::Value,
+    pub first_seen_at: DateTime<Utc>,
+    pub changed_at: DateTime<Utc>,
+    pub lines: Vec<LineView>,
+}
+
+/// A line of an order.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct LineView {
+    pub line_id: String,
+    pub sku_id: Option<String>,
+    pub quantity: Option<i64>,
+    pub physical: Option<bool>,
+    pub state: Option<String>,
+    pub created_at: Option<DateTime<Utc>>,
+    pub fulfilled_at: Option<DateTime<Utc>>,
+    pub cancelled_at: Option<DateTime<Utc>>,
+    pub returned_at: Option<DateTime<Utc>>,
+}
+
+/// The order of that id; two if there is one in each mode.
+///
+/// # Errors
+/// When PostgreSQL refuses, or a row cannot be understood.
+pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<OrderView>, Error> {
+    let mut views = Vec::new();
+    for mode in [Mode::Live, Mode::Test] {
+        let order_id = riverlock_schemas::OrderId::parse(order_id).map_err(|error| Error::Inconsistent {
+            table: "orders",
+            id: order_id.to_owned(),
+            reason: format!("the order id {error}"),
+        })?;
+        let key = crate::domain::OrderKey { order_id, mode };
+        let Some(stored) = super::write::lock(connection, std::slice::from_ref(&key)).await?.remove(&key) else {
+            continue;
+        };
+        let times = sqlx::query!(
+            "SELECT first_seen_at, changed_at FROM orders WHERE order_id = $1 AND live_mode = $2",
+            key.order_id.as_str(),
+            mode.is_live()
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let facts = stored.facts;
+        views.push(OrderView {
+            order_id: key.order_id.to_string(),
+            mode,
+            status: facts.status().to_string(),
+            version: stored.version,
+            transitions: facts.transitions.iter().map(|(state, time)| (state.to_string(), *time)).collect(),
+            anomalies: facts.anomalies().into_iter().map(crate::domain::Anomaly::as_str).collect(),
+            details: serde_json::to_value(&facts.snapshot.content).unwrap_or_default(),
+            first_seen_at: times.first_seen_at,
+            changed_at: times.changed_at,
+            lines: facts.lines.into_iter().map(|(line_id, line)| LineView::new(line_id.to_string(), line)).collect(),
+            seen: facts.seen.into_iter().collect(),
+        });
+    }
+    Ok(views)
+}
+
+impl LineView {
+    fn new(line_id: String, line: crate::domain::LineFacts) -> Self {
+        use riverlock_schemas::order_state::LineState;
+        let reached = |state| line.transitions.get(&state).copied();
+        Self {
+            line_id,
+            created_at: reached(LineState::Created),
+            fulfilled_at: reached(LineState::Fulfilled),
+            cancelled_at: reached(LineState::Cancelled),
+            returned_at: reached(LineState::Returned),
+            sku_id: line.snapshot.content.sku_id,
+            quantity: line.snapshot.content.quantity,
+            physical: line.snapshot.content.physical,
+            state: line.snapshot.content.state,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Locks, reads and writes the orders of a batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use riverlock_ledger::Error;
+use riverlock_schemas::{
+    LineId, Mode, OrderId,
+    order_event::{LineDetails, OrderDetails},
+    order_state::{LineState, OrderState},
+};
+use sqlx::PgConnection;
+
+use crate::domain::{Facts, LineFacts, OrderKey, Snapshot, Stamp};
+
+/// Separates the items of a list that travels as one text; no item holds a control character.
+const SEPARATOR: &str = "\u{1f}";
+
+type Time = Option<DateTime<Utc>>;
+
+/// An order as it is stored.
+#[derive(Default)]
+pub(crate) struct Stored {
+    pub(crate) version: i32,
+    pub(crate) facts: Facts,
+}
+
+/// An order whose facts grew.
+pub(crate) struct Change {
+    pub(crate) key: OrderKey,
+    pub(crate) before: Facts,
+    pub(crate) after: Facts,
+    /// The version that is written; the stored one is one less.
+    pub(crate) version: i32,
+}
+
+/// Locks the orders until the transaction ends, always in the same order, and reads them.
+///
+/// # Errors
+/// When PostgreSQL refuses, or a row cannot be understood.
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    keys: &[OrderKey],
+) -> Result<BTreeMap<OrderKey, Stored>, Error> {
+    let order_ids: Vec<&str> = keys.iter().map(|key| key.order_id.as_str()).collect();
+    let live_modes: Vec<bool> = keys.iter().map(|key| key.mode.is_live()).collect();
+    let rows = sqlx::query_file_as!(OrderRow, "src/store/orders_lock.sql", &order_ids as _, &live_modes)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut orders = BTreeMap::new();
+    for row in rows {
+        let (key, stored) = row.into_stored()?;
+        orders.insert(key, stored);
+    }
+    if orders.is_empty() {
+        return Ok(orders);
+    }
+    let rows = sqlx::query_file_as!(LineRow, "src/store/order_lines_read.sql", &order_ids as _, &live_modes)
+        .fetch_all(connection)
+        .await?;
+    for row in rows {
+        let (key, line_id, line) = row.into_line()?;
+        if let Some(order) = orders.get_mut(&key) {
+            order.facts.lines.insert(line_id, line);
+        }
+    }
+    Ok(orders)
+}
+
+/// Writes the orders and those of their lines that changed.
+///
+/// # Errors
+/// When PostgreSQL refuses, or another transaction made one of the orders first.
+pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now: DateTime<Utc>) -> Result<(), Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let facts = || changes.iter().map(|change| &change.after);
+    let reached = |state: OrderState| facts().map(|facts| facts.reached(state)).collect::<Vec<Time>>();
+    let written = sqlx::query_file!(
+        "src/store/orders_write.sql",
+        &changes.iter().map(|change| change.key.order_id.as_str()).collect::<Vec<_>>() as _,
+        &changes.iter().map(|change| change.key.mode.is_live()).collect::<Vec<_>>(),
+        &changes.iter().map(|change| change.version).collect::<Vec<_>>(),
+        &facts().map(|facts| facts.status().as_str()).collect::<Vec<_>>() as _,
+        &facts().map(|facts| join(&facts.seen)).collect::<Vec<_>>(),
+        &reached(OrderState::PendingPayment) as _,
+        &reached(OrderState::InReview) as _,
+        &reached(OrderState::Accepted) as _,
+        &reached(OrderState::Fulfilled) as _,
+        &reached(OrderState::Complete) as _,
+        &reached(OrderState::Blocked) as _,
+        &reached(OrderState::Cancelled) as _,
+        &reached(OrderState::Returned) as _,
+        &reached(OrderState::Dispute) as _,
+        &facts().map(|facts| join(&facts.unknown_states)).collect::<Vec<_>>(),
+        &facts().map(|facts| facts.conflicted).collect::<Vec<_>>(),
+        &facts().map(|facts| facts.snapshot.stamp.updated_at).collect::<Vec<_>>() as _,
+        &facts().map(|facts| facts.snapshot.stamp.created_at).collect::<Vec<_>>() as _,
+        &facts().map(|facts| facts.snapshot.stamp.event_id.as_str()).collect::<Vec<_>>() as _,
+        &facts().map(|facts| json(&facts.snapshot.content)).collect::<Vec<_>>(),
+        now,
+    )
+    .execute(&mut *connection)
+    .await?;
+    if written.rows_affected() != changes.len() as u64 {
+        return Err(Error::LostRace("an order"));
+    }
+    write_lines(connection, changes).await
+}
+
+async fn write_lines(connection: &mut PgConnection, changes: &[Change]) -> Result<(), Error> {
+    let lines: Vec<(&OrderKey, &LineId, &LineFacts)> = changes
+        .iter()
+        .flat_map(|change| change.after.lines.iter().map(move |(line_id, line)| (change, line_id, line)))
+        .filter(|(change, line_id, line)| change.before.lines.get(line_id) != Some(line))
+        .map(|(change, line_id, line)| (&change.key, line_id, line))
+        .collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let facts = || lines.iter().map(|(_, _, line)| *line);
+    let reached = |state: LineState| facts().map(|line| line.transitions.get(&state).copied()).collect::<Vec<Time>>();
+    let details = || facts().map(|line| &line.snapshot.content);
+    sqlx::query_file!(
+        "src/store/order_lines_write.sql",
+        &lines.iter().map(|(key, _, _)| key.order_id.as_str()).collect::<Vec<_>>() as _,
+        &lines.iter().map(|(key, _, _)| key.mode.is_live()).collect::<Vec<_>>(),
+        &lines.iter().map(|(_, line_id, _)| line_id.as_str()).collect::<Vec<_>>() as _,
+        &reached(LineState::Created) as _,
+        &reached(LineState::Fulfilled) as _,
+        &reached(LineState::Paid) as _,
+        &reached(LineState::Cancelled) as _,
+        &reached(LineState::Blocked) as _,
+        &reached(LineState::Returned) as _,
+        &facts().map(|line| line.snapshot.stamp.updated_at).collect::<Vec<_>>() as _,
+        &facts().map(|line| line.snapshot.stamp.created_at).collect::<Vec<_>>() as _,
+        &facts().map(|line| line.snapshot.stamp.event_id.as_str()).collect::<Vec<_>>() as _,
+        &details().map(|details| details.state.as_deref()).collect::<Vec<_>>() as _,
+        &details().map(|details| details.sku_id.as_deref()).collect::<Vec<_>>() as _,
+        &details().map(|details| details.quantity).collect::<Vec<_>>() as _,
+        &details().map(|details| details.physical).collect::<Vec<_>>() as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn join(items: &BTreeSet<String>) -> String {
+    items.iter().map(String::as_str).collect::<Vec<_>>().join(SEPARATOR)
+}
+
+fn json(details: &OrderDetails) -> serde_json::Value {
+    serde_json::to_value(details).expect("a struct of texts and numbers always serializes")
+}
+
+struct OrderRow {
+    order_id: String,
+    live_mode: bool,
+    version: i32,
+    seen: Vec<String>,
+    pending_payment_at: Time,
+    in_review_at: Time,
+    accepted_at: Time,
+    fulfilled_at: Time,
+    complete_at: Time,
+    blocked_at: Time,
+    cancelled_at: Time,
+    returned_at: Time,
+    dispute_at: Time,
+    unknown_states: Vec<String>,
+    conflicted: bool,
+    snapshot_updated_at: Time,
+    snapshot_created_at: Time,
+    snapshot_event_id: String,
+    details: serde_json::Value,
+}
+
+impl OrderRow {
+    fn into_stored(self) -> Result<(OrderKey, Stored), Error> {
+        let id = self.order_id.clone();
+        let inconsistent = |reason: String| Error::Inconsistent { table: "orders", id: id.clone(), reason };
+        let key = key(self.order_id, self.live_mode).map_err(inconsistent)?;
+        let content = serde_json::from_value(self.details).map_err(|error| inconsistent(error.to_string()))?;
+        let transitions = [
+            (OrderState::PendingPayment, self.pending_payment_at),
+            (OrderState::InReview, self.in_review_at),
+            (OrderState::Accepted, self.accepted_at),
+            (OrderState::Fulfilled, self.fulfilled_at),
+            (OrderState::Complete, self.complete_at),
+            (OrderState::Blocked, self.blocked_at),
+            (OrderState::Cancelled, self.cancelled_at),
+            (OrderState::Returned, self.returned_at),
+            (OrderState::Dispute, self.dispute_at),
+        ];
+        let stamp = Stamp {
+            updated_at: self.snapshot_updated_at,
+            created_at: self.snapshot_created_at,
+            event_id: self.snapshot_event_id,
+        };
+        let facts = Facts {
+            seen: self.seen.into_iter().collect(),
+            transitions: known(transitions),
+            unknown_states: self.unknown_states.into_iter().collect(),
+            conflicted: self.conflicted,
+            snapshot: Snapshot { stamp, content },
+            lines: BTreeMap::new(),
+        };
+        Ok((key, Stored { version: self.version, facts }))
+    }
+}
+
+struct LineRow {
+    order_id: String,
+    live_mode: bool,
+    line_id: String,
+    created_at: Time,
+    fulfilled_at: Time,
+    paid_at: Time,
+    cancelled_at: Time,
+    blocked_at: Time,
+    returned_at: Time,
+    snapshot_updated_at: Time,
+    snapshot_created_at: Time,
+    snapshot_event_id: String,
+    state: Option<String>,
+    sku_id: Option<String>,
+    quantity: Option<i64>,
+    physical: Option<bool>,
+}
+
+impl LineRow {
+    fn into_line(self) -> Result<(OrderKey, LineId, LineFacts), Error> {
+        let id = format!("{}/{}", self.order_id, self.line_id);
+        let inconsistent = |reason: String| Error::Inconsistent { table: "order_lines", id: id.clone(), reason };
+        let key = key(self.order_id, self.live_mode).map_err(inconsistent)?;
+        let line_id = LineId::parse(self.line_id).map_err(|error| inconsistent(format!("the line id {error}")))?;
+        let transitions = [
+            (LineState::Created, self.created_at),
+            (LineState::Fulfilled, self.fulfilled_at),
+            (LineState::Paid, self.paid_at),
+            (LineState::Cancelled, self.cancelled_at),
+            (LineState::Blocked, self.blocked_at),
+            (LineState::Returned, self.returned_at),
+        ];
+        let stamp = Stamp {
+            updated_at: self.snapshot_updated_at,
+            created_at: self.snapshot_created_at,
+            event_id: self.snapshot_event_id,
+        };
+        let content =
+            LineDetails { state: self.state, sku_id: self.sku_id, quantity: self.quantity, physical: self.physical };
+        Ok((key, line_id, LineFacts { transitions: known(transitions), snapshot: Snapshot { stamp, content } }))
+    }
+}
+
+fn key(order_id: String, live_mode: bool) -> Result<OrderKey, String> {
+    let order_id = OrderId::parse(order_id).map_err(|error| format!("the order id {error}"))?;
+    Ok(OrderKey { order_id, mode: Mode::from_live(live_mode) })
+}
+
+fn known<S: Ord>(transitions: impl IntoIterator<Item = (S, Time)>) -> BTreeMap<S, DateTime<Utc>> {
+    transitions.into_iter().filter_map(|(state, time)| Some((state, time?))).collect()
+}
