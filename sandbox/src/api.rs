@@ -1,0 +1,173 @@
+//! Digital River's HTTP interface, as far as a receiver of webhooks needs it, on bounded memory.
+//!
+//! `/files`, `/file-links`, `/events`, `/webhooks`, `/fulfillments` and `/sandbox/faults` want the confidential key.
+//! Without it answer only `/links/…`, which is what a customer opens, and `/livez`.
+
+use std::{
+    future::{Future, IntoFuture as _},
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::StatusCode,
+    middleware,
+    routing::{get, post},
+    serve::ListenerExt as _,
+};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::{
+    clock::Clock,
+    config::{Mode, SandboxConfig},
+    events::EventStore,
+    seed,
+};
+
+mod auth;
+mod error;
+mod events;
+mod faults;
+mod files;
+mod fulfillments;
+mod links;
+mod params;
+mod webhooks;
+
+pub use error::ApiError;
+pub use faults::{Fault, FaultRule, Faults};
+pub use fulfillments::FULFILLMENTS_KEPT_MAX;
+pub use webhooks::WEBHOOKS_MAX;
+
+/// Largest request body.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// How long open connections have to end after the server was told to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(3);
+
+/// Everything that the API knows. Shared by all its requests.
+#[derive(Debug)]
+pub struct Api {
+    key: SecretString,
+    mode: Mode,
+    public_url: Option<Url>,
+    clock: Clock,
+    events: Arc<EventStore>,
+    limiter: Mutex<auth::Limiter>,
+    faults: Mutex<faults::Injector>,
+    webhooks: Mutex<webhooks::Webhooks>,
+    fulfillments: Mutex<fulfillments::Fulfillments>,
+    salt: u64,
+    ids: AtomicU64,
+}
+
+impl Api {
+    /// An API that has seen nothing yet. `clock` decides what has expired and when things were created.
+    pub fn new(config: &SandboxConfig, clock: Clock) -> Arc<Self> {
+        let now = clock.now();
+        let rate = config.rate_limit_per_second.map_or_else(|| config.mode.rate_limit_per_second(), NonZeroU32::get);
+        Arc::new(Self {
+            key: config.api_key.clone(),
+            mode: config.mode,
+            public_url: config.public_url.clone(),
+            events: Arc::new(EventStore::new()),
+            limiter: Mutex::new(auth::Limiter::new(rate, now)),
+            faults: Mutex::new(faults::Injector::new(config.faults.clone())),
+            webhooks: Mutex::default(),
+            fulfillments: Mutex::default(),
+            // Ids differ from those of an earlier run, which someone may still remember.
+            salt: now.timestamp_micros().cast_unsigned(),
+            ids: AtomicU64::new(0),
+            clock,
+        })
+    }
+
+    /// The events that `GET /events` answers with: hand it to whoever sends them.
+    pub fn events(&self) -> Arc<EventStore> {
+        Arc::clone(&self.events)
+    }
+
+    /// Makes the file API misbehave from now on, or behave again; counts of earlier attempts are forgotten.
+    pub fn set_faults(&self, faults: Faults) {
+        *lock(&self.faults) = faults::Injector::new(faults);
+    }
+
+    /// An id that was not given before.
+    fn next_id(&self) -> uuid::Uuid {
+        let number = self.ids.fetch_add(1, Ordering::Relaxed);
+        seed::uuid(&mut seed::rng(self.salt, number))
+    }
+}
+
+/// All routes.
+pub fn router(api: Arc<Api>) -> Router {
+    let limited = Router::new()
+        .route("/files/{id}", get(files::metadata))
+        .route("/files/{id}/content", get(files::content))
+        .route("/file-links", post(links::create))
+        .route("/events", get(events::list))
+        .route("/events/{id}", get(events::one))
+        .route("/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/webhooks/{id}", get(webhooks::one).patch(webhooks::change).delete(webhooks::remove))
+        .route("/fulfillments", get(fulfillments::list).post(fulfillments::create))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::limit));
+    Router::new()
+        .route("/sandbox/faults", get(faults::show).post(faults::replace))
+        .merge(limited)
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::require_key))
+        .route("/links/{file_id}/{expires}/{code}", get(links::open))
+        .route("/livez", get(|| async { StatusCode::OK }))
+        .fallback(|| async { ApiError::not_found("path", "no such path") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+/// Serves the API on `listener` until `shutdown` resolves; then open connections have three seconds to end.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    api: Arc<Api>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot turn Nagle's algorithm off");
+        }
+    });
+    let stop = CancellationToken::new();
+    let server = axum::serve(listener, router(api)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let mut server = std::pin::pin!(server.into_future());
+    tokio::select! {
+        ended = &mut server => return ended.context("the sandbox's API failed"),
+        () = shutdown => stop.cancel(),
+    }
+    match tokio::time::timeout(DRAIN_MAX, server).await {
+        Ok(ended) => ended.context("the sandbox's API failed"),
+        Err(_elapsed) => {
+            tracing::info!("connections still open after {DRAIN_MAX:?} are cut");
+            Ok(())
+        }
+    }
+}
+
+/// A lock whose holders never leave a half-done change behind, so that a panic in one does not matter to the next.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

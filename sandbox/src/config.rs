@@ -1,0 +1,193 @@
+//! What the sandbox is told: who may ask, how fast, and where events go.
+
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+
+use anyhow::ensure;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{
+    api::Faults,
+    sign::{SECRETS_PER_ENDPOINT_MAX, SignatureStyle},
+};
+
+/// The time after which Digital River calls a delivery a failure.
+/// Source: Digital River, "Webhooks": a response slower than 3000 ms is a timeout.
+pub const DELIVERY_TIMEOUT_MILLISECONDS: u64 = 3_000;
+
+/// Requests per second and key in live mode. Source: Digital River, "Rate limits".
+pub const RATE_LIMIT_LIVE_PER_SECOND: u32 = 250;
+
+/// Requests per second and key in test mode. Source: Digital River, "Rate limits".
+pub const RATE_LIMIT_TEST_PER_SECOND: u32 = 25;
+
+/// First wait before a delivery is tried again. Digital River waits minutes.
+pub const BACKOFF_BASE_MILLISECONDS: u64 = 200;
+
+/// Longest wait before a delivery is tried again. Digital River waits hours.
+pub const BACKOFF_CAP_MILLISECONDS: u64 = 5_000;
+
+/// Attempts after which a delivery is given up: some three minutes, where Digital River's live mode goes on for
+/// 72 hours.
+pub const ATTEMPTS_MAX: u32 = 40;
+
+/// Test or live data. Source: Digital River: every event and object says `liveMode`, and the two never mix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Test data, low limits.
+    #[default]
+    Test,
+    /// Live data.
+    Live,
+}
+
+impl Mode {
+    /// The value of `liveMode`.
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Live)
+    }
+
+    /// Digital River's rate limit in this mode, requests per second and key.
+    pub const fn rate_limit_per_second(self) -> u32 {
+        match self {
+            Self::Test => RATE_LIMIT_TEST_PER_SECOND,
+            Self::Live => RATE_LIMIT_LIVE_PER_SECOND,
+        }
+    }
+}
+
+/// The whole sandbox.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// Where the API listens. Default: 127.0.0.1:8085.
+    pub listen: SocketAddr,
+    /// The one confidential key that the API accepts.
+    pub api_key: SecretString,
+    /// Test or live: decides `liveMode` and the default rate limit.
+    pub mode: Mode,
+    /// Requests per second of the key; Digital River's limit of the mode if absent.
+    pub rate_limit_per_second: Option<NonZeroU32>,
+    /// The address that links in answers begin with; the request's `Host` if absent.
+    pub public_url: Option<Url>,
+    /// How the file API misbehaves. Default: not at all.
+    pub faults: Faults,
+    /// Where events are delivered.
+    pub target: TargetConfig,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8085)),
+            api_key: SecretString::from("sandbox-confidential-key"),
+            mode: Mode::default(),
+            rate_limit_per_second: None,
+            public_url: None,
+            faults: Faults::default(),
+            target: TargetConfig::default(),
+        }
+    }
+}
+
+/// One webhook endpoint, and how patiently it is tried.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TargetConfig {
+    /// The receiver's address, http or https.
+    pub address: Url,
+    /// The endpoint's signing secrets, at most [`SECRETS_PER_ENDPOINT_MAX`]; without any, nothing is signed.
+    pub secrets: Vec<SecretString>,
+    /// How the signature header is spelled.
+    pub signature_style: SignatureStyle,
+    /// Basic authentication, sent besides the signature.
+    pub authentication: Option<BasicAuthentication>,
+    /// Time for one attempt, from connecting to the answer's head.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Wait before the second attempt; doubled for each further one, with jitter of half.
+    #[serde(with = "humantime_serde")]
+    pub backoff_base: Duration,
+    /// No wait is longer.
+    #[serde(with = "humantime_serde")]
+    pub backoff_cap: Duration,
+    /// Attempts after which the delivery is given up.
+    pub attempts_max: NonZeroU32,
+}
+
+impl TargetConfig {
+    /// Refuses what cannot be delivered to.
+    ///
+    /// # Errors
+    /// Says which value is wrong.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        ensure!(
+            matches!(self.address.scheme(), "http" | "https"),
+            "target address {} is neither http nor https",
+            self.address
+        );
+        ensure!(
+            self.secrets.len() <= SECRETS_PER_ENDPOINT_MAX,
+            "{} signing secrets: an endpoint has at most {SECRETS_PER_ENDPOINT_MAX}",
+            self.secrets.len()
+        );
+        ensure!(!self.timeout.is_zero(), "the timeout of an attempt must be longer than 0");
+        Ok(())
+    }
+}
+
+impl Default for TargetConfig {
+    fn default() -> Self {
+        Self {
+            address: Url::parse("http://127.0.0.1:8080/webhooks/digital-river").expect("a valid address"),
+            secrets: vec![SecretString::from("sandbox-signing-secret")],
+            signature_style: SignatureStyle::default(),
+            authentication: None,
+            timeout: Duration::from_millis(DELIVERY_TIMEOUT_MILLISECONDS),
+            backoff_base: Duration::from_millis(BACKOFF_BASE_MILLISECONDS),
+            backoff_cap: Duration::from_millis(BACKOFF_CAP_MILLISECONDS),
+            attempts_max: NonZeroU32::new(ATTEMPTS_MAX).expect("the constant is not 0"),
+        }
+    }
+}
+
+/// Credentials of `transportType: HTTP`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BasicAuthentication {
+    /// The user.
+    pub username: String,
+    /// The password.
+    pub password: SecretString,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_prints_no_secret() {
+        let config = SandboxConfig::default();
+        config.target.validate().unwrap();
+        let printed = format!("{config:?}");
+        assert!(!printed.contains("sandbox-signing-secret") && !printed.contains("sandbox-confidential-key"));
+    }
+
+    #[test]
+    fn settings_are_read_by_name_and_unknown_ones_refused() {
+        let read: SandboxConfig =
+            serde_json::from_str(r#"{"mode":"live","target":{"timeout":"1s","signature_style":"hex"}}"#).unwrap();
+        assert_eq!(read.mode, Mode::Live);
+        assert_eq!(read.target.timeout, Duration::from_secs(1));
+        assert_eq!(read.target.signature_style, SignatureStyle::Hex);
+        assert!(serde_json::from_str::<SandboxConfig>(r#"{"moed":"live"}"#).is_err());
+    }
+
+    #[test]
+    fn a_target_that_is_not_http_is_refused() {
+        let target = TargetConfig { address: Url::parse("ftp://localhost/").unwrap(), ..TargetConfig::default() };
+        assert!(target.validate().unwrap_err().to_string().contains("neither http nor https"));
+    }
+}

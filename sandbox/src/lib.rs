@@ -1,0 +1,42 @@
+//! A pretend Digital River: it signs and sends webhooks, serves the interfaces that a receiver asks, misbehaves on
+//! request, and makes load.
+//!
+//! It is an independent implementation of the other side: it shares no code with the services that it exercises, so
+//! that a rule that both follow is a rule that two people read. Everything is decided by seeds, and time is a
+//! parameter: the same seed gives the same bytes on every machine.
+//!
+//! # Deliberately different from Digital River
+//!
+//! - Retries come after milliseconds, not minutes, and end after minutes, not 72 hours; no endpoint is disabled.
+//! - The player delivers to one configured address, whatever is registered under `/webhooks`.
+//! - Secrets of webhooks are kept out of answers; a second webhook that sends the same type to the same address is a
+//!   conflict. Neither is documented.
+//! - Every UUID is the id of a file, and its purpose is always `customer_invoice`: files are computed, not stored.
+//! - `GET /events` goes as far back as [`events::EVENTS_KEPT_MAX`] events, not 30 days, and lists the newest first
+//!   (Digital River does not say). An unknown cursor is a bad request.
+//! - `POST /fulfillments` takes any order, and does not make an `order.fulfilled` come.
+//! - Parameters and fields that do not exist are refused rather than overlooked.
+//! - There is one confidential key.
+
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod deliver;
+pub mod events;
+pub mod histogram;
+pub mod life;
+mod order;
+mod payload;
+pub mod pdf;
+pub mod play;
+pub mod progress;
+mod seed;
+pub mod sign;
+pub mod stack;
+
+pub use api::{Api, Fault, FaultRule, Faults, serve};
+pub use clock::Clock;
+pub use config::{Mode, SandboxConfig, TargetConfig};
+pub use life::{Expected, Life, PlannedEvent};
+pub use play::{PlayConfig, PlayReport, play};
+pub use progress::Progress;
