@@ -1,0 +1,67 @@
+# Riverlock's commands. `make` lists them.
+
+ORDERS ?= 1000
+SEED ?= 1
+BROKER ?= kafka
+
+# The binary is looked for in this repository.
+unexport CARGO_TARGET_DIR
+# rustup's default place, for a shell that has not read its environment yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export RIVERLOCK_HOME := $(CURDIR)
+
+riverlock := target/debug/riverlock
+
+# What `kafka fetch` exits with when Maven Central cannot be reached (EX_UNAVAILABLE).
+UNREACHABLE := 69
+
+ifeq ($(filter $(BROKER),kafka embedded),)
+$(error BROKER is "$(BROKER)"; it is kafka (Apache Kafka, the default) or embedded (in memory, for machines without Java))
+endif
+
+.PHONY: help demo up build test lint broker
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  demo and up take ORDERS=$(ORDERS) SEED=$(SEED) BROKER=kafka|embedded'
+
+demo: build broker ## play orders from webhook to invoice on real servers, count everything, end
+	@$(riverlock) demo --orders $(ORDERS) --seed $(SEED) --broker $(BROKER)
+
+up: build broker ## start the same stack, keep it running and keep its data
+	@$(riverlock) stack --broker $(BROKER)
+
+build:
+	@deploy/setup build postgres
+	cargo build --locked --bin riverlock
+
+# Nothing to fetch for the embedded broker.
+broker:
+ifeq ($(BROKER),kafka)
+	@deploy/setup kafka && deploy/kafka/kafka fetch || { code=$$?; \
+	  echo 'Without Java or Maven Central, BROKER=embedded runs on a broker in memory that keeps nothing.' >&2; exit $$code; }
+endif
+
+test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
+	@deploy/setup build postgres
+	@broker=$(BROKER); \
+	if [ "$$broker" = kafka ]; then \
+	  code=$(UNREACHABLE); \
+	  if deploy/setup kafka; then code=0; deploy/kafka/kafka fetch || code=$$?; fi; \
+	  case $$code in 0) ;; $(UNREACHABLE)) broker=embedded ;; *) exit $$code ;; esac; \
+	fi; \
+	if [ "$$broker" = embedded ]; then \
+	  case "$$REQUIRE_KAFKA" in ''|0) ;; \
+	  *) echo 'No Apache Kafka, and REQUIRE_KAFKA is set: the tests are not run.' >&2; exit 1 ;; esac; \
+	  printf '%s\n' '' '**********************************************************************************' \
+	    '*** NO APACHE KAFKA: the tests run on the embedded broker, and those that need ***' \
+	    '*** Kafka are SKIPPED, each by name. REQUIRE_KAFKA=1 makes this a failure.     ***' \
+	    '**********************************************************************************' '' >&2; \
+	  export RIVERLOCK_TEST_BROKER=embedded; \
+	fi; \
+	cargo test --workspace --locked
+
+lint: ## check format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
