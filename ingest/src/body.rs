@@ -1,0 +1,82 @@
+//! Reads a request's body within its bounds.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+
+use crate::{producer::Admission, refusal::Refusal};
+
+/// How much of a body that nobody wants is read all the same, in bytes.
+const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long that may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Reads the whole body. What it holds counts against `admission` as it arrives, so that a sender who announces much and
+/// sends little occupies little.
+pub(crate) async fn read(
+    body: &mut Body,
+    bytes_max: usize,
+    timeout: Duration,
+    admission: &mut Admission,
+) -> Result<Bytes, Refusal> {
+    if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
+        return Err(Refusal::TooLarge(bytes_max));
+    }
+    let collected = collect(body, bytes_max, admission);
+    tokio::time::timeout(timeout, collected).await.unwrap_or(Err(Refusal::BodyTimeout(timeout)))
+}
+
+async fn collect(body: &mut Body, bytes_max: usize, admission: &mut Admission) -> Result<Bytes, Refusal> {
+    // A usual body is one chunk, which needs no copy.
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(chunk) = next_chunk(body).await? {
+        if first.len().max(rest.len()) + chunk.len() > bytes_max {
+            return Err(Refusal::TooLarge(bytes_max));
+        }
+        admission.add_bytes(chunk.len())?;
+        if first.is_empty() && rest.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        }
+        rest.extend_from_slice(&chunk);
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// The next chunk of data; `None` at the end.
+async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            tracing::debug!(%error, "a body ended before it was complete: {error}");
+            Refusal::BodyBroken
+        })?;
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads and forgets what the sender is still sending, up to a bound: a connection that is closed over unread bytes is
+/// reset, and the sender would never see the answer.
+///
+/// Not for a sender that waits for leave to send (`Expect: 100-continue`): reading would grant it.
+pub(crate) async fn discard(body: &mut Body) {
+    let reading = async {
+        let mut count = 0;
+        while let Ok(Some(chunk)) = next_chunk(body).await {
+            count += chunk.len();
+            if count > DISCARD_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
+}

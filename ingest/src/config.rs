@@ -1,0 +1,392 @@
+//! `[ingest]` of the configuration.
+
+use std::{collections::HashSet, net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use chrono::{DateTime, Utc};
+use riverlock_runtime::{ConfigError, Secret, kafka::RECORD_BYTES_MAX};
+use riverlock_schemas::Mode;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+/// Most signing secrets that an endpoint may have.
+///
+/// Source: Digital River keeps at most five secrets per endpoint while they are rotated.
+pub const SECRETS_MAX: usize = 5;
+
+/// Shortest signing secret that is accepted, in characters: anything shorter is a placeholder or can be guessed.
+pub const SECRET_CHARS_MIN: usize = 16;
+
+/// Longest name of an endpoint or a secret, in characters; names are labels of metrics.
+pub const NAME_CHARS_MAX: usize = 64;
+
+/// The name that requests to no endpoint are counted under, so no endpoint may have it.
+pub const NO_ENDPOINT: &str = "none";
+
+/// Room in a record for its key and headers, in bytes.
+const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
+
+/// `[ingest]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestConfig {
+    /// Where Digital River, or the proxy before it, delivers.
+    pub listen: SocketAddr,
+    /// Bounds of what is taken at once and of how long anything may take.
+    pub limits: LimitsConfig,
+    /// The addresses that take webhooks; at least one.
+    pub endpoints: Vec<EndpointConfig>,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            limits: LimitsConfig::default(),
+            endpoints: Vec::new(),
+        }
+    }
+}
+
+/// `[ingest.limits]`: a bound on everything.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Most events between their request and Kafka's delivery report; one more is answered 503 at once.
+    ///
+    /// About half a second of the highest rate, so that a full queue drains in less than a second.
+    pub in_flight_max: usize,
+    /// Most bytes of bodies between their request and Kafka's delivery report; more are answered 503 at once.
+    pub in_flight_bytes_max: usize,
+    /// Most connections; one more is closed at once.
+    pub connections_max: usize,
+    /// Longest body in bytes; a longer one is answered 413. Digital River sends 0.4 to 5 kB as a rule, hundreds of line
+    /// items make 100 kB and more.
+    pub body_bytes_max: usize,
+    /// From the end of the request's head to the answer, whatever Kafka does. Digital River waits 3000 ms.
+    #[serde(with = "humantime_serde")]
+    pub answer_deadline: Duration,
+    /// How long the body may take to arrive; then the answer is 408.
+    #[serde(with = "humantime_serde")]
+    pub body_read_timeout: Duration,
+    /// How long a request's head may take to arrive, and how long a connection may be idle; then it is closed.
+    #[serde(with = "humantime_serde")]
+    pub header_read_timeout: Duration,
+    /// How long a connection is kept; then it is closed after the request that it is at.
+    #[serde(with = "humantime_serde")]
+    pub connection_age_max: Duration,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            in_flight_max: 1024,
+            in_flight_bytes_max: 32 * 1024 * 1024,
+            connections_max: 1024,
+            body_bytes_max: 1024 * 1024,
+            answer_deadline: Duration::from_millis(2_500),
+            body_read_timeout: Duration::from_secs(1),
+            header_read_timeout: Duration::from_secs(10),
+            connection_age_max: Duration::from_secs(600),
+        }
+    }
+}
+
+/// One of `[[ingest.endpoints]]`: an address that takes webhooks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// Its name in records, logs and metrics: lower-case letters, digits, `-` and `_`.
+    pub name: String,
+    /// Its path, for example `/webhooks/digital-river`; it answers with and without a slash at its end.
+    pub path: String,
+    /// Which events are expected here.
+    #[serde(default)]
+    pub mode: EndpointMode,
+    /// The signing secrets, one to five; several while they are rotated.
+    #[serde(default)]
+    pub secrets: Vec<SecretConfig>,
+    /// How far a signature's timestamp may be from the clock, either way; 0 turns the check off.
+    #[serde(default = "default_tolerance", with = "humantime_serde")]
+    pub tolerance: Duration,
+    /// Takes whatever anyone sends. Only for an address that nobody else can reach.
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+fn default_tolerance() -> Duration {
+    Duration::from_secs(300)
+}
+
+/// Which events an endpoint expects. One of the other mode is stored all the same and counted: a refusal would be retried
+/// for 72 hours and then lose the event, and the record says both its own mode and its endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointMode {
+    /// Only events with `liveMode: true`.
+    Live,
+    /// Only events with `liveMode: false`.
+    Test,
+    /// Either.
+    #[default]
+    Both,
+}
+
+impl EndpointMode {
+    /// Whether an event of this mode is expected. One that does not say its mode always is.
+    #[must_use]
+    pub fn expects(self, mode: Option<Mode>) -> bool {
+        match (self, mode) {
+            (Self::Both, _) | (_, None) => true,
+            (Self::Live, Some(mode)) => mode.is_live(),
+            (Self::Test, Some(mode)) => !mode.is_live(),
+        }
+    }
+}
+
+/// One signing secret of an endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretConfig {
+    /// Its name in records and metrics, never the secret itself.
+    pub id: String,
+    /// The secret as Digital River's dashboard shows it.
+    pub secret: Secret,
+    /// It counts from then on, RFC 3339.
+    #[serde(default, deserialize_with = "time")]
+    pub not_before: Option<DateTime<Utc>>,
+    /// It counts until then, RFC 3339.
+    #[serde(default, deserialize_with = "time")]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Reads a time as a text, or as TOML's own kind of value, which arrives here as a table with one key.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a time with its zone, such as 2026-01-31T12:00:00Z")]
+    enum Written {
+        Text(String),
+        Toml {
+            #[serde(rename = "$__toml_private_datetime")]
+            text: String,
+        },
+    }
+    let (Written::Text(text) | Written::Toml { text }) = Written::deserialize(deserializer)?;
+    let time = DateTime::parse_from_rfc3339(&text).map_err(|error| {
+        D::Error::custom(format!("`{text}` is no time with its zone, such as 2026-01-31T12:00:00Z: {error}"))
+    })?;
+    Ok(Some(time.to_utc()))
+}
+
+impl IngestConfig {
+    /// Checks what goes together.
+    ///
+    /// # Errors
+    /// When a limit is out of range, there is no endpoint, or one is incomplete or equal to another.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.limits.validate()?;
+        if self.endpoints.is_empty() {
+            return Err(ConfigError::refused(
+                "ingest.endpoints",
+                "is empty; expected at least one endpoint with name, path and secrets",
+            ));
+        }
+        let (mut names, mut paths) = (HashSet::new(), HashSet::new());
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            let key = format!("ingest.endpoints[{index}]");
+            endpoint.validate(&key)?;
+            if !names.insert(&endpoint.name) {
+                return Err(ConfigError::refused(format!("{key}.name"), format!("`{}` is taken", endpoint.name)));
+            }
+            if !paths.insert(without_slash(&endpoint.path)) {
+                return Err(ConfigError::refused(
+                    format!("{key}.path"),
+                    format!("`{}` is taken (a slash at the end makes no difference)", endpoint.path),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LimitsConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let body_max = RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES;
+        number("in_flight_max", self.in_flight_max, 1..=100_000)?;
+        number("connections_max", self.connections_max, 1..=100_000)?;
+        number("body_bytes_max", self.body_bytes_max, 1..=body_max)?;
+        number("in_flight_bytes_max", self.in_flight_bytes_max, self.body_bytes_max..=1024 * 1024 * 1024)?;
+        let ms = Duration::from_millis;
+        // Digital River gives up after 3000 ms; the rest is for the way there and back.
+        duration("answer_deadline", self.answer_deadline, ms(100)..=ms(2_900))?;
+        duration("body_read_timeout", self.body_read_timeout, ms(10)..=self.answer_deadline)?;
+        duration("header_read_timeout", self.header_read_timeout, ms(100)..=ms(120_000))?;
+        duration("connection_age_max", self.connection_age_max, ms(1_000)..=ms(86_400_000))
+    }
+}
+
+fn number(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("is {value}, must be from {} to {}", range.start(), range.end());
+    Err(ConfigError::refused(format!("ingest.limits.{name}"), reason))
+}
+
+fn duration(name: &str, value: Duration, range: RangeInclusive<Duration>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("is {value:?}, must be from {:?} to {:?}", range.start(), range.end());
+    Err(ConfigError::refused(format!("ingest.limits.{name}"), reason))
+}
+
+impl EndpointConfig {
+    fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("{key}.{field}"), reason));
+        if !is_name(&self.name) || self.name == NO_ENDPOINT {
+            return refused("name", name_reason(&self.name));
+        }
+        if !self.path.starts_with('/') {
+            return refused("path", format!("`{}` must begin with a slash", self.path));
+        }
+        if self.path.chars().any(|c| !c.is_ascii_graphic() || "?#".contains(c)) {
+            return refused("path", format!("`{}` must be a path alone: no query, no spaces", self.path));
+        }
+        match (self.secrets.len(), self.insecure) {
+            (0, false) => {
+                return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard (or, for an address that nobody else can reach, insecure = true)".to_owned());
+            }
+            (1.., true) => {
+                return refused("insecure", "is true, but there are secrets; remove one of the two".to_owned());
+            }
+            (count, _) if count > SECRETS_MAX => {
+                return refused("secrets", format!("holds {count}; Digital River has at most {SECRETS_MAX} at a time"));
+            }
+            _ => {}
+        }
+        let mut ids = HashSet::new();
+        for (index, secret) in self.secrets.iter().enumerate() {
+            let key = format!("{key}.secrets[{index}]");
+            secret.validate(&key)?;
+            if !ids.insert(&secret.id) {
+                return Err(ConfigError::refused(format!("{key}.id"), format!("`{}` is taken", secret.id)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SecretConfig {
+    fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("{key}.{field}"), reason));
+        if !is_name(&self.id) {
+            return refused("id", name_reason(&self.id));
+        }
+        let text = self.secret.expose();
+        if text.trim().is_empty() {
+            return refused("secret", "is empty".to_owned());
+        }
+        if text.trim() != text {
+            return refused("secret", "begins or ends with white space".to_owned());
+        }
+        if text.chars().count() < SECRET_CHARS_MIN {
+            return refused("secret", format!("has fewer than {SECRET_CHARS_MIN} characters"));
+        }
+        match (self.not_before, self.expires_at) {
+            (Some(from), Some(until)) if until <= from => {
+                refused("expires_at", "is not after not_before, so the secret would never count".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(legal)
+}
+
+fn name_reason(name: &str) -> String {
+    format!("`{name}` must be 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and `_`, and not `{NO_ENDPOINT}`")
+}
+
+/// The path without the one slash that may end it.
+pub(crate) fn without_slash(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const GOOD: &str = "[[endpoints]]\nname = 'main'\npath = '/webhooks'\n[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'\n";
+
+    fn load(text: &str) -> Result<IngestConfig, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let config: IngestConfig = riverlock_runtime::config::load(Some(file.path()))?;
+        config.validate().map(|()| config)
+    }
+
+    #[test]
+    fn a_short_configuration_is_enough() {
+        let config = load(GOOD).unwrap();
+        let endpoint = &config.endpoints[0];
+        assert_eq!((endpoint.mode, endpoint.tolerance.as_secs(), endpoint.insecure), (EndpointMode::Both, 300, false));
+        assert_eq!((config.limits.body_bytes_max, config.limits.answer_deadline.as_millis()), (1 << 20, 2_500));
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+        assert!(!serde_json::to_string(&config).unwrap().contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let config = load(&format!(
+            "listen = '[::1]:0'\n[limits]\nanswer_deadline = '500ms'\nbody_read_timeout = '200ms'\n{GOOD}not_before = 2025-01-01T00:00:00Z\nexpires_at = '2025-01-02T00:00:00Z'\n[[endpoints]]\nname = 'open'\npath = '/'\nmode = 'test'\ntolerance = '0s'\ninsecure = true\n",
+        ))
+        .unwrap();
+        assert_eq!(config.endpoints[1].mode, EndpointMode::Test);
+        assert!(config.endpoints[0].secrets[0].expires_at > config.endpoints[0].secrets[0].not_before);
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_its_key() {
+        let endpoint = |more: &str| format!("[[endpoints]]\nname = 'b'\n{more}");
+        let secrets = |n: usize| {
+            (0..n).fold("[[endpoints]]\nname = 'b'\npath = '/b'\n".to_owned(), |text, i| {
+                format!("{text}[[endpoints.secrets]]\nid = 's{i}'\nsecret = '0123456789abcdef'\n")
+            })
+        };
+        for (text, expected) in [
+            (String::new(), "ingest.endpoints: is empty"),
+            (endpoint("path = 'b'"), "ingest.endpoints[0].path: `b` must begin with a slash"),
+            (endpoint("path = '/b?c'"), "ingest.endpoints[0].path"),
+            (endpoint("path = '/b'"), "ingest.endpoints[0].secrets: is empty"),
+            (endpoint("path = '/b'\nsecret = 'x'"), "unknown field"),
+            (GOOD.replace("main", "Main"), "ingest.endpoints[0].name"),
+            (GOOD.replace("main", "none"), "ingest.endpoints[0].name"),
+            (format!("{GOOD}{GOOD}"), "ingest.endpoints[1].name: `main` is taken"),
+            (format!("{GOOD}{}", GOOD.replace("main", "b").replace("/webhooks", "/webhooks/")), "endpoints[1].path"),
+            (GOOD.replace("0123456789abcdef", ""), "endpoints[0].secrets[0].secret: is empty"),
+            (GOOD.replace("0123456789abcdef", "                    "), "secrets[0].secret: is empty"),
+            (GOOD.replace("0123456789abcdef", " 0123456789abcdef"), "white space"),
+            (GOOD.replace("0123456789abcdef", "0123456789abcde"), "fewer than 16"),
+            (GOOD.replace("'a'", "'A b'"), "secrets[0].id"),
+            (format!("{GOOD}expires_at = '2025-01-01T00:00:00Z'\nnot_before = '2025-01-01T00:00:00Z'"), "expires_at"),
+            (format!("{GOOD}[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'"), "secrets[1].id"),
+            (format!("{GOOD}expires_at = '2025-01-01'"), "`2025-01-01` is no time with its zone"),
+            (format!("{GOOD}expires_at = 2025"), "expected a time with its zone"),
+            (secrets(6), "secrets: holds 6"),
+            (GOOD.replace("path", "insecure = true\npath"), "endpoints[0].insecure"),
+            (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
+            (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
+            (format!("[limits]\nbody_bytes_max = 2097152\n{GOOD}"), "limits.body_bytes_max"),
+            (format!("[limits]\nbody_read_timeout = '2600ms'\n{GOOD}"), "limits.body_read_timeout"),
+        ] {
+            let error = load(&text).expect_err(&text).to_string();
+            assert!(error.contains(expected), "{error} does not say {expected}");
+            assert!(!error.contains("0123456789"), "{error}");
+        }
+        assert!(load(&secrets(5)).is_ok());
+    }
+}

@@ -1,0 +1,212 @@
+//! What ingest counts. Names and labels are promises to dashboards: add, never rename.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
+
+use chrono::{DateTime, Utc};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+/// Requests, by `endpoint` (its name, or `none`) and [`Outcome`].
+pub const REQUESTS: &str = "ingest_requests_total";
+/// From the end of the request's head to the answer, by `endpoint`.
+pub const ANSWER_SECONDS: &str = "ingest_answer_duration_seconds";
+/// From handing an event to the producer to Kafka's acknowledgement of it.
+pub const KAFKA_ACK_SECONDS: &str = "ingest_kafka_ack_duration_seconds";
+/// Events between their request and Kafka's delivery report.
+pub const IN_FLIGHT: &str = "ingest_in_flight_events";
+/// Open connections.
+pub const CONNECTIONS: &str = "ingest_connections";
+/// Connections closed at once because there were too many.
+pub const CONNECTIONS_REFUSED: &str = "ingest_connections_refused_total";
+/// 1 while Kafka does not answer and events are refused at once, else 0.
+pub const BREAKER_OPEN: &str = "ingest_breaker_open";
+/// Producers that failed for good and were replaced.
+pub const PRODUCERS_REPLACED: &str = "ingest_producers_replaced_total";
+/// Events answered 503 that may be in Kafka all the same, by `endpoint`.
+pub const AMBIGUOUS: &str = "ingest_ambiguous_total";
+/// Events acknowledged by Kafka after they were answered 503, by `endpoint`.
+pub const LATE_ACKS: &str = "ingest_late_acks_total";
+/// Bytes of all bodies that were read, by `endpoint`.
+pub const BODY_BYTES: &str = "ingest_body_bytes_total";
+/// Stored events whose `liveMode` is not the one that their `endpoint` expects.
+pub const MODE_MISMATCHES: &str = "ingest_mode_mismatches_total";
+/// 1 for an `endpoint` that checks nothing, else 0.
+pub const ENDPOINT_INSECURE: &str = "ingest_endpoint_insecure";
+/// Events signed with each `secret` of an `endpoint`.
+pub const SECRET_MATCHES: &str = "ingest_secret_matches_total";
+/// When an event signed with the `secret` last came, in seconds since 1970; 0 for never.
+pub const SECRET_LAST_MATCH: &str = "ingest_secret_last_match_timestamp_seconds";
+
+/// Declares an enum whose variants are values of a label.
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)+) => {
+        /// How a request ended: the label `outcome` of [`REQUESTS`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Outcome { $($(#[$doc])* $name,)+ }
+
+        impl Outcome {
+            /// Every outcome, in the order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The label's value.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// 202: in Kafka.
+    Accepted = "accepted",
+    /// 404: no endpoint has this path.
+    UnknownPath = "unknown_path",
+    /// 405: not a POST.
+    MethodNotAllowed = "method_not_allowed",
+    /// 503: starting, ending, or replacing a failed producer.
+    NotReady = "not_ready",
+    /// 503: Kafka does not answer.
+    BreakerOpen = "breaker_open",
+    /// 503: as many events as may be are in flight.
+    Busy = "busy",
+    /// 415: not JSON, or compressed.
+    UnsupportedMediaType = "unsupported_media_type",
+    /// 413: the body is too long.
+    TooLarge = "too_large",
+    /// 408: the body took too long to arrive.
+    BodyTimeout = "body_timeout",
+    /// The sender hung up before its request was complete, or the work ended without an outcome.
+    Aborted = "aborted",
+    /// 401: the signature is missing or wrong.
+    Unauthenticated = "unauthenticated",
+    /// 400: not an event.
+    NotAnEvent = "not_an_event",
+    /// 503: Kafka did not take it.
+    NotStored = "not_stored",
+    /// 503: Kafka may have taken it, but did not say so in time.
+    Ambiguous = "ambiguous",
+}
+
+/// Describes every metric and sets those without labels to zero. Once the recorder is installed; again does no harm.
+pub fn describe() {
+    describe_counter!(REQUESTS, "Requests by endpoint and outcome");
+    describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From the end of a request's head to its answer");
+    describe_histogram!(KAFKA_ACK_SECONDS, Unit::Seconds, "From sending an event to Kafka to its acknowledgement");
+    describe_gauge!(IN_FLIGHT, "Events between their request and Kafka's delivery report");
+    describe_gauge!(CONNECTIONS, "Open connections");
+    describe_counter!(CONNECTIONS_REFUSED, "Connections closed at once because there were too many");
+    describe_gauge!(BREAKER_OPEN, "1 while Kafka does not answer and events are refused at once");
+    describe_counter!(PRODUCERS_REPLACED, "Kafka producers that failed for good and were replaced");
+    describe_counter!(AMBIGUOUS, "Events answered 503 that may be in Kafka all the same");
+    describe_counter!(LATE_ACKS, "Events acknowledged by Kafka after they were answered 503");
+    describe_counter!(BODY_BYTES, Unit::Bytes, "Bytes of all bodies that were read");
+    describe_counter!(MODE_MISMATCHES, "Stored events whose liveMode is not the one that their endpoint expects");
+    describe_gauge!(ENDPOINT_INSECURE, "1 for an endpoint that checks nothing");
+    describe_counter!(SECRET_MATCHES, "Events signed with each secret");
+    describe_gauge!(SECRET_LAST_MATCH, Unit::Seconds, "When an event signed with the secret last came, since 1970");
+    LazyLock::force(&PROCESS);
+}
+
+/// The metrics without labels.
+pub(crate) struct ProcessMetrics {
+    pub(crate) kafka_ack: Histogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) connections: Gauge,
+    pub(crate) connections_refused: Counter,
+    pub(crate) breaker_open: Gauge,
+    pub(crate) producers_replaced: Counter,
+}
+
+/// The metrics without labels, looked up once: the recorder is one per process as well.
+pub(crate) static PROCESS: LazyLock<ProcessMetrics> = LazyLock::new(|| ProcessMetrics {
+    kafka_ack: histogram!(KAFKA_ACK_SECONDS),
+    in_flight: zero_gauge(gauge!(IN_FLIGHT)),
+    connections: zero_gauge(gauge!(CONNECTIONS)),
+    connections_refused: zero(counter!(CONNECTIONS_REFUSED)),
+    breaker_open: zero_gauge(gauge!(BREAKER_OPEN)),
+    producers_replaced: zero(counter!(PRODUCERS_REPLACED)),
+});
+
+fn zero(counter: Counter) -> Counter {
+    counter.increment(0);
+    counter
+}
+
+fn zero_gauge(gauge: Gauge) -> Gauge {
+    gauge.set(0.0);
+    gauge
+}
+
+/// An endpoint's metrics, looked up once.
+pub(crate) struct EndpointMetrics {
+    /// In the order of [`Outcome::ALL`].
+    requests: Vec<Counter>,
+    answer: Histogram,
+    pub(crate) ambiguous: Counter,
+    pub(crate) late_acks: Counter,
+    pub(crate) body_bytes: Counter,
+    pub(crate) mode_mismatches: Counter,
+    /// In the order of the configuration.
+    secrets: Vec<(Counter, Gauge)>,
+}
+
+impl EndpointMetrics {
+    pub(crate) fn new<'a>(endpoint: &str, insecure: bool, secrets: impl IntoIterator<Item = &'a str>) -> Self {
+        let name = endpoint.to_owned();
+        let request =
+            |outcome: &Outcome| zero(counter!(REQUESTS, "endpoint" => name.clone(), "outcome" => outcome.as_str()));
+        let secret = |id: &str| {
+            let counter = counter!(SECRET_MATCHES, "endpoint" => name.clone(), "secret" => id.to_owned());
+            let gauge = gauge!(SECRET_LAST_MATCH, "endpoint" => name.clone(), "secret" => id.to_owned());
+            (zero(counter), zero_gauge(gauge))
+        };
+        gauge!(ENDPOINT_INSECURE, "endpoint" => name.clone()).set(if insecure { 1.0 } else { 0.0 });
+        Self {
+            requests: Outcome::ALL.iter().map(request).collect(),
+            answer: histogram!(ANSWER_SECONDS, "endpoint" => name.clone()),
+            ambiguous: zero(counter!(AMBIGUOUS, "endpoint" => name.clone())),
+            late_acks: zero(counter!(LATE_ACKS, "endpoint" => name.clone())),
+            body_bytes: zero(counter!(BODY_BYTES, "endpoint" => name.clone())),
+            mode_mismatches: zero(counter!(MODE_MISMATCHES, "endpoint" => name.clone())),
+            secrets: secrets.into_iter().map(secret).collect(),
+        }
+    }
+
+    pub(crate) fn secret_matched(&self, index: usize, now: DateTime<Utc>) {
+        if let Some((matches, last)) = self.secrets.get(index) {
+            matches.increment(1);
+            #[expect(clippy::cast_precision_loss, reason = "exact for the next 285 million years")]
+            last.set(now.timestamp() as f64);
+        }
+    }
+}
+
+/// Counts one request exactly once, when it is dropped: whoever holds it last, and however that ends.
+pub(crate) struct Tally {
+    metrics: Arc<EndpointMetrics>,
+    started: Instant,
+    outcome: Outcome,
+}
+
+impl Tally {
+    /// Begins to count; ends as [`Outcome::Aborted`] unless told otherwise.
+    pub(crate) fn new(metrics: &Arc<EndpointMetrics>, started: Instant) -> Self {
+        Self { metrics: Arc::clone(metrics), started, outcome: Outcome::Aborted }
+    }
+
+    pub(crate) fn set(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.metrics.requests[self.outcome as usize].increment(1);
+        self.metrics.answer.record(self.started.elapsed());
+    }
+}

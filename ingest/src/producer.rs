@@ -1,0 +1,334 @@
+//! Hands events to Kafka and hears what became of them.
+//!
+//! An event counts as stored only when librdkafka's delivery report says *persisted*: all in-sync replicas have it. A report
+//! may come long after the answer was due, so nobody waits for it beyond the deadline; what an event occupies (a permit, its
+//! bytes) is given back by the report and by nothing else, so that memory stays bounded whatever senders and Kafka do.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use metrics::Counter;
+use rdkafka::{
+    ClientConfig, ClientContext, Message,
+    bindings::rd_kafka_msg_status_t as MessageStatus,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, DeliveryResult, OwnedHeaders},
+    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+};
+use riverlock_runtime::kafka::KafkaConfig;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::{
+    breaker::{Breaker, Ticket},
+    config::LimitsConfig,
+    metrics::PROCESS,
+    refusal::Refusal,
+};
+
+/// How long events in flight may take at shutdown.
+pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// All in-sync replicas have it.
+    Persisted {
+        partition: i32,
+        /// `None` when Kafka had it from an earlier try and does not say where.
+        offset: Option<i64>,
+    },
+    /// It is certainly not in Kafka.
+    NotPersisted(RDKafkaErrorCode),
+    /// It may be in Kafka.
+    Ambiguous(Option<RDKafkaErrorCode>),
+}
+
+/// The right to send one event, and what it occupies until Kafka's delivery report.
+pub(crate) struct Admission {
+    bytes: OwnedSemaphorePermit,
+    pool: Arc<Semaphore>,
+    /// Given back last.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// Reserves room for more of the body.
+    pub(crate) fn add_bytes(&mut self, count: usize) -> Result<(), Refusal> {
+        let count = u32::try_from(count).map_err(|_| Refusal::Busy)?;
+        let more = Arc::clone(&self.pool).try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
+        self.bytes.merge(more);
+        Ok(())
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        PROCESS.in_flight.decrement(1.0);
+    }
+}
+
+/// An event that librdkafka holds.
+pub(crate) struct Pending {
+    answer: oneshot::Sender<Delivery>,
+    ticket: Ticket,
+    late_acks: Counter,
+    admission: Admission,
+}
+
+/// An event as it is written.
+pub(crate) struct Record<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) payload: &'a [u8],
+    pub(crate) headers: OwnedHeaders,
+}
+
+/// What the producer and librdkafka's callbacks share.
+pub(crate) struct Shared {
+    pub(crate) breaker: Breaker,
+    /// Warmed up, and not failed for good.
+    accepting: AtomicBool,
+    pub(crate) failed: Notify,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn fail(&self) {
+        self.accepting.store(false, Ordering::Release);
+        self.failed.notify_one();
+    }
+
+    /// What librdkafka complained about last, for people.
+    pub(crate) fn last_error(&self) -> String {
+        let text = self.last_error.lock().expect("no code panics while it holds the text").clone();
+        text.unwrap_or_else(|| "Kafka gave no reason".to_owned())
+    }
+}
+
+/// librdkafka's callbacks. They run on its polling thread, so nothing here may block.
+pub(crate) struct Callbacks(Arc<Shared>);
+
+impl ClientContext for Callbacks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, "Kafka client: {reason}");
+        *self.0.last_error.lock().expect("no code panics while it holds the text") = Some(reason.to_owned());
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.0.fail();
+        }
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = Box<Pending>;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, pending: Self::DeliveryOpaque) {
+        let Pending { answer, ticket, late_acks, admission } = *pending;
+        // Before the answer: who has it may send the next event at once.
+        drop(admission);
+        let delivery = outcome(report);
+        let persisted = matches!(delivery, Delivery::Persisted { .. });
+        let took = self.0.breaker.settle(ticket, persisted, Instant::now());
+        if persisted {
+            PROCESS.kafka_ack.record(took);
+        }
+        // Nobody listens any more: the answer was 503.
+        if answer.send(delivery).is_err() && persisted {
+            late_acks.increment(1);
+        }
+    }
+}
+
+fn outcome(report: &DeliveryResult<'_>) -> Delivery {
+    let (message, code) = match report {
+        Ok(message) => (message, None),
+        Err((error, message)) => (message, error.rdkafka_error_code()),
+    };
+    match (report, status(message)) {
+        (Ok(_), MessageStatus::RD_KAFKA_MSG_STATUS_PERSISTED) => Delivery::Persisted {
+            partition: message.partition(),
+            offset: (message.offset() >= 0).then(|| message.offset()),
+        },
+        (Err(_), MessageStatus::RD_KAFKA_MSG_STATUS_NOT_PERSISTED) => {
+            Delivery::NotPersisted(code.unwrap_or(RDKafkaErrorCode::Unknown))
+        }
+        _ => Delivery::Ambiguous(code),
+    }
+}
+
+/// Whether the message is in Kafka, as far as librdkafka can tell.
+fn status(message: &BorrowedMessage<'_>) -> MessageStatus {
+    #[expect(
+        unsafe_code,
+        reason = "rdkafka does not wrap this call, and without it a failure cannot be told from a doubt"
+    )]
+    // SAFETY: `ptr` is the message of a delivery report, valid for as long as `message` is borrowed; the call only reads.
+    unsafe {
+        rdkafka::bindings::rd_kafka_message_status(message.ptr())
+    }
+}
+
+pub(crate) type Handle = ThreadedProducer<Callbacks>;
+
+/// The way to Kafka: one producer at a time, replaced when it fails for good.
+pub(crate) struct Producer {
+    config: ClientConfig,
+    current: ArcSwapOption<Handle>,
+    permits: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Producer {
+    /// Makes the first producer. It accepts nothing until it is warmed up.
+    pub(crate) fn new(kafka: &KafkaConfig, limits: &LimitsConfig) -> Result<Self, KafkaError> {
+        let mut config = kafka.producer();
+        // A hard bound behind the permits; a message counts until its delivery report is served.
+        config.set("queue.buffering.max.messages", (2 * limits.in_flight_max).to_string());
+        let shared = Arc::new(Shared {
+            breaker: Breaker::new(limits.answer_deadline),
+            accepting: AtomicBool::new(false),
+            failed: Notify::new(),
+            last_error: Mutex::default(),
+        });
+        let producer = Self {
+            config,
+            current: ArcSwapOption::empty(),
+            permits: Arc::new(Semaphore::new(limits.in_flight_max)),
+            bytes: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
+            shared,
+        };
+        producer.current.store(Some(Arc::new(producer.create()?)));
+        Ok(producer)
+    }
+
+    fn create(&self) -> Result<Handle, KafkaError> {
+        self.config.create_with_context(Callbacks(Arc::clone(&self.shared)))
+    }
+
+    /// The producer of this moment; `None` once it is closed.
+    pub(crate) fn handle(&self) -> Option<Arc<Handle>> {
+        self.current.load_full()
+    }
+
+    /// Whether events are taken.
+    pub(crate) fn set_accepting(&self, accepting: bool) {
+        self.shared.accepting.store(accepting, Ordering::Release);
+    }
+
+    /// Asks for the right to send an event: refused at once when it could not be stored in time.
+    pub(crate) fn admit(&self, now: Instant) -> Result<Admission, Refusal> {
+        if !self.shared.accepting.load(Ordering::Acquire) {
+            return Err(Refusal::NotReady);
+        }
+        if !self.shared.breaker.lets_through(now) {
+            return Err(Refusal::BreakerOpen);
+        }
+        self.reserve()
+    }
+
+    /// As [`Self::admit`], whatever the state of the producer.
+    pub(crate) fn reserve(&self) -> Result<Admission, Refusal> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(0).map_err(|_| Refusal::Busy)?;
+        PROCESS.in_flight.increment(1.0);
+        Ok(Admission { _permit: permit, bytes, pool: Arc::clone(&self.bytes) })
+    }
+
+    /// Hands an event to librdkafka, which copies it. The receiver gets what became of it, at some time.
+    pub(crate) fn send(
+        &self,
+        record: Record<'_>,
+        admission: Admission,
+        late_acks: Counter,
+    ) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+        let Some(handle) = self.handle() else {
+            return Err(Refusal::NotReady);
+        };
+        let ticket = self.shared.breaker.send(Instant::now()).ok_or(Refusal::BreakerOpen)?;
+        let (answer, delivery) = oneshot::channel();
+        let pending = Box::new(Pending { answer, ticket, late_acks, admission });
+        let base = BaseRecord::with_opaque_to(record.topic, pending)
+            .key(record.key)
+            .payload(record.payload)
+            .headers(record.headers);
+        let Err((error, _returned)) = handle.send(base) else {
+            return Ok(delivery);
+        };
+        self.shared.breaker.forget(ticket);
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Err(Refusal::Busy),
+            Some(RDKafkaErrorCode::Fatal) => {
+                self.shared.fail();
+                Err(Refusal::NotReady)
+            }
+            _ => {
+                tracing::error!(topic = record.topic, %error, "an event could not be handed to the producer: {error}");
+                Err(Refusal::NotStored)
+            }
+        }
+    }
+
+    /// Waits for what became of an event, until `deadline`; then it is ambiguous.
+    pub(crate) async fn delivered(
+        &self,
+        mut delivery: oneshot::Receiver<Delivery>,
+        deadline: tokio::time::Instant,
+    ) -> Delivery {
+        if let Ok(report) = tokio::time::timeout_at(deadline, &mut delivery).await {
+            return report.unwrap_or(Delivery::Ambiguous(None));
+        }
+        // From here on a report counts as late; one that came at this very moment does not.
+        delivery.close();
+        delivery.try_recv().unwrap_or_else(|_| {
+            self.shared.breaker.miss();
+            Delivery::Ambiguous(None)
+        })
+    }
+
+    /// Puts a new producer in the place of one that failed for good, and ends that one.
+    pub(crate) async fn replace(&self) -> Result<(), KafkaError> {
+        let fresh = Arc::new(self.create()?);
+        let old = self.current.swap(Some(fresh));
+        PROCESS.producers_replaced.increment(1);
+        end(old, Duration::ZERO).await;
+        Ok(())
+    }
+
+    /// Waits up to [`FLUSH_TIMEOUT`] for what is in flight, and ends the producer.
+    pub(crate) async fn close(&self) {
+        self.set_accepting(false);
+        end(self.current.swap(None), FLUSH_TIMEOUT).await;
+    }
+}
+
+/// Flushes and drops a producer where blocking does no harm: dropping one waits for its thread.
+async fn end(handle: Option<Arc<Handle>>, timeout: Duration) {
+    let Some(handle) = handle else { return };
+    let ended = tokio::task::spawn_blocking(move || {
+        if !timeout.is_zero() && handle.flush(timeout).is_err() {
+            tracing::warn!(
+                events = handle.in_flight_count(),
+                "{} events were not acknowledged by Kafka before the end; Digital River sends them again",
+                handle.in_flight_count()
+            );
+        }
+        // A sender may still hold it for a moment, and must not be the one who drops it.
+        let patience = Instant::now() + Duration::from_secs(1);
+        while Arc::strong_count(&handle) > 1 && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(handle);
+    });
+    if ended.await.is_err() {
+        tracing::error!("the end of the Kafka producer panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests;

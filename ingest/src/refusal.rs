@@ -1,0 +1,216 @@
+//! Why a request is not answered 202, and the one place that turns it into an answer.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use riverlock_schemas::EnvelopeError;
+use serde::Serialize;
+
+use crate::{metrics::Outcome, signature::SignatureError};
+
+/// What `Retry-After` says, in seconds; jittered, so that refused events do not come back all at once.
+pub(crate) const RETRY_AFTER_SECONDS: RangeInclusive<u8> = 1..=5;
+
+/// Why a request is not answered 202. The texts go to the sender: they help, and tell nothing about the inside.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("no webhook endpoint has this path; compare the webhook's address with the configured paths")]
+    UnknownPath,
+    #[error("webhooks are delivered with POST")]
+    MethodNotAllowed,
+    #[error("the service is starting or ending and takes no events; send it again")]
+    NotReady,
+    #[error("the event log does not answer, so the event was not read; send it again")]
+    BreakerOpen,
+    #[error("as many events as may be are in flight; send it again")]
+    Busy,
+    #[error("the Content-Type must be application/json")]
+    ContentType,
+    #[error("the body must not be compressed: its signature covers the bytes that are sent")]
+    ContentEncoding,
+    #[error("the body is longer than {0} bytes")]
+    TooLarge(usize),
+    #[error("the body did not arrive within {} ms", .0.as_millis())]
+    BodyTimeout(Duration),
+    #[error("the body ended before it was complete")]
+    BodyBroken,
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    #[error("the event could not be stored; send it again")]
+    NotStored,
+    #[error("the event log did not confirm the event in time; send it again")]
+    Ambiguous,
+    #[error("something went wrong here; send it again")]
+    Internal,
+}
+
+impl Refusal {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownPath => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotReady | Self::BreakerOpen | Self::Busy | Self::NotStored | Self::Ambiguous => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyBroken | Self::Envelope(_) => StatusCode::BAD_REQUEST,
+            Self::Signature(_) => StatusCode::UNAUTHORIZED,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// `type` and `code` of the answer. Stable: senders and tests may look at them.
+    fn names(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::UnknownPath => ("not_found", "unknown_path"),
+            Self::MethodNotAllowed => ("method_not_allowed", "method_not_allowed"),
+            Self::NotReady => ("service_unavailable", "not_ready"),
+            Self::BreakerOpen => ("service_unavailable", "event_log_unavailable"),
+            Self::Busy => ("service_unavailable", "busy"),
+            Self::ContentType => ("unsupported_media_type", "unsupported_content_type"),
+            Self::ContentEncoding => ("unsupported_media_type", "unsupported_content_encoding"),
+            Self::TooLarge(_) => ("payload_too_large", "body_too_large"),
+            Self::BodyTimeout(_) => ("request_timeout", "body_timeout"),
+            Self::BodyBroken => ("bad_request", "incomplete_body"),
+            Self::Signature(_) => ("unauthorized", "invalid_signature"),
+            Self::Envelope(EnvelopeError::NotJson(_)) => ("bad_request", "invalid_json"),
+            Self::Envelope(EnvelopeError::Missing(_)) => ("bad_request", "missing_parameter"),
+            Self::Envelope(EnvelopeError::DuplicateKey(_)) => ("bad_request", "duplicate_parameter"),
+            Self::NotStored => ("service_unavailable", "not_stored"),
+            Self::Ambiguous => ("service_unavailable", "not_confirmed"),
+            Self::Internal => ("internal_error", "internal_error"),
+        }
+    }
+
+    fn parameter(&self) -> Option<&str> {
+        match self {
+            Self::Envelope(error) => error.parameter(),
+            Self::Signature(_) => Some("DigitalRiver-Signature"),
+            Self::ContentType => Some("Content-Type"),
+            Self::ContentEncoding => Some("Content-Encoding"),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::UnknownPath => Outcome::UnknownPath,
+            Self::MethodNotAllowed => Outcome::MethodNotAllowed,
+            Self::NotReady => Outcome::NotReady,
+            Self::BreakerOpen => Outcome::BreakerOpen,
+            Self::Busy => Outcome::Busy,
+            Self::ContentType | Self::ContentEncoding => Outcome::UnsupportedMediaType,
+            Self::TooLarge(_) => Outcome::TooLarge,
+            Self::BodyTimeout(_) => Outcome::BodyTimeout,
+            Self::BodyBroken | Self::Internal => Outcome::Aborted,
+            Self::Signature(_) => Outcome::Unauthenticated,
+            Self::Envelope(_) => Outcome::NotAnEvent,
+            Self::NotStored => Outcome::NotStored,
+            Self::Ambiguous => Outcome::Ambiguous,
+        }
+    }
+
+    /// Whether the request's body may still be on its way, and the sender would miss the answer if it were cut off.
+    pub(crate) fn leaves_body(&self) -> bool {
+        match self {
+            Self::UnknownPath
+            | Self::MethodNotAllowed
+            | Self::NotReady
+            | Self::BreakerOpen
+            | Self::Busy
+            | Self::ContentType
+            | Self::ContentEncoding
+            | Self::TooLarge(_) => true,
+            Self::BodyTimeout(_)
+            | Self::BodyBroken
+            | Self::Signature(_)
+            | Self::Envelope(_)
+            | Self::NotStored
+            | Self::Ambiguous
+            | Self::Internal => false,
+        }
+    }
+}
+
+/// Digital River's own error shape, which it asks of receivers.
+///
+/// Source: `{"type": "...", "errors": [{"code","parameter","message"}]}`.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    r#type: &'a str,
+    errors: [ErrorItem<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct ErrorItem<'a> {
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'a str>,
+    message: String,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (kind, code) = self.names();
+        let item = ErrorItem { code, parameter: self.parameter(), message: self.to_string() };
+        let status = self.status();
+        let mut response = (status, Json(ErrorBody { r#type: kind, errors: [item] })).into_response();
+        if status.is_server_error() {
+            let seconds = fastrand::u8(RETRY_AFTER_SECONDS);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(u16::from(seconds)));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn answer(refusal: Refusal) -> (u16, Option<u8>, String) {
+        let response = refusal.into_response();
+        let retry_after =
+            response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap().parse().unwrap());
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, retry_after, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn answers_have_digital_rivers_error_shape() {
+        let (status, retry_after, body) = answer(Refusal::Envelope(EnvelopeError::Missing("id"))).await;
+        assert_eq!((status, retry_after), (400, None));
+        assert_eq!(
+            body,
+            r#"{"type":"bad_request","errors":[{"code":"missing_parameter","parameter":"id","message":"the event has no `id`, or it is not a non-empty string"}]}"#
+        );
+        let (status, _, body) = answer(Refusal::Busy).await;
+        assert_eq!(status, 503);
+        assert_eq!(
+            body,
+            r#"{"type":"service_unavailable","errors":[{"code":"busy","message":"as many events as may be are in flight; send it again"}]}"#
+        );
+    }
+
+    #[tokio::test]
+    async fn senders_are_told_to_come_back_at_different_times() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            seen.insert(answer(Refusal::BreakerOpen).await.1.unwrap());
+        }
+        assert!(seen.len() > 1 && seen.iter().all(|seconds| RETRY_AFTER_SECONDS.contains(seconds)), "{seen:?}");
+    }
+}

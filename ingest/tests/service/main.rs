@@ -1,0 +1,10 @@
+//! The service as Digital River meets it: real sockets, librdkafka's mock cluster behind it.
+
+#[cfg(test)]
+mod edge;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod requests;
