@@ -11,6 +11,7 @@
 //!
 //! Deliberately absent: anything about orders or invoices.
 
+pub mod audit;
 pub mod batch;
 pub mod consumer;
 mod context;
@@ -21,6 +22,7 @@ pub mod postgres;
 pub mod projection;
 pub mod relay;
 pub mod store;
+pub mod view;
 mod worker;
 
 pub use error::Error;

@@ -102,3 +102,34 @@ impl LineView {
         }
     }
 }
+
+/// How many orders have which status.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn count_by_status(connection: &mut PgConnection) -> Result<BTreeMap<String, u64>, Error> {
+    let rows = sqlx::query!(
+        r#"-- orders_by_status
+           SELECT status, count(*) AS "count!" FROM orders GROUP BY status"#
+    );
+    let rows = rows.fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|row| (row.status, u64::try_from(row.count).unwrap_or_default())).collect())
+}
+
+/// The status of each of these orders that is known.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn statuses(
+    connection: &mut PgConnection,
+    mode: Mode,
+    order_ids: &[String],
+) -> Result<BTreeMap<String, String>, Error> {
+    let rows = sqlx::query!(
+        "-- orders_statuses
+         SELECT order_id, status FROM orders WHERE live_mode = $1 AND order_id = ANY($2)",
+        mode.is_live(),
+        order_ids
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.status)).collect())
+}

@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Digital River webhooks in, fulfilled orders and archived VAT invoices out.
+#[derive(Debug, Parser)]
+#[command(name = "riverlock", version, max_term_width = 100)]
+pub struct Args {
+    /// Configuration file (TOML); environment variables such as `RIVERLOCK__KAFKA__BROKERS` go over it
+    #[arg(long, short, global = true, env = "RIVERLOCK_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Receive webhooks: verify, write to Kafka, answer 202
+    Ingest,
+    /// Fold order events into orders, and publish what other systems need
+    Processor,
+    /// Queue, download, check and store VAT invoices
+    InvoiceFetcher,
+    /// Run the three services in one process
+    Up,
+    /// Create the topics that are missing and bring the tables to this version
+    Setup,
+    /// Prove that every acknowledged event has exactly one outcome
+    Audit {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at orders
+    Orders {
+        /// What to do with them
+        #[command(subcommand)]
+        command: OrdersCommand,
+    },
+    /// A pretend Digital River
+    Sandbox {
+        /// What it does
+        #[command(subcommand)]
+        command: SandboxCommand,
+    },
+    /// Play orders from webhook to invoice on servers of their own, count everything, end
+    Demo(DemoOptions),
+    /// Run a local stack (PostgreSQL, Kafka, the services, the sandbox) until Ctrl-C, and keep its data
+    Stack(StackOptions),
+    /// Ask an address whether it is well; for container health checks
+    Healthcheck {
+        /// For example http://127.0.0.1:9464/readyz
+        #[arg(long)]
+        url: String,
+    },
+}
+
+/// What to do with orders.
+#[derive(Debug, Subcommand)]
+pub enum OrdersCommand {
+    /// Show an order: status, lines, events with their outcomes, messages, invoices
+    Show {
+        /// Digital River's id of the order
+        order_id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What the sandbox does.
+#[derive(Debug, Subcommand)]
+pub enum SandboxCommand {
+    /// Serve Digital River's API: files, events, webhooks, fulfillments, file links
+    Serve,
+    /// Send the events of orders to the configured address, as Digital River does
+    Play {
+        /// How many orders
+        #[arg(long, default_value_t = 100)]
+        orders: u64,
+        /// Decides everything about them
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Events per second at most
+        #[arg(long)]
+        rate: Option<std::num::NonZeroU32>,
+    },
+    /// Print the signature header of a body, for curl
+    Sign {
+        /// The body; `-` is standard input
+        file: PathBuf,
+    },
+}
+
+/// Which Kafka a local stack runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BrokerKind {
+    /// Apache Kafka
+    Kafka,
+    /// librdkafka's mock cluster: in memory, keeps nothing, 5 MB per partition
+    Embedded,
+}
+
+/// What the demo plays, and on what.
+#[derive(Debug, clap::Args)]
+pub struct DemoOptions {
+    /// How many orders
+    #[arg(long, default_value_t = 1_000)]
+    pub orders: u64,
+    /// Decides everything about them
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// What to run on
+    #[arg(long, value_enum, default_value_t = BrokerKind::Kafka)]
+    pub broker: BrokerKind,
+}
+
+/// What the stack runs on.
+#[derive(Debug, clap::Args)]
+pub struct StackOptions {
+    /// What to run on
+    #[arg(long, value_enum, default_value_t = BrokerKind::Kafka)]
+    pub broker: BrokerKind,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,14 @@
+//! `riverlock healthcheck`: for images without curl.
+
+use std::{process::ExitCode, time::Duration};
+
+/// How long the answer may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(crate) async fn run(url: &str) -> anyhow::Result<ExitCode> {
+    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
+    let answer = client.get(url).send().await?;
+    let (status, body) = (answer.status(), answer.text().await.unwrap_or_default());
+    println!("{status} {body}");
+    Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,115 @@
+//! One service as a child process.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use riverlock_sandbox::stack::{Process, Signal};
+
+use crate::services::Service;
+
+/// How long a service may take to end: a little more than it gives itself.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// Starts of a service that may fail before the stack gives up.
+const FAILED_STARTS_MAX: u32 = 20;
+
+/// A service that runs.
+pub struct Running {
+    /// Which one.
+    pub service: Service,
+    process: Process,
+    binary: PathBuf,
+    config_file: PathBuf,
+    admin: u16,
+    log: PathBuf,
+    restarts: u32,
+}
+
+impl Running {
+    pub(super) fn start(
+        service: Service,
+        binary: &Path,
+        config_file: &Path,
+        admin: u16,
+        home: &Path,
+    ) -> anyhow::Result<Self> {
+        let log = home.join(format!("{}.log", service.name()));
+        let process = spawn(service, binary, config_file, admin, &log)?;
+        let (binary, config_file) = (binary.to_path_buf(), config_file.to_path_buf());
+        Ok(Self { service, process, binary, config_file, admin, log, restarts: 0 })
+    }
+
+    /// Waits until it takes work.
+    ///
+    /// # Errors
+    /// When it ends first, or takes longer than `limit`; with the end of its log.
+    pub async fn until_ready(&self, limit: Duration) -> anyhow::Result<()> {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
+        let url = format!("{}/readyz", self.admin_url());
+        let ready = || async { client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) };
+        self.process.until_ready(limit, ready).await
+    }
+
+    /// Where its `/metrics` are.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// The file that its output goes to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The most memory that it has had, in bytes; `None` where the kernel does not say.
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    }
+
+    pub(super) fn restart_if_ended(&mut self) -> anyhow::Result<bool> {
+        if self.process.is_running() {
+            return Ok(false);
+        }
+        self.restarts += 1;
+        if self.restarts > FAILED_STARTS_MAX {
+            return Err(self.process.failure("ended again and again"));
+        }
+        self.process = spawn(self.service, &self.binary, &self.config_file, self.admin, &self.log)?;
+        Ok(true)
+    }
+
+    /// Kills it at once, as a power failure would.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        self.process.kill().await.map(drop)
+    }
+
+    pub(super) async fn stop(&self) -> anyhow::Result<()> {
+        self.process.stop(Signal::TERM, STOP_WITHIN).await.map(drop)
+    }
+}
+
+fn spawn(service: Service, binary: &Path, config_file: &Path, admin: u16, log: &Path) -> anyhow::Result<Process> {
+    let mut command = Command::new(binary);
+    command
+        .arg("--config")
+        .arg(config_file)
+        .arg(service.name())
+        .env("RIVERLOCK__ADMIN__LISTEN", format!("127.0.0.1:{admin}"));
+    Process::spawn(service.name(), &command, log)
+}

@@ -1,0 +1,109 @@
+//! Runs services until the process is asked to end.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use futures::TryFutureExt as _;
+use riverlock_ledger::postgres;
+use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
+
+use crate::config::Config;
+
+/// A service of the binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Receives webhooks.
+    Ingest,
+    /// Folds order events.
+    Processor,
+    /// Fetches documents.
+    InvoiceFetcher,
+}
+
+impl Service {
+    /// Every service, in the order of an event's way.
+    pub const ALL: [Self; 3] = [Self::Ingest, Self::Processor, Self::InvoiceFetcher];
+
+    /// The service's command.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Processor => "processor",
+            Self::InvoiceFetcher => "invoice-fetcher",
+        }
+    }
+}
+
+pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Result<ExitCode> {
+    let config = Config::load(file)?;
+    let has = |service| services.contains(&service);
+    // Everything is checked before anything starts.
+    if has(Service::Ingest) {
+        config.ingest.validate()?;
+    }
+    if has(Service::Processor) {
+        config.processor.validate()?;
+    }
+    if has(Service::InvoiceFetcher) {
+        config.invoice_fetcher.validate()?;
+    }
+    telemetry::init_logs(&config.telemetry)?;
+    let names: Vec<_> = services.iter().map(|service| service.name()).collect();
+    tracing::info!(?config, "riverlock {} starts: {}", env!("CARGO_PKG_VERSION"), names.join(", "));
+
+    let metrics = telemetry::metrics()?;
+    let context = Context::new();
+    context.shutdown.on_signals()?;
+    let address = admin::start(&config.admin, metrics, &context).await?;
+    tracing::info!("operators look at http://{address}/metrics, /livez and /readyz");
+
+    if let Err(error) = start(&config, services, &context).await {
+        // What has started already ends as it does at any other end.
+        context.shutdown.fail();
+        context.shutdown.wait(GRACE).await;
+        return Err(error);
+    }
+    let clean = context.shutdown.wait(GRACE).await;
+    tracing::info!("riverlock ended");
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn start(config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {
+    if services.contains(&Service::Ingest) {
+        // First, and without waiting for anything: it answers 503 until Kafka is there.
+        let server = riverlock_ingest::start(config.ingest.clone(), &config.kafka, context).await?;
+        tracing::info!("webhooks are taken at http://{}", server.address);
+    }
+    if services.iter().all(|service| *service == Service::Ingest) {
+        return Ok(());
+    }
+    until_stopped(context, check(config)).await?;
+    if services.contains(&Service::Processor) {
+        riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);
+    }
+    if services.contains(&Service::InvoiceFetcher) {
+        let (fetcher, kafka, postgres) =
+            (config.invoice_fetcher.clone(), config.kafka.clone(), config.postgres.clone());
+        let task = context.clone();
+        let run = async move { riverlock_invoice_fetcher::run(fetcher, &kafka, &postgres, &task).await };
+        context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
+    }
+    Ok(())
+}
+
+/// Refuses to consume from topics or into tables that are not as they must be.
+async fn check(config: &Config) -> anyhow::Result<()> {
+    topics::check(&config.kafka).await?;
+    let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    let missing = postgres::migrations_missing(&mut connection).await?;
+    anyhow::ensure!(missing == 0, "the database lacks {missing} migrations; `riverlock setup` runs them");
+    Ok(())
+}
+
+async fn until_stopped(context: &Context, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::select! {
+        result = work => result,
+        () = context.shutdown.soft().cancelled() => anyhow::bail!("asked to end while starting"),
+    }
+}

@@ -1,0 +1,92 @@
+//! Every shape of event that was ever taken can be read for ever.
+
+use riverlock_schemas::{
+    Envelope, Mode,
+    file_event::{FileEvent, Purpose},
+    order_event::OrderEvent,
+    order_state::OrderState,
+};
+
+fn golden(name: &str) -> Vec<u8> {
+    let path = format!("{}/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn order(name: &str) -> OrderEvent {
+    let body = golden(name);
+    OrderEvent::parse(&Envelope::parse(&body).unwrap(), &body).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn every_golden_file_is_an_event_and_is_listed() {
+    let folder = format!("{}/golden", env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(format!("{folder}/README.md")).unwrap();
+    let mut events = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".json") {
+            assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
+            let body = golden(&name);
+            let envelope = Envelope::parse(&body).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(name.starts_with(envelope.event_type.as_ref()), "{name} holds a {}", envelope.event_type);
+            assert!(envelope.created_time.is_some() && envelope.mode.is_some(), "{name}");
+            events += 1;
+        }
+    }
+    assert_eq!(events, 8, "a golden event was removed, or added without being counted here");
+}
+
+#[test]
+fn an_accepted_order_tells_what_a_warehouse_needs() {
+    let event = order("order.accepted.json");
+    assert_eq!((event.order_id.as_str(), event.mode), ("310000000001", Mode::Test));
+    let details = &event.order.details;
+    assert_eq!(details.total_amount.unwrap().to_string(), "47.6");
+    assert_eq!(details.selling_entity_id.as_deref(), Some("DR_IRELAND-ENTITY"));
+    assert_eq!(details.ship_to.as_ref().unwrap().postal_code.as_deref(), Some("10115"));
+    let line = &event.order.lines[0];
+    assert_eq!((line.details.sku_id.as_deref(), line.details.quantity), (Some("lamp-blue"), Some(2)));
+}
+
+#[test]
+fn an_expanded_order_tells_which_lines_are_physical() {
+    let event = order("order.accepted.expanded.json");
+    let physical: Vec<_> = event.order.lines.iter().map(|line| line.details.physical).collect();
+    assert_eq!(physical, [Some(true), Some(false)]);
+    assert_eq!(event.mode, Mode::Live);
+    assert_eq!(event.order.details.upstream_id.as_deref(), Some("shop-4711"));
+}
+
+#[test]
+fn a_complete_order_lists_its_whole_life() {
+    let states: Vec<_> = order("order.complete.json").order.transitions.iter().map(|(state, _)| *state).collect();
+    assert_eq!(states, [OrderState::Accepted, OrderState::Complete, OrderState::Fulfilled]);
+}
+
+#[test]
+fn an_older_order_is_read_although_it_lists_nothing() {
+    let event = order("order.complete.older.json");
+    assert!(event.order.transitions.is_empty());
+    assert_eq!(event.order.state, Some(OrderState::Complete));
+    assert_eq!(event.order.lines[0].details.sku_id.as_deref(), Some("stickers"));
+}
+
+#[test]
+fn a_cancelled_order_was_never_accepted() {
+    let event = order("order.cancelled.json");
+    assert!(event.order.transitions.iter().all(|(state, _)| *state != OrderState::Accepted));
+}
+
+#[test]
+fn files_are_read_by_the_type_that_announces_them() {
+    for (name, purpose) in
+        [("order.invoice.created.json", Purpose::Invoice), ("order.credit_memo.created.json", Purpose::CreditMemo)]
+    {
+        let body = golden(name);
+        let envelope = Envelope::parse(&body).unwrap();
+        assert_eq!(Purpose::of_event_type(&envelope.event_type), Some(purpose));
+        let event = FileEvent::parse(&envelope, purpose, &body).unwrap();
+        assert_eq!(event.order_id.as_str(), "310000000001");
+        assert!(event.announced_url.unwrap().contains(&event.file_id.to_string()));
+    }
+}

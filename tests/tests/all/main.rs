@@ -1,0 +1,9 @@
+//! The tests of the whole: one binary, so that its parts share their servers.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+
+mod crash;
+mod demo;
+mod ledger;
+mod outage;
+mod tidy;

@@ -1,0 +1,110 @@
+//! The rules that keep the code as ARCHITECTURE.md says.
+
+use std::path::{Path, PathBuf};
+
+/// Longest source file, in lines.
+const FILE_LINES_MAX: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The names under `[dependencies]` of a crate.
+fn dependencies(crate_folder: &str) -> Vec<String> {
+    let manifest = read(&root().join(crate_folder).join("Cargo.toml"));
+    let section = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    lines
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn each_crate_depends_only_on_what_its_place_allows() {
+    let services = ["riverlock-ingest", "riverlock-processor", "riverlock-invoice-fetcher"];
+    for (crate_folder, forbidden) in [
+        ("schemas", &["tokio", "axum", "sqlx", "rdkafka", "reqwest", "tracing", "metrics", "riverlock-runtime"][..]),
+        ("runtime", &["sqlx", "reqwest", "riverlock-ledger", "riverlock-sandbox"]),
+        ("ledger", &["axum", "reqwest", "object_store", "riverlock-sandbox"]),
+        ("ingest", &["sqlx", "riverlock-ledger", "riverlock-sandbox", "reqwest"]),
+        ("processor", &["axum", "reqwest", "riverlock-sandbox"]),
+        ("invoice-fetcher", &["riverlock-sandbox"]),
+        ("sandbox", &["sqlx", "riverlock-ledger", "riverlock-runtime"]),
+    ] {
+        let found = dependencies(crate_folder);
+        assert!(!found.is_empty(), "{crate_folder} has dependencies");
+        for name in &found {
+            assert!(!forbidden.contains(&name.as_str()), "{crate_folder} must not depend on {name}");
+            let service = services.contains(&name.as_str());
+            assert!(!service, "{crate_folder} must not depend on a service: they meet in Kafka and PostgreSQL");
+        }
+    }
+}
+
+#[test]
+fn the_pure_parts_know_no_clock_no_task_and_no_io() {
+    let mut files = Vec::new();
+    sources(&root().join("processor/src/domain"), &mut files);
+    sources(&root().join("schemas/src"), &mut files);
+    assert!(files.len() > 10);
+    for file in files {
+        let text = read(&file);
+        for word in ["async ", ".await", "Utc::now", "SystemTime", "std::fs", "std::net", "std::env"] {
+            assert!(!text.contains(word), "{} has `{word}`", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_dependency_says_why_it_is_here() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let section = manifest.split("[workspace.dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let lines = section.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    for line in lines.filter(|line| !line.contains("path = ")) {
+        assert!(line.contains(" # "), "no reason given: {line}");
+    }
+}
+
+#[test]
+fn no_source_file_is_longer_than_it_can_be_read() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    for file in files {
+        let lines = read(&file).lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines", file.display());
+    }
+}
+
+#[test]
+fn every_statement_has_a_name() {
+    let mut files = Vec::new();
+    for folder in ["ledger/src", "processor/src", "invoice-fetcher/src"] {
+        sources(&root().join(folder), &mut files);
+    }
+    for file in files {
+        let text = read(&file);
+        for (at, _) in text.match_indices("query!(").chain(text.match_indices("query_as!(")) {
+            let call: String = text[at..].chars().take(120).collect();
+            let short = call.contains("query!(\"SELECT") || call.contains("pg_try_advisory_lock");
+            assert!(short || call.contains("-- "), "{}: a statement without a name: {call}", file.display());
+        }
+    }
+}
