@@ -61,7 +61,8 @@ pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<O
             continue;
         };
         let times = sqlx::query!(
-            "SELECT first_seen_at, changed_at FROM orders WHERE order_id = $1 AND live_mode = $2",
+            "-- orders_times
+             SELECT first_seen_at, changed_at FROM orders WHERE order_id = $1 AND live_mode = $2",
             key.order_id.as_str(),
             mode.is_live()
         )
