@@ -1,0 +1,77 @@
+//! Addresses of files: built from the configuration and a file id, and from nothing else.
+
+use riverlock_schemas::FileId;
+use url::Url;
+
+/// Builds the addresses under one base.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses(Url);
+
+impl Addresses {
+    /// Addresses under `base`, which must be able to hold a path.
+    pub(crate) fn new(base: Url) -> Self {
+        Self(base)
+    }
+
+    /// `{base}/files/{id}`: what Digital River knows of a file.
+    pub(crate) fn metadata(&self, file_id: FileId) -> Url {
+        self.build(file_id, &[])
+    }
+
+    /// `{base}/files/{id}/content`: the file.
+    pub(crate) fn content(&self, file_id: FileId) -> Url {
+        self.build(file_id, &["content"])
+    }
+
+    /// Whether an address in an event is the one that a file's content has here.
+    pub(crate) fn is_content(&self, announced: &str, file_id: FileId) -> bool {
+        Url::parse(announced).is_ok_and(|announced| announced == self.content(file_id))
+    }
+
+    fn build(&self, file_id: FileId, rest: &[&str]) -> Url {
+        let mut url = self.0.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("files").push(&file_id.to_string()).extend(rest);
+        }
+        url
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_the_base_and_the_id() {
+        let id = FileId::parse("6e5bf525-3907-40c5-86a9-f14ce4f33f35").unwrap();
+        for (base, content) in [
+            (
+                "https://api.digitalriver.com",
+                "https://api.digitalriver.com/files/6e5bf525-3907-40c5-86a9-f14ce4f33f35/content",
+            ),
+            ("http://127.0.0.1:8/a/", "http://127.0.0.1:8/a/files/6e5bf525-3907-40c5-86a9-f14ce4f33f35/content"),
+        ] {
+            let addresses = Addresses::new(Url::parse(base).unwrap());
+            assert_eq!(addresses.content(id).as_str(), content);
+            assert_eq!(format!("{}/content", addresses.metadata(id)), content);
+            assert!(addresses.is_content(content, id));
+        }
+    }
+
+    #[test]
+    fn an_address_that_only_looks_alike_is_another_one() {
+        let id = FileId::parse("6e5bf525-3907-40c5-86a9-f14ce4f33f35").unwrap();
+        let addresses = Addresses::new(Url::parse("https://api.digitalriver.com").unwrap());
+        for other in [
+            "",
+            "x",
+            "http://api.digitalriver.com/files/6e5bf525-3907-40c5-86a9-f14ce4f33f35/content",
+            "https://api.digitalriver.com@evil.example/files/6e5bf525-3907-40c5-86a9-f14ce4f33f35/content",
+            "https://evil.example/files/6e5bf525-3907-40c5-86a9-f14ce4f33f35/content",
+            "https://api.digitalriver.com/files/6e5bf525-3907-40c5-86a9-f14ce4f33f36/content",
+            "https://api.digitalriver.com/files/6e5bf525-3907-40c5-86a9-f14ce4f33f35/content?to=evil",
+        ] {
+            assert!(!addresses.is_content(other, id), "{other}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Where documents are kept: a local folder, or S3 and what is compatible with it.
+//!
+//! Invariants:
+//! - a document's key is made of its mode and its file id and of nothing else;
+//! - a document is written once: publishing is conditional on the key being free, in the store itself, so two workers (or a
+//!   worker that died after storing and its successor) cannot overwrite each other. The same bytes there already are a
+//!   success, other bytes are a conflict;
+//! - nothing is visible under a document's key before it is whole and checked.
+//!
+//! How: a document of up to 5 MiB is one conditional put (`PutMode::Create`: a hard link in a folder, `If-None-Match`
+//! in S3). A larger one streams as a multipart upload to a staging key and is copied on the condition that the document's key
+//! is free; so memory holds one part per download. In a folder, file and directory are flushed to disk before the put
+//! returns (`fsync`), because the row that says "stored" must not outlive the file; S3 answers only once the object is durable.
+//!
+//! What a death leaves behind: staged uploads, which the document's next attempt removes; in S3 also parts of multipart
+//! uploads that never ended (set a lifecycle rule), in a folder `….pdf#1` files that were never published.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    local::LocalFileSystem,
+    path::Path,
+    prefix::PrefixStore,
+};
+use riverlock_runtime::ConfigError;
+use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
+use sha2::{Digest, Sha256};
+
+use crate::{InvoiceFetcherConfig, pdf::Checked, upload::Upload};
+
+/// Bytes of one part of a multipart upload, and the most that is put at once. Source: S3 takes no smaller parts than 5 MiB
+/// but the last.
+pub(crate) const PART_BYTES: usize = 5 * 1024 * 1024;
+
+/// The object store did not do as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The store refused, or could not be reached.
+    #[error("{0}")]
+    Store(#[from] object_store::Error),
+    /// Another document is stored under the key.
+    #[error("another document is stored under {key}, with SHA-256 {stored} and not {received}")]
+    Conflict {
+        /// The key.
+        key: String,
+        /// Hash of what is stored.
+        stored: Sha256Hash,
+        /// Hash of what should have been.
+        received: Sha256Hash,
+    },
+}
+
+/// The documents' store.
+#[derive(Clone)]
+pub struct Archive {
+    store: Arc<dyn ObjectStore>,
+    part_bytes: usize,
+}
+
+impl fmt::Debug for Archive {
+    /// Only the store's name: what it holds may be credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Archive({})", self.store)
+    }
+}
+
+impl Archive {
+    /// Opens the store that is configured. A local folder is created when it is missing.
+    ///
+    /// # Errors
+    /// When the address or an option is wrong, or the folder cannot be created.
+    pub fn open(config: &InvoiceFetcherConfig) -> Result<Self, ConfigError> {
+        let (scheme, prefix) = parse(config)?;
+        let store: Arc<dyn ObjectStore> = match scheme {
+            ObjectStoreScheme::Local => Arc::new(folder(config)?),
+            _ => Arc::new(PrefixStore::new(bucket(config)?.build().map_err(|error| refused(&error))?, prefix)),
+        };
+        Ok(Self::new(store, PART_BYTES))
+    }
+
+    /// Checks the address and the options, and opens nothing.
+    pub(crate) fn check(config: &InvoiceFetcherConfig) -> Result<(), ConfigError> {
+        match parse(config)?.0 {
+            ObjectStoreScheme::Local => match config.store_options.keys().next() {
+                Some(key) => Err(unknown_option(key)),
+                None => Ok(()),
+            },
+            _ => bucket(config).map(drop),
+        }
+    }
+
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, part_bytes: usize) -> Self {
+        Self { store, part_bytes }
+    }
+
+    /// A document's key: `invoices/{live|test}/{file id}.pdf`.
+    #[must_use]
+    pub fn key(mode: Mode, file_id: FileId) -> String {
+        format!("invoices/{mode}/{file_id}.pdf")
+    }
+
+    /// The bytes of a stored object, as they come.
+    ///
+    /// # Errors
+    /// When the key is none, or the store does not have it or does not answer.
+    pub async fn read(
+        &self,
+        object_key: &str,
+    ) -> Result<BoxStream<'static, Result<Bytes, object_store::Error>>, ArchiveError> {
+        let path = Path::parse(object_key).map_err(object_store::Error::from)?;
+        Ok(self.store.get(&path).await?.into_stream().boxed())
+    }
+
+    /// Hash and size (bytes) of a stored object, read from the store.
+    ///
+    /// # Errors
+    /// When the key is none, or the store does not have it or does not answer.
+    pub async fn digest(&self, object_key: &str) -> Result<(Sha256Hash, u64), ArchiveError> {
+        let mut stream = self.read(object_key).await?;
+        let (mut hash, mut size_bytes) = (Sha256::new(), 0);
+        while let Some(bytes) = stream.try_next().await? {
+            hash.update(&bytes);
+            size_bytes += bytes.len() as u64;
+        }
+        Ok((Sha256Hash::from_digest(hash.finalize().into()), size_bytes))
+    }
+
+    /// Begins to write a document. Nothing is visible before [`Upload::publish`].
+    pub(crate) fn upload(&self, mode: Mode, file_id: FileId) -> Upload {
+        let staging = Path::from(format!("staging/{mode}/{file_id}"));
+        Upload::new(self.clone(), Self::key(mode, file_id), staging)
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    pub(crate) fn part_bytes(&self) -> usize {
+        self.part_bytes
+    }
+
+    /// Puts a small document under its key, if the key is free.
+    pub(crate) async fn create(&self, key: &str, payload: PutPayload, checked: &Checked) -> Result<(), ArchiveError> {
+        let result = self.store.put_opts(&Path::from(key), payload, PutMode::Create.into()).await;
+        self.settle(result.map(drop), key, checked).await
+    }
+
+    /// Copies a staged document to its key, if the key is free.
+    pub(crate) async fn copy(&self, from: &Path, key: &str, checked: &Checked) -> Result<(), ArchiveError> {
+        let result = self.store.copy_if_not_exists(from, &Path::from(key)).await;
+        self.settle(result, key, checked).await
+    }
+
+    /// A key that is taken is a success when it holds the same bytes.
+    async fn settle(
+        &self,
+        result: Result<(), object_store::Error>,
+        key: &str,
+        checked: &Checked,
+    ) -> Result<(), ArchiveError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                let (stored, _) = self.digest(key).await?;
+                if stored == checked.sha256 {
+                    Ok(())
+                } else {
+                    Err(ArchiveError::Conflict { key: key.to_owned(), stored, received: checked.sha256 })
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn parse(config: &InvoiceFetcherConfig) -> Result<(ObjectStoreScheme, Path), ConfigError> {
+    let (scheme, path) = ObjectStoreScheme::parse(&config.store).map_err(|error| refused(&error))?;
+    match scheme {
+        ObjectStoreScheme::Local | ObjectStoreScheme::AmazonS3 => Ok((scheme, path)),
+        _ => Err(refused(&"must be file:///folder or s3://bucket/prefix")),
+    }
+}
+
+fn folder(config: &InvoiceFetcherConfig) -> Result<LocalFileSystem, ConfigError> {
+    let path = config.store.to_file_path().map_err(|()| refused(&"must be file:///folder"))?;
+    let failed = |error: &dyn fmt::Display| refused(&format!("{} cannot be used: {error}", path.display()));
+    std::fs::create_dir_all(&path).map_err(|error| failed(&error))?;
+    let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| failed(&error))?;
+    Ok(store.with_fsync(true))
+}
+
+fn bucket(config: &InvoiceFetcherConfig) -> Result<AmazonS3Builder, ConfigError> {
+    // Amazon's own way to copy only if the key is free; other stores name theirs in the options.
+    let builder = AmazonS3Builder::new()
+        .with_url(config.store.as_str())
+        .with_config(AmazonS3ConfigKey::CopyIfNotExists, "multipart");
+    config.store_options.iter().try_fold(builder, |builder, (key, value)| {
+        let option: AmazonS3ConfigKey = key.parse().map_err(|_| unknown_option(key))?;
+        Ok(builder.with_config(option, value.expose()))
+    })
+}
+
+fn unknown_option(key: &str) -> ConfigError {
+    ConfigError::refused(format!("invoice_fetcher.store_options.{key}"), "is no option of this kind of object store")
+}
+
+fn refused(reason: &dyn fmt::Display) -> ConfigError {
+    ConfigError::refused("invoice_fetcher.store", reason.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use riverlock_runtime::Secret;
+    use url::Url;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_opened_from_its_options_and_prints_none_of_them() {
+        let mut config = InvoiceFetcherConfig { store: Url::parse("s3://bucket/a/b").unwrap(), ..Default::default() };
+        for (key, value) in [
+            ("aws_access_key_id", "canary-id"),
+            ("aws_secret_access_key", "canary-secret"),
+            ("aws_region", "eu-central-1"),
+            ("aws_endpoint", "http://127.0.0.1:9"),
+            ("aws_allow_http", "true"),
+        ] {
+            config.store_options.insert(key.to_owned(), Secret::new(value));
+        }
+        let archive = Archive::open(&config).unwrap();
+        let text = format!("{archive:?} {config:?}");
+        assert!(text.contains("bucket") && text.contains("a/b") && !text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_is_created_and_one_that_cannot_be_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        let open = |path: &std::path::Path| {
+            let store = Url::from_directory_path(path).unwrap();
+            Archive::open(&InvoiceFetcherConfig { store, ..Default::default() })
+        };
+        open(&inner).unwrap();
+        std::fs::write(inner.join("file"), "").unwrap();
+        let error = open(&inner.join("file/c")).unwrap_err().to_string();
+        assert!(error.contains("invoice_fetcher.store") && error.contains("a/b/file/c"), "{error}");
+    }
+}

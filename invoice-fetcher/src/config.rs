@@ -1,0 +1,345 @@
+//! `[invoice_fetcher]` of the configuration.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use riverlock_ledger::consumer::BatchConfig;
+use riverlock_runtime::{ConfigError, Secret};
+use riverlock_schemas::Mode;
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use crate::archive::Archive;
+
+/// Digital River's address. Source: Digital River, "API structure": one host for live and test data.
+const DIGITAL_RIVER: &str = "https://api.digitalriver.com";
+
+/// Requests per second that Digital River takes per key. Source: Digital River, "Rate limits".
+const LIVE_REQUESTS_PER_SECOND: u32 = 250;
+const TEST_REQUESTS_PER_SECOND: u32 = 25;
+
+/// Most downloads at the same time that may be configured.
+const WORKERS_MAX: usize = 1_000;
+
+/// How much longer than an attempt a lease must be: time to write down how the attempt ended.
+const LEASE_MARGIN: Duration = Duration::from_secs(15);
+
+/// Longest duration that may be configured.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How documents are fetched and where they are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InvoiceFetcherConfig {
+    /// Where documents are fetched, and the only place where an API key is sent. `https`; `http` on a loopback address only.
+    pub api_base_url: Url,
+    /// What addresses in events are expected to begin with. They are compared with it and never used.
+    pub announced_base_url: Url,
+    /// The account for live data. Without one, events about live data are ignored for good.
+    pub live: Option<AccountConfig>,
+    /// The account for test data. Without one, events about test data are ignored for good.
+    pub test: Option<AccountConfig>,
+    /// Where documents are kept: `file:///folder` or `s3://bucket/prefix`.
+    pub store: Url,
+    /// Options of the object store, for example `aws_region`, `aws_endpoint`, `aws_access_key_id`, `aws_secret_access_key`.
+    pub store_options: BTreeMap<String, Secret>,
+    /// Downloads at the same time.
+    pub workers: usize,
+    /// How long a document belongs to the worker that took it; after a worker's death it waits this long.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// How long one attempt may take, waiting for the rate limit and storing included.
+    #[serde(with = "humantime_serde")]
+    pub attempt_deadline: Duration,
+    /// Largest document, bytes.
+    pub document_bytes_max: u64,
+    /// Slowest download, bytes per second on average; asked for after the first five seconds.
+    pub rate_min_bytes_per_second: u64,
+    /// Whether `GET /files/{id}` is asked first, so that size, type and purpose can be checked. Doubles the requests.
+    pub check_metadata: bool,
+    /// When failed attempts are repeated.
+    pub retry: RetryConfig,
+    /// How the announcing events are read.
+    pub batch: BatchConfig,
+}
+
+/// An account with Digital River: a key, and what it allows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountConfig {
+    /// The confidential API key, or `file:/path`.
+    pub api_key: Secret,
+    /// Requests per second that this process may make. Digital River counts per key, so this is the share of this process
+    /// among all that use the key. Default: all that Digital River allows, 250 for live and 25 for test data.
+    #[serde(default)]
+    pub requests_per_second: Option<u32>,
+}
+
+/// When failed attempts are repeated.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Wait after the first failed attempt; doubles with every further one, and is spread by half either way.
+    #[serde(with = "humantime_serde")]
+    pub wait_first: Duration,
+    /// Longest wait, before it is spread.
+    #[serde(with = "humantime_serde")]
+    pub wait_max: Duration,
+    /// Longest `Retry-After` that is honoured.
+    #[serde(with = "humantime_serde")]
+    pub retry_after_max: Duration,
+    /// How long a document that Digital River does not have yet is asked for, since it was queued.
+    #[serde(with = "humantime_serde")]
+    pub not_found_for: Duration,
+    /// How long a document is tried in all, since it was queued.
+    #[serde(with = "humantime_serde")]
+    pub retry_for: Duration,
+}
+
+impl Default for InvoiceFetcherConfig {
+    fn default() -> Self {
+        let digital_river = Url::parse(DIGITAL_RIVER).expect("the constant is an address");
+        Self {
+            api_base_url: digital_river.clone(),
+            announced_base_url: digital_river,
+            live: None,
+            test: None,
+            store: Url::parse("file:///var/lib/riverlock/invoices").expect("the constant is an address"),
+            store_options: BTreeMap::new(),
+            workers: 16,
+            lease: Duration::from_secs(120),
+            attempt_deadline: Duration::from_secs(60),
+            document_bytes_max: 20 * 1024 * 1024,
+            rate_min_bytes_per_second: 1_024,
+            check_metadata: true,
+            retry: RetryConfig::default(),
+            batch: BatchConfig::default(),
+        }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            wait_first: Duration::from_secs(5),
+            wait_max: Duration::from_secs(6 * 3600),
+            retry_after_max: Duration::from_secs(3600),
+            not_found_for: Duration::from_secs(72 * 3600),
+            retry_for: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+impl InvoiceFetcherConfig {
+    /// Checks what goes together. Opens nothing.
+    ///
+    /// # Errors
+    /// When an address could leak the key, no account is configured, or a limit is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_addresses()?;
+        self.validate_accounts()?;
+        self.validate_limits()?;
+        self.retry.validate()?;
+        self.batch.validate("invoice_fetcher.batch")?;
+        Archive::check(self)
+    }
+
+    /// The modes that have an account.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = (Mode, &AccountConfig)> {
+        [(Mode::Live, &self.live), (Mode::Test, &self.test)]
+            .into_iter()
+            .filter_map(|(mode, account)| Some((mode, account.as_ref()?)))
+    }
+
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        let api = &self.api_base_url;
+        if api.scheme() != "https" && !(api.scheme() == "http" && is_loopback(api)) {
+            return refused("api_base_url", "must begin with https://, or with http:// on a loopback address");
+        }
+        for (key, url) in [("api_base_url", api), ("announced_base_url", &self.announced_base_url)] {
+            if url.host().is_none() || url.cannot_be_a_base() {
+                return refused(key, "must name a host");
+            }
+            if !url.username().is_empty() || url.password().is_some() {
+                return refused(key, "must hold no user and no password; the key belongs into api_key");
+            }
+            if url.query().is_some() || url.fragment().is_some() {
+                return refused(key, "must end with the host or a path");
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_accounts(&self) -> Result<(), ConfigError> {
+        if self.accounts().next().is_none() {
+            return Err(ConfigError::refused(
+                "invoice_fetcher",
+                "no account is configured; set test.api_key, live.api_key or both",
+            ));
+        }
+        for (mode, account) in self.accounts() {
+            let key = account.api_key.expose();
+            if key.trim().is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return refused(
+                    &format!("{mode}.api_key"),
+                    "must be the confidential API key: letters, digits and signs, no blanks",
+                );
+            }
+            if account.requests_per_second.is_some_and(|rate| !(1..=10_000).contains(&rate)) {
+                return refused(&format!("{mode}.requests_per_second"), "must be from 1 to 10000");
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_limits(&self) -> Result<(), ConfigError> {
+        if !(1..=WORKERS_MAX).contains(&self.workers) {
+            return refused("workers", &format!("must be from 1 to {WORKERS_MAX}"));
+        }
+        if self.attempt_deadline < Duration::from_millis(100) {
+            return refused("attempt_deadline", "must be at least 100ms");
+        }
+        if self.lease < self.attempt_deadline.saturating_add(LEASE_MARGIN) || self.lease > DURATION_MAX {
+            return refused(
+                "lease",
+                &format!(
+                    "must be longer than attempt_deadline by {} s and shorter than a year",
+                    LEASE_MARGIN.as_secs()
+                ),
+            );
+        }
+        if !(1..=1 << 30).contains(&self.document_bytes_max) {
+            return refused("document_bytes_max", "must be from 1 to 1073741824 (1 GiB)");
+        }
+        if self.rate_min_bytes_per_second == 0 {
+            return refused("rate_min_bytes_per_second", "must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+impl AccountConfig {
+    /// Requests per second, by configuration or by what Digital River allows.
+    pub(crate) fn requests_per_second(&self, mode: Mode) -> u32 {
+        self.requests_per_second.unwrap_or(match mode {
+            Mode::Live => LIVE_REQUESTS_PER_SECOND,
+            Mode::Test => TEST_REQUESTS_PER_SECOND,
+        })
+    }
+}
+
+impl RetryConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.wait_first.is_zero() || self.wait_first > self.wait_max {
+            return refused("retry.wait_first", "must be above 0 and at most wait_max");
+        }
+        let limits = [
+            ("wait_max", self.wait_max),
+            ("retry_after_max", self.retry_after_max),
+            ("not_found_for", self.not_found_for),
+            ("retry_for", self.retry_for),
+        ];
+        match limits.iter().find(|(_, duration)| duration.is_zero() || *duration > DURATION_MAX) {
+            Some((key, _)) => refused(&format!("retry.{key}"), "must be above 0 and at most a year"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn refused<T>(key: &str, reason: &str) -> Result<T, ConfigError> {
+    Err(ConfigError::refused(format!("invoice_fetcher.{key}"), reason))
+}
+
+/// Whether the address leads to this machine and nowhere else. `localhost` is pinned when the client is made.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> InvoiceFetcherConfig {
+        InvoiceFetcherConfig {
+            test: Some(AccountConfig { api_key: Secret::new("key"), requests_per_second: None }),
+            ..InvoiceFetcherConfig::default()
+        }
+    }
+
+    fn refusal(change: impl FnOnce(&mut InvoiceFetcherConfig)) -> String {
+        let mut config = config();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_account_is_all_that_must_be_set() {
+        config().validate().unwrap();
+        let error = InvoiceFetcherConfig::default().validate().unwrap_err().to_string();
+        assert!(error.contains("test.api_key"), "{error}");
+    }
+
+    #[test]
+    fn a_key_is_sent_in_the_clear_to_this_machine_only() {
+        for address in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1/prefix", "https://example.com"] {
+            let config = InvoiceFetcherConfig { api_base_url: Url::parse(address).unwrap(), ..config() };
+            config.validate().unwrap_or_else(|error| panic!("{address}: {error}"));
+        }
+        for address in [
+            "http://api.digitalriver.com",
+            "http://localhost.example.com",
+            "http://10.0.0.1",
+            "ftp://127.0.0.1",
+            "file:///etc",
+            "https://user:password@example.com",
+            "https://example.com/?a=b",
+            "data:text/plain,x",
+        ] {
+            let error = refusal(|config| config.api_base_url = Url::parse(address).unwrap());
+            assert!(error.contains("invoice_fetcher.api_base_url"), "{address}: {error}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_their_key() {
+        let account = |key: &str, rate| Some(AccountConfig { api_key: Secret::new(key), requests_per_second: rate });
+        for (error, key) in [
+            (refusal(|config| config.test = account("a b", None)), "test.api_key"),
+            (refusal(|config| config.live = account("", None)), "live.api_key"),
+            (refusal(|config| config.live = account("k", Some(0))), "live.requests_per_second"),
+            (refusal(|config| config.workers = 0), "workers"),
+            (refusal(|config| config.lease = config.attempt_deadline), "lease"),
+            (refusal(|config| config.document_bytes_max = 0), "document_bytes_max"),
+            (refusal(|config| config.rate_min_bytes_per_second = 0), "rate_min_bytes_per_second"),
+            (refusal(|config| config.retry.wait_first = Duration::from_secs(1 << 40)), "retry.wait_first"),
+            (refusal(|config| config.retry.retry_for = Duration::MAX), "retry.retry_for"),
+            (refusal(|config| config.store = Url::parse("ftp://x/y").unwrap()), "store"),
+            (refusal(|config| config.store = Url::parse("s3://").unwrap()), "store"),
+            (
+                refusal(|config| {
+                    config.store = Url::parse("s3://bucket").unwrap();
+                    config.store_options.insert("aws_regoin".to_owned(), Secret::new("x"));
+                }),
+                "store_options.aws_regoin",
+            ),
+            (refusal(|config| config.batch.workers = 0), "batch.workers"),
+        ] {
+            assert!(error.contains(&format!("invoice_fetcher.{key}")), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_and_keys_never_print() {
+        let text = r#"{"test": {"api_key": "canary"}, "lease": "3m", "retry": {"wait_max": "1h"}}"#;
+        let config: InvoiceFetcherConfig = serde_json::from_str(text).unwrap();
+        assert_eq!((config.lease, config.retry.wait_max), (Duration::from_secs(180), Duration::from_secs(3600)));
+        assert!(!format!("{config:?}").contains("canary"));
+        assert!(!serde_json::to_string(&config).unwrap().contains("canary"));
+        assert!(serde_json::from_str::<InvoiceFetcherConfig>(r#"{"leese": "3m"}"#).is_err());
+        assert_eq!(config.test.unwrap().requests_per_second(Mode::Test), 25);
+    }
+}

@@ -1,0 +1,273 @@
+//! Talks to Digital River's files API. The only place where the key is used.
+//!
+//! Invariants:
+//! - the key goes to the configured host and nowhere else: addresses are built from the configuration, redirects are not
+//!   followed, proxies of the environment are not used, and anything but `https` is for loopback addresses only;
+//! - everything that is read has a size limit, a slowest rate and a deadline;
+//! - nothing is decompressed: limits hold for the bytes that came, and the bytes that came are what is stored.
+
+use std::{
+    error::Error as _,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Response, header, redirect::Policy};
+use riverlock_runtime::{Clock, ConfigError};
+use riverlock_schemas::FileId;
+use serde_json::Value;
+use tokio::time::timeout_at;
+use url::Url;
+use uuid::Uuid;
+
+use crate::{
+    InvoiceFetcherConfig, RetryConfig, account::Account, address::Addresses, config::is_loopback, gate::Signal, plan,
+    problem::Problem,
+};
+
+/// How Digital River shall know this program. Source: Digital River, "Request headers".
+const APPLICATION: &str = concat!("riverlock/", env!("CARGO_PKG_VERSION"));
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take to begin.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a body may come as slowly as it likes.
+const RATE_GRACE: Duration = Duration::from_secs(5);
+
+/// Largest metadata that is read, bytes. Digital River's have some 400.
+const METADATA_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest piece of an answer that is repeated in an error, characters.
+const QUOTE_CHARS_MAX: usize = 100;
+
+/// Content types of a PDF. The general ones are what file stores use when nobody told them.
+const CONTENT_TYPES: [&str; 3] = ["application/pdf", "application/octet-stream", "binary/octet-stream"];
+
+/// Asks Digital River.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    addresses: Addresses,
+    retry: RetryConfig,
+    rate_min_bytes_per_second: u64,
+    clock: Arc<dyn Clock>,
+}
+
+/// What Digital River knows of a file. Everything may be missing: Digital River asks for tolerant readers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    /// Its size, bytes.
+    pub(crate) size_bytes: Option<u64>,
+    /// Its purpose, in Digital River's words.
+    pub(crate) purpose: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(config: &InvoiceFetcherConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+        let base = &config.api_base_url;
+        let loopback = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
+        let http = reqwest::Client::builder()
+            .user_agent(APPLICATION)
+            .redirect(Policy::none())
+            .referer(false)
+            .no_proxy()
+            .https_only(!is_loopback(base))
+            .resolve_to_addrs("localhost", &loopback)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .build()
+            .map_err(|error| ConfigError::refused("invoice_fetcher.api_base_url", chain(&error)))?;
+        Ok(Self {
+            http,
+            addresses: Addresses::new(base.clone()),
+            retry: config.retry.clone(),
+            rate_min_bytes_per_second: config.rate_min_bytes_per_second,
+            clock,
+        })
+    }
+
+    /// `GET /files/{id}`.
+    ///
+    /// # Errors
+    /// When Digital River does not answer with a description of this file, or says that it is no PDF.
+    pub(crate) async fn metadata(
+        &self,
+        account: &Account,
+        file_id: FileId,
+        deadline: Instant,
+    ) -> Result<Metadata, Problem> {
+        let response = self.get(account, self.addresses.metadata(file_id), "application/json", deadline).await?;
+        let mut body = Body::new(response, self.rate_min_bytes_per_second);
+        let mut text = BytesMut::new();
+        while let Some(bytes) = body.next(deadline).await? {
+            if text.len() + bytes.len() > METADATA_BYTES_MAX {
+                return Err(Problem::Metadata(format!("more than {METADATA_BYTES_MAX} bytes")));
+            }
+            text.extend_from_slice(&bytes);
+        }
+        read_metadata(&text, file_id)
+    }
+
+    /// `GET /files/{id}/content`, up to where the body begins.
+    ///
+    /// # Errors
+    /// When Digital River does not answer with what can be a PDF of at most `bytes_max` bytes.
+    pub(crate) async fn content(
+        &self,
+        account: &Account,
+        file_id: FileId,
+        bytes_max: u64,
+        deadline: Instant,
+    ) -> Result<Body, Problem> {
+        let response = self.get(account, self.addresses.content(file_id), "application/pdf", deadline).await?;
+        let text = |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
+            return Err(Problem::Encoded(quote(&encoding)));
+        }
+        if let Some(content_type) = text(header::CONTENT_TYPE) {
+            let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            if !CONTENT_TYPES.contains(&essence.as_str()) {
+                return Err(Problem::ContentType(quote(&essence)));
+            }
+        }
+        if response.content_length().is_some_and(|length| length > bytes_max) {
+            return Err(Problem::TooLarge { bytes_max });
+        }
+        Ok(Body::new(response, self.rate_min_bytes_per_second))
+    }
+
+    /// One request through the account's gate, up to where the body begins.
+    async fn get(&self, account: &Account, url: Url, accept: &str, deadline: Instant) -> Result<Response, Problem> {
+        account.admit(deadline).await?;
+        let result = self.send(account, url, accept, deadline).await;
+        account.report(result.as_ref().map_or_else(Problem::signal, |_| Signal::Works));
+        result
+    }
+
+    async fn send(&self, account: &Account, url: Url, accept: &str, deadline: Instant) -> Result<Response, Problem> {
+        let request = self
+            .http
+            .get(url)
+            .header(header::AUTHORIZATION, account.authorization())
+            .header(header::ACCEPT, accept)
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header("upstream-id", Uuid::new_v4().to_string())
+            .header("upstream-application-id", APPLICATION);
+        let until = deadline.min(Instant::now() + HEAD_TIMEOUT);
+        let response = timeout_at(until.into(), request.send())
+            .await
+            .map_err(|_| Problem::Deadline("waiting for an answer"))?
+            .map_err(|error| Problem::Transport(chain(&error.without_url())))?;
+        let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        plan::judge_status(response.status().as_u16(), retry_after, &self.retry, self.clock.now())?;
+        Ok(response)
+    }
+}
+
+/// A body that must not come too slowly.
+pub(crate) struct Body {
+    response: Response,
+    content_length: Option<u64>,
+    rate_min_bytes_per_second: u64,
+    begun: Instant,
+    received: u64,
+}
+
+impl Body {
+    fn new(response: Response, rate_min_bytes_per_second: u64) -> Self {
+        let content_length = response.content_length();
+        Self { response, content_length, rate_min_bytes_per_second, begun: Instant::now(), received: 0 }
+    }
+
+    /// How long the body is, when the answer says so.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When they do not come, come too slowly, or not before the deadline.
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Option<Bytes>, Problem> {
+        let patience = plan::patience(self.received, self.rate_min_bytes_per_second, RATE_GRACE);
+        let until = self.begun.checked_add(patience).unwrap_or(deadline).min(deadline);
+        match timeout_at(until.into(), self.response.chunk()).await {
+            Ok(Ok(Some(bytes))) => {
+                self.received = self.received.saturating_add(bytes.len() as u64);
+                Ok(Some(bytes))
+            }
+            Ok(Ok(None)) => Ok(None),
+            Ok(Err(error)) => Err(Problem::Broken { received: self.received, reason: chain(&error.without_url()) }),
+            Err(_) if until == deadline => Err(Problem::Deadline("receiving the body")),
+            Err(_) => Err(Problem::TooSlow { received: self.received, elapsed: self.begun.elapsed() }),
+        }
+    }
+}
+
+/// Reads what Digital River knows of a file. What is missing or of another kind than documented is passed over.
+fn read_metadata(text: &[u8], file_id: FileId) -> Result<Metadata, Problem> {
+    let value: Value =
+        serde_json::from_slice(text).map_err(|error| Problem::Metadata(format!("it is no JSON: {error}")))?;
+    let Value::Object(fields) = value else {
+        return Err(Problem::Metadata("it is no JSON object".to_owned()));
+    };
+    let field = |name| fields.get(name).and_then(Value::as_str);
+    if let Some(id) = field("id").filter(|id| FileId::parse(id) != Ok(file_id)) {
+        return Err(Problem::Metadata(format!("it is that of another file, {}", quote(id))));
+    }
+    if let Some(file_type) = field("type").filter(|file_type| !file_type.eq_ignore_ascii_case("pdf")) {
+        return Err(Problem::FileType(quote(file_type)));
+    }
+    Ok(Metadata {
+        size_bytes: fields.get("size").and_then(Value::as_u64),
+        purpose: field("purpose").map(str::to_owned),
+    })
+}
+
+/// A piece of an answer, short and without control characters.
+pub(crate) fn quote(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(QUOTE_CHARS_MAX).map(clean).collect()
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_are_read_tolerantly() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        let file_id = FileId::parse(id).unwrap();
+        let read = |text: String| read_metadata(text.as_bytes(), file_id);
+        let full = format!(r#"{{"id":"{id}","size":7,"type":"PDF","purpose":"customer_invoice","links":[]}}"#);
+        let expected = Metadata { size_bytes: Some(7), purpose: Some("customer_invoice".to_owned()) };
+        assert_eq!(read(full).unwrap(), expected);
+        for text in ["{}", r#"{"id":null,"size":"7","type":1,"purpose":[]}"#, r#"{"size":-1}"#] {
+            assert_eq!(read(text.to_owned()).unwrap(), Metadata::default(), "{text}");
+        }
+        for (text, reason) in [
+            ("", "metadata"),
+            ("<html>", "metadata"),
+            ("[]", "metadata"),
+            (r#"{"id":"another"}"#, "metadata"),
+            (r#"{"type":"zip"}"#, "file_type"),
+        ] {
+            assert_eq!(read(text.to_owned()).unwrap_err().reason(), reason, "{text}");
+        }
+    }
+}

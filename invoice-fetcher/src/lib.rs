@@ -1,0 +1,76 @@
+//! Fetches the VAT invoices and credit memos that Digital River announces, checks them and archives them, each once.
+//!
+//! Two halves that meet in the table `invoices`: a consumer that turns announcing events into rows at once, so that no
+//! partition waits for a download, and workers that lease due rows, download, check, store and mark.
+//!
+//! Invariants:
+//! - what is fetched is built from the configuration and the file id; an address in an event is compared and never used;
+//! - the API key goes to the configured host and nowhere else;
+//! - a document is archived under a key made of ids only, once, and only when it is whole; nothing is ever overwritten;
+//! - every document ends stored or visibly discarded with a reason, and what says nothing about a document (a refused key, a
+//!   rate limit, a full disk, the process's end) discards none;
+//! - a worker may die between any two steps: the document becomes due again, and is found stored if it was.
+//!
+//! Deliberately absent: any other service, any parsing of PDFs, any deletion.
+
+mod account;
+mod address;
+pub mod archive;
+pub mod config;
+mod download;
+pub mod error;
+mod gate;
+pub mod metrics;
+mod pdf;
+mod plan;
+mod problem;
+pub mod projection;
+mod queue;
+mod retry_after;
+mod upload;
+pub mod view;
+mod watch;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use riverlock_ledger::{PostgresConfig, consumer};
+use riverlock_runtime::{Context, kafka::KafkaConfig};
+
+pub use archive::{Archive, ArchiveError};
+pub use config::{AccountConfig, InvoiceFetcherConfig, RetryConfig};
+pub use error::Error;
+pub use projection::{InvoiceQueue, NAME};
+
+/// Queues announced documents and fetches them, until the shutdown.
+///
+/// # Errors
+/// When the configuration is wrong, or the announcing events cannot be read without losing some.
+pub async fn run(
+    config: InvoiceFetcherConfig,
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    context: &Context,
+) -> Result<(), Error> {
+    let (projection, batch) = (InvoiceQueue::new(&config), config.batch.clone());
+    fetch(config, postgres, context)?;
+    Ok(consumer::run(projection, kafka.topics().files(), batch, kafka, postgres, context).await?)
+}
+
+/// Starts to fetch what is queued, in tasks that live until the shutdown. [`run`] does this and fills the queue as well.
+///
+/// # Errors
+/// When the configuration is wrong.
+pub fn fetch(
+    config: InvoiceFetcherConfig,
+    postgres: &PostgresConfig,
+    context: &Context,
+) -> Result<(), riverlock_runtime::ConfigError> {
+    let fetcher = Arc::new(worker::Fetcher::new(config, postgres, context.clone())?);
+    context.shutdown.spawn("invoice-watch", watch::run(fetcher.queue().clone(), context.clone()));
+    context.shutdown.spawn("invoice-downloads", fetcher.run());
+    Ok(())
+}

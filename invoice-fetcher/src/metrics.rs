@@ -1,0 +1,111 @@
+//! Names of the invoice-fetcher's metrics. Ids and addresses are never labels.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use riverlock_schemas::Mode;
+
+use crate::{gate::Why, problem::Problem};
+
+/// Documents by state.
+pub const DOCUMENTS: &str = "invoice_documents";
+/// How long the document that is most overdue waits, seconds.
+pub const OLDEST_DUE: &str = "invoice_oldest_due_age_seconds";
+/// Attempts by outcome and reason.
+pub const ATTEMPTS: &str = "invoice_attempts_total";
+/// Time of an attempt.
+pub const ATTEMPT_SECONDS: &str = "invoice_attempt_duration_seconds";
+/// Bytes of the documents that this process stored.
+pub const STORED_BYTES: &str = "invoice_stored_bytes_total";
+/// Time that a request waited for the rate limit.
+pub const LIMITER_WAIT: &str = "invoice_limiter_wait_seconds";
+/// Oddities that people should look at, by kind.
+pub const ANOMALIES: &str = "invoice_anomalies_total";
+/// Whether nothing is fetched at the moment, by mode and reason. `key_refused` is an alarm.
+pub const PAUSED: &str = "invoice_fetching_paused";
+/// Attempts whose result was thrown away because the lease had passed to another worker.
+pub const LEASES_LOST: &str = "invoice_leases_lost_total";
+
+/// [`ATTEMPTS`]: the document is stored.
+pub(crate) const STORED: &str = "stored";
+/// [`ATTEMPTS`]: the document is tried again.
+pub(crate) const RETRY: &str = "retry";
+/// [`ATTEMPTS`]: the document is given up.
+pub(crate) const DISCARDED: &str = "discarded";
+
+/// The states of a document, as in the database.
+pub(crate) const STATES: [&str; 3] = ["due", "stored", "discarded"];
+
+/// [`ANOMALIES`]: an event has another address for a file than the configuration.
+pub(crate) const ANOMALY_URL: &str = "announced_url";
+/// [`ANOMALIES`]: a file is announced again with another order, mode or purpose.
+pub(crate) const ANOMALY_ANNOUNCED: &str = "announced_otherwise";
+/// [`ANOMALIES`]: Digital River's file has another purpose than the event said.
+pub(crate) const ANOMALY_PURPOSE: &str = "purpose";
+/// [`ANOMALIES`]: another document is stored under the file's key.
+pub(crate) const ANOMALY_CONFLICT: &str = "conflict";
+
+/// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
+pub(crate) fn describe(modes: &[Mode]) {
+    describe_gauge!(DOCUMENTS, "Announced documents by state");
+    describe_gauge!(OLDEST_DUE, Unit::Seconds, "How long the document that is most overdue waits");
+    describe_counter!(ATTEMPTS, "Attempts to fetch a document, by outcome and reason");
+    describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "Time of one attempt, waiting for the rate limit included");
+    describe_counter!(STORED_BYTES, Unit::Bytes, "Bytes of the documents that this process stored");
+    describe_histogram!(LIMITER_WAIT, Unit::Seconds, "Time that a request waited for the rate limit");
+    describe_counter!(ANOMALIES, "Oddities that people should look at");
+    describe_gauge!(PAUSED, "1 while nothing is fetched for this reason; key_refused needs a new API key");
+    describe_counter!(LEASES_LOST, "Attempts whose result was thrown away because the lease had passed on");
+    for state in STATES {
+        gauge!(DOCUMENTS, "state" => state).set(0);
+    }
+    gauge!(OLDEST_DUE).set(0);
+    counter!(ATTEMPTS, "outcome" => STORED, "reason" => "").increment(0);
+    for reason in Problem::REASONS {
+        for outcome in [RETRY, DISCARDED] {
+            counter!(ATTEMPTS, "outcome" => outcome, "reason" => reason).increment(0);
+        }
+    }
+    counter!(STORED_BYTES).increment(0);
+    for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT] {
+        counter!(ANOMALIES, "kind" => kind).increment(0);
+    }
+    for mode in modes {
+        paused(*mode, None);
+    }
+    counter!(LEASES_LOST).increment(0);
+}
+
+/// Shows why nothing is fetched for a mode, if so.
+pub(crate) fn paused(mode: Mode, trouble: Option<Why>) {
+    for why in Why::ALL {
+        let value = f64::from(u8::from(trouble == Some(why)));
+        gauge!(PAUSED, "mode" => mode.as_str(), "reason" => why.as_str()).set(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_before_anything_happens_and_a_refused_key_raises_the_alarm() {
+        let page = riverlock_runtime::telemetry::metrics().unwrap();
+        // A mode that no other test of this process uses.
+        describe(&[Mode::Live]);
+        paused(Mode::Live, Some(Why::KeyRefused));
+        let text = page.render();
+        for series in [
+            "invoice_documents{state=\"due\"}",
+            "invoice_oldest_due_age_seconds",
+            "invoice_attempts_total{outcome=\"stored\",reason=\"\"}",
+            "invoice_attempts_total{outcome=\"retry\",reason=\"not_found\"}",
+            "invoice_attempts_total{outcome=\"discarded\",reason=\"too_large\"}",
+            "invoice_stored_bytes_total",
+            "invoice_anomalies_total{kind=\"announced_url\"}",
+            "invoice_leases_lost_total",
+            "invoice_fetching_paused{mode=\"live\",reason=\"key_refused\"} 1",
+            "invoice_fetching_paused{mode=\"live\",reason=\"down\"} 0",
+        ] {
+            assert!(text.contains(series), "{series} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The whole fetcher: queue, hostile server, folder.
+
+use std::time::{Duration, Instant};
+
+use riverlock_runtime::{Context, Secret};
+use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
+use tempfile::TempDir;
+
+use super::{
+    config,
+    database::Database,
+    document, file, files,
+    queueing::{announce, announced},
+    server::{Answer, Server},
+};
+use crate::{Archive, InvoiceFetcherConfig, queue::Leased, worker::Fetcher};
+
+/// How long a test may wait for something to happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Bench {
+    database: Database,
+    server: Server,
+    folder: TempDir,
+    config: InvoiceFetcherConfig,
+    context: Context,
+}
+
+/// A row as people see it.
+#[derive(Debug, PartialEq, sqlx::FromRow)]
+struct Row {
+    state: String,
+    attempts: i32,
+    last_error: Option<String>,
+    object_key: Option<String>,
+    sha256: Option<Vec<u8>>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (database, server) = (Database::create().await, Server::start().await);
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(&server.base, folder.path());
+        config.retry.wait_first = Duration::from_millis(20);
+        Self { database, server, folder, config, context: Context::new() }
+    }
+
+    async fn announce(&self, numbers: impl IntoIterator<Item = u128>) {
+        announce(&self.database, numbers.into_iter().map(announced), self.context.clock.now()).await;
+    }
+
+    fn start(&self) {
+        crate::fetch(self.config.clone(), &self.database.config, &self.context).unwrap();
+    }
+
+    async fn row(&self, file_id: FileId) -> Row {
+        sqlx::query_as("SELECT state, attempts, last_error, object_key, sha256 FROM invoices WHERE file_id = $1")
+            .bind(file_id.as_uuid())
+            .fetch_one(&self.database.pool)
+            .await
+            .unwrap()
+    }
+
+    async fn count(&self, what: &'static str) -> i64 {
+        sqlx::query_scalar(what).fetch_one(&self.database.pool).await.unwrap()
+    }
+
+    async fn until(&self, what: &'static str, expected: i64) {
+        let started = Instant::now();
+        while self.count(what).await != expected {
+            assert!(started.elapsed() < PATIENCE, "{what} is {}, not {expected}", self.count(what).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn stop(&self) {
+        self.context.shutdown.stop();
+        assert!(self.context.shutdown.wait(PATIENCE).await);
+    }
+
+    /// Whether rows, messages and files tell the same story: every stored document is the one that was served.
+    async fn check(&self, stored: impl IntoIterator<Item = u128>) {
+        let stored: Vec<u128> = stored.into_iter().collect();
+        for number in &stored {
+            let (row, expected) = (self.row(file(*number)).await, document(file(*number)));
+            assert_eq!(row.state, "stored", "{row:?}");
+            assert_eq!(row.sha256.as_deref(), Some(Sha256Hash::of(&expected).as_bytes().as_slice()));
+            let path = self.folder.path().join(row.object_key.unwrap());
+            assert_eq!(std::fs::read(path).unwrap(), expected);
+        }
+        assert_eq!(files(self.folder.path()).len(), stored.len());
+        let stored = i64::try_from(stored.len()).unwrap();
+        assert_eq!(self.count("SELECT count(*) FROM outbox WHERE kind = 'invoice.stored'").await, stored);
+        assert_eq!(self.count("SELECT count(*) FROM invoices WHERE state = 'stored'").await, stored);
+    }
+}
+
+const DUE: &str = "SELECT count(*) FROM invoices WHERE state = 'due'";
+
+#[tokio::test]
+async fn every_document_is_stored_once_through_all_that_passes() {
+    let bench = Bench::new().await;
+    let html = Answer::Body("text/html", b"<html>".to_vec());
+    for (number, trouble) in [
+        vec![Answer::Status(404), Answer::Status(404)],
+        vec![Answer::Status(500), Answer::Status(503)],
+        vec![Answer::Cut(30), Answer::Short(30)],
+        vec![html, Answer::Redirect(302, "http://127.0.0.1:9/".to_owned())],
+        vec![Answer::Wait(503, "1")],
+        vec![Answer::Wait(429, "1")],
+        vec![Answer::Claimed(1_000, b"%PDF".to_vec()), Answer::Gzip],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bench.server.answer(file(number as u128), trouble.into_iter().chain([Answer::Document]));
+    }
+    bench.server.answer(file(100), [Answer::Status(410)]);
+    bench.server.answer(file(101), [Answer::Endless]);
+    bench.announce((0..60).chain([100, 101])).await;
+    bench.start();
+    bench.until(DUE, 0).await;
+    bench.stop().await;
+    bench.check(0..60).await;
+    assert_eq!(bench.row(file(0)).await.attempts, 3);
+    assert!(bench.row(file(100)).await.last_error.unwrap().starts_with("gone: "));
+    assert!(bench.row(file(101)).await.last_error.unwrap().starts_with("too_large: "));
+}
+
+#[tokio::test]
+async fn two_processes_share_the_queue() {
+    let bench = Bench::new().await;
+    bench.announce(0..100).await;
+    for _ in 0..100 {
+        bench.announce([0]).await;
+    }
+    bench.start();
+    let other = Context::new();
+    crate::fetch(bench.config.clone(), &bench.database.config, &other).unwrap();
+    bench.until(DUE, 0).await;
+    bench.stop().await;
+    other.shutdown.stop();
+    assert!(other.shutdown.wait(PATIENCE).await);
+    bench.check(0..100).await;
+    assert_eq!(bench.server.asked().len(), 200, "nothing is fetched twice");
+}
+
+#[tokio::test]
+async fn a_refused_key_stops_fetching_and_costs_nothing() {
+    let mut bench = Bench::new().await;
+    bench.config.test.as_mut().unwrap().api_key = Secret::new("old");
+    bench.config.workers = 4;
+    bench.announce(0..50).await;
+    bench.start();
+    bench.until("SELECT count(*) FROM invoices WHERE last_error LIKE 'key_refused%'", 4).await;
+    bench.stop().await;
+    assert!(bench.server.asked().len() <= 4, "{}", bench.server.asked().len());
+    assert_eq!(bench.count("SELECT sum(attempts) FROM invoices").await, 0);
+    bench.until(DUE, 50).await;
+
+    // The same rows, with the right key.
+    bench.config.test.as_mut().unwrap().api_key = Secret::new(super::API_KEY);
+    bench.context = Context::new();
+    bench.start();
+    bench.until(DUE, 0).await;
+    bench.stop().await;
+    bench.check(0..50).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_died_after_storing_leaves_no_double() {
+    let bench = Bench::new().await;
+    bench.announce(0..2).await;
+    let dead = Fetcher::new(bench.config.clone(), &bench.database.config, Context::new()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    dead.attempt(&Leased::pretended(file(0), Mode::Test), deadline).await.unwrap();
+    assert_eq!(bench.row(file(0)).await.state, "due");
+    bench.start();
+    bench.until(DUE, 0).await;
+    bench.stop().await;
+    bench.check(0..2).await;
+}
+
+#[tokio::test]
+async fn another_document_under_the_same_id_is_a_conflict_and_overwrites_nothing() {
+    let bench = Bench::new().await;
+    let path = bench.folder.path().join(Archive::key(Mode::Test, file(0)));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "an older document").unwrap();
+    bench.announce([0]).await;
+    bench.start();
+    bench.until(DUE, 0).await;
+    bench.stop().await;
+    let row = bench.row(file(0)).await;
+    assert_eq!(row.state, "discarded");
+    let error = row.last_error.unwrap();
+    for hash in [Sha256Hash::of(b"an older document"), Sha256Hash::of(&document(file(0)))] {
+        assert!(error.starts_with("conflict: ") && error.contains(&hash.to_string()), "{error}");
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), b"an older document");
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_waited_for() {
+    let bench = Bench::new().await;
+    // A file where a folder must be: no permission is asked for, so that it also holds for root.
+    std::fs::write(bench.folder.path().join("invoices"), "").unwrap();
+    bench.announce([0]).await;
+    bench.start();
+    bench.until("SELECT count(*) FROM invoices WHERE last_error LIKE 'store: %'", 1).await;
+    std::fs::remove_file(bench.folder.path().join("invoices")).unwrap();
+    bench.until(DUE, 0).await;
+    bench.stop().await;
+    bench.check([0]).await;
+}
+
+#[tokio::test]
+async fn a_soft_end_finishes_what_is_in_flight() {
+    let bench = Bench::new().await;
+    bench.server.answer(file(0), [Answer::Late(Duration::from_millis(500))]);
+    bench.announce([0]).await;
+    bench.start();
+    let started = Instant::now();
+    while bench.server.asked().len() < 2 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.stop().await;
+    bench.check([0]).await;
+}
+
+#[tokio::test]
+async fn a_hard_end_gives_back_what_is_in_flight() {
+    let bench = Bench::new().await;
+    bench.server.answer(file(0), [Answer::Late(Duration::from_secs(600))]);
+    bench.announce([0]).await;
+    bench.start();
+    let started = Instant::now();
+    while bench.server.asked().len() < 2 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.context.shutdown.stop();
+    bench.context.shutdown.hard().cancel();
+    assert!(bench.context.shutdown.wait(PATIENCE).await);
+    let row = bench.row(file(0)).await;
+    assert_eq!((row.state.as_str(), row.attempts), ("due", 0));
+    assert!(row.last_error.unwrap().starts_with("stopping: "));
+}
+
+#[tokio::test]
+async fn connections_that_break_are_waited_out() {
+    let bench = Bench::new().await;
+    bench.start();
+    for round in 0..5 {
+        let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        bench.announce(round * 20..round * 20 + 20).await;
+        bench.count(kill).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let started = Instant::now();
+    while sqlx::query_scalar::<_, i64>(DUE).fetch_one(&bench.database.pool).await.unwrap_or(1) > 0 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    bench.stop().await;
+    bench.check(0..100).await;
+}

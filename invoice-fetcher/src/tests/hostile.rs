@@ -1,0 +1,257 @@
+//! One attempt against a server that means no good.
+
+use std::{sync::Arc, time::Duration, time::Instant};
+
+use riverlock_ledger::PostgresConfig;
+use riverlock_runtime::{Context, Secret};
+use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
+use tempfile::TempDir;
+use url::Url;
+
+use super::{
+    API_KEY, config, document, file, files,
+    server::{Answer, Description, Server},
+};
+use crate::{
+    Archive, InvoiceFetcherConfig,
+    problem::Problem,
+    queue::{Document, Leased},
+    worker::Fetcher,
+};
+
+const PDF: &str = "application/pdf";
+
+/// A fetcher, and the folder that it stores into. PostgreSQL is never asked.
+struct Bench {
+    server: Server,
+    folder: TempDir,
+    config: InvoiceFetcherConfig,
+    fetcher: Arc<Fetcher>,
+}
+
+impl Bench {
+    async fn new(change: impl FnOnce(&mut InvoiceFetcherConfig)) -> Self {
+        let (server, folder) = (Server::start().await, tempfile::tempdir().unwrap());
+        let mut config = config(&server.base, folder.path());
+        change(&mut config);
+        let fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
+        Self { server, folder, config, fetcher: Arc::new(fetcher) }
+    }
+
+    async fn attempt(&self, file_id: FileId) -> Result<Document, Problem> {
+        let deadline = Instant::now() + self.config.attempt_deadline;
+        self.fetcher.attempt(&Leased::pretended(file_id, Mode::Test), deadline).await
+    }
+
+    /// Why the answer is refused. Nothing may be stored then, whole or in part.
+    async fn refusal(&self, answer: Answer) -> &'static str {
+        self.server.answer(file(1), [answer.clone()]);
+        let problem = self.attempt(file(1)).await.expect_err(&format!("{answer:?}"));
+        assert_eq!(files(self.folder.path()), Vec::<std::path::PathBuf>::new(), "{answer:?}");
+        assert!(!problem.to_string().contains(API_KEY), "{problem}");
+        assert!(Problem::REASONS.contains(&problem.reason()));
+        problem.reason()
+    }
+}
+
+#[tokio::test]
+async fn a_good_document_is_stored_byte_for_byte_and_asked_for_as_digital_river_wants() {
+    let bench = Bench::new(|_| {}).await;
+    let stored = bench.attempt(file(7)).await.unwrap();
+    let expected = document(file(7));
+    assert_eq!(stored.object_key, format!("invoices/test/{}.pdf", file(7)));
+    assert_eq!((stored.sha256, stored.size_bytes), (Sha256Hash::of(&expected), expected.len() as u64));
+    let archive = Archive::open(&bench.config).unwrap();
+    assert_eq!(archive.digest(&stored.object_key).await.unwrap(), (stored.sha256, stored.size_bytes));
+    assert_eq!(std::fs::read(bench.folder.path().join(&stored.object_key)).unwrap(), expected);
+
+    let asked = bench.server.asked();
+    let paths: Vec<&str> = asked.iter().map(|asked| asked.path.as_str()).collect();
+    assert_eq!(paths, [format!("/files/{}", file(7)), format!("/files/{}/content", file(7))]);
+    assert_ne!(asked[0].headers["upstream-id"], asked[1].headers["upstream-id"]);
+    for asked in asked {
+        let header = |name| asked.headers[name].to_str().unwrap();
+        assert!(uuid::Uuid::try_parse(header("upstream-id")).is_ok());
+        assert!(header("upstream-application-id").starts_with("riverlock/"));
+        assert_eq!(header("authorization"), format!("Bearer {API_KEY}"));
+        assert!(!asked.headers.contains_key("referer"));
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_never_followed_and_the_key_goes_nowhere_else() {
+    let (bench, trap) = (Bench::new(|_| {}).await, Server::start().await);
+    let port = trap.base.port().unwrap();
+    for status in [300, 301, 302, 303, 304, 307, 308] {
+        for to in [
+            trap.base.join("files/x/content").unwrap().to_string(),
+            format!("//127.0.0.1:{port}/files/x"),
+            format!("http://{}@127.0.0.1:{port}/", "user:password"),
+            "file:///etc/passwd".to_owned(),
+            "/files/other".to_owned(),
+        ] {
+            assert_eq!(bench.refusal(Answer::Redirect(status, to)).await, "redirect");
+        }
+    }
+    assert_eq!(trap.asked().len(), 0);
+    assert!(bench.server.asked().iter().all(|asked| !asked.path.contains("other")));
+}
+
+#[tokio::test]
+async fn what_is_no_whole_document_is_never_stored() {
+    let bench = Bench::new(|_| {}).await;
+    let size = document(file(1)).len();
+    let html = b"<!doctype html><title>Maintenance</title>".to_vec();
+    for (answer, reason) in [
+        (Answer::Body("text/html; charset=utf-8", html.clone()), "content_type"),
+        (Answer::Body("application/json", b"{\"type\":\"unauthorized\"}".to_vec()), "content_type"),
+        (Answer::Body("text/html", document(file(1))), "content_type"),
+        (Answer::Body(PDF, html), "not_pdf"),
+        (Answer::Body(PDF, b"{}".to_vec()), "not_pdf"),
+        (Answer::Body(PDF, Vec::new()), "empty"),
+        (Answer::Body(PDF, document(file(200))), "length"),
+        (Answer::Gzip, "encoded"),
+        (Answer::Cut(size / 2), "broken"),
+        (Answer::Cut(size), "broken"),
+        (Answer::Claimed(size as u64, b"%PDF-1.4\n".to_vec()), "broken"),
+        (Answer::Claimed(10 << 30, document(file(1))), "too_large"),
+        (Answer::Endless, "too_large"),
+        (Answer::Status(204), "status"),
+        (Answer::Status(206), "status"),
+        (Answer::Status(400), "status"),
+        (Answer::Status(404), "not_found"),
+        (Answer::Status(410), "gone"),
+    ] {
+        assert_eq!(bench.refusal(answer.clone()).await, reason, "{answer:?}");
+    }
+    for length in (0..size).step_by(7).skip(1) {
+        assert_eq!(bench.refusal(Answer::Short(length)).await, "length");
+    }
+    // The very same file, once it is served as it should be.
+    bench.server.answer(file(1), [Answer::Body("application/octet-stream", document(file(1)))]);
+    bench.attempt(file(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_metadata_the_document_itself_must_show_that_it_is_whole() {
+    let bench = Bench::new(|config| config.check_metadata = false).await;
+    let size = document(file(1)).len();
+    for length in 5..size - 1 {
+        let reason = bench.refusal(Answer::Short(length.min(size - 3))).await;
+        assert_eq!(reason, "no_end_marker", "{length}");
+    }
+    bench.server.answer(file(1), [Answer::Short(size)]);
+    bench.attempt(file(1)).await.unwrap();
+    assert!(bench.server.asked().iter().all(|asked| asked.path.ends_with("/content")));
+}
+
+#[tokio::test]
+async fn metadata_that_say_otherwise_are_believed() {
+    let bench = Bench::new(|_| {}).await;
+    for (description, reason) in [
+        (Description::Status(404), "not_found"),
+        (Description::Status(418), "status"),
+        (Description::Text("<html>".to_owned()), "metadata"),
+        (Description::Text(format!("{{\"id\":\"{}\"}}", file(2))), "metadata"),
+        (Description::Text(format!("{{\"x\":\"{}\"}}", "y".repeat(100_000))), "metadata"),
+        (Description::Text("{\"type\":\"zip\"}".to_owned()), "file_type"),
+        (Description::Text("{\"size\":7}".to_owned()), "length"),
+        (Description::Text("{\"size\":100001}".to_owned()), "too_large"),
+    ] {
+        bench.server.describe(file(1), description.clone());
+        assert_eq!(bench.refusal(Answer::Document).await, reason, "{description:?}");
+    }
+    bench.server.describe(file(1), Description::Text("{\"purpose\":\"customer_credit_memo\"}".to_owned()));
+    bench.attempt(file(1)).await.expect("another purpose is an anomaly, not an error");
+}
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_is_given_up() {
+    let bench = Bench::new(|_| {}).await;
+    let started = Instant::now();
+    assert_eq!(bench.refusal(Answer::Dribble(Duration::from_millis(200))).await, "too_slow");
+    assert!((4..8).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn an_attempt_ends_at_its_deadline_wherever_it_is() {
+    let bench = Bench::new(|config| config.attempt_deadline = Duration::from_millis(300)).await;
+    for answer in [Answer::Dribble(Duration::from_millis(10)), Answer::Late(Duration::from_secs(60))] {
+        let started = Instant::now();
+        assert_eq!(bench.refusal(answer).await, "deadline");
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_key_stops_all_requests_at_once() {
+    let wrong = |config: &mut InvoiceFetcherConfig| {
+        config.test.as_mut().unwrap().api_key = Secret::new("wrong");
+    };
+    let bench = Bench::new(wrong).await;
+    assert_eq!(bench.attempt(file(1)).await, Err(Problem::KeyRefused));
+    for number in 1..50 {
+        assert_eq!(bench.attempt(file(number)).await.unwrap_err().reason(), "closed");
+    }
+    assert_eq!(bench.server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_rate_limit_stops_all_requests_for_as_long_as_it_says() {
+    let bench = Bench::new(|_| {}).await;
+    bench.server.answer(file(1), [Answer::Wait(429, "1"), Answer::Document]);
+    let problem = bench.attempt(file(1)).await.unwrap_err();
+    assert_eq!(problem, Problem::Throttled { wait: Duration::from_secs(1) });
+    let throttled_at = Instant::now();
+    let asked = bench.server.asked().len();
+    while let Err(problem) = bench.attempt(file(2)).await {
+        assert_eq!(problem.reason(), "closed");
+        let Problem::Closed { wait, .. } = problem else { panic!() };
+        assert!(wait <= Duration::from_secs(1));
+        tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
+    }
+    let next = bench.server.asked()[asked].at - throttled_at;
+    assert!(next > Duration::from_millis(900), "{next:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_asked_only_now_and_then() {
+    let bench = Bench::new(|config| config.api_base_url = Url::parse("http://127.0.0.1:9").unwrap()).await;
+    let mut reasons = Vec::new();
+    for number in 0..30 {
+        reasons.push(bench.attempt(file(number)).await.unwrap_err().reason());
+    }
+    assert_eq!(reasons.iter().filter(|reason| **reason == "transport").count(), 10);
+    assert_eq!(reasons.iter().filter(|reason| **reason == "closed").count(), 20);
+}
+
+#[tokio::test]
+async fn the_rate_limit_is_kept() {
+    let slow = |config: &mut InvoiceFetcherConfig| {
+        config.test.as_mut().unwrap().requests_per_second = Some(20);
+    };
+    let bench = Bench::new(slow).await;
+    let started = Instant::now();
+    let attempts = (0..10).map(|number| bench.attempt(file(number)));
+    futures::future::try_join_all(attempts).await.unwrap();
+    assert_eq!(bench.server.asked().len(), 20);
+    assert!(started.elapsed() > Duration::from_millis(800), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn proxies_of_the_environment_are_not_used() {
+    const CHILD: &str = "RIVERLOCK_TEST_PROXY_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        Bench::new(|_| {}).await.attempt(file(1)).await.unwrap();
+        return;
+    }
+    let trap = Server::start().await;
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "tests::hostile::proxies_of_the_environment_are_not_used"]).env(CHILD, "1");
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        child.env(name, trap.base.as_str());
+    }
+    let output = child.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(trap.asked().len(), 0);
+}

@@ -1,0 +1,44 @@
+//! Tests over several modules: against a hostile server, and against PostgreSQL.
+
+mod database;
+mod fetching;
+mod hostile;
+mod queueing;
+mod server;
+
+use riverlock_runtime::Secret;
+use riverlock_schemas::FileId;
+use url::Url;
+use uuid::Uuid;
+
+use crate::{AccountConfig, InvoiceFetcherConfig};
+
+/// The key that the servers take.
+const API_KEY: &str = "canary-key";
+
+/// Test data, fetched from `base` into `folder`.
+fn config(base: &Url, folder: &std::path::Path) -> InvoiceFetcherConfig {
+    InvoiceFetcherConfig {
+        api_base_url: base.clone(),
+        test: Some(AccountConfig { api_key: Secret::new(API_KEY), requests_per_second: Some(5_000) }),
+        store: Url::from_directory_path(folder).unwrap(),
+        document_bytes_max: 100_000,
+        ..InvoiceFetcherConfig::default()
+    }
+}
+
+fn file(number: u128) -> FileId {
+    FileId::from(Uuid::from_u128(number))
+}
+
+/// A small PDF that is another one for every file.
+fn document(file_id: FileId) -> Vec<u8> {
+    let filling = "x".repeat(usize::from(file_id.as_uuid().as_bytes()[15]) * 10);
+    format!("%PDF-1.4\n{file_id}{filling}\n%%EOF\n").into_bytes()
+}
+
+/// Every file in a folder and in its folders.
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}

@@ -1,0 +1,202 @@
+//! A Digital River that behaves as it is told, and remembers who asked for what.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use riverlock_schemas::FileId;
+use serde_json::json;
+use tokio::net::TcpListener;
+use url::Url;
+
+use super::{API_KEY, document};
+
+/// What a request for a file's content gets.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// The document, in one piece.
+    Document,
+    /// The document, after a while.
+    Late(Duration),
+    /// Only a status.
+    Status(u16),
+    /// A status with `Retry-After`.
+    Wait(u16, &'static str),
+    /// A status with `Location`.
+    Redirect(u16, String),
+    /// 200 with a content type and a body.
+    Body(&'static str, Vec<u8>),
+    /// 200 with a `Content-Length` and a body that is as long as it wants.
+    Claimed(u64, Vec<u8>),
+    /// The document's first bytes, chunked, and a proper end.
+    Short(usize),
+    /// The document's first bytes, and the connection breaks.
+    Cut(usize),
+    /// A body that claims to be compressed.
+    Gzip,
+    /// A PDF without end.
+    Endless,
+    /// One byte at a time.
+    Dribble(Duration),
+}
+
+/// What a request for a file's metadata gets.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Description {
+    /// What is true.
+    #[default]
+    True,
+    /// A status.
+    Status(u16),
+    /// A body.
+    Text(String),
+}
+
+/// What was asked, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) at: Instant,
+}
+
+#[derive(Default)]
+struct Shared {
+    answers: Mutex<HashMap<FileId, VecDeque<Answer>>>,
+    descriptions: Mutex<HashMap<FileId, Description>>,
+    asked: Mutex<Vec<Asked>>,
+}
+
+/// The server; it ends with the test's runtime.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) base: Url,
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    #[expect(clippy::disallowed_methods, reason = "the server ends with the test")]
+    pub(super) async fn start() -> Self {
+        let shared = Arc::new(Shared::default());
+        let router = Router::new()
+            .route("/files/{id}", get(metadata))
+            .route("/files/{id}/content", get(content))
+            .fallback(|| async { StatusCode::NOT_FOUND })
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), remember))
+            .with_state(Arc::clone(&shared));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { base, shared }
+    }
+
+    /// How requests for a file's content are answered, one after the other; the last answer stays.
+    pub(super) fn answer(&self, file_id: FileId, answers: impl IntoIterator<Item = Answer>) {
+        self.shared.answers.lock().unwrap().insert(file_id, answers.into_iter().collect());
+    }
+
+    /// How requests for a file's metadata are answered.
+    pub(super) fn describe(&self, file_id: FileId, description: Description) {
+        self.shared.descriptions.lock().unwrap().insert(file_id, description);
+    }
+
+    /// What was asked so far.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.shared.asked.lock().unwrap().clone()
+    }
+}
+
+async fn remember(State(shared): State<Arc<Shared>>, request: Request, next: axum::middleware::Next) -> Response {
+    let asked = Asked { path: request.uri().to_string(), headers: request.headers().clone(), at: Instant::now() };
+    shared.asked.lock().unwrap().push(asked);
+    let key = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if key != Some(&format!("Bearer {API_KEY}")) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    next.run(request).await
+}
+
+async fn metadata(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let file_id = FileId::parse(&id).unwrap();
+    let description = shared.descriptions.lock().unwrap().get(&file_id).cloned().unwrap_or_default();
+    match description {
+        Description::True => {
+            let size = document(file_id).len();
+            axum::Json(json!({"id": id, "size": size, "type": "pdf", "purpose": "customer_invoice"})).into_response()
+        }
+        Description::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+        Description::Text(text) => text.into_response(),
+    }
+}
+
+async fn content(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let file_id = FileId::parse(&id).unwrap();
+    let answer = {
+        let mut answers = shared.answers.lock().unwrap();
+        let left = answers.entry(file_id).or_insert_with(|| VecDeque::from([Answer::Document]));
+        if left.len() > 1 { left.pop_front().unwrap() } else { left[0].clone() }
+    };
+    if let Answer::Late(wait) = answer {
+        tokio::time::sleep(wait).await;
+    }
+    give(answer, document(file_id))
+}
+
+fn give(answer: Answer, mut document: Vec<u8>) -> Response {
+    let pdf = [(header::CONTENT_TYPE, "application/pdf")];
+    let status = |status| StatusCode::from_u16(status).unwrap();
+    match answer {
+        Answer::Document | Answer::Late(_) => (pdf, document).into_response(),
+        Answer::Status(code) => status(code).into_response(),
+        Answer::Wait(code, wait) => (status(code), [(header::RETRY_AFTER, wait)]).into_response(),
+        Answer::Redirect(code, to) => (status(code), [(header::LOCATION, to)]).into_response(),
+        Answer::Body(content_type, body) => ([(header::CONTENT_TYPE, content_type)], body).into_response(),
+        Answer::Claimed(length, body) => {
+            let pieces = stream::once(async move { Ok(Bytes::from(body)) }).chain(broken());
+            (pdf, [(header::CONTENT_LENGTH, length.to_string())], Body::from_stream(pieces)).into_response()
+        }
+        Answer::Short(length) => {
+            document.truncate(length);
+            let piece = stream::once(async move { Ok::<_, std::io::Error>(Bytes::from(document)) });
+            (pdf, Body::from_stream(piece)).into_response()
+        }
+        Answer::Cut(length) => {
+            document.truncate(length);
+            let pieces = stream::once(async move { Ok(Bytes::from(document)) }).chain(broken());
+            (pdf, Body::from_stream(pieces)).into_response()
+        }
+        Answer::Gzip => (pdf, [(header::CONTENT_ENCODING, "gzip")], document).into_response(),
+        Answer::Endless => {
+            let filling = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 1024])));
+            let begin = stream::once(async { Ok(Bytes::from_static(b"%PDF-1.4\n")) });
+            (pdf, Body::from_stream(begin.chain(filling))).into_response()
+        }
+        Answer::Dribble(pause) => {
+            let bytes = stream::iter(document).then(move |byte| async move {
+                tokio::time::sleep(pause).await;
+                Ok::<_, std::io::Error>(Bytes::copy_from_slice(&[byte]))
+            });
+            (pdf, Body::from_stream(bytes)).into_response()
+        }
+    }
+}
+
+/// Breaks the connection, once what came before has been sent.
+fn broken() -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> + Send {
+    stream::once(async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(std::io::Error::other("cut off"))
+    })
+}
