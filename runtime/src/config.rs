@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_secret_is_taken_from_the_text_or_from_a_file_and_never_printed() {
-        let example = load_text("key = 'abc'").unwrap();
-        assert_eq!(example.key.expose(), "abc");
+        let example = load_text("key = 'abc'\nlimit = 3").unwrap();
+        assert_eq!((example.key.expose(), example.limit), ("abc", 3));
         assert!(!format!("{example:?}").contains("abc"));
 
         let mut secret = tempfile::NamedTempFile::new().unwrap();

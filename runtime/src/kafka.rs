@@ -30,6 +30,9 @@ pub struct KafkaConfig {
     pub replication_factor: i32,
     /// How long raw events are kept, in milliseconds; -1 keeps them for ever.
     pub retention_ms: i64,
+    /// How long a consumer may be silent before its partitions are given to another; a killed one is missed this long.
+    #[serde(with = "humantime_serde")]
+    pub session_timeout: Duration,
     /// Further librdkafka properties, for example `security.protocol` or `sasl.username`.
     pub properties: BTreeMap<String, Property>,
 }
@@ -46,6 +49,7 @@ impl Default for KafkaConfig {
             partitions: 12,
             replication_factor: 1,
             retention_ms: -1,
+            session_timeout: Duration::from_secs(45),
             properties: BTreeMap::new(),
         }
     }
@@ -76,6 +80,9 @@ impl KafkaConfig {
         }
         if !(1..=10).contains(&self.replication_factor) {
             return Err(ConfigError::refused("kafka.replication_factor", "must be from 1 to 10"));
+        }
+        if !(Duration::from_secs(6)..=Duration::from_secs(300)).contains(&self.session_timeout) {
+            return Err(ConfigError::refused("kafka.session_timeout", "must be from 6s to 5m"));
         }
         let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if self.topic_prefix.is_empty() || !self.topic_prefix.chars().all(legal) {
@@ -156,7 +163,7 @@ impl KafkaConfig {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
-            .set("session.timeout.ms", "45000")
+            .set("session.timeout.ms", self.session_timeout.as_millis().to_string())
             .set("max.poll.interval.ms", "300000")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.wait.max.ms", "100")

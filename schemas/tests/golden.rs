@@ -1,5 +1,7 @@
 //! Every shape of event that was ever taken can be read for ever.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+
 use riverlock_schemas::{
     Envelope, Mode,
     file_event::{FileEvent, Purpose},

@@ -64,6 +64,8 @@ impl Ports {
             r#"# Written at every start of the local stack.
 [kafka]
 brokers = "{brokers}"
+# Short, so that a service that is killed to see what happens is missed soon.
+session_timeout = "6s"
 
 [postgres]
 url = "{postgres_url}"
