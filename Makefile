@@ -34,7 +34,7 @@ up: build broker ## start the same stack, keep it running and keep its data
 
 build:
 	@deploy/setup build postgres
-	cargo build --locked --bin riverlock
+	cargo build --locked --workspace --bin riverlock
 
 # Nothing to fetch for the embedded broker.
 broker:
@@ -60,8 +60,9 @@ test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
 	    '**********************************************************************************' '' >&2; \
 	  export RIVERLOCK_TEST_BROKER=embedded; \
 	fi; \
-	cargo test --workspace --locked
+	cargo build --locked --workspace --bin riverlock && cargo test --workspace --locked
 
-lint: ## check format and lints
+lint: ## check format, lints, and every SQL statement against a real PostgreSQL
+	@deploy/setup build postgres
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
+	deploy/sqlx-prepare --check

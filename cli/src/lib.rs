@@ -8,6 +8,7 @@ pub mod demo;
 mod healthcheck;
 pub mod local;
 mod orders;
+mod out;
 mod sandbox;
 pub mod services;
 mod setup;

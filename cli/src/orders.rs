@@ -1,6 +1,6 @@
 //! `riverlock orders`: look at orders.
 
-use std::{path::Path, process::ExitCode};
+use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
@@ -8,7 +8,7 @@ use riverlock_ledger::view::{self, EventView, MessageView};
 use riverlock_processor::store::{self, OrderView};
 use serde::Serialize;
 
-use crate::{args::OrdersCommand, config::Config};
+use crate::{args::OrdersCommand, config::Config, out};
 
 /// All that is known under an order id.
 #[derive(Serialize)]
@@ -32,44 +32,48 @@ pub(crate) async fn run(file: Option<&Path>, command: OrdersCommand) -> anyhow::
     };
     let known = !(shown.orders.is_empty() && shown.events.is_empty() && shown.invoices.is_empty());
     if json {
-        println!("{}", serde_json::to_string_pretty(&shown)?);
+        out::print(&format!("{}\n", serde_json::to_string_pretty(&shown)?));
     } else if known {
-        print(&order_id, &shown);
+        let mut text = String::new();
+        write(&mut text, &order_id, &shown).expect("writing to a text never fails");
+        out::print(&text);
     } else {
         println!("nothing is known of order {order_id}");
     }
     Ok(if known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(order_id: &str, shown: &Shown) {
+fn write(text: &mut String, order_id: &str, shown: &Shown) -> std::fmt::Result {
     if shown.orders.is_empty() {
-        println!("order {order_id}: no event about the order itself has come yet");
+        writeln!(text, "order {order_id}: no event about the order itself has come yet")?;
     }
     for order in &shown.orders {
-        println!("order {} ({}): {}", order.order_id, order.mode, order.status.to_uppercase());
+        writeln!(text, "order {} ({}): {}", order.order_id, order.mode, order.status.to_uppercase())?;
         let mut transitions: Vec<_> = order.transitions.iter().collect();
         transitions.sort_by_key(|(_, time)| **time);
         for (state, time) in transitions {
-            println!("  {time}  {state}");
+            writeln!(text, "  {time}  {state}")?;
         }
-        println!("  seen: {}", order.seen.join(", "));
+        writeln!(text, "  seen: {}", order.seen.join(", "))?;
         if !order.anomalies.is_empty() {
-            println!("  ANOMALIES: {}", order.anomalies.join(", "));
+            writeln!(text, "  ANOMALIES: {}", order.anomalies.join(", "))?;
         }
         for line in &order.lines {
-            println!(
+            writeln!(
+                text,
                 "  line {}: {} x {}, {}",
                 line.line_id,
                 line.quantity.map_or_else(|| "?".to_owned(), |quantity| quantity.to_string()),
                 line.sku_id.as_deref().unwrap_or("unknown sku"),
                 line.state.as_deref().unwrap_or("unknown state"),
-            );
+            )?;
         }
     }
-    println!("events:");
+    writeln!(text, "events:")?;
     for event in &shown.events {
         let reason = event.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        println!(
+        writeln!(
+            text,
             "  {}  {}  {}{reason}  {}  {}[{}]@{}",
             event.received_at,
             event.event_type,
@@ -78,15 +82,16 @@ fn print(order_id: &str, shown: &Shown) {
             event.topic,
             event.partition,
             event.offset
-        );
+        )?;
     }
-    println!("messages:");
+    writeln!(text, "messages:")?;
     for message in &shown.messages {
         let published = message.published_at.map_or_else(|| "waits".to_owned(), |time| format!("published {time}"));
-        println!("  {}  {}  {published}", message.created_at, message.kind);
+        writeln!(text, "  {}  {}  {published}", message.created_at, message.kind)?;
     }
-    println!("invoices:");
+    writeln!(text, "invoices:")?;
     for invoice in &shown.invoices {
-        println!("  {invoice}");
+        writeln!(text, "  {invoice}")?;
     }
+    Ok(())
 }

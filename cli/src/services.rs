@@ -50,7 +50,8 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     }
     telemetry::init_logs(&config.telemetry)?;
     let names: Vec<_> = services.iter().map(|service| service.name()).collect();
-    tracing::info!(?config, "riverlock {} starts: {}", env!("CARGO_PKG_VERSION"), names.join(", "));
+    tracing::info!("riverlock {} starts: {}", env!("CARGO_PKG_VERSION"), names.join(", "));
+    tracing::info!("configuration: {}", redacted(&config, services));
 
     let metrics = telemetry::metrics()?;
     let context = Context::new();
@@ -67,6 +68,22 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let clean = context.shutdown.wait(GRACE).await;
     tracing::info!("riverlock ended");
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The sections that the services use, as JSON without secrets.
+fn redacted(config: &Config, services: &[Service]) -> serde_json::Value {
+    let mut shown = serde_json::json!({ "admin": config.admin, "kafka": config.kafka });
+    for service in services {
+        match service {
+            Service::Ingest => shown["ingest"] = serde_json::json!(config.ingest),
+            Service::Processor => shown["processor"] = serde_json::json!(config.processor),
+            Service::InvoiceFetcher => shown["invoice_fetcher"] = serde_json::json!(config.invoice_fetcher),
+        }
+        if *service != Service::Ingest {
+            shown["postgres"] = serde_json::json!(config.postgres);
+        }
+    }
+    shown
 }
 
 async fn start(config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! Logs and metrics.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
@@ -50,9 +50,10 @@ pub fn init_logs(config: &TelemetryConfig) -> Result<(), crate::ConfigError> {
     let filter = EnvFilter::try_new(&config.log_filter)
         .map_err(|error| crate::ConfigError::refused("telemetry.log_filter", error.to_string()))?;
     let registry = tracing_subscriber::registry().with(filter);
+    let colours = std::io::stderr().is_terminal();
     // An error means that a subscriber is installed already, which is all that is wanted.
     let _ = match config.log_format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Text => registry.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).try_init(),
         LogFormat::Json => {
             registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
         }
