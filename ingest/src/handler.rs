@@ -49,8 +49,7 @@ struct Receipt {
     event_id: String,
     topic: String,
     partition: i32,
-    /// `null` when Kafka had the event from an earlier try and does not say where.
-    offset: Option<i64>,
+    offset: i64,
 }
 
 /// A request that was read.

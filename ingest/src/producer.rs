@@ -37,12 +37,8 @@ pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// All in-sync replicas have it.
-    Persisted {
-        partition: i32,
-        /// `None` when Kafka had it from an earlier try and does not say where.
-        offset: Option<i64>,
-    },
+    /// All in-sync replicas have it, and the broker said where.
+    Persisted { partition: i32, offset: i64 },
     /// It is certainly not in Kafka.
     NotPersisted(RDKafkaErrorCode),
     /// It may be in Kafka.
@@ -150,10 +146,12 @@ fn outcome(report: &DeliveryResult<'_>) -> Delivery {
         Err((error, message)) => (message, error.rdkafka_error_code()),
     };
     match (report, status(message)) {
-        (Ok(_), MessageStatus::RD_KAFKA_MSG_STATUS_PERSISTED) => Delivery::Persisted {
-            partition: message.partition(),
-            offset: (message.offset() >= 0).then(|| message.offset()),
-        },
+        // Without an offset the success is only concluded: librdkafka takes a record for stored when a later one of its
+        // partition is, which is not so where the broker knew nothing of this producer yet (a new topic, a new leader) and
+        // took the later one first (KAFKA-15591). Such a record may be lost, so nothing less than an offset is proof.
+        (Ok(_), MessageStatus::RD_KAFKA_MSG_STATUS_PERSISTED) if message.offset() >= 0 => {
+            Delivery::Persisted { partition: message.partition(), offset: message.offset() }
+        }
         (Err(_), MessageStatus::RD_KAFKA_MSG_STATUS_NOT_PERSISTED) => {
             Delivery::NotPersisted(code.unwrap_or(RDKafkaErrorCode::Unknown))
         }

@@ -36,6 +36,9 @@ pub enum RelayError {
     /// Kafka did not take a message.
     #[error("Kafka did not take a message")]
     Kafka(#[source] KafkaError),
+    /// Kafka took a message and did not say where; it may be lost, so the page is sent again.
+    #[error("Kafka did not say where a message lies")]
+    Unproven,
 }
 
 impl From<sqlx::Error> for RelayError {
@@ -184,8 +187,9 @@ impl Relay {
         P: rdkafka::message::ToBytes + ?Sized,
     {
         // A full queue is waited out: the page is small, and Kafka's own timeout ends it.
-        let sent = self.producer.send(record, Timeout::Never).await;
-        sent.map(drop).map_err(|(error, _)| RelayError::Kafka(error))
+        let sent = self.producer.send(record, Timeout::Never).await.map_err(|(error, _)| RelayError::Kafka(error))?;
+        // A success without an offset is only concluded, not reported; see ingest's producer.
+        if sent.offset < 0 { Err(RelayError::Unproven) } else { Ok(()) }
     }
 }
 

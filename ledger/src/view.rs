@@ -1,5 +1,7 @@
 //! The ledger for people who look.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -81,4 +83,17 @@ pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), 
     );
     let row = row.fetch_one(connection).await?;
     Ok((u64::try_from(row.all).unwrap_or_default(), u64::try_from(row.waiting).unwrap_or_default()))
+}
+
+/// Which of these events have an outcome.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn known_events(connection: &mut PgConnection, event_ids: &[String]) -> Result<HashSet<String>, Error> {
+    let rows = sqlx::query!(
+        "-- events_known
+         SELECT DISTINCT event_id FROM events WHERE event_id = ANY($1)",
+        event_ids
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.event_id).collect())
 }

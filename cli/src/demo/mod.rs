@@ -48,7 +48,7 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
         result = demonstrate(&options, &mut local, &shutdown) => result,
         () = shutdown.soft().cancelled() => Err(anyhow::anyhow!("stopped; everything that was started has ended")),
     };
-    if result.is_err() {
+    if !matches!(result, Ok(true)) && !shutdown.soft().is_cancelled() {
         keep_logs(&local);
     }
     shutdown.stop();

@@ -30,7 +30,10 @@ pub(super) async fn print(
     let (p50, p99, max) = (millis(played.latency_p50), millis(played.latency_p99), millis(played.latency_max));
     row("acknowledgement", format!("p50 {p50}, p99 {p99}, max {max}; {:.1} s in all", played.elapsed.as_secs_f64()));
     row("orders", list(store::count_by_status(connection).await?));
-    row("as played", format!("{} orders compared with their histories", verified.orders));
+    row(
+        "as played",
+        format!("{} orders and {} events compared with their histories", verified.orders, verified.events),
+    );
     row("outbox messages", view::outbox_counts(connection).await?.0);
     row("invoices", list(documents::count_by_state(connection).await?));
     row("as served", format!("{} invoices hashed, {} bytes", verified.invoices, verified.invoice_bytes));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use riverlock_invoice_fetcher::{Archive, view};
+use riverlock_ledger::view::known_events;
 use riverlock_processor::store;
 use riverlock_sandbox::{Life, PlayConfig, pdf};
 use riverlock_schemas::{FileId, Mode};
@@ -18,6 +19,8 @@ const PROBLEMS_MAX: usize = 20;
 /// What the comparison found.
 #[derive(Default)]
 pub struct Verified {
+    /// Events that were looked up.
+    pub events: u64,
     /// Orders that were compared.
     pub orders: u64,
     /// Invoices that were hashed.
@@ -52,6 +55,7 @@ pub async fn run(played: &PlayConfig, config: &Config, connection: &mut PgConnec
         if page.is_empty() {
             break;
         }
+        events(&page, connection, &mut verified).await?;
         orders(&page, played, connection, &mut verified).await?;
         invoices(&page, &archive, connection, &mut verified).await?;
     }
@@ -61,6 +65,19 @@ pub async fn run(played: &PlayConfig, config: &Config, connection: &mut PgConnec
         verified.problem(format!("PostgreSQL has {known} orders, but {played} were played"));
     }
     Ok(verified)
+}
+
+async fn events(page: &[Life], connection: &mut PgConnection, verified: &mut Verified) -> anyhow::Result<()> {
+    let ids: Vec<String> = page.iter().flat_map(|life| &life.events).map(|event| event.id.clone()).collect();
+    let known = known_events(connection, &ids).await?;
+    for event in page.iter().flat_map(|life| &life.events) {
+        verified.events += 1;
+        if !known.contains(&event.id) {
+            let (kind, id, order) = (event.event_type, &event.id, event.order_id.as_deref().unwrap_or("none"));
+            verified.problem(format!("{kind} {id} of order {order} has no outcome"));
+        }
+    }
+    Ok(())
 }
 
 async fn orders(
