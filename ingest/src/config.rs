@@ -2,18 +2,18 @@
 
 use std::{collections::HashSet, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
-use chrono::{DateTime, Utc};
-use riverlock_runtime::{ConfigError, Secret, kafka::RECORD_BYTES_MAX};
+use riverlock_runtime::{ConfigError, kafka::RECORD_BYTES_MAX};
 use riverlock_schemas::Mode;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
+
+mod credentials;
+
+pub use credentials::{SECRET_CHARS_MIN, SecretConfig};
 
 /// Most signing secrets that an endpoint may have.
 ///
 /// Source: Digital River keeps at most five secrets per endpoint while they are rotated.
 pub const SECRETS_MAX: usize = 5;
-
-/// Shortest signing secret that is accepted, in characters: anything shorter is a placeholder or can be guessed.
-pub const SECRET_CHARS_MIN: usize = 16;
 
 /// Longest name of an endpoint or a secret, in characters; names are labels of metrics.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -25,11 +25,15 @@ pub const NO_ENDPOINT: &str = "none";
 const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// `[ingest]` of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestConfig {
     /// Where Digital River, or the proxy before it, delivers.
     pub listen: SocketAddr,
+    /// How often the configuration and the files that it names are looked at. A change counts once two looks agree on it,
+    /// so that a file that is being written is not taken half; SIGHUP looks at once.
+    #[serde(with = "humantime_serde")]
+    pub reload_interval: Duration,
     /// Bounds of what is taken at once and of how long anything may take.
     pub limits: LimitsConfig,
     /// The addresses that take webhooks; at least one.
@@ -40,6 +44,7 @@ impl Default for IngestConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            reload_interval: Duration::from_secs(2),
             limits: LimitsConfig::default(),
             endpoints: Vec::new(),
         }
@@ -47,7 +52,7 @@ impl Default for IngestConfig {
 }
 
 /// `[ingest.limits]`: a bound on everything.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Most events between their request and Kafka's delivery report; one more is answered 503 at once.
@@ -91,7 +96,7 @@ impl Default for LimitsConfig {
 }
 
 /// One of `[[ingest.endpoints]]`: an address that takes webhooks.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointConfig {
     /// Its name in records, logs and metrics: lower-case letters, digits, `-` and `_`.
@@ -142,40 +147,6 @@ impl EndpointMode {
     }
 }
 
-/// One signing secret of an endpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SecretConfig {
-    /// Its name in records and metrics, never the secret itself.
-    pub id: String,
-    /// The secret as Digital River's dashboard shows it.
-    pub secret: Secret,
-    /// It counts from then on, RFC 3339.
-    #[serde(default, deserialize_with = "time")]
-    pub not_before: Option<DateTime<Utc>>,
-    /// It counts until then, RFC 3339.
-    #[serde(default, deserialize_with = "time")]
-    pub expires_at: Option<DateTime<Utc>>,
-}
-
-/// Reads a time as a text, or as TOML's own kind of value, which arrives here as a table with one key.
-fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a time with its zone, such as 2026-01-31T12:00:00Z")]
-    enum Written {
-        Text(String),
-        Toml {
-            #[serde(rename = "$__toml_private_datetime")]
-            text: String,
-        },
-    }
-    let (Written::Text(text) | Written::Toml { text }) = Written::deserialize(deserializer)?;
-    let time = DateTime::parse_from_rfc3339(&text).map_err(|error| {
-        D::Error::custom(format!("`{text}` is no time with its zone, such as 2026-01-31T12:00:00Z: {error}"))
-    })?;
-    Ok(Some(time.to_utc()))
-}
-
 impl IngestConfig {
     /// Checks what goes together.
     ///
@@ -183,6 +154,10 @@ impl IngestConfig {
     /// When a limit is out of range, there is no endpoint, or one is incomplete or equal to another.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.limits.validate()?;
+        if !(Duration::from_millis(50)..=Duration::from_secs(3_600)).contains(&self.reload_interval) {
+            let reason = format!("is {:?}, must be from 50ms to 1h", self.reload_interval);
+            return Err(ConfigError::refused("ingest.reload_interval", reason));
+        }
         if self.endpoints.is_empty() {
             return Err(ConfigError::refused(
                 "ingest.endpoints",
@@ -204,6 +179,18 @@ impl IngestConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl IngestConfig {
+    /// The keys whose values differ in `other` and are only read at start.
+    pub(crate) fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("listen", self.listen != other.listen),
+            ("reload_interval", self.reload_interval != other.reload_interval),
+            ("limits", self.limits != other.limits),
+        ];
+        changes.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
     }
 }
 
@@ -275,37 +262,12 @@ impl EndpointConfig {
     }
 }
 
-impl SecretConfig {
-    fn validate(&self, key: &str) -> Result<(), ConfigError> {
-        let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("{key}.{field}"), reason));
-        if !is_name(&self.id) {
-            return refused("id", name_reason(&self.id));
-        }
-        let text = self.secret.expose();
-        if text.trim().is_empty() {
-            return refused("secret", "is empty".to_owned());
-        }
-        if text.trim() != text {
-            return refused("secret", "begins or ends with white space".to_owned());
-        }
-        if text.chars().count() < SECRET_CHARS_MIN {
-            return refused("secret", format!("has fewer than {SECRET_CHARS_MIN} characters"));
-        }
-        match (self.not_before, self.expires_at) {
-            (Some(from), Some(until)) if until <= from => {
-                refused("expires_at", "is not after not_before, so the secret would never count".to_owned())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
     !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(legal)
 }
 
-fn name_reason(name: &str) -> String {
+pub(crate) fn name_reason(name: &str) -> String {
     format!("`{name}` must be 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and `_`, and not `{NO_ENDPOINT}`")
 }
 
@@ -315,78 +277,4 @@ pub(crate) fn without_slash(path: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    const GOOD: &str = "[[endpoints]]\nname = 'main'\npath = '/webhooks'\n[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'\n";
-
-    fn load(text: &str) -> Result<IngestConfig, ConfigError> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        let config: IngestConfig = riverlock_runtime::config::load(Some(file.path()))?;
-        config.validate().map(|()| config)
-    }
-
-    #[test]
-    fn a_short_configuration_is_enough() {
-        let config = load(GOOD).unwrap();
-        let endpoint = &config.endpoints[0];
-        assert_eq!((endpoint.mode, endpoint.tolerance.as_secs(), endpoint.insecure), (EndpointMode::Both, 300, false));
-        assert_eq!((config.limits.body_bytes_max, config.limits.answer_deadline.as_millis()), (1 << 20, 2_500));
-        assert!(!format!("{config:?}").contains("0123456789abcdef"));
-        assert!(!serde_json::to_string(&config).unwrap().contains("0123456789abcdef"));
-    }
-
-    #[test]
-    fn everything_can_be_said() {
-        let config = load(&format!(
-            "listen = '[::1]:0'\n[limits]\nanswer_deadline = '500ms'\nbody_read_timeout = '200ms'\n{GOOD}not_before = 2025-01-01T00:00:00Z\nexpires_at = '2025-01-02T00:00:00Z'\n[[endpoints]]\nname = 'open'\npath = '/'\nmode = 'test'\ntolerance = '0s'\ninsecure = true\n",
-        ))
-        .unwrap();
-        assert_eq!(config.endpoints[1].mode, EndpointMode::Test);
-        assert!(config.endpoints[0].secrets[0].expires_at > config.endpoints[0].secrets[0].not_before);
-    }
-
-    #[test]
-    fn what_is_wrong_is_refused_with_its_key() {
-        let endpoint = |more: &str| format!("[[endpoints]]\nname = 'b'\n{more}");
-        let secrets = |n: usize| {
-            (0..n).fold("[[endpoints]]\nname = 'b'\npath = '/b'\n".to_owned(), |text, i| {
-                format!("{text}[[endpoints.secrets]]\nid = 's{i}'\nsecret = '0123456789abcdef'\n")
-            })
-        };
-        for (text, expected) in [
-            (String::new(), "ingest.endpoints: is empty"),
-            (endpoint("path = 'b'"), "ingest.endpoints[0].path: `b` must begin with a slash"),
-            (endpoint("path = '/b?c'"), "ingest.endpoints[0].path"),
-            (endpoint("path = '/b'"), "ingest.endpoints[0].secrets: is empty"),
-            (endpoint("path = '/b'\nsecret = 'x'"), "unknown field"),
-            (GOOD.replace("main", "Main"), "ingest.endpoints[0].name"),
-            (GOOD.replace("main", "none"), "ingest.endpoints[0].name"),
-            (format!("{GOOD}{GOOD}"), "ingest.endpoints[1].name: `main` is taken"),
-            (format!("{GOOD}{}", GOOD.replace("main", "b").replace("/webhooks", "/webhooks/")), "endpoints[1].path"),
-            (GOOD.replace("0123456789abcdef", ""), "endpoints[0].secrets[0].secret: is empty"),
-            (GOOD.replace("0123456789abcdef", "                    "), "secrets[0].secret: is empty"),
-            (GOOD.replace("0123456789abcdef", " 0123456789abcdef"), "white space"),
-            (GOOD.replace("0123456789abcdef", "0123456789abcde"), "fewer than 16"),
-            (GOOD.replace("'a'", "'A b'"), "secrets[0].id"),
-            (format!("{GOOD}expires_at = '2025-01-01T00:00:00Z'\nnot_before = '2025-01-01T00:00:00Z'"), "expires_at"),
-            (format!("{GOOD}[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'"), "secrets[1].id"),
-            (format!("{GOOD}expires_at = '2025-01-01'"), "`2025-01-01` is no time with its zone"),
-            (format!("{GOOD}expires_at = 2025"), "expected a time with its zone"),
-            (secrets(6), "secrets: holds 6"),
-            (GOOD.replace("path", "insecure = true\npath"), "endpoints[0].insecure"),
-            (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
-            (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
-            (format!("[limits]\nbody_bytes_max = 2097152\n{GOOD}"), "limits.body_bytes_max"),
-            (format!("[limits]\nbody_read_timeout = '2600ms'\n{GOOD}"), "limits.body_read_timeout"),
-        ] {
-            let error = load(&text).expect_err(&text).to_string();
-            assert!(error.contains(expected), "{error} does not say {expected}");
-            assert!(!error.contains("0123456789"), "{error}");
-        }
-        assert!(load(&secrets(5)).is_ok());
-    }
-}
+mod tests;

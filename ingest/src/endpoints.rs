@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     authentication::Authentication,
-    config::{EndpointConfig, EndpointMode, without_slash},
+    config::{EndpointConfig, EndpointMode, IngestConfig, without_slash},
     metrics::EndpointMetrics,
 };
 
@@ -45,14 +45,22 @@ impl Endpoint {
 pub(crate) struct Endpoints(HashMap<String, Arc<Endpoint>>);
 
 impl Endpoints {
-    pub(crate) fn new(configs: &[EndpointConfig], now: DateTime<Utc>) -> Self {
+    pub(crate) fn new(config: &IngestConfig, now: DateTime<Utc>) -> Self {
         let endpoint =
             |config: &EndpointConfig| (without_slash(&config.path).to_owned(), Arc::new(Endpoint::new(config, now)));
-        Self(configs.iter().map(endpoint).collect())
+        Self(config.endpoints.iter().map(endpoint).collect())
     }
 
     /// The endpoint of a path, with or without a slash at its end: Digital River counts a redirect as a failure.
-    pub(crate) fn find(&self, path: &str) -> Option<&Arc<Endpoint>> {
-        self.0.get(without_slash(path))
+    pub(crate) fn find(&self, path: &str) -> Option<Arc<Endpoint>> {
+        self.0.get(without_slash(path)).map(Arc::clone)
+    }
+
+    /// Tells the metrics which endpoints there are no more.
+    pub(crate) fn retire(&self, successor: &Self) {
+        let stays = |name: &str| successor.0.values().any(|endpoint| endpoint.name == name);
+        for endpoint in self.0.values().filter(|endpoint| !stays(&endpoint.name)) {
+            endpoint.metrics.retire();
+        }
     }
 }

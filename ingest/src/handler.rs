@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use arc_swap::ArcSwap;
 use axum::{
     Json,
     body::Body,
@@ -32,7 +33,8 @@ use crate::{
 
 /// What every request needs.
 pub(crate) struct Ingest {
-    pub(crate) endpoints: Endpoints,
+    /// Replaced as a whole; a request keeps the endpoint that it came to.
+    pub(crate) endpoints: ArcSwap<Endpoints>,
     /// Counts requests to no endpoint.
     pub(crate) unmatched: Arc<EndpointMetrics>,
     pub(crate) limits: LimitsConfig,
@@ -75,8 +77,8 @@ pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) 
 async fn answer(ingest: &Arc<Ingest>, request: Request) -> Result<Receipt, Refusal> {
     let started = Instant::now();
     let (parts, mut body) = request.into_parts();
-    let endpoint = ingest.endpoints.find(parts.uri.path());
-    let mut tally = Tally::new(endpoint.map_or(&ingest.unmatched, |endpoint| &endpoint.metrics), started);
+    let endpoint = ingest.endpoints.load().find(parts.uri.path());
+    let mut tally = Tally::new(endpoint.as_ref().map_or(&ingest.unmatched, |endpoint| &endpoint.metrics), started);
     let waits_for_leave = parts.headers.contains_key(header::EXPECT);
     let webhook = match receive(ingest, endpoint, parts, &mut body, started).await {
         Ok(webhook) => webhook,
@@ -101,12 +103,12 @@ async fn answer(ingest: &Arc<Ingest>, request: Request) -> Result<Receipt, Refus
 /// Everything up to the end of the body. Nothing is believed yet.
 async fn receive(
     ingest: &Ingest,
-    endpoint: Option<&Arc<Endpoint>>,
+    endpoint: Option<Arc<Endpoint>>,
     parts: Parts,
     body: &mut Body,
     started: Instant,
 ) -> Result<Webhook, Refusal> {
-    let endpoint = Arc::clone(endpoint.ok_or(Refusal::UnknownPath)?);
+    let endpoint = endpoint.ok_or(Refusal::UnknownPath)?;
     if parts.method != Method::POST {
         return Err(Refusal::MethodNotAllowed);
     }

@@ -8,6 +8,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
 use tokio::net::TcpListener;
@@ -17,6 +18,7 @@ use crate::{
     handler::{Ingest, handle},
     metrics::EndpointMetrics,
     producer::Producer,
+    reload::Reloader,
 };
 
 mod authentication;
@@ -28,11 +30,13 @@ mod handler;
 pub mod metrics;
 mod producer;
 mod refusal;
+mod reload;
 mod server;
 pub mod signature;
 mod supervisor;
 
 pub use config::IngestConfig;
+pub use reload::Load;
 
 /// Why ingest cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The process cannot be told by SIGHUP to read its configuration again.
+    #[error("SIGHUP cannot be listened for")]
+    Signal(#[source] std::io::Error),
     /// The Kafka client cannot be made: a property is wrong.
     #[error("the Kafka producer cannot be made")]
     Producer(#[source] rdkafka::error::KafkaError),
@@ -70,25 +77,51 @@ pub struct Server {
 /// When the configuration is wrong, the address cannot be listened on or the Kafka client cannot be made. That Kafka cannot
 /// be reached is no error: it may come.
 pub async fn start(config: IngestConfig, kafka: &KafkaConfig, context: &Context) -> Result<Server, Error> {
+    run(config, None, kafka, context).await
+}
+
+/// As [`start`], and reads the configuration again with `load` on SIGHUP and every `reload_interval`. Endpoints and their
+/// secrets change while it runs; the address to listen on and the limits need a restart.
+///
+/// # Errors
+/// As [`start`], and when SIGHUP cannot be listened for.
+pub async fn start_reloading(
+    config: IngestConfig,
+    load: Arc<Load>,
+    kafka: &KafkaConfig,
+    context: &Context,
+) -> Result<Server, Error> {
+    run(config, Some(load), kafka, context).await
+}
+
+async fn run(
+    config: IngestConfig,
+    load: Option<Arc<Load>>,
+    kafka: &KafkaConfig,
+    context: &Context,
+) -> Result<Server, Error> {
     config.validate()?;
     metrics::describe();
     let producer = Arc::new(Producer::new(kafka, &config.limits).map_err(Error::Producer)?);
     let unlistenable = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(unlistenable)?;
     let address = listener.local_addr().map_err(unlistenable)?;
-    let ingest = Ingest {
-        endpoints: Endpoints::new(&config.endpoints, context.clock.now()),
+    let ingest = Arc::new(Ingest {
+        endpoints: ArcSwap::from_pointee(Endpoints::new(&config, context.clock.now())),
         unmatched: Arc::new(EndpointMetrics::new(config::NO_ENDPOINT, false, [])),
         limits: config.limits.clone(),
         topics: kafka.topics(),
         producer: Arc::clone(&producer),
         context: context.clone(),
-    };
-    let router = Router::new().fallback(handle).with_state(Arc::new(ingest));
+    });
+    let (shutdown, topics, soft) = (context.shutdown.clone(), kafka.topics(), context.shutdown.soft().clone());
+    if let Some(load) = load {
+        let reloader = Reloader::new(load, Arc::clone(&ingest), config.clone()).map_err(Error::Signal)?;
+        context.shutdown.spawn_work(reloader.run(soft.clone()));
+    }
+    let router = Router::new().fallback(handle).with_state(ingest);
     let component = context.health.register("ingest");
-    let (shutdown, topics) = (context.shutdown.clone(), kafka.topics());
     context.shutdown.spawn("ingest", async move {
-        let soft = shutdown.soft().clone();
         tokio::join!(
             server::serve(listener, router, config.limits, shutdown),
             supervisor::supervise(Arc::clone(&producer), topics, component, soft),

@@ -41,14 +41,19 @@ pub const SECRET_MATCHES: &str = "ingest_secret_matches_total";
 /// When an event signed with the `secret` last came, in seconds since 1970; 0 for never.
 pub const SECRET_LAST_MATCH: &str = "ingest_secret_last_match_timestamp_seconds";
 
+/// Looks at a configuration that came while the process ran, by [`Reload`].
+pub const RELOADS: &str = "ingest_reloads_total";
+/// 1 while the configuration that is there is refused and an older one is used, else 0.
+pub const CONFIGURATION_REFUSED: &str = "ingest_configuration_refused";
+
 /// Declares an enum whose variants are values of a label.
 macro_rules! outcomes {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)+) => {
-        /// How a request ended: the label `outcome` of [`REQUESTS`].
+    ($(#[$enum_doc:meta])* $enum:ident { $($(#[$doc:meta])* $name:ident = $label:literal,)+ }) => {
+        $(#[$enum_doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Outcome { $($(#[$doc])* $name,)+ }
+        pub enum $enum { $($(#[$doc])* $name,)+ }
 
-        impl Outcome {
+        impl $enum {
             /// Every outcome, in the order of declaration.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
@@ -62,34 +67,49 @@ macro_rules! outcomes {
 }
 
 outcomes! {
-    /// 202: in Kafka.
-    Accepted = "accepted",
-    /// 404: no endpoint has this path.
-    UnknownPath = "unknown_path",
-    /// 405: not a POST.
-    MethodNotAllowed = "method_not_allowed",
-    /// 503: starting, ending, or replacing a failed producer.
-    NotReady = "not_ready",
-    /// 503: Kafka does not answer.
-    BreakerOpen = "breaker_open",
-    /// 503: as many events as may be are in flight.
-    Busy = "busy",
-    /// 415: not JSON, or compressed.
-    UnsupportedMediaType = "unsupported_media_type",
-    /// 413: the body is too long.
-    TooLarge = "too_large",
-    /// 408: the body took too long to arrive.
-    BodyTimeout = "body_timeout",
-    /// The sender hung up before its request was complete, or the work ended without an outcome.
-    Aborted = "aborted",
-    /// 401: the signature is missing or wrong.
-    Unauthenticated = "unauthenticated",
-    /// 400: not an event.
-    NotAnEvent = "not_an_event",
-    /// 503: Kafka did not take it.
-    NotStored = "not_stored",
-    /// 503: Kafka may have taken it, but did not say so in time.
-    Ambiguous = "ambiguous",
+    /// How a request ended: the label `outcome` of [`REQUESTS`].
+    Outcome {
+        /// 202: in Kafka.
+        Accepted = "accepted",
+        /// 404: no endpoint has this path.
+        UnknownPath = "unknown_path",
+        /// 405: not a POST.
+        MethodNotAllowed = "method_not_allowed",
+        /// 503: starting, ending, or replacing a failed producer.
+        NotReady = "not_ready",
+        /// 503: Kafka does not answer.
+        BreakerOpen = "breaker_open",
+        /// 503: as many events as may be are in flight.
+        Busy = "busy",
+        /// 415: not JSON, or compressed.
+        UnsupportedMediaType = "unsupported_media_type",
+        /// 413: the body is too long.
+        TooLarge = "too_large",
+        /// 408: the body took too long to arrive.
+        BodyTimeout = "body_timeout",
+        /// The sender hung up before its request was complete, or the work ended without an outcome.
+        Aborted = "aborted",
+        /// 401: the signature is missing or wrong.
+        Unauthenticated = "unauthenticated",
+        /// 400: not an event.
+        NotAnEvent = "not_an_event",
+        /// 503: Kafka did not take it.
+        NotStored = "not_stored",
+        /// 503: Kafka may have taken it, but did not say so in time.
+        Ambiguous = "ambiguous",
+    }
+}
+
+outcomes! {
+    /// What became of a new configuration: the label `outcome` of [`RELOADS`].
+    Reload {
+        /// It is in use.
+        Applied = "applied",
+        /// It is wrong, and the one before it stays.
+        Refused = "refused",
+        /// It was asked for by signal, and is the one in use.
+        Unchanged = "unchanged",
+    }
 }
 
 /// Describes every metric and sets those without labels to zero. Once the recorder is installed; again does no harm.
@@ -109,6 +129,11 @@ pub fn describe() {
     describe_gauge!(ENDPOINT_INSECURE, "1 for an endpoint that checks nothing");
     describe_counter!(SECRET_MATCHES, "Events signed with each secret");
     describe_gauge!(SECRET_LAST_MATCH, Unit::Seconds, "When an event signed with the secret last came, since 1970");
+    describe_counter!(RELOADS, "Configurations that came while the process ran, by what became of them");
+    describe_gauge!(
+        CONFIGURATION_REFUSED,
+        "1 while the configuration that is there is refused and an older one is used"
+    );
     LazyLock::force(&PROCESS);
 }
 
@@ -120,6 +145,16 @@ pub(crate) struct ProcessMetrics {
     pub(crate) connections_refused: Counter,
     pub(crate) breaker_open: Gauge,
     pub(crate) producers_replaced: Counter,
+    /// In the order of [`Reload::ALL`].
+    reloads: Vec<Counter>,
+    pub(crate) configuration_refused: Gauge,
+}
+
+impl ProcessMetrics {
+    pub(crate) fn reloaded(&self, outcome: Reload) {
+        self.reloads[outcome as usize].increment(1);
+        self.configuration_refused.set(if outcome == Reload::Refused { 1.0 } else { 0.0 });
+    }
 }
 
 /// The metrics without labels, looked up once: the recorder is one per process as well.
@@ -130,6 +165,8 @@ pub(crate) static PROCESS: LazyLock<ProcessMetrics> = LazyLock::new(|| ProcessMe
     connections_refused: zero(counter!(CONNECTIONS_REFUSED)),
     breaker_open: zero_gauge(gauge!(BREAKER_OPEN)),
     producers_replaced: zero(counter!(PRODUCERS_REPLACED)),
+    reloads: Reload::ALL.iter().map(|outcome| zero(counter!(RELOADS, "outcome" => outcome.as_str()))).collect(),
+    configuration_refused: zero_gauge(gauge!(CONFIGURATION_REFUSED)),
 });
 
 fn zero(counter: Counter) -> Counter {
@@ -151,6 +188,7 @@ pub(crate) struct EndpointMetrics {
     pub(crate) late_acks: Counter,
     pub(crate) body_bytes: Counter,
     pub(crate) mode_mismatches: Counter,
+    insecure: Gauge,
     /// In the order of the configuration.
     secrets: Vec<(Counter, Gauge)>,
 }
@@ -163,10 +201,14 @@ impl EndpointMetrics {
         let secret = |id: &str| {
             let counter = counter!(SECRET_MATCHES, "endpoint" => name.clone(), "secret" => id.to_owned());
             let gauge = gauge!(SECRET_LAST_MATCH, "endpoint" => name.clone(), "secret" => id.to_owned());
-            (zero(counter), zero_gauge(gauge))
+            // Not set: a secret that stays when the configuration changes keeps its time.
+            gauge.increment(0.0);
+            (zero(counter), gauge)
         };
-        gauge!(ENDPOINT_INSECURE, "endpoint" => name.clone()).set(if insecure { 1.0 } else { 0.0 });
+        let is_insecure = gauge!(ENDPOINT_INSECURE, "endpoint" => name.clone());
+        is_insecure.set(if insecure { 1.0 } else { 0.0 });
         Self {
+            insecure: is_insecure,
             requests: Outcome::ALL.iter().map(request).collect(),
             answer: histogram!(ANSWER_SECONDS, "endpoint" => name.clone()),
             ambiguous: zero(counter!(AMBIGUOUS, "endpoint" => name.clone())),
@@ -175,6 +217,11 @@ impl EndpointMetrics {
             mode_mismatches: zero(counter!(MODE_MISMATCHES, "endpoint" => name.clone())),
             secrets: secrets.into_iter().map(secret).collect(),
         }
+    }
+
+    /// The endpoint is no more: it must not stand there as insecure for ever.
+    pub(crate) fn retire(&self) {
+        self.insecure.set(0.0);
     }
 
     pub(crate) fn secret_matched(&self, index: usize, now: DateTime<Utc>) {

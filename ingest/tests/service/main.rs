@@ -7,4 +7,6 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod requests;
