@@ -6,9 +6,14 @@ use riverlock_runtime::{ConfigError, kafka::RECORD_BYTES_MAX};
 use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 
+use self::credentials::Used;
+
 mod credentials;
 
-pub use credentials::{SECRET_CHARS_MIN, SecretConfig};
+pub use credentials::{
+    BasicConfig, CLIENT_ID_CHARS_MAX, CLIENTS_MAX, OAuthClientConfig, OAuthConfig, PASSWORD_CHARS_MIN,
+    SECRET_CHARS_MIN, SecretConfig, TOKEN_KEY_CHARS_MIN, TOKEN_KEYS_MAX,
+};
 
 /// Most signing secrets that an endpoint may have.
 ///
@@ -20,6 +25,10 @@ pub const NAME_CHARS_MAX: usize = 64;
 
 /// The name that requests to no endpoint are counted under, so no endpoint may have it.
 pub const NO_ENDPOINT: &str = "none";
+
+/// Where tokens are fetched when an endpoint has OAuth clients: the usual path, and that of Salesforce, which an existing
+/// webhook may have been given.
+pub const TOKEN_PATHS: [&str; 2] = ["/oauth2/token", "/services/oauth2/token"];
 
 /// Room in a record for its key and headers, in bytes.
 const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
@@ -36,6 +45,8 @@ pub struct IngestConfig {
     pub reload_interval: Duration,
     /// Bounds of what is taken at once and of how long anything may take.
     pub limits: LimitsConfig,
+    /// The tokens that endpoints with OAuth clients take.
+    pub oauth: OAuthConfig,
     /// The addresses that take webhooks; at least one.
     pub endpoints: Vec<EndpointConfig>,
 }
@@ -46,6 +57,7 @@ impl Default for IngestConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             reload_interval: Duration::from_secs(2),
             limits: LimitsConfig::default(),
+            oauth: OAuthConfig::default(),
             endpoints: Vec::new(),
         }
     }
@@ -109,6 +121,13 @@ pub struct EndpointConfig {
     /// The signing secrets, one to five; several while they are rotated.
     #[serde(default)]
     pub secrets: Vec<SecretConfig>,
+    /// Basic authentication, in addition to whatever else the endpoint asks for.
+    #[serde(default)]
+    pub basic: Option<BasicConfig>,
+    /// Clients that may fetch a bearer token for this endpoint at [`TOKEN_PATHS`]. If there are any, every event must
+    /// carry such a token, in addition to whatever else the endpoint asks for.
+    #[serde(default)]
+    pub oauth: Vec<OAuthClientConfig>,
     /// How far a signature's timestamp may be from the clock, either way; 0 turns the check off.
     #[serde(default = "default_tolerance", with = "humantime_serde")]
     pub tolerance: Duration,
@@ -164,10 +183,16 @@ impl IngestConfig {
                 "is empty; expected at least one endpoint with name, path and secrets",
             ));
         }
-        let (mut names, mut paths) = (HashSet::new(), HashSet::new());
+        self.oauth.validate(if self.uses_oauth() { Used::Yes } else { Used::No })?;
+        let (mut names, mut paths, mut clients) = (HashSet::new(), HashSet::new(), HashSet::new());
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             let key = format!("ingest.endpoints[{index}]");
             endpoint.validate(&key)?;
+            credentials::clients(&key, &endpoint.oauth, &mut clients)?;
+            if TOKEN_PATHS.contains(&without_slash(&endpoint.path)) {
+                let reason = format!("`{}` is where tokens are fetched", endpoint.path);
+                return Err(ConfigError::refused(format!("{key}.path"), reason));
+            }
             if !names.insert(&endpoint.name) {
                 return Err(ConfigError::refused(format!("{key}.name"), format!("`{}` is taken", endpoint.name)));
             }
@@ -183,6 +208,12 @@ impl IngestConfig {
 }
 
 impl IngestConfig {
+    /// Whether any endpoint has OAuth clients.
+    #[must_use]
+    pub fn uses_oauth(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| !endpoint.oauth.is_empty())
+    }
+
     /// The keys whose values differ in `other` and are only read at start.
     pub(crate) fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
         let changes = [
@@ -238,17 +269,28 @@ impl EndpointConfig {
         if self.path.chars().any(|c| !c.is_ascii_graphic() || "?#".contains(c)) {
             return refused("path", format!("`{}` must be a path alone: no query, no spaces", self.path));
         }
-        match (self.secrets.len(), self.insecure) {
-            (0, false) => {
-                return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard (or, for an address that nobody else can reach, insecure = true)".to_owned());
+        let asks = !self.secrets.is_empty() || self.basic.is_some() || !self.oauth.is_empty();
+        if !asks && !self.insecure {
+            return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard, or basic or oauth (or, for an address that nobody else can reach, insecure = true)".to_owned());
+        }
+        if asks && self.insecure {
+            return refused(
+                "insecure",
+                "is true, but there are secrets, basic or oauth; remove one of the two".to_owned(),
+            );
+        }
+        if self.secrets.len() > SECRETS_MAX {
+            let reason = format!("holds {}; Digital River has at most {SECRETS_MAX} at a time", self.secrets.len());
+            return refused("secrets", reason);
+        }
+        if let Some(basic) = &self.basic {
+            basic.validate(&format!("{key}.basic"))?;
+            if !self.oauth.is_empty() {
+                return refused(
+                    "oauth",
+                    "cannot go with basic: both need the request's one Authorization header".to_owned(),
+                );
             }
-            (1.., true) => {
-                return refused("insecure", "is true, but there are secrets; remove one of the two".to_owned());
-            }
-            (count, _) if count > SECRETS_MAX => {
-                return refused("secrets", format!("holds {count}; Digital River has at most {SECRETS_MAX} at a time"));
-            }
-            _ => {}
         }
         let mut ids = HashSet::new();
         for (index, secret) in self.secrets.iter().enumerate() {

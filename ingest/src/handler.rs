@@ -25,10 +25,12 @@ use crate::{
     body,
     config::LimitsConfig,
     endpoints::{Endpoint, Endpoints},
+    floods::Floods,
     metrics::{EndpointMetrics, Outcome, Tally},
     producer::{Admission, Delivery, Producer, Record},
     refusal::Refusal,
     signature,
+    token_endpoint::{self, TokenEndpoint},
 };
 
 /// What every request needs.
@@ -41,6 +43,9 @@ pub(crate) struct Ingest {
     pub(crate) topics: Topics,
     pub(crate) producer: Arc<Producer>,
     pub(crate) context: Context,
+    pub(crate) tokens: TokenEndpoint,
+    /// What may be logged about refused requests.
+    pub(crate) floods: Floods,
 }
 
 /// The answer 202: where the event lies.
@@ -68,6 +73,10 @@ struct Webhook {
 
 /// Answers any request.
 pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    if ingest.endpoints.load().is_token_path(request.uri().path()) {
+        let (parts, body) = request.into_parts();
+        return token_endpoint::handle(&ingest, parts, body).await;
+    }
     match answer(&ingest, request).await {
         Ok(receipt) => (StatusCode::ACCEPTED, Json(receipt)).into_response(),
         Err(refusal) => refusal.into_response(),
@@ -116,7 +125,8 @@ async fn receive(
     let received_at = ingest.context.clock.now();
     check_media_type(&parts.headers)?;
     let limits = &ingest.limits;
-    let body = body::read(body, limits.body_bytes_max, limits.body_read_timeout, &mut admission).await?;
+    let body =
+        body::read(body, limits.body_bytes_max, limits.body_read_timeout, |count| admission.add_bytes(count)).await?;
     endpoint.metrics.body_bytes.increment(body.len() as u64);
     let deadline = tokio::time::Instant::from_std(started + limits.answer_deadline);
     Ok(Webhook { endpoint, headers: parts.headers, body, admission, received_at, deadline })
@@ -144,14 +154,20 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
 async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
     let endpoint = Arc::clone(&webhook.endpoint);
     let now = webhook.received_at;
-    let secret = endpoint.authentication.check(&webhook.headers, &webhook.body, now).inspect_err(|error| {
-        tracing::warn!(endpoint = endpoint.name, reason = ?error, "a request to {} was not authentic: {error}", endpoint.name);
+    let secret = endpoint.authentication.check(&webhook.headers, &webhook.body, now).map_err(|failure| {
+        let (name, error) = (endpoint.name.as_str(), failure.error);
+        ingest.floods.warn(|| {
+            let reason = error.reason();
+            tracing::warn!(endpoint = name, reason, detail = ?error, "a request to {name} was not authentic: {error}");
+        });
+        error
     })?;
     if let Some(secret) = secret {
         endpoint.metrics.secret_matched(secret.index, now);
     }
     let envelope = Envelope::parse(&webhook.body).inspect_err(|error| {
-        tracing::warn!(endpoint = endpoint.name, "a body sent to {} is no event: {error}", endpoint.name);
+        let name = endpoint.name.as_str();
+        ingest.floods.warn(|| tracing::warn!(endpoint = name, "a body sent to {name} is no event: {error}"));
     })?;
     let event_id = record::bounded(&envelope.id).into_owned();
     if !endpoint.mode.expects(envelope.mode) {

@@ -15,17 +15,22 @@ use tokio::net::TcpListener;
 
 use crate::{
     endpoints::Endpoints,
+    floods::Floods,
     handler::{Ingest, handle},
     metrics::EndpointMetrics,
     producer::Producer,
     reload::Reloader,
+    token_endpoint::TokenEndpoint,
 };
 
 mod authentication;
 mod body;
 mod breaker;
 pub mod config;
+mod credentials;
 mod endpoints;
+mod floods;
+mod guesses;
 mod handler;
 pub mod metrics;
 mod producer;
@@ -34,6 +39,8 @@ mod reload;
 mod server;
 pub mod signature;
 mod supervisor;
+mod token;
+mod token_endpoint;
 
 pub use config::IngestConfig;
 pub use reload::Load;
@@ -113,6 +120,8 @@ async fn run(
         topics: kafka.topics(),
         producer: Arc::clone(&producer),
         context: context.clone(),
+        tokens: TokenEndpoint::new(),
+        floods: Floods::default(),
     });
     let (shutdown, topics, soft) = (context.shutdown.clone(), kafka.topics(), context.shutdown.soft().clone());
     if let Some(load) = load {

@@ -45,6 +45,10 @@ pub const SECRET_LAST_MATCH: &str = "ingest_secret_last_match_timestamp_seconds"
 pub const RELOADS: &str = "ingest_reloads_total";
 /// 1 while the configuration that is there is refused and an older one is used, else 0.
 pub const CONFIGURATION_REFUSED: &str = "ingest_configuration_refused";
+/// Requests for an OAuth token, by [`TokenOutcome`].
+pub const TOKEN_REQUESTS: &str = "ingest_token_requests_total";
+/// Lines about refused requests that were not written, because there were enough within their second.
+pub const LOG_LINES_SUPPRESSED: &str = "ingest_log_lines_suppressed_total";
 
 /// Declares an enum whose variants are values of a label.
 macro_rules! outcomes {
@@ -89,7 +93,7 @@ outcomes! {
         BodyTimeout = "body_timeout",
         /// The sender hung up before its request was complete, or the work ended without an outcome.
         Aborted = "aborted",
-        /// 401: the signature is missing or wrong.
+        /// 401: signature, password or token is missing or wrong.
         Unauthenticated = "unauthenticated",
         /// 400: not an event.
         NotAnEvent = "not_an_event",
@@ -109,6 +113,28 @@ outcomes! {
         Refused = "refused",
         /// It was asked for by signal, and is the one in use.
         Unchanged = "unchanged",
+    }
+}
+
+outcomes! {
+    /// How a request for a token ended: the label `outcome` of [`TOKEN_REQUESTS`].
+    TokenOutcome {
+        /// 200: here it is.
+        Issued = "issued",
+        /// 400 and others: the request cannot be read.
+        InvalidRequest = "invalid_request",
+        /// 401: no such client, or another secret.
+        InvalidClient = "invalid_client",
+        /// 400: the client is right, but not its user.
+        InvalidGrant = "invalid_grant",
+        /// 400: the client has a user, which the grant leaves out.
+        UnauthorizedClient = "unauthorized_client",
+        /// 400: a grant that does not exist here.
+        UnsupportedGrantType = "unsupported_grant_type",
+        /// 429: too many failures from this address or with this client.
+        Limited = "limited",
+        /// 503: too many at once.
+        Busy = "busy",
     }
 }
 
@@ -134,6 +160,8 @@ pub fn describe() {
         CONFIGURATION_REFUSED,
         "1 while the configuration that is there is refused and an older one is used"
     );
+    describe_counter!(TOKEN_REQUESTS, "Requests for an OAuth token by outcome");
+    describe_counter!(LOG_LINES_SUPPRESSED, "Lines about refused requests that were not written");
     LazyLock::force(&PROCESS);
 }
 
@@ -148,9 +176,16 @@ pub(crate) struct ProcessMetrics {
     /// In the order of [`Reload::ALL`].
     reloads: Vec<Counter>,
     pub(crate) configuration_refused: Gauge,
+    /// In the order of [`TokenOutcome::ALL`].
+    token_requests: Vec<Counter>,
+    pub(crate) log_lines_suppressed: Counter,
 }
 
 impl ProcessMetrics {
+    pub(crate) fn token_requests(&self, outcome: TokenOutcome) {
+        self.token_requests[outcome as usize].increment(1);
+    }
+
     pub(crate) fn reloaded(&self, outcome: Reload) {
         self.reloads[outcome as usize].increment(1);
         self.configuration_refused.set(if outcome == Reload::Refused { 1.0 } else { 0.0 });
@@ -167,6 +202,11 @@ pub(crate) static PROCESS: LazyLock<ProcessMetrics> = LazyLock::new(|| ProcessMe
     producers_replaced: zero(counter!(PRODUCERS_REPLACED)),
     reloads: Reload::ALL.iter().map(|outcome| zero(counter!(RELOADS, "outcome" => outcome.as_str()))).collect(),
     configuration_refused: zero_gauge(gauge!(CONFIGURATION_REFUSED)),
+    token_requests: TokenOutcome::ALL
+        .iter()
+        .map(|outcome| zero(counter!(TOKEN_REQUESTS, "outcome" => outcome.as_str())))
+        .collect(),
+    log_lines_suppressed: zero(counter!(LOG_LINES_SUPPRESSED)),
 });
 
 fn zero(counter: Counter) -> Counter {

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -93,8 +94,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsC
             () = shutdown.soft().cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted: {error}");
                 sleep(ACCEPT_PAUSE).await;
@@ -110,7 +111,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsC
         let ending = shutdown.clone();
         shutdown.spawn_work(async move {
             PROCESS.connections.increment(1.0);
-            connection(stream, &builder, router, &limits, &ending).await;
+            connection(stream, peer.ip(), &builder, router, &limits, &ending).await;
             PROCESS.connections.decrement(1.0);
             drop(slot);
         });
@@ -121,6 +122,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsC
         tracing::warn!("connections were still open {} s after the end was asked for", DRAIN_TIMEOUT.as_secs());
     }
 }
+
+/// Who is at the other end of a request's connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// What a connection's timer means.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,6 +140,7 @@ enum Phase {
 
 async fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     builder: &Builder<Tracked>,
     router: Router,
     limits: &LimitsConfig,
@@ -145,7 +151,8 @@ async fn connection(
     let spoken = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let spoken = Arc::clone(&spoken);
-        move |request: Request<Incoming>| {
+        move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer.to_canonical()));
             spoken.store(true, Ordering::Relaxed);
             let answer = router.clone().oneshot(request);
             async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }

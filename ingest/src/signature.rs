@@ -91,6 +91,25 @@ pub enum SignatureError {
     },
 }
 
+impl SignatureError {
+    /// A word for records and logs.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "signature_missing",
+            Self::Repeated => "signature_repeated",
+            Self::TooLong => "signature_too_long",
+            Self::Timestamp => "signature_without_timestamp",
+            Self::TwoTimestamps => "signature_with_two_timestamps",
+            Self::NoSignature => "signature_unreadable",
+            Self::Mismatch => "signature_mismatch",
+            Self::Inactive { .. } => "secret_inactive",
+            Self::TooOld { .. } => "signature_too_old",
+            Self::TooNew { .. } => "signature_too_new",
+        }
+    }
+}
+
 /// An endpoint's secrets, ready to verify.
 #[derive(Clone)]
 pub struct Verifier {

@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_secret_is_taken_from_the_text_or_from_a_file_and_never_printed() {
         let example = load_text("key = 'abc'").unwrap();
-        assert_eq!(example.key.expose(), "abc");
+        assert_eq!((example.key.expose(), example.limit), ("abc", 0));
         assert!(!format!("{example:?}").contains("abc"));
 
         let mut secret = tempfile::NamedTempFile::new().unwrap();

@@ -5,6 +5,10 @@ use super::*;
 const GOOD: &str =
     "[[endpoints]]\nname = 'main'\npath = '/webhooks'\n[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'\n";
 
+const BASIC: &str = "[[endpoints]]\nname = 'b'\npath = '/b'\n[endpoints.basic]\n";
+const OAUTH: &str = "[[endpoints]]\nname = 'b'\npath = '/b'\n[[endpoints.oauth]]\n";
+const KEY: &str = "[oauth]\ntoken_keys = ['0123456789abcdef0123456789abcdef']\n";
+
 fn load(text: &str) -> Result<IngestConfig, ConfigError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
@@ -61,6 +65,37 @@ fn what_is_wrong_is_refused_with_its_key() {
         (format!("{GOOD}expires_at = 2025"), "expected a time with its zone"),
         (secrets(6), "secrets: holds 6"),
         (GOOD.replace("path", "insecure = true\npath"), "endpoints[0].insecure"),
+        (
+            GOOD.replace("path", "insecure = true\npath")
+                .replace("[[endpoints.secrets]]\nid = 'a'\nsecret", "[endpoints.basic]\nusername = 'u'\npassword"),
+            "endpoints[0].insecure",
+        ),
+        (format!("{BASIC}username = 'a:b'\npassword = 'long enough, this'"), "endpoints[0].basic.username: must be"),
+        (format!("{BASIC}username = 'a'\npassword = 'short'"), "endpoints[0].basic.password: has fewer than 12"),
+        (format!("{BASIC}username = 'a'"), "missing field `password`"),
+        (format!("{OAUTH}client_id = 'c'\nclient_secret = '0123456789abcdef'"), "ingest.oauth.token_keys: is empty"),
+        (format!("[oauth]\ntoken_keys = ['short']\n{GOOD}"), "oauth.token_keys[0]: has fewer than 32"),
+        (format!("[oauth]\ntoken_ttl = '1s'\n{GOOD}"), "oauth.token_ttl: is 1s"),
+        (format!("{KEY}{OAUTH}client_id = 'c'\nclient_secret = 'short'"), "oauth[0].client_secret: must be 16"),
+        (format!("{KEY}{OAUTH}client_id = 'c d'\nclient_secret = '0123456789abcdef'"), "oauth[0].client_id"),
+        (
+            format!("{KEY}{OAUTH}client_id = 'c'\nclient_secret = '0123456789abcdef'\nusername = 'u'"),
+            "oauth[0].password: is missing",
+        ),
+        (
+            format!(
+                "{KEY}{OAUTH}client_id = 'c'\nclient_secret = '0123456789abcdef'\n[[endpoints.oauth]]\nclient_id = 'c'\nclient_secret = '0123456789abcdef'"
+            ),
+            "oauth[1].client_id: `c` is taken",
+        ),
+        (
+            format!(
+                "{KEY}{OAUTH}client_id = 'c'\nclient_secret = '0123456789abcdef'\n[endpoints.basic]\nusername = 'a'\npassword = 'long enough, this'"
+            ),
+            "cannot go with basic",
+        ),
+        (GOOD.replace("/webhooks", "/oauth2/token/"), "endpoints[0].path: `/oauth2/token/` is where"),
+        (format!("reload_interval = '1ms'\n{GOOD}"), "ingest.reload_interval"),
         (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
         (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
         (format!("[limits]\nbody_bytes_max = 2097152\n{GOOD}"), "limits.body_bytes_max"),

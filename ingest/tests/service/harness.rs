@@ -145,6 +145,8 @@ fn endpoint_config(name: &str, path: &str) -> EndpointConfig {
         mode: EndpointMode::Both,
         secrets: vec![secret],
         tolerance: Duration::from_secs(300),
+        basic: None,
+        oauth: Vec::new(),
         insecure: false,
     }
 }

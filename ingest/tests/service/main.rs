@@ -1,6 +1,8 @@
 //! The service as Digital River meets it: real sockets, librdkafka's mock cluster behind it.
 
 #[cfg(test)]
+mod authentication;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod faults;
