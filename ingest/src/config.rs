@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use self::credentials::Used;
 
 mod credentials;
+mod quarantine;
 
 pub use credentials::{
     BasicConfig, CLIENT_ID_CHARS_MAX, CLIENTS_MAX, OAuthClientConfig, OAuthConfig, PASSWORD_CHARS_MIN,
     SECRET_CHARS_MIN, SecretConfig, TOKEN_KEY_CHARS_MIN, TOKEN_KEYS_MAX,
 };
+pub use quarantine::QuarantineConfig;
 
 /// Most signing secrets that an endpoint may have.
 ///
@@ -45,6 +47,8 @@ pub struct IngestConfig {
     pub reload_interval: Duration,
     /// Bounds of what is taken at once and of how long anything may take.
     pub limits: LimitsConfig,
+    /// What is kept of events whose sender is not believed.
+    pub quarantine: QuarantineConfig,
     /// The tokens that endpoints with OAuth clients take.
     pub oauth: OAuthConfig,
     /// The addresses that take webhooks; at least one.
@@ -57,6 +61,7 @@ impl Default for IngestConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             reload_interval: Duration::from_secs(2),
             limits: LimitsConfig::default(),
+            quarantine: QuarantineConfig::default(),
             oauth: OAuthConfig::default(),
             endpoints: Vec::new(),
         }
@@ -173,6 +178,7 @@ impl IngestConfig {
     /// When a limit is out of range, there is no endpoint, or one is incomplete or equal to another.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.limits.validate()?;
+        self.quarantine.validate()?;
         if !(Duration::from_millis(50)..=Duration::from_secs(3_600)).contains(&self.reload_interval) {
             let reason = format!("is {:?}, must be from 50ms to 1h", self.reload_interval);
             return Err(ConfigError::refused("ingest.reload_interval", reason));
@@ -220,6 +226,7 @@ impl IngestConfig {
             ("listen", self.listen != other.listen),
             ("reload_interval", self.reload_interval != other.reload_interval),
             ("limits", self.limits != other.limits),
+            ("quarantine", self.quarantine != other.quarantine),
         ];
         changes.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
     }

@@ -14,22 +14,21 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
-use rdkafka::message::{Header, OwnedHeaders};
 use riverlock_runtime::Context;
 use riverlock_schemas::{Envelope, record, topics::Topics};
 use serde::Serialize;
 
 use crate::{
+    arrival::{Arrival, key},
+    authentication::Failure,
     body,
     config::LimitsConfig,
     endpoints::{Endpoint, Endpoints},
     floods::Floods,
     metrics::{EndpointMetrics, Outcome, Tally},
     producer::{Admission, Delivery, Producer, Record},
+    quarantine::Quarantine,
     refusal::Refusal,
-    signature,
     token_endpoint::{self, TokenEndpoint},
 };
 
@@ -44,6 +43,7 @@ pub(crate) struct Ingest {
     pub(crate) producer: Arc<Producer>,
     pub(crate) context: Context,
     pub(crate) tokens: TokenEndpoint,
+    pub(crate) quarantine: Arc<Quarantine>,
     /// What may be logged about refused requests.
     pub(crate) floods: Floods,
 }
@@ -62,11 +62,8 @@ struct Receipt {
 
 /// A request that was read.
 struct Webhook {
-    endpoint: Arc<Endpoint>,
-    headers: HeaderMap,
-    body: Bytes,
+    arrival: Arrival,
     admission: Admission,
-    received_at: DateTime<Utc>,
     /// When the answer is due.
     deadline: tokio::time::Instant,
 }
@@ -129,7 +126,8 @@ async fn receive(
         body::read(body, limits.body_bytes_max, limits.body_read_timeout, |count| admission.add_bytes(count)).await?;
     endpoint.metrics.body_bytes.increment(body.len() as u64);
     let deadline = tokio::time::Instant::from_std(started + limits.answer_deadline);
-    Ok(Webhook { endpoint, headers: parts.headers, body, admission, received_at, deadline })
+    let arrival = Arrival { endpoint, headers: parts.headers, body, received_at };
+    Ok(Webhook { arrival, admission, deadline })
 }
 
 /// Takes JSON by any of its names, and a request that does not say what it is: the envelope decides.
@@ -150,22 +148,34 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// Says why the request is not believed, and keeps its event for the case that the mistake is here.
+fn disbelieve(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
+    ingest.quarantine.keep(&ingest.topics, arrival, &failure);
+    let (name, error) = (arrival.endpoint.name.as_str(), failure.error);
+    ingest.floods.warn(|| {
+        let reason = error.reason();
+        tracing::warn!(endpoint = name, reason, detail = ?error, "a request to {name} was not authentic: {error}");
+    });
+    error.into()
+}
+
 /// Believes the request, or not, and brings its event to Kafka.
 async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
-    let endpoint = Arc::clone(&webhook.endpoint);
-    let now = webhook.received_at;
-    let secret = endpoint.authentication.check(&webhook.headers, &webhook.body, now).map_err(|failure| {
-        let (name, error) = (endpoint.name.as_str(), failure.error);
-        ingest.floods.warn(|| {
-            let reason = error.reason();
-            tracing::warn!(endpoint = name, reason, detail = ?error, "a request to {name} was not authentic: {error}");
-        });
-        error
-    })?;
+    let Webhook { arrival, admission, deadline } = webhook;
+    let endpoint = Arc::clone(&arrival.endpoint);
+    let checked = endpoint.authentication.check(&arrival.headers, &arrival.body, arrival.received_at);
+    let secret = match checked {
+        Ok(secret) => secret,
+        Err(failure) => {
+            // What strangers send must not keep an event from its place.
+            drop(admission);
+            return Err(disbelieve(ingest, &arrival, failure));
+        }
+    };
     if let Some(secret) = secret {
-        endpoint.metrics.secret_matched(secret.index, now);
+        endpoint.metrics.secret_matched(secret.index, arrival.received_at);
     }
-    let envelope = Envelope::parse(&webhook.body).inspect_err(|error| {
+    let envelope = Envelope::parse(&arrival.body).inspect_err(|error| {
         let name = endpoint.name.as_str();
         ingest.floods.warn(|| tracing::warn!(endpoint = name, "a body sent to {name} is no event: {error}"));
     })?;
@@ -183,13 +193,13 @@ async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
     let topic = ingest.topics.raw(&envelope.event_type);
     let record = Record {
         topic: &topic,
-        key: &record::bounded(envelope.order_id.as_deref().unwrap_or(&envelope.id)),
-        payload: &webhook.body,
-        headers: record_headers(&webhook, &envelope, secret.map(|secret| secret.id)),
+        key: &key(&envelope),
+        payload: &arrival.body,
+        headers: arrival.record_headers(&envelope, secret.map(|secret| secret.id)),
     };
-    let delivery = ingest.producer.send(record, webhook.admission, endpoint.metrics.late_acks.clone())?;
-    drop(webhook.body);
-    match ingest.producer.delivered(delivery, webhook.deadline).await {
+    let delivery = ingest.producer.send(record, admission, endpoint.metrics.late_acks.clone())?;
+    drop(arrival);
+    match ingest.producer.delivered(delivery, deadline).await {
         Delivery::Persisted { partition, offset } => {
             tracing::debug!(event.id = event_id, topic, partition, offset, "event {event_id} is stored");
             Ok(Receipt { event_id, topic, partition, offset })
@@ -209,35 +219,4 @@ async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
             Err(Refusal::Ambiguous)
         }
     }
-}
-
-fn record_headers(webhook: &Webhook, envelope: &Envelope<'_>, secret_id: Option<&str>) -> OwnedHeaders {
-    fn put(headers: OwnedHeaders, key: &str, value: &[u8]) -> OwnedHeaders {
-        headers.insert(Header { key, value: Some(value) })
-    }
-    let received_at = webhook.received_at.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let mut headers = OwnedHeaders::new_with_capacity(9);
-    headers = put(headers, record::EVENT_ID, record::bounded(&envelope.id).as_bytes());
-    headers = put(headers, record::EVENT_TYPE, record::bounded(&envelope.event_type).as_bytes());
-    if let Some(mode) = envelope.mode {
-        headers = put(headers, record::LIVE_MODE, if mode.is_live() { b"true" } else { b"false" });
-    }
-    headers = put(headers, record::ENDPOINT, webhook.endpoint.name.as_bytes());
-    headers = put(headers, record::RECEIVED_AT, received_at.as_bytes());
-    // An insecure endpoint does not look at it, but may be sent a long one.
-    if let Some(value) = webhook.headers.get(signature::HEADER).filter(|it| it.len() <= signature::HEADER_BYTES_MAX) {
-        headers = put(headers, record::SIGNATURE, value.as_bytes());
-    }
-    if let Some(id) = secret_id {
-        headers = put(headers, record::SECRET_ID, id.as_bytes());
-    }
-    if let Some(value) = webhook.headers.get(record::TRACEPARENT).filter(|it| is_traceparent(it.as_bytes())) {
-        headers = put(headers, record::TRACEPARENT, value.as_bytes());
-    }
-    put(headers, record::ORIGIN, record::ORIGIN_WEBHOOK.as_bytes())
-}
-
-/// Whether the value has the shape of W3C's `traceparent`: anything else is not worth keeping.
-fn is_traceparent(value: &[u8]) -> bool {
-    value.len() == 55 && value.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }

@@ -19,10 +19,12 @@ use crate::{
     handler::{Ingest, handle},
     metrics::EndpointMetrics,
     producer::Producer,
+    quarantine::Quarantine,
     reload::Reloader,
     token_endpoint::TokenEndpoint,
 };
 
+mod arrival;
 mod authentication;
 mod body;
 mod breaker;
@@ -34,6 +36,7 @@ mod guesses;
 mod handler;
 pub mod metrics;
 mod producer;
+mod quarantine;
 mod refusal;
 mod reload;
 mod server;
@@ -110,6 +113,8 @@ async fn run(
     config.validate()?;
     metrics::describe();
     let producer = Arc::new(Producer::new(kafka, &config.limits).map_err(Error::Producer)?);
+    let quarantine = Quarantine::new(config.quarantine.clone(), kafka, std::time::Instant::now());
+    let quarantine = Arc::new(quarantine.map_err(Error::Producer)?);
     let unlistenable = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(unlistenable)?;
     let address = listener.local_addr().map_err(unlistenable)?;
@@ -121,6 +126,7 @@ async fn run(
         producer: Arc::clone(&producer),
         context: context.clone(),
         tokens: TokenEndpoint::new(),
+        quarantine: Arc::clone(&quarantine),
         floods: Floods::default(),
     });
     let (shutdown, topics, soft) = (context.shutdown.clone(), kafka.topics(), context.shutdown.soft().clone());
@@ -135,7 +141,7 @@ async fn run(
             server::serve(listener, router, config.limits, shutdown),
             supervisor::supervise(Arc::clone(&producer), topics, component, soft),
         );
-        producer.close().await;
+        tokio::join!(producer.close(), quarantine.close());
         Ok::<_, Infallible>(())
     });
     tracing::info!(%address, "ingest listens on {address}");

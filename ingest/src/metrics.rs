@@ -45,6 +45,8 @@ pub const SECRET_LAST_MATCH: &str = "ingest_secret_last_match_timestamp_seconds"
 pub const RELOADS: &str = "ingest_reloads_total";
 /// 1 while the configuration that is there is refused and an older one is used, else 0.
 pub const CONFIGURATION_REFUSED: &str = "ingest_configuration_refused";
+/// Events whose sender was not believed, by `endpoint` and [`Quarantined`].
+pub const QUARANTINE: &str = "ingest_quarantine_total";
 /// Requests for an OAuth token, by [`TokenOutcome`].
 pub const TOKEN_REQUESTS: &str = "ingest_token_requests_total";
 /// Lines about refused requests that were not written, because there were enough within their second.
@@ -138,6 +140,24 @@ outcomes! {
     }
 }
 
+outcomes! {
+    /// What became of an event whose sender was not believed: the label `outcome` of [`QUARANTINE`].
+    Quarantined {
+        /// Kafka has it.
+        Kept = "kept",
+        /// Kafka did not take it, or did not say so.
+        Failed = "failed",
+        /// There were enough within their second.
+        Limited = "limited",
+        /// It is longer than what is kept.
+        TooLarge = "too_large",
+        /// The body is no event.
+        NotAnEvent = "not_an_event",
+        /// Nothing is kept.
+        Disabled = "disabled",
+    }
+}
+
 /// Describes every metric and sets those without labels to zero. Once the recorder is installed; again does no harm.
 pub fn describe() {
     describe_counter!(REQUESTS, "Requests by endpoint and outcome");
@@ -160,6 +180,7 @@ pub fn describe() {
         CONFIGURATION_REFUSED,
         "1 while the configuration that is there is refused and an older one is used"
     );
+    describe_counter!(QUARANTINE, "Events whose sender was not believed, by endpoint and what became of them");
     describe_counter!(TOKEN_REQUESTS, "Requests for an OAuth token by outcome");
     describe_counter!(LOG_LINES_SUPPRESSED, "Lines about refused requests that were not written");
     LazyLock::force(&PROCESS);
@@ -229,6 +250,8 @@ pub(crate) struct EndpointMetrics {
     pub(crate) body_bytes: Counter,
     pub(crate) mode_mismatches: Counter,
     insecure: Gauge,
+    /// In the order of [`Quarantined::ALL`].
+    quarantine: Vec<Counter>,
     /// In the order of the configuration.
     secrets: Vec<(Counter, Gauge)>,
 }
@@ -238,6 +261,9 @@ impl EndpointMetrics {
         let name = endpoint.to_owned();
         let request =
             |outcome: &Outcome| zero(counter!(REQUESTS, "endpoint" => name.clone(), "outcome" => outcome.as_str()));
+        let quarantined = |outcome: &Quarantined| {
+            zero(counter!(QUARANTINE, "endpoint" => name.clone(), "outcome" => outcome.as_str()))
+        };
         let secret = |id: &str| {
             let counter = counter!(SECRET_MATCHES, "endpoint" => name.clone(), "secret" => id.to_owned());
             let gauge = gauge!(SECRET_LAST_MATCH, "endpoint" => name.clone(), "secret" => id.to_owned());
@@ -249,6 +275,7 @@ impl EndpointMetrics {
         is_insecure.set(if insecure { 1.0 } else { 0.0 });
         Self {
             insecure: is_insecure,
+            quarantine: Quarantined::ALL.iter().map(quarantined).collect(),
             requests: Outcome::ALL.iter().map(request).collect(),
             answer: histogram!(ANSWER_SECONDS, "endpoint" => name.clone()),
             ambiguous: zero(counter!(AMBIGUOUS, "endpoint" => name.clone())),
@@ -257,6 +284,10 @@ impl EndpointMetrics {
             mode_mismatches: zero(counter!(MODE_MISMATCHES, "endpoint" => name.clone())),
             secrets: secrets.into_iter().map(secret).collect(),
         }
+    }
+
+    pub(crate) fn quarantined(&self, outcome: Quarantined) {
+        self.quarantine[outcome as usize].increment(1);
     }
 
     /// The endpoint is no more: it must not stand there as insecure for ever.

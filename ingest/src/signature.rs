@@ -183,6 +183,21 @@ impl Verifier {
         body: &[u8],
         now: DateTime<Utc>,
     ) -> Result<Match<'_>, SignatureError> {
+        self.verify_again(headers, body, now, now)
+    }
+
+    /// As [`Self::verify`], for a request that came at `received_at`: with the secrets that count `now`, and the tolerance
+    /// against the time at which it came.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_again<'h>(
+        &self,
+        headers: impl IntoIterator<Item = &'h [u8]>,
+        body: &[u8],
+        received_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<Match<'_>, SignatureError> {
         let mut headers = headers.into_iter();
         let header = headers.next().ok_or(SignatureError::Missing)?;
         if headers.next().is_some() {
@@ -202,7 +217,7 @@ impl Verifier {
             }
         }
         match (found, inactive) {
-            (Some(found), _) => self.check_time(header.timestamp_ms, now).map(|()| found),
+            (Some(found), _) => self.check_time(header.timestamp_ms, received_at).map(|()| found),
             (None, Some(key)) => Err(SignatureError::Inactive { secret_id: key.id.clone() }),
             (None, None) => Err(SignatureError::Mismatch),
         }

@@ -30,6 +30,10 @@ pub struct KafkaConfig {
     pub replication_factor: i32,
     /// How long raw events are kept, in milliseconds; -1 keeps them for ever.
     pub retention_ms: i64,
+    /// How long events in quarantine are kept, in milliseconds.
+    pub quarantine_retention_ms: i64,
+    /// How much of a partition of the quarantine is kept, in bytes: strangers may write there.
+    pub quarantine_retention_bytes: i64,
     /// Further librdkafka properties, for example `security.protocol` or `sasl.username`.
     pub properties: BTreeMap<String, Property>,
 }
@@ -46,6 +50,8 @@ impl Default for KafkaConfig {
             partitions: 12,
             replication_factor: 1,
             retention_ms: -1,
+            quarantine_retention_ms: 14 * 24 * 3_600_000,
+            quarantine_retention_bytes: 64 * 1024 * 1024,
             properties: BTreeMap::new(),
         }
     }
@@ -76,6 +82,15 @@ impl KafkaConfig {
         }
         if !(1..=10).contains(&self.replication_factor) {
             return Err(ConfigError::refused("kafka.replication_factor", "must be from 1 to 10"));
+        }
+        for (key, value) in [
+            ("quarantine_retention_ms", self.quarantine_retention_ms),
+            ("quarantine_retention_bytes", self.quarantine_retention_bytes),
+        ] {
+            if value < 1 {
+                let reason = format!("is {value}; strangers may write there, so it must have a bound");
+                return Err(ConfigError::refused(format!("kafka.{key}"), reason));
+            }
         }
         let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if self.topic_prefix.is_empty() || !self.topic_prefix.chars().all(legal) {
@@ -180,5 +195,8 @@ mod tests {
         config.properties.insert("acks".to_owned(), Secret::new("1"));
         let error = config.validate().unwrap_err().to_string();
         assert!(error.contains("kafka.properties.\"acks\""), "{error}");
+        let unbounded = KafkaConfig { quarantine_retention_bytes: -1, ..KafkaConfig::default() };
+        let error = unbounded.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.quarantine_retention_bytes"), "{error}");
     }
 }

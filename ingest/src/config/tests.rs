@@ -95,6 +95,7 @@ fn what_is_wrong_is_refused_with_its_key() {
             "cannot go with basic",
         ),
         (GOOD.replace("/webhooks", "/oauth2/token/"), "endpoints[0].path: `/oauth2/token/` is where"),
+        (format!("[quarantine]\nbytes_per_second = 1\n{GOOD}"), "ingest.quarantine.bytes_per_second: is 1"),
         (format!("reload_interval = '1ms'\n{GOOD}"), "ingest.reload_interval"),
         (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
         (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),

@@ -9,6 +9,8 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod quarantine;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod requests;
