@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use self::credentials::Used;
 
 mod credentials;
+mod edge;
 mod quarantine;
 
 pub use credentials::{
     BasicConfig, CLIENT_ID_CHARS_MAX, CLIENTS_MAX, OAuthClientConfig, OAuthConfig, PASSWORD_CHARS_MIN,
     SECRET_CHARS_MIN, SecretConfig, TOKEN_KEY_CHARS_MIN, TOKEN_KEYS_MAX,
 };
+pub use edge::{AddressRanges, DIGITAL_RIVER, DIGITAL_RIVER_RANGES, NoRange, TlsConfig};
 pub use quarantine::QuarantineConfig;
 
 /// Most signing secrets that an endpoint may have.
@@ -45,6 +47,12 @@ pub struct IngestConfig {
     /// so that a file that is being written is not taken half; SIGHUP looks at once.
     #[serde(with = "humantime_serde")]
     pub reload_interval: Duration,
+    /// TLS on the listener; without it a proxy has to end TLS.
+    pub tls: Option<TlsConfig>,
+    /// The proxies before ingest: whom they name in `X-Forwarded-For` counts as the sender.
+    pub trusted_proxies: AddressRanges,
+    /// From where requests are taken; from everywhere when empty. Never the only check: addresses change hands.
+    pub allow: AddressRanges,
     /// Bounds of what is taken at once and of how long anything may take.
     pub limits: LimitsConfig,
     /// What is kept of events whose sender is not believed.
@@ -60,6 +68,9 @@ impl Default for IngestConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             reload_interval: Duration::from_secs(2),
+            tls: None,
+            trusted_proxies: AddressRanges::default(),
+            allow: AddressRanges::default(),
             limits: LimitsConfig::default(),
             quarantine: QuarantineConfig::default(),
             oauth: OAuthConfig::default(),
@@ -133,6 +144,9 @@ pub struct EndpointConfig {
     /// carry such a token, in addition to whatever else the endpoint asks for.
     #[serde(default)]
     pub oauth: Vec<OAuthClientConfig>,
+    /// From where its requests are taken, in place of the listener's list.
+    #[serde(default)]
+    pub allow: Option<AddressRanges>,
     /// How far a signature's timestamp may be from the clock, either way; 0 turns the check off.
     #[serde(default = "default_tolerance", with = "humantime_serde")]
     pub tolerance: Duration,
@@ -225,6 +239,7 @@ impl IngestConfig {
         let changes = [
             ("listen", self.listen != other.listen),
             ("reload_interval", self.reload_interval != other.reload_interval),
+            ("tls", self.tls.is_some() != other.tls.is_some()),
             ("limits", self.limits != other.limits),
             ("quarantine", self.quarantine != other.quarantine),
         ];

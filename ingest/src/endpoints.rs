@@ -1,13 +1,20 @@
 //! The addresses that take webhooks.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
+use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 
 use crate::{
+    address,
     authentication::Authentication,
-    config::{EndpointConfig, EndpointMode, IngestConfig, TOKEN_PATHS, without_slash},
+    config::{AddressRanges, EndpointConfig, EndpointMode, IngestConfig, TOKEN_PATHS, without_slash},
     metrics::EndpointMetrics,
+    server::Peer,
     token::Client,
 };
 
@@ -17,10 +24,12 @@ pub(crate) struct Endpoint {
     pub(crate) mode: EndpointMode,
     pub(crate) authentication: Authentication,
     pub(crate) metrics: Arc<EndpointMetrics>,
+    /// From where its requests are taken; from everywhere when empty.
+    allow: AddressRanges,
 }
 
 impl Endpoint {
-    fn new(config: &EndpointConfig, clients: Vec<Arc<Client>>, now: DateTime<Utc>) -> Self {
+    fn new(config: &EndpointConfig, clients: Vec<Arc<Client>>, listener: &AddressRanges, now: DateTime<Utc>) -> Self {
         let authentication = Authentication::new(config, clients);
         let endpoint = config.name.as_str();
         if config.insecure {
@@ -32,7 +41,13 @@ impl Endpoint {
         }
         let secrets = config.secrets.iter().map(|secret| secret.id.as_str());
         let metrics = Arc::new(EndpointMetrics::new(endpoint, config.insecure, secrets));
-        Self { name: config.name.clone(), mode: config.mode, authentication, metrics }
+        let allow = config.allow.as_ref().unwrap_or(listener).clone();
+        Self { name: config.name.clone(), mode: config.mode, authentication, metrics, allow }
+    }
+
+    /// Whether requests from there are taken.
+    pub(crate) fn allows(&self, address: IpAddr) -> bool {
+        self.allow.is_empty() || self.allow.contains(address)
     }
 }
 
@@ -42,6 +57,8 @@ pub(crate) struct Endpoints {
     /// The OAuth clients of all endpoints.
     clients: Vec<Arc<Client>>,
     instance_url: Option<String>,
+    trusted_proxies: AddressRanges,
+    allow: AddressRanges,
 }
 
 impl Endpoints {
@@ -52,9 +69,26 @@ impl Endpoints {
             let clients: Vec<_> = endpoint.oauth.iter().map(client).collect();
             all.extend(clients.iter().map(Arc::clone));
             let path = without_slash(&endpoint.path).to_owned();
-            by_path.insert(path, Arc::new(Endpoint::new(endpoint, clients, now)));
+            by_path.insert(path, Arc::new(Endpoint::new(endpoint, clients, &config.allow, now)));
         }
-        Self { by_path, clients: all, instance_url: config.oauth.instance_url.clone() }
+        Self {
+            by_path,
+            clients: all,
+            instance_url: config.oauth.instance_url.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            allow: config.allow.clone(),
+        }
+    }
+
+    /// Where a request comes from.
+    pub(crate) fn address(&self, peer: Option<&Peer>, headers: &HeaderMap) -> IpAddr {
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+        address::client(peer, headers, &self.trusted_proxies)
+    }
+
+    /// Whether tokens are given to there.
+    pub(crate) fn allows_token(&self, address: IpAddr) -> bool {
+        self.allow.is_empty() || self.allow.contains(address)
     }
 
     /// Whether tokens are fetched at this path.

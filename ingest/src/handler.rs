@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
     Json,
     body::Body,
@@ -29,6 +29,8 @@ use crate::{
     producer::{Admission, Delivery, Producer, Record},
     quarantine::Quarantine,
     refusal::Refusal,
+    server::Peer,
+    tls::Tls,
     token_endpoint::{self, TokenEndpoint},
 };
 
@@ -42,6 +44,8 @@ pub(crate) struct Ingest {
     pub(crate) topics: Topics,
     pub(crate) producer: Arc<Producer>,
     pub(crate) context: Context,
+    /// Empty without TLS; replaced when the certificate is.
+    pub(crate) tls: Arc<ArcSwapOption<Tls>>,
     pub(crate) tokens: TokenEndpoint,
     pub(crate) quarantine: Arc<Quarantine>,
     /// What may be logged about refused requests.
@@ -115,6 +119,12 @@ async fn receive(
     started: Instant,
 ) -> Result<Webhook, Refusal> {
     let endpoint = endpoint.ok_or(Refusal::UnknownPath)?;
+    let address = ingest.endpoints.load().address(parts.extensions.get::<Peer>(), &parts.headers);
+    if !endpoint.allows(address) {
+        let name = endpoint.name.as_str();
+        ingest.floods.warn(|| tracing::warn!(endpoint = name, %address, "{name} takes no requests from {address}"));
+        return Err(Refusal::AddressNotAllowed);
+    }
     if parts.method != Method::POST {
         return Err(Refusal::MethodNotAllowed);
     }

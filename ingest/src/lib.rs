@@ -8,7 +8,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
 use tokio::net::TcpListener;
@@ -20,10 +20,11 @@ use crate::{
     metrics::EndpointMetrics,
     producer::Producer,
     quarantine::Quarantine,
-    reload::Reloader,
+    reload::{Loaded, Reloader},
     token_endpoint::TokenEndpoint,
 };
 
+mod address;
 mod arrival;
 mod authentication;
 mod body;
@@ -42,6 +43,7 @@ mod reload;
 mod server;
 pub mod signature;
 mod supervisor;
+mod tls;
 mod token;
 mod token_endpoint;
 
@@ -111,6 +113,8 @@ async fn run(
     context: &Context,
 ) -> Result<Server, Error> {
     config.validate()?;
+    let loaded = Loaded::new(config.clone())?;
+    let tls = Arc::new(ArcSwapOption::from(loaded.tls.clone().map(Arc::new)));
     metrics::describe();
     let producer = Arc::new(Producer::new(kafka, &config.limits).map_err(Error::Producer)?);
     let quarantine = Quarantine::new(config.quarantine.clone(), kafka, std::time::Instant::now());
@@ -125,20 +129,21 @@ async fn run(
         topics: kafka.topics(),
         producer: Arc::clone(&producer),
         context: context.clone(),
+        tls: Arc::clone(&tls),
         tokens: TokenEndpoint::new(),
         quarantine: Arc::clone(&quarantine),
         floods: Floods::default(),
     });
     let (shutdown, topics, soft) = (context.shutdown.clone(), kafka.topics(), context.shutdown.soft().clone());
     if let Some(load) = load {
-        let reloader = Reloader::new(load, Arc::clone(&ingest), config.clone()).map_err(Error::Signal)?;
+        let reloader = Reloader::new(load, Arc::clone(&ingest), loaded).map_err(Error::Signal)?;
         context.shutdown.spawn_work(reloader.run(soft.clone()));
     }
     let router = Router::new().fallback(handle).with_state(ingest);
     let component = context.health.register("ingest");
     context.shutdown.spawn("ingest", async move {
         tokio::join!(
-            server::serve(listener, router, config.limits, shutdown),
+            server::serve(listener, router, tls, config.limits, shutdown),
             supervisor::supervise(Arc::clone(&producer), topics, component, soft),
         );
         tokio::join!(producer.close(), quarantine.close());

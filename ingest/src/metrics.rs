@@ -49,6 +49,8 @@ pub const CONFIGURATION_REFUSED: &str = "ingest_configuration_refused";
 pub const QUARANTINE: &str = "ingest_quarantine_total";
 /// Requests for an OAuth token, by [`TokenOutcome`].
 pub const TOKEN_REQUESTS: &str = "ingest_token_requests_total";
+/// Connections that ended before TLS was agreed on.
+pub const TLS_HANDSHAKES_FAILED: &str = "ingest_tls_handshakes_failed_total";
 /// Lines about refused requests that were not written, because there were enough within their second.
 pub const LOG_LINES_SUPPRESSED: &str = "ingest_log_lines_suppressed_total";
 
@@ -79,6 +81,8 @@ outcomes! {
         Accepted = "accepted",
         /// 404: no endpoint has this path.
         UnknownPath = "unknown_path",
+        /// 403: the sender's address is not among those that are allowed.
+        AddressNotAllowed = "address_not_allowed",
         /// 405: not a POST.
         MethodNotAllowed = "method_not_allowed",
         /// 503: starting, ending, or replacing a failed producer.
@@ -182,6 +186,7 @@ pub fn describe() {
     );
     describe_counter!(QUARANTINE, "Events whose sender was not believed, by endpoint and what became of them");
     describe_counter!(TOKEN_REQUESTS, "Requests for an OAuth token by outcome");
+    describe_counter!(TLS_HANDSHAKES_FAILED, "Connections that ended before TLS was agreed on");
     describe_counter!(LOG_LINES_SUPPRESSED, "Lines about refused requests that were not written");
     LazyLock::force(&PROCESS);
 }
@@ -199,6 +204,7 @@ pub(crate) struct ProcessMetrics {
     pub(crate) configuration_refused: Gauge,
     /// In the order of [`TokenOutcome::ALL`].
     token_requests: Vec<Counter>,
+    pub(crate) tls_handshakes_failed: Counter,
     pub(crate) log_lines_suppressed: Counter,
 }
 
@@ -227,6 +233,7 @@ pub(crate) static PROCESS: LazyLock<ProcessMetrics> = LazyLock::new(|| ProcessMe
         .iter()
         .map(|outcome| zero(counter!(TOKEN_REQUESTS, "outcome" => outcome.as_str())))
         .collect(),
+    tls_handshakes_failed: zero(counter!(TLS_HANDSHAKES_FAILED)),
     log_lines_suppressed: zero(counter!(LOG_LINES_SUPPRESSED)),
 });
 

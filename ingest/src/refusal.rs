@@ -20,6 +20,8 @@ pub(crate) const RETRY_AFTER_SECONDS: RangeInclusive<u8> = 1..=5;
 pub(crate) enum Refusal {
     #[error("no webhook endpoint has this path; compare the webhook's address with the configured paths")]
     UnknownPath,
+    #[error("requests from this address are not taken here")]
+    AddressNotAllowed,
     #[error("webhooks are delivered with POST")]
     MethodNotAllowed,
     #[error("the service is starting or ending and takes no events; send it again")]
@@ -54,6 +56,7 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::UnknownPath => StatusCode::NOT_FOUND,
+            Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotReady | Self::BreakerOpen | Self::Busy | Self::NotStored | Self::Ambiguous => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -71,6 +74,7 @@ impl Refusal {
     fn names(&self) -> (&'static str, &'static str) {
         match self {
             Self::UnknownPath => ("not_found", "unknown_path"),
+            Self::AddressNotAllowed => ("forbidden", "address_not_allowed"),
             Self::MethodNotAllowed => ("method_not_allowed", "method_not_allowed"),
             Self::NotReady => ("service_unavailable", "not_ready"),
             Self::BreakerOpen => ("service_unavailable", "event_log_unavailable"),
@@ -106,6 +110,7 @@ impl Refusal {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::UnknownPath => Outcome::UnknownPath,
+            Self::AddressNotAllowed => Outcome::AddressNotAllowed,
             Self::MethodNotAllowed => Outcome::MethodNotAllowed,
             Self::NotReady => Outcome::NotReady,
             Self::BreakerOpen => Outcome::BreakerOpen,
@@ -125,6 +130,7 @@ impl Refusal {
     pub(crate) fn leaves_body(&self) -> bool {
         match self {
             Self::UnknownPath
+            | Self::AddressNotAllowed
             | Self::MethodNotAllowed
             | Self::NotReady
             | Self::BreakerOpen

@@ -18,13 +18,30 @@ use crate::{
     endpoints::Endpoints,
     handler::Ingest,
     metrics::{PROCESS, Reload},
+    tls::Tls,
 };
 
 /// Reads `[ingest]` of the configuration, from wherever it is.
 pub type Load = dyn Fn() -> Result<IngestConfig, ConfigError> + Send + Sync;
 
+/// A configuration that is right, with what its files hold.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Loaded {
+    pub(crate) config: IngestConfig,
+    pub(crate) tls: Option<Tls>,
+}
+
+impl Loaded {
+    /// Checks the configuration and reads the files that it names.
+    pub(crate) fn new(config: IngestConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+        Ok(Self { config, tls })
+    }
+}
+
 /// What a look at the configuration found; an error as text, so that two can be compared.
-type Found = Result<IngestConfig, String>;
+type Found = Result<Loaded, String>;
 
 /// Who wants to know.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,7 +55,7 @@ pub(crate) struct Reloader {
     ingest: Arc<Ingest>,
     hangups: Signal,
     /// What is in use.
-    current: IngestConfig,
+    current: Loaded,
     /// What the last look found.
     seen: Found,
     /// What was last taken or refused, so that the same is not refused every few seconds.
@@ -47,14 +64,14 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// From here on SIGHUP no longer ends the process.
-    pub(crate) fn new(load: Arc<Load>, ingest: Arc<Ingest>, current: IngestConfig) -> std::io::Result<Self> {
+    pub(crate) fn new(load: Arc<Load>, ingest: Arc<Ingest>, current: Loaded) -> std::io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
         Ok(Self { load, ingest, hangups, seen: Ok(current.clone()), judged: Ok(current.clone()), current })
     }
 
     /// Looks after the configuration until the process is asked to end.
     pub(crate) async fn run(mut self, soft: CancellationToken) {
-        let mut interval = tokio::time::interval(self.current.reload_interval);
+        let mut interval = tokio::time::interval(self.current.config.reload_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -67,11 +84,7 @@ impl Reloader {
 
     async fn look(&mut self, cause: Cause) {
         let load = Arc::clone(&self.load);
-        let read = move || {
-            let config = load().map_err(|error| chain(&error))?;
-            config.validate().map_err(|error| chain(&error))?;
-            Ok(config)
-        };
+        let read = move || load().and_then(Loaded::new).map_err(|error| chain(&error));
         // A file may be far away.
         let found =
             tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(format!("it panicked: {error}")));
@@ -86,14 +99,17 @@ impl Reloader {
 
     fn judge(&mut self, found: &Found) {
         match found {
-            Ok(config) if *config == self.current => {
+            Ok(loaded) if *loaded == self.current => {
                 PROCESS.reloaded(Reload::Unchanged);
                 tracing::info!("the configuration of ingest was read again and is as before");
             }
-            Ok(config) => {
-                self.take(config.clone());
+            Ok(loaded) => {
+                self.take(loaded.clone());
                 PROCESS.reloaded(Reload::Applied);
-                tracing::info!(endpoints = self.current.endpoints.len(), "the new configuration of ingest is in use");
+                tracing::info!(
+                    endpoints = self.current.config.endpoints.len(),
+                    "the new configuration of ingest is in use"
+                );
             }
             Err(reason) => {
                 PROCESS.reloaded(Reload::Refused);
@@ -102,14 +118,20 @@ impl Reloader {
         }
     }
 
-    fn take(&mut self, config: IngestConfig) {
-        for name in self.current.fixed_changes(&config) {
+    fn take(&mut self, loaded: Loaded) {
+        for name in self.current.config.fixed_changes(&loaded.config) {
             tracing::warn!("ingest.{name} has changed, which takes a restart: the old value stays until then");
         }
-        let endpoints = Arc::new(Endpoints::new(&config, self.ingest.context.clock.now()));
+        // A listener without TLS does not get it in the middle of its life.
+        if let Some(tls) = loaded.tls.clone()
+            && self.ingest.tls.load().is_some()
+        {
+            self.ingest.tls.store(Some(Arc::new(tls)));
+        }
+        let endpoints = Arc::new(Endpoints::new(&loaded.config, self.ingest.context.clock.now()));
         let old = self.ingest.endpoints.swap(Arc::clone(&endpoints));
         old.retire(&endpoints);
-        self.current = config;
+        self.current = loaded;
     }
 }
 

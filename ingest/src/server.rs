@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
@@ -19,13 +20,15 @@ use hyper_util::{
 };
 use riverlock_runtime::Shutdown;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{Instant, sleep},
 };
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-use crate::{config::LimitsConfig, metrics::PROCESS};
+use crate::{config::LimitsConfig, metrics::PROCESS, tls::Tls};
 
 /// How long requests may take to end after the process is asked to end. Longer than any answer takes.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -84,7 +87,13 @@ fn builder(limits: &LimitsConfig, shutdown: &Shutdown) -> Builder<Tracked> {
 }
 
 /// Accepts connections until the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
-pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsConfig, shutdown: Shutdown) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Arc<ArcSwapOption<Tls>>,
+    limits: LimitsConfig,
+    shutdown: Shutdown,
+) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let builder = Arc::new(builder(&limits, &shutdown));
     let limits = Arc::new(limits);
@@ -108,10 +117,19 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsC
             continue;
         };
         let (builder, router, limits) = (Arc::clone(&builder), router.clone(), Arc::clone(&limits));
-        let ending = shutdown.clone();
+        let (ending, tls) = (shutdown.clone(), tls.load_full());
         shutdown.spawn_work(async move {
             PROCESS.connections.increment(1.0);
-            connection(stream, peer.ip(), &builder, router, &limits, &ending).await;
+            // An answer is small and must not wait for more. A failure means that the connection is gone already.
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => connection(stream, peer.ip(), &builder, router, &limits, &ending).await,
+                Some(tls) => {
+                    if let Some(stream) = handshake(stream, &tls, &limits, &ending).await {
+                        Box::pin(connection(stream, peer.ip(), &builder, router, &limits, &ending)).await;
+                    }
+                }
+            }
             PROCESS.connections.decrement(1.0);
             drop(slot);
         });
@@ -138,16 +156,31 @@ enum Phase {
     Closing,
 }
 
-async fn connection(
+/// Agrees on TLS, within the time that a request's head may take.
+async fn handshake(
     stream: TcpStream,
+    tls: &Tls,
+    limits: &LimitsConfig,
+    shutdown: &Shutdown,
+) -> Option<TlsStream<TcpStream>> {
+    let agreed = tokio::time::timeout(limits.header_read_timeout, tls.acceptor.accept(stream));
+    match shutdown.soft().run_until_cancelled(agreed).await? {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => tracing::debug!(%error, "TLS was not agreed on: {error}"),
+        Err(_) => tracing::debug!("TLS was not agreed on in time"),
+    }
+    PROCESS.tls_handshakes_failed.increment(1);
+    None
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: IpAddr,
     builder: &Builder<Tracked>,
     router: Router,
     limits: &LimitsConfig,
     shutdown: &Shutdown,
 ) {
-    // An answer is small and must not wait for more. A failure means that the connection is gone already.
-    let _ = stream.set_nodelay(true);
     let spoken = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let spoken = Arc::clone(&spoken);

@@ -4,10 +4,7 @@
 //! form, as Salesforce wants it, and expects Salesforce's answer. Errors are those of RFC 6749, section 5.2. Whether a client
 //! exists shows in nothing: the same answers, the same work.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use axum::{
     Json,
@@ -159,7 +156,7 @@ pub(crate) async fn handle(ingest: &Ingest, parts: Parts, mut body: Body) -> Res
     let (outcome, mut response) = match answer(ingest, &parts, &mut body).await {
         Ok(granted) => (TokenOutcome::Issued, Json(granted).into_response()),
         Err(Failure::Token(error)) => (error.outcome(), error.into_response()),
-        Err(Failure::Body(refusal)) => (TokenOutcome::InvalidRequest, refusal.into_response()),
+        Err(Failure::Other(refusal)) => (TokenOutcome::InvalidRequest, refusal.into_response()),
     };
     PROCESS.token_requests(outcome);
     let headers = response.headers_mut();
@@ -170,7 +167,7 @@ pub(crate) async fn handle(ingest: &Ingest, parts: Parts, mut body: Body) -> Res
 
 enum Failure {
     Token(TokenError),
-    Body(Refusal),
+    Other(Refusal),
 }
 
 impl From<TokenError> for Failure {
@@ -181,11 +178,13 @@ impl From<TokenError> for Failure {
 
 async fn answer(ingest: &Ingest, parts: &Parts, body: &mut Body) -> Result<Granted, Failure> {
     let _place = ingest.tokens.places.try_acquire().map_err(|_| TokenError::Busy)?;
-    let form = read_form(parts, body, ingest.limits.body_read_timeout).await?;
-    let address = parts.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
-    let request = Request::read(&form, &parts.headers)?;
-
     let endpoints = ingest.endpoints.load_full();
+    let address = endpoints.address(parts.extensions.get::<Peer>(), &parts.headers);
+    if !endpoints.allows_token(address) {
+        return Err(Failure::Other(Refusal::AddressNotAllowed));
+    }
+    let form = read_form(parts, body, ingest.limits.body_read_timeout).await?;
+    let request = Request::read(&form, &parts.headers)?;
     let Some(attempt) = ingest.tokens.guesses.attempt(&request.client_id, address, Instant::now()) else {
         ingest.floods.warn(|| tracing::warn!(%address, "too many wrong requests for a token from {address}"));
         return Err(TokenError::Limited.into());
@@ -234,7 +233,7 @@ async fn read_form(parts: &Parts, body: &mut Body, timeout: Duration) -> Result<
     if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Err(TokenError::Request("Content-Type must be application/x-www-form-urlencoded").into());
     }
-    body::read(body, FORM_BYTES_MAX, timeout, |_| Ok(())).await.map_err(Failure::Body)
+    body::read(body, FORM_BYTES_MAX, timeout, |_| Ok(())).await.map_err(Failure::Other)
 }
 
 /// A request for a token, read.

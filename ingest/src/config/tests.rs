@@ -65,6 +65,19 @@ fn what_is_wrong_is_refused_with_its_key() {
         (format!("{GOOD}expires_at = 2025"), "expected a time with its zone"),
         (secrets(6), "secrets: holds 6"),
         (GOOD.replace("path", "insecure = true\npath"), "endpoints[0].insecure"),
+        (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
+        (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
+        (format!("[limits]\nbody_bytes_max = 2097152\n{GOOD}"), "limits.body_bytes_max"),
+        (format!("[limits]\nbody_read_timeout = '2600ms'\n{GOOD}"), "limits.body_read_timeout"),
+    ] {
+        assert_refused(&text, expected);
+    }
+    assert!(load(&secrets(5)).is_ok());
+}
+
+#[test]
+fn what_is_wrong_about_credentials_and_the_edge_is_refused_with_its_key() {
+    for (text, expected) in [
         (
             GOOD.replace("path", "insecure = true\npath")
                 .replace("[[endpoints.secrets]]\nid = 'a'\nsecret", "[endpoints.basic]\nusername = 'u'\npassword"),
@@ -96,15 +109,17 @@ fn what_is_wrong_is_refused_with_its_key() {
         ),
         (GOOD.replace("/webhooks", "/oauth2/token/"), "endpoints[0].path: `/oauth2/token/` is where"),
         (format!("[quarantine]\nbytes_per_second = 1\n{GOOD}"), "ingest.quarantine.bytes_per_second: is 1"),
+        (format!("allow = ['nowhere']\n{GOOD}"), "`nowhere` is no address"),
+        (format!("trusted_proxies = ['10.0.0.0/99']\n{GOOD}"), "`10.0.0.0/99` is no address"),
+        (format!("[tls]\ncertificate = 'x'\n{GOOD}"), "missing field `key`"),
         (format!("reload_interval = '1ms'\n{GOOD}"), "ingest.reload_interval"),
-        (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
-        (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
-        (format!("[limits]\nbody_bytes_max = 2097152\n{GOOD}"), "limits.body_bytes_max"),
-        (format!("[limits]\nbody_read_timeout = '2600ms'\n{GOOD}"), "limits.body_read_timeout"),
     ] {
-        let error = load(&text).expect_err(&text).to_string();
-        assert!(error.contains(expected), "{error} does not say {expected}");
-        assert!(!error.contains("0123456789"), "{error}");
+        assert_refused(&text, expected);
     }
-    assert!(load(&secrets(5)).is_ok());
+}
+
+fn assert_refused(text: &str, expected: &str) {
+    let error = load(text).expect_err(text).to_string();
+    assert!(error.contains(expected), "{error} does not say {expected}");
+    assert!(!error.contains("0123456789"), "{error}");
 }

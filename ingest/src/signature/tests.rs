@@ -34,6 +34,7 @@ fn verifier(secrets: Vec<SecretConfig>, tolerance: u64) -> Verifier {
         tolerance: Duration::from_secs(tolerance),
         basic: None,
         oauth: Vec::new(),
+        allow: None,
         insecure: false,
     })
 }

@@ -147,6 +147,7 @@ fn endpoint_config(name: &str, path: &str) -> EndpointConfig {
         tolerance: Duration::from_secs(300),
         basic: None,
         oauth: Vec::new(),
+        allow: None,
         insecure: false,
     }
 }

@@ -1,6 +1,8 @@
 //! The service as Digital River meets it: real sockets, librdkafka's mock cluster behind it.
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod authentication;
 #[cfg(test)]
 mod edge;
@@ -14,3 +16,5 @@ mod quarantine;
 mod reload;
 #[cfg(test)]
 mod requests;
+#[cfg(test)]
+mod tls;
