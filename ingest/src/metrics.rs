@@ -117,7 +117,7 @@ outcomes! {
         Applied = "applied",
         /// It is wrong, and the one before it stays.
         Refused = "refused",
-        /// It was asked for by signal, and is the one in use.
+        /// It is the one in use: SIGHUP came for nothing, or a wrong one was taken back.
         Unchanged = "unchanged",
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::{
     Json,
     body::Body,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts, uri::Authority},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -195,7 +195,7 @@ async fn answer(ingest: &Ingest, parts: &Parts, body: &mut Body) -> Result<Grant
         TokenError::from(error)
     })?;
     ingest.tokens.guesses.succeeded(&attempt);
-    grant(ingest, client, &base_url(endpoints.instance_url(), &parts.headers)).ok_or_else(|| TokenError::Busy.into())
+    grant(ingest, client, &base_url(endpoints.instance_url(), parts)).ok_or_else(|| TokenError::Busy.into())
 }
 
 fn grant(ingest: &Ingest, client: &Client, base_url: &str) -> Option<Granted> {
@@ -215,11 +215,13 @@ fn grant(ingest: &Ingest, client: &Client, base_url: &str) -> Option<Granted> {
 }
 
 /// What the sender calls this host, unless the configuration says it.
-fn base_url(configured: Option<&str>, headers: &HeaderMap) -> String {
+fn base_url(configured: Option<&str>, parts: &Parts) -> String {
     if let Some(url) = configured {
         return url.trim_end_matches('/').to_owned();
     }
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost");
+    // HTTP/2 has it in the address.
+    let authority = parts.uri.authority().map(Authority::as_str);
+    let host = authority.or_else(|| parts.headers.get(header::HOST)?.to_str().ok()).unwrap_or("localhost");
     format!("https://{host}")
 }
 
