@@ -41,6 +41,12 @@ pub enum Command {
         #[command(subcommand)]
         command: OrdersCommand,
     },
+    /// Look at events whose sender was not believed, and admit those whose signature turns out to be right
+    Quarantine {
+        /// What to do with them
+        #[command(subcommand)]
+        command: QuarantineCommand,
+    },
     /// A pretend Digital River
     Sandbox {
         /// What it does
@@ -70,6 +76,36 @@ pub enum OrdersCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What to do with the quarantine.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List what is kept, and whether it verifies with the secrets that are configured now
+    List {
+        /// Print JSON, one event per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write what verifies to the topic of its type, where the consumers find it
+    Release(ReleaseOptions),
+}
+
+/// What is released.
+#[derive(Debug, clap::Args)]
+pub struct ReleaseOptions {
+    /// Everything that verifies
+    #[arg(long, required_unless_present = "id", conflicts_with = "id")]
+    pub all: bool,
+    /// The event with this id; may be given again
+    #[arg(long)]
+    pub id: Vec<String>,
+    /// Do it; without this it is only said what would be done
+    #[arg(long)]
+    pub apply: bool,
+    /// Also what has the right signature, but came without the right password or token, which cannot be checked again
+    #[arg(long)]
+    pub signature_only: bool,
 }
 
 /// What the sandbox does.

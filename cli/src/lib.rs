@@ -9,6 +9,7 @@ mod healthcheck;
 pub mod local;
 mod orders;
 mod out;
+mod quarantine;
 mod sandbox;
 pub mod services;
 mod setup;
@@ -32,6 +33,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Setup => setup::run(file).await,
         Command::Audit { json } => audit::run(file, json).await,
         Command::Orders { command } => orders::run(file, command).await,
+        Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Stack(options) => stack::run(options).await,

@@ -1,6 +1,6 @@
 //! Runs services until the process is asked to end.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
@@ -59,7 +59,7 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let address = admin::start(&config.admin, metrics, &context).await?;
     tracing::info!("operators look at http://{address}/metrics, /livez and /readyz");
 
-    if let Err(error) = start(&config, services, &context).await {
+    if let Err(error) = start(file, &config, services, &context).await {
         // What has started already ends as it does at any other end.
         context.shutdown.fail();
         context.shutdown.wait(GRACE).await;
@@ -86,10 +86,12 @@ fn redacted(config: &Config, services: &[Service]) -> serde_json::Value {
     shown
 }
 
-async fn start(config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {
+async fn start(file: Option<&Path>, config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {
     if services.contains(&Service::Ingest) {
         // First, and without waiting for anything: it answers 503 until Kafka is there.
-        let server = riverlock_ingest::start(config.ingest.clone(), &config.kafka, context).await?;
+        let file = file.map(Path::to_path_buf);
+        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.ingest));
+        let server = riverlock_ingest::start_reloading(config.ingest.clone(), load, &config.kafka, context).await?;
         tracing::info!("webhooks are taken at http://{}", server.address);
     }
     if services.iter().all(|service| *service == Service::Ingest) {

@@ -6,7 +6,7 @@ use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use crate::{producer::Admission, refusal::Refusal};
+use crate::refusal::Refusal;
 
 /// How much of a body that nobody wants is read all the same, in bytes.
 const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -14,22 +14,26 @@ const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long that may take.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Reads the whole body. What it holds counts against `admission` as it arrives, so that a sender who announces much and
-/// sends little occupies little.
+/// Reads the whole body. `reserve` is asked for room as it arrives, so that a sender who announces much and sends little
+/// occupies little.
 pub(crate) async fn read(
     body: &mut Body,
     bytes_max: usize,
     timeout: Duration,
-    admission: &mut Admission,
+    reserve: impl FnMut(usize) -> Result<(), Refusal>,
 ) -> Result<Bytes, Refusal> {
     if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
         return Err(Refusal::TooLarge(bytes_max));
     }
-    let collected = collect(body, bytes_max, admission);
+    let collected = collect(body, bytes_max, reserve);
     tokio::time::timeout(timeout, collected).await.unwrap_or(Err(Refusal::BodyTimeout(timeout)))
 }
 
-async fn collect(body: &mut Body, bytes_max: usize, admission: &mut Admission) -> Result<Bytes, Refusal> {
+async fn collect(
+    body: &mut Body,
+    bytes_max: usize,
+    mut reserve: impl FnMut(usize) -> Result<(), Refusal>,
+) -> Result<Bytes, Refusal> {
     // A usual body is one chunk, which needs no copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -37,7 +41,7 @@ async fn collect(body: &mut Body, bytes_max: usize, admission: &mut Admission) -
         if first.len().max(rest.len()) + chunk.len() > bytes_max {
             return Err(Refusal::TooLarge(bytes_max));
         }
-        admission.add_bytes(chunk.len())?;
+        reserve(chunk.len())?;
         if first.is_empty() && rest.is_empty() {
             first = chunk;
             continue;

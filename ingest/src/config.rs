@@ -2,18 +2,27 @@
 
 use std::{collections::HashSet, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
-use chrono::{DateTime, Utc};
-use riverlock_runtime::{ConfigError, Secret, kafka::RECORD_BYTES_MAX};
+use riverlock_runtime::{ConfigError, kafka::RECORD_BYTES_MAX};
 use riverlock_schemas::Mode;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
+
+use self::credentials::Used;
+
+mod credentials;
+mod edge;
+mod quarantine;
+
+pub use credentials::{
+    BasicConfig, CLIENT_ID_CHARS_MAX, CLIENTS_MAX, OAuthClientConfig, OAuthConfig, PASSWORD_CHARS_MIN,
+    SECRET_CHARS_MIN, SecretConfig, TOKEN_KEY_CHARS_MIN, TOKEN_KEYS_MAX,
+};
+pub use edge::{AddressRanges, DIGITAL_RIVER, DIGITAL_RIVER_RANGES, NoRange, TlsConfig};
+pub use quarantine::QuarantineConfig;
 
 /// Most signing secrets that an endpoint may have.
 ///
 /// Source: Digital River keeps at most five secrets per endpoint while they are rotated.
 pub const SECRETS_MAX: usize = 5;
-
-/// Shortest signing secret that is accepted, in characters: anything shorter is a placeholder or can be guessed.
-pub const SECRET_CHARS_MIN: usize = 16;
 
 /// Longest name of an endpoint or a secret, in characters; names are labels of metrics.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -21,17 +30,35 @@ pub const NAME_CHARS_MAX: usize = 64;
 /// The name that requests to no endpoint are counted under, so no endpoint may have it.
 pub const NO_ENDPOINT: &str = "none";
 
+/// Where tokens are fetched when an endpoint has OAuth clients: the usual path, and that of Salesforce, which an existing
+/// webhook may have been given.
+pub const TOKEN_PATHS: [&str; 2] = ["/oauth2/token", "/services/oauth2/token"];
+
 /// Room in a record for its key and headers, in bytes.
 const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// `[ingest]` of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestConfig {
     /// Where Digital River, or the proxy before it, delivers.
     pub listen: SocketAddr,
+    /// How often the configuration and the files that it names are looked at. A change counts once two looks agree on it,
+    /// so that a file that is being written is not taken half; SIGHUP looks at once.
+    #[serde(with = "humantime_serde")]
+    pub reload_interval: Duration,
+    /// TLS on the listener; without it a proxy has to end TLS.
+    pub tls: Option<TlsConfig>,
+    /// The proxies before ingest: whom they name in `X-Forwarded-For` counts as the sender.
+    pub trusted_proxies: AddressRanges,
+    /// From where requests are taken; from everywhere when empty. Never the only check: addresses change hands.
+    pub allow: AddressRanges,
     /// Bounds of what is taken at once and of how long anything may take.
     pub limits: LimitsConfig,
+    /// What is kept of events whose sender is not believed.
+    pub quarantine: QuarantineConfig,
+    /// The tokens that endpoints with OAuth clients take.
+    pub oauth: OAuthConfig,
     /// The addresses that take webhooks; at least one.
     pub endpoints: Vec<EndpointConfig>,
 }
@@ -40,14 +67,20 @@ impl Default for IngestConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            reload_interval: Duration::from_secs(2),
+            tls: None,
+            trusted_proxies: AddressRanges::default(),
+            allow: AddressRanges::default(),
             limits: LimitsConfig::default(),
+            quarantine: QuarantineConfig::default(),
+            oauth: OAuthConfig::default(),
             endpoints: Vec::new(),
         }
     }
 }
 
 /// `[ingest.limits]`: a bound on everything.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Most events between their request and Kafka's delivery report; one more is answered 503 at once.
@@ -91,7 +124,7 @@ impl Default for LimitsConfig {
 }
 
 /// One of `[[ingest.endpoints]]`: an address that takes webhooks.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointConfig {
     /// Its name in records, logs and metrics: lower-case letters, digits, `-` and `_`.
@@ -104,6 +137,16 @@ pub struct EndpointConfig {
     /// The signing secrets, one to five; several while they are rotated.
     #[serde(default)]
     pub secrets: Vec<SecretConfig>,
+    /// Basic authentication, in addition to whatever else the endpoint asks for.
+    #[serde(default)]
+    pub basic: Option<BasicConfig>,
+    /// Clients that may fetch a bearer token for this endpoint at [`TOKEN_PATHS`]. If there are any, every event must
+    /// carry such a token, in addition to whatever else the endpoint asks for.
+    #[serde(default)]
+    pub oauth: Vec<OAuthClientConfig>,
+    /// From where its requests are taken, in place of the listener's list.
+    #[serde(default)]
+    pub allow: Option<AddressRanges>,
     /// How far a signature's timestamp may be from the clock, either way; 0 turns the check off.
     #[serde(default = "default_tolerance", with = "humantime_serde")]
     pub tolerance: Duration,
@@ -142,40 +185,6 @@ impl EndpointMode {
     }
 }
 
-/// One signing secret of an endpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SecretConfig {
-    /// Its name in records and metrics, never the secret itself.
-    pub id: String,
-    /// The secret as Digital River's dashboard shows it.
-    pub secret: Secret,
-    /// It counts from then on, RFC 3339.
-    #[serde(default, deserialize_with = "time")]
-    pub not_before: Option<DateTime<Utc>>,
-    /// It counts until then, RFC 3339.
-    #[serde(default, deserialize_with = "time")]
-    pub expires_at: Option<DateTime<Utc>>,
-}
-
-/// Reads a time as a text, or as TOML's own kind of value, which arrives here as a table with one key.
-fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a time with its zone, such as 2026-01-31T12:00:00Z")]
-    enum Written {
-        Text(String),
-        Toml {
-            #[serde(rename = "$__toml_private_datetime")]
-            text: String,
-        },
-    }
-    let (Written::Text(text) | Written::Toml { text }) = Written::deserialize(deserializer)?;
-    let time = DateTime::parse_from_rfc3339(&text).map_err(|error| {
-        D::Error::custom(format!("`{text}` is no time with its zone, such as 2026-01-31T12:00:00Z: {error}"))
-    })?;
-    Ok(Some(time.to_utc()))
-}
-
 impl IngestConfig {
     /// Checks what goes together.
     ///
@@ -183,16 +192,27 @@ impl IngestConfig {
     /// When a limit is out of range, there is no endpoint, or one is incomplete or equal to another.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.limits.validate()?;
+        self.quarantine.validate()?;
+        if !(Duration::from_millis(50)..=Duration::from_secs(3_600)).contains(&self.reload_interval) {
+            let reason = format!("is {:?}, must be from 50ms to 1h", self.reload_interval);
+            return Err(ConfigError::refused("ingest.reload_interval", reason));
+        }
         if self.endpoints.is_empty() {
             return Err(ConfigError::refused(
                 "ingest.endpoints",
                 "is empty; expected at least one endpoint with name, path and secrets",
             ));
         }
-        let (mut names, mut paths) = (HashSet::new(), HashSet::new());
+        self.oauth.validate(if self.uses_oauth() { Used::Yes } else { Used::No })?;
+        let (mut names, mut paths, mut clients) = (HashSet::new(), HashSet::new(), HashSet::new());
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             let key = format!("ingest.endpoints[{index}]");
             endpoint.validate(&key)?;
+            credentials::clients(&key, &endpoint.oauth, &mut clients)?;
+            if TOKEN_PATHS.contains(&without_slash(&endpoint.path)) {
+                let reason = format!("`{}` is where tokens are fetched", endpoint.path);
+                return Err(ConfigError::refused(format!("{key}.path"), reason));
+            }
             if !names.insert(&endpoint.name) {
                 return Err(ConfigError::refused(format!("{key}.name"), format!("`{}` is taken", endpoint.name)));
             }
@@ -204,6 +224,26 @@ impl IngestConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl IngestConfig {
+    /// Whether any endpoint has OAuth clients.
+    #[must_use]
+    pub fn uses_oauth(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| !endpoint.oauth.is_empty())
+    }
+
+    /// The keys whose values differ in `other` and are only read at start.
+    pub(crate) fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("listen", self.listen != other.listen),
+            ("reload_interval", self.reload_interval != other.reload_interval),
+            ("tls", self.tls.is_some() != other.tls.is_some()),
+            ("limits", self.limits != other.limits),
+            ("quarantine", self.quarantine != other.quarantine),
+        ];
+        changes.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
     }
 }
 
@@ -251,17 +291,28 @@ impl EndpointConfig {
         if self.path.chars().any(|c| !c.is_ascii_graphic() || "?#".contains(c)) {
             return refused("path", format!("`{}` must be a path alone: no query, no spaces", self.path));
         }
-        match (self.secrets.len(), self.insecure) {
-            (0, false) => {
-                return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard (or, for an address that nobody else can reach, insecure = true)".to_owned());
+        let asks = !self.secrets.is_empty() || self.basic.is_some() || !self.oauth.is_empty();
+        if !asks && !self.insecure {
+            return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard, or basic or oauth (or, for an address that nobody else can reach, insecure = true)".to_owned());
+        }
+        if asks && self.insecure {
+            return refused(
+                "insecure",
+                "is true, but there are secrets, basic or oauth; remove one of the two".to_owned(),
+            );
+        }
+        if self.secrets.len() > SECRETS_MAX {
+            let reason = format!("holds {}; Digital River has at most {SECRETS_MAX} at a time", self.secrets.len());
+            return refused("secrets", reason);
+        }
+        if let Some(basic) = &self.basic {
+            basic.validate(&format!("{key}.basic"))?;
+            if !self.oauth.is_empty() {
+                return refused(
+                    "oauth",
+                    "cannot go with basic: both need the request's one Authorization header".to_owned(),
+                );
             }
-            (1.., true) => {
-                return refused("insecure", "is true, but there are secrets; remove one of the two".to_owned());
-            }
-            (count, _) if count > SECRETS_MAX => {
-                return refused("secrets", format!("holds {count}; Digital River has at most {SECRETS_MAX} at a time"));
-            }
-            _ => {}
         }
         let mut ids = HashSet::new();
         for (index, secret) in self.secrets.iter().enumerate() {
@@ -275,37 +326,12 @@ impl EndpointConfig {
     }
 }
 
-impl SecretConfig {
-    fn validate(&self, key: &str) -> Result<(), ConfigError> {
-        let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("{key}.{field}"), reason));
-        if !is_name(&self.id) {
-            return refused("id", name_reason(&self.id));
-        }
-        let text = self.secret.expose();
-        if text.trim().is_empty() {
-            return refused("secret", "is empty".to_owned());
-        }
-        if text.trim() != text {
-            return refused("secret", "begins or ends with white space".to_owned());
-        }
-        if text.chars().count() < SECRET_CHARS_MIN {
-            return refused("secret", format!("has fewer than {SECRET_CHARS_MIN} characters"));
-        }
-        match (self.not_before, self.expires_at) {
-            (Some(from), Some(until)) if until <= from => {
-                refused("expires_at", "is not after not_before, so the secret would never count".to_owned())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
     !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(legal)
 }
 
-fn name_reason(name: &str) -> String {
+pub(crate) fn name_reason(name: &str) -> String {
     format!("`{name}` must be 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and `_`, and not `{NO_ENDPOINT}`")
 }
 
@@ -315,78 +341,4 @@ pub(crate) fn without_slash(path: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    const GOOD: &str = "[[endpoints]]\nname = 'main'\npath = '/webhooks'\n[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'\n";
-
-    fn load(text: &str) -> Result<IngestConfig, ConfigError> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        let config: IngestConfig = riverlock_runtime::config::load(Some(file.path()))?;
-        config.validate().map(|()| config)
-    }
-
-    #[test]
-    fn a_short_configuration_is_enough() {
-        let config = load(GOOD).unwrap();
-        let endpoint = &config.endpoints[0];
-        assert_eq!((endpoint.mode, endpoint.tolerance.as_secs(), endpoint.insecure), (EndpointMode::Both, 300, false));
-        assert_eq!((config.limits.body_bytes_max, config.limits.answer_deadline.as_millis()), (1 << 20, 2_500));
-        assert!(!format!("{config:?}").contains("0123456789abcdef"));
-        assert!(!serde_json::to_string(&config).unwrap().contains("0123456789abcdef"));
-    }
-
-    #[test]
-    fn everything_can_be_said() {
-        let config = load(&format!(
-            "listen = '[::1]:0'\n[limits]\nanswer_deadline = '500ms'\nbody_read_timeout = '200ms'\n{GOOD}not_before = 2025-01-01T00:00:00Z\nexpires_at = '2025-01-02T00:00:00Z'\n[[endpoints]]\nname = 'open'\npath = '/'\nmode = 'test'\ntolerance = '0s'\ninsecure = true\n",
-        ))
-        .unwrap();
-        assert_eq!(config.endpoints[1].mode, EndpointMode::Test);
-        assert!(config.endpoints[0].secrets[0].expires_at > config.endpoints[0].secrets[0].not_before);
-    }
-
-    #[test]
-    fn what_is_wrong_is_refused_with_its_key() {
-        let endpoint = |more: &str| format!("[[endpoints]]\nname = 'b'\n{more}");
-        let secrets = |n: usize| {
-            (0..n).fold("[[endpoints]]\nname = 'b'\npath = '/b'\n".to_owned(), |text, i| {
-                format!("{text}[[endpoints.secrets]]\nid = 's{i}'\nsecret = '0123456789abcdef'\n")
-            })
-        };
-        for (text, expected) in [
-            (String::new(), "ingest.endpoints: is empty"),
-            (endpoint("path = 'b'"), "ingest.endpoints[0].path: `b` must begin with a slash"),
-            (endpoint("path = '/b?c'"), "ingest.endpoints[0].path"),
-            (endpoint("path = '/b'"), "ingest.endpoints[0].secrets: is empty"),
-            (endpoint("path = '/b'\nsecret = 'x'"), "unknown field"),
-            (GOOD.replace("main", "Main"), "ingest.endpoints[0].name"),
-            (GOOD.replace("main", "none"), "ingest.endpoints[0].name"),
-            (format!("{GOOD}{GOOD}"), "ingest.endpoints[1].name: `main` is taken"),
-            (format!("{GOOD}{}", GOOD.replace("main", "b").replace("/webhooks", "/webhooks/")), "endpoints[1].path"),
-            (GOOD.replace("0123456789abcdef", ""), "endpoints[0].secrets[0].secret: is empty"),
-            (GOOD.replace("0123456789abcdef", "                    "), "secrets[0].secret: is empty"),
-            (GOOD.replace("0123456789abcdef", " 0123456789abcdef"), "white space"),
-            (GOOD.replace("0123456789abcdef", "0123456789abcde"), "fewer than 16"),
-            (GOOD.replace("'a'", "'A b'"), "secrets[0].id"),
-            (format!("{GOOD}expires_at = '2025-01-01T00:00:00Z'\nnot_before = '2025-01-01T00:00:00Z'"), "expires_at"),
-            (format!("{GOOD}[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'"), "secrets[1].id"),
-            (format!("{GOOD}expires_at = '2025-01-01'"), "`2025-01-01` is no time with its zone"),
-            (format!("{GOOD}expires_at = 2025"), "expected a time with its zone"),
-            (secrets(6), "secrets: holds 6"),
-            (GOOD.replace("path", "insecure = true\npath"), "endpoints[0].insecure"),
-            (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
-            (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
-            (format!("[limits]\nbody_bytes_max = 2097152\n{GOOD}"), "limits.body_bytes_max"),
-            (format!("[limits]\nbody_read_timeout = '2600ms'\n{GOOD}"), "limits.body_read_timeout"),
-        ] {
-            let error = load(&text).expect_err(&text).to_string();
-            assert!(error.contains(expected), "{error} does not say {expected}");
-            assert!(!error.contains("0123456789"), "{error}");
-        }
-        assert!(load(&secrets(5)).is_ok());
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::{
     Json,
     body::Body,
@@ -13,32 +14,42 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
-use rdkafka::message::{Header, OwnedHeaders};
 use riverlock_runtime::Context;
 use riverlock_schemas::{Envelope, record, topics::Topics};
 use serde::Serialize;
 
 use crate::{
+    arrival::{Arrival, key},
+    authentication::Failure,
     body,
     config::LimitsConfig,
     endpoints::{Endpoint, Endpoints},
+    floods::Floods,
     metrics::{EndpointMetrics, Outcome, Tally},
     producer::{Admission, Delivery, Producer, Record},
+    quarantine::Quarantine,
     refusal::Refusal,
-    signature,
+    server::Peer,
+    tls::Tls,
+    token_endpoint::{self, TokenEndpoint},
 };
 
 /// What every request needs.
 pub(crate) struct Ingest {
-    pub(crate) endpoints: Endpoints,
+    /// Replaced as a whole; a request keeps the endpoint that it came to.
+    pub(crate) endpoints: ArcSwap<Endpoints>,
     /// Counts requests to no endpoint.
     pub(crate) unmatched: Arc<EndpointMetrics>,
     pub(crate) limits: LimitsConfig,
     pub(crate) topics: Topics,
     pub(crate) producer: Arc<Producer>,
     pub(crate) context: Context,
+    /// Empty without TLS; replaced when the certificate is.
+    pub(crate) tls: Arc<ArcSwapOption<Tls>>,
+    pub(crate) tokens: TokenEndpoint,
+    pub(crate) quarantine: Arc<Quarantine>,
+    /// What may be logged about refused requests.
+    pub(crate) floods: Floods,
 }
 
 /// The answer 202: where the event lies.
@@ -54,17 +65,18 @@ struct Receipt {
 
 /// A request that was read.
 struct Webhook {
-    endpoint: Arc<Endpoint>,
-    headers: HeaderMap,
-    body: Bytes,
+    arrival: Arrival,
     admission: Admission,
-    received_at: DateTime<Utc>,
     /// When the answer is due.
     deadline: tokio::time::Instant,
 }
 
 /// Answers any request.
 pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    if ingest.endpoints.load().is_token_path(request.uri().path()) {
+        let (parts, body) = request.into_parts();
+        return token_endpoint::handle(&ingest, parts, body).await;
+    }
     match answer(&ingest, request).await {
         Ok(receipt) => (StatusCode::ACCEPTED, Json(receipt)).into_response(),
         Err(refusal) => refusal.into_response(),
@@ -74,8 +86,8 @@ pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) 
 async fn answer(ingest: &Arc<Ingest>, request: Request) -> Result<Receipt, Refusal> {
     let started = Instant::now();
     let (parts, mut body) = request.into_parts();
-    let endpoint = ingest.endpoints.find(parts.uri.path());
-    let mut tally = Tally::new(endpoint.map_or(&ingest.unmatched, |endpoint| &endpoint.metrics), started);
+    let endpoint = ingest.endpoints.load().find(parts.uri.path());
+    let mut tally = Tally::new(endpoint.as_ref().map_or(&ingest.unmatched, |endpoint| &endpoint.metrics), started);
     let waits_for_leave = parts.headers.contains_key(header::EXPECT);
     let webhook = match receive(ingest, endpoint, parts, &mut body, started).await {
         Ok(webhook) => webhook,
@@ -100,12 +112,18 @@ async fn answer(ingest: &Arc<Ingest>, request: Request) -> Result<Receipt, Refus
 /// Everything up to the end of the body. Nothing is believed yet.
 async fn receive(
     ingest: &Ingest,
-    endpoint: Option<&Arc<Endpoint>>,
+    endpoint: Option<Arc<Endpoint>>,
     parts: Parts,
     body: &mut Body,
     started: Instant,
 ) -> Result<Webhook, Refusal> {
-    let endpoint = Arc::clone(endpoint.ok_or(Refusal::UnknownPath)?);
+    let endpoint = endpoint.ok_or(Refusal::UnknownPath)?;
+    let address = ingest.endpoints.load().address(parts.extensions.get::<Peer>(), &parts.headers);
+    if !endpoint.allows(address) {
+        let name = endpoint.name.as_str();
+        ingest.floods.warn(|| tracing::warn!(endpoint = name, %address, "{name} takes no requests from {address}"));
+        return Err(Refusal::AddressNotAllowed);
+    }
     if parts.method != Method::POST {
         return Err(Refusal::MethodNotAllowed);
     }
@@ -113,10 +131,12 @@ async fn receive(
     let received_at = ingest.context.clock.now();
     check_media_type(&parts.headers)?;
     let limits = &ingest.limits;
-    let body = body::read(body, limits.body_bytes_max, limits.body_read_timeout, &mut admission).await?;
+    let body =
+        body::read(body, limits.body_bytes_max, limits.body_read_timeout, |count| admission.add_bytes(count)).await?;
     endpoint.metrics.body_bytes.increment(body.len() as u64);
     let deadline = tokio::time::Instant::from_std(started + limits.answer_deadline);
-    Ok(Webhook { endpoint, headers: parts.headers, body, admission, received_at, deadline })
+    let arrival = Arrival { endpoint, headers: parts.headers, body, received_at };
+    Ok(Webhook { arrival, admission, deadline })
 }
 
 /// Takes JSON by any of its names, and a request that does not say what it is: the envelope decides.
@@ -137,18 +157,36 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// Says why the request is not believed, and keeps its event for the case that the mistake is here.
+fn disbelieve(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
+    ingest.quarantine.keep(&ingest.topics, arrival, &failure);
+    let (name, error) = (arrival.endpoint.name.as_str(), failure.error);
+    ingest.floods.warn(|| {
+        let reason = error.reason();
+        tracing::warn!(endpoint = name, reason, detail = ?error, "a request to {name} was not authentic: {error}");
+    });
+    error.into()
+}
+
 /// Believes the request, or not, and brings its event to Kafka.
 async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
-    let endpoint = Arc::clone(&webhook.endpoint);
-    let now = webhook.received_at;
-    let secret = endpoint.authentication.check(&webhook.headers, &webhook.body, now).inspect_err(|error| {
-        tracing::warn!(endpoint = endpoint.name, reason = ?error, "a request to {} was not authentic: {error}", endpoint.name);
-    })?;
+    let Webhook { arrival, admission, deadline } = webhook;
+    let endpoint = Arc::clone(&arrival.endpoint);
+    let checked = endpoint.authentication.check(&arrival.headers, &arrival.body, arrival.received_at);
+    let secret = match checked {
+        Ok(secret) => secret,
+        Err(failure) => {
+            // What strangers send must not keep an event from its place.
+            drop(admission);
+            return Err(disbelieve(ingest, &arrival, failure));
+        }
+    };
     if let Some(secret) = secret {
-        endpoint.metrics.secret_matched(secret.index, now);
+        endpoint.metrics.secret_matched(secret.index, arrival.received_at);
     }
-    let envelope = Envelope::parse(&webhook.body).inspect_err(|error| {
-        tracing::warn!(endpoint = endpoint.name, "a body sent to {} is no event: {error}", endpoint.name);
+    let envelope = Envelope::parse(&arrival.body).inspect_err(|error| {
+        let name = endpoint.name.as_str();
+        ingest.floods.warn(|| tracing::warn!(endpoint = name, "a body sent to {name} is no event: {error}"));
     })?;
     let event_id = record::bounded(&envelope.id).into_owned();
     if !endpoint.mode.expects(envelope.mode) {
@@ -164,13 +202,13 @@ async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
     let topic = ingest.topics.raw(&envelope.event_type);
     let record = Record {
         topic: &topic,
-        key: &record::bounded(envelope.order_id.as_deref().unwrap_or(&envelope.id)),
-        payload: &webhook.body,
-        headers: record_headers(&webhook, &envelope, secret.map(|secret| secret.id)),
+        key: &key(&envelope),
+        payload: &arrival.body,
+        headers: arrival.record_headers(&envelope, secret.map(|secret| secret.id)),
     };
-    let delivery = ingest.producer.send(record, webhook.admission, endpoint.metrics.late_acks.clone())?;
-    drop(webhook.body);
-    match ingest.producer.delivered(delivery, webhook.deadline).await {
+    let delivery = ingest.producer.send(record, admission, endpoint.metrics.late_acks.clone())?;
+    drop(arrival);
+    match ingest.producer.delivered(delivery, deadline).await {
         Delivery::Persisted { partition, offset } => {
             tracing::debug!(event.id = event_id, topic, partition, offset, "event {event_id} is stored");
             Ok(Receipt { event_id, topic, partition, offset })
@@ -190,35 +228,4 @@ async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
             Err(Refusal::Ambiguous)
         }
     }
-}
-
-fn record_headers(webhook: &Webhook, envelope: &Envelope<'_>, secret_id: Option<&str>) -> OwnedHeaders {
-    fn put(headers: OwnedHeaders, key: &str, value: &[u8]) -> OwnedHeaders {
-        headers.insert(Header { key, value: Some(value) })
-    }
-    let received_at = webhook.received_at.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let mut headers = OwnedHeaders::new_with_capacity(9);
-    headers = put(headers, record::EVENT_ID, record::bounded(&envelope.id).as_bytes());
-    headers = put(headers, record::EVENT_TYPE, record::bounded(&envelope.event_type).as_bytes());
-    if let Some(mode) = envelope.mode {
-        headers = put(headers, record::LIVE_MODE, if mode.is_live() { b"true" } else { b"false" });
-    }
-    headers = put(headers, record::ENDPOINT, webhook.endpoint.name.as_bytes());
-    headers = put(headers, record::RECEIVED_AT, received_at.as_bytes());
-    // An insecure endpoint does not look at it, but may be sent a long one.
-    if let Some(value) = webhook.headers.get(signature::HEADER).filter(|it| it.len() <= signature::HEADER_BYTES_MAX) {
-        headers = put(headers, record::SIGNATURE, value.as_bytes());
-    }
-    if let Some(id) = secret_id {
-        headers = put(headers, record::SECRET_ID, id.as_bytes());
-    }
-    if let Some(value) = webhook.headers.get(record::TRACEPARENT).filter(|it| is_traceparent(it.as_bytes())) {
-        headers = put(headers, record::TRACEPARENT, value.as_bytes());
-    }
-    put(headers, record::ORIGIN, record::ORIGIN_WEBHOOK.as_bytes())
-}
-
-/// Whether the value has the shape of W3C's `traceparent`: anything else is not worth keeping.
-fn is_traceparent(value: &[u8]) -> bool {
-    value.len() == 55 && value.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }

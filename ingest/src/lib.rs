@@ -8,31 +8,47 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
 use tokio::net::TcpListener;
 
 use crate::{
     endpoints::Endpoints,
+    floods::Floods,
     handler::{Ingest, handle},
     metrics::EndpointMetrics,
     producer::Producer,
+    quarantine::Quarantine,
+    reload::{Loaded, Reloader},
+    token_endpoint::TokenEndpoint,
 };
 
+mod address;
+mod arrival;
 mod authentication;
 mod body;
 mod breaker;
 pub mod config;
+mod credentials;
 mod endpoints;
+mod floods;
+mod guesses;
 mod handler;
 pub mod metrics;
 mod producer;
+mod quarantine;
 mod refusal;
+mod reload;
 mod server;
 pub mod signature;
 mod supervisor;
+mod tls;
+mod token;
+mod token_endpoint;
 
 pub use config::IngestConfig;
+pub use reload::Load;
 
 /// Why ingest cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +65,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The process cannot be told by SIGHUP to read its configuration again.
+    #[error("SIGHUP cannot be listened for")]
+    Signal(#[source] std::io::Error),
     /// The Kafka client cannot be made: a property is wrong.
     #[error("the Kafka producer cannot be made")]
     Producer(#[source] rdkafka::error::KafkaError),
@@ -70,30 +89,64 @@ pub struct Server {
 /// When the configuration is wrong, the address cannot be listened on or the Kafka client cannot be made. That Kafka cannot
 /// be reached is no error: it may come.
 pub async fn start(config: IngestConfig, kafka: &KafkaConfig, context: &Context) -> Result<Server, Error> {
+    run(config, None, kafka, context).await
+}
+
+/// As [`start`], and reads the configuration again with `load` on SIGHUP and every `reload_interval`. Endpoints and their
+/// secrets change while it runs; the address to listen on and the limits need a restart.
+///
+/// # Errors
+/// As [`start`], and when SIGHUP cannot be listened for.
+pub async fn start_reloading(
+    config: IngestConfig,
+    load: Arc<Load>,
+    kafka: &KafkaConfig,
+    context: &Context,
+) -> Result<Server, Error> {
+    run(config, Some(load), kafka, context).await
+}
+
+async fn run(
+    config: IngestConfig,
+    load: Option<Arc<Load>>,
+    kafka: &KafkaConfig,
+    context: &Context,
+) -> Result<Server, Error> {
     config.validate()?;
+    let loaded = Loaded::new(config.clone())?;
+    let tls = Arc::new(ArcSwapOption::from(loaded.tls.clone().map(Arc::new)));
     metrics::describe();
     let producer = Arc::new(Producer::new(kafka, &config.limits).map_err(Error::Producer)?);
+    let quarantine = Quarantine::new(config.quarantine.clone(), kafka, std::time::Instant::now());
+    let quarantine = Arc::new(quarantine.map_err(Error::Producer)?);
     let unlistenable = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(unlistenable)?;
     let address = listener.local_addr().map_err(unlistenable)?;
-    let ingest = Ingest {
-        endpoints: Endpoints::new(&config.endpoints, context.clock.now()),
+    let ingest = Arc::new(Ingest {
+        endpoints: ArcSwap::from_pointee(Endpoints::new(&config, context.clock.now())),
         unmatched: Arc::new(EndpointMetrics::new(config::NO_ENDPOINT, false, [])),
         limits: config.limits.clone(),
         topics: kafka.topics(),
         producer: Arc::clone(&producer),
         context: context.clone(),
-    };
-    let router = Router::new().fallback(handle).with_state(Arc::new(ingest));
+        tls: Arc::clone(&tls),
+        tokens: TokenEndpoint::new(),
+        quarantine: Arc::clone(&quarantine),
+        floods: Floods::default(),
+    });
+    let (shutdown, topics, soft) = (context.shutdown.clone(), kafka.topics(), context.shutdown.soft().clone());
+    if let Some(load) = load {
+        let reloader = Reloader::new(load, Arc::clone(&ingest), loaded).map_err(Error::Signal)?;
+        context.shutdown.spawn_work(reloader.run(soft.clone()));
+    }
+    let router = Router::new().fallback(handle).with_state(ingest);
     let component = context.health.register("ingest");
-    let (shutdown, topics) = (context.shutdown.clone(), kafka.topics());
     context.shutdown.spawn("ingest", async move {
-        let soft = shutdown.soft().clone();
         tokio::join!(
-            server::serve(listener, router, config.limits, shutdown),
+            server::serve(listener, router, tls, config.limits, shutdown),
             supervisor::supervise(Arc::clone(&producer), topics, component, soft),
         );
-        producer.close().await;
+        tokio::join!(producer.close(), quarantine.close());
         Ok::<_, Infallible>(())
     });
     tracing::info!(%address, "ingest listens on {address}");

@@ -10,7 +10,7 @@ use axum::{
 use riverlock_schemas::EnvelopeError;
 use serde::Serialize;
 
-use crate::{metrics::Outcome, signature::SignatureError};
+use crate::{authentication::AuthenticationError, metrics::Outcome};
 
 /// What `Retry-After` says, in seconds; jittered, so that refused events do not come back all at once.
 pub(crate) const RETRY_AFTER_SECONDS: RangeInclusive<u8> = 1..=5;
@@ -20,6 +20,8 @@ pub(crate) const RETRY_AFTER_SECONDS: RangeInclusive<u8> = 1..=5;
 pub(crate) enum Refusal {
     #[error("no webhook endpoint has this path; compare the webhook's address with the configured paths")]
     UnknownPath,
+    #[error("requests from this address are not taken here")]
+    AddressNotAllowed,
     #[error("webhooks are delivered with POST")]
     MethodNotAllowed,
     #[error("the service is starting or ending and takes no events; send it again")]
@@ -39,7 +41,7 @@ pub(crate) enum Refusal {
     #[error("the body ended before it was complete")]
     BodyBroken,
     #[error(transparent)]
-    Signature(#[from] SignatureError),
+    Authentication(#[from] AuthenticationError),
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
     #[error("the event could not be stored; send it again")]
@@ -54,6 +56,7 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::UnknownPath => StatusCode::NOT_FOUND,
+            Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotReady | Self::BreakerOpen | Self::Busy | Self::NotStored | Self::Ambiguous => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -62,7 +65,7 @@ impl Refusal {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken | Self::Envelope(_) => StatusCode::BAD_REQUEST,
-            Self::Signature(_) => StatusCode::UNAUTHORIZED,
+            Self::Authentication(_) => StatusCode::UNAUTHORIZED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -71,6 +74,7 @@ impl Refusal {
     fn names(&self) -> (&'static str, &'static str) {
         match self {
             Self::UnknownPath => ("not_found", "unknown_path"),
+            Self::AddressNotAllowed => ("forbidden", "address_not_allowed"),
             Self::MethodNotAllowed => ("method_not_allowed", "method_not_allowed"),
             Self::NotReady => ("service_unavailable", "not_ready"),
             Self::BreakerOpen => ("service_unavailable", "event_log_unavailable"),
@@ -80,7 +84,9 @@ impl Refusal {
             Self::TooLarge(_) => ("payload_too_large", "body_too_large"),
             Self::BodyTimeout(_) => ("request_timeout", "body_timeout"),
             Self::BodyBroken => ("bad_request", "incomplete_body"),
-            Self::Signature(_) => ("unauthorized", "invalid_signature"),
+            Self::Authentication(AuthenticationError::Signature(_)) => ("unauthorized", "invalid_signature"),
+            Self::Authentication(AuthenticationError::Basic) => ("unauthorized", "invalid_credentials"),
+            Self::Authentication(AuthenticationError::Bearer(_)) => ("unauthorized", "invalid_token"),
             Self::Envelope(EnvelopeError::NotJson(_)) => ("bad_request", "invalid_json"),
             Self::Envelope(EnvelopeError::Missing(_)) => ("bad_request", "missing_parameter"),
             Self::Envelope(EnvelopeError::DuplicateKey(_)) => ("bad_request", "duplicate_parameter"),
@@ -93,7 +99,8 @@ impl Refusal {
     fn parameter(&self) -> Option<&str> {
         match self {
             Self::Envelope(error) => error.parameter(),
-            Self::Signature(_) => Some("DigitalRiver-Signature"),
+            Self::Authentication(AuthenticationError::Signature(_)) => Some("DigitalRiver-Signature"),
+            Self::Authentication(_) => Some("Authorization"),
             Self::ContentType => Some("Content-Type"),
             Self::ContentEncoding => Some("Content-Encoding"),
             _ => None,
@@ -103,6 +110,7 @@ impl Refusal {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::UnknownPath => Outcome::UnknownPath,
+            Self::AddressNotAllowed => Outcome::AddressNotAllowed,
             Self::MethodNotAllowed => Outcome::MethodNotAllowed,
             Self::NotReady => Outcome::NotReady,
             Self::BreakerOpen => Outcome::BreakerOpen,
@@ -111,7 +119,7 @@ impl Refusal {
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::BodyTimeout(_) => Outcome::BodyTimeout,
             Self::BodyBroken | Self::Internal => Outcome::Aborted,
-            Self::Signature(_) => Outcome::Unauthenticated,
+            Self::Authentication(_) => Outcome::Unauthenticated,
             Self::Envelope(_) => Outcome::NotAnEvent,
             Self::NotStored => Outcome::NotStored,
             Self::Ambiguous => Outcome::Ambiguous,
@@ -122,6 +130,7 @@ impl Refusal {
     pub(crate) fn leaves_body(&self) -> bool {
         match self {
             Self::UnknownPath
+            | Self::AddressNotAllowed
             | Self::MethodNotAllowed
             | Self::NotReady
             | Self::BreakerOpen
@@ -131,7 +140,7 @@ impl Refusal {
             | Self::TooLarge(_) => true,
             Self::BodyTimeout(_)
             | Self::BodyBroken
-            | Self::Signature(_)
+            | Self::Authentication(_)
             | Self::Envelope(_)
             | Self::NotStored
             | Self::Ambiguous
@@ -166,6 +175,11 @@ impl IntoResponse for Refusal {
         if status.is_server_error() {
             let seconds = fastrand::u8(RETRY_AFTER_SECONDS);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(u16::from(seconds)));
+        }
+        if let Self::Authentication(error) = &self
+            && let Some(challenge) = error.challenge()
+        {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
@@ -18,13 +20,15 @@ use hyper_util::{
 };
 use riverlock_runtime::Shutdown;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{Instant, sleep},
 };
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-use crate::{config::LimitsConfig, metrics::PROCESS};
+use crate::{config::LimitsConfig, metrics::PROCESS, tls::Tls};
 
 /// How long requests may take to end after the process is asked to end. Longer than any answer takes.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -83,7 +87,13 @@ fn builder(limits: &LimitsConfig, shutdown: &Shutdown) -> Builder<Tracked> {
 }
 
 /// Accepts connections until the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
-pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsConfig, shutdown: Shutdown) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Arc<ArcSwapOption<Tls>>,
+    limits: LimitsConfig,
+    shutdown: Shutdown,
+) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let builder = Arc::new(builder(&limits, &shutdown));
     let limits = Arc::new(limits);
@@ -93,8 +103,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsC
             () = shutdown.soft().cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted: {error}");
                 sleep(ACCEPT_PAUSE).await;
@@ -107,10 +117,19 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsC
             continue;
         };
         let (builder, router, limits) = (Arc::clone(&builder), router.clone(), Arc::clone(&limits));
-        let ending = shutdown.clone();
+        let (ending, tls) = (shutdown.clone(), tls.load_full());
         shutdown.spawn_work(async move {
             PROCESS.connections.increment(1.0);
-            connection(stream, &builder, router, &limits, &ending).await;
+            // An answer is small and must not wait for more. A failure means that the connection is gone already.
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => connection(stream, peer.ip(), &builder, router, &limits, &ending).await,
+                Some(tls) => {
+                    if let Some(stream) = handshake(stream, &tls, &limits, &ending).await {
+                        Box::pin(connection(stream, peer.ip(), &builder, router, &limits, &ending)).await;
+                    }
+                }
+            }
             PROCESS.connections.decrement(1.0);
             drop(slot);
         });
@@ -121,6 +140,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsC
         tracing::warn!("connections were still open {} s after the end was asked for", DRAIN_TIMEOUT.as_secs());
     }
 }
+
+/// Who is at the other end of a request's connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// What a connection's timer means.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,19 +156,36 @@ enum Phase {
     Closing,
 }
 
-async fn connection(
+/// Agrees on TLS, within the time that a request's head may take.
+async fn handshake(
     stream: TcpStream,
+    tls: &Tls,
+    limits: &LimitsConfig,
+    shutdown: &Shutdown,
+) -> Option<TlsStream<TcpStream>> {
+    let agreed = tokio::time::timeout(limits.header_read_timeout, tls.acceptor.accept(stream));
+    match shutdown.soft().run_until_cancelled(agreed).await? {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => tracing::debug!(%error, "TLS was not agreed on: {error}"),
+        Err(_) => tracing::debug!("TLS was not agreed on in time"),
+    }
+    PROCESS.tls_handshakes_failed.increment(1);
+    None
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: IpAddr,
     builder: &Builder<Tracked>,
     router: Router,
     limits: &LimitsConfig,
     shutdown: &Shutdown,
 ) {
-    // An answer is small and must not wait for more. A failure means that the connection is gone already.
-    let _ = stream.set_nodelay(true);
     let spoken = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let spoken = Arc::clone(&spoken);
-        move |request: Request<Incoming>| {
+        move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer.to_canonical()));
             spoken.store(true, Ordering::Relaxed);
             let answer = router.clone().oneshot(request);
             async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }

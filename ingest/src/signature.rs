@@ -91,6 +91,25 @@ pub enum SignatureError {
     },
 }
 
+impl SignatureError {
+    /// A word for records and logs.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "signature_missing",
+            Self::Repeated => "signature_repeated",
+            Self::TooLong => "signature_too_long",
+            Self::Timestamp => "signature_without_timestamp",
+            Self::TwoTimestamps => "signature_with_two_timestamps",
+            Self::NoSignature => "signature_unreadable",
+            Self::Mismatch => "signature_mismatch",
+            Self::Inactive { .. } => "secret_inactive",
+            Self::TooOld { .. } => "signature_too_old",
+            Self::TooNew { .. } => "signature_too_new",
+        }
+    }
+}
+
 /// An endpoint's secrets, ready to verify.
 #[derive(Clone)]
 pub struct Verifier {
@@ -164,6 +183,21 @@ impl Verifier {
         body: &[u8],
         now: DateTime<Utc>,
     ) -> Result<Match<'_>, SignatureError> {
+        self.verify_again(headers, body, now, now)
+    }
+
+    /// As [`Self::verify`], for a request that came at `received_at`: with the secrets that count `now`, and the tolerance
+    /// against the time at which it came.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_again<'h>(
+        &self,
+        headers: impl IntoIterator<Item = &'h [u8]>,
+        body: &[u8],
+        received_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<Match<'_>, SignatureError> {
         let mut headers = headers.into_iter();
         let header = headers.next().ok_or(SignatureError::Missing)?;
         if headers.next().is_some() {
@@ -183,7 +217,7 @@ impl Verifier {
             }
         }
         match (found, inactive) {
-            (Some(found), _) => self.check_time(header.timestamp_ms, now).map(|()| found),
+            (Some(found), _) => self.check_time(header.timestamp_ms, received_at).map(|()| found),
             (None, Some(key)) => Err(SignatureError::Inactive { secret_id: key.id.clone() }),
             (None, None) => Err(SignatureError::Mismatch),
         }

@@ -69,6 +69,7 @@ async fn warm_up(producer: &Arc<Producer>, topics: &Topics) -> Result<(), String
     let handle = producer.handle().ok_or("the Kafka producer is closed")?;
     let mut names = topics.all_raw();
     names.push(topics.probe());
+    let quarantine = topics.quarantine();
     let asked = tokio::task::spawn_blocking(move || {
         let missing = |name: &String| match handle.client().fetch_metadata(Some(name), WARM_UP_TIMEOUT) {
             Ok(metadata) => {
@@ -78,7 +79,10 @@ async fn warm_up(producer: &Arc<Producer>, topics: &Topics) -> Result<(), String
             }
             Err(error) => Err(format!("Kafka does not tell where topic {name} is: {error}")),
         };
-        names.iter().try_for_each(missing)
+        names.iter().try_for_each(missing)?;
+        // Events do not depend on it.
+        missing(&quarantine).unwrap_or_else(|reason| tracing::warn!("nothing can be kept in quarantine: {reason}"));
+        Ok::<_, String>(())
     });
     asked.await.map_err(|error| format!("asking Kafka for its topics panicked: {error}"))??;
 

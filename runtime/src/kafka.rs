@@ -33,6 +33,10 @@ pub struct KafkaConfig {
     /// How long a consumer may be silent before its partitions are given to another; a killed one is missed this long.
     #[serde(with = "humantime_serde")]
     pub session_timeout: Duration,
+    /// How long events in quarantine are kept, in milliseconds.
+    pub quarantine_retention_ms: i64,
+    /// How much of a partition of the quarantine is kept, in bytes: strangers may write there.
+    pub quarantine_retention_bytes: i64,
     /// Further librdkafka properties, for example `security.protocol` or `sasl.username`.
     pub properties: BTreeMap<String, Property>,
 }
@@ -50,6 +54,8 @@ impl Default for KafkaConfig {
             replication_factor: 1,
             retention_ms: -1,
             session_timeout: Duration::from_secs(45),
+            quarantine_retention_ms: 14 * 24 * 3_600_000,
+            quarantine_retention_bytes: 64 * 1024 * 1024,
             properties: BTreeMap::new(),
         }
     }
@@ -83,6 +89,15 @@ impl KafkaConfig {
         }
         if !(Duration::from_secs(6)..=Duration::from_secs(300)).contains(&self.session_timeout) {
             return Err(ConfigError::refused("kafka.session_timeout", "must be from 6s to 5m"));
+        }
+        for (key, value) in [
+            ("quarantine_retention_ms", self.quarantine_retention_ms),
+            ("quarantine_retention_bytes", self.quarantine_retention_bytes),
+        ] {
+            if value < 1 {
+                let reason = format!("is {value}; strangers may write there, so it must have a bound");
+                return Err(ConfigError::refused(format!("kafka.{key}"), reason));
+            }
         }
         let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if self.topic_prefix.is_empty() || !self.topic_prefix.chars().all(legal) {
@@ -187,5 +202,8 @@ mod tests {
         config.properties.insert("acks".to_owned(), Secret::new("1"));
         let error = config.validate().unwrap_err().to_string();
         assert!(error.contains("kafka.properties.\"acks\""), "{error}");
+        let unbounded = KafkaConfig { quarantine_retention_bytes: -1, ..KafkaConfig::default() };
+        let error = unbounded.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.quarantine_retention_bytes"), "{error}");
     }
 }

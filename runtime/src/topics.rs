@@ -63,21 +63,24 @@ struct Wanted {
 fn wanted(config: &KafkaConfig) -> Vec<Wanted> {
     let topics = config.topics();
     let min_insync = (config.replication_factor - 1).clamp(1, 2).to_string();
-    let settings = |retention: String| {
+    let settings = |retention: String, bytes: String| {
         vec![
             ("cleanup.policy", "delete".to_owned()),
             ("retention.ms", retention),
-            ("retention.bytes", "-1".to_owned()),
+            ("retention.bytes", bytes),
             ("message.timestamp.type", "LogAppendTime".to_owned()),
             ("min.insync.replicas", min_insync.clone()),
             ("unclean.leader.election.enable", "false".to_owned()),
             ("max.message.bytes", RECORD_BYTES_MAX.to_string()),
         ]
     };
+    let unbounded = || "-1".to_owned();
     let kept = topics.all_raw().into_iter().chain([topics.dead_letter(), topics.fulfillment()]);
     let mut wanted: Vec<Wanted> =
-        kept.map(|name| Wanted { name, settings: settings(config.retention_ms.to_string()) }).collect();
-    wanted.push(Wanted { name: topics.probe(), settings: settings("3600000".to_owned()) });
+        kept.map(|name| Wanted { name, settings: settings(config.retention_ms.to_string(), unbounded()) }).collect();
+    wanted.push(Wanted { name: topics.probe(), settings: settings("3600000".to_owned(), unbounded()) });
+    let (ms, bytes) = (config.quarantine_retention_ms.to_string(), config.quarantine_retention_bytes.to_string());
+    wanted.push(Wanted { name: topics.quarantine(), settings: settings(ms, bytes) });
     wanted
 }
 

@@ -22,10 +22,22 @@ pub const SIGNATURE: &str = "signature";
 pub const SECRET_ID: &str = "secret-id";
 /// W3C trace context, when the request carried one.
 pub const TRACEPARENT: &str = "traceparent";
-/// Where the record comes from: [`ORIGIN_WEBHOOK`].
+/// Where the record comes from: [`ORIGIN_WEBHOOK`] or [`ORIGIN_QUARANTINE`].
 pub const ORIGIN: &str = "origin";
 /// The record came through the front door.
 pub const ORIGIN_WEBHOOK: &str = "webhook";
+/// The record was kept in quarantine, and an operator released it after its signature turned out to be right.
+pub const ORIGIN_QUARANTINE: &str = "quarantine";
+/// In quarantine only: why its sender was not believed, in a word.
+pub const REASON: &str = "reason";
+/// In quarantine only: [`PASSED`] or [`FAILED`]; absent when the endpoint asked for no basic authentication.
+pub const BASIC: &str = "basic";
+/// In quarantine only: [`PASSED`] or [`FAILED`]; absent when the endpoint asked for no bearer token.
+pub const BEARER: &str = "bearer";
+/// The request's credentials were right.
+pub const PASSED: &str = "passed";
+/// The request's credentials were missing or wrong.
+pub const FAILED: &str = "failed";
 
 /// A text that is safe as a record's key or header: as it is, or its SHA-256 where it is longer than an id may be.
 ///

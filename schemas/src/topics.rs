@@ -76,6 +76,12 @@ impl Topics {
         format!("{}.dead-letter", self.prefix)
     }
 
+    /// Where ingest keeps well-formed events whose sender it could not believe, for a while.
+    #[must_use]
+    pub fn quarantine(&self) -> String {
+        format!("{}.quarantine", self.prefix)
+    }
+
     /// What other systems (warehouse, ERP, mail) consume.
     #[must_use]
     pub fn fulfillment(&self) -> String {

@@ -32,6 +32,9 @@ fn verifier(secrets: Vec<SecretConfig>, tolerance: u64) -> Verifier {
         mode: crate::config::EndpointMode::Both,
         secrets,
         tolerance: Duration::from_secs(tolerance),
+        basic: None,
+        oauth: Vec::new(),
+        allow: None,
         insecure: false,
     })
 }

@@ -2,8 +2,9 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -21,6 +22,7 @@ use rdkafka::{
 };
 use riverlock_ingest::config::{EndpointConfig, EndpointMode, IngestConfig, LimitsConfig, SecretConfig};
 use riverlock_runtime::{Clock, Context, Secret, SystemClock, kafka::KafkaConfig, telemetry, topics};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -46,6 +48,7 @@ pub(crate) struct Service {
     pub(crate) kafka: KafkaConfig,
     pub(crate) context: Context,
     pub(crate) endpoint: String,
+    pub(crate) folder: TempDir,
 }
 
 /// An answer, read to its end.
@@ -76,11 +79,8 @@ pub(crate) async fn service() -> Service {
     service
 }
 
-/// A service that may not be ready yet; `prepare` sees the cluster first.
-pub(crate) async fn start(
-    limits: LimitsConfig,
-    prepare: impl FnOnce(&MockCluster<'static, DefaultProducerContext>),
-) -> Service {
+/// A mock cluster with all topics, its settings, and a name for the endpoint that no other test has.
+fn cluster() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig, String) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     LazyLock::force(&METRICS);
     let cluster = MockCluster::new(1).unwrap();
@@ -88,8 +88,16 @@ pub(crate) async fn start(
     for topic in topics::names(&kafka) {
         cluster.create_topic(&topic, 4, 1).unwrap();
     }
+    (cluster, kafka, format!("main-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A service that may not be ready yet; `prepare` sees the cluster first.
+pub(crate) async fn start(
+    limits: LimitsConfig,
+    prepare: impl FnOnce(&MockCluster<'static, DefaultProducerContext>),
+) -> Service {
+    let (cluster, kafka, endpoint) = cluster();
     prepare(&cluster);
-    let endpoint = format!("main-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let config = IngestConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         limits,
@@ -102,10 +110,30 @@ pub(crate) async fn start(
                 ..endpoint_config(&format!("{endpoint}-open"), "/open/")
             },
         ],
+        ..IngestConfig::default()
     };
     let context = Context::new();
     let address = riverlock_ingest::start(config, &kafka, &context).await.unwrap().address;
-    Service { address, cluster, kafka, context, endpoint }
+    Service { address, cluster, kafka, context, endpoint, folder: tempfile::tempdir().unwrap() }
+}
+
+/// A service that is ready and reads its configuration from a file, again and again. `NAME` in the text stands for the name
+/// of its endpoint, `FOLDER` for the folder of the file; `files` are put there as well.
+pub(crate) async fn configured(text: &str, files: &[(&str, &str)]) -> Service {
+    let (cluster, kafka, endpoint) = cluster();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let service =
+        Service { address: ([127, 0, 0, 1], 0).into(), cluster, kafka, context: Context::new(), endpoint, folder };
+    let file = service.configure(text);
+    let load = move || riverlock_runtime::config::load::<IngestConfig>(Some(&file));
+    let config = load().unwrap();
+    let server = riverlock_ingest::start_reloading(config, Arc::new(load), &service.kafka, &service.context).await;
+    let service = Service { address: server.unwrap().address, ..service };
+    service.ready().await;
+    service
 }
 
 fn endpoint_config(name: &str, path: &str) -> EndpointConfig {
@@ -117,6 +145,9 @@ fn endpoint_config(name: &str, path: &str) -> EndpointConfig {
         mode: EndpointMode::Both,
         secrets: vec![secret],
         tolerance: Duration::from_secs(300),
+        basic: None,
+        oauth: Vec::new(),
+        allow: None,
         insecure: false,
     }
 }
@@ -130,9 +161,14 @@ pub(crate) fn event(id: &str, event_type: &str, order: &str) -> String {
 
 /// The header as Digital River writes it.
 pub(crate) fn sign(body: &[u8]) -> String {
+    sign_with(SECRET, body)
+}
+
+/// The header as Digital River writes it with another secret.
+pub(crate) fn sign_with(secret: &str, body: &[u8]) -> String {
     let now: DateTime<Utc> = SystemClock.now();
     let timestamp = now.timestamp().to_string();
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(&[timestamp.as_bytes(), b".", body].concat());
     let mac = base64::engine::general_purpose::STANDARD.encode(mac.finalize().into_bytes());
     format!("{timestamp}, {mac}")
@@ -140,10 +176,14 @@ pub(crate) fn sign(body: &[u8]) -> String {
 
 /// A whole request, signed, as bytes. `headers` are lines that end in `\r\n`.
 pub(crate) fn request(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    unsigned(path, &format!("DigitalRiver-Signature: {}\r\n{headers}", sign(body)), body)
+}
+
+/// A whole request with no other headers than it must have, and `headers`.
+pub(crate) fn unsigned(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: riverlock\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\nDigitalRiver-Signature: {}\r\n{headers}\r\n",
+        "POST {path} HTTP/1.1\r\nHost: riverlock\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
         body.len(),
-        sign(body)
     );
     [head.as_bytes(), body].concat()
 }
@@ -158,16 +198,30 @@ pub(crate) async fn read_answer(stream: &mut TcpStream) -> Answer {
     Answer { status, head: head.to_ascii_lowercase(), body: serde_json::from_str(body).unwrap_or_default() }
 }
 
+/// Sends bytes, and reads the answer.
+pub(crate) async fn send(address: SocketAddr, bytes: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    read_answer(&mut stream).await
+}
+
 impl Service {
+    /// Writes the configuration file.
+    pub(crate) fn configure(&self, text: &str) -> PathBuf {
+        let file = self.folder.path().join("ingest.toml");
+        let folder = self.folder.path().display().to_string();
+        let text = text.replace("NAME", &self.endpoint).replace("FOLDER", &folder);
+        std::fs::write(&file, format!("listen = '127.0.0.1:0'\nreload_interval = '50ms'\n{text}")).unwrap();
+        file
+    }
+
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// Sends bytes, and reads the answer.
     pub(crate) async fn send(&self, bytes: &[u8]) -> Answer {
-        let mut stream = self.connect().await;
-        stream.write_all(bytes).await.unwrap();
-        read_answer(&mut stream).await
+        send(self.address, bytes).await
     }
 
     /// Sends a signed event, and reads the answer.
@@ -188,11 +242,15 @@ impl Service {
 
     /// A metric of the endpoint, or of the whole process where it has no endpoint.
     pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
+        let value = self.try_metric(name, labels);
+        value.unwrap_or_else(|| panic!("no {name} of {} with {labels} in\n{}", self.endpoint, METRICS.render()))
+    }
+
+    /// The same, if there is one.
+    pub(crate) fn try_metric(&self, name: &str, labels: &str) -> Option<f64> {
         let comma = if labels.is_empty() { "" } else { "," };
         let line = format!("{name}{{endpoint=\"{}\"{comma}{labels}}} ", self.endpoint);
-        let page = METRICS.render();
-        let value = page.lines().find_map(|text| text.strip_prefix(&line));
-        value.unwrap_or_else(|| panic!("no {line}in\n{page}")).parse().unwrap()
+        METRICS.render().lines().find_map(|text| text.strip_prefix(&line)?.parse().ok())
     }
 
     /// How many requests ended that way.
@@ -225,6 +283,13 @@ impl Service {
 pub(crate) fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a str> {
     let headers = record.headers()?;
     headers.iter().find(|header| header.key == name).map(|header| std::str::from_utf8(header.value.unwrap()).unwrap())
+}
+
+/// A metric of the whole process.
+pub(crate) fn process_metric(line: &str) -> f64 {
+    let page = METRICS.render();
+    let value = page.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {line} in\n{page}")).parse().unwrap()
 }
 
 /// Waits for what no signal tells.

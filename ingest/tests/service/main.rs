@@ -1,10 +1,20 @@
 //! The service as Digital River meets it: real sockets, librdkafka's mock cluster behind it.
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
+mod authentication;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod quarantine;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod requests;
+#[cfg(test)]
+mod tls;

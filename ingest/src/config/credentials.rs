@@ -1,0 +1,248 @@
+//! What an endpoint asks a sender to prove.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+use riverlock_runtime::{ConfigError, Secret};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use super::{is_name, name_reason};
+
+/// Shortest signing secret that is accepted, in characters: anything shorter is a placeholder or can be guessed.
+pub const SECRET_CHARS_MIN: usize = 16;
+
+/// One signing secret of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretConfig {
+    /// Its name in records and metrics, never the secret itself.
+    pub id: String,
+    /// The secret as Digital River's dashboard shows it.
+    pub secret: Secret,
+    /// It counts from then on, RFC 3339.
+    #[serde(default, deserialize_with = "time")]
+    pub not_before: Option<DateTime<Utc>>,
+    /// It counts until then, RFC 3339.
+    #[serde(default, deserialize_with = "time")]
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Reads a time as a text, or as TOML's own kind of value, which arrives here as a table with one key.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a time with its zone, such as 2026-01-31T12:00:00Z")]
+    enum Written {
+        Text(String),
+        Toml {
+            #[serde(rename = "$__toml_private_datetime")]
+            text: String,
+        },
+    }
+    let (Written::Text(text) | Written::Toml { text }) = Written::deserialize(deserializer)?;
+    let time = DateTime::parse_from_rfc3339(&text).map_err(|error| {
+        D::Error::custom(format!("`{text}` is no time with its zone, such as 2026-01-31T12:00:00Z: {error}"))
+    })?;
+    Ok(Some(time.to_utc()))
+}
+
+impl SecretConfig {
+    pub(super) fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("{key}.{field}"), reason));
+        if !is_name(&self.id) {
+            return refused("id", name_reason(&self.id));
+        }
+        let text = self.secret.expose();
+        if text.trim().is_empty() {
+            return refused("secret", "is empty".to_owned());
+        }
+        if text.trim() != text {
+            return refused("secret", "begins or ends with white space".to_owned());
+        }
+        if text.chars().count() < SECRET_CHARS_MIN {
+            return refused("secret", format!("has fewer than {SECRET_CHARS_MIN} characters"));
+        }
+        match (self.not_before, self.expires_at) {
+            (Some(from), Some(until)) if until <= from => {
+                refused("expires_at", "is not after not_before, so the secret would never count".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `basic` of an endpoint: the user and the password that Digital River sends with every event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BasicConfig {
+    /// The user's name; no colon, which would end it.
+    pub username: String,
+    /// The password.
+    pub password: Secret,
+}
+
+impl BasicConfig {
+    pub(super) fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        user(key, &self.username, &self.password)
+    }
+}
+
+/// `[ingest.oauth]`: the tokens that endpoints with `oauth` clients take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OAuthConfig {
+    /// What tokens are made with: the first makes them, all are believed, so that a key can be replaced without a gap.
+    /// Every instance needs the same ones.
+    pub token_keys: Vec<Secret>,
+    /// How long a token counts.
+    #[serde(with = "humantime_serde")]
+    pub token_ttl: Duration,
+    /// What the answer says as `instance_url`; what the request calls this host when absent.
+    pub instance_url: Option<String>,
+}
+
+impl Default for OAuthConfig {
+    fn default() -> Self {
+        Self { token_keys: Vec::new(), token_ttl: Duration::from_secs(3_600), instance_url: None }
+    }
+}
+
+impl OAuthConfig {
+    pub(super) fn validate(&self, used: Used) -> Result<(), ConfigError> {
+        let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("ingest.oauth.{field}"), reason));
+        if used == Used::Yes && self.token_keys.is_empty() {
+            return refused(
+                "token_keys",
+                format!(
+                    "is empty, but endpoints have oauth clients; expected a random text of at least {TOKEN_KEY_CHARS_MIN} characters, the same for every instance"
+                ),
+            );
+        }
+        if self.token_keys.len() > TOKEN_KEYS_MAX {
+            return refused(
+                "token_keys",
+                format!("holds {}, at most {TOKEN_KEYS_MAX} are of use", self.token_keys.len()),
+            );
+        }
+        for (index, key) in self.token_keys.iter().enumerate() {
+            if key.expose().trim().chars().count() < TOKEN_KEY_CHARS_MIN {
+                return refused(
+                    &format!("token_keys[{index}]"),
+                    format!("has fewer than {TOKEN_KEY_CHARS_MIN} characters"),
+                );
+            }
+        }
+        if !TOKEN_TTL.contains(&self.token_ttl) {
+            return refused(
+                "token_ttl",
+                format!("is {:?}, must be from {:?} to {:?}", self.token_ttl, TOKEN_TTL.start(), TOKEN_TTL.end()),
+            );
+        }
+        match &self.instance_url {
+            Some(url) if !url.starts_with("https://") && !url.starts_with("http://") => {
+                refused("instance_url", format!("`{url}` must begin with https://"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether any endpoint has OAuth clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Used {
+    Yes,
+    No,
+}
+
+/// Most keys that tokens may be made with.
+pub const TOKEN_KEYS_MAX: usize = 3;
+
+/// Shortest key that tokens may be made with, in characters.
+pub const TOKEN_KEY_CHARS_MIN: usize = 32;
+
+/// Shortest password, in characters: it can be guessed at from anywhere.
+pub const PASSWORD_CHARS_MIN: usize = 12;
+
+/// Most OAuth clients of an endpoint: a token is compared with every one's.
+pub const CLIENTS_MAX: usize = 8;
+
+/// Longest client id and user name, in characters.
+pub const CLIENT_ID_CHARS_MAX: usize = 255;
+
+const TOKEN_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
+
+/// One of an endpoint's `oauth` clients: what Digital River sends to the token endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OAuthClientConfig {
+    /// `clientID` of the webhook.
+    pub client_id: String,
+    /// `clientSecret` of the webhook.
+    pub client_secret: Secret,
+    /// `userName` of the webhook; together with the password, or neither.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// `password` of the webhook. With Salesforce this was the password followed by the security token.
+    #[serde(default)]
+    pub password: Option<Secret>,
+}
+
+impl OAuthClientConfig {
+    pub(super) fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("{key}.{field}"), reason));
+        let id_ok = (1..=CLIENT_ID_CHARS_MAX).contains(&self.client_id.len());
+        if !id_ok || self.client_id.chars().any(|c| !c.is_ascii_graphic()) {
+            return refused(
+                "client_id",
+                format!("must be 1 to {CLIENT_ID_CHARS_MAX} visible characters without spaces"),
+            );
+        }
+        let secret = self.client_secret.expose();
+        if secret.trim() != secret || secret.chars().count() < SECRET_CHARS_MIN {
+            return refused(
+                "client_secret",
+                format!("must be {SECRET_CHARS_MIN} characters or more, without white space at its ends"),
+            );
+        }
+        match (&self.username, &self.password) {
+            (None, None) => Ok(()),
+            (Some(username), Some(password)) => user(key, username, password),
+            (Some(_), None) => refused("password", "is missing, but there is a username".to_owned()),
+            (None, Some(_)) => refused("username", "is missing, but there is a password".to_owned()),
+        }
+    }
+}
+
+fn user(key: &str, username: &str, password: &Secret) -> Result<(), ConfigError> {
+    let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("{key}.{field}"), reason));
+    let name_ok = (1..=CLIENT_ID_CHARS_MAX).contains(&username.len());
+    if !name_ok || username.contains(':') || username.chars().any(char::is_control) {
+        return refused("username", format!("must be 1 to {CLIENT_ID_CHARS_MAX} characters, without a colon"));
+    }
+    if password.expose().chars().count() < PASSWORD_CHARS_MIN {
+        return refused("password", format!("has fewer than {PASSWORD_CHARS_MIN} characters"));
+    }
+    Ok(())
+}
+
+/// Checks the clients of one endpoint; `ids` are those of all.
+pub(super) fn clients<'a>(
+    key: &str,
+    clients: &'a [OAuthClientConfig],
+    ids: &mut HashSet<&'a str>,
+) -> Result<(), ConfigError> {
+    if clients.len() > CLIENTS_MAX {
+        return Err(ConfigError::refused(
+            format!("{key}.oauth"),
+            format!("holds {}, more than {CLIENTS_MAX}", clients.len()),
+        ));
+    }
+    for (index, client) in clients.iter().enumerate() {
+        let key = format!("{key}.oauth[{index}]");
+        client.validate(&key)?;
+        if !ids.insert(&client.client_id) {
+            let reason = format!("`{}` is taken: the token endpoints are the same for all endpoints", client.client_id);
+            return Err(ConfigError::refused(format!("{key}.client_id"), reason));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Who may connect, and how.
+
+use std::{fmt, net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Stands for [`DIGITAL_RIVER_RANGES`] in a list of addresses.
+pub const DIGITAL_RIVER: &str = "digital-river";
+
+/// Where Digital River sends from.
+///
+/// Source: the safelist in Digital River's documentation of webhooks, as of November 2026.
+pub const DIGITAL_RIVER_RANGES: [&str; 13] = [
+    "54.204.214.106/32",
+    "100.25.55.35/32",
+    "3.94.74.169/32",
+    "52.207.145.30/32",
+    "35.167.151.150/32",
+    "50.112.167.211/32",
+    "52.36.133.196/32",
+    "54.68.3.105/32",
+    "52.19.155.167/32",
+    "34.241.30.95/32",
+    "209.87.180.0/24",
+    "217.65.128.0/24",
+    "210.242.154.0/29",
+];
+
+/// Addresses and ranges of addresses, such as `192.0.2.7`, `192.0.2.0/24` and `digital-river`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct AddressRanges(Vec<IpNet>);
+
+/// A text is no address, no range, and no name of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRange(String);
+
+impl fmt::Display for NoRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is no address, no range such as 192.0.2.0/24, and not `{DIGITAL_RIVER}`", self.0)
+    }
+}
+
+impl TryFrom<Vec<String>> for AddressRanges {
+    type Error = NoRange;
+
+    fn try_from(texts: Vec<String>) -> Result<Self, NoRange> {
+        let mut ranges = Vec::new();
+        for text in texts {
+            if text == DIGITAL_RIVER {
+                ranges.extend(DIGITAL_RIVER_RANGES.iter().filter_map(|range| range.parse::<IpNet>().ok()));
+                continue;
+            }
+            let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            ranges.push(range.map_err(|_| NoRange(text))?);
+        }
+        Ok(Self(ranges))
+    }
+}
+
+impl From<AddressRanges> for Vec<String> {
+    fn from(ranges: AddressRanges) -> Self {
+        ranges.0.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl AddressRanges {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether an address is in one of them. An IPv4 address inside IPv6 counts as what it is.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|range| range.contains(&address))
+    }
+}
+
+/// `[ingest.tls]`: where no proxy ends TLS before ingest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificate and those between it and its root, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(texts: &[&str]) -> Result<AddressRanges, NoRange> {
+        texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>().try_into()
+    }
+
+    #[test]
+    fn addresses_ranges_and_digital_rivers_list_are_understood() {
+        let list = ranges(&["192.0.2.7", "10.0.0.0/8", "2001:db8::/32", DIGITAL_RIVER]).unwrap();
+        for inside in ["192.0.2.7", "10.255.1.2", "2001:db8::1", "::ffff:10.1.1.1", "209.87.180.255", "210.242.154.7"] {
+            assert!(list.contains(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["192.0.2.8", "11.0.0.0", "2001:db9::1", "::ffff:11.1.1.1", "209.87.181.0", "210.242.154.8"] {
+            assert!(!list.contains(outside.parse().unwrap()), "{outside}");
+        }
+        assert_eq!(Vec::from(list).len(), 3 + DIGITAL_RIVER_RANGES.len(), "every one of them is a range");
+        for wrong in ["", "digital river", "10.0.0.0/33", "example.com", "10.0.0"] {
+            assert!(ranges(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What is kept of events whose sender is not believed.
+
+use riverlock_runtime::ConfigError;
+use serde::{Deserialize, Serialize};
+
+/// `[ingest.quarantine]`: well-formed events that fail authentication are answered 401 all the same, and kept within these
+/// bounds, so that a wrong secret in the configuration loses nothing. How long and how much Kafka keeps is in `[kafka]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuarantineConfig {
+    /// Whether any are kept.
+    pub enabled: bool,
+    /// Most events per second that are kept, and most at once.
+    pub events_per_second: u32,
+    /// Most bytes of bodies per second that are kept, and most at once.
+    pub bytes_per_second: u32,
+    /// Longest body that is kept, in bytes.
+    pub event_bytes_max: u32,
+}
+
+impl Default for QuarantineConfig {
+    fn default() -> Self {
+        Self { enabled: true, events_per_second: 20, bytes_per_second: 512 * 1024, event_bytes_max: 256 * 1024 }
+    }
+}
+
+impl QuarantineConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let (bytes, event) = (self.bytes_per_second, self.event_bytes_max);
+        for (name, value, range) in [
+            ("events_per_second", self.events_per_second, 1..=1_000),
+            ("event_bytes_max", event, 1..=1024 * 1024),
+            ("bytes_per_second", bytes, event..=64 * 1024 * 1024),
+        ] {
+            if !range.contains(&value) {
+                let reason = format!("is {value}, must be from {} to {}", range.start(), range.end());
+                return Err(ConfigError::refused(format!("ingest.quarantine.{name}"), reason));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+//! How credentials are read and compared: pure.
+
+use base64::{
+    Engine,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use sha2::{Digest, Sha256};
+
+/// What credentials are compared as: all have one length, and a comparison that leaks leaks nothing of use.
+pub(crate) type Hash = [u8; 32];
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+pub(crate) fn hash(text: &str) -> Hash {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// What follows the scheme in an `Authorization` header: one word.
+pub(crate) fn scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {
+    let (name, rest) = value.trim().split_once(' ')?;
+    let rest = rest.trim_start();
+    (name.eq_ignore_ascii_case(scheme) && !rest.is_empty() && !rest.contains(' ')).then_some(rest)
+}
+
+/// User and password of an `Authorization` header with basic authentication.
+pub(crate) fn basic(value: &str) -> Option<(String, String)> {
+    let decoded = BASE64.decode(scheme(value, "basic")?).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (username, password) = text.split_once(':')?;
+    Some((username.to_owned(), password.to_owned()))
+}

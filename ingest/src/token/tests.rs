@@ -1,0 +1,142 @@
+use std::time::Duration;
+
+use riverlock_runtime::Secret;
+
+use super::*;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).unwrap()
+}
+
+fn config(id: &str, user: Option<(&str, &str)>) -> OAuthClientConfig {
+    OAuthClientConfig {
+        client_id: id.to_owned(),
+        client_secret: Secret::new(format!("secret of {id}")),
+        username: user.map(|(name, _)| name.to_owned()),
+        password: user.map(|(_, password)| Secret::new(password)),
+    }
+}
+
+fn oauth(keys: &[&str]) -> OAuthConfig {
+    OAuthConfig {
+        token_keys: keys.iter().map(|key| Secret::new(*key)).collect(),
+        token_ttl: Duration::from_secs(600),
+        instance_url: None,
+    }
+}
+
+fn client(endpoint: &str, id: &str) -> Client {
+    Client::new(endpoint, &config(id, None), &oauth(&[KEY]))
+}
+
+fn verify(client: &Client, token: &str, now: i64) -> Result<(), BearerError> {
+    Client::verify([client].into_iter(), token, at(now))
+}
+
+#[test]
+fn a_token_counts_for_its_time_on_every_instance_with_the_same_key() {
+    let token = client("main", "dr").issue(at(1_000)).unwrap();
+    let other_instance = client("main", "dr");
+    for now in [1_000, 1_599, 940] {
+        assert_eq!(verify(&other_instance, &token, now), Ok(()), "{now}");
+    }
+    for now in [1_600, 1_601, 9_999_999_999] {
+        assert_eq!(verify(&other_instance, &token, now), Err(BearerError::Expired), "{now}");
+    }
+    assert_eq!(verify(&other_instance, &token, 939), Err(BearerError::Invalid), "from the future");
+}
+
+#[test]
+fn a_token_counts_for_no_other_endpoint_client_secret_user_or_key() {
+    let token = client("main", "dr").issue(at(1_000)).unwrap();
+    let mut other_secret = config("dr", None);
+    other_secret.client_secret = Secret::new("another secret, long enough");
+    for other in [
+        client("other", "dr"),
+        client("main", "other"),
+        Client::new("main", &other_secret, &oauth(&[KEY])),
+        Client::new("main", &config("dr", Some(("u", "p"))), &oauth(&[KEY])),
+        Client::new("main", &config("dr", None), &oauth(&["another key of thirty-two letters"])),
+        Client::new("main", &config("dr", None), &oauth(&[])),
+    ] {
+        assert_eq!(verify(&other, &token, 1_000), Err(BearerError::Invalid));
+    }
+    assert_eq!(Client::verify(std::iter::empty(), &token, at(1_000)), Err(BearerError::Invalid));
+    let both = Client::new("main", &config("dr", None), &oauth(&["another key of thirty-two letters", KEY]));
+    assert_eq!(verify(&both, &token, 1_000), Ok(()), "a key that is being replaced still counts");
+}
+
+#[test]
+fn a_shorter_time_to_live_ends_tokens_that_are_out_already() {
+    let token = client("main", "dr").issue(at(1_000)).unwrap();
+    let shorter = OAuthConfig { token_ttl: Duration::from_secs(60), ..oauth(&[KEY]) };
+    let shorter = Client::new("main", &config("dr", None), &shorter);
+    assert_eq!(verify(&shorter, &token, 1_059), Ok(()));
+    assert_eq!(verify(&shorter, &token, 1_060), Err(BearerError::Expired));
+}
+
+#[test]
+fn every_change_of_a_token_makes_it_worthless() {
+    let client = client("main", "dr");
+    let token = client.issue(at(1_000)).unwrap();
+    assert_eq!(verify(&client, &token, 1_000), Ok(()));
+    for at in 0..token.len() {
+        for bit in 0..7 {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] ^= 1 << bit;
+            // The last character of unpadded base64 has bits that mean nothing; decoding refuses them.
+            if let Ok(changed) = String::from_utf8(bytes) {
+                assert_eq!(verify(&client, &changed, 1_000), Err(BearerError::Invalid), "{changed}");
+            }
+        }
+        assert_eq!(verify(&client, &token[..at], 1_000), Err(BearerError::Invalid));
+    }
+    let (signed, mac) = token.rsplit_once('.').unwrap();
+    for tricky in [
+        String::new(),
+        ".".to_owned(),
+        format!("{signed}."),
+        signed.to_owned(),
+        format!("{signed}.{mac}="),
+        format!("{token}."),
+        format!("{token} "),
+        format!("rl1.1000.9999999999.{mac}"),
+        format!("rl2.{}", token.strip_prefix("rl1.").unwrap()),
+        // A JSON Web Token that says that it needs no signature.
+        "eyJhbGciOiJub25lIn0.eyJleHAiOjk5OTk5OTk5OTl9.".to_owned(),
+        "x".repeat(1_000_000),
+    ] {
+        assert_eq!(verify(&client, &tricky, 1_000), Err(BearerError::Invalid), "{}", &tricky[..tricky.len().min(80)]);
+    }
+}
+
+#[test]
+fn a_client_is_found_only_with_all_that_is_configured_for_it() {
+    let (plain, with_user) = (config("plain", None), config("user", Some(("river", "password and token"))));
+    let clients = [plain, with_user].map(|config| Client::new("main", &config, &oauth(&[KEY])));
+    let find = |id: &str, secrets: &[&str], grant| {
+        Client::find(clients.iter(), id, secrets, grant).map(|found| found.id.as_str())
+    };
+    let right = Grant::Password { username: "river", password: "password and token" };
+    let wrong = Grant::Password { username: "river", password: "password" };
+    let nobody = Grant::Password { username: "", password: "" };
+    for (id, secret, grant, expected) in [
+        ("plain", "secret of plain", Grant::ClientCredentials, Ok("plain")),
+        ("plain", "secret of plain", nobody, Ok("plain")),
+        ("plain", "secret of plain", right, Err(GrantError::User)),
+        ("user", "secret of user", right, Ok("user")),
+        ("user", "secret of user", wrong, Err(GrantError::User)),
+        ("user", "secret of user", nobody, Err(GrantError::User)),
+        ("user", "secret of user", Grant::ClientCredentials, Err(GrantError::UserMissing)),
+        ("user", "secret of plain", right, Err(GrantError::Client)),
+        ("user", "", right, Err(GrantError::Client)),
+        ("", "", right, Err(GrantError::Client)),
+        ("nobody", "secret of user", right, Err(GrantError::Client)),
+    ] {
+        assert_eq!(find(id, &[secret], grant), expected, "{id} {secret} {grant:?}");
+        assert_eq!(find(id, &["x", secret], grant), expected, "any of the readings of a secret counts");
+    }
+    assert_eq!(find("plain", &[], Grant::ClientCredentials), Err(GrantError::Client));
+}
