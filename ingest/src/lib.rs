@@ -33,6 +33,7 @@ pub mod signature;
 mod supervisor;
 
 pub use config::IngestConfig;
+pub use server::serve;
 
 /// Why ingest cannot start.
 #[derive(Debug, thiserror::Error)]
