@@ -18,11 +18,11 @@ use axum::{
 };
 use http_body_util::BodyExt as _;
 use riverlock_ingest::{
-    config::{EndpointConfig, EndpointMode, IngestConfig, LimitsConfig, SecretConfig},
+    IngestConfig,
     signature::{HEADER, Verifier},
 };
 use riverlock_runtime::{
-    Clock as _, Context, Secret, SystemClock, admin,
+    Clock as _, Context, SystemClock, admin,
     admin::AdminConfig,
     kafka::KafkaConfig,
     shutdown::GRACE,
@@ -122,7 +122,7 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str) -> anyhow::Res
     let admin = AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
     admin::start(&admin, telemetry::metrics()?, &context).await?;
 
-    let config = config(port);
+    let config = config(port)?;
     match route {
         Route::Full => {
             let kafka = KafkaConfig { brokers: brokers.to_owned(), ..KafkaConfig::default() };
@@ -148,21 +148,17 @@ async fn listen(router: Router, config: IngestConfig, context: &Context) -> anyh
     Ok(())
 }
 
-fn config(port: u16) -> IngestConfig {
-    let secret =
-        SecretConfig { id: "bench".to_owned(), secret: Secret::new(SECRET), not_before: None, expires_at: None };
-    IngestConfig {
+fn config(port: u16) -> anyhow::Result<IngestConfig> {
+    let endpoint = serde_json::json!({
+        "name": "bench",
+        "path": PATH,
+        "secrets": [{ "id": "bench", "secret": SECRET }],
+    });
+    Ok(IngestConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        limits: LimitsConfig::default(),
-        endpoints: vec![EndpointConfig {
-            name: "bench".to_owned(),
-            path: PATH.to_owned(),
-            mode: EndpointMode::Both,
-            secrets: vec![secret],
-            tolerance: Duration::from_secs(300),
-            insecure: false,
-        }],
-    }
+        endpoints: vec![serde_json::from_value(endpoint)?],
+        ..IngestConfig::default()
+    })
 }
 
 fn accepted() -> Response {

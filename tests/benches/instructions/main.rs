@@ -7,15 +7,11 @@
 //! The counts are those of one compiler version, which the baseline names: with another one they are shown and not judged.
 //! They are not those of a real processor: callgrind's has no SHA instructions, so SHA-256 is counted in its portable form.
 
-use std::{collections::BTreeMap, hint::black_box, path::Path, process::Command, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, hint::black_box, path::Path, process::Command, process::ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
 use chrono::DateTime;
-use riverlock_ingest::{
-    config::{EndpointConfig, EndpointMode, SecretConfig},
-    signature::Verifier,
-};
-use riverlock_runtime::Secret;
+use riverlock_ingest::signature::Verifier;
 use riverlock_sandbox::sign;
 use riverlock_schemas::Envelope;
 use serde::Deserialize;
@@ -83,7 +79,7 @@ fn work(case: &str, calls: u64) -> anyhow::Result<()> {
         "verify_while_rotating" => &SECRETS[..],
         _ => &SECRETS[..1],
     };
-    let verifier = verifier(secrets);
+    let verifier = verifier(secrets)?;
     let header = sign::header(secrets, SIGNED_AT, ORDER);
     for _ in 0..calls {
         match case {
@@ -99,21 +95,11 @@ fn work(case: &str, calls: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn verifier(secrets: &[&str]) -> Verifier {
-    let secret = |(index, secret): (usize, &&str)| SecretConfig {
-        id: format!("s{index}"),
-        secret: Secret::new(*secret),
-        not_before: None,
-        expires_at: None,
-    };
-    Verifier::new(&EndpointConfig {
-        name: "bench".to_owned(),
-        path: "/".to_owned(),
-        mode: EndpointMode::Both,
-        secrets: secrets.iter().enumerate().map(secret).collect(),
-        tolerance: Duration::from_secs(300),
-        insecure: false,
-    })
+fn verifier(secrets: &[&str]) -> anyhow::Result<Verifier> {
+    let secrets: Vec<_> =
+        secrets.iter().map(|secret| serde_json::json!({ "id": &secret[6..10], "secret": secret })).collect();
+    let endpoint = serde_json::json!({ "name": "bench", "path": "/", "secrets": secrets });
+    Ok(Verifier::new(&serde_json::from_value(endpoint)?))
 }
 
 /// Instructions per call.
