@@ -6,4 +6,5 @@ mod crash;
 mod demo;
 mod ledger;
 mod outage;
+mod soak;
 mod tidy;
