@@ -9,7 +9,7 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use axum::Router;
-use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
+use riverlock_runtime::{ConfigError, Context, Shutdown, kafka::KafkaConfig};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -33,7 +33,6 @@ pub mod signature;
 mod supervisor;
 
 pub use config::IngestConfig;
-pub use server::serve;
 
 /// Why ingest cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -99,4 +98,9 @@ pub async fn start(config: IngestConfig, kafka: &KafkaConfig, context: &Context)
     });
     tracing::info!(%address, "ingest listens on {address}");
     Ok(Server { address })
+}
+
+/// Serves a router behind ingest's own listener until the shutdown, so that a benchmark can compare other work with ingest's.
+pub async fn serve(listener: TcpListener, router: Router, limits: config::LimitsConfig, shutdown: Shutdown) {
+    server::serve(listener, router, limits, shutdown).await;
 }

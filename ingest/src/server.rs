@@ -82,10 +82,8 @@ fn builder(limits: &LimitsConfig, shutdown: &Shutdown) -> Builder<Tracked> {
     builder
 }
 
-/// Accepts connections until the process is asked to end, then waits up to 3 s for them.
-///
-/// Public so that a benchmark can put other work behind the same listener.
-pub async fn serve(listener: TcpListener, router: Router, limits: LimitsConfig, shutdown: Shutdown) {
+/// Accepts connections until the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
+pub(crate) async fn serve(listener: TcpListener, router: Router, limits: LimitsConfig, shutdown: Shutdown) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let builder = Arc::new(builder(&limits, &shutdown));
     let limits = Arc::new(limits);

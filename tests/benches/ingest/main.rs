@@ -46,7 +46,7 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
     stage.stop().await
 }
 
-/// Reads `--broker kafka|embedded`, `--rounds N` and `--seconds N`.
+/// Reads `--broker kafka|embedded`, `--partitions N`, `--rounds N` and `--seconds N`.
 fn options(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options::default();
     let mut arguments = arguments.iter();
@@ -63,8 +63,9 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
                 };
             }
             "--rounds" => options.rounds = value()?.parse().context("--rounds is a number")?,
+            "--partitions" => options.partitions = value()?.parse().context("--partitions is a number")?,
             "--seconds" => options.seconds = value()?.parse().context("--seconds is a number")?,
-            other => bail!("unknown argument {other}; there are --broker, --rounds and --seconds"),
+            other => bail!("unknown argument {other}; there are --broker, --partitions, --rounds, --seconds"),
         }
     }
     anyhow::ensure!(options.rounds > 0 && options.seconds > 0, "--rounds and --seconds must be at least 1");

@@ -22,7 +22,8 @@ pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!(
-        "ingest on {broker}\n{} different bodies of {} bytes on average; load generator, broker and receivers share {cores} cores",
+        "ingest on {broker}, {} partitions per topic\n{} different bodies of {} bytes on average; load generator, broker and receivers share {cores} cores",
+        options.partitions,
         stage.bodies.len(),
         bytes / stage.bodies.len()
     )

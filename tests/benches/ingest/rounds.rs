@@ -30,11 +30,13 @@ pub(crate) struct Options {
     pub(crate) rounds: u32,
     /// How long a turn takes.
     pub(crate) seconds: u64,
+    /// Partitions of every topic. librdkafka sends one request per partition, so more of them mean smaller batches.
+    pub(crate) partitions: i32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { embedded: false, rounds: 3, seconds: 4 }
+        Self { embedded: false, rounds: 3, seconds: 4, partitions: KafkaConfig::default().partitions }
     }
 }
 
@@ -85,7 +87,7 @@ pub(crate) struct Measured {
 impl Stage {
     pub(crate) async fn start(options: &Options) -> anyhow::Result<Self> {
         let home = stack::temporary_dir()?;
-        let config = KafkaConfig::default();
+        let config = KafkaConfig { partitions: options.partitions, ..KafkaConfig::default() };
         let broker = if options.embedded {
             Broker::Embedded(Embedded::start(topics::names(&config).into_iter().map(|name| (name, config.partitions)))?)
         } else {
