@@ -6,6 +6,9 @@
 //!
 //! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
 //! number: what is measured is printed beside what it should be.
+//!
+//! What the full way costs is mostly requests to Kafka and the wake-ups around them. librdkafka sends one request per
+//! partition, so events that spread over many topics and partitions travel alone: `--partitions 1` shows the difference.
 
 mod report;
 mod rounds;
