@@ -19,12 +19,12 @@ ifeq ($(filter $(BROKER),kafka embedded),)
 $(error BROKER is "$(BROKER)"; it is kafka (Apache Kafka, the default) or embedded (in memory, for machines without Java))
 endif
 
-.PHONY: help demo up build test lint broker
+.PHONY: help demo up build test bench lint broker
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  demo and up take ORDERS=$(ORDERS) SEED=$(SEED) BROKER=kafka|embedded'
+	@echo '  demo and up take ORDERS=$(ORDERS) SEED=$(SEED) BROKER=kafka|embedded, test and bench BROKER'
 
 demo: build broker ## play orders from webhook to invoice on real servers, count everything, end
 	@$(riverlock) demo --orders $(ORDERS) --seed $(SEED) --broker $(BROKER)
@@ -61,6 +61,12 @@ test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
 	  export RIVERLOCK_TEST_BROKER=embedded; \
 	fi; \
 	cargo build --locked --workspace --bin riverlock && cargo test --workspace --locked
+
+# The first time it compiles everything for release, some 5 minutes on two cores; then it takes 3 minutes.
+bench: broker ## count instructions against the baseline, then measure what taking a webhook costs
+	@deploy/setup build bench
+	cargo bench --locked -p riverlock-tests --bench instructions
+	cargo bench --locked -p riverlock-tests --bench ingest -- --broker $(BROKER)
 
 lint: ## check format, lints, and every SQL statement against a real PostgreSQL
 	@deploy/setup build postgres

@@ -10,7 +10,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
-use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
+use riverlock_runtime::{ConfigError, Context, Shutdown, kafka::KafkaConfig};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -151,4 +151,9 @@ async fn run(
     });
     tracing::info!(%address, "ingest listens on {address}");
     Ok(Server { address })
+}
+
+/// Serves a router behind ingest's own listener until the shutdown, so that a benchmark can compare other work with ingest's.
+pub async fn serve(listener: TcpListener, router: Router, limits: config::LimitsConfig, shutdown: Shutdown) {
+    server::serve(listener, router, limits, shutdown).await;
 }

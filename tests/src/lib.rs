@@ -1,5 +1,7 @@
 //! What the end-to-end, fault and contract tests share: servers, databases, records, and a look at the whole state.
 
+pub mod load;
+
 use std::{
     num::NonZeroU32,
     path::PathBuf,

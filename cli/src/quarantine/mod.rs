@@ -159,9 +159,11 @@ async fn release(config: &Config, options: &ReleaseOptions) -> anyhow::Result<Re
                 .payload(kept.body)
                 .headers(released_headers(&message, secret));
             let written = producer.send(record, WRITE_TIMEOUT).await;
-            written
+            let written = written
                 .map_err(|(error, _)| error)
                 .with_context(|| format!("event {id} could not be written to {topic}"))?;
+            // A success without an offset is only concluded, not reported; see ingest's producer.
+            anyhow::ensure!(written.offset >= 0, "Kafka did not say where event {id} lies in {topic}; run it again");
         }
         report.admitted += 1;
     }

@@ -7,4 +7,5 @@ mod crash;
 mod demo;
 mod ledger;
 mod outage;
+mod soak;
 mod tidy;

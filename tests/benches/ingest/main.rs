@@ -1,0 +1,76 @@
+//! What taking a webhook costs. `make bench` runs it.
+//!
+//! In one run, on one broker, in turn: a null route, which reads a request and answers 202; one that also verifies the
+//! signature and parses the envelope; and ingest as it is. All three sit behind ingest's own listener, each in a process of
+//! its own, so that a difference in CPU time is a difference in work. The load is an open loop: see `riverlock_tests::load`.
+//!
+//! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
+//! number: what is measured is printed beside what it should be.
+//!
+//! What the full way costs is mostly requests to Kafka and the wake-ups around them. librdkafka sends one request per
+//! partition, so events that spread over many topics and partitions travel alone: `--partitions 1` shows the difference.
+
+mod report;
+mod rounds;
+mod server;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+use self::{
+    rounds::{Options, Stage},
+    server::Route,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &[String]) -> anyhow::Result<()> {
+    if let [command, route, port, brokers] = arguments
+        && command == server::COMMAND
+    {
+        return server::serve(Route::from_name(route)?, port.parse().context("no port")?, brokers).await;
+    }
+    let options = options(arguments)?;
+    let stage = Stage::start(&options).await?;
+    println!("{}", report::heading(&options, &stage));
+    let measured = stage.measure(&options).await?;
+    println!("{}", report::table(&measured));
+    stage.stop().await
+}
+
+/// Reads `--broker kafka|embedded`, `--partitions N`, `--rounds N` and `--seconds N`.
+fn options(arguments: &[String]) -> anyhow::Result<Options> {
+    let mut options = Options::default();
+    let mut arguments = arguments.iter();
+    while let Some(name) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{name} needs a value"));
+        match name.as_str() {
+            // What `cargo bench` adds.
+            "--bench" => {}
+            "--broker" => {
+                options.embedded = match value()?.as_str() {
+                    "kafka" => false,
+                    "embedded" => true,
+                    other => bail!("--broker is kafka or embedded, not {other}"),
+                };
+            }
+            "--rounds" => options.rounds = value()?.parse().context("--rounds is a number")?,
+            "--partitions" => options.partitions = value()?.parse().context("--partitions is a number")?,
+            "--seconds" => options.seconds = value()?.parse().context("--seconds is a number")?,
+            other => bail!("unknown argument {other}; there are --broker, --partitions, --rounds, --seconds"),
+        }
+    }
+    anyhow::ensure!(options.rounds > 0 && options.seconds > 0, "--rounds and --seconds must be at least 1");
+    Ok(options)
+}

@@ -1,0 +1,186 @@
+//! The receivers that are compared, each a process of its own: this program again, with other arguments.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use http_body_util::BodyExt as _;
+use riverlock_ingest::{
+    IngestConfig,
+    signature::{HEADER, Verifier},
+};
+use riverlock_runtime::{
+    Clock as _, Context, SystemClock, admin,
+    admin::AdminConfig,
+    kafka::KafkaConfig,
+    shutdown::GRACE,
+    telemetry::{self, TelemetryConfig},
+};
+use riverlock_sandbox::stack::{Process, ports};
+use riverlock_schemas::Envelope;
+use riverlock_tests::load::Target;
+use tokio::net::TcpListener;
+
+/// The first argument of a process that serves.
+pub(crate) const COMMAND: &str = "serve";
+/// The endpoint.
+pub(crate) const PATH: &str = "/webhooks/digital-river";
+/// Its secret.
+pub(crate) const SECRET: &str = "whsec_0123456789abcdef";
+/// How long a receiver may take to take its first event.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// What the routes without Kafka answer: as long as ingest's receipts.
+const RECEIPT: &str = r#"{"eventId":"00000000-0000-4000-8000-000000000000","topic":"riverlock.raw.order.accepted","partition":0,"offset":123456}"#;
+
+/// What is done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Read it.
+    Null,
+    /// Verify its signature and parse its envelope.
+    Verify,
+    /// All that ingest does.
+    Full,
+}
+
+impl Route {
+    pub(crate) const ALL: [Self; 3] = [Self::Null, Self::Verify, Self::Full];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Verify => "verify-and-parse",
+            Self::Full => "full",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> anyhow::Result<Self> {
+        Self::ALL.into_iter().find(|route| route.name() == name).with_context(|| format!("there is no route {name}"))
+    }
+}
+
+/// A receiver that runs.
+pub(crate) struct Receiver {
+    pub(crate) route: Route,
+    pub(crate) address: SocketAddr,
+    process: Process,
+}
+
+impl Receiver {
+    /// Starts one, and waits until it takes events.
+    pub(crate) async fn start(route: Route, brokers: &str, home: &Path) -> anyhow::Result<Self> {
+        let port = ports::free_port()?;
+        let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
+        command.args([COMMAND, route.name(), &port.to_string(), brokers]);
+        let process = Process::spawn(route.name(), &command, &home.join(format!("{}.log", route.name())))?;
+        let receiver = Self { route, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), process };
+        let target = receiver.target(Arc::from([bytes::Bytes::from_static(
+            br#"{"id":"first","type":"bench.first","data":{"object":{"id":"first"}}}"#,
+        )]));
+        let takes = || async { target.once().await.is_ok_and(|status| status == 202) };
+        receiver.process.until_ready(READY_WITHIN, takes).await?;
+        Ok(receiver)
+    }
+
+    pub(crate) fn target(&self, bodies: Arc<[bytes::Bytes]>) -> Target {
+        let (path, secret) = (PATH.to_owned(), SECRET.to_owned());
+        Target { address: self.address, path, secret, bodies, connections: super::rounds::CONNECTIONS }
+    }
+
+    /// CPU time that it has used, in user and in system mode.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        /// Linux tells it in hundredths of a second, whatever the kernel's own tick is.
+        const TICK: Duration = Duration::from_millis(10);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid()))
+            .with_context(|| format!("the {} receiver has ended", self.route.name()))?;
+        // The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: Vec<u32> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        anyhow::ensure!(ticks.len() == 2, "cannot read /proc/…/stat: {stat}");
+        Ok(TICK * ticks.iter().sum())
+    }
+}
+
+/// Serves a route until it is killed.
+pub(crate) async fn serve(route: Route, port: u16, brokers: &str) -> anyhow::Result<()> {
+    telemetry::init_logs(&TelemetryConfig::default())?;
+    let context = Context::new();
+    context.shutdown.on_signals()?;
+    // As in the service: its counters cost something too.
+    let admin = AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
+    admin::start(&admin, telemetry::metrics()?, &context).await?;
+
+    let config = config(port)?;
+    match route {
+        Route::Full => {
+            let kafka = KafkaConfig { brokers: brokers.to_owned(), ..KafkaConfig::default() };
+            riverlock_ingest::start(config, &kafka, &context).await?;
+        }
+        Route::Null => listen(Router::new().fallback(read), config, &context).await?,
+        Route::Verify => {
+            let verifier = Arc::new(Verifier::new(&config.endpoints[0]));
+            listen(Router::new().fallback(verify).with_state(verifier), config, &context).await?;
+        }
+    }
+    if context.shutdown.wait(GRACE).await { Ok(()) } else { bail!("the receiver failed") }
+}
+
+/// Puts a router behind ingest's listener.
+async fn listen(router: Router, config: IngestConfig, context: &Context) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen).await?;
+    let shutdown = context.shutdown.clone();
+    context.shutdown.spawn("bench", async move {
+        riverlock_ingest::serve(listener, router, config.limits, shutdown).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
+    Ok(())
+}
+
+fn config(port: u16) -> anyhow::Result<IngestConfig> {
+    let endpoint = serde_json::json!({
+        "name": "bench",
+        "path": PATH,
+        "secrets": [{ "id": "bench", "secret": SECRET }],
+    });
+    Ok(IngestConfig {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        endpoints: vec![serde_json::from_value(endpoint)?],
+        ..IngestConfig::default()
+    })
+}
+
+fn accepted() -> Response {
+    (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/json")], RECEIPT).into_response()
+}
+
+async fn read(body: Body) -> Response {
+    match body.collect().await {
+        Ok(_) => accepted(),
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+async fn verify(State(verifier): State<Arc<Verifier>>, headers: HeaderMap, body: Body) -> Response {
+    let Ok(body) = body.collect().await else { return StatusCode::BAD_REQUEST.into_response() };
+    let body = body.to_bytes();
+    let signatures = headers.get_all(HEADER).iter().map(axum::http::HeaderValue::as_bytes);
+    if verifier.verify(signatures, &body, SystemClock.now()).is_err() {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    match Envelope::parse(&body) {
+        Ok(_) => accepted(),
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
+}

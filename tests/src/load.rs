@@ -1,0 +1,228 @@
+//! An open-loop load generator: when requests are to be sent is fixed beforehand, so a receiver that slows down is sent as
+//! many as before, and the time that they wait for it is counted.
+//!
+//! HTTP/1.1 over connections that are kept, every body signed afresh with the second it is sent in. The timers tick in
+//! milliseconds: requests that fall into the same one are sent together, and up to a millisecond late.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use riverlock_sandbox::{histogram::Histogram, sign};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+/// When Digital River gives up on an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(3_000);
+/// How long after the last request was due those that are late are still sent.
+const LATE_MAX: Duration = Duration::from_secs(3);
+/// Room for an answer: its head and a short body.
+const ANSWER_BYTES_MAX: usize = 8 * 1024;
+
+/// Where requests go, and what they are made of.
+#[derive(Clone)]
+pub struct Target {
+    /// The receiver.
+    pub address: SocketAddr,
+    /// The path of its endpoint.
+    pub path: String,
+    /// What bodies are signed with.
+    pub secret: String,
+    /// The bodies, sent in turn.
+    pub bodies: Arc<[bytes::Bytes]>,
+    /// How many requests may wait for their answers at once; more are sent late, and their latencies say so.
+    pub connections: usize,
+}
+
+/// What became of the requests.
+#[derive(Default)]
+pub struct Outcome {
+    /// Answers by status.
+    pub answers: BTreeMap<u16, u64>,
+    /// Requests without an answer in time.
+    pub timeouts: u64,
+    /// Requests whose connection broke or was not to be had.
+    pub broken: u64,
+    /// Requests that were so late that they were not sent.
+    pub unsent: u64,
+    /// From when a request was to be sent to its whole answer.
+    pub latency: Histogram,
+    /// From when it was sent to its whole answer.
+    pub answer: Histogram,
+    /// From when the first request was due to the last answer.
+    pub took: Duration,
+    /// When the first and the last 202 came.
+    pub accepted: Option<(Instant, Instant)>,
+}
+
+impl Outcome {
+    /// Requests answered 202.
+    #[must_use]
+    pub fn accepted_count(&self) -> u64 {
+        self.answers.get(&202).copied().unwrap_or_default()
+    }
+
+    /// Requests that were sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.answers.values().sum::<u64>() + self.timeouts + self.broken
+    }
+
+    /// Requests answered 202, per second.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
+    pub fn accepted_per_second(&self) -> f64 {
+        self.accepted_count() as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+}
+
+/// What the senders share.
+struct Plan {
+    target: Target,
+    start: Instant,
+    rate: u64,
+    count: u64,
+    next: AtomicU64,
+    outcome: Mutex<Outcome>,
+}
+
+/// Sends `rate` requests per second for `duration`, and waits for their answers.
+pub async fn run(target: &Target, rate: u64, duration: Duration) -> Outcome {
+    let count = rate * u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) / 1_000;
+    let plan = Arc::new(Plan {
+        target: target.clone(),
+        start: Instant::now() + Duration::from_millis(5),
+        rate,
+        count,
+        next: AtomicU64::new(0),
+        outcome: Mutex::default(),
+    });
+    let mut senders = JoinSet::new();
+    for _ in 0..target.connections {
+        senders.spawn(send(Arc::clone(&plan)));
+    }
+    while senders.join_next().await.is_some() {}
+    let plan = Arc::into_inner(plan).expect("every sender has ended");
+    let mut outcome = plan.outcome.into_inner().expect("no sender panics while it holds the outcome");
+    outcome.took = plan.start.elapsed();
+    outcome
+}
+
+async fn send(plan: Arc<Plan>) {
+    let mut connection = None;
+    loop {
+        let index = plan.next.fetch_add(1, Ordering::Relaxed);
+        if index >= plan.count {
+            return;
+        }
+        let due = plan.start + Duration::from_nanos(index.saturating_mul(1_000_000_000) / plan.rate);
+        sleep_until(due).await;
+        let sent = Instant::now();
+        if sent.duration_since(due) > LATE_MAX {
+            plan.outcome.lock().expect("nobody panics with it").unsent += 1;
+            continue;
+        }
+        let request = plan.target.request(index);
+        let answered = timeout(ANSWER_TIMEOUT, exchange(&mut connection, plan.target.address, &request)).await;
+        let now = Instant::now();
+        let mut outcome = plan.outcome.lock().expect("nobody panics with it");
+        match answered {
+            Ok(Ok(status)) => {
+                *outcome.answers.entry(status).or_default() += 1;
+                outcome.latency.record(now - due);
+                outcome.answer.record(now - sent);
+                if status == 202 {
+                    outcome.accepted = Some((outcome.accepted.map_or(now, |(first, _)| first), now));
+                }
+            }
+            Ok(Err(_)) => outcome.broken += 1,
+            Err(_) => {
+                outcome.timeouts += 1;
+                connection = None;
+            }
+        }
+    }
+}
+
+impl Target {
+    /// One request, signed now.
+    fn request(&self, index: u64) -> Vec<u8> {
+        let at = usize::try_from(index).unwrap_or_default() % self.bodies.len();
+        let body = &self.bodies[at];
+        let signature = sign::header(&[&self.secret], crate::now().timestamp(), body);
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: riverlock\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}: {signature}\r\n\r\n",
+            self.path,
+            body.len(),
+            sign::SIGNATURE_HEADER,
+        );
+        let mut request = Vec::with_capacity(head.len() + body.len());
+        request.extend_from_slice(head.as_bytes());
+        request.extend_from_slice(body);
+        request
+    }
+
+    /// Sends one request on a connection of its own, and says how it was answered.
+    ///
+    /// # Errors
+    /// When there is no connection, or no answer in time.
+    pub async fn once(&self) -> anyhow::Result<u16> {
+        let request = self.request(0);
+        timeout(ANSWER_TIMEOUT, exchange(&mut None, self.address, &request)).await.context("no answer in time")?
+    }
+}
+
+/// Sends a request and reads its answer. The connection is kept if both succeed and the receiver does not close it.
+async fn exchange(kept: &mut Option<TcpStream>, address: SocketAddr, request: &[u8]) -> anyhow::Result<u16> {
+    let mut stream = match kept.take() {
+        Some(stream) => stream,
+        None => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            stream
+        }
+    };
+    stream.write_all(request).await?;
+    let (status, stays_open) = read_answer(&mut stream).await?;
+    if stays_open {
+        *kept = Some(stream);
+    }
+    Ok(status)
+}
+
+/// Reads an answer to its end: its status, and whether another request may follow.
+async fn read_answer(stream: &mut TcpStream) -> anyhow::Result<(u16, bool)> {
+    let mut bytes = [0; ANSWER_BYTES_MAX];
+    let mut filled = 0;
+    loop {
+        let read = stream.read(&mut bytes[filled..]).await?;
+        anyhow::ensure!(read > 0, "the connection ended, or the answer is longer than {ANSWER_BYTES_MAX} bytes");
+        filled += read;
+        let Some(end) = bytes[..filled].windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = std::str::from_utf8(&bytes[..end])?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
+        let (mut length, mut stays_open) = (0, true);
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse()?;
+            } else if name.eq_ignore_ascii_case("connection") {
+                stays_open = !value.trim().eq_ignore_ascii_case("close");
+            }
+        }
+        if filled >= end + 4 + length {
+            return Ok((status, stays_open));
+        }
+    }
+}
