@@ -1,6 +1,6 @@
 //! Runs services until the process is asked to end.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
@@ -58,7 +58,7 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let address = admin::start(&config.admin, metrics, &context).await?;
     tracing::info!("operators look at http://{address}/metrics, /livez and /readyz");
 
-    if let Err(error) = start(&config, services, &context).await {
+    if let Err(error) = start(file, &config, services, &context).await {
         // What has started already ends as it does at any other end.
         context.shutdown.fail();
         context.shutdown.wait(GRACE).await;
@@ -69,7 +69,7 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn start(config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {
+async fn start(file: Option<&Path>, config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {
     if services.contains(&Service::Ingest) {
         // First, and without waiting for anything: it answers 503 until Kafka is there.
         let server = riverlock_ingest::start(config.ingest.clone(), &config.kafka, context).await?;
@@ -85,8 +85,9 @@ async fn start(config: &Config, services: &[Service], context: &Context) -> anyh
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =
             (config.invoice_fetcher.clone(), config.kafka.clone(), config.postgres.clone());
-        let task = context.clone();
-        let run = async move { riverlock_invoice_fetcher::run(fetcher, &kafka, &postgres, &task).await };
+        let (task, file) = (context.clone(), file.map(Path::to_path_buf));
+        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.invoice_fetcher));
+        let run = async move { riverlock_invoice_fetcher::run(fetcher, load, &kafka, &postgres, &task).await };
         context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
     }
     Ok(())

@@ -1,8 +1,12 @@
 //! Tests over several modules: against a hostile server, and against PostgreSQL.
 
+mod api;
 mod database;
 mod fetching;
 mod hostile;
+mod keys;
+mod killing;
+mod people;
 mod queueing;
 mod server;
 
