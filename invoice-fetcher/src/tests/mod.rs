@@ -3,11 +3,13 @@
 mod api;
 mod database;
 mod fetching;
+mod full;
 mod hostile;
 mod keys;
 mod killing;
 mod people;
 mod queueing;
+mod s3;
 mod server;
 
 use riverlock_runtime::Secret;

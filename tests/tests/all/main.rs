@@ -4,6 +4,7 @@
 
 mod crash;
 mod demo;
+mod invoices;
 mod ledger;
 mod outage;
 mod tidy;
