@@ -1,5 +1,7 @@
 //! The command line.
 
+pub mod invoices;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -46,6 +48,12 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         command: QuarantineCommand,
+    },
+    /// Look at invoices and credit memos, get them, have them tried again, link them
+    Invoices {
+        /// What to do with them
+        #[command(subcommand)]
+        command: invoices::InvoicesCommand,
     },
     /// A pretend Digital River
     Sandbox {

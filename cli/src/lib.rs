@@ -6,6 +6,7 @@ mod audit;
 pub mod config;
 pub mod demo;
 mod healthcheck;
+mod invoices;
 pub mod local;
 mod orders;
 mod out;
@@ -34,6 +35,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Audit { json } => audit::run(file, json).await,
         Command::Orders { command } => orders::run(file, command).await,
         Command::Quarantine { command } => quarantine::run(file, command).await,
+        Command::Invoices { command } => invoices::run(file, command).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Stack(options) => stack::run(options).await,

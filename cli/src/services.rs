@@ -104,8 +104,9 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =
             (config.invoice_fetcher.clone(), config.kafka.clone(), config.postgres.clone());
-        let task = context.clone();
-        let run = async move { riverlock_invoice_fetcher::run(fetcher, &kafka, &postgres, &task).await };
+        let (task, file) = (context.clone(), file.map(Path::to_path_buf));
+        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.invoice_fetcher));
+        let run = async move { riverlock_invoice_fetcher::run(fetcher, load, &kafka, &postgres, &task).await };
         context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
     }
     Ok(())

@@ -155,5 +155,5 @@ async fn run(
 
 /// Serves a router behind ingest's own listener until the shutdown, so that a benchmark can compare other work with ingest's.
 pub async fn serve(listener: TcpListener, router: Router, limits: config::LimitsConfig, shutdown: Shutdown) {
-    server::serve(listener, router, limits, shutdown).await;
+    server::serve(listener, router, Arc::default(), limits, shutdown).await;
 }

@@ -1,7 +1,7 @@
 //! An account with Digital River: its key, and the gate that every request with it passes.
 
 use std::{
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
@@ -17,22 +17,21 @@ use crate::{
     problem::Problem,
 };
 
+/// The value of the `Authorization` header.
+pub(crate) type Key = Arc<HeaderValue>;
+
 /// One mode's key and gate, shared by all workers.
 pub(crate) struct Account {
     mode: Mode,
-    authorization: HeaderValue,
+    key: Mutex<Key>,
     gate: Mutex<Gate>,
 }
 
 impl Account {
     pub(crate) fn new(mode: Mode, config: &AccountConfig) -> Result<Self, ConfigError> {
-        let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {}", config.api_key.expose())).map_err(|_| {
-                ConfigError::refused(format!("invoice_fetcher.{mode}.api_key"), "does not fit into a header")
-            })?;
-        authorization.set_sensitive(true);
+        let key = Mutex::new(authorization(mode, config)?);
         let gate = Mutex::new(Gate::new(config.requests_per_second(mode), Instant::now()));
-        Ok(Self { mode, authorization, gate })
+        Ok(Self { mode, key, gate })
     }
 
     /// Whose data the key is for.
@@ -40,9 +39,25 @@ impl Account {
         self.mode
     }
 
-    /// The value of the `Authorization` header.
-    pub(crate) fn authorization(&self) -> &HeaderValue {
-        &self.authorization
+    /// The key that is in use.
+    pub(crate) fn key(&self) -> Key {
+        Arc::clone(&self.key.lock().expect("no code panics while it holds the key"))
+    }
+
+    /// Takes another key, and says whether it is another one. A pause that the old key was to blame for ends.
+    pub(crate) fn renew(&self, config: &AccountConfig) -> Result<bool, ConfigError> {
+        let key = authorization(self.mode, config)?;
+        {
+            let mut current = self.key.lock().expect("no code panics while it holds the key");
+            if *current == key {
+                return Ok(false);
+            }
+            *current = key;
+        }
+        let mut gate = self.gate();
+        gate.forgive_key();
+        names::paused(self.mode, gate.trouble(Instant::now()));
+        Ok(true)
     }
 
     /// Waits for a place for one request.
@@ -78,8 +93,12 @@ impl Account {
         gate.capacity(now)
     }
 
-    /// Learns from an answer, for all workers.
-    pub(crate) fn report(&self, signal: Signal) {
+    /// Learns from an answer to a request with `key`, for all workers.
+    pub(crate) fn report(&self, signal: Signal, key: &Key) {
+        // What an older key is refused says nothing about the one in use.
+        if signal == Signal::KeyRefused && *key != self.key() {
+            return;
+        }
         let mut gate = self.gate();
         let now = Instant::now();
         let before = gate.trouble(now);
@@ -104,4 +123,11 @@ impl Account {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().expect("no code panics while it holds the gate")
     }
+}
+
+fn authorization(mode: Mode, config: &AccountConfig) -> Result<Key, ConfigError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", config.api_key.expose()))
+        .map_err(|_| ConfigError::refused(format!("invoice_fetcher.{mode}.api_key"), "does not fit into a header"))?;
+    value.set_sensitive(true);
+    Ok(Arc::new(value))
 }

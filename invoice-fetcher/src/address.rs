@@ -3,6 +3,9 @@
 use riverlock_schemas::FileId;
 use url::Url;
 
+/// How the address ends that makes links.
+pub(crate) const LINKS_PATH_END: &str = "/file-links";
+
 /// Builds the addresses under one base.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses(Url);
@@ -21,6 +24,15 @@ impl Addresses {
     /// `{base}/files/{id}/content`: the file.
     pub(crate) fn content(&self, file_id: FileId) -> Url {
         self.build(file_id, &["content"])
+    }
+
+    /// `{base}/file-links`: where links for customers are made.
+    pub(crate) fn file_links(&self) -> Url {
+        let mut url = self.0.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push(LINKS_PATH_END.trim_start_matches('/'));
+        }
+        url
     }
 
     /// Whether an address in an event is the one that a file's content has here.

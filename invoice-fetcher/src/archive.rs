@@ -1,4 +1,4 @@
-//! Where documents are kept: a local folder, or S3 and what is compatible with it.
+//! Where documents are kept: a local folder, S3 and what is compatible with it, Google Cloud Storage, or Azure.
 //!
 //! Invariants:
 //! - a document's key is made of its mode and its file id and of nothing else;
@@ -8,20 +8,23 @@
 //! - nothing is visible under a document's key before it is whole and checked.
 //!
 //! How: a document of up to 5 MiB is one conditional put (`PutMode::Create`: a hard link in a folder, `If-None-Match`
-//! in S3). A larger one streams as a multipart upload to a staging key and is copied on the condition that the document's key
+//! in S3 and Azure, `ifGenerationMatch` in Google Cloud Storage). A larger one streams as a multipart upload to a staging key and is copied on the condition that the document's key
 //! is free; so memory holds one part per download. In a folder, file and directory are flushed to disk before the put
-//! returns (`fsync`), because the row that says "stored" must not outlive the file; S3 answers only once the object is durable.
+//! returns (`fsync`), because the row that says "stored" must not outlive the file; the others answer only once the object is
+//! durable.
 //!
-//! What a death leaves behind: staged uploads, which the document's next attempt removes; in S3 also parts of multipart
-//! uploads that never ended (set a lifecycle rule), in a folder `….pdf#1` files that were never published.
+//! What a death leaves behind: staged uploads, and in a folder `….pdf#1` files that were never published; `sweep.rs` removes
+//! both. In a bucket also parts of multipart uploads that never ended: set a lifecycle rule.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path as FolderPath, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
     ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder,
     local::LocalFileSystem,
     path::Path,
     prefix::PrefixStore,
@@ -30,7 +33,7 @@ use riverlock_runtime::ConfigError;
 use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use sha2::{Digest, Sha256};
 
-use crate::{InvoiceFetcherConfig, pdf::Checked, upload::Upload};
+use crate::{InvoiceFetcherConfig, pdf::Checked, sweep::Folder, upload::Upload};
 
 /// Bytes of one part of a multipart upload, and the most that is put at once. Source: S3 takes no smaller parts than 5 MiB
 /// but the last.
@@ -42,6 +45,9 @@ pub enum ArchiveError {
     /// The store refused, or could not be reached.
     #[error("{0}")]
     Store(#[from] object_store::Error),
+    /// The store's folder cannot be read.
+    #[error("{0}")]
+    Folder(#[source] std::io::Error),
     /// Another document is stored under the key.
     #[error("another document is stored under {key}, with SHA-256 {stored} and not {received}")]
     Conflict {
@@ -59,6 +65,13 @@ pub enum ArchiveError {
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     part_bytes: usize,
+    folder: Folder,
+}
+
+/// A stored object.
+pub(crate) struct Object {
+    pub(crate) size_bytes: u64,
+    pub(crate) stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
 }
 
 impl fmt::Debug for Archive {
@@ -75,26 +88,28 @@ impl Archive {
     /// When the address or an option is wrong, or the folder cannot be created.
     pub fn open(config: &InvoiceFetcherConfig) -> Result<Self, ConfigError> {
         let (scheme, prefix) = parse(config)?;
-        let store: Arc<dyn ObjectStore> = match scheme {
-            ObjectStoreScheme::Local => Arc::new(folder(config)?),
-            _ => Arc::new(PrefixStore::new(bucket(config)?.build().map_err(|error| refused(&error))?, prefix)),
-        };
-        Ok(Self::new(store, PART_BYTES))
+        if scheme != ObjectStoreScheme::Local {
+            return Ok(Self::new(bucket(config, &scheme, prefix)?, PART_BYTES));
+        }
+        let mut archive = Self::new(Arc::new(folder(config)?), PART_BYTES);
+        archive.folder = config.store.to_file_path().ok();
+        Ok(archive)
     }
 
-    /// Checks the address and the options, and opens nothing.
+    /// Checks the address and the options, and asks nothing of the store.
     pub(crate) fn check(config: &InvoiceFetcherConfig) -> Result<(), ConfigError> {
-        match parse(config)?.0 {
+        let (scheme, prefix) = parse(config)?;
+        match scheme {
             ObjectStoreScheme::Local => match config.store_options.keys().next() {
                 Some(key) => Err(unknown_option(key)),
                 None => Ok(()),
             },
-            _ => bucket(config).map(drop),
+            _ => bucket(config, &scheme, prefix).map(drop),
         }
     }
 
     pub(crate) fn new(store: Arc<dyn ObjectStore>, part_bytes: usize) -> Self {
-        Self { store, part_bytes }
+        Self { store, part_bytes, folder: None }
     }
 
     /// A document's key: `invoices/{live|test}/{file id}.pdf`.
@@ -111,8 +126,19 @@ impl Archive {
         &self,
         object_key: &str,
     ) -> Result<BoxStream<'static, Result<Bytes, object_store::Error>>, ArchiveError> {
+        Ok(self.get(object_key).await?.stream)
+    }
+
+    /// A stored object, with its size.
+    pub(crate) async fn get(&self, object_key: &str) -> Result<Object, ArchiveError> {
         let path = Path::parse(object_key).map_err(object_store::Error::from)?;
-        Ok(self.store.get(&path).await?.into_stream().boxed())
+        let result = self.store.get(&path).await?;
+        Ok(Object { size_bytes: result.meta.size, stream: result.into_stream().boxed() })
+    }
+
+    /// The folder that the store is, if it is one.
+    pub(crate) fn folder(&self) -> Option<&FolderPath> {
+        self.folder.as_deref()
     }
 
     /// Hash and size (bytes) of a stored object, read from the store.
@@ -180,8 +206,11 @@ impl Archive {
 fn parse(config: &InvoiceFetcherConfig) -> Result<(ObjectStoreScheme, Path), ConfigError> {
     let (scheme, path) = ObjectStoreScheme::parse(&config.store).map_err(|error| refused(&error))?;
     match scheme {
-        ObjectStoreScheme::Local | ObjectStoreScheme::AmazonS3 => Ok((scheme, path)),
-        _ => Err(refused(&"must be file:///folder or s3://bucket/prefix")),
+        ObjectStoreScheme::Local
+        | ObjectStoreScheme::AmazonS3
+        | ObjectStoreScheme::GoogleCloudStorage
+        | ObjectStoreScheme::MicrosoftAzure => Ok((scheme, path)),
+        _ => Err(refused(&"must be file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")),
     }
 }
 
@@ -193,14 +222,43 @@ fn folder(config: &InvoiceFetcherConfig) -> Result<LocalFileSystem, ConfigError>
     Ok(store.with_fsync(true))
 }
 
-fn bucket(config: &InvoiceFetcherConfig) -> Result<AmazonS3Builder, ConfigError> {
-    // Amazon's own way to copy only if the key is free; other stores name theirs in the options.
-    let builder = AmazonS3Builder::new()
-        .with_url(config.store.as_str())
-        .with_config(AmazonS3ConfigKey::CopyIfNotExists, "multipart");
-    config.store_options.iter().try_fold(builder, |builder, (key, value)| {
-        let option: AmazonS3ConfigKey = key.parse().map_err(|_| unknown_option(key))?;
-        Ok(builder.with_config(option, value.expose()))
+/// A bucket of any vendor, as far as the configuration tells; nothing is asked of it.
+fn bucket(
+    config: &InvoiceFetcherConfig,
+    scheme: &ObjectStoreScheme,
+    prefix: Path,
+) -> Result<Arc<dyn ObjectStore>, ConfigError> {
+    let url = config.store.as_str();
+    let failed = |error: object_store::Error| refused(&error);
+    Ok(match scheme {
+        ObjectStoreScheme::GoogleCloudStorage => {
+            let builder = GoogleCloudStorageBuilder::new().with_url(url);
+            let builder = with_options(config, builder, GoogleCloudStorageBuilder::with_config)?;
+            Arc::new(PrefixStore::new(builder.build().map_err(failed)?, prefix))
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            let builder = MicrosoftAzureBuilder::new().with_url(url);
+            let builder = with_options(config, builder, MicrosoftAzureBuilder::with_config)?;
+            Arc::new(PrefixStore::new(builder.build().map_err(failed)?, prefix))
+        }
+        _ => {
+            // Amazon's own way to copy only if the key is free; other stores name theirs in the options.
+            let (key, value) = (AmazonS3ConfigKey::CopyIfNotExists, "multipart");
+            let builder = AmazonS3Builder::new().with_url(url).with_config(key, value);
+            let builder = with_options(config, builder, AmazonS3Builder::with_config)?;
+            Arc::new(PrefixStore::new(builder.build().map_err(failed)?, prefix))
+        }
+    })
+}
+
+fn with_options<B, K: FromStr>(
+    config: &InvoiceFetcherConfig,
+    builder: B,
+    with: impl Fn(B, K, String) -> B,
+) -> Result<B, ConfigError> {
+    config.store_options.iter().try_fold(builder, |builder, (name, value)| {
+        let key = name.parse().map_err(|_| unknown_option(name))?;
+        Ok(with(builder, key, value.expose().to_owned()))
     })
 }
 
@@ -234,6 +292,22 @@ mod tests {
         let archive = Archive::open(&config).unwrap();
         let text = format!("{archive:?} {config:?}");
         assert!(text.contains("bucket") && text.contains("a/b") && !text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn every_vendor_s_bucket_is_opened_and_options_of_another_are_refused() {
+        for (store, option, value) in [
+            ("gs://bucket/a", "google_skip_signature", "true"),
+            ("az://container/a", "azure_storage_account_name", "account"),
+        ] {
+            let mut config = InvoiceFetcherConfig { store: Url::parse(store).unwrap(), ..Default::default() };
+            config.store_options.insert(option.to_owned(), Secret::new(value));
+            let archive = format!("{:?}", Archive::open(&config).unwrap_or_else(|error| panic!("{store}: {error}")));
+            assert!(archive.contains('a'), "{archive}");
+            config.store_options.insert("aws_region".to_owned(), Secret::new("x"));
+            let error = Archive::open(&config).unwrap_err().to_string();
+            assert!(error.contains("store_options.aws_region"), "{error}");
+        }
     }
 
     #[test]

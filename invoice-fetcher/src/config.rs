@@ -8,7 +8,7 @@ use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use crate::archive::Archive;
+use crate::{api::ApiConfig, archive::Archive, missing::MissingConfig};
 
 /// Digital River's address. Source: Digital River, "API structure": one host for live and test data.
 const DIGITAL_RIVER: &str = "https://api.digitalriver.com";
@@ -38,9 +38,13 @@ pub struct InvoiceFetcherConfig {
     pub live: Option<AccountConfig>,
     /// The account for test data. Without one, events about test data are ignored for good.
     pub test: Option<AccountConfig>,
-    /// Where documents are kept: `file:///folder` or `s3://bucket/prefix`.
+    /// A proxy on the way to Digital River, for example `http://user:password@proxy:3128`. It gets an encrypted tunnel.
+    /// Proxies of the environment are never used.
+    pub proxy: Option<Secret>,
+    /// Where documents are kept: `file:///folder`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     pub store: Url,
-    /// Options of the object store, for example `aws_region`, `aws_endpoint`, `aws_access_key_id`, `aws_secret_access_key`.
+    /// Options of the object store, for example `aws_region`, `aws_endpoint`, `google_service_account_path` or
+    /// `azure_storage_account_name`.
     pub store_options: BTreeMap<String, Secret>,
     /// Downloads at the same time.
     pub workers: usize,
@@ -58,6 +62,10 @@ pub struct InvoiceFetcherConfig {
     pub check_metadata: bool,
     /// When failed attempts are repeated.
     pub retry: RetryConfig,
+    /// When a complete order without an invoice is one too many.
+    pub missing: MissingConfig,
+    /// Where programs of our own read documents. Off unless configured.
+    pub api: Option<ApiConfig>,
     /// How the announcing events are read.
     pub batch: BatchConfig,
 }
@@ -103,6 +111,7 @@ impl Default for InvoiceFetcherConfig {
             announced_base_url: digital_river,
             live: None,
             test: None,
+            proxy: None,
             store: Url::parse("file:///var/lib/riverlock/invoices").expect("the constant is an address"),
             store_options: BTreeMap::new(),
             workers: 16,
@@ -112,6 +121,8 @@ impl Default for InvoiceFetcherConfig {
             rate_min_bytes_per_second: 1_024,
             check_metadata: true,
             retry: RetryConfig::default(),
+            missing: MissingConfig::default(),
+            api: None,
             batch: BatchConfig::default(),
         }
     }
@@ -139,6 +150,8 @@ impl InvoiceFetcherConfig {
         self.validate_accounts()?;
         self.validate_limits()?;
         self.retry.validate()?;
+        self.missing.validate()?;
+        self.api.as_ref().map_or(Ok(()), ApiConfig::validate)?;
         self.batch.validate("invoice_fetcher.batch")?;
         Archive::check(self)
     }
@@ -154,6 +167,15 @@ impl InvoiceFetcherConfig {
         let api = &self.api_base_url;
         if api.scheme() != "https" && !(api.scheme() == "http" && is_loopback(api)) {
             return refused("api_base_url", "must begin with https://, or with http:// on a loopback address");
+        }
+        if let Some(proxy) = &self.proxy {
+            let url = Url::parse(proxy.expose()).ok();
+            if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some()) {
+                return refused("proxy", "must begin with http:// or https:// and name a host");
+            }
+            if api.scheme() != "https" {
+                return refused("proxy", "would see the key: api_base_url must begin with https://");
+            }
         }
         for (key, url) in [("api_base_url", api), ("announced_base_url", &self.announced_base_url)] {
             if url.host().is_none() || url.cannot_be_a_base() {
@@ -317,6 +339,16 @@ mod tests {
             (refusal(|config| config.rate_min_bytes_per_second = 0), "rate_min_bytes_per_second"),
             (refusal(|config| config.retry.wait_first = Duration::from_secs(1 << 40)), "retry.wait_first"),
             (refusal(|config| config.retry.retry_for = Duration::MAX), "retry.retry_for"),
+            (refusal(|config| config.proxy = Some(Secret::new("socks5://127.0.0.1"))), "proxy"),
+            (
+                refusal(|config| {
+                    config.proxy = Some(Secret::new("http://127.0.0.1:1"));
+                    config.api_base_url = Url::parse("http://127.0.0.1:1").unwrap();
+                }),
+                "proxy",
+            ),
+            (refusal(|config| config.api = Some(ApiConfig::new("short"))), "api.token"),
+            (refusal(|config| config.missing.selling_entities.push(String::new())), "missing.selling_entities"),
             (refusal(|config| config.store = Url::parse("ftp://x/y").unwrap()), "store"),
             (refusal(|config| config.store = Url::parse("s3://").unwrap()), "store"),
             (

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - the key goes to the configured host and nowhere else: addresses are built from the configuration, redirects are not
-//!   followed, proxies of the environment are not used, and anything but `https` is for loopback addresses only;
+//!   followed, proxies of the environment are not used (one from the configuration gets an encrypted tunnel), and anything but `https` is for loopback addresses only;
 //! - everything that is read has a size limit, a slowest rate and a deadline;
 //! - nothing is decompressed: limits hold for the bytes that came, and the bytes that came are what is stored.
 
@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Response, header, redirect::Policy};
+use reqwest::{Proxy, RequestBuilder, Response, header, redirect::Policy};
 use riverlock_runtime::{Clock, ConfigError};
 use riverlock_schemas::FileId;
 use serde_json::Value;
@@ -23,7 +23,12 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    InvoiceFetcherConfig, RetryConfig, account::Account, address::Addresses, config::is_loopback, gate::Signal, plan,
+    InvoiceFetcherConfig, RetryConfig,
+    account::{Account, Key},
+    address::{Addresses, LINKS_PATH_END},
+    config::is_loopback,
+    gate::Signal,
+    plan,
     problem::Problem,
 };
 
@@ -70,16 +75,21 @@ impl Client {
     pub(crate) fn new(config: &InvoiceFetcherConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         let base = &config.api_base_url;
         let loopback = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .user_agent(APPLICATION)
             .redirect(Policy::none())
             .referer(false)
             .no_proxy()
             .https_only(!is_loopback(base))
             .resolve_to_addrs("localhost", &loopback)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()
-            .map_err(|error| ConfigError::refused("invoice_fetcher.api_base_url", chain(&error)))?;
+            .connect_timeout(CONNECT_TIMEOUT);
+        if let Some(proxy) = &config.proxy {
+            // The proxy sees where the connection goes; what goes through it is encrypted, the key included.
+            let proxy = Proxy::https(proxy.expose())
+                .map_err(|_| ConfigError::refused("invoice_fetcher.proxy", "is no address of a proxy"))?;
+            http = http.proxy(proxy);
+        }
+        let http = http.build().map_err(|error| ConfigError::refused("invoice_fetcher.api_base_url", chain(&error)))?;
         Ok(Self {
             http,
             addresses: Addresses::new(base.clone()),
@@ -100,15 +110,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Metadata, Problem> {
         let response = self.get(account, self.addresses.metadata(file_id), "application/json", deadline).await?;
-        let mut body = Body::new(response, self.rate_min_bytes_per_second);
-        let mut text = BytesMut::new();
-        while let Some(bytes) = body.next(deadline).await? {
-            if text.len() + bytes.len() > METADATA_BYTES_MAX {
-                return Err(Problem::Metadata(format!("more than {METADATA_BYTES_MAX} bytes")));
-            }
-            text.extend_from_slice(&bytes);
-        }
-        read_metadata(&text, file_id)
+        read_metadata(&self.text(response, deadline).await?, file_id)
     }
 
     /// `GET /files/{id}/content`, up to where the body begins.
@@ -139,19 +141,50 @@ impl Client {
         Ok(Body::new(response, self.rate_min_bytes_per_second))
     }
 
-    /// One request through the account's gate, up to where the body begins.
+    /// `POST /file-links`.
+    ///
+    /// # Errors
+    /// When Digital River does not answer with JSON.
+    pub(crate) async fn create_link(
+        &self,
+        account: &Account,
+        wanted: &Value,
+        deadline: Instant,
+    ) -> Result<Value, Problem> {
+        let request = self.http.post(self.addresses.file_links()).json(wanted);
+        let response = self.ask(account, request, "application/json", deadline).await?;
+        let text = self.text(response, deadline).await?;
+        serde_json::from_slice(&text).map_err(|error| Problem::Metadata(format!("it is no JSON: {error}")))
+    }
+
     async fn get(&self, account: &Account, url: Url, accept: &str, deadline: Instant) -> Result<Response, Problem> {
+        self.ask(account, self.http.get(url), accept, deadline).await
+    }
+
+    /// One request through the account's gate, up to where the body begins.
+    async fn ask(
+        &self,
+        account: &Account,
+        request: RequestBuilder,
+        accept: &str,
+        deadline: Instant,
+    ) -> Result<Response, Problem> {
         account.admit(deadline).await?;
-        let result = self.send(account, url, accept, deadline).await;
-        account.report(result.as_ref().map_or_else(Problem::signal, |_| Signal::Works));
+        let key = account.key();
+        let result = self.send(&key, request, accept, deadline).await;
+        account.report(result.as_ref().map_or_else(Problem::signal, |_| Signal::Works), &key);
         result
     }
 
-    async fn send(&self, account: &Account, url: Url, accept: &str, deadline: Instant) -> Result<Response, Problem> {
-        let request = self
-            .http
-            .get(url)
-            .header(header::AUTHORIZATION, account.authorization())
+    async fn send(
+        &self,
+        key: &Key,
+        request: RequestBuilder,
+        accept: &str,
+        deadline: Instant,
+    ) -> Result<Response, Problem> {
+        let request = request
+            .header(header::AUTHORIZATION, key.as_ref())
             .header(header::ACCEPT, accept)
             .header(header::ACCEPT_ENCODING, "identity")
             .header("upstream-id", Uuid::new_v4().to_string())
@@ -162,8 +195,26 @@ impl Client {
             .map_err(|_| Problem::Deadline("waiting for an answer"))?
             .map_err(|error| Problem::Transport(chain(&error.without_url())))?;
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        plan::judge_status(response.status().as_u16(), retry_after, &self.retry, self.clock.now())?;
+        // 201 is the answer to a POST, and to nothing else.
+        let status = match response.status().as_u16() {
+            201 if response.url().path().ends_with(LINKS_PATH_END) => 200,
+            status => status,
+        };
+        plan::judge_status(status, retry_after, &self.retry, self.clock.now())?;
         Ok(response)
+    }
+
+    /// A short body, whole.
+    async fn text(&self, response: Response, deadline: Instant) -> Result<BytesMut, Problem> {
+        let mut body = Body::new(response, self.rate_min_bytes_per_second);
+        let mut text = BytesMut::new();
+        while let Some(bytes) = body.next(deadline).await? {
+            if text.len() + bytes.len() > METADATA_BYTES_MAX {
+                return Err(Problem::Metadata(format!("more than {METADATA_BYTES_MAX} bytes")));
+            }
+            text.extend_from_slice(&bytes);
+        }
+        Ok(text)
     }
 }
 

@@ -9,6 +9,14 @@ pub enum Error {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The address of the API cannot be listened on.
+    #[error("invoice_fetcher.api.listen: {address} cannot be listened on: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The announcing events cannot be read.
     #[error(transparent)]
     Consumer(#[from] ConsumerError),

@@ -181,6 +181,11 @@ impl Gate {
         }
     }
 
+    /// The key is another one: a pause that the old one was to blame for is over.
+    pub(crate) fn forgive_key(&mut self) {
+        self.closure.take_if(|closure| closure.why == Why::KeyRefused);
+    }
+
     fn throttle(&mut self, until: Instant) {
         match &mut self.closure {
             Some(closure) => {
@@ -317,6 +322,18 @@ mod tests {
         assert_eq!(gate.admit(closed.until), Ok(Pass::Probe));
         gate.report(Signal::Failed, closed.until);
         assert_eq!(gate.closed(closed.until).unwrap().until, closed.until + 2 * DOWN_WAIT.start);
+    }
+
+    #[test]
+    fn another_key_ends_the_pause_of_a_refused_one_and_no_other_pause() {
+        let now = Instant::now();
+        let mut gate = Gate::new(10, now);
+        gate.report(Signal::KeyRefused, now);
+        gate.forgive_key();
+        assert_eq!((gate.capacity(now), gate.trouble(now)), (Capacity::Full, None));
+        gate.report(Signal::Throttled(SECOND), now);
+        gate.forgive_key();
+        assert_eq!(gate.trouble(now), Some(Why::Throttled));
     }
 
     #[test]

@@ -11,22 +11,28 @@
 //!   rate limit, a full disk, the process's end) discards none;
 //! - a worker may die between any two steps: the document becomes due again, and is found stored if it was.
 //!
-//! Deliberately absent: any other service, any parsing of PDFs, any deletion.
+//! Deliberately absent: any other service, any parsing of PDFs, any deletion of documents.
 
 mod account;
 mod address;
+pub mod api;
 pub mod archive;
 pub mod config;
 mod download;
 pub mod error;
 mod gate;
+pub mod keys;
+pub mod links;
 pub mod metrics;
+pub mod missing;
 mod pdf;
 mod plan;
 mod problem;
 pub mod projection;
 mod queue;
+pub mod retry;
 mod retry_after;
+mod sweep;
 mod upload;
 pub mod view;
 mod watch;
@@ -40,23 +46,31 @@ use std::sync::Arc;
 use riverlock_ledger::{PostgresConfig, consumer};
 use riverlock_runtime::{Context, kafka::KafkaConfig};
 
+pub use api::ApiConfig;
 pub use archive::{Archive, ArchiveError};
 pub use config::{AccountConfig, InvoiceFetcherConfig, RetryConfig};
 pub use error::Error;
+pub use missing::MissingConfig;
 pub use projection::{InvoiceQueue, NAME};
 
-/// Queues announced documents and fetches them, until the shutdown.
+/// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for new API keys.
 ///
 /// # Errors
 /// When the configuration is wrong, or the announcing events cannot be read without losing some.
 pub async fn run(
     config: InvoiceFetcherConfig,
+    load: Arc<keys::Load>,
     kafka: &KafkaConfig,
     postgres: &PostgresConfig,
     context: &Context,
 ) -> Result<(), Error> {
-    let (projection, batch) = (InvoiceQueue::new(&config), config.batch.clone());
-    fetch(config, postgres, context)?;
+    let (projection, batch, api) = (InvoiceQueue::new(&config), config.batch.clone(), config.api.clone());
+    let fetcher = start(config, postgres, context)?;
+    if let Some(api) = api {
+        let address = api::start(&api, fetcher.archive().clone(), fetcher.queue().clone(), context).await?;
+        tracing::info!("documents are at http://{address}/v1/invoices/{{file id}}");
+    }
+    context.shutdown.spawn("invoice-keys", keys::run(fetcher, load, context.clone()));
     Ok(consumer::run(projection, kafka.topics().files(), batch, kafka, postgres, context).await?)
 }
 
@@ -69,8 +83,18 @@ pub fn fetch(
     postgres: &PostgresConfig,
     context: &Context,
 ) -> Result<(), riverlock_runtime::ConfigError> {
+    start(config, postgres, context).map(drop)
+}
+
+fn start(
+    config: InvoiceFetcherConfig,
+    postgres: &PostgresConfig,
+    context: &Context,
+) -> Result<Arc<worker::Fetcher>, riverlock_runtime::ConfigError> {
+    let (watched, lease) = (config.clone(), config.lease);
     let fetcher = Arc::new(worker::Fetcher::new(config, postgres, context.clone())?);
-    context.shutdown.spawn("invoice-watch", watch::run(fetcher.queue().clone(), context.clone()));
-    context.shutdown.spawn("invoice-downloads", fetcher.run());
-    Ok(())
+    context.shutdown.spawn("invoice-watch", watch::run(fetcher.queue().clone(), watched, context.clone()));
+    context.shutdown.spawn("invoice-sweep", sweep::run(fetcher.archive().clone(), lease, context.clone()));
+    context.shutdown.spawn("invoice-downloads", Arc::clone(&fetcher).run());
+    Ok(fetcher)
 }

@@ -23,6 +23,15 @@ pub const ANOMALIES: &str = "invoice_anomalies_total";
 pub const PAUSED: &str = "invoice_fetching_paused";
 /// Attempts whose result was thrown away because the lease had passed to another worker.
 pub const LEASES_LOST: &str = "invoice_leases_lost_total";
+/// Complete orders that should have a stored invoice by now and have none.
+pub const MISSING_ORDERS: &str = "invoice_missing_orders";
+/// Leftovers of dead attempts that were removed from the archive's folder or staging area.
+pub const LEFTOVERS: &str = "invoice_leftovers_removed_total";
+/// Requests to the API for documents, by outcome.
+pub const API_REQUESTS: &str = "invoice_api_requests_total";
+
+/// [`API_REQUESTS`]: outcomes.
+pub(crate) const API_OUTCOMES: [&str; 5] = ["ok", "unauthorized", "not_found", "busy", "failed"];
 
 /// [`ATTEMPTS`]: the document is stored.
 pub(crate) const STORED: &str = "stored";
@@ -42,6 +51,8 @@ pub(crate) const ANOMALY_ANNOUNCED: &str = "announced_otherwise";
 pub(crate) const ANOMALY_PURPOSE: &str = "purpose";
 /// [`ANOMALIES`]: another document is stored under the file's key.
 pub(crate) const ANOMALY_CONFLICT: &str = "conflict";
+/// [`ANOMALIES`]: a stored document is not in the archive as it was stored.
+pub(crate) const ANOMALY_ARCHIVE: &str = "archive";
 
 /// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
 pub(crate) fn describe(modes: &[Mode]) {
@@ -65,8 +76,16 @@ pub(crate) fn describe(modes: &[Mode]) {
         }
     }
     counter!(STORED_BYTES).increment(0);
-    for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT] {
+    for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT, ANOMALY_ARCHIVE] {
         counter!(ANOMALIES, "kind" => kind).increment(0);
+    }
+    describe_gauge!(MISSING_ORDERS, "Complete orders that should have a stored invoice by now and have none");
+    gauge!(MISSING_ORDERS).set(0);
+    describe_counter!(LEFTOVERS, "Leftovers of dead attempts that were removed");
+    counter!(LEFTOVERS).increment(0);
+    describe_counter!(API_REQUESTS, "Requests to the API for documents, by outcome");
+    for outcome in API_OUTCOMES {
+        counter!(API_REQUESTS, "outcome" => outcome).increment(0);
     }
     for mode in modes {
         paused(*mode, None);

@@ -13,7 +13,7 @@ use riverlock_schemas::{
     hash::Sha256Hash,
     time::to_micros,
 };
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use uuid::Uuid;
 
 /// Longest error that is kept with a row, characters.
@@ -183,7 +183,8 @@ impl Queue {
                  ORDER BY next_attempt_at LIMIT $5 FOR UPDATE SKIP LOCKED
              ) AS due
              WHERE invoice.file_id = due.file_id
-             RETURNING invoice.file_id, invoice.order_id, invoice.purpose, invoice.attempts, invoice.created_at",
+             RETURNING invoice.file_id, invoice.order_id, invoice.purpose, invoice.attempts,
+                       coalesce(invoice.retried_at, invoice.created_at) AS \"queued_at!\"",
             lease_id,
             lease_until,
             now,
@@ -202,7 +203,7 @@ impl Queue {
                 mode,
                 purpose: purpose(&row.purpose).ok_or_else(|| inconsistent(format!("purpose {}", row.purpose)))?,
                 attempts: row.attempts,
-                queued_at: row.created_at,
+                queued_at: row.queued_at,
                 lease_id,
             })
         });
@@ -288,6 +289,30 @@ impl Queue {
         Ok(rows)
     }
 
+    /// Makes documents due that wait because the key may not fetch them.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses.
+    pub(crate) async fn wake_forbidden(&self, mode: Mode, now: DateTime<Utc>) -> Result<u64, Error> {
+        let woken = sqlx::query!(
+            "-- invoices_wake_forbidden
+             UPDATE invoices SET next_attempt_at = $2
+             WHERE state = 'due' AND live_mode = $1 AND lease_id IS NULL AND next_attempt_at > $2
+               AND split_part(last_error, ':', 1) = 'forbidden'",
+            mode.is_live(),
+            now,
+        );
+        Ok(woken.execute(&self.pool).await?.rows_affected())
+    }
+
+    /// A connection for questions.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not take one.
+    pub(crate) async fn connection(&self) -> Result<PoolConnection<Postgres>, Error> {
+        Ok(self.pool.acquire().await?)
+    }
+
     /// How much waits.
     ///
     /// # Errors
@@ -322,7 +347,7 @@ fn purpose(text: &str) -> Option<Purpose> {
 }
 
 /// A text that the database takes.
-fn clean(error: &str) -> String {
+pub(crate) fn clean(error: &str) -> String {
     let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     error.chars().take(ERROR_CHARS_MAX).map(clean).collect()
 }

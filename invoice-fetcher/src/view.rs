@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::{FileId, hash::Sha256Hash};
+use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use serde::Serialize;
 use sqlx::PgConnection;
+
+use crate::queue::clean;
 
 /// Documents that are shown of one order.
 const ROWS_MAX: i64 = 1_000;
@@ -17,10 +19,14 @@ const ROWS_MAX: i64 = 1_000;
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct InvoiceView {
     pub file_id: FileId,
+    pub order_id: String,
     pub live_mode: bool,
     pub purpose: String,
     pub state: String,
     pub attempts: i32,
+    pub queued_at: DateTime<Utc>,
+    /// When somebody last had it tried again.
+    pub retried_at: Option<DateTime<Utc>>,
     /// When it is tried next; only while it is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub last_error: Option<String>,
@@ -28,6 +34,14 @@ pub struct InvoiceView {
     pub sha256: Option<Sha256Hash>,
     pub size_bytes: Option<i64>,
     pub ended_at: Option<DateTime<Utc>>,
+}
+
+impl InvoiceView {
+    /// Whose data it is.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        Mode::from_live(self.live_mode)
+    }
 }
 
 impl fmt::Display for InvoiceView {
@@ -52,34 +66,130 @@ pub struct StoredFile {
     pub sha256: Sha256Hash,
 }
 
-/// The documents of an order.
+/// Which documents are meant; what is `None` does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// This one.
+    pub file_id: Option<FileId>,
+    /// Those of this order.
+    pub order_id: Option<String>,
+    /// Those in this state: `due`, `stored` or `discarded`.
+    pub state: Option<String>,
+    /// Those whose last attempt failed for this reason, for example `not_found`.
+    pub reason: Option<String>,
+    /// Those that were queued before this time.
+    pub queued_before: Option<DateTime<Utc>>,
+}
+
+/// A retry that somebody asked for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct RetryView {
+    pub retried_at: DateTime<Utc>,
+    pub retried_by: String,
+    pub reason: String,
+    /// The state that it was in.
+    pub state: String,
+    pub attempts: i32,
+    pub last_error: Option<String>,
+}
+
+struct Row {
+    file_id: uuid::Uuid,
+    order_id: String,
+    live_mode: bool,
+    purpose: String,
+    state: String,
+    attempts: i32,
+    created_at: DateTime<Utc>,
+    retried_at: Option<DateTime<Utc>>,
+    next_attempt_at: DateTime<Utc>,
+    last_error: Option<String>,
+    object_key: Option<String>,
+    sha256: Option<Vec<u8>>,
+    size_bytes: Option<i64>,
+    ended_at: Option<DateTime<Utc>>,
+}
+
+impl From<Row> for InvoiceView {
+    fn from(row: Row) -> Self {
+        Self {
+            file_id: row.file_id.into(),
+            order_id: row.order_id,
+            live_mode: row.live_mode,
+            purpose: row.purpose,
+            next_attempt_at: row.ended_at.is_none().then_some(row.next_attempt_at),
+            state: row.state,
+            attempts: row.attempts,
+            queued_at: row.created_at,
+            retried_at: row.retried_at,
+            last_error: row.last_error,
+            object_key: row.object_key,
+            sha256: row.sha256.as_deref().and_then(Sha256Hash::from_slice),
+            size_bytes: row.size_bytes,
+            ended_at: row.ended_at,
+        }
+    }
+}
+
+/// The documents that a filter means, the oldest first.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn list(connection: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<InvoiceView>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        "-- invoices_list
+         SELECT file_id, order_id, live_mode, purpose, state, attempts, created_at, retried_at, next_attempt_at, last_error,
+                object_key, sha256, size_bytes, ended_at
+         FROM invoices
+         WHERE ($1::uuid IS NULL OR file_id = $1) AND ($2::text IS NULL OR order_id = $2)
+           AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR split_part(last_error, ':', 1) = $4)
+           AND ($5::timestamptz IS NULL OR created_at < $5)
+         ORDER BY created_at, file_id LIMIT $6",
+        filter.file_id.map(|file_id| file_id.as_uuid()),
+        filter.order_id.as_deref().map(clean),
+        filter.state.as_deref().map(clean),
+        filter.reason.as_deref().map(clean),
+        filter.queued_before,
+        limit
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(InvoiceView::from).collect())
+}
+
+/// One document.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn find(connection: &mut PgConnection, file_id: FileId) -> Result<Option<InvoiceView>, Error> {
+    let filter = Filter { file_id: Some(file_id), ..Filter::default() };
+    Ok(list(connection, &filter, 1).await?.pop())
+}
+
+/// The documents of an order, in the order in which they were queued.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
 pub async fn of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<InvoiceView>, Error> {
-    let rows = sqlx::query!(
-        "-- invoices_of_order
-         SELECT file_id, live_mode, purpose, state, attempts, next_attempt_at, last_error, object_key, sha256, size_bytes,
-                ended_at
-         FROM invoices WHERE order_id = $1 ORDER BY created_at, file_id LIMIT $2",
-        order_id,
+    let filter = Filter { order_id: Some(order_id.to_owned()), ..Filter::default() };
+    list(connection, &filter, ROWS_MAX).await
+}
+
+/// Who had a document tried again, the latest first.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn retries(connection: &mut PgConnection, file_id: FileId) -> Result<Vec<RetryView>, Error> {
+    let rows = sqlx::query_as!(
+        RetryView,
+        "-- invoice_retries_of_file
+         SELECT retried_at, retried_by, reason, state, attempts, last_error FROM invoice_retries
+         WHERE file_id = $1 ORDER BY retry_id DESC LIMIT $2",
+        file_id.as_uuid(),
         ROWS_MAX
     );
-    let rows = rows.fetch_all(connection).await?;
-    let views = rows.into_iter().map(|row| InvoiceView {
-        file_id: row.file_id.into(),
-        live_mode: row.live_mode,
-        purpose: row.purpose,
-        next_attempt_at: row.ended_at.is_none().then_some(row.next_attempt_at),
-        state: row.state,
-        attempts: row.attempts,
-        last_error: row.last_error,
-        object_key: row.object_key,
-        sha256: row.sha256.as_deref().and_then(Sha256Hash::from_slice),
-        size_bytes: row.size_bytes,
-        ended_at: row.ended_at,
-    });
-    Ok(views.collect())
+    Ok(rows.fetch_all(connection).await?)
 }
 
 /// How many documents are in which state.

@@ -1,4 +1,4 @@
-//! Shows the queue's depth as metrics.
+//! Shows the queue's depth and the missing invoices as metrics.
 
 use std::{convert::Infallible, time::Duration, time::Instant};
 
@@ -6,7 +6,7 @@ use metrics::gauge;
 use riverlock_ledger::Error;
 use riverlock_runtime::Context;
 
-use crate::{metrics as names, queue::Queue};
+use crate::{InvoiceFetcherConfig, metrics as names, missing, queue::Queue};
 
 /// How often the queue is counted, at most.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -15,20 +15,16 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const PAUSE_FACTOR: u32 = 50;
 
 /// Counts until the shutdown. Errors are logged and waited out.
-pub(crate) async fn run(queue: Queue, context: Context) -> Result<(), Infallible> {
+pub(crate) async fn run(queue: Queue, config: InvoiceFetcherConfig, context: Context) -> Result<(), Infallible> {
     let soft = context.shutdown.soft().clone();
-    let (mut ended_after, mut ended_pause) = (Instant::now(), Duration::ZERO);
+    let (mut slow_after, mut slow_pause) = (Instant::now(), Duration::ZERO);
     while !soft.is_cancelled() {
-        let result = show_waiting(&queue, &context).await;
-        let result = match result {
-            Ok(()) if ended_after.elapsed() >= ended_pause => {
-                let begun = Instant::now();
-                let result = show_ended(&queue).await;
-                (ended_after, ended_pause) = (Instant::now(), begun.elapsed() * PAUSE_FACTOR);
-                result
-            }
-            other => other,
-        };
+        let mut result = show_waiting(&queue, &context).await;
+        if result.is_ok() && slow_after.elapsed() >= slow_pause {
+            let begun = Instant::now();
+            result = show_all(&queue, &config, &context).await;
+            (slow_after, slow_pause) = (Instant::now(), begun.elapsed() * PAUSE_FACTOR);
+        }
         if let Err(error) = result {
             tracing::debug!(%error, "the invoice queue could not be counted: {error}");
         }
@@ -48,9 +44,12 @@ async fn show_waiting(queue: &Queue, context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-async fn show_ended(queue: &Queue) -> Result<(), Error> {
+/// What reads whole tables.
+async fn show_all(queue: &Queue, config: &InvoiceFetcherConfig, context: &Context) -> Result<(), Error> {
     let ended = queue.ended().await?;
     gauge!(names::DOCUMENTS, "state" => "stored").set(ended.stored as f64);
     gauge!(names::DOCUMENTS, "state" => "discarded").set(ended.discarded as f64);
+    let missing = missing::count(&mut *queue.connection().await?, config, context.clock.now()).await?;
+    gauge!(names::MISSING_ORDERS).set(missing as f64);
     Ok(())
 }

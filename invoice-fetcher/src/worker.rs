@@ -43,6 +43,15 @@ const STOP_WAIT: Duration = Duration::from_secs(15);
 /// How much longer than a lease the loop may stand still before the process counts as stuck.
 const BEAT_MARGIN: Duration = Duration::from_secs(60);
 
+/// New keys could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeKeysError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Database(#[from] Error),
+}
+
 /// Everything that fetching needs.
 pub(crate) struct Fetcher {
     config: InvoiceFetcherConfig,
@@ -75,9 +84,35 @@ impl Fetcher {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn use_archive(&mut self, archive: Archive) {
+        self.archive = archive;
+    }
+
+    /// Where documents are kept.
+    pub(crate) fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
     /// The queue, for whoever watches it.
     pub(crate) fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// Takes the keys of another configuration. Documents that only the old key was refused are due at once.
+    ///
+    /// # Errors
+    /// When a key does not fit, or PostgreSQL refuses.
+    pub(crate) async fn take_keys(&self, config: &InvoiceFetcherConfig) -> Result<(), TakeKeysError> {
+        for account in &self.accounts {
+            let mode = account.mode();
+            let Some((_, new)) = config.accounts().find(|(of, _)| *of == mode) else { continue };
+            if account.renew(new)? {
+                tracing::info!("the new API key for {mode} data is in use");
+                self.queue.wake_forbidden(mode, self.context.clock.now()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Fetches until the shutdown.
@@ -121,7 +156,7 @@ impl Fetcher {
     }
 
     /// Leases up to `limit` documents that may be fetched now.
-    async fn lease(&self, limit: usize) -> Result<Vec<Leased>, Error> {
+    pub(crate) async fn lease(&self, limit: usize) -> Result<Vec<Leased>, Error> {
         let mut leased = Vec::new();
         for account in &self.accounts {
             let room = match account.capacity() {
@@ -139,7 +174,7 @@ impl Fetcher {
     }
 
     /// One attempt, from the lease to its end.
-    async fn work(&self, leased: &Leased) {
+    pub(crate) async fn work(&self, leased: &Leased) {
         let started = Instant::now();
         let deadline = started + self.config.attempt_deadline;
         // Dropping an attempt is safe: nothing in it is a database's transaction.
@@ -290,7 +325,7 @@ async fn in_store(operation: impl Future<Output = Result<(), ArchiveError>>, dea
     match timeout_at(deadline.into(), operation).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(ArchiveError::Conflict { stored, received, .. })) => Err(Problem::Conflict { stored, received }),
-        Ok(Err(ArchiveError::Store(error))) => Err(Problem::Store(error.to_string())),
+        Ok(Err(error @ (ArchiveError::Store(_) | ArchiveError::Folder(_)))) => Err(Problem::Store(error.to_string())),
         Err(_) => Err(Problem::Store("took too long".to_owned())),
     }
 }

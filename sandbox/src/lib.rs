@@ -11,7 +11,7 @@
 //! - The player delivers to one configured address, whatever is registered under `/webhooks`.
 //! - Secrets of webhooks are kept out of answers; a second webhook that sends the same type to the same address is a
 //!   conflict. Neither is documented.
-//! - Every UUID is the id of a file, and its purpose is always `customer_invoice`: files are computed, not stored.
+//! - Every UUID is the id of a file, and the id's last bit tells an invoice from a credit memo: files are computed, not stored.
 //! - `GET /events` goes as far back as [`events::EVENTS_KEPT_MAX`] events, not 30 days, and lists the newest first
 //!   (Digital River does not say). An unknown cursor is a bad request.
 //! - `POST /fulfillments` takes any order, and does not make an `order.fulfilled` come.

@@ -10,6 +10,7 @@ use crate::{
     config::Mode,
     order::Order,
     payload::{Envelope, Moment, Versions, file_body, order_body, unknown_body},
+    pdf::Purpose,
     seed,
 };
 
@@ -287,21 +288,22 @@ impl<'a> Teller<'a> {
     }
 
     fn invoice(&mut self) {
-        let file_id = self.file("order.invoice.created", "customer_invoice");
+        let file_id = self.file("order.invoice.created", Purpose::Invoice);
         self.invoices.push(file_id);
     }
 
     fn credit_memo(&mut self) {
-        let file_id = self.file("order.credit_memo.created", "customer_credit_memo");
+        let file_id = self.file("order.credit_memo.created", Purpose::CreditMemo);
         self.credit_memos.push(file_id);
     }
 
-    fn file(&mut self, event_type: &'static str, purpose: &'static str) -> String {
+    fn file(&mut self, event_type: &'static str, purpose: Purpose) -> String {
         self.wait(6..90);
         let number = u64::try_from(self.invoices.len() + self.credit_memos.len()).expect("a handful of files");
-        let file_id = seed::uuid(&mut seed::rng(self.own, seed::mix(FOR_FILES, number))).to_string();
+        let drawn = seed::uuid(&mut seed::rng(self.own, seed::mix(FOR_FILES, number)));
+        let file_id = purpose.mark(drawn).to_string();
         let envelope = self.envelope(event_type);
-        let body = file_body(&envelope, self.order, &file_id, purpose);
+        let body = file_body(&envelope, self.order, &file_id, purpose.as_str());
         self.push(envelope, Some(self.order.id.clone()), body);
         file_id
     }

@@ -35,7 +35,7 @@ fn a_seed_means_the_same_life_in_every_version() {
     let life = life(1, 0);
     assert_eq!(life.order_id, "924469841958");
     assert_eq!(life.events[0].id, "947572f3-1afa-40c2-94b1-38c0942fcaa3");
-    assert_eq!(life.expected.invoices, ["e89cbdb3-6573-4974-85bf-bebcc6468e9d"]);
+    assert_eq!(life.expected.invoices, ["e89cbdb3-6573-4974-85bf-bebcc6468e9c"]);
 }
 
 #[test]

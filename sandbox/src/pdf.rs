@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use crate::seed;
 
@@ -14,6 +15,43 @@ const LINES_MIN: usize = 8;
 
 /// Most lines of text on an invoice: they fit the page and keep the file under 4 kB.
 const LINES_MAX: usize = 40;
+
+/// What a file is for: as everything about a file, a pure function of its id, here of the id's last bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// An invoice: the last bit is 0.
+    Invoice,
+    /// A credit memo: the last bit is 1.
+    CreditMemo,
+}
+
+impl Purpose {
+    /// What the file with this id is for.
+    pub fn of(file_id: Uuid) -> Self {
+        if file_id.as_u128() & 1 == 0 { Self::Invoice } else { Self::CreditMemo }
+    }
+
+    /// The id that comes from `file_id` for a file with this purpose.
+    pub fn mark(self, file_id: Uuid) -> Uuid {
+        Uuid::from_u128(file_id.as_u128() & !1 | u128::from(self == Self::CreditMemo))
+    }
+
+    /// Digital River's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invoice => "customer_invoice",
+            Self::CreditMemo => "customer_credit_memo",
+        }
+    }
+
+    /// What people call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Invoice => "Invoice",
+            Self::CreditMemo => "Credit memo",
+        }
+    }
+}
 
 /// The invoice (or credit memo) with this file id: PDF 1.4, one page, 1 to 4 kB. Any text is taken as an id; that only
 /// UUIDs exist is the server's rule.
@@ -59,7 +97,8 @@ pub fn invoice_sha256(file_id: &str) -> String {
 fn page_text(file_id: &str) -> String {
     let mut rng = seed::rng(seed::of_text(file_id), 0);
     let lines = rng.usize(LINES_MIN..=LINES_MAX);
-    let mut text = String::from("BT\n/F1 11 Tf\n15 TL\n50 790 Td\n(INVOICE \\(sandbox, not a tax document\\)) Tj T*\n");
+    let title = Uuid::try_parse(file_id).map_or(Purpose::Invoice, Purpose::of).title().to_uppercase();
+    let mut text = format!("BT\n/F1 11 Tf\n15 TL\n50 790 Td\n({title} \\(sandbox, not a tax document\\)) Tj T*\n");
     writeln!(text, "(File {}) Tj T* T*", escape(file_id)).expect("writing to a string does not fail");
     for line in 1..=lines {
         let (quantity, cents) = (rng.u32(1..=9), rng.u32(100..=99_999));
@@ -110,6 +149,18 @@ mod tests {
                 assert!(entry.ends_with(" 00000 n \n"), "{entry:?}");
                 let at: usize = entry[..10].parse().unwrap();
                 assert!(file[at..].starts_with(format!("{number} 0 obj\n").as_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_tells_what_its_file_is_for() {
+        for id in [Uuid::from_u128(6), Uuid::from_u128(7)] {
+            for purpose in [Purpose::Invoice, Purpose::CreditMemo] {
+                let marked = purpose.mark(id);
+                assert_eq!(Purpose::of(marked), purpose);
+                let text = String::from_utf8_lossy(&invoice_pdf(&marked.to_string())).into_owned();
+                assert!(text.contains(&format!("({} ", purpose.title().to_uppercase())));
             }
         }
     }

@@ -1,57 +1,53 @@
-//! A database of one's own, on the server that the environment names.
+//! A database of one's own, on a PostgreSQL that the tests of this process share.
+
+use std::sync::{Arc, Weak};
 
 use riverlock_ledger::{PostgresConfig, postgres::migrate};
 use riverlock_runtime::Secret;
-use sqlx::{Connection, Executor, PgConnection, PgPool};
-use url::Url;
+use riverlock_sandbox::stack;
+use sqlx::{AssertSqlSafe, Executor, PgPool};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// Where the tests' server is: the address of a superuser.
-const VARIABLE: &str = "RIVERLOCK_TEST_POSTGRES_URL";
+/// A PostgreSQL, for as long as a test needs it.
+struct Server {
+    postgres: stack::Postgres,
+    _folder: tempfile::TempDir,
+}
 
-/// A migrated database that is dropped at the end.
+/// A migrated database. It ends with the server.
 pub(super) struct Database {
-    server: Url,
-    name: String,
     pub(super) config: PostgresConfig,
     pub(super) pool: PgPool,
+    _server: Arc<Server>,
 }
 
 impl Database {
-    #[expect(clippy::disallowed_methods, reason = "a test's setting")]
     pub(super) async fn create() -> Self {
-        let server = std::env::var(VARIABLE).unwrap_or_else(|_| {
-            panic!(
-                "{VARIABLE} is not set: these tests need a PostgreSQL server, for example postgres://user@host/postgres"
-            )
-        });
-        let server = Url::parse(&server).expect(VARIABLE);
-        let name = format!("riverlock_test_{}", Uuid::new_v4().simple());
-        run(&server, format!("CREATE DATABASE {name}")).await;
-        let mut url = server.clone();
-        url.set_path(&name);
-        let config = PostgresConfig { url: Secret::new(url.as_str()), ..PostgresConfig::default() };
+        static SHARED: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        let server = match shared.upgrade() {
+            Some(server) => server,
+            None => {
+                let folder = stack::temporary_dir().unwrap();
+                let port = stack::ports::free_port().unwrap();
+                let postgres = stack::Postgres::start(&folder.path().join("postgres"), port).await.unwrap();
+                let server = Arc::new(Server { postgres, _folder: folder });
+                *shared = Arc::downgrade(&server);
+                server
+            }
+        };
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        let mut admin = config(server.postgres.url()).connect().await.unwrap();
+        admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+        drop(shared);
+        let config = config(server.postgres.url_of(&name));
         migrate(&mut config.connect().await.unwrap()).await.unwrap();
         let pool = config.pool().unwrap();
-        Self { server, name, config, pool }
+        Self { config, pool, _server: server }
     }
 }
 
-impl Drop for Database {
-    fn drop(&mut self) {
-        let (server, statement) = (self.server.clone(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
-        let dropped = std::thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap()
-                .block_on(run(&server, statement));
-        });
-        dropped.join().expect("the test's database can be dropped");
-    }
-}
-
-async fn run(server: &Url, statement: String) {
-    let mut connection = PgConnection::connect(server.as_str()).await.expect(VARIABLE);
-    connection.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
+fn config(url: String) -> PostgresConfig {
+    PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() }
 }

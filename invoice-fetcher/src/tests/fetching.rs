@@ -18,12 +18,12 @@ use crate::{Archive, InvoiceFetcherConfig, queue::Leased, worker::Fetcher};
 /// How long a test may wait for something to happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Bench {
-    database: Database,
-    server: Server,
-    folder: TempDir,
-    config: InvoiceFetcherConfig,
-    context: Context,
+pub(super) struct Bench {
+    pub(super) database: Database,
+    pub(super) server: Server,
+    pub(super) folder: TempDir,
+    pub(super) config: InvoiceFetcherConfig,
+    pub(super) context: Context,
 }
 
 /// A row as people see it.
@@ -37,7 +37,7 @@ struct Row {
 }
 
 impl Bench {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let (database, server) = (Database::create().await, Server::start().await);
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(&server.base, folder.path());
@@ -45,11 +45,11 @@ impl Bench {
         Self { database, server, folder, config, context: Context::new() }
     }
 
-    async fn announce(&self, numbers: impl IntoIterator<Item = u128>) {
+    pub(super) async fn announce(&self, numbers: impl IntoIterator<Item = u128>) {
         announce(&self.database, numbers.into_iter().map(announced), self.context.clock.now()).await;
     }
 
-    fn start(&self) {
+    pub(super) fn start(&self) {
         crate::fetch(self.config.clone(), &self.database.config, &self.context).unwrap();
     }
 
@@ -61,11 +61,11 @@ impl Bench {
             .unwrap()
     }
 
-    async fn count(&self, what: &'static str) -> i64 {
+    pub(super) async fn count(&self, what: &'static str) -> i64 {
         sqlx::query_scalar(what).fetch_one(&self.database.pool).await.unwrap()
     }
 
-    async fn until(&self, what: &'static str, expected: i64) {
+    pub(super) async fn until(&self, what: &'static str, expected: i64) {
         let started = Instant::now();
         while self.count(what).await != expected {
             assert!(started.elapsed() < PATIENCE, "{what} is {}, not {expected}", self.count(what).await);
@@ -73,13 +73,13 @@ impl Bench {
         }
     }
 
-    async fn stop(&self) {
+    pub(super) async fn stop(&self) {
         self.context.shutdown.stop();
         assert!(self.context.shutdown.wait(PATIENCE).await);
     }
 
     /// Whether rows, messages and files tell the same story: every stored document is the one that was served.
-    async fn check(&self, stored: impl IntoIterator<Item = u128>) {
+    pub(super) async fn check(&self, stored: impl IntoIterator<Item = u128>) {
         let stored: Vec<u128> = stored.into_iter().collect();
         for number in &stored {
             let (row, expected) = (self.row(file(*number)).await, document(file(*number)));
@@ -108,7 +108,7 @@ async fn every_document_is_stored_once_through_all_that_passes() {
         vec![html, Answer::Redirect(302, "http://127.0.0.1:9/".to_owned())],
         vec![Answer::Wait(503, "1")],
         vec![Answer::Wait(429, "1")],
-        vec![Answer::Claimed(1_000, b"%PDF".to_vec()), Answer::Gzip],
+        vec![Answer::Claimed(1_000, b"%PDF".to_vec()), Answer::Encoded("gzip")],
     ]
     .into_iter()
     .enumerate()

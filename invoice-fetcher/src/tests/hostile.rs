@@ -110,7 +110,9 @@ async fn what_is_no_whole_document_is_never_stored() {
         (Answer::Body(PDF, b"{}".to_vec()), "not_pdf"),
         (Answer::Body(PDF, Vec::new()), "empty"),
         (Answer::Body(PDF, document(file(200))), "length"),
-        (Answer::Gzip, "encoded"),
+        (Answer::Encoded("gzip"), "encoded"),
+        (Answer::Encoded("br"), "encoded"),
+        (Answer::Encoded("zstd, gzip"), "encoded"),
         (Answer::Cut(size / 2), "broken"),
         (Answer::Cut(size), "broken"),
         (Answer::Claimed(size as u64, b"%PDF-1.4\n".to_vec()), "broken"),
@@ -212,6 +214,26 @@ async fn a_rate_limit_stops_all_requests_for_as_long_as_it_says() {
     }
     let next = bench.server.asked()[asked].at - throttled_at;
     assert!(next > Duration::from_millis(900), "{next:?}");
+}
+
+#[tokio::test]
+async fn whatever_a_rate_limit_says_the_wait_has_bounds() {
+    for (value, seconds) in [
+        ("", 2),
+        ("soon", 2),
+        ("-5", 2),
+        ("1.5", 2),
+        ("0", 1),
+        ("7", 7),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 1),
+        ("Sat, 06 Nov 2094 08:49:37 GMT", 3600),
+        ("999999999999999999999999999999", 3600),
+    ] {
+        let bench = Bench::new(|_| {}).await;
+        bench.server.answer(file(1), [Answer::Wait(429, value)]);
+        let expected = Problem::Throttled { wait: Duration::from_secs(seconds) };
+        assert_eq!(bench.attempt(file(1)).await, Err(expected), "{value}");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,15 @@
 //! Tests over several modules: against a hostile server, and against PostgreSQL.
 
+mod api;
 mod database;
 mod fetching;
+mod full;
 mod hostile;
+mod keys;
+mod killing;
+mod people;
 mod queueing;
+mod s3;
 mod server;
 
 use riverlock_runtime::Secret;

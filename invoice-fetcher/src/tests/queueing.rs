@@ -41,12 +41,13 @@ pub(super) async fn announce(database: &Database, events: impl IntoIterator<Item
     transaction.commit().await.unwrap();
 }
 
-fn document() -> End {
+/// A document that is stored.
+pub(super) fn document_end() -> End {
     let (object_key, sha256) = ("invoices/test/x.pdf".to_owned(), Sha256Hash::of(b"x"));
     End::Stored(Document { object_key, sha256, size_bytes: 1 })
 }
 
-async fn lease(queue: &Queue, limit: usize, now: DateTime<Utc>) -> Vec<Leased> {
+pub(super) async fn lease(queue: &Queue, limit: usize, now: DateTime<Utc>) -> Vec<Leased> {
     queue.lease(Mode::Test, limit, now, now + TimeDelta::minutes(2)).await.unwrap()
 }
 
@@ -84,13 +85,14 @@ async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
 
     // The first worker comes back too late, whatever it brings.
     let error = || "x".to_owned();
-    for end in [document(), End::RetryAt { at: noon(), attempts: 9, error: error() }, End::Discarded { error: error() }]
+    for end in
+        [document_end(), End::RetryAt { at: noon(), attempts: 9, error: error() }, End::Discarded { error: error() }]
     {
         assert_eq!(queue.end(&first, &end, noon()).await.unwrap(), Written::LeaseLost);
     }
     assert_eq!((messages(&database).await, queue.ended().await.unwrap()), (0, Ended { stored: 0, discarded: 0 }));
-    assert_eq!(queue.end(&second, &document(), noon()).await.unwrap(), Written::Yes);
-    assert_eq!(queue.end(&second, &document(), noon()).await.unwrap(), Written::LeaseLost);
+    assert_eq!(queue.end(&second, &document_end(), noon()).await.unwrap(), Written::Yes);
+    assert_eq!(queue.end(&second, &document_end(), noon()).await.unwrap(), Written::LeaseLost);
     assert_eq!((messages(&database).await, queue.ended().await.unwrap()), (1, Ended { stored: 1, discarded: 0 }));
 }
 

@@ -12,7 +12,7 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -44,8 +44,8 @@ pub(super) enum Answer {
     Short(usize),
     /// The document's first bytes, and the connection breaks.
     Cut(usize),
-    /// A body that claims to be compressed.
-    Gzip,
+    /// A body that claims to be compressed in this way.
+    Encoded(&'static str),
     /// A PDF without end.
     Endless,
     /// One byte at a time.
@@ -93,6 +93,7 @@ impl Server {
         let router = Router::new()
             .route("/files/{id}", get(metadata))
             .route("/files/{id}/content", get(content))
+            .route("/file-links", post(link))
             .fallback(|| async { StatusCode::NOT_FOUND })
             .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), remember))
             .with_state(Arc::clone(&shared));
@@ -141,6 +142,17 @@ async fn metadata(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> 
     }
 }
 
+/// A link; for file 0 the address that wants the key.
+async fn link(headers: HeaderMap, axum::Json(wanted): axum::Json<serde_json::Value>) -> Response {
+    let (host, id) = (headers["host"].to_str().unwrap(), wanted["fileId"].as_str().unwrap());
+    let url = match FileId::parse(id).unwrap().as_uuid().as_u128() {
+        0 => format!("http://{host}/files/{id}/content"),
+        _ => format!("http://{host}/links/{id}"),
+    };
+    let answer = json!({"id": "x", "url": url, "expiresTime": wanted["expiresTime"], "expired": false});
+    (StatusCode::CREATED, axum::Json(answer)).into_response()
+}
+
 async fn content(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let file_id = FileId::parse(&id).unwrap();
     let answer = {
@@ -177,7 +189,7 @@ fn give(answer: Answer, mut document: Vec<u8>) -> Response {
             let pieces = stream::once(async move { Ok(Bytes::from(document)) }).chain(broken());
             (pdf, Body::from_stream(pieces)).into_response()
         }
-        Answer::Gzip => (pdf, [(header::CONTENT_ENCODING, "gzip")], document).into_response(),
+        Answer::Encoded(encoding) => (pdf, [(header::CONTENT_ENCODING, encoding)], document).into_response(),
         Answer::Endless => {
             let filling = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 1024])));
             let begin = stream::once(async { Ok(Bytes::from_static(b"%PDF-1.4\n")) });

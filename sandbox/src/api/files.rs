@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Api, ApiError, faults, lock};
-use crate::pdf::invoice_pdf;
+use crate::pdf::{Purpose, invoice_pdf};
 
 pub(super) async fn content(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let id = existing(&id)?;
@@ -35,12 +35,12 @@ pub(super) async fn metadata(
 ) -> Result<Json<Value>, ApiError> {
     let id = existing(&id)?;
     let size = invoice_pdf(&id.to_string()).len();
-    let base = base_url(&api, &headers);
+    let (base, purpose) = (base_url(&api, &headers), Purpose::of(id));
     Ok(Json(json!({
         "id": id,
         "fileName": format!("{id}.pdf"),
-        "purpose": "customer_invoice",
-        "title": "Invoice",
+        "purpose": purpose.as_str(),
+        "title": purpose.title(),
         "size": size,
         "type": "pdf",
         "url": format!("{base}/files/{id}/content"),

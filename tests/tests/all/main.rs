@@ -5,6 +5,7 @@
 mod consumer;
 mod crash;
 mod demo;
+mod invoices;
 mod ledger;
 mod outage;
 mod soak;

@@ -1,0 +1,257 @@
+//! How much of a machine the fetcher takes at Digital River's rate limit, and whether every document ends stored once.
+//!
+//! `cargo bench -p riverlock-invoice-fetcher --bench invoices -- --documents 100000`
+//!
+//! PostgreSQL and the sandbox are processes of their own; this one is the fetcher, so its CPU time and memory are what is
+//! measured. One document in twenty goes wrong at first: not there yet, a server error, cut off, a page of HTML, slow.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::Path,
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use riverlock_invoice_fetcher::{AccountConfig, Archive, InvoiceFetcherConfig, InvoiceQueue, fetch, view};
+use riverlock_ledger::{Fresh, PostgresConfig, Projection as _, postgres};
+use riverlock_runtime::{Context, Secret};
+use riverlock_sandbox::{
+    Api, Clock, Fault, FaultRule, Faults, SandboxConfig,
+    pdf::{self, Purpose},
+    serve, stack,
+};
+use riverlock_schemas::{EventId, FileId, Mode, OrderId, file_event};
+use sqlx::PgConnection;
+use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
+
+/// Documents unless told otherwise.
+const DOCUMENTS: u32 = 2_000;
+/// Requests per second: Digital River's limit for live data.
+const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(250).expect("250 is not 0");
+/// Documents that are announced or looked up at once.
+const PAGE: usize = 1_000;
+/// How often progress is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often progress is told.
+const TELL_INTERVAL: Duration = Duration::from_secs(30);
+/// Ticks per second of the times in `/proc/self/stat`: on Linux always 100.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What is played.
+struct Options {
+    documents: u32,
+    rate: NonZeroU32,
+    /// Where to serve the sandbox; only in the process that is the sandbox.
+    sandbox: Option<SocketAddr>,
+}
+
+impl Options {
+    fn read() -> anyhow::Result<Self> {
+        let mut options = Self { documents: DOCUMENTS, rate: REQUESTS_PER_SECOND, sandbox: None };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(name) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{name} needs a value"));
+            match name.as_str() {
+                "--documents" => options.documents = value()?.parse().context("--documents")?,
+                "--rate" => options.rate = value()?.parse().context("--rate")?,
+                "--sandbox" => options.sandbox = Some(value()?.parse().context("--sandbox")?),
+                "--bench" => {} // cargo says it
+                _ => bail!("{name} is unknown; there are --documents and --rate"),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The files, the same in every run.
+    fn files(&self) -> impl Iterator<Item = FileId> {
+        let mut random = fastrand::Rng::with_seed(1);
+        (0..self.documents).map(move |_| Purpose::Invoice.mark(Uuid::from_u128(random.u128(..))).into())
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let options = Options::read()?;
+    match options.sandbox {
+        Some(address) => play_digital_river(address, &options).await,
+        None => measure(&options).await,
+    }
+}
+
+async fn play_digital_river(address: SocketAddr, options: &Options) -> anyhow::Result<ExitCode> {
+    let fault = |fault| FaultRule { fault, file_id: None, percent: 1, times: Some(1) };
+    let rules =
+        [Fault::NotFound, Fault::ServerError, Fault::Truncated, Fault::Html, Fault::Slow { milliseconds: 3_000 }];
+    let config = SandboxConfig {
+        rate_limit_per_second: Some(options.rate),
+        faults: Faults { seed: 1, rules: rules.map(fault).into() },
+        ..SandboxConfig::default()
+    };
+    let listener = TcpListener::bind(address).await?;
+    serve(listener, Api::new(&config, Clock::system()), std::future::pending()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(options: &Options) -> anyhow::Result<ExitCode> {
+    let folder = stack::temporary_dir()?;
+    let server = stack::Postgres::start(&folder.path().join("postgres"), stack::ports::free_port()?).await?;
+    let database = PostgresConfig { url: Secret::new(server.url()), ..PostgresConfig::default() };
+    let mut connection = database.connect().await?;
+    postgres::migrate(&mut connection).await?;
+    let address = SocketAddr::from(([127, 0, 0, 1], stack::ports::free_port()?));
+    let _sandbox = start_sandbox(address, options, folder.path()).await?;
+
+    let config = config(address, options, &folder.path().join("invoices"))?;
+    let context = Context::new();
+    announce(&mut connection, &config, options, &context).await?;
+    println!("{} documents, {} requests per second, 5 % faults", options.documents, options.rate);
+
+    // From here on the most memory is that of the fetching.
+    let _not_permitted = std::fs::write("/proc/self/clear_refs", "5");
+    let (started, cpu) = (Instant::now(), cpu_seconds()?);
+    fetch(config.clone(), &database, &context)?;
+    until_done(&mut connection, options).await?;
+    let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
+    let memory = peak_memory_bytes()?;
+    context.shutdown.stop();
+    ensure!(context.shutdown.wait(Duration::from_secs(30)).await, "the fetcher did not end as it should");
+
+    let requests: i64 = sqlx::query_scalar("SELECT 2 * sum(attempts) FROM invoices").fetch_one(&mut connection).await?;
+    println!("time              {elapsed:.1} s");
+    println!("documents         {:.1} per second", f64::from(options.documents) / elapsed);
+    println!("requests          {:.1} per second at most (metadata and content)", requests as f64 / elapsed);
+    println!("CPU               {:.1} % of one core", 100.0 * cpu / elapsed);
+    println!("peak memory       {:.1} MiB", memory as f64 / f64::from(1 << 20));
+    verify(&mut connection, &config, options).await
+}
+
+async fn start_sandbox(address: SocketAddr, options: &Options, folder: &Path) -> anyhow::Result<stack::Process> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--sandbox", &address.to_string(), "--rate", &options.rate.to_string()]);
+    let process = stack::Process::spawn("sandbox", &command, &folder.join("sandbox.log"))?;
+    process.until_ready(Duration::from_secs(30), || async { TcpStream::connect(address).await.is_ok() }).await?;
+    Ok(process)
+}
+
+fn config(address: SocketAddr, options: &Options, folder: &Path) -> anyhow::Result<InvoiceFetcherConfig> {
+    let account = AccountConfig {
+        api_key: Secret::new("sandbox-confidential-key"),
+        requests_per_second: Some(options.rate.get()),
+    };
+    Ok(InvoiceFetcherConfig {
+        api_base_url: format!("http://{address}").parse()?,
+        live: Some(account),
+        store: format!("file://{}", folder.display()).parse()?,
+        ..InvoiceFetcherConfig::default()
+    })
+}
+
+/// Announces every document, as the consumer does.
+async fn announce(
+    connection: &mut PgConnection,
+    config: &InvoiceFetcherConfig,
+    options: &Options,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let queue = InvoiceQueue::new(config);
+    let mut files = options.files().peekable();
+    while files.peek().is_some() {
+        let page = files.by_ref().take(PAGE).map(|file_id| {
+            let event = file_event::FileEvent {
+                event_id: EventId::parse(file_id.to_string())?,
+                created_time: None,
+                order_id: OrderId::parse(file_id.to_string())?,
+                mode: Mode::Live,
+                file_id,
+                purpose: file_event::Purpose::Invoice,
+                announced_url: None,
+            };
+            Ok(Fresh { event, conflict: false })
+        });
+        let page = page.collect::<anyhow::Result<Vec<_>>>()?;
+        queue.apply(connection, page, context.clock.now()).await?;
+    }
+    Ok(())
+}
+
+async fn until_done(connection: &mut PgConnection, options: &Options) -> anyhow::Result<()> {
+    let mut told = Instant::now();
+    loop {
+        let due: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM invoices WHERE state = 'due'").fetch_one(&mut *connection).await?;
+        if due == 0 {
+            return Ok(());
+        }
+        if told.elapsed() >= TELL_INTERVAL {
+            told = Instant::now();
+            println!("  {} of {} are done", i64::from(options.documents) - due, options.documents);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Compares every document with what the sandbox serves.
+async fn verify(
+    connection: &mut PgConnection,
+    config: &InvoiceFetcherConfig,
+    options: &Options,
+) -> anyhow::Result<ExitCode> {
+    let archive = Archive::open(config)?;
+    let (mut stored, mut lost, mut wrong) = (0_u64, 0_u64, 0_u64);
+    let mut files = options.files().peekable();
+    while files.peek().is_some() {
+        let page: Vec<FileId> = files.by_ref().take(PAGE).collect();
+        let rows = view::stored(connection, &page).await?;
+        let rows: HashMap<_, _> = rows.into_iter().map(|row| (row.file_id, row)).collect();
+        for file_id in page {
+            let Some(row) = rows.get(&file_id) else {
+                lost += 1;
+                continue;
+            };
+            let (kept, _) = archive.digest(&row.object_key).await?;
+            let served = pdf::invoice_sha256(&file_id.to_string());
+            stored += 1;
+            wrong += u64::from(kept != row.sha256 || kept.to_string() != served);
+        }
+    }
+    let messages: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox WHERE kind = 'invoice.stored'")
+        .fetch_one(&mut *connection)
+        .await?;
+    let folder = config.store.to_file_path().map_err(|()| anyhow::anyhow!("the store is no folder"))?;
+    let double = (count_files(&folder)? + u64::try_from(messages)?).saturating_sub(2 * stored);
+    println!("stored            {stored}");
+    println!("lost              {lost}");
+    println!("other bytes       {wrong}");
+    println!("double            {double} (files and messages beyond one per document)");
+    let is_right = stored == u64::from(options.documents) && lost == 0 && wrong == 0 && double == 0;
+    Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn count_files(folder: &Path) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        count += if path.is_dir() { count_files(&path)? } else { 1 };
+    }
+    Ok(count)
+}
+
+/// CPU time of this process, in user and kernel mode.
+fn cpu_seconds() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The name before the bracket may hold anything.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).context("/proc/self/stat");
+    Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+}
+
+fn peak_memory_bytes() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("/proc/self/status has no VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib * 1024)
+}

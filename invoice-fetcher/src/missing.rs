@@ -1,0 +1,133 @@
+//! Complete orders that should have an invoice and have none.
+//!
+//! Digital River makes invoices for some selling entities only, and never for a total of 0. Which ones is configuration;
+//! without any, every order that costs something is expected to have one.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use riverlock_ledger::Error;
+use riverlock_runtime::ConfigError;
+use riverlock_schemas::Mode;
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use crate::InvoiceFetcherConfig;
+
+/// `[invoice_fetcher.missing]`: when a complete order without a stored invoice is one too many.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MissingConfig {
+    /// How long after its completion an order may be without a stored invoice.
+    #[serde(with = "humantime_serde")]
+    pub after: Duration,
+    /// The selling entities that make invoices, by Digital River's id. Empty: all do.
+    pub selling_entities: Vec<String>,
+}
+
+impl Default for MissingConfig {
+    fn default() -> Self {
+        Self { after: Duration::from_secs(24 * 3600), selling_entities: Vec::new() }
+    }
+}
+
+impl MissingConfig {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if self.selling_entities.iter().any(|entity| entity.trim().is_empty()) {
+            let key = "invoice_fetcher.missing.selling_entities";
+            return Err(ConfigError::refused(key, "must hold no empty id; leave the list empty for all"));
+        }
+        Ok(())
+    }
+}
+
+/// A complete order without a stored invoice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct MissingView {
+    pub order_id: String,
+    pub live_mode: bool,
+    pub complete_at: DateTime<Utc>,
+    pub selling_entity_id: Option<String>,
+    pub total_amount: Option<String>,
+    pub currency: Option<String>,
+    /// Invoices that were announced and are not stored.
+    pub announced: i64,
+}
+
+/// Which orders are looked at: of the modes that have an account, and complete for long enough.
+struct Scope<'a> {
+    modes: Vec<bool>,
+    complete_before: DateTime<Utc>,
+    selling_entities: &'a [String],
+}
+
+impl<'a> Scope<'a> {
+    fn new(config: &'a InvoiceFetcherConfig, now: DateTime<Utc>) -> Self {
+        let after = TimeDelta::from_std(config.missing.after).unwrap_or(TimeDelta::MAX);
+        Self {
+            modes: config.accounts().map(|(mode, _)| Mode::is_live(mode)).collect(),
+            complete_before: now.checked_sub_signed(after).unwrap_or(DateTime::<Utc>::MIN_UTC),
+            selling_entities: &config.missing.selling_entities,
+        }
+    }
+}
+
+/// The first of the orders that lack an invoice, the longest complete first.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn list(
+    connection: &mut PgConnection,
+    config: &InvoiceFetcherConfig,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<MissingView>, Error> {
+    let scope = Scope::new(config, now);
+    let rows = sqlx::query_as!(
+        MissingView,
+        r#"-- invoices_missing
+           SELECT order_id, live_mode, complete_at AS "complete_at!", details->>'sellingEntityId' AS selling_entity_id,
+                  details->>'totalAmount' AS total_amount, details->>'currency' AS currency,
+                  (SELECT count(*) FROM invoices i
+                   WHERE i.order_id = o.order_id AND i.live_mode = o.live_mode AND i.purpose = 'invoice') AS "announced!"
+           FROM orders o
+           WHERE complete_at < $1 AND live_mode = ANY($2) AND status NOT IN ('cancelled', 'blocked')
+             AND coalesce((details->>'totalAmount')::numeric <> 0, true)
+             AND (cardinality($3::text[]) = 0 OR details->>'sellingEntityId' = ANY($3))
+             AND NOT EXISTS (SELECT FROM invoices i WHERE i.order_id = o.order_id AND i.live_mode = o.live_mode
+                                                     AND i.purpose = 'invoice' AND i.state = 'stored')
+           ORDER BY complete_at, order_id LIMIT $4"#,
+        scope.complete_before,
+        &scope.modes,
+        scope.selling_entities,
+        limit
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// How many orders lack an invoice. Looks at every complete order: ask rarely.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub(crate) async fn count(
+    connection: &mut PgConnection,
+    config: &InvoiceFetcherConfig,
+    now: DateTime<Utc>,
+) -> Result<i64, Error> {
+    let scope = Scope::new(config, now);
+    let count = sqlx::query_scalar!(
+        r#"-- invoices_missing_count
+           SELECT count(*) AS "count!" FROM orders o
+           WHERE complete_at < $1 AND live_mode = ANY($2) AND status NOT IN ('cancelled', 'blocked')
+             AND coalesce((details->>'totalAmount')::numeric <> 0, true)
+             AND (cardinality($3::text[]) = 0 OR details->>'sellingEntityId' = ANY($3))
+             AND NOT EXISTS (SELECT FROM invoices i WHERE i.order_id = o.order_id AND i.live_mode = o.live_mode
+                                                     AND i.purpose = 'invoice' AND i.state = 'stored')"#,
+        scope.complete_before,
+        &scope.modes,
+        scope.selling_entities
+    );
+    Ok(count.fetch_one(connection).await?)
+}

@@ -1,0 +1,145 @@
+//! Removes what dead attempts left in the archive: staged uploads of all stores, and half-written files in a folder.
+//!
+//! Only what nobody can still be writing: it must be older than any attempt, by far. Documents are never touched. Parts of
+//! multipart uploads that never ended cannot be listed through this interface; buckets need a lifecycle rule for them.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt as _;
+use metrics::counter;
+use object_store::{ObjectStoreExt as _, path::Path as ObjectPath};
+use riverlock_runtime::Context;
+use riverlock_schemas::FileId;
+
+use crate::{Archive, ArchiveError, metrics as names};
+
+/// How old a leftover must be. Attempts take minutes; a lease may be longer and is added.
+const AGE_MIN: Duration = Duration::from_secs(24 * 3600);
+
+/// How often leftovers are looked for.
+const INTERVAL: Duration = Duration::from_secs(12 * 3600);
+
+/// Sweeps at the start and now and then, until the shutdown.
+pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> Result<(), Infallible> {
+    let soft = context.shutdown.soft().clone();
+    while !soft.is_cancelled() {
+        let before = context.clock.now() - (AGE_MIN + lease);
+        let swept = tokio::select! {
+            swept = sweep(&archive, before) => swept,
+            () = soft.cancelled() => break,
+        };
+        match swept {
+            Ok(0) => {}
+            Ok(removed) => {
+                tracing::info!(removed, "{removed} leftovers of dead attempts were removed from the archive");
+            }
+            Err(error) => tracing::warn!(%error, "leftovers of dead attempts could not be removed: {error}"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = soft.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes leftovers that were last changed before a time, and returns how many.
+pub(crate) async fn sweep(archive: &Archive, before: DateTime<Utc>) -> Result<u64, ArchiveError> {
+    let mut removed = 0;
+    let staging = ObjectPath::from("staging");
+    let store = archive.store();
+    let old = store.list(Some(&staging)).try_filter(|object| std::future::ready(object.last_modified < before));
+    let old: Vec<_> = old.map_ok(|object| object.location).try_collect().await?;
+    for location in old {
+        store.delete(&location).await?;
+        removed += 1;
+    }
+    if let Some(folder) = archive.folder() {
+        let folder = folder.to_path_buf();
+        let swept = tokio::task::spawn_blocking(move || sweep_folder(&folder, before)).await;
+        removed += swept.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(ArchiveError::Folder)?;
+    }
+    counter!(names::LEFTOVERS).increment(removed);
+    Ok(removed)
+}
+
+/// Removes files that a local store was writing when it died: it names them `{name}#{number}` until they are whole.
+fn sweep_folder(folder: &Path, before: DateTime<Utc>) -> std::io::Result<u64> {
+    let mut removed = 0;
+    for area in ["invoices", "staging"] {
+        let mut folders = vec![folder.join(area)];
+        while let Some(inner) = folders.pop() {
+            let entries = match std::fs::read_dir(&inner) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                } else if is_half_written(&entry.path()) && is_older(&entry, before) {
+                    std::fs::remove_file(entry.path())?;
+                    removed += 1;
+                }
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether a name is `{file id}.pdf#{number}`, or `{upload id}#{number}` in the staging area.
+fn is_half_written(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split_once('#').is_some_and(|(name, number)| {
+        let id = name.strip_suffix(".pdf").unwrap_or(name);
+        FileId::parse(id).is_ok() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+fn is_older(entry: &std::fs::DirEntry, before: DateTime<Utc>) -> bool {
+    let changed = entry.metadata().and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|changed| DateTime::<Utc>::from(changed) < before)
+}
+
+/// The folder of a local store, if it is one.
+pub(crate) type Folder = Option<PathBuf>;
+
+#[cfg(test)]
+mod tests {
+    use riverlock_runtime::{Clock as _, SystemClock};
+    use url::Url;
+
+    use super::*;
+    use crate::InvoiceFetcherConfig;
+
+    #[tokio::test]
+    async fn only_old_leftovers_are_removed_and_no_document_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Url::from_directory_path(folder.path()).unwrap();
+        let archive = Archive::open(&InvoiceFetcherConfig { store, ..Default::default() }).unwrap();
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        let kept = [format!("invoices/test/{id}.pdf"), "invoices/test/notes#1".to_owned(), "other/a#1".to_owned()];
+        let left = [
+            format!("invoices/test/{id}.pdf#1"),
+            format!("invoices/live/{id}.pdf#12"),
+            format!("staging/test/{id}/{id}"),
+            format!("staging/test/{id}/{id}#3"),
+        ];
+        for name in kept.iter().chain(&left) {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let now = SystemClock.now();
+        assert_eq!(sweep(&archive, now - Duration::from_secs(60)).await.unwrap(), 0, "too young");
+        assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 4);
+        assert!(kept.iter().all(|name| folder.path().join(name).exists()));
+        assert!(!left.iter().any(|name| folder.path().join(name).exists()));
+        assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 0);
+    }
+}

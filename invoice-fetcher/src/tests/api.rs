@@ -1,0 +1,128 @@
+//! Documents over HTTP, and links.
+
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode};
+use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
+
+use super::{document, fetching::Bench, file};
+use crate::{
+    Archive,
+    api::{self, ApiConfig},
+    links,
+    queue::Queue,
+};
+
+const TOKEN: &str = "canary-token-canary-token-canary-token";
+
+/// The API over one stored document and one that is due.
+struct Served {
+    bench: Bench,
+    base: String,
+    http: reqwest::Client,
+}
+
+impl Served {
+    async fn new() -> Self {
+        let bench = Bench::new().await;
+        bench.announce([7]).await;
+        bench.start();
+        bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
+        bench.announce([8]).await;
+        let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..ApiConfig::new(TOKEN) };
+        let (archive, queue) = (Archive::open(&bench.config).unwrap(), Queue::new(bench.database.pool.clone()));
+        let address = api::start(&config, archive, queue, &bench.context).await.unwrap();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { bench, base: format!("http://{address}"), http }
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.http.get(format!("{}{path}", self.base)).bearer_auth(TOKEN).send().await.unwrap()
+    }
+
+    async fn get_file(&self, file_id: FileId) -> Response {
+        self.get(&format!("/v1/invoices/{file_id}")).await
+    }
+}
+
+#[tokio::test]
+async fn a_stored_document_arrives_byte_for_byte_and_is_safe_to_show() {
+    let served = Served::new().await;
+    let response = served.get_file(file(7)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    for (name, value) in [
+        ("content-type", "application/pdf"),
+        ("content-disposition", &format!("attachment; filename=\"invoice-{}.pdf\"", file(7))),
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "default-src 'none'; sandbox"),
+        ("cache-control", "no-store"),
+        ("content-length", &document(file(7)).len().to_string()),
+    ] {
+        assert_eq!(response.headers()[name], value, "{name}");
+    }
+    assert_eq!(response.bytes().await.unwrap(), document(file(7)));
+
+    let list: serde_json::Value = served.get("/v1/orders/order-7/invoices").await.json().await.unwrap();
+    assert_eq!(list["invoices"][0]["sha256"], Sha256Hash::of(&document(file(7))).to_string());
+    assert_eq!(list["invoices"][0]["state"], "stored");
+    let none: serde_json::Value = served.get("/v1/orders/%2e%2e%2f%00/invoices").await.json().await.unwrap();
+    assert_eq!(none["invoices"], serde_json::json!([]));
+    served.bench.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_the_token_and_what_is_no_stored_document_is_not_found() {
+    let served = Served::new().await;
+    let path = format!("{}/v1/invoices/{}", served.base, file(7));
+    let almost = format!("Bearer {}x", &TOKEN[..TOKEN.len() - 1]);
+    for value in [None, Some("Bearer "), Some("Bearer"), Some(TOKEN), Some("Basic x"), Some(&*almost)] {
+        let request = served.http.get(&path);
+        let request = value.map_or_else(
+            || request.try_clone().unwrap(),
+            |value| request.try_clone().unwrap().header("authorization", value),
+        );
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{value:?}");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    }
+    for path in [
+        "/v1/invoices/x",
+        "/v1/invoices/..%2f..%2fetc%2fpasswd",
+        "/",
+        "/v1/invoices",
+        &format!("/v1/invoices/{}", file(8)),
+    ] {
+        assert_eq!(served.get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    served.bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_document_that_was_changed_in_the_archive_never_arrives_whole() {
+    let served = Served::new().await;
+    let path = served.bench.folder.path().join(Archive::key(Mode::Test, file(7)));
+    let mut changed = document(file(7));
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &changed).unwrap();
+    assert!(served.get_file(file(7)).await.bytes().await.is_err());
+    std::fs::write(&path, "short").unwrap();
+    assert_eq!(served.get_file(file(7)).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(served.get_file(file(7)).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    served.bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_is_asked_for_with_its_expiry_and_the_files_own_address_is_none() {
+    let bench = Bench::new().await;
+    let expires_at = bench.context.clock.now() + Duration::from_secs(3600);
+    let create = |number| links::create(&bench.config, &bench.context, Mode::Test, file(number), expires_at);
+    let link = create(7).await.unwrap();
+    assert_eq!(link.url.path(), format!("/links/{}", file(7)));
+    assert_eq!(link.expires_time, expires_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+    // The test's server answers for this file with the address that wants the key.
+    let error = create(0).await.unwrap_err().to_string();
+    assert!(error.contains("wants the key"), "{error}");
+    let live = links::create(&bench.config, &bench.context, Mode::Live, file(7), expires_at).await;
+    assert!(live.unwrap_err().to_string().contains("no account for live data"));
+}

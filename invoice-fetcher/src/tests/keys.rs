@@ -1,0 +1,65 @@
+//! New keys while the process runs, and the proxy.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use riverlock_ledger::PostgresConfig;
+use riverlock_runtime::{ConfigError, Context, Secret};
+use riverlock_schemas::Mode;
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+use super::{API_KEY, config, fetching::Bench, file};
+use crate::{
+    keys::{self, Load},
+    queue::Leased,
+    worker::Fetcher,
+};
+
+#[tokio::test]
+async fn a_new_key_ends_the_pause_of_a_refused_one_at_once_and_costs_nothing() {
+    let mut bench = Bench::new().await;
+    let good = bench.config.clone();
+    bench.config.test.as_mut().unwrap().api_key = Secret::new("old");
+    bench.announce(0..20).await;
+    let started = Instant::now();
+    let fetcher = crate::start(bench.config.clone(), &bench.database.config, &bench.context).unwrap();
+    bench.until("SELECT least(count(*), 1) FROM invoices WHERE last_error LIKE 'key_refused%'", 1).await;
+
+    let refuse: Arc<Load> = Arc::new(|| Err(ConfigError::refused("x", "as the test wants")));
+    assert!(keys::look(&fetcher, &refuse).await.unwrap_err().contains("as the test wants"));
+    let (same, renewed) = (bench.config.clone(), good);
+    let same: Arc<Load> = Arc::new(move || Ok(same.clone()));
+    keys::look(&fetcher, &same).await.unwrap();
+    assert_ne!(bench.count("SELECT count(*) FROM invoices WHERE state = 'due'").await, 0);
+
+    let renewed: Arc<Load> = Arc::new(move || Ok(renewed.clone()));
+    keys::look(&fetcher, &renewed).await.unwrap();
+    bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
+    assert!(started.elapsed() < Duration::from_secs(14), "the pause of 15 s was waited out");
+    bench.stop().await;
+    bench.check(0..20).await;
+}
+
+#[tokio::test]
+async fn a_configured_proxy_gets_a_tunnel_to_open_and_never_sees_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(&"https://127.0.0.1:9".parse().unwrap(), folder.path());
+    config.proxy = Some(Secret::new(format!("http://{}", listener.local_addr().unwrap())));
+    let fetcher = Fetcher::new(config, &PostgresConfig::default(), Context::new()).unwrap();
+    let leased = Leased::pretended(file(1), Mode::Test);
+    let attempt = fetcher.attempt(&leased, Instant::now() + Duration::from_secs(30));
+    let proxy = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            seen.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(seen).unwrap()
+    };
+    let (result, seen) = tokio::join!(Box::pin(attempt), proxy);
+    assert_eq!(result.unwrap_err().reason(), "transport");
+    assert!(seen.starts_with("CONNECT 127.0.0.1:9 HTTP/1.1\r\n") && !seen.contains(API_KEY), "{seen}");
+}

@@ -1,0 +1,154 @@
+//! Lists, retries and missing invoices against PostgreSQL.
+
+use chrono::TimeDelta;
+use riverlock_schemas::Mode;
+
+use super::{
+    config,
+    database::Database,
+    file,
+    queueing::{announce, announced, document_end, lease, noon},
+};
+use crate::{
+    InvoiceFetcherConfig, missing,
+    queue::{End, Queue},
+    retry::{self, Request, Run},
+    view::{self, Filter},
+};
+
+fn fetcher_config() -> InvoiceFetcherConfig {
+    config(&"http://127.0.0.1:9".parse().unwrap(), std::path::Path::new("/"))
+}
+
+/// Three documents: 1 is stored, 2 is given up, 3 is due.
+async fn three(database: &Database) -> Queue {
+    announce(database, (1..=3).map(announced), noon()).await;
+    let queue = Queue::new(database.pool.clone());
+    for leased in lease(&queue, 3, noon()).await {
+        let (at, error) = (noon() + TimeDelta::hours(6), "not_found: not there yet".to_owned());
+        let end = match leased.file_id {
+            id if id == file(1) => document_end(),
+            id if id == file(2) => End::Discarded { error: "gone: away".to_owned() },
+            _ => End::RetryAt { at, attempts: 9, error },
+        };
+        queue.end(&leased, &end, noon()).await.unwrap();
+    }
+    queue
+}
+
+#[tokio::test]
+async fn a_list_shows_what_its_filter_means() {
+    let database = Database::create().await;
+    three(&database).await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    for (filter, expected) in [
+        (Filter::default(), vec![1, 2, 3]),
+        (Filter { state: text("stored"), ..Filter::default() }, vec![1]),
+        (Filter { order_id: text("order-2"), ..Filter::default() }, vec![2]),
+        (Filter { reason: text("not_found"), ..Filter::default() }, vec![3]),
+        (Filter { reason: text("\0"), ..Filter::default() }, vec![]),
+        (Filter { file_id: Some(file(3)), state: text("stored"), ..Filter::default() }, vec![]),
+        (Filter { queued_before: Some(noon()), ..Filter::default() }, vec![]),
+        (Filter { queued_before: Some(noon() + TimeDelta::seconds(1)), ..Filter::default() }, vec![1, 2, 3]),
+    ] {
+        let found = view::list(&mut connection, &filter, 10).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|row| row.file_id).collect();
+        assert_eq!(found, expected.into_iter().map(file).collect::<Vec<_>>(), "{filter:?}");
+    }
+    assert_eq!(view::list(&mut connection, &Filter::default(), 2).await.unwrap().len(), 2);
+    assert_eq!(view::find(&mut connection, file(2)).await.unwrap().unwrap().order_id, "order-2");
+    assert!(view::find(&mut connection, file(9)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_retry_starts_anew_is_noted_and_never_touches_what_is_stored_or_being_fetched() {
+    let database = Database::create().await;
+    let queue = three(&database).await;
+    let mut connection = database.pool.acquire().await.unwrap();
+    let request = Request { by: "ada".to_owned(), reason: "the file is there now".to_owned() };
+    let later = noon() + TimeDelta::hours(1);
+    for _ in 0..2 {
+        let dry = retry::run(&mut connection, &Filter::default(), 10, &request, Run::Dry, later).await.unwrap();
+        assert_eq!(dry.iter().map(|row| row.file_id).collect::<Vec<_>>(), [file(2), file(3)]);
+    }
+    assert_eq!(lease(&queue, 9, later).await, [], "nothing has happened yet");
+
+    let done = retry::run(&mut connection, &Filter::default(), 10, &request, Run::Apply, later).await.unwrap();
+    assert_eq!((done[0].state.as_str(), done[1].state.as_str(), done[1].attempts), ("discarded", "due", 9));
+    let leased = lease(&queue, 9, later).await;
+    assert_eq!(leased.len(), 2);
+    assert!(leased.iter().all(|row| (row.attempts, row.queued_at) == (1, later)), "{leased:?}");
+
+    let again = retry::run(&mut connection, &Filter::default(), 10, &request, Run::Apply, later).await.unwrap();
+    assert_eq!(again, [], "they are being fetched");
+    let noted = view::retries(&mut connection, file(2)).await.unwrap();
+    assert_eq!((noted.len(), noted[0].retried_by.as_str(), noted[0].state.as_str()), (1, "ada", "discarded"));
+    assert_eq!(noted[0].last_error.as_deref(), Some("gone: away"));
+}
+
+#[tokio::test]
+async fn documents_that_the_key_may_not_fetch_wait_no_longer_when_it_changes() {
+    let database = Database::create().await;
+    announce(&database, (1..=2).map(announced), noon()).await;
+    let queue = Queue::new(database.pool.clone());
+    for leased in lease(&queue, 2, noon()).await {
+        let error = if leased.file_id == file(1) { "forbidden: 403" } else { "not_found: 404" }.to_owned();
+        let end = End::RetryAt { at: noon() + TimeDelta::hours(6), attempts: 1, error };
+        queue.end(&leased, &end, noon()).await.unwrap();
+    }
+    assert_eq!(queue.wake_forbidden(Mode::Live, noon()).await.unwrap(), 0);
+    assert_eq!(queue.wake_forbidden(Mode::Test, noon()).await.unwrap(), 1);
+    assert_eq!(lease(&queue, 9, noon()).await[0].file_id, file(1));
+}
+
+/// An order with a total and a selling entity, complete since so many hours before noon; `None` is not complete.
+async fn order(database: &Database, number: u128, live: bool, details: &str, complete_hours: Option<i64>) {
+    let complete_at = complete_hours.map(|hours| noon() - TimeDelta::hours(hours));
+    let status = if complete_at.is_some() { "complete" } else { "ready" };
+    sqlx::query(
+        "INSERT INTO orders (order_id, live_mode, version, status, seen, accepted_at, complete_at, unknown_states, conflicted,
+                             snapshot_event_id, details)
+         VALUES ($1, $2, 1, $3, '{}', $4, $5, '{}', false, 'e', $6::jsonb)",
+    )
+    .bind(format!("order-{number}"))
+    .bind(live)
+    .bind(status)
+    .bind(noon())
+    .bind(complete_at)
+    .bind(serde_json::from_str::<serde_json::Value>(details).unwrap())
+    .execute(&database.pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_complete_order_that_should_have_an_invoice_and_has_none_is_missing_one() {
+    let database = Database::create().await;
+    three(&database).await;
+    let paid = r#"{"totalAmount": "27.10", "sellingEntityId": "IE", "currency": "EUR"}"#;
+    for number in 1..=4 {
+        order(&database, number, false, paid, Some(30)).await;
+    }
+    order(&database, 5, false, r#"{"totalAmount": "0.00", "sellingEntityId": "IE"}"#, Some(30)).await;
+    order(&database, 6, false, paid, Some(23)).await;
+    order(&database, 7, false, paid, None).await;
+    order(&database, 8, true, paid, Some(30)).await;
+    order(&database, 9, false, r#"{"totalAmount": "1", "sellingEntityId": "US"}"#, Some(31)).await;
+    order(&database, 10, false, "{}", Some(29)).await;
+
+    let mut connection = database.pool.acquire().await.unwrap();
+    for (entities, expected) in [
+        (vec![], vec!["order-9", "order-2", "order-3", "order-4", "order-10"]),
+        (vec!["IE".to_owned(), "XX".to_owned()], vec!["order-2", "order-3", "order-4"]),
+        (vec!["XX".to_owned()], vec![]),
+    ] {
+        let mut config = fetcher_config();
+        config.missing.selling_entities = entities;
+        let found = missing::list(&mut connection, &config, noon(), 10).await.unwrap();
+        assert_eq!(found.iter().map(|row| row.order_id.as_str()).collect::<Vec<_>>(), expected);
+        let count = missing::count(&mut connection, &config, noon()).await.unwrap();
+        assert_eq!(count, i64::try_from(expected.len()).unwrap());
+        assert!(found.iter().all(|row| row.announced == i64::from(["order-2", "order-3"].contains(&&*row.order_id))));
+    }
+}
