@@ -104,7 +104,10 @@ async fn a_document_that_was_changed_in_the_archive_never_arrives_whole() {
     let mut changed = document(file(7));
     *changed.last_mut().unwrap() ^= 1;
     std::fs::write(&path, &changed).unwrap();
-    assert!(served.get_file(file(7)).await.bytes().await.is_err());
+    // The connection breaks before the last piece, which may be before the head as well.
+    let request = served.http.get(format!("{}/v1/invoices/{}", served.base, file(7))).bearer_auth(TOKEN);
+    let whole = async { request.send().await?.bytes().await };
+    assert!(whole.await.is_err());
     std::fs::write(&path, "short").unwrap();
     assert_eq!(served.get_file(file(7)).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     std::fs::remove_file(&path).unwrap();
