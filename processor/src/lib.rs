@@ -53,14 +53,14 @@ pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresCo
             let topics = kafka.topics().orders();
             consumer::run(Orders::new(config.modes), topics, config.batch, &kafka, &postgres, &context)
                 .await
-                .map_err(anyhow_like)
+                .map_err(with_causes)
         }
     };
     context.shutdown.spawn(CONSUMER, task);
 }
 
 /// An error with its causes in one line.
-fn anyhow_like(error: impl std::error::Error) -> String {
+fn with_causes(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
