@@ -10,15 +10,32 @@ use anyhow::{Context as _, Result, ensure};
 /// A Kafka node's controller listens this far above its clients' port (see `deploy/kafka/kafka`).
 pub const CONTROLLER_OFFSET: u16 = 1000;
 
-/// Below Linux's ephemeral range (32768 and up), also with [`CONTROLLER_OFFSET`] added: no outgoing connection takes a port
-/// between the moment it is found free and the moment a server listens on it.
-const RANGE: Range<u16> = 20_000..31_000;
+/// The ports that may be given out lie in blocks, one for each process that asks, so that two test programs that run side by
+/// side cannot be given the same port either. A block's first port is its guard: whoever listens there has the block. All
+/// lie below Linux's ephemeral range (32768 and up), also with [`CONTROLLER_OFFSET`] added: no outgoing connection takes a
+/// port between the moment it is found free and the moment a server listens on it.
+const BLOCK_PORTS: u16 = 100;
+/// Blocks whose ports do not meet the controllers' of another: ten in every second thousand.
+const BLOCKS: Range<u16> = 0..60;
+/// Where the first block begins.
+const FIRST_PORT: u16 = 20_000;
 
-/// How often a random port may turn out to be taken.
-const ATTEMPTS: u32 = 2_000;
+/// This process's block: its guard, which is held for as long as the process lives, and the ports given out so far. Two
+/// tests that run side by side must not be given the same one before either listens.
+static BLOCK: Mutex<Option<(TcpListener, BTreeSet<u16>)>> = Mutex::new(None);
 
-/// Ports given out by this process: two tests that run side by side must not be given the same one before either listens.
-static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+/// The guard's port of a block.
+const fn guard_port(block: u16) -> u16 {
+    FIRST_PORT + block / 10 * 2 * CONTROLLER_OFFSET + block % 10 * BLOCK_PORTS
+}
+
+/// Takes a block that no other process has.
+fn take_block() -> Result<TcpListener> {
+    let mut blocks: Vec<u16> = BLOCKS.collect();
+    fastrand::shuffle(&mut blocks);
+    let guard = |block: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, guard_port(block))).ok();
+    blocks.into_iter().find_map(guard).context("every block of ports is taken by another process")
+}
 
 /// Finds `count` distinct loopback ports on which nobody listens, nor on the port [`CONTROLLER_OFFSET`] above each.
 ///
@@ -26,20 +43,23 @@ static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 ///
 /// When there are not as many.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut block = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    if block.is_none() {
+        *block = Some((take_block()?, BTreeSet::new()));
+    }
+    let (guard, given) = block.as_mut().context("the block was just taken")?;
+    let first = guard.local_addr().context("reading the guard's port")?.port() + 1;
     let mut found = Vec::with_capacity(count);
-    for _ in 0..ATTEMPTS {
+    for port in first..first + (BLOCK_PORTS - 1) {
         if found.len() == count {
             break;
         }
-        let port = fastrand::u16(RANGE);
-        let pair = [port, port + CONTROLLER_OFFSET];
-        if pair.iter().all(|port| !given.contains(port) && is_free(*port)) {
-            given.extend(pair);
+        if !given.contains(&port) && is_free(port) && is_free(port + CONTROLLER_OFFSET) {
+            given.insert(port);
             found.push(port);
         }
     }
-    ensure!(found.len() == count, "found only {} of {count} free ports in {RANGE:?}", found.len());
+    ensure!(found.len() == count, "found only {} of {count} free ports from {first}", found.len());
     Ok(found)
 }
 
