@@ -147,7 +147,7 @@ impl Facts {
     /// Money that could not be taken although it was authorized once: captures and renewed authorizations that failed.
     pub fn failed_captures(&self) -> impl Iterator<Item = (&OperationKey, &OperationFacts)> {
         let kinds = [OperationKind::Capture, OperationKind::Reauthorization];
-        kinds.into_iter().flat_map(|kind| self.operations_of(kind)).filter(|(_, facts)| facts.failed_at.is_some())
+        kinds.into_iter().flat_map(move |kind| self.operations_of(kind)).filter(|(_, facts)| facts.failed_at.is_some())
     }
 
     /// How much money was moved for good by operations of a kind.

@@ -89,7 +89,7 @@ async fn write_operations(connection: &mut PgConnection, changes: &[Change]) -> 
 async fn write_shipments(connection: &mut PgConnection, changes: &[Change]) -> Result<(), Error> {
     let changed = changes.iter().flat_map(|change| {
         let shipments =
-            change.after.shipments.iter().filter(|(id, facts)| change.before.shipments.get(id) != Some(facts));
+            change.after.shipments.iter().filter(move |(id, facts)| change.before.shipments.get(id) != Some(facts));
         shipments.map(move |(id, facts)| (&change.key, id, facts))
     });
     let rows: Vec<(&OrderKey, &FulfillmentId, &ShipmentFacts, &LineId, &Reported)> = changed

@@ -129,13 +129,13 @@ pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<O
         )
         .fetch_one(&mut *connection)
         .await?;
-        views.push(OrderView::new(key, stored, times.first_seen_at, times.changed_at));
+        views.push(OrderView::new(&key, stored, times.first_seen_at, times.changed_at));
     }
     Ok(views)
 }
 
 impl OrderView {
-    fn new(key: OrderKey, stored: Stored, first_seen_at: DateTime<Utc>, changed_at: DateTime<Utc>) -> Self {
+    fn new(key: &OrderKey, stored: Stored, first_seen_at: DateTime<Utc>, changed_at: DateTime<Utc>) -> Self {
         let facts = stored.facts;
         Self {
             order_id: key.order_id.to_string(),
