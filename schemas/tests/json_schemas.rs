@@ -58,7 +58,10 @@ fn every_golden_event_meets_the_schema_of_its_type_and_that_of_any_event() {
     let mut used = BTreeSet::new();
     let mut golden = BTreeSet::new();
     files(&folder("golden"), &mut golden);
-    for path in golden.iter().filter(|path| path.extension().is_some_and(|ending| ending == "json")) {
+    let is_event = |path: &&PathBuf| {
+        path.parent() == Some(&folder("golden")) && path.extension().is_some_and(|ending| ending == "json")
+    };
+    for path in golden.iter().filter(is_event) {
         let event: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let own = event_path(event["type"].as_str().unwrap());
         for schema in [own, "event/envelope.json"] {
@@ -112,6 +115,25 @@ fn every_type_that_has_a_consumer_has_a_schema_of_its_own() {
         let other = json!({ "id": "e", "type": "payout.created", "data": { "object": { "orderId": "o" } } });
         assert!(!schemas[path].is_valid(&other), "{path} knows its types only");
     }
+}
+
+#[test]
+fn every_golden_message_meets_the_schema_of_its_kind_and_of_no_other() {
+    let schemas = schemas();
+    let path = folder("golden/messages/of-golden-events.json");
+    let messages: BTreeMap<String, Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut kinds = BTreeSet::new();
+    for message in messages.values() {
+        let own = format!("message/{}.json", message["type"].as_str().unwrap());
+        let errors: Vec<String> = schemas[&own].iter_errors(message).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{message}: {errors:?}");
+        assert_eq!(
+            schemas.iter().filter(|(path, schema)| path.starts_with("message/") && schema.is_valid(message)).count(),
+            1
+        );
+        kinds.insert(own);
+    }
+    assert_eq!(kinds.len(), 6, "{kinds:?}");
 }
 
 #[test]
