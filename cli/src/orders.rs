@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path, process::ExitCode};
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
 use riverlock_ledger::view::{self, EventView, MessageView};
-use riverlock_processor::store::{self, OrderView};
+use riverlock_processor::store::{self, OperationView, OrderView, ShipmentView};
 use serde::Serialize;
 
 use crate::{args::OrdersCommand, config::Config, out};
@@ -48,26 +48,7 @@ fn write(text: &mut String, order_id: &str, shown: &Shown) -> std::fmt::Result {
         writeln!(text, "order {order_id}: no event about the order itself has come yet")?;
     }
     for order in &shown.orders {
-        writeln!(text, "order {} ({}): {}", order.order_id, order.mode, order.status.to_uppercase())?;
-        let mut transitions: Vec<_> = order.transitions.iter().collect();
-        transitions.sort_by_key(|(_, time)| **time);
-        for (state, time) in transitions {
-            writeln!(text, "  {time}  {state}")?;
-        }
-        writeln!(text, "  seen: {}", order.seen.join(", "))?;
-        if !order.anomalies.is_empty() {
-            writeln!(text, "  ANOMALIES: {}", order.anomalies.join(", "))?;
-        }
-        for line in &order.lines {
-            writeln!(
-                text,
-                "  line {}: {} x {}, {}",
-                line.line_id,
-                line.quantity.map_or_else(|| "?".to_owned(), |quantity| quantity.to_string()),
-                line.sku_id.as_deref().unwrap_or("unknown sku"),
-                line.state.as_deref().unwrap_or("unknown state"),
-            )?;
-        }
+        write_order(text, order)?;
     }
     writeln!(text, "events:")?;
     for event in &shown.events {
@@ -94,4 +75,78 @@ fn write(text: &mut String, order_id: &str, shown: &Shown) -> std::fmt::Result {
         writeln!(text, "  {invoice}")?;
     }
     Ok(())
+}
+
+fn write_order(text: &mut String, order: &OrderView) -> std::fmt::Result {
+    writeln!(text, "order {} ({}): {}", order.order_id, order.mode, order.status.to_uppercase())?;
+    let mut transitions: Vec<_> = order.transitions.iter().collect();
+    transitions.sort_by_key(|(_, time)| **time);
+    for (state, time) in transitions {
+        writeln!(text, "  {time}  {state}")?;
+    }
+    writeln!(text, "  seen: {}", order.seen.join(", "))?;
+    let yes = |received| if received { "yes" } else { "no" };
+    writeln!(
+        text,
+        "  OFI received: {}, EFN status: {}, OCN received: {}",
+        yes(order.ofi_received),
+        order.efn_status,
+        yes(order.ocn_received)
+    )?;
+    if !order.anomalies.is_empty() {
+        writeln!(text, "  ANOMALIES: {}", order.anomalies.join(", "))?;
+    }
+    for line in &order.lines {
+        let kind = line.physical.map_or("", |physical| if physical { ", physical" } else { ", digital" });
+        writeln!(
+            text,
+            "  line {}: {} x {}{kind}, {}; {} fulfilled, {} cancelled",
+            line.line_id,
+            line.quantity.map_or_else(|| "?".to_owned(), |quantity| quantity.to_string()),
+            line.sku_id.as_deref().unwrap_or("unknown sku"),
+            line.state.as_deref().unwrap_or("unknown state"),
+            line.fulfilled_quantity,
+            line.cancelled_quantity,
+        )?;
+    }
+    for shipment in &order.shipments {
+        write_shipment(text, shipment)?;
+    }
+    for operation in &order.operations {
+        write_operation(text, operation)?;
+    }
+    Ok(())
+}
+
+fn write_shipment(text: &mut String, shipment: &ShipmentView) -> std::fmt::Result {
+    write!(text, "  fulfillment {}", shipment.fulfillment_id)?;
+    if let Some(time) = shipment.created_at {
+        write!(text, "  {time}")?;
+    }
+    for name in [&shipment.tracking_company, &shipment.tracking_number].into_iter().flatten() {
+        write!(text, "  {name}")?;
+    }
+    writeln!(text)?;
+    for line in &shipment.lines {
+        let (fulfilled, cancelled) = (line.fulfilled_quantity, line.cancelled_quantity);
+        writeln!(text, "    line {}: {fulfilled} fulfilled, {cancelled} cancelled", line.line_id)?;
+    }
+    Ok(())
+}
+
+fn write_operation(text: &mut String, operation: &OperationView) -> std::fmt::Result {
+    let id = if operation.operation_id.is_empty() { &operation.charge_id } else { &operation.operation_id };
+    write!(text, "  {} {}", operation.kind, if id.is_empty() { "(no id)" } else { id })?;
+    if let Some(amount) = operation.amount {
+        write!(text, "  {amount} {}", operation.currency.as_deref().unwrap_or_default())?;
+    }
+    let times =
+        [("pending", operation.pending_at), ("complete", operation.complete_at), ("failed", operation.failed_at)];
+    for (state, time) in times.iter().filter_map(|(state, time)| Some((state, (*time)?))) {
+        write!(text, "  {state} {time}")?;
+    }
+    if let Some(code) = &operation.failure_code {
+        write!(text, "  ({code})")?;
+    }
+    writeln!(text)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, outbox};
-use riverlock_schemas::{Envelope, Mode, event_type::is_order_snapshot, order_event::OrderEvent};
+use riverlock_schemas::{Envelope, Mode, event_type, order_event::OrderEvent};
 use sqlx::PgConnection;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 /// The processor's name as a consumer. Its offsets are kept under it: never change it.
 pub const CONSUMER: &str = "processor";
 
-/// Folds order events into orders.
+/// Folds events about orders, their charges and their fulfillments into orders.
 #[derive(Clone, Debug)]
 pub struct Orders {
     modes: Vec<Mode>,
@@ -37,7 +37,7 @@ impl Projection for Orders {
     }
 
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<OrderEvent> {
-        if !is_order_snapshot(&envelope.event_type) {
+        if event_type::subject(&envelope.event_type).is_none() {
             return Decision::Ignore("unhandled_type");
         }
         if envelope.mode.is_some_and(|mode| !self.modes.contains(&mode)) {

@@ -3,13 +3,22 @@
 //! Messages come at least once; `id` is the same every time. Messages of one order come in order.
 
 use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::{FileId, Mode, OrderId, file_event::Purpose, hash::Sha256Hash, order_event::ShipTo};
+use crate::{FileId, FulfillmentId, LineId, Mode, OrderId, file_event::Purpose, hash::Sha256Hash, order_event::ShipTo};
+
+/// The CloudEvents version of every message.
+pub const SPEC_VERSION: &str = "1.0";
+/// The CloudEvents source of every message.
+pub const SOURCE: &str = "riverlock";
+/// The media type of every message's data.
+pub const DATA_CONTENT_TYPE: &str = "application/json";
 
 /// A CloudEvents 1.0 envelope in its JSON form.
-#[derive(Clone, Debug, Serialize)]
-pub struct CloudEvent<'a> {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct CloudEvent<'a, T = Message> {
     /// Always `1.0`.
     pub specversion: &'static str,
     /// Stable and unique per effect, so that a consumer can pass over a repetition.
@@ -25,7 +34,7 @@ pub struct CloudEvent<'a> {
     /// Always `application/json`.
     pub datacontenttype: &'static str,
     /// The message.
-    pub data: &'a Message,
+    pub data: &'a T,
 }
 
 /// The messages, by type.
@@ -38,12 +47,19 @@ pub enum Message {
     FulfillmentHalted(FulfillmentEnded),
     /// `fulfillment.completed`: fulfilled and captured.
     FulfillmentCompleted(FulfillmentEnded),
+    /// `fulfillment.reported`: Digital River has been told what was shipped and what will not be. One per fulfillment.
+    FulfillmentReported(FulfillmentReported),
+    /// `fulfillment.capture_failed`: shipped, and the money was not captured. Recall the shipment, or have the customer
+    /// pay again. One per capture, or per charge that could not be authorized again.
+    FulfillmentCaptureFailed(FulfillmentCaptureFailed),
+    /// `fulfillment.disputed`: the customer disputes the charge, or has the money back. Ship nothing more.
+    FulfillmentDisputed(FulfillmentEnded),
     /// `invoice.stored`: a VAT invoice or credit memo is in the archive.
     InvoiceStored(InvoiceStored),
 }
 
 /// What a warehouse needs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct FulfillmentRequested {
@@ -51,24 +67,34 @@ pub struct FulfillmentRequested {
     pub mode: Mode,
     /// The order's status when the message was made; an order that ended meanwhile says so here.
     pub status: &'static str,
+    /// The merchant's own id of the order.
+    pub upstream_id: Option<String>,
+    /// How fast it is to be shipped, as Digital River's `shippingChoice` names it.
+    pub service_level: Option<String>,
+    /// Where physical lines go; `null` for digital orders.
     pub ship_to: Option<ShipTo>,
     pub lines: Vec<RequestedLine>,
 }
 
 /// One line to fulfil.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct RequestedLine {
-    pub line_id: crate::LineId,
+    pub line_id: LineId,
     pub sku_id: Option<String>,
+    /// Pieces ordered.
     pub quantity: Option<i64>,
+    /// Pieces of them that were already reported as shipped or delivered.
+    pub fulfilled_quantity: i64,
+    /// Pieces of them that were already reported as never to be shipped.
+    pub cancelled_quantity: i64,
     /// Whether it has to be shipped; `null` when Digital River does not say.
     pub physical: Option<bool>,
 }
 
-/// The end of an order's fulfillment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// The end of an order's fulfillment, or what stands against it.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct FulfillmentEnded {
@@ -80,8 +106,65 @@ pub struct FulfillmentEnded {
     pub ended_at: DateTime<Utc>,
 }
 
+/// What was shipped and what will not be, as Digital River was told.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct FulfillmentReported {
+    pub order_id: OrderId,
+    pub mode: Mode,
+    /// The order's status when the message was made.
+    pub status: &'static str,
+    pub fulfillment_id: FulfillmentId,
+    /// When it was reported.
+    pub reported_at: Option<DateTime<Utc>>,
+    pub shipment_id: Option<String>,
+    pub tracking_company: Option<String>,
+    pub tracking_number: Option<String>,
+    pub tracking_url: Option<String>,
+    pub lines: Vec<ReportedLine>,
+}
+
+/// What one fulfillment says of one line.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedLine {
+    /// The line.
+    pub line_id: LineId,
+    /// Pieces shipped or delivered.
+    pub fulfilled_quantity: i64,
+    /// Pieces never to be shipped.
+    pub cancelled_quantity: i64,
+}
+
+/// Money that did not come although something was shipped.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct FulfillmentCaptureFailed {
+    pub order_id: OrderId,
+    pub mode: Mode,
+    /// The order's status when the message was made.
+    pub status: &'static str,
+    /// `capture`, or `reauthorization` when the authorization had run out and could not be had again.
+    pub operation: &'static str,
+    /// Empty where Digital River does not name it.
+    pub charge_id: String,
+    /// The capture; empty where Digital River does not name it.
+    pub capture_id: String,
+    /// The fulfillment whose capture failed: what to recall.
+    pub fulfillment_id: Option<String>,
+    /// In `currency`, as a decimal number in a text.
+    #[schemars(with = "Option<String>")]
+    pub amount: Option<Decimal>,
+    pub currency: Option<String>,
+    /// Why, as Digital River names it. Not for customers.
+    pub failure_code: Option<String>,
+    pub failed_at: DateTime<Utc>,
+}
+
 /// A stored document.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct InvoiceStored {
@@ -103,6 +186,9 @@ impl Message {
             Self::FulfillmentRequested(_) => "fulfillment.requested",
             Self::FulfillmentHalted(_) => "fulfillment.halted",
             Self::FulfillmentCompleted(_) => "fulfillment.completed",
+            Self::FulfillmentReported(_) => "fulfillment.reported",
+            Self::FulfillmentCaptureFailed(_) => "fulfillment.capture_failed",
+            Self::FulfillmentDisputed(_) => "fulfillment.disputed",
             Self::InvoiceStored(_) => "invoice.stored",
         }
     }
@@ -112,17 +198,29 @@ impl Message {
     pub fn order(&self) -> (&OrderId, Mode) {
         match self {
             Self::FulfillmentRequested(message) => (&message.order_id, message.mode),
-            Self::FulfillmentHalted(message) | Self::FulfillmentCompleted(message) => (&message.order_id, message.mode),
+            Self::FulfillmentHalted(message)
+            | Self::FulfillmentCompleted(message)
+            | Self::FulfillmentDisputed(message) => (&message.order_id, message.mode),
+            Self::FulfillmentReported(message) => (&message.order_id, message.mode),
+            Self::FulfillmentCaptureFailed(message) => (&message.order_id, message.mode),
             Self::InvoiceStored(message) => (&message.order_id, message.mode),
         }
     }
 
-    /// What tells several messages of one kind and order apart: the file's id for documents, otherwise empty.
+    /// What tells several messages of one kind and order apart: the id of the document, of the fulfillment, of what was
+    /// done with money; empty for the kinds of which an order has one.
     #[must_use]
     pub fn effect_key(&self) -> String {
         match self {
             Self::InvoiceStored(message) => message.file_id.to_string(),
-            _ => String::new(),
+            Self::FulfillmentReported(message) => message.fulfillment_id.to_string(),
+            Self::FulfillmentCaptureFailed(message) => {
+                format!("{}:{}:{}", message.operation, message.charge_id, message.capture_id)
+            }
+            Self::FulfillmentRequested(_)
+            | Self::FulfillmentHalted(_)
+            | Self::FulfillmentCompleted(_)
+            | Self::FulfillmentDisputed(_) => String::new(),
         }
     }
 
@@ -133,13 +231,13 @@ impl Message {
         let (kind, key) = (self.kind(), self.effect_key());
         let separator = if key.is_empty() { "" } else { ":" };
         let event = CloudEvent {
-            specversion: "1.0",
+            specversion: SPEC_VERSION,
             id: format!("{mode}:{subject}:{kind}{separator}{key}"),
-            source: "riverlock",
+            source: SOURCE,
             r#type: kind,
             subject,
             time: now,
-            datacontenttype: "application/json",
+            datacontenttype: DATA_CONTENT_TYPE,
             data: self,
         };
         serde_json::to_vec(&event).expect("a struct of texts and numbers always serializes")

@@ -4,12 +4,18 @@
 pub const ORDER_ACCEPTED: &str = "order.accepted";
 /// `order.complete`: fulfilled and captured; the money is there.
 pub const ORDER_COMPLETE: &str = "order.complete";
+/// `order.dispute.resolved`: a dispute is over.
+pub const ORDER_DISPUTE_RESOLVED: &str = "order.dispute.resolved";
+/// `order.chargeback`: a dispute was decided for the customer, who has the money back.
+pub const ORDER_CHARGEBACK: &str = "order.chargeback";
 /// `order.invoice.created`: a VAT invoice can be fetched.
 pub const ORDER_INVOICE_CREATED: &str = "order.invoice.created";
 /// `order.credit_memo.created`: a credit memo can be fetched.
 pub const ORDER_CREDIT_MEMO_CREATED: &str = "order.credit_memo.created";
+/// `fulfillment.created`: somebody reported to Digital River what was shipped and what will not be.
+pub const FULFILLMENT_CREATED: &str = "fulfillment.created";
 
-/// Types whose object is a whole order snapshot; the processor folds them.
+/// Types whose object is a whole order snapshot and of which every order has some; they have topics of their own.
 ///
 /// Source: Digital River's event types; each carries the order in `data.object`.
 pub const ORDER_SNAPSHOTS: [&str; 11] = [
@@ -26,11 +32,94 @@ pub const ORDER_SNAPSHOTS: [&str; 11] = [
     "order.review_opened",
 ];
 
+/// Types whose object is a whole order snapshot, too, and that share the topic of all others.
+pub const MORE_ORDER_SNAPSHOTS: [&str; 4] =
+    [ORDER_DISPUTE_RESOLVED, "order.review_closed", "order.submitted", "order.updated"];
+
+/// What all types start with whose object is a charge.
+pub const CHARGE_PREFIX: &str = "order.charge.";
+
+/// The types whose object is a charge that Digital River lists. Others that start so are read the same way.
+///
+/// Source: Digital River's order events. Some stand there twice, as `complete` and as `completed`.
+pub const CHARGES: [&str; 22] = [
+    "order.charge.cancel.complete",
+    "order.charge.cancel.failed",
+    "order.charge.cancel.pending",
+    "order.charge.cancel.pending_information",
+    "order.charge.cancelled",
+    "order.charge.capturable",
+    "order.charge.capture.complete",
+    "order.charge.capture.completed",
+    "order.charge.capture.created",
+    "order.charge.capture.failed",
+    "order.charge.capture.pending",
+    "order.charge.complete",
+    "order.charge.completed",
+    "order.charge.created",
+    "order.charge.failed",
+    "order.charge.pending",
+    "order.charge.reauth.failed",
+    "order.charge.refund.complete",
+    "order.charge.refund.completed",
+    "order.charge.refund.created",
+    "order.charge.refund.failed",
+    "order.charge.refund.pending",
+];
+
 /// Types whose object is a file; the invoice-fetcher queues them.
 pub const FILES: [&str; 2] = [ORDER_INVOICE_CREATED, ORDER_CREDIT_MEMO_CREATED];
+
+/// What the object of an event is that the processor folds into an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// The whole order.
+    Order,
+    /// A charge of the order; of some events the whole order, with its charges.
+    Charge,
+    /// A sales transaction that names the order; or the whole order.
+    Chargeback,
+    /// A fulfillment: which lines were shipped, and which will not be.
+    Fulfillment,
+}
+
+/// What the object of this type is; `None` when the processor has no use for the type.
+#[must_use]
+pub fn subject(event_type: &str) -> Option<Subject> {
+    if is_order_snapshot(event_type) {
+        Some(Subject::Order)
+    } else if event_type.starts_with(CHARGE_PREFIX) {
+        Some(Subject::Charge)
+    } else {
+        match event_type {
+            ORDER_CHARGEBACK => Some(Subject::Chargeback),
+            FULFILLMENT_CREATED => Some(Subject::Fulfillment),
+            _ => None,
+        }
+    }
+}
 
 /// Whether events of this type carry an order snapshot.
 #[must_use]
 pub fn is_order_snapshot(event_type: &str) -> bool {
-    ORDER_SNAPSHOTS.contains(&event_type)
+    ORDER_SNAPSHOTS.contains(&event_type) || MORE_ORDER_SNAPSHOTS.contains(&event_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listed_type_has_one_subject_and_files_have_another_consumer() {
+        let subjects = |types: &[&str]| types.iter().map(|name| subject(name)).collect::<Vec<_>>();
+        assert!(subjects(&ORDER_SNAPSHOTS).iter().all(|found| *found == Some(Subject::Order)));
+        assert!(subjects(&MORE_ORDER_SNAPSHOTS).iter().all(|found| *found == Some(Subject::Order)));
+        assert!(subjects(&CHARGES).iter().all(|found| *found == Some(Subject::Charge)));
+        assert_eq!(subject("order.charge.invented.tomorrow"), Some(Subject::Charge));
+        assert_eq!(
+            subjects(&[ORDER_CHARGEBACK, FULFILLMENT_CREATED, "order.charge", "payout.created"]),
+            [Some(Subject::Chargeback), Some(Subject::Fulfillment), None, None]
+        );
+        assert!(subjects(&FILES).iter().all(Option::is_none));
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -11,8 +12,9 @@ use crate::{
 };
 
 /// What an announced file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Purpose {
     /// `order.invoice.created`
     Invoice,
@@ -77,9 +79,10 @@ pub struct FileEvent {
     pub announced_url: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// Digital River's announcement of a file, as it is written.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct WireFile {
+pub(crate) struct WireFile {
     id: Option<String>,
     file_id: Option<String>,
     #[serde(rename = "invoiceURL")]

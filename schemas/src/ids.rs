@@ -1,7 +1,8 @@
 //! Typed ids, parsed at the edge.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -70,6 +71,20 @@ macro_rules! text_id {
                 f.write_str(&self.0)
             }
         }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "minLength": 1, "maxLength": ID_BYTES_MAX })
+            }
+        }
     };
 }
 
@@ -85,11 +100,38 @@ text_id! {
     /// Digital River's id of one line (item) of an order.
     LineId
 }
+text_id! {
+    /// Digital River's id of a fulfillment: one report of what was shipped.
+    FulfillmentId
+}
+
+/// An id that is only ever compared: as it is, its SHA-256 where it cannot be a key, empty where there is none.
+pub(crate) fn key_text(id: Option<&str>) -> String {
+    match id {
+        None => String::new(),
+        Some(id) if check(id).is_ok() || id.is_empty() => id.to_owned(),
+        Some(id) => crate::record::hashed(id),
+    }
+}
 
 /// Digital River's id of a file, such as an invoice. Always a UUID, so it can be put into a path or an object key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct FileId(Uuid);
+
+impl JsonSchema for FileId {
+    fn schema_name() -> Cow<'static, str> {
+        "FileId".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "uuid" })
+    }
+}
 
 impl FileId {
     /// Checks and takes the text.
@@ -126,8 +168,9 @@ impl fmt::Display for FileId {
 }
 
 /// Whether an event is about real money. Digital River calls it `liveMode`; the two never meet in one order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Mode {
     /// `liveMode: false`
     Test,

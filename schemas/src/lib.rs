@@ -6,12 +6,15 @@
 //! Digital River asks for a *tolerant reader* (fields come and go, order means nothing), so every payload type ignores
 //! what it does not know and treats nearly everything as optional.
 
+pub mod charge_event;
 pub mod cloud_event;
 pub mod envelope;
 pub mod event_type;
 pub mod file_event;
+pub mod fulfillment_event;
 pub mod hash;
 pub mod ids;
+pub mod json_schema;
 pub mod order_event;
 pub mod order_state;
 pub mod payload;
@@ -20,4 +23,4 @@ pub mod time;
 pub mod topics;
 
 pub use envelope::{Envelope, EnvelopeError};
-pub use ids::{EventId, FileId, LineId, Mode, OrderId};
+pub use ids::{EventId, FileId, FulfillmentId, LineId, Mode, OrderId};

@@ -1,18 +1,24 @@
-//! Events whose object is a whole order: `order.accepted`, `order.complete` and their kin.
+//! Events about an order: most carry all of it (`order.accepted`, `order.complete` and their kin), others a charge or a
+//! fulfillment that names it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
     Envelope, EventId, LineId, Mode, OrderId,
+    charge_event::{self, Operation, WireCharge},
+    event_type::{self, Subject},
+    fulfillment_event::{Fulfillment, WireFulfillment},
+    ids::IdError,
     order_state::{LineState, OrderState},
     payload::{self, Money, PayloadError, Quantity, Text, Time},
 };
 
-/// An event with an order snapshot, read and checked.
+/// An event about an order, read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderEvent {
     /// The event's id.
@@ -21,14 +27,19 @@ pub struct OrderEvent {
     pub event_type: String,
     /// When Digital River made the event.
     pub created_time: Option<DateTime<Utc>>,
-    /// When the order was as the event shows it: the order's `updatedTime`, or else the event's `createdTime`.
+    /// When it was as the event says: the order's `updatedTime`, or else the event's `createdTime`; of events without an
+    /// order the event's `createdTime`, or else that of their object.
     pub as_of: DateTime<Utc>,
     /// The order's id.
     pub order_id: OrderId,
     /// Test data and live data never meet in one order.
     pub mode: Mode,
-    /// The order as the event shows it.
-    pub order: OrderSnapshot,
+    /// The order as the event shows it, if it does.
+    pub order: Option<OrderSnapshot>,
+    /// What was done with money, if the event is about a charge.
+    pub operations: Vec<Operation>,
+    /// What was shipped, if the event is about a fulfillment.
+    pub fulfillment: Option<Fulfillment>,
 }
 
 /// An order as one event shows it.
@@ -71,12 +82,15 @@ pub struct OrderDetails {
     pub selling_entity_id: Option<String>,
     /// The merchant's own id of the order.
     pub upstream_id: Option<String>,
+    /// How fast it is to be shipped, as Digital River's `shippingChoice` names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_level: Option<String>,
     /// Where physical lines go; `None` for digital orders.
     pub ship_to: Option<ShipTo>,
 }
 
 /// A name and an address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ShipTo {
@@ -131,17 +145,131 @@ impl OrderEvent {
     pub fn parse(envelope: &Envelope<'_>, body: &[u8]) -> Result<Self, PayloadError> {
         let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
         let (order_id, mode) = payload::order_key(envelope)?;
-        let order = payload::object::<WireOrder>(body)?.into_snapshot()?;
-        let as_of = order.updated_time.or(envelope.created_time).ok_or(PayloadError::Time)?;
-        let event_type = envelope.event_type.to_string();
-        Ok(Self { event_id, event_type, created_time: envelope.created_time, as_of, order_id, mode, order })
+        let subject = event_type::subject(&envelope.event_type).unwrap_or(Subject::Order);
+        let said = Said::read(subject, envelope, body)?;
+        Ok(Self {
+            event_id,
+            event_type: envelope.event_type.to_string(),
+            created_time: envelope.created_time,
+            as_of: said.as_of.ok_or(PayloadError::Time)?,
+            order_id,
+            mode,
+            order: said.order,
+            operations: said.operations,
+            fulfillment: said.fulfillment,
+        })
+    }
+}
+
+/// What an event's object says.
+#[derive(Default)]
+struct Said {
+    as_of: Option<DateTime<Utc>>,
+    order: Option<OrderSnapshot>,
+    operations: Vec<Operation>,
+    fulfillment: Option<Fulfillment>,
+}
+
+impl Said {
+    fn read(subject: Subject, envelope: &Envelope<'_>, body: &[u8]) -> Result<Self, PayloadError> {
+        let created = envelope.created_time;
+        match subject {
+            Subject::Order => Self::of_order(payload::object(body)?, created),
+            Subject::Charge | Subject::Chargeback => {
+                let shape = payload::object::<WireShape>(body)?;
+                if !shape.names_order() && !shape.is_order() {
+                    // The envelope took the object's own id for the order's, and it is not.
+                    return Err(PayloadError::OrderId(IdError::Empty));
+                }
+                let mut said = if shape.is_order() {
+                    Self::of_order(payload::object(body)?, created)?
+                } else {
+                    Self { as_of: created.or(payload::time(shape.created_time)), ..Self::default() }
+                };
+                if let (Subject::Charge, Some(as_of)) = (subject, created.or(said.as_of)) {
+                    let charges = if shape.is_order() {
+                        payload::object::<WireOrderCharges>(body)?.into_charges()
+                    } else {
+                        vec![payload::object(body)?]
+                    };
+                    said.operations = charge_event::operations(&envelope.event_type, charges, as_of);
+                }
+                Ok(said)
+            }
+            Subject::Fulfillment => Self::of_fulfillment(payload::object(body)?, envelope),
+        }
+    }
+
+    fn of_order(order: WireOrder, created: Option<DateTime<Utc>>) -> Result<Self, PayloadError> {
+        let order = order.into_snapshot()?;
+        Ok(Self { as_of: order.updated_time.or(created), order: Some(order), ..Self::default() })
+    }
+
+    fn of_fulfillment(wire: WireFulfillment, envelope: &Envelope<'_>) -> Result<Self, PayloadError> {
+        if wire.order_id.as_deref().unwrap_or_default().is_empty() {
+            return Err(PayloadError::OrderId(IdError::Empty));
+        }
+        let (fulfillment, order) = wire.split()?;
+        let details_id = order.as_ref().and_then(|order| order.id.as_ref());
+        if details_id.is_some_and(|id| envelope.order_id.as_deref() != Some(id.0.as_str())) {
+            return Err(PayloadError::Shape("`orderDetails` are those of another order".to_owned()));
+        }
+        Ok(Self {
+            as_of: envelope.created_time.or(fulfillment.created_time),
+            order: order.map(WireOrder::into_snapshot).transpose()?,
+            fulfillment: Some(fulfillment),
+            ..Self::default()
+        })
+    }
+}
+
+/// As much of an object as tells an order from what only names one.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireShape {
+    order_id: Option<Text>,
+    created_time: Option<Time>,
+    items: Option<IgnoredAny>,
+    payment: Option<IgnoredAny>,
+    charges: Option<IgnoredAny>,
+    state_transitions: Option<IgnoredAny>,
+}
+
+impl WireShape {
+    /// An empty id names nothing; the envelope passes over it, too.
+    fn names_order(&self) -> bool {
+        self.order_id.as_ref().is_some_and(|id| !id.0.is_empty())
+    }
+
+    fn is_order(&self) -> bool {
+        let parts = [&self.items, &self.payment, &self.charges, &self.state_transitions];
+        !self.names_order() && parts.iter().any(|part| part.is_some())
+    }
+}
+
+/// The charges of an order: under `payment`, and in older events directly under the order.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct WireOrderCharges {
+    payment: Option<WirePayment>,
+    charges: Option<Vec<WireCharge>>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct WirePayment {
+    charges: Option<Vec<WireCharge>>,
+}
+
+impl WireOrderCharges {
+    fn into_charges(self) -> Vec<WireCharge> {
+        self.payment.and_then(|payment| payment.charges).or(self.charges).unwrap_or_default()
     }
 }
 
 /// The fields of Digital River's order that are read, as they are written.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct WireOrder {
+pub(crate) struct WireOrder {
+    id: Option<Text>,
     updated_time: Option<Time>,
     state: Option<Text>,
     state_transitions: Option<BTreeMap<Text, Option<Time>>>,
@@ -151,23 +279,30 @@ struct WireOrder {
     customer_id: Option<Text>,
     selling_entity: Option<WireSellingEntity>,
     upstream_id: Option<Text>,
+    shipping_choice: Option<WireShippingChoice>,
     ship_to: Option<WireShipTo>,
     items: Option<Vec<WireItem>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct WireSellingEntity {
     id: Option<Text>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct WireShippingChoice {
+    service_level: Option<Text>,
+}
+
+#[derive(Deserialize, JsonSchema)]
 struct WireShipTo {
     name: Option<Text>,
     phone: Option<Text>,
     address: Option<WireAddress>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 struct WireAddress {
     line1: Option<Text>,
@@ -178,7 +313,7 @@ struct WireAddress {
     country: Option<Text>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct WireItem {
     id: Option<String>,
@@ -189,7 +324,7 @@ struct WireItem {
     product_details: Option<WireProduct>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct WireProduct {
     id: Option<Text>,
     physical: Option<bool>,
@@ -216,6 +351,7 @@ impl WireOrder {
                 customer_id: payload::text(self.customer_id),
                 selling_entity_id: self.selling_entity.and_then(|entity| payload::text(entity.id)),
                 upstream_id: payload::text(self.upstream_id),
+                service_level: self.shipping_choice.and_then(|choice| payload::text(choice.service_level)),
                 ship_to: self.ship_to.map(WireShipTo::into_ship_to),
             },
         })
@@ -284,7 +420,7 @@ mod tests {
                          "stateTransitions":{"created":"2021-11-01T18:23:02Z"},"metadata":{"a":1}}]}"#,
         )
         .unwrap();
-        let order = event.order;
+        let order = event.order.unwrap();
         assert_eq!(order.details.total_amount.unwrap().to_string(), "27.1");
         assert_eq!(order.transitions, [(OrderState::Accepted, parse_time("2021-11-01T18:23:05Z").unwrap())]);
         assert_eq!(order.unknown_states, BTreeSet::from(["teleported".to_owned()]));
@@ -296,7 +432,7 @@ mod tests {
     #[test]
     fn an_order_may_lack_nearly_everything() {
         let event = parse(r#"{"id":"o","items":null,"totalAmount":null,"updatedTime":"soon"}"#).unwrap();
-        assert_eq!(event.order, OrderSnapshot::default());
+        assert_eq!(event.order, Some(OrderSnapshot::default()));
     }
 
     #[test]
@@ -318,7 +454,14 @@ mod tests {
             assert_eq!(parse(object).unwrap_err().code(), code, "{object}");
         }
         assert_eq!(
-            parse(r#"{"id":"o","totalAmount":1.5e1}"#).unwrap().order.details.total_amount.unwrap().to_string(),
+            parse(r#"{"id":"o","totalAmount":1.5e1}"#)
+                .unwrap()
+                .order
+                .unwrap()
+                .details
+                .total_amount
+                .unwrap()
+                .to_string(),
             "15"
         );
     }

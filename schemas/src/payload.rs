@@ -1,9 +1,10 @@
 //! What the payload types share: tolerant values, and why a payload cannot be used.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{borrow::Cow, collections::BTreeMap, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _},
@@ -35,6 +36,9 @@ pub enum PayloadError {
     /// The file's id is not a UUID.
     #[error("the file id {0}")]
     FileId(IdError),
+    /// The fulfillment has no id, or one that cannot be a key.
+    #[error("the fulfillment id {0}")]
+    FulfillmentId(IdError),
     /// Neither the event nor its object says whether it is live; guessing could ship a test order.
     #[error("neither the event nor its object has a `liveMode`")]
     Mode,
@@ -55,6 +59,7 @@ impl PayloadError {
             Self::OrderId(_) => "order_id",
             Self::LineId { .. } => "line_id",
             Self::FileId(_) => "file_id",
+            Self::FulfillmentId(_) => "fulfillment_id",
             Self::Mode => "live_mode",
             Self::Time => "time",
             Self::Shape(_) => "shape",
@@ -150,6 +155,29 @@ impl<'de> Deserialize<'de> for Quantity {
         whole.map(Self).ok_or_else(|| D::Error::custom(format!("`{number}` is not a number of pieces")))
     }
 }
+
+macro_rules! value_schema {
+    ($name:ident, $schema:tt) => {
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+value_schema!(Text, { "type": "string" });
+value_schema!(Time, { "type": "string", "description": "ISO 8601 in UTC; what cannot be read counts as absent" });
+value_schema!(Money, { "type": ["number", "string"], "pattern": "^-?[0-9.eE+-]+$" });
+value_schema!(Quantity, { "type": ["integer", "string"], "minimum": 0, "maximum": 1_000_000_000, "pattern": "^[0-9]" });
 
 /// `stateTransitions`: states with the time they were reached. Times that cannot be read are left out.
 pub(crate) fn transitions(map: Option<BTreeMap<Text, Option<Time>>>) -> Vec<(String, DateTime<Utc>)> {

@@ -7,9 +7,11 @@
 
 pub mod effects;
 mod facts;
+mod fulfillment;
 #[cfg(test)]
 mod laws;
 mod status;
 
-pub use facts::{Facts, LineFacts, OrderKey, Snapshot, Stamp};
+pub use facts::{Facts, LineFacts, OperationFacts, OrderKey, ShipmentFacts, Snapshot, Stamp};
+pub use fulfillment::{EfnStatus, Quantities};
 pub use status::{Anomaly, Status};

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::order_state::OrderState;
+use riverlock_schemas::{event_type, order_state::OrderState};
 use serde::Serialize;
 
-use super::Facts;
+use super::{Facts, Quantities};
 
 /// Where an order stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -14,6 +14,8 @@ use super::Facts;
 pub enum Status {
     /// Not accepted (yet): do not ship.
     OnHold,
+    /// Digital River could not charge, or all charges were cancelled, and it has not accepted the order since: do not ship.
+    PaymentFailed,
     /// Payment authorized, fraud check passed: ship.
     Ready,
     /// Every line is shipped or cancelled.
@@ -34,6 +36,10 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Anomaly {
+    /// Something was shipped, and its money was not captured: recall it, or have the customer pay again.
+    CaptureFailed,
+    /// More pieces were reported as shipped or cancelled than were ordered.
+    ReportedTooMuch,
     /// Digital River says both that the order is complete and that it was cancelled or blocked.
     CompleteAndEnded,
     /// Two different bodies came under one event id.
@@ -44,8 +50,9 @@ pub enum Anomaly {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OnHold,
+        Self::PaymentFailed,
         Self::Ready,
         Self::Fulfilled,
         Self::Complete,
@@ -60,6 +67,7 @@ impl Status {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OnHold => "on_hold",
+            Self::PaymentFailed => "payment_failed",
             Self::Ready => "ready",
             Self::Fulfilled => "fulfilled",
             Self::Complete => "complete",
@@ -70,14 +78,30 @@ impl Status {
         }
     }
 
-    /// Whether the order's fulfillment is over. Such a status is only ever followed by another such.
+    /// Whether the order is over. Such a status is only ever followed by another such, or by a dispute.
     #[must_use]
     pub fn is_terminal(self) -> bool {
-        !matches!(self, Self::OnHold | Self::Ready | Self::Fulfilled)
+        !matches!(self, Self::OnHold | Self::PaymentFailed | Self::Ready | Self::Fulfilled | Self::Disputed)
     }
 
-    /// The terminal status that a state of Digital River stands for, if it does.
-    fn terminal(state: OrderState) -> Option<Self> {
+    /// The statuses that may follow when more becomes known.
+    ///
+    /// What is over stays over: an end is followed by another end, or by a dispute. A dispute may be resolved, and the order
+    /// is then what it would be without. A payment that failed may be followed by another one that did not.
+    #[must_use]
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::OnHold | Self::PaymentFailed | Self::Disputed => true,
+            Self::Ready => next != Self::OnHold,
+            Self::Fulfilled => !matches!(next, Self::OnHold | Self::Ready),
+            Self::Complete | Self::Returned | Self::Blocked | Self::Cancelled => {
+                next.is_terminal() || next == Self::Disputed
+            }
+        }
+    }
+
+    /// The end that a state of Digital River stands for, if it does.
+    fn end(state: OrderState) -> Option<Self> {
         match state {
             OrderState::Complete => Some(Self::Complete),
             OrderState::Dispute => Some(Self::Disputed),
@@ -100,6 +124,8 @@ impl Anomaly {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::CaptureFailed => "capture_failed",
+            Self::ReportedTooMuch => "reported_too_much",
             Self::CompleteAndEnded => "complete_and_ended",
             Self::Conflict => "conflict",
             Self::UnknownState => "unknown_state",
@@ -109,14 +135,18 @@ impl Anomaly {
 
 impl Facts {
     /// Where the order stands. If it ended in several ways, the later one counts, and of two at the same time the one that
-    /// ships less.
+    /// ships less. A dispute that was resolved does not count any more.
     #[must_use]
     pub fn status(&self) -> Status {
-        let ends = self.transitions.iter().filter_map(|(&state, &time)| Some((time, Status::terminal(state)?)));
+        let counts = |state| state != OrderState::Dispute || !self.dispute_is_resolved();
+        let known = self.transitions.iter().filter(|(state, _)| counts(**state));
+        let ends = known.filter_map(|(&state, &time)| Some((time, Status::end(state)?)));
         if let Some((_, end)) = ends.max() {
             return end;
         }
-        if self.reached(OrderState::Fulfilled).is_some() {
+        if self.payment_failed_at().is_some() {
+            Status::PaymentFailed
+        } else if self.reached(OrderState::Fulfilled).is_some() {
             Status::Fulfilled
         } else if self.reached(OrderState::Accepted).is_some() {
             Status::Ready
@@ -129,7 +159,14 @@ impl Facts {
     #[must_use]
     pub fn anomalies(&self) -> Vec<Anomaly> {
         let mut anomalies = Vec::new();
-        if self.reached(OrderState::Complete).is_some() && self.halted_at().is_some() {
+        // Once the order is complete, the money is there after all.
+        if self.reached(OrderState::Complete).is_none() && self.failed_captures().next().is_some() {
+            anomalies.push(Anomaly::CaptureFailed);
+        }
+        if self.quantities().into_values().any(Quantities::is_exceeded) {
+            anomalies.push(Anomaly::ReportedTooMuch);
+        }
+        if self.reached(OrderState::Complete).is_some() && self.ended_at().is_some() {
             anomalies.push(Anomaly::CompleteAndEnded);
         }
         if self.conflicted {
@@ -143,7 +180,18 @@ impl Facts {
 
     /// When the order was blocked or cancelled, if it was.
     #[must_use]
-    pub fn halted_at(&self) -> Option<DateTime<Utc>> {
+    pub fn ended_at(&self) -> Option<DateTime<Utc>> {
         [OrderState::Blocked, OrderState::Cancelled].into_iter().filter_map(|state| self.reached(state)).min()
+    }
+
+    /// When shipping had to stop: the order was blocked or cancelled, or its payment failed.
+    #[must_use]
+    pub fn halted_at(&self) -> Option<DateTime<Utc>> {
+        self.ended_at().into_iter().chain(self.payment_failed_at()).min()
+    }
+
+    /// Whether the dispute is over: Digital River said so, and the customer has not been given the money back.
+    fn dispute_is_resolved(&self) -> bool {
+        self.seen.contains(event_type::ORDER_DISPUTE_RESOLVED) && !self.seen.contains(event_type::ORDER_CHARGEBACK)
     }
 }

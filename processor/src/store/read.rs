@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::Mode;
+use riverlock_schemas::{LineId, Mode, charge_event::OperationKey, order_state::LineState};
+use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::PgConnection;
+
+use super::write::Stored;
+use crate::domain::{Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts};
 
 /// An order with its lines.
 #[derive(Clone, Debug, Serialize)]
@@ -21,11 +25,22 @@ pub struct OrderView {
     pub transitions: BTreeMap<String, DateTime<Utc>>,
     /// Types of the events that have been seen.
     pub seen: Vec<String>,
+    /// Whether `order.accepted` came; under the name that Digital River's Salesforce app has for it.
+    pub ofi_received: bool,
+    /// `open`, `pending` or `completed`: how much was reported as shipped or cancelled; the same app's name. Concluded from
+    /// what Digital River tells, since Riverlock reports nothing itself.
+    pub efn_status: EfnStatus,
+    /// Whether `order.complete` came; the same app's name.
+    pub ocn_received: bool,
     pub anomalies: Vec<&'static str>,
     pub details: serde_json::Value,
     pub first_seen_at: DateTime<Utc>,
     pub changed_at: DateTime<Utc>,
     pub lines: Vec<LineView>,
+    /// What was reported as shipped or cancelled.
+    pub shipments: Vec<ShipmentView>,
+    /// What was done with the money.
+    pub operations: Vec<OperationView>,
 }
 
 /// A line of an order.
@@ -35,13 +50,59 @@ pub struct OrderView {
 pub struct LineView {
     pub line_id: String,
     pub sku_id: Option<String>,
+    /// Pieces ordered.
     pub quantity: Option<i64>,
+    /// Pieces shipped or delivered.
+    pub fulfilled_quantity: i64,
+    /// Pieces never to be shipped.
+    pub cancelled_quantity: i64,
     pub physical: Option<bool>,
     pub state: Option<String>,
     pub created_at: Option<DateTime<Utc>>,
     pub fulfilled_at: Option<DateTime<Utc>>,
     pub cancelled_at: Option<DateTime<Utc>>,
     pub returned_at: Option<DateTime<Utc>>,
+}
+
+/// A fulfillment: one report of what was shipped.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ShipmentView {
+    pub fulfillment_id: String,
+    pub created_at: Option<DateTime<Utc>>,
+    pub shipment_id: Option<String>,
+    pub tracking_company: Option<String>,
+    pub tracking_number: Option<String>,
+    pub tracking_url: Option<String>,
+    pub lines: Vec<ShipmentLineView>,
+}
+
+/// What a fulfillment says of a line.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ShipmentLineView {
+    pub line_id: String,
+    pub fulfilled_quantity: i64,
+    pub cancelled_quantity: i64,
+}
+
+/// Something that was done with money: a charge, a capture, a cancel, a refund.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct OperationView {
+    pub kind: &'static str,
+    pub charge_id: String,
+    pub operation_id: String,
+    pub amount: Option<Decimal>,
+    pub currency: Option<String>,
+    pub failure_code: Option<String>,
+    pub fulfillment_id: Option<String>,
+    pub pending_at: Option<DateTime<Utc>>,
+    pub complete_at: Option<DateTime<Utc>>,
+    pub failed_at: Option<DateTime<Utc>>,
 }
 
 /// The order of that id; two if there is one in each mode.
@@ -56,7 +117,7 @@ pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<O
             id: order_id.to_owned(),
             reason: format!("the order id {error}"),
         })?;
-        let key = crate::domain::OrderKey { order_id, mode };
+        let key = OrderKey { order_id, mode };
         let Some(stored) = super::write::lock(connection, std::slice::from_ref(&key)).await?.remove(&key) else {
             continue;
         };
@@ -68,27 +129,49 @@ pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<O
         )
         .fetch_one(&mut *connection)
         .await?;
-        let facts = stored.facts;
-        views.push(OrderView {
-            order_id: key.order_id.to_string(),
-            mode,
-            status: facts.status().to_string(),
-            version: stored.version,
-            transitions: facts.transitions.iter().map(|(state, time)| (state.to_string(), *time)).collect(),
-            anomalies: facts.anomalies().into_iter().map(crate::domain::Anomaly::as_str).collect(),
-            details: serde_json::to_value(&facts.snapshot.content).unwrap_or_default(),
-            first_seen_at: times.first_seen_at,
-            changed_at: times.changed_at,
-            lines: facts.lines.into_iter().map(|(line_id, line)| LineView::new(line_id.to_string(), line)).collect(),
-            seen: facts.seen.into_iter().collect(),
-        });
+        views.push(OrderView::new(&key, stored, times.first_seen_at, times.changed_at));
     }
     Ok(views)
 }
 
+impl OrderView {
+    fn new(key: &OrderKey, stored: Stored, first_seen_at: DateTime<Utc>, changed_at: DateTime<Utc>) -> Self {
+        let facts = stored.facts;
+        Self {
+            order_id: key.order_id.to_string(),
+            mode: key.mode,
+            status: facts.status().to_string(),
+            version: stored.version,
+            transitions: facts.transitions.iter().map(|(state, time)| (state.to_string(), *time)).collect(),
+            ofi_received: facts.ofi_received(),
+            efn_status: facts.efn_status(),
+            ocn_received: facts.ocn_received(),
+            anomalies: facts.anomalies().into_iter().map(Anomaly::as_str).collect(),
+            details: serde_json::to_value(&facts.snapshot.content).unwrap_or_default(),
+            first_seen_at,
+            changed_at,
+            lines: line_views(&facts),
+            shipments: facts
+                .shipments
+                .into_iter()
+                .map(|(id, known)| ShipmentView::new(id.to_string(), known))
+                .collect(),
+            operations: facts.operations.into_iter().map(|(key, known)| OperationView::new(key, known)).collect(),
+            seen: facts.seen.into_iter().collect(),
+        }
+    }
+}
+
+/// Every line of the order, those included that only a fulfillment names.
+fn line_views(facts: &Facts) -> Vec<LineView> {
+    let line = |(line_id, quantities): (&LineId, Quantities)| {
+        LineView::new(line_id.to_string(), facts.lines.get(line_id).cloned().unwrap_or_default(), quantities)
+    };
+    facts.quantities().into_iter().map(line).collect()
+}
+
 impl LineView {
-    fn new(line_id: String, line: crate::domain::LineFacts) -> Self {
-        use riverlock_schemas::order_state::LineState;
+    fn new(line_id: String, line: LineFacts, quantities: Quantities) -> Self {
         let reached = |state| line.transitions.get(&state).copied();
         Self {
             line_id,
@@ -97,9 +180,47 @@ impl LineView {
             cancelled_at: reached(LineState::Cancelled),
             returned_at: reached(LineState::Returned),
             sku_id: line.snapshot.content.sku_id,
-            quantity: line.snapshot.content.quantity,
+            quantity: quantities.ordered,
+            fulfilled_quantity: quantities.fulfilled,
+            cancelled_quantity: quantities.cancelled,
             physical: line.snapshot.content.physical,
             state: line.snapshot.content.state,
+        }
+    }
+}
+
+impl ShipmentView {
+    fn new(fulfillment_id: String, known: ShipmentFacts) -> Self {
+        let lines = known.lines.into_iter().map(|(line_id, line)| ShipmentLineView {
+            line_id: line_id.to_string(),
+            fulfilled_quantity: line.fulfilled,
+            cancelled_quantity: line.cancelled,
+        });
+        Self {
+            fulfillment_id,
+            created_at: known.created_at,
+            shipment_id: known.tracking.shipment_id,
+            tracking_company: known.tracking.company,
+            tracking_number: known.tracking.number,
+            tracking_url: known.tracking.url,
+            lines: lines.collect(),
+        }
+    }
+}
+
+impl OperationView {
+    fn new(key: OperationKey, known: OperationFacts) -> Self {
+        Self {
+            kind: key.kind.as_str(),
+            charge_id: key.charge_id,
+            operation_id: key.operation_id,
+            amount: known.details.amount,
+            currency: known.details.currency,
+            failure_code: known.details.failure_code,
+            fulfillment_id: known.details.fulfillment_id,
+            pending_at: known.pending_at,
+            complete_at: known.complete_at,
+            failed_at: known.failed_at,
         }
     }
 }

@@ -11,6 +11,7 @@ use riverlock_schemas::{
 };
 use sqlx::PgConnection;
 
+use super::parts;
 use crate::domain::{Facts, LineFacts, OrderKey, Snapshot, Stamp};
 
 /// Separates the items of a list that travels as one text; no item holds a control character.
@@ -56,7 +57,7 @@ pub(crate) async fn lock(
         return Ok(orders);
     }
     let rows = sqlx::query_file_as!(LineRow, "src/store/order_lines_read.sql", &order_ids as _, &live_modes)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await?;
     for row in rows {
         let (key, line_id, line) = row.into_line()?;
@@ -64,6 +65,7 @@ pub(crate) async fn lock(
             order.facts.lines.insert(line_id, line);
         }
     }
+    parts::read(connection, &mut orders).await?;
     Ok(orders)
 }
 
@@ -106,7 +108,8 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
     if written.rows_affected() != changes.len() as u64 {
         return Err(Error::LostRace("an order"));
     }
-    write_lines(connection, changes).await
+    write_lines(connection, changes).await?;
+    parts::write(connection, changes).await
 }
 
 async fn write_lines(connection: &mut PgConnection, changes: &[Change]) -> Result<(), Error> {
@@ -204,7 +207,7 @@ impl OrderRow {
             unknown_states: self.unknown_states.into_iter().collect(),
             conflicted: self.conflicted,
             snapshot: Snapshot { stamp, content },
-            lines: BTreeMap::new(),
+            ..Facts::default()
         };
         Ok((key, Stored { version: self.version, facts }))
     }
@@ -254,7 +257,7 @@ impl LineRow {
     }
 }
 
-fn key(order_id: String, live_mode: bool) -> Result<OrderKey, String> {
+pub(super) fn key(order_id: String, live_mode: bool) -> Result<OrderKey, String> {
     let order_id = OrderId::parse(order_id).map_err(|error| format!("the order id {error}"))?;
     Ok(OrderKey { order_id, mode: Mode::from_live(live_mode) })
 }

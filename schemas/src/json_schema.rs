@@ -1,0 +1,171 @@
+//! JSON Schemas: of the events as Riverlock reads them, and of the messages that it sends.
+//!
+//! They are generated from the Rust types and checked in under `schemas/json/`; a test fails when the two differ. An event's
+//! schema is what a *tolerant reader* needs: what it does not name may be there, and nearly everything may be absent. A
+//! message's schema is a promise: what it requires is there in every message, fields may be added, and none is taken away.
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde_json::{Value, json};
+
+use crate::{
+    charge_event::WireCharge,
+    cloud_event::{
+        CloudEvent, DATA_CONTENT_TYPE, FulfillmentCaptureFailed, FulfillmentEnded, FulfillmentReported,
+        FulfillmentRequested, InvoiceStored, SOURCE, SPEC_VERSION,
+    },
+    event_type,
+    file_event::WireFile,
+    fulfillment_event::WireFulfillment,
+    order_event::{WireOrder, WireOrderCharges},
+    payload::Time,
+};
+
+/// A schema with the file that it is kept in.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The path under `schemas/json/`.
+    pub path: String,
+    /// The schema.
+    pub schema: Value,
+}
+
+/// Every schema.
+#[must_use]
+pub fn documents() -> Vec<Document> {
+    let snapshots: Vec<&str> =
+        event_type::ORDER_SNAPSHOTS.into_iter().chain(event_type::MORE_ORDER_SNAPSHOTS).collect();
+    vec![
+        Document { path: "event/envelope.json".to_owned(), schema: envelope() },
+        event::<WireOrder>("order", &json!({ "enum": snapshots })),
+        event::<ChargeObject>(
+            "charge",
+            &json!({
+                "type": "string",
+                "pattern": "^order\\.charge\\.",
+                "examples": event_type::CHARGES,
+            }),
+        ),
+        event::<ChargebackObject>("chargeback", &json!({ "const": event_type::ORDER_CHARGEBACK })),
+        event::<WireFulfillment>("fulfillment", &json!({ "const": event_type::FULFILLMENT_CREATED })),
+        event::<WireFile>("file", &json!({ "enum": event_type::FILES })),
+        message::<FulfillmentRequested>("fulfillment.requested"),
+        message::<FulfillmentReported>("fulfillment.reported"),
+        message::<FulfillmentCaptureFailed>("fulfillment.capture_failed"),
+        message::<FulfillmentEnded>("fulfillment.halted"),
+        message::<FulfillmentEnded>("fulfillment.completed"),
+        message::<FulfillmentEnded>("fulfillment.disputed"),
+        message::<InvoiceStored>("invoice.stored"),
+    ]
+}
+
+/// The schema that an event of this type has to meet to take effect: that of its subject, or else that of any event.
+#[must_use]
+pub fn event_path(event_type: &str) -> &'static str {
+    match event_type::subject(event_type) {
+        Some(event_type::Subject::Order) => "event/order.json",
+        Some(event_type::Subject::Charge) => "event/charge.json",
+        Some(event_type::Subject::Chargeback) => "event/chargeback.json",
+        Some(event_type::Subject::Fulfillment) => "event/fulfillment.json",
+        None if event_type::FILES.contains(&event_type) => "event/file.json",
+        None => "event/envelope.json",
+    }
+}
+
+/// What every event is, whatever its type: the rest of it may be anything.
+fn envelope() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Event",
+        "description": "Any event that ingest takes. What it cannot read of `data`, `liveMode` and `createdTime` counts as absent.",
+        "type": "object",
+        "properties": {
+            "id": { "description": "Digital River's id of the event.", "type": "string", "minLength": 1 },
+            "type": { "description": "Such as `order.accepted`.", "type": "string", "minLength": 1 },
+            "data": true,
+            "liveMode": true,
+            "createdTime": true,
+        },
+        "required": ["id", "type"],
+    })
+}
+
+/// An event that takes effect.
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(
+    dead_code,
+    reason = "the fields are there for the schema; the envelope and the payloads are read one after the other"
+)]
+struct Event<T> {
+    /// Digital River's id of the event, equal in every delivery of it.
+    #[schemars(length(min = 1, max = 255))]
+    id: String,
+    /// What happened.
+    r#type: String,
+    data: Data<T>,
+    /// Whether it is about real money; absent where the object says it.
+    live_mode: Option<bool>,
+    /// When Digital River made the event.
+    created_time: Option<Time>,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the field is there for the schema")]
+struct Data<T> {
+    object: T,
+}
+
+/// A charge that names its order, or an order with its charges.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the variants are there for the schema")]
+enum ChargeObject {
+    Charge(WireCharge),
+    Order(OrderWithCharges),
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the fields are there for the schema")]
+struct OrderWithCharges {
+    #[serde(flatten)]
+    order: WireOrder,
+    #[serde(flatten)]
+    charges: WireOrderCharges,
+}
+
+/// A sales transaction that names its order, or an order.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the variants are there for the schema")]
+enum ChargebackObject {
+    #[serde(rename_all = "camelCase")]
+    Transaction {
+        order_id: String,
+        created_time: Option<Time>,
+    },
+    Order(WireOrder),
+}
+
+fn event<T: JsonSchema>(name: &str, event_type: &Value) -> Document {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<Event<T>>().to_value();
+    schema["title"] = format!("Event about {}", article(name)).into();
+    schema["properties"]["type"] = event_type.clone();
+    Document { path: format!("event/{name}.json"), schema }
+}
+
+fn article(name: &str) -> String {
+    format!("{} {name}", if name.starts_with('o') { "an" } else { "a" })
+}
+
+fn message<T: JsonSchema + 'static>(kind: &str) -> Document {
+    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let mut schema = generator.into_root_schema_for::<CloudEvent<'static, T>>().to_value();
+    schema["title"] = kind.into();
+    for (field, value) in
+        [("specversion", SPEC_VERSION), ("source", SOURCE), ("type", kind), ("datacontenttype", DATA_CONTENT_TYPE)]
+    {
+        schema["properties"][field] = json!({ "const": value });
+    }
+    Document { path: format!("message/{kind}.json"), schema }
+}
