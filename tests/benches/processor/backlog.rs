@@ -62,7 +62,8 @@ impl Iterator for History {
             if self.waiting.first_key_value().is_some_and(|((at, _), _)| *at < begins) {
                 return self.waiting.pop_first().map(|(_, event)| event);
             }
-            let begun = std::mem::replace(&mut self.coming, life(self.coming.index + 1));
+            let following = life(self.coming.index + 1);
+            let begun = std::mem::replace(&mut self.coming, following);
             for event in begun.events {
                 self.made += 1;
                 self.waiting.insert((event.created_time, self.made), event);

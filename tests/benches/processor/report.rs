@@ -32,8 +32,11 @@ pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
 pub(crate) fn rounds(options: &Options, rounds: &[Round]) -> String {
     let mut text = format!("\nturns of {} events, median of {} rounds\n", options.turn_events, rounds.len());
     let _ = writeln!(text, "  {:<36}{:>10}{:>32}{:>10}", "", "", "CPU µs per event", "peak");
-    let _ =
-        writeln!(text, "  {:<36}{:>10}{:>12}{:>10}{:>10}{:>10}", "way", "events/s", "processor", "database", "broker", "MB");
+    let _ = writeln!(
+        text,
+        "  {:<36}{:>10}{:>12}{:>10}{:>10}{:>10}",
+        "way", "events/s", "processor", "database", "broker", "MB"
+    );
     drained(&mut text, "processor", rounds, |round| &round.processor);
     inserted(&mut text, "rows of the audit only inserted", rounds, |round| round.audit_rows);
     inserted(&mut text, "all rows only inserted", rounds, |round| round.all_rows);

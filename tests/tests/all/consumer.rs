@@ -54,7 +54,8 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) async fn new() -> Self {
         let cluster = Embedded::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
-        let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..KafkaConfig::default() };
+        let session_timeout = Duration::from_secs(6);
+        let kafka = KafkaConfig { brokers: cluster.bootstrap(), session_timeout, ..KafkaConfig::default() };
         Self { database: Database::create().await.unwrap(), kafka, _cluster: cluster }
     }
 
@@ -124,9 +125,7 @@ async fn what_the_database_refuses_is_found_and_the_rest_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_holds_up_the_rest_for_less_than_five_seconds() {
     let setting = Setting::new().await;
-    setting
-        .produce((0..4_000).map(|i| if i % 400 == 7 { format!("poison-{i}") } else { format!("event-{i}") }))
-        .await;
+    setting.produce((0..4_000).map(|i| if i % 400 == 7 { format!("poison-{i}") } else { format!("event-{i}") })).await;
     let context = Context::new();
     let task = setting.consume(&context);
     setting.until_rows(4_000).await;
@@ -136,10 +135,11 @@ async fn poison_holds_up_the_rest_for_less_than_five_seconds() {
     let found = outcomes(&mut connection).await.unwrap();
     assert_eq!((found["applied"], found["dead"]), (3_990, 10));
     // Every row says when its transaction began; the first that was tried began before all of them.
-    let seconds: f64 = sqlx::query_scalar("SELECT extract(epoch FROM max(recorded_at) - min(recorded_at))::float8 FROM events")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let seconds: f64 =
+        sqlx::query_scalar("SELECT extract(epoch FROM max(recorded_at) - min(recorded_at))::float8 FROM events")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
     assert!(seconds < 5.0, "the rest waited for {seconds} s");
 }
 
@@ -229,12 +229,17 @@ async fn restored_under_a_running_consumer(around: Around) {
     setting.until_rows(all).await;
     assert!(!task.is_finished(), "the consumer goes on by itself");
     let mut connection = setting.database.connect().await.unwrap();
-    assert_eq!(outcomes(&mut connection).await.unwrap()["applied"], all, "nothing is missing and nothing is there twice");
-    let topic: i64 = sqlx::query_scalar("SELECT count(*) FROM events e JOIN topics t USING (topic_id) WHERE t.name = $1")
-        .bind(TOPIC)
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    assert_eq!(
+        outcomes(&mut connection).await.unwrap()["applied"],
+        all,
+        "nothing is missing and nothing is there twice"
+    );
+    let topic: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM events e JOIN topics t USING (topic_id) WHERE t.name = $1")
+            .bind(TOPIC)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
     assert_eq!(topic, all, "every row has its topic's number");
     context.shutdown.stop();
     task.await.unwrap().unwrap();

@@ -193,7 +193,11 @@ impl<'a> Processors<'a> {
 
     async fn until_logged(&self, text: &str) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
-        let logged = || self.running.iter().any(|process| std::fs::read_to_string(process.log()).is_ok_and(|log| log.contains(text)));
+        let logged = || {
+            self.running
+                .iter()
+                .any(|process| std::fs::read_to_string(process.log()).is_ok_and(|log| log.contains(text)))
+        };
         while !logged() {
             ensure!(Instant::now() < until, "no processor wrote: {text}");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -22,7 +22,8 @@ async fn until_recorded(world: &World, count: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_restored_from_an_old_backup_under_running_services_ends_as_if_nothing_had_happened() {
-    if !kafka_for_test("a_database_restored_from_an_old_backup_under_running_services_ends_as_if_nothing_had_happened") {
+    if !kafka_for_test("a_database_restored_from_an_old_backup_under_running_services_ends_as_if_nothing_had_happened")
+    {
         return;
     }
     let mut world = World::start(13, ORDERS, 120).await.unwrap();

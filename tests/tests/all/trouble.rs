@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,9 +37,9 @@ fn consume<P: Projection>(
 ) -> JoinHandle<Result<(), ConsumerError>> {
     let (kafka, postgres, config) = (setting.kafka.clone(), postgres.clone(), config.clone());
     let context = context.clone();
-    tokio::spawn(async move {
-        consumer::run(projection, vec![TOPIC.to_owned()], config, &kafka, &postgres, &context).await
-    })
+    tokio::spawn(
+        async move { consumer::run(projection, vec![TOPIC.to_owned()], config, &kafka, &postgres, &context).await },
+    )
 }
 
 fn numbered(count: usize) -> impl Iterator<Item = String> {
@@ -74,7 +74,12 @@ impl Projection for Troubled {
         Decision::Apply(())
     }
 
-    async fn apply(&self, connection: &mut PgConnection, _fresh: Vec<Fresh<()>>, _now: DateTime<Utc>) -> Result<(), Error> {
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        _fresh: Vec<Fresh<()>>,
+        _now: DateTime<Utc>,
+    ) -> Result<(), Error> {
         if let Some(trouble) = TROUBLES.get(self.attempts.fetch_add(1, Ordering::Relaxed)) {
             sqlx::raw_sql(*trouble).execute(connection).await?;
         }
@@ -137,7 +142,12 @@ impl Projection for Crossed {
         Decision::Apply(())
     }
 
-    async fn apply(&self, connection: &mut PgConnection, _fresh: Vec<Fresh<()>>, _now: DateTime<Utc>) -> Result<(), Error> {
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        _fresh: Vec<Fresh<()>>,
+        _now: DateTime<Utc>,
+    ) -> Result<(), Error> {
         let result = self.cross(connection).await;
         if let Err(sqlx::Error::Database(error)) = &result
             && error.code().as_deref() == Some(self.code)
@@ -180,9 +190,11 @@ async fn deadlocks_and_serialization_failures_run_again_and_cost_no_event_its_ef
     assert!(deadlocks > 0 && failures > 0, "{deadlocks} and {failures}: the test showed nothing");
 }
 
-/// Counts the records that it is asked about, each of which takes a while.
+/// Counts the records that it is asked about, each of which takes a while if that is wanted.
+#[derive(Clone, Default)]
 struct Counting {
     asked: Arc<AtomicUsize>,
+    slow: Arc<AtomicBool>,
 }
 
 impl Projection for Counting {
@@ -197,8 +209,13 @@ impl Projection for Counting {
         Decision::Apply(())
     }
 
-    async fn apply(&self, connection: &mut PgConnection, fresh: Vec<Fresh<()>>, _now: DateTime<Utc>) -> Result<(), Error> {
-        let seconds = fresh.len() as f64 / 200.0;
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        fresh: Vec<Fresh<()>>,
+        _now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let seconds = if self.slow.load(Ordering::Relaxed) { fresh.len() as f64 / 50.0 } else { 0.0 };
         sqlx::query("SELECT pg_sleep($1)").bind(seconds).execute(connection).await?;
         Ok(())
     }
@@ -206,33 +223,34 @@ impl Projection for Counting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_share_the_work_and_a_rebalance_waits_for_what_is_in_flight() {
-    const EVENTS: usize = 8_000;
+    const EVENTS: i64 = 8_000;
     let setting = Setting::new().await;
-    setting.produce(numbered(EVENTS)).await;
+    setting.produce((0..EVENTS).map(|i| format!("event-{i}"))).await;
     let config = BatchConfig { records_max: 50, workers: 2, ..BatchConfig::default() };
+    let slow = Arc::new(AtomicBool::new(true));
     let (mut contexts, mut counts, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..2 {
         let (context, asked) = (Context::new(), Arc::new(AtomicUsize::new(0)));
-        let projection = Counting { asked: Arc::clone(&asked) };
+        let projection = Counting { asked: Arc::clone(&asked), slow: Arc::clone(&slow) };
         tasks.push(consume(&setting, &setting.database.config, projection, &config, &context));
         contexts.push(context);
-        counts.push(asked);
         let until = Instant::now() + PATIENCE;
-        while counts.last().unwrap().load(Ordering::Relaxed) == 0 {
+        while asked.load(Ordering::Relaxed) == 0 {
             assert!(Instant::now() < until, "a consumer got no work");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        counts.push(asked);
     }
     // The first leaves in the middle; the second does what is left.
     contexts[0].shutdown.stop();
     tasks.remove(0).await.unwrap().unwrap();
-    let rows = setting.rows().await;
-    assert!(rows < i64::try_from(EVENTS).unwrap(), "the work was over too soon: the test showed nothing");
-    setting.until_rows(i64::try_from(EVENTS).unwrap()).await;
+    assert!(setting.rows().await < EVENTS, "the work was over too soon: the test showed nothing");
+    slow.store(false, Ordering::Relaxed);
+    setting.until_rows(EVENTS).await;
     contexts[1].shutdown.stop();
     tasks.remove(0).await.unwrap().unwrap();
     let asked: Vec<usize> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-    assert_eq!(asked.iter().sum::<usize>(), EVENTS, "no record was given to two consumers: {asked:?}");
+    assert_eq!(i64::try_from(asked.iter().sum::<usize>()).unwrap(), EVENTS, "no record was given to two: {asked:?}");
 }
 
 /// A way to PostgreSQL that can be cut without anybody being told.
@@ -290,8 +308,7 @@ async fn a_consumer_that_stops_polling_is_seen_and_one_that_polls_again_is_well(
     let postgres = PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() };
     let context = Context::new();
     let config = BatchConfig { stuck_after: Duration::from_millis(1_500), ..BatchConfig::default() };
-    let projection = Counting { asked: Arc::default() };
-    let task = consume(&setting, &postgres, projection, &config, &context);
+    let task = consume(&setting, &postgres, Counting::default(), &config, &context);
     // Its topics' numbers are known now; then PostgreSQL falls silent while partitions are to be started.
     let mut connection = setting.database.connect().await.unwrap();
     let until = Instant::now() + PATIENCE;
