@@ -91,8 +91,10 @@ impl ProducerContext for Reports {
 /// Writes `events` events that the processor reads, as ingest would.
 pub(crate) fn produce(kafka: &KafkaConfig, events: usize) -> anyhow::Result<Backlog> {
     let (topics, reports) = (kafka.topics(), Reports::default());
-    let producer: BaseProducer<Reports> =
-        kafka.producer().set("linger.ms", "20").set("batch.size", "1000000").create_with_context(reports.clone())?;
+    let mut client = kafka.producer();
+    // Nobody waits for a single event here, and the queue is always full.
+    client.set("linger.ms", "20").set("batch.size", "1000000").set("message.timeout.ms", "300000");
+    let producer: BaseProducer<Reports> = client.create_with_context(reports.clone())?;
     let files = topics.files();
     let mut backlog = Backlog::default();
     for event in History::new() {

@@ -34,7 +34,7 @@ enum CrashPoint {
     Commit,
     /// When PostgreSQL has a batch and Kafka has not been told.
     BetweenCommits,
-    /// When a partition is given away while a batch with its records is in flight.
+    /// When another has just got partitions, while a batch is still in flight.
     Rebalance,
 }
 
@@ -160,8 +160,8 @@ impl<'a> Processors<'a> {
                 hold_commits(&mut holder).await?;
                 let port = self.until_waiting("COMMIT").await?;
                 self.add()?;
-                // It waits some seconds for the batch, and gives the partition away all the same.
-                self.until_logged("gives partitions away while it still works on them").await?;
+                // The other waits some seconds for the batch, and gives partitions away all the same.
+                self.until_assigned().await?;
                 let index = self.running.iter().position(|process| owns(process.pid(), port));
                 let index = index.context("the processor with the batch has ended")?;
                 self.running.remove(index).kill().await?;
@@ -191,15 +191,12 @@ impl<'a> Processors<'a> {
         }
     }
 
-    async fn until_logged(&self, text: &str) -> anyhow::Result<()> {
-        let until = Instant::now() + PATIENCE;
-        let logged = || {
-            self.running
-                .iter()
-                .any(|process| std::fs::read_to_string(process.log()).is_ok_and(|log| log.contains(text)))
-        };
-        while !logged() {
-            ensure!(Instant::now() < until, "no processor wrote: {text}");
+    /// Waits until the last that was started has got partitions.
+    async fn until_assigned(&self) -> anyhow::Result<()> {
+        let (until, newest) = (Instant::now() + PATIENCE, self.running.last().context("no processor runs")?);
+        let is_told = |line: &str| line.split_once(": assign ").is_some_and(|(_, rest)| !rest.starts_with('0'));
+        while !std::fs::read_to_string(newest.log()).is_ok_and(|log| log.lines().any(is_told)) {
+            ensure!(Instant::now() < until, "the new processor got no partitions");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
