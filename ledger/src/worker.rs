@@ -115,18 +115,14 @@ impl<P: Projection> Worker<P> {
         }
     }
 
-    async fn attempt(
-        &mut self,
-        records: &[Record],
-        before: &Positions,
-        refused: Option<&str>,
-    ) -> Result<Tally, Error> {
+    async fn attempt(&mut self, records: &[Record], before: &Positions, refused: Option<&str>) -> Result<Tally, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
         let started = Instant::now();
-        let transaction = batch::apply_after(&mut connection, &*self.projection, records, before, refused, self.clock.now());
+        let transaction =
+            batch::apply_after(&mut connection, &*self.projection, records, before, refused, self.clock.now());
         // When time is up, the connection is dropped with whatever it was doing: nobody uses it again.
         let result = timeout(TRANSACTION_TIMEOUT, transaction).await;
         let result = result.unwrap_or_else(|_| Err(Error::TimedOut(TRANSACTION_TIMEOUT.as_secs())));

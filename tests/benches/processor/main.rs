@@ -25,6 +25,9 @@ use anyhow::{Context as _, bail};
 
 use self::stage::{Options, Stage};
 
+/// What `--batch` counts for an event, so that a batch is as large as it says.
+const EVENT_BYTES: usize = 4 * 1024;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -67,7 +70,10 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
             "--turn-events" => options.turn_events = number(value()?)?,
             "--rounds" => options.rounds = number(value()?)?,
             "--partitions" => options.partitions = value()?.parse().context("--partitions is a number")?,
-            "--batch" => options.batch.records_max = number(value()?)?,
+            "--batch" => {
+                options.batch.records_max = number(value()?)?;
+                options.batch.bytes_max = options.batch.records_max.saturating_mul(EVENT_BYTES);
+            }
             "--workers" => options.batch.workers = number(value()?)?,
             other => bail!(
                 "unknown argument {other}; there are --events, --turn-events, --rounds, --partitions, --batch, --workers"
