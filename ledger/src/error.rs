@@ -77,9 +77,11 @@ impl Error {
     /// Whether the connection may be used again.
     #[must_use]
     pub fn leaves_connection_usable(&self) -> bool {
-        matches!(
-            self,
-            Self::Sql(sqlx::Error::Database(_)) | Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack
-        )
+        match self {
+            // 57Pxx: the server ends the connection, or itself.
+            Self::Sql(sqlx::Error::Database(error)) => error.code().is_none_or(|code| !code.starts_with("57P")),
+            Self::Sql(_) | Self::TimedOut(_) => false,
+            Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack => true,
+        }
     }
 }
