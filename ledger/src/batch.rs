@@ -8,11 +8,14 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     Dead, Decision, Error, Fresh, Projection, Record,
-    store::{self, EventRow, Outcome},
+    store::{self, EventRow, Outcome, Positions},
 };
 
 /// Longest event type that is kept, in characters.
 const EVENT_TYPE_CHARS_MAX: usize = 100;
+
+/// How many records are parsed before other tasks have their turn.
+const JUDGED_AT_ONCE: usize = 100;
 
 /// How many records of a batch had which outcome. A record that already had one counts as read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +58,27 @@ pub async fn apply<P: Projection>(
     refused: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    let entries: Vec<_> = records.iter().map(|record| judge(projection, record, refused)).collect();
+    apply_after(connection, projection, records, &Positions::new(), refused, now).await
+}
+
+/// As [`apply`], but only if the database has what the consumer read before: `before` is where it stood.
+///
+/// # Errors
+/// Whatever the database says, and [`Error::WentBack`]. Nothing of the batch is stored then.
+pub async fn apply_after<P: Projection>(
+    connection: &mut PgConnection,
+    projection: &P,
+    records: &[Record],
+    before: &Positions,
+    refused: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<Tally, Error> {
+    let mut entries = Vec::with_capacity(records.len());
+    for some in records.chunks(JUDGED_AT_ONCE) {
+        entries.extend(some.iter().map(|record| judge(projection, record, refused)));
+        // A large batch takes a while to parse, and others wait for this thread.
+        tokio::task::yield_now().await;
+    }
     let mut transaction = connection.begin().await?;
     let (fresh, dead, tally) = settle(&mut transaction, entries).await?;
     store::add_dead_letters(&mut transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
@@ -63,7 +86,7 @@ pub async fn apply<P: Projection>(
     if !fresh.is_empty() {
         projection.apply(&mut transaction, fresh, now).await?;
     }
-    store::advance_offsets(&mut transaction, projection.name(), &next_offsets(records)).await?;
+    store::advance_offsets_after(&mut transaction, projection.name(), &next_offsets(records), before).await?;
     transaction.commit().await?;
     Ok(tally)
 }
@@ -134,14 +157,13 @@ type Settled<'a, E> = (Vec<Fresh<E>>, Vec<(&'a Record, Dead)>, Tally);
 async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Vec<Entry<'a, E>>) -> Result<Settled<'a, E>, Error> {
     // One order of locks for everybody. Stable, so that of two records of one event the earlier comes first.
     entries.sort_by(|a, b| a.row.event_id.cmp(&b.row.event_id));
-    let mut seen = HashSet::new();
-    let (candidates, repeated): (Vec<_>, Vec<_>) =
-        entries.into_iter().partition(|entry| seen.insert(entry.row.event_id.clone()));
+    let is_first = |i: usize| i == 0 || entries[i - 1].row.event_id != entries[i].row.event_id;
+    let is_first: Vec<bool> = (0..entries.len()).map(is_first).collect();
+    let (candidates, repeated) = split(entries, is_first);
 
-    let rows: Vec<EventRow> = candidates.iter().map(|entry| entry.row.clone()).collect();
-    let added: HashSet<_> = store::add_events(connection, &rows).await?.into_iter().collect();
-    let (first, known): (Vec<_>, Vec<_>) =
-        candidates.into_iter().partition(|entry| added.contains(&position(&entry.row)));
+    let rows: Vec<&EventRow> = candidates.iter().map(|entry| &entry.row).collect();
+    let added = store::add_events(connection, &rows).await?;
+    let (first, known) = split_added(candidates, added);
 
     let mut tally = Tally::default();
     let (mut fresh, mut dead) = (Vec::new(), Vec::new());
@@ -153,7 +175,8 @@ async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Vec<Entry<'a,
             Decision::Dead(reason) => dead.push((entry.record, reason)),
         }
     }
-    for entry in settle_repeated(connection, known.into_iter().chain(repeated).collect(), &mut tally).await? {
+    let repeated = known.into_iter().chain(repeated).collect();
+    for entry in settle_repeated(connection, repeated, &mut tally).await? {
         if let Decision::Apply(event) = entry.decision {
             fresh.push(Fresh { event, conflict: true });
         }
@@ -183,9 +206,9 @@ async fn settle_repeated<'a, E>(
         entry.row.reason = None;
         first.position != position(&entry.row)
     });
-    let rows: Vec<EventRow> = entries.iter().map(|entry| entry.row.clone()).collect();
-    let added: HashSet<_> = store::add_events(connection, &rows).await?.into_iter().collect();
-    entries.retain(|entry| added.contains(&position(&entry.row)));
+    let rows: Vec<&EventRow> = entries.iter().map(|entry| &entry.row).collect();
+    let added = store::add_events(connection, &rows).await?;
+    let (mut entries, _) = split_added(entries, added);
     for entry in &entries {
         tally.count(entry.row.outcome);
         if entry.row.outcome == Outcome::Conflict {
@@ -202,6 +225,24 @@ async fn settle_repeated<'a, E>(
     tally.reread += total - entries.len() as u64;
     entries.retain(|entry| entry.row.outcome == Outcome::Conflict);
     Ok(entries)
+}
+
+/// Those whose rows were added, and the others.
+fn split_added<'a, E>(
+    entries: Vec<Entry<'a, E>>,
+    added: Vec<(i16, i32, i64)>,
+) -> (Vec<Entry<'a, E>>, Vec<Entry<'a, E>>) {
+    if added.len() == entries.len() {
+        return (entries, Vec::new());
+    }
+    let added: HashSet<_> = added.into_iter().collect();
+    let is_added: Vec<bool> = entries.iter().map(|entry| added.contains(&position(&entry.row))).collect();
+    split(entries, is_added)
+}
+
+fn split<T>(items: Vec<T>, is_first: Vec<bool>) -> (Vec<T>, Vec<T>) {
+    let mut is_first = is_first.into_iter();
+    items.into_iter().partition(|_| is_first.next().unwrap_or_default())
 }
 
 fn position(row: &EventRow) -> (i16, i32, i64) {

@@ -4,6 +4,7 @@
 //! so whatever happens to this thread, records are at worst read again.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,14 +16,19 @@ use rdkafka::{
 };
 use riverlock_runtime::{Component, Context, kafka::KafkaConfig};
 use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, sync::mpsc, sync::oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    runtime::Handle,
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+};
 
 use crate::{
     PostgresConfig, Projection, Record,
-    context::{Buffer, Callbacks, Shared},
-    metrics as names, store,
-    worker::{Worker, partitions},
+    context::{Batch, Buffer, Callbacks, Shared},
+    metrics as names, store, watch,
+    worker::Worker,
 };
 
 /// How often Kafka is told how far PostgreSQL is.
@@ -31,10 +37,12 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How long the workers may be behind before reading is paused, so that polling can go on without records.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
-/// How long polling may stand still before the process counts as stuck.
-const POLL_AGE_MAX: Duration = Duration::from_secs(60);
 /// How long batches in flight may take to end at shutdown.
 const DRAIN_WAIT: Duration = Duration::from_secs(15);
+/// How long PostgreSQL may take to tell the offsets.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait before a database that went back is asked where it stands.
+const AGAIN_WAIT: Duration = Duration::from_secs(1);
 
 /// How a consumer reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,11 +57,22 @@ pub struct BatchConfig {
     pub linger: Duration,
     /// Transactions at the same time, each on a connection of its own.
     pub workers: usize,
+    /// How long polling may stand still before the process counts as stuck.
+    #[serde(with = "humantime_serde")]
+    pub stuck_after: Duration,
 }
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { records_max: 1_000, bytes_max: 4 * 1024 * 1024, linger: Duration::from_millis(20), workers: 2 }
+        Self {
+            // Reached by a consumer that is behind; one that keeps up has what comes in `linger`. The more of an order's events
+            // meet in a batch, the fewer rows it writes.
+            records_max: 4_000,
+            bytes_max: 12 * 1024 * 1024,
+            linger: Duration::from_millis(20),
+            workers: 2,
+            stuck_after: Duration::from_secs(60),
+        }
     }
 }
 
@@ -69,6 +88,7 @@ impl BatchConfig {
             Self { records_max: 0 | 10_001.., .. } => refused("records_max", "must be from 1 to 10000"),
             Self { bytes_max: 0, .. } => refused("bytes_max", "must be at least 1"),
             Self { workers: 0 | 65.., .. } => refused("workers", "must be from 1 to 64"),
+            Self { stuck_after: Duration::ZERO, .. } => refused("stuck_after", "must be more than 0"),
             _ => Ok(()),
         }
     }
@@ -106,8 +126,8 @@ pub enum ConsumerError {
         #[source]
         source: crate::Error,
     },
-    /// The polling thread panicked; the log says where.
-    #[error("{0}: the polling thread panicked")]
+    /// The polling thread or a worker panicked; the log says where.
+    #[error("{0}: a thread panicked")]
     Panicked(&'static str),
 }
 
@@ -125,58 +145,123 @@ pub async fn run<P: Projection>(
 ) -> Result<(), ConsumerError> {
     let name = projection.name();
     names::describe(name);
-    let component = context.health.register_beating(name, POLL_AGE_MAX);
+    let component = context.health.register_beating(name, config.stuck_after);
     let ledger = |source| ConsumerError::Ledger { consumer: name, source };
-    let mut connection = postgres.connect().await.map_err(|error| ledger(error.into()))?;
-    let ids = store::topic_ids(&mut connection, &topics).await.map_err(ledger)?;
-    drop(connection);
-
-    let shared = Arc::new(Shared::new(ids, config.workers));
-    let callbacks = Callbacks {
-        consumer: name,
-        shared: Arc::clone(&shared),
-        load_offsets: load_offsets(name, postgres.clone()),
-        stop: context.shutdown.soft().clone(),
-    };
-    let broken = |source| ConsumerError::Kafka { consumer: name, source };
-    let consumer: BaseConsumer<Callbacks> =
-        kafka.consumer(name).set("statistics.interval.ms", "15000").create_with_context(callbacks).map_err(broken)?;
-    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics).map_err(broken)?;
-
-    let projection = Arc::new(projection);
-    let mut senders = Vec::with_capacity(config.workers);
-    for _ in 0..config.workers {
-        let (sender, receiver) = mpsc::channel(1);
-        let worker = Worker {
-            projection: Arc::clone(&projection),
-            postgres: postgres.clone(),
-            shared: Arc::clone(&shared),
-            component: component.clone(),
-            clock: Arc::clone(&context.clock),
-            stop: context.shutdown.soft().clone(),
-            connection: None,
-        };
-        drop(context.shutdown.spawn_work(worker.run(receiver)));
-        senders.push(sender);
+    let mut ids = topic_ids(postgres, &topics).await.map_err(ledger)?;
+    let setting = Setting { projection: Arc::new(projection), topics, config, kafka, postgres, context, component };
+    while setting.session(ids).await? == Ended::WentBack {
+        metrics::counter!(names::WENT_BACK, "consumer" => name).increment(1);
+        setting.component.not_ready("the database went back");
+        tracing::error!(
+            "{name}: PostgreSQL lacks what it once had: it was restored from a backup, or a failover lost commits. What \
+             is missing is read again from Kafka"
+        );
+        let Some(found) = setting.topic_ids_again().await else { break };
+        ids = found;
     }
-    let poll = Poll { name, consumer, shared, config, senders, component, stop: context.shutdown.soft().clone() };
-    let (result, ended) = oneshot::channel();
-    std::thread::Builder::new()
-        .name(format!("{name}-poll"))
-        .spawn(move || drop(result.send(poll.run())))
-        .map_err(|_| ConsumerError::Panicked(name))?;
-    ended.await.unwrap_or(Err(ConsumerError::Panicked(name)))
+    Ok(())
+}
+
+/// What every session of a consumer has in common.
+struct Setting<'a, P> {
+    projection: Arc<P>,
+    topics: Vec<String>,
+    config: BatchConfig,
+    kafka: &'a KafkaConfig,
+    postgres: &'a PostgresConfig,
+    context: &'a Context,
+    component: Component,
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The process ends.
+    Stopped,
+    /// The database lacks what it once had: the next session begins where the database stands.
+    WentBack,
+}
+
+impl<P: Projection> Setting<'_, P> {
+    /// Reads until the shutdown, or until the database went back. Nothing that one session knows outlives it.
+    async fn session(&self, ids: HashMap<String, i16>) -> Result<Ended, ConsumerError> {
+        let name = self.projection.name();
+        let end = self.context.shutdown.soft().child_token();
+        let shared = Arc::new(Shared::new(ids, self.config.workers, end));
+        let callbacks = Callbacks {
+            consumer: name,
+            shared: Arc::clone(&shared),
+            load_offsets: load_offsets(name, self.postgres.clone()),
+            component: self.component.clone(),
+        };
+        let broken = |source| ConsumerError::Kafka { consumer: name, source };
+        let mut client = self.kafka.consumer(name);
+        let consumer: BaseConsumer<Callbacks> =
+            client.set("statistics.interval.ms", "15000").create_with_context(callbacks).map_err(broken)?;
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(broken)?;
+
+        let mut senders = Vec::with_capacity(self.config.workers);
+        for _ in 0..self.config.workers {
+            let (sender, receiver) = mpsc::channel(1);
+            let worker = Worker {
+                projection: Arc::clone(&self.projection),
+                postgres: self.postgres.clone(),
+                shared: Arc::clone(&shared),
+                component: self.component.clone(),
+                clock: Arc::clone(&self.context.clock),
+                connection: None,
+            };
+            drop(self.context.shutdown.spawn_work(worker.run(receiver)));
+            senders.push(sender);
+        }
+        let watch = watch::run(name, self.postgres.clone(), Arc::clone(&shared));
+        drop(self.context.shutdown.spawn_work(watch));
+        let (component, config) = (self.component.clone(), self.config.clone());
+        let poll = Poll { name, consumer, shared: Arc::clone(&shared), config, senders, component };
+        let (result, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("{name}-poll"))
+            .spawn(move || drop(result.send(poll.run())))
+            .map_err(|_| ConsumerError::Panicked(name))?;
+        let ended = ended.await.unwrap_or(Err(ConsumerError::Panicked(name)));
+        // Also when polling failed: nobody else is to go on.
+        shared.end.cancel();
+        ended
+    }
+
+    /// The topics' numbers in a database that went back; `None` when the process ends first.
+    async fn topic_ids_again(&self) -> Option<HashMap<String, i16>> {
+        let soft = self.context.shutdown.soft();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN_WAIT) => {}
+                () = soft.cancelled() => return None,
+            }
+            self.component.beat();
+            match topic_ids(self.postgres, &self.topics).await {
+                Ok(ids) => return Some(ids),
+                Err(error) => tracing::warn!(%error, "{}: {error}", self.projection.name()),
+            }
+        }
+    }
+}
+
+async fn topic_ids(postgres: &PostgresConfig, topics: &[String]) -> Result<HashMap<String, i16>, crate::Error> {
+    let mut connection = postgres.connect().await?;
+    store::topic_ids(&mut connection, topics).await
 }
 
 /// Asks PostgreSQL for the offsets, from the polling thread.
 fn load_offsets(name: &'static str, postgres: PostgresConfig) -> crate::context::LoadOffsets {
     let runtime = Handle::current();
     Box::new(move || {
-        runtime.block_on(async {
+        let load = async {
             let mut connection = postgres.connect().await?;
             store::offsets(&mut connection, name).await
-        })
+        };
+        let loaded = async { tokio::time::timeout(OFFSETS_TIMEOUT, load).await };
+        runtime.block_on(loaded).unwrap_or(Err(crate::Error::TimedOut(OFFSETS_TIMEOUT.as_secs())))
     })
 }
 
@@ -186,20 +271,19 @@ struct Poll {
     consumer: BaseConsumer<Callbacks>,
     shared: Arc<Shared>,
     config: BatchConfig,
-    senders: Vec<mpsc::Sender<Vec<Record>>>,
+    senders: Vec<mpsc::Sender<Batch>>,
     component: Component,
-    stop: CancellationToken,
 }
 
 impl Poll {
-    fn run(self) -> Result<(), ConsumerError> {
+    fn run(self) -> Result<Ended, ConsumerError> {
         let mut committed = Instant::now();
         let mut behind_since: Option<Instant> = None;
         let mut paused = 0;
         self.component.ready();
-        while !self.stop.is_cancelled() {
+        while !self.shared.end.is_cancelled() {
             self.component.beat();
-            if self.hand_over() {
+            if self.hand_over()? {
                 behind_since = None;
                 if std::mem::take(&mut paused) > 0 {
                     self.pause(false);
@@ -231,8 +315,11 @@ impl Poll {
         if !self.shared.wait_idle(None, DRAIN_WAIT) {
             tracing::warn!("{} ends while batches are in flight; they are read again", self.name);
         }
+        if self.shared.went_back() {
+            return Ok(Ended::WentBack);
+        }
         self.shared.commit(&self.consumer, None, CommitMode::Sync);
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     /// Reads what is there, up to the first full buffer.
@@ -258,6 +345,10 @@ impl Poll {
     fn push(&self, record: Record) -> bool {
         let worker = usize::try_from(record.partition).unwrap_or_default() % self.senders.len();
         let mut state = self.shared.lock();
+        if !state.reads((record.topic_id, record.partition)) {
+            // Given away in the meantime: whoever has the partition reads it.
+            return false;
+        }
         let buffer = &mut state.buffers[worker];
         buffer.since.get_or_insert_with(Instant::now);
         buffer.bytes += record.bytes();
@@ -270,7 +361,7 @@ impl Poll {
     }
 
     /// Gives every worker its batch, if the batch is full or old enough. `false` when a full one could not be given.
-    fn hand_over(&self) -> bool {
+    fn hand_over(&self) -> Result<bool, ConsumerError> {
         let mut keeps_up = true;
         for (index, sender) in self.senders.iter().enumerate() {
             let mut state = self.shared.lock();
@@ -284,15 +375,14 @@ impl Poll {
             if !due {
                 continue;
             }
-            let Ok(permit) = sender.try_reserve() else {
-                keeps_up &= !full;
-                continue;
-            };
-            let batch = std::mem::take(buffer);
-            Shared::begin(&mut state, &partitions(&batch.records));
-            permit.send(batch.records);
+            match sender.try_reserve() {
+                Ok(permit) => permit.send(state.take_batch(index)),
+                Err(TrySendError::Full(())) => keeps_up &= !full,
+                // Workers end after this thread; this one has panicked.
+                Err(TrySendError::Closed(())) => return Err(ConsumerError::Panicked(self.name)),
+            }
         }
-        keeps_up
+        Ok(keeps_up)
     }
 
     fn pause(&self, pause: bool) {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Condvar, Mutex, MutexGuard},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,9 +16,10 @@ use rdkafka::{
     error::KafkaError,
     types::RDKafkaRespErr,
 };
+use riverlock_runtime::Component;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Record, metrics as names};
+use crate::{Record, batch, metrics as names, store::Positions};
 
 /// How long a revoked partition's batches may take to end before the partition is given away all the same.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
@@ -33,14 +37,43 @@ pub(crate) struct Buffer {
     pub(crate) since: Option<Instant>,
 }
 
+/// What a worker is given.
+pub(crate) struct Batch {
+    pub(crate) records: Vec<Record>,
+    /// Where the consumer stood before it, in the partitions of these records.
+    pub(crate) before: Positions,
+}
+
 #[derive(Default)]
 pub(crate) struct State {
     /// One per worker.
     pub(crate) buffers: Vec<Buffer>,
+    /// Where the next batch of each partition that this process reads begins.
+    positions: Positions,
+    /// Up to where PostgreSQL has said that it has those partitions.
+    confirmed: HashMap<Partition, i64>,
     /// Batches per partition that a worker has and has not finished.
     in_flight: HashMap<Partition, usize>,
     /// Offsets that PostgreSQL has and Kafka has not been told.
     uncommitted: HashMap<Partition, i64>,
+}
+
+impl State {
+    /// Whether this process reads the partition.
+    pub(crate) fn reads(&self, partition: Partition) -> bool {
+        self.positions.contains_key(&partition)
+    }
+
+    /// Takes what a worker's buffer holds as its next batch.
+    pub(crate) fn take_batch(&mut self, worker: usize) -> Batch {
+        let records = std::mem::take(&mut self.buffers[worker]).records;
+        let mut before = Positions::new();
+        for (partition, next) in batch::next_offsets(&records) {
+            before.insert(partition, self.positions.insert(partition, Some(next)).flatten());
+            *self.in_flight.entry(partition).or_default() += 1;
+        }
+        Batch { records, before }
+    }
 }
 
 /// Shared state; the lock is held for moments only, and never while Kafka or PostgreSQL is asked.
@@ -50,40 +83,74 @@ pub(crate) struct Shared {
     /// Topics by number and numbers by topic.
     pub(crate) names: HashMap<i16, Arc<str>>,
     pub(crate) ids: HashMap<String, i16>,
+    /// Whether the database was found to lack what it once had.
+    went_back: AtomicBool,
+    /// Ends the session: the process ends, or everything is read again from where the database stands.
+    pub(crate) end: CancellationToken,
 }
 
 impl Shared {
-    pub(crate) fn new(ids: HashMap<String, i16>, workers: usize) -> Self {
+    pub(crate) fn new(ids: HashMap<String, i16>, workers: usize, end: CancellationToken) -> Self {
         let state = State { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..State::default() };
         let names = ids.iter().map(|(name, &id)| (id, Arc::from(name.as_str()))).collect();
-        Self { state: Mutex::new(state), finished: Condvar::new(), names, ids }
+        Self { state: Mutex::new(state), finished: Condvar::new(), names, ids, went_back: AtomicBool::new(false), end }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
-    /// A worker has a batch with these partitions.
-    pub(crate) fn begin(state: &mut State, partitions: &HashSet<Partition>) {
-        for partition in partitions {
-            *state.in_flight.entry(*partition).or_default() += 1;
-        }
+    /// Ends the session because the database lacks what it once had.
+    pub(crate) fn go_back(&self) {
+        self.went_back.store(true, Ordering::Relaxed);
+        self.end.cancel();
     }
 
-    /// A worker is done with a batch; `stored` says up to where, or that it was given up.
-    pub(crate) fn end(&self, partitions: &HashSet<Partition>, stored: Option<&HashMap<Partition, i64>>) {
+    /// Whether the session ended, or ends, because the database lacks what it once had.
+    pub(crate) fn went_back(&self) -> bool {
+        self.went_back.load(Ordering::Relaxed)
+    }
+
+    /// Up to where PostgreSQL has said that it has each partition that this process reads.
+    pub(crate) fn confirmed(&self) -> HashMap<Partition, i64> {
+        self.lock().confirmed.clone()
+    }
+
+    /// A worker is done with a batch that ended at these offsets; `stored` says whether PostgreSQL has it.
+    pub(crate) fn end(&self, next_offsets: &HashMap<Partition, i64>, stored: bool) {
         let mut state = self.lock();
-        for partition in partitions {
+        for (partition, next) in next_offsets {
             if let Some(count) = state.in_flight.get_mut(partition) {
                 *count = count.saturating_sub(1);
             }
+            if stored {
+                state.uncommitted.insert(*partition, *next);
+                if state.reads(*partition) {
+                    state.confirmed.insert(*partition, *next);
+                }
+            }
         }
         state.in_flight.retain(|_, count| *count > 0);
-        for (partition, next) in stored.into_iter().flatten() {
-            state.uncommitted.insert(*partition, *next);
-        }
         drop(state);
         self.finished.notify_all();
+    }
+
+    /// This process reads the partition from `next` on.
+    fn start(&self, partition: Partition, next: Option<i64>) {
+        let mut state = self.lock();
+        state.positions.insert(partition, next);
+        state.confirmed.extend(next.map(|next| (partition, next)));
+    }
+
+    /// This process does not read the partitions any more; what is only buffered of them is dropped.
+    fn stop(&self, partitions: &HashSet<Partition>) {
+        let mut state = self.lock();
+        for buffer in &mut state.buffers {
+            buffer.records.retain(|record| !partitions.contains(&(record.topic_id, record.partition)));
+            buffer.bytes = buffer.records.iter().map(Record::bytes).sum();
+        }
+        state.positions.retain(|partition, _| !partitions.contains(partition));
+        state.confirmed.retain(|partition, _| !partitions.contains(partition));
     }
 
     /// Waits until no worker has a batch with one of these partitions; `None` means any partition.
@@ -136,7 +203,7 @@ pub(crate) struct Callbacks {
     pub(crate) consumer: &'static str,
     pub(crate) shared: Arc<Shared>,
     pub(crate) load_offsets: LoadOffsets,
-    pub(crate) stop: CancellationToken,
+    pub(crate) component: Component,
 }
 
 impl Callbacks {
@@ -145,9 +212,12 @@ impl Callbacks {
         let offsets = loop {
             match (self.load_offsets)() {
                 Ok(offsets) => break offsets,
-                Err(_) if self.stop.is_cancelled() => break HashMap::new(),
+                Err(_) if self.shared.end.is_cancelled() => break HashMap::new(),
                 Err(error) => {
                     tracing::warn!(%error, "{} cannot start partitions without its offsets: {error}", self.consumer);
+                    self.component.not_ready(error.to_string());
+                    // It waits for PostgreSQL; a new process would wait for it as well.
+                    self.component.beat();
                     std::thread::sleep(OFFSETS_RETRY);
                 }
             }
@@ -155,8 +225,10 @@ impl Callbacks {
         let places: Vec<(String, i32)> =
             list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect();
         for (topic, partition) in places {
-            let next = self.shared.ids.get(&topic).and_then(|id| offsets.get(&(*id, partition)));
-            let offset = next.map_or(Offset::Beginning, |next| Offset::Offset(*next));
+            let Some(&id) = self.shared.ids.get(&topic) else { continue };
+            let next = offsets.get(&(id, partition)).copied();
+            self.shared.start((id, partition), next);
+            let offset = next.map_or(Offset::Beginning, Offset::Offset);
             if let Err(error) = list.set_partition_offset(&topic, partition, offset) {
                 tracing::error!(topic, partition, %error, "{topic}[{partition}] cannot start at {offset:?}: {error}");
             }
@@ -169,10 +241,7 @@ impl Callbacks {
     /// Ends the partitions: what is only buffered is dropped, what a worker has is waited for.
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         let partitions = self.shared.partitions(list);
-        for buffer in &mut self.shared.lock().buffers {
-            buffer.records.retain(|record| !partitions.contains(&(record.topic_id, record.partition)));
-            buffer.bytes = buffer.records.iter().map(Record::bytes).sum();
-        }
+        self.shared.stop(&partitions);
         if !self.shared.wait_idle(Some(&partitions), REVOKE_WAIT) {
             tracing::warn!("{} gives partitions away while it still works on them; nothing is lost", self.consumer);
         }

@@ -19,6 +19,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The database lacks what it once had: it was restored from a backup, or a failover lost commits.
+    #[error("the offsets in PostgreSQL lie before what was stored already: the database went back")]
+    WentBack,
     /// The transaction took longer than it may; its connection was given up.
     #[error("the transaction took longer than {0} s")]
     TimedOut(u64),
@@ -46,7 +49,9 @@ impl Error {
                 Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Disposition::Isolate,
                 _ => Disposition::Retry,
             },
-            Self::Sql(_) | Self::LostRace(_) | Self::Inconsistent { .. } | Self::TimedOut(_) => Disposition::Retry,
+            Self::Sql(_) | Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack | Self::TimedOut(_) => {
+                Disposition::Retry
+            }
         }
     }
 
@@ -64,6 +69,7 @@ impl Error {
             Self::Sql(_) => "connection",
             Self::LostRace(_) => "lost_race",
             Self::Inconsistent { .. } => "inconsistent",
+            Self::WentBack => "went_back",
             Self::TimedOut(_) => "timeout",
         }
     }
@@ -71,6 +77,11 @@ impl Error {
     /// Whether the connection may be used again.
     #[must_use]
     pub fn leaves_connection_usable(&self) -> bool {
-        matches!(self, Self::Sql(sqlx::Error::Database(_)) | Self::LostRace(_) | Self::Inconsistent { .. })
+        match self {
+            // 57Pxx: the server ends the connection, or itself.
+            Self::Sql(sqlx::Error::Database(error)) => error.code().is_none_or(|code| !code.starts_with("57P")),
+            Self::Sql(_) | Self::TimedOut(_) => false,
+            Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack => true,
+        }
     }
 }

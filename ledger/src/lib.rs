@@ -23,6 +23,7 @@ pub mod projection;
 pub mod relay;
 pub mod store;
 pub mod view;
+mod watch;
 mod worker;
 
 pub use error::Error;

@@ -12,6 +12,8 @@ pub const BATCH_SECONDS: &str = "consumer_batch_duration_seconds";
 pub const BATCH_RECORDS: &str = "consumer_batch_records";
 /// Transactions that had to run again, by reason.
 pub const RETRIES: &str = "consumer_retries_total";
+/// How often the database was found to lack what it once had.
+pub const WENT_BACK: &str = "consumer_database_went_back_total";
 /// Partitions that this process reads.
 pub const PARTITIONS: &str = "consumer_assigned_partitions";
 /// Rebalances by kind.
@@ -35,6 +37,7 @@ pub fn describe(consumer: &'static str) {
     describe_histogram!(BATCH_SECONDS, Unit::Seconds, "Time of one batch's transaction, commit included");
     describe_histogram!(BATCH_RECORDS, "Records in one batch");
     describe_counter!(RETRIES, "Transactions that had to run again");
+    describe_counter!(WENT_BACK, "Times that the database was found to lack what it once had, and was read to again");
     describe_gauge!(PARTITIONS, "Partitions that this process reads");
     describe_counter!(REBALANCES, "Rebalances of the consumer group");
     describe_gauge!(LAG, "Records in Kafka that are not yet applied");
@@ -43,7 +46,18 @@ pub fn describe(consumer: &'static str) {
         counter!(RECORDS, "consumer" => consumer, "outcome" => outcome).increment(0);
     }
     counter!(REREAD, "consumer" => consumer).increment(0);
-    for reason in ["connection", "deadlock", "serialization", "lost_race", "timeout", "refused"] {
+    counter!(WENT_BACK, "consumer" => consumer).increment(0);
+    for reason in [
+        "connection",
+        "deadlock",
+        "serialization",
+        "lock_timeout",
+        "statement_timeout",
+        "lost_race",
+        "inconsistent",
+        "timeout",
+        "refused",
+    ] {
         counter!(RETRIES, "consumer" => consumer, "reason" => reason).increment(0);
     }
     metrics::gauge!(PARTITIONS, "consumer" => consumer).set(0);

@@ -1,6 +1,6 @@
 //! The ledger's tables: topics, events, dead letters, offsets.
 
-use std::collections::HashMap;
+use std::{borrow::Borrow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use rdkafka::message::Headers;
@@ -8,6 +8,10 @@ use riverlock_schemas::hash::Sha256Hash;
 use sqlx::PgConnection;
 
 use crate::{Dead, Error, Record};
+
+/// Where a consumer has read to, by topic number and partition: the offset that comes next, or `None` where it began at
+/// the beginning and has read nothing yet.
+pub type Positions = HashMap<(i16, i32), Option<i64>>;
 
 /// The outcomes that a row of the audit may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,8 +92,17 @@ pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Resul
     )
     .execute(&mut *connection)
     .await?;
-    let rows =
-        sqlx::query!("SELECT topic_id, name FROM topics WHERE name = ANY($1)", names).fetch_all(connection).await?;
+    known_topic_ids(connection, names).await
+}
+
+/// The numbers of those topics that have one.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
+    let rows = sqlx::query!("-- topics_of\nSELECT topic_id, name FROM topics WHERE name = ANY($1)", names)
+        .fetch_all(connection)
+        .await?;
     Ok(rows.into_iter().map(|row| (row.name, row.topic_id)).collect())
 }
 
@@ -99,11 +112,14 @@ pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Resul
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn add_events(connection: &mut PgConnection, rows: &[EventRow]) -> Result<Vec<(i16, i32, i64)>, Error> {
+pub async fn add_events(
+    connection: &mut PgConnection,
+    rows: &[impl Borrow<EventRow> + Sync],
+) -> Result<Vec<(i16, i32, i64)>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let column = |i: usize| &rows[i];
+    let column = |i: usize| -> &EventRow { rows[i].borrow() };
     let indexes = 0..rows.len();
     let added = sqlx::query!(
         r#"-- events_add
@@ -196,22 +212,43 @@ pub async fn advance_offsets(
     consumer: &str,
     next_offsets: &HashMap<(i16, i32), i64>,
 ) -> Result<(), Error> {
+    advance_offsets_after(connection, consumer, next_offsets, &Positions::new()).await
+}
+
+/// As [`advance_offsets`], but only from where the consumer has read on: offsets that lie before its position mean that the
+/// database has lost what it once had, and moving them would skip that for ever.
+///
+/// # Errors
+/// When PostgreSQL refuses, or with [`Error::WentBack`].
+pub async fn advance_offsets_after(
+    connection: &mut PgConnection,
+    consumer: &str,
+    next_offsets: &HashMap<(i16, i32), i64>,
+    before: &Positions,
+) -> Result<(), Error> {
+    // One order of locks for everybody.
     let mut rows: Vec<_> = next_offsets.iter().map(|(&(topic, partition), &next)| (topic, partition, next)).collect();
     rows.sort_unstable();
-    sqlx::query!(
-        "-- consumer_offsets_advance
-         INSERT INTO consumer_offsets (consumer, topic_id, partition, next_offset)
-         SELECT $1, * FROM unnest($2::smallint[], $3::integer[], $4::bigint[])
-         ON CONFLICT (consumer, topic_id, partition) DO UPDATE
-         SET next_offset = GREATEST(consumer_offsets.next_offset, EXCLUDED.next_offset), updated_at = now()",
+    let position = |row: &(i16, i32, i64)| before.get(&(row.0, row.1)).copied().flatten();
+    let moved = sqlx::query!(
+        r#"-- consumer_offsets_advance
+           INSERT INTO consumer_offsets (consumer, topic_id, partition, next_offset)
+           SELECT $1, n.topic_id, n.partition, n.next_offset
+           FROM unnest($2::smallint[], $3::integer[], $4::bigint[], $5::bigint[])
+               AS n (topic_id, partition, next_offset, position)
+           LEFT JOIN consumer_offsets o ON o.consumer = $1 AND o.topic_id = n.topic_id AND o.partition = n.partition
+           WHERE n.position IS NULL OR o.next_offset >= n.position
+           ON CONFLICT (consumer, topic_id, partition) DO UPDATE
+           SET next_offset = GREATEST(consumer_offsets.next_offset, EXCLUDED.next_offset), updated_at = now()"#,
         consumer,
         &rows.iter().map(|row| row.0).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.1).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.2).collect::<Vec<_>>(),
+        &rows.iter().map(position).collect::<Vec<_>>() as _,
     )
     .execute(connection)
     .await?;
-    Ok(())
+    if moved.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(Error::WentBack) }
 }
 
 /// Where a consumer stands, by topic number and partition.

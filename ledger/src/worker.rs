@@ -1,6 +1,6 @@
 //! Applies batches, one after the other, until they are stored.
 
-use std::{collections::HashSet, ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use metrics::{counter, histogram};
 use riverlock_runtime::{Clock, Component};
@@ -9,15 +9,14 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, PostgresConfig, Projection, Record,
     batch::{self, Tally},
-    context::{Partition, Shared},
+    context::{Batch, Shared},
     error::Disposition,
     metrics as names,
-    store::Outcome,
+    store::{self, Outcome, Positions},
 };
 
 /// How long one transaction may take before its connection is given up.
@@ -31,35 +30,33 @@ pub(crate) struct Worker<P> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) component: Component,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) stop: CancellationToken,
     /// A connection of its own: no other task's trouble becomes this one's.
     pub(crate) connection: Option<PgConnection>,
 }
 
-/// The partitions that a batch has records of.
-pub(crate) fn partitions(records: &[Record]) -> HashSet<Partition> {
-    records.iter().map(|record| (record.topic_id, record.partition)).collect()
-}
-
 impl<P: Projection> Worker<P> {
     /// Takes batches until the sender is gone.
-    pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Vec<Record>>) {
-        while let Some(records) = batches.recv().await {
-            let stored = self.store(&records).await;
-            let next = stored.then(|| batch::next_offsets(&records));
-            self.shared.end(&partitions(&records), next.as_ref());
+    pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
+        while let Some(Batch { records, before }) = batches.recv().await {
+            let next = batch::next_offsets(&records);
+            let stored = self.store(&records, before).await;
+            self.shared.end(&next, stored);
         }
     }
 
-    /// Stores a batch whatever it takes; `false` when the process ends first, and the batch is read again later.
-    async fn store(&mut self, records: &[Record]) -> bool {
+    /// Stores a batch whatever it takes; `false` when the session ends first, and the batch is read again later.
+    async fn store(&mut self, records: &[Record], mut before: Positions) -> bool {
         histogram!(names::BATCH_RECORDS, "consumer" => self.projection.name()).record(records.len() as f64);
         // What the database refuses is halved until the record is found that it refuses.
         let mut parts: Vec<Range<usize>> = Vec::with_capacity(16);
         parts.push(0..records.len());
         while let Some(part) = parts.pop() {
-            let Some(result) = self.store_part(&records[part.clone()], None).await else { return false };
-            let Err(error) = result else { continue };
+            let Some(result) = self.store_part(&records[part.clone()], &before, None).await else { return false };
+            let Err(error) = result else {
+                // The rest of a batch that was halved begins where this part ended.
+                before.extend(batch::next_offsets(&records[part]).into_iter().map(|(place, next)| (place, Some(next))));
+                continue;
+            };
             if part.len() > 1 {
                 let middle = part.start + part.len() / 2;
                 parts.extend([middle..part.end, part.start..middle]);
@@ -67,18 +64,24 @@ impl<P: Projection> Worker<P> {
             }
             let record = &records[part.start];
             tracing::error!(%error, "{} is refused by the database and becomes a dead letter: {error}", record.position());
-            if self.store_part(&records[part], Some(&error.to_string())).await.is_none() {
+            if self.store_part(&records[part], &before, Some(&error.to_string())).await.is_none() {
                 return false;
             }
+            before.insert((record.topic_id, record.partition), Some(record.offset + 1));
         }
         true
     }
 
-    /// Runs one transaction until it is stored or its data is refused; `None` when the process ends first.
-    async fn store_part(&mut self, records: &[Record], refused: Option<&str>) -> Option<Result<(), Error>> {
+    /// Runs one transaction until it is stored or its data is refused; `None` when the session ends first.
+    async fn store_part(
+        &mut self,
+        records: &[Record],
+        before: &Positions,
+        refused: Option<&str>,
+    ) -> Option<Result<(), Error>> {
         let mut wait = RETRY_WAIT.start;
         loop {
-            let error = match self.attempt(records, refused).await {
+            let error = match self.attempt(records, before, refused).await {
                 Ok(tally) => {
                     self.component.ready();
                     self.count(&tally);
@@ -86,6 +89,10 @@ impl<P: Projection> Worker<P> {
                 }
                 Err(error) if error.disposition() == Disposition::Isolate && refused.is_none() => {
                     return Some(Err(error));
+                }
+                Err(Error::WentBack) => {
+                    self.shared.go_back();
+                    return None;
                 }
                 Err(error) => error,
             };
@@ -102,19 +109,20 @@ impl<P: Projection> Worker<P> {
             let jittered = wait.mul_f64(0.5 + fastrand::f64());
             tokio::select! {
                 () = sleep(jittered) => {}
-                () = self.stop.cancelled() => return None,
+                () = self.shared.end.cancelled() => return None,
             }
             wait = (wait * 2).min(RETRY_WAIT.end);
         }
     }
 
-    async fn attempt(&mut self, records: &[Record], refused: Option<&str>) -> Result<Tally, Error> {
+    async fn attempt(&mut self, records: &[Record], before: &Positions, refused: Option<&str>) -> Result<Tally, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.postgres.connect().await?,
+            None => self.connect().await?,
         };
         let started = Instant::now();
-        let transaction = batch::apply(&mut connection, &*self.projection, records, refused, self.clock.now());
+        let transaction =
+            batch::apply_after(&mut connection, &*self.projection, records, before, refused, self.clock.now());
         // When time is up, the connection is dropped with whatever it was doing: nobody uses it again.
         let result = timeout(TRANSACTION_TIMEOUT, transaction).await;
         let result = result.unwrap_or_else(|_| Err(Error::TimedOut(TRANSACTION_TIMEOUT.as_secs())));
@@ -123,6 +131,15 @@ impl<P: Projection> Worker<P> {
         }
         histogram!(names::BATCH_SECONDS, "consumer" => self.projection.name()).record(started.elapsed().as_secs_f64());
         result
+    }
+
+    /// A connection to the database whose topics have the numbers that the records have.
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        let mut connection = self.postgres.connect().await?;
+        let topics: Vec<String> = self.shared.ids.keys().cloned().collect();
+        // A backup from before a topic was known gives it another number when it is known again.
+        let same = store::known_topic_ids(&mut connection, &topics).await? == self.shared.ids;
+        if same { Ok(connection) } else { Err(Error::WentBack) }
     }
 
     fn count(&self, tally: &Tally) {

@@ -1,6 +1,9 @@
 //! What the end-to-end, fault and contract tests share: servers, databases, records, and a look at the whole state.
 
+pub mod backup;
+pub mod hostile;
 pub mod load;
+pub mod usage;
 
 use std::{
     num::NonZeroU32,

@@ -11,13 +11,13 @@ use riverlock_ledger::{
 use riverlock_runtime::{Context, kafka::KafkaConfig};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_schemas::Envelope;
-use riverlock_tests::{Database, outcomes};
+use riverlock_tests::{Database, backup::Backup, outcomes};
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 
-const TOPIC: &str = "riverlock.raw.other";
+pub(crate) const TOPIC: &str = "riverlock.raw.other";
 const PARTITIONS: i32 = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Applies everything, but makes PostgreSQL refuse events whose id says poison.
 struct Picky;
@@ -39,32 +39,35 @@ impl Projection for Picky {
         fresh: Vec<Fresh<String>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        for Fresh { event, .. } in fresh {
-            let divisor = i32::from(!event.contains("poison"));
-            sqlx::query("SELECT 1 / $1").bind(divisor).execute(&mut *connection).await?;
-        }
+        let divisors: Vec<i32> = fresh.iter().map(|fresh| i32::from(!fresh.event.contains("poison"))).collect();
+        sqlx::query("SELECT sum(1 / divisor) FROM unnest($1) AS divisor").bind(divisors).execute(connection).await?;
         Ok(())
     }
 }
 
-struct Setting {
-    database: Database,
-    kafka: KafkaConfig,
+pub(crate) struct Setting {
+    pub(crate) database: Database,
+    pub(crate) kafka: KafkaConfig,
     _cluster: Embedded,
 }
 
 impl Setting {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let cluster = Embedded::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
-        let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..KafkaConfig::default() };
+        let session_timeout = Duration::from_secs(6);
+        let kafka = KafkaConfig { brokers: cluster.bootstrap(), session_timeout, ..KafkaConfig::default() };
         Self { database: Database::create().await.unwrap(), kafka, _cluster: cluster }
     }
 
-    async fn produce(&self, ids: impl IntoIterator<Item = String>) {
+    pub(crate) async fn produce(&self, ids: impl IntoIterator<Item = String>) {
         let producer: FutureProducer = self.kafka.producer().create().unwrap();
+        let mut sent = Vec::new();
         for id in ids {
             let body = format!(r#"{{"id":"{id}","type":"anything"}}"#);
-            producer.send(FutureRecord::to(TOPIC).key(&id).payload(&body), PATIENCE).await.unwrap();
+            sent.push(producer.send_result(FutureRecord::to(TOPIC).key(&id).payload(&body)).unwrap());
+        }
+        for delivery in sent {
+            delivery.await.unwrap().unwrap();
         }
     }
 
@@ -77,11 +80,20 @@ impl Setting {
         )
     }
 
-    async fn until_rows(&self, rows: i64) {
+    /// How many records have an outcome.
+    pub(crate) async fn rows(&self) -> i64 {
         let mut connection = self.database.connect().await.unwrap();
+        outcomes(&mut connection).await.unwrap().values().sum()
+    }
+
+    pub(crate) async fn until_rows(&self, rows: i64) {
         let until = tokio::time::Instant::now() + PATIENCE;
-        while outcomes(&mut connection).await.unwrap().values().sum::<i64>() < rows {
-            assert!(tokio::time::Instant::now() < until, "{:?}", outcomes(&mut connection).await.unwrap());
+        loop {
+            let found = self.rows().await;
+            if found >= rows {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < until, "only {found} of {rows} records have an outcome");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -108,6 +120,27 @@ async fn what_the_database_refuses_is_found_and_the_rest_goes_on() {
     .unwrap();
     let expected = ["poison-150", "poison-250", "poison-50"].map(|id| (id.to_owned(), "database".to_owned()));
     assert_eq!(letters, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_holds_up_the_rest_for_less_than_five_seconds() {
+    let setting = Setting::new().await;
+    setting.produce((0..4_000).map(|i| if i % 400 == 7 { format!("poison-{i}") } else { format!("event-{i}") })).await;
+    let context = Context::new();
+    let task = setting.consume(&context);
+    setting.until_rows(4_000).await;
+    context.shutdown.stop();
+    task.await.unwrap().unwrap();
+    let mut connection = setting.database.connect().await.unwrap();
+    let found = outcomes(&mut connection).await.unwrap();
+    assert_eq!((found["applied"], found["dead"]), (3_990, 10));
+    // Every row says when its transaction began; the first that was tried began before all of them.
+    let seconds: f64 =
+        sqlx::query_scalar("SELECT extract(epoch FROM max(recorded_at) - min(recorded_at))::float8 FROM events")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert!(seconds < 5.0, "the rest waited for {seconds} s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,4 +189,73 @@ async fn offsets_that_kafka_does_not_have_stop_the_consumer_and_nothing_is_skipp
     let error = ended.expect_err("it must not go on");
     assert!(matches!(error, ConsumerError::OffsetGone { .. }), "{error}");
     assert!(outcomes(&mut connection).await.unwrap().is_empty());
+}
+
+/// What happens around a restore.
+#[derive(Clone, Copy)]
+enum Around {
+    /// No event comes after it: nothing but looking tells the consumer.
+    Quiet,
+    /// Events come at once.
+    Busy,
+    /// The backup is from before the topic was known, and another topic has its number now.
+    Renumbered,
+}
+
+async fn restored_under_a_running_consumer(around: Around) {
+    let setting = Setting::new().await;
+    let empty = Backup::take(&setting.database.config).await.unwrap();
+    setting.produce((0..40).map(|i| format!("event-{i}"))).await;
+    let context = Context::new();
+    let task = setting.consume(&context);
+    setting.until_rows(40).await;
+    let backup = match around {
+        Around::Renumbered => {
+            let mut copy = empty.connect().await.unwrap();
+            sqlx::query("INSERT INTO topics (name) VALUES ('another')").execute(&mut copy).await.unwrap();
+            empty
+        }
+        Around::Quiet | Around::Busy => Backup::take(&setting.database.config).await.unwrap(),
+    };
+    setting.produce((40..80).map(|i| format!("event-{i}"))).await;
+    setting.until_rows(80).await;
+
+    backup.restore().await.unwrap();
+    let mut all = 80;
+    if matches!(around, Around::Busy) {
+        setting.produce((80..90).map(|i| format!("event-{i}"))).await;
+        all = 90;
+    }
+    setting.until_rows(all).await;
+    assert!(!task.is_finished(), "the consumer goes on by itself");
+    let mut connection = setting.database.connect().await.unwrap();
+    assert_eq!(
+        outcomes(&mut connection).await.unwrap()["applied"],
+        all,
+        "nothing is missing and nothing is there twice"
+    );
+    let topic: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM events e JOIN topics t USING (topic_id) WHERE t.name = $1")
+            .bind(TOPIC)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!(topic, all, "every row has its topic's number");
+    context.shutdown.stop();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_restored_under_a_running_consumer_gets_back_what_it_lost_although_nothing_new_comes() {
+    restored_under_a_running_consumer(Around::Quiet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_restored_under_a_running_consumer_gets_back_what_it_lost_while_new_events_come() {
+    restored_under_a_running_consumer(Around::Busy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_restored_under_a_running_consumer_may_number_its_topics_anew() {
+    restored_under_a_running_consumer(Around::Renumbered).await;
 }

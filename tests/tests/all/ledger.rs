@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use riverlock_ledger::{Record, batch, store::Outcome};
 use riverlock_processor::Orders;
 use riverlock_schemas::Mode;
-use riverlock_tests::{Database, events, lives, now, outcomes, record, state};
+use riverlock_tests::{
+    Database, events,
+    hostile::{self, Hostile},
+    lives, now, outcomes, record, state,
+};
 use sqlx::PgConnection;
 
 fn orders() -> Orders {
@@ -160,32 +164,12 @@ async fn two_bodies_under_one_id_are_a_conflict_whichever_comes_first() {
 
 #[tokio::test]
 async fn what_cannot_be_applied_is_set_aside_and_holds_up_nothing() {
-    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-    let long = "9".repeat(10_000);
-    let hostile: Vec<(Vec<u8>, &str, Option<&str>)> = vec![
-        (b"not json".to_vec(), "dead", Some("envelope")),
-        (b"{\"id\":\"x\",\"type\":\"\xff\"}".to_vec(), "dead", Some("envelope")),
-        (event("h1", "order.accepted", r#"{"id":"o\u0000"}"#), "dead", Some("order_id")),
-        (event("h2", "order.accepted", &format!(r#"{{"id":"{long}"}}"#)), "dead", Some("order_id")),
-        (event("h3", "order.accepted", r#"{"updatedTime":"2026-01-01T00:00:00Z"}"#), "dead", Some("order_id")),
-        (event(&long, "order.accepted", r#"{"id":"o3"}"#), "dead", Some("event_id")),
-        (event("h4\\u0000", "order.accepted", r#"{"id":"o4"}"#), "dead", Some("event_id")),
-        (event("h5", "order.accepted", r#"{"id":"o5","totalAmount":1e400}"#), "dead", Some("shape")),
-        (event("h6", "order.accepted", r#"{"id":"o6","items":[{"id":"l","quantity":18446744073709551616}]}"#), "dead", Some("shape")),
-        (event("h7", "order.accepted", r#"{"id":"o7","state":1,"state":2}"#), "dead", Some("shape")),
-        (event("h8", "order.accepted", r#"{"id":"o8","email":"\ud800","shipTo":{"name":"\ud800"}}"#), "dead", Some("shape")),
-        (br#"{"id":"h9","type":"order.accepted","createdTime":"2026-01-01T00:00:00Z","data":{"object":{"id":"o9"}}}"#.to_vec(), "dead", Some("live_mode")),
-        (event("i1", "payout.created", "null"), "ignored", Some("unhandled_type")),
-        (event("i2", "order.teleported\\u0000", r#"{"id":"\u0000"}"#), "ignored", Some("unhandled_type")),
-        (event("a1", "order.accepted", &format!(r#"{{"id":"deep","extra":{deep}}}"#)), "applied", None),
-        (event("a2", "order.accepted", r#"{"id":"nul","currency":"\u0000","state":"\u0000","shipTo":{"name":"\u0000"},"stateTransitions":{"\u0000":"2026-01-01T00:00:00Z"},"items":[{"id":"l","skuId":"\u0000"}]}"#), "applied", None),
-        (event("a3", "order.accepted", r#"{"id":"times","updatedTime":"9999-12-31T23:59:59.999999999Z","stateTransitions":{"accepted":"0001-01-01T00:00:00Z"}}"#), "applied", None),
-    ];
+    let hostile = hostile::corpus();
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
-    let records = records(hostile.iter().map(|(body, _, _)| body.as_slice()));
+    let records = records(hostile.iter().map(|hostile| hostile.body.as_slice()));
     apply(&mut connection, &records).await;
-    for (record, (body, outcome, reason)) in records.iter().zip(&hostile) {
+    for (record, Hostile { body, outcome, reason, .. }) in records.iter().zip(&hostile) {
         let row: (String, Option<String>) =
             sqlx::query_as("SELECT outcome, reason FROM events WHERE partition = $1 AND record_offset = $2")
                 .bind(record.partition)
@@ -199,7 +183,7 @@ async fn what_cannot_be_applied_is_set_aside_and_holds_up_nothing() {
     let kept: Vec<Vec<u8>> =
         sqlx::query_scalar("SELECT payload FROM dead_letters").fetch_all(&mut connection).await.unwrap();
     let dead: Vec<&Vec<u8>> =
-        hostile.iter().filter(|(_, outcome, _)| *outcome == "dead").map(|(body, ..)| body).collect();
+        hostile.iter().filter(|hostile| hostile.outcome == "dead").map(|hostile| &hostile.body).collect();
     assert_eq!(kept.len(), dead.len());
     assert!(dead.iter().all(|body| kept.contains(body)), "dead letters are kept byte for byte");
 }

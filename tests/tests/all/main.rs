@@ -9,5 +9,8 @@ mod demo;
 mod invoices;
 mod ledger;
 mod outage;
+mod proof;
+mod restore;
 mod soak;
 mod tidy;
+mod trouble;

@@ -1,0 +1,87 @@
+//! What it costs to bring events from Kafka into PostgreSQL. `make bench PART=processor` runs it.
+//!
+//! In one run, on one Apache Kafka and one PostgreSQL, in turn:
+//!
+//! - the processor as it is, in a process of its own, drains a backlog of events into an empty database;
+//! - the same rows are only inserted: those of the audit alone, and all that the processor leaves, each batch with one
+//!   `INSERT … SELECT FROM unnest` per table, without reading, parsing, looking or folding anything. That is what PostgreSQL
+//!   takes on this machine, so it is what the processor is compared with;
+//! - the processor with one transaction per event.
+//!
+//! Then the whole backlog is read to its end, and once more after the offsets were set back, while memory is watched.
+//!
+//! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
+//! number: what is measured is printed beside what it should be.
+
+mod backlog;
+mod drain;
+mod insert;
+mod report;
+mod stage;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+use self::stage::{Options, Stage};
+
+/// What `--batch` counts for an event, so that a batch is as large as it says.
+const EVENT_BYTES: usize = 4 * 1024;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &[String]) -> anyhow::Result<()> {
+    if let [command, brokers, url, batch] = arguments
+        && command == drain::COMMAND
+    {
+        return drain::serve(brokers, url, batch).await;
+    }
+    let options = options(arguments)?;
+    let mut stage = Stage::start(&options).await?;
+    println!("{}", report::heading(&options, &stage));
+    let rounds = stage.rounds(&options).await?;
+    println!("{}", report::rounds(&options, &rounds));
+    let whole = stage.whole(&options).await?;
+    println!("{}", report::whole(&whole));
+    stage.stop().await
+}
+
+/// Reads `--events N`, `--turn-events N`, `--rounds N`, `--partitions N`, `--batch N` and `--workers N`.
+fn options(arguments: &[String]) -> anyhow::Result<Options> {
+    let mut options = Options::default();
+    let mut arguments = arguments.iter();
+    while let Some(name) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{name} needs a value"));
+        let number = |text: &String| text.parse::<usize>().with_context(|| format!("{name} is a number, not {text}"));
+        match name.as_str() {
+            // What `cargo bench` adds.
+            "--bench" => {}
+            "--events" => options.events = number(value()?)?,
+            "--turn-events" => options.turn_events = number(value()?)?,
+            "--rounds" => options.rounds = number(value()?)?,
+            "--partitions" => options.partitions = value()?.parse().context("--partitions is a number")?,
+            "--batch" => {
+                options.batch.records_max = number(value()?)?;
+                options.batch.bytes_max = options.batch.records_max.saturating_mul(EVENT_BYTES);
+            }
+            "--workers" => options.batch.workers = number(value()?)?,
+            other => bail!(
+                "unknown argument {other}; there are --events, --turn-events, --rounds, --partitions, --batch, --workers"
+            ),
+        }
+    }
+    anyhow::ensure!(options.rounds > 0 && options.turn_events > 0, "--rounds and --turn-events must be at least 1");
+    anyhow::ensure!(options.turn_events <= options.events, "--turn-events must not be more than --events");
+    options.batch.validate("--batch/--workers")?;
+    Ok(options)
+}

@@ -1,0 +1,130 @@
+//! What is printed.
+
+use std::{fmt::Write as _, time::Duration};
+
+use super::{
+    drain::Mark,
+    stage::{Drained, Options, Round, Stage, Whole, rate},
+};
+
+/// Events per second, with broker and database on the same two cores.
+const RATE_MIN: f64 = 30_000.0;
+/// The processor's events per second, as a part of those whose rows are only inserted.
+const RATIO_MIN: f64 = 0.7;
+/// How much more memory than after a fifth of the events there may be at the end.
+const GROWTH_MAX: f64 = 1.1;
+
+/// What runs here.
+pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!(
+        "processor on one Apache Kafka and one PostgreSQL of their own, on loopback: {} events of {} bytes on average\n\
+         {} partitions per topic, batches of up to {} records, {} workers; processor, broker and database share {cores} cores",
+        stage.backlog.events,
+        stage.backlog.bytes / stage.backlog.events.max(1),
+        options.partitions,
+        options.batch.records_max,
+        options.batch.workers
+    )
+}
+
+/// The turns, and what they should be.
+pub(crate) fn rounds(options: &Options, rounds: &[Round]) -> String {
+    let mut text = format!("\nturns of {} events, median of {} rounds\n", options.turn_events, rounds.len());
+    let _ = writeln!(text, "  {:<36}{:>10}{:>32}{:>10}", "", "", "CPU µs per event", "peak");
+    let _ = writeln!(
+        text,
+        "  {:<36}{:>10}{:>12}{:>10}{:>10}{:>10}",
+        "way", "events/s", "processor", "database", "broker", "MB"
+    );
+    drained(&mut text, "processor", rounds, |round| &round.processor);
+    inserted(&mut text, "rows of the audit only inserted", rounds, |round| round.audit_rows);
+    inserted(&mut text, "all rows only inserted", rounds, |round| round.all_rows);
+    drained(&mut text, "processor, a transaction per event", rounds, |round| &round.single);
+    let processor = Spread::of(rounds.iter().map(|round| round.processor.rate()).collect());
+    let ratio = |of: &dyn Fn(&Round) -> f64| {
+        Spread::of(rounds.iter().map(|round| round.processor.rate() / of(round)).collect())
+    };
+    let (audit, all) = (ratio(&|round| round.audit_rows), ratio(&|round| round.all_rows));
+    let single = ratio(&|round| round.single.rate());
+    text.push_str("\ntargets\n");
+    target(&mut text, "events/s", &processor, 0, Some(RATE_MIN));
+    target(&mut text, "processor / all rows only inserted", &all, 2, Some(RATIO_MIN));
+    target(&mut text, "processor / rows of the audit only", &audit, 2, None);
+    target(&mut text, "processor / a transaction per event", &single, 1, None);
+    text
+}
+
+/// Memory and speed while everything is read, and read again.
+pub(crate) fn whole(whole: &Whole) -> String {
+    let mut text = String::new();
+    for (name, marks) in [("read for the first time", &whole.first), ("read again, every event known", &whole.again)] {
+        let (Some(first), Some(last)) = (marks.first(), marks.last()) else { continue };
+        let average = rate(last.records - first.records, last.at - first.at);
+        let _ = writeln!(text, "\n{} events {name}: {average:.0} events/s", last.records);
+        let _ = writeln!(text, "  {:>10}{:>12}{:>12}{:>12}", "events", "events/s", "memory MB", "peak MB");
+        for pair in marks.windows(2) {
+            let speed = rate(pair[1].records - pair[0].records, pair[1].at - pair[0].at);
+            let (now, peak) = (megabytes(pair[1].memory), megabytes(pair[1].memory_peak));
+            let _ = writeln!(text, "  {:>10}{speed:>12.0}{now:>12.1}{peak:>12.1}", pair[1].records);
+        }
+        let growth = growth(marks);
+        let met = if growth <= GROWTH_MAX { "met" } else { "MISSED" };
+        let _ = writeln!(text, "  memory at the end / after a fifth {growth:.2}  at most {GROWTH_MAX}  {met}");
+    }
+    text
+}
+
+/// How much more memory there is at the end than after a fifth of the events, when everything is as large as it gets.
+fn growth(marks: &[Mark]) -> f64 {
+    let after = |part: usize| megabytes(marks[(marks.len() - 1) * part / 10].memory);
+    after(10) / after(2)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 bytes")]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+fn drained(text: &mut String, name: &str, rounds: &[Round], of: impl Fn(&Round) -> &Drained) {
+    let median = |number: &dyn Fn(&Drained) -> f64| Spread::of(rounds.iter().map(|it| number(of(it))).collect()).median;
+    let cpu = |which: fn(&Drained) -> Duration| median(&|it| it.micros(which(it)));
+    let _ = writeln!(
+        text,
+        "  {name:<36}{:>10.0}{:>12.1}{:>10.1}{:>10.1}{:>10.0}",
+        median(&Drained::rate),
+        cpu(|it| it.processor_cpu),
+        cpu(|it| it.postgres_cpu),
+        cpu(|it| it.kafka_cpu),
+        median(&|it| megabytes(it.memory_peak)),
+    );
+}
+
+fn inserted(text: &mut String, name: &str, rounds: &[Round], of: impl Fn(&Round) -> f64) {
+    let median = Spread::of(rounds.iter().map(of).collect()).median;
+    let _ = writeln!(text, "  {name:<36}{median:>10.0}");
+}
+
+fn target(text: &mut String, name: &str, found: &Spread, digits: usize, at_least: Option<f64>) {
+    let Spread { least, median, most } = found;
+    let _ = write!(text, "  {name:<36}{median:>10.digits$} (rounds {least:.digits$} to {most:.digits$})");
+    let _ = match at_least {
+        None => writeln!(text),
+        Some(min) if *median >= min => writeln!(text, "  at least {min}  met"),
+        Some(min) => writeln!(text, "  at least {min}  MISSED"),
+    };
+}
+
+/// A number of every round.
+struct Spread {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self { least: values[0], median: values[values.len() / 2], most: values[values.len() - 1] }
+    }
+}
