@@ -178,7 +178,8 @@ fn count(report: &mut Report, source: &Source, snapshot: &store::Snapshot, water
         match row.place {
             // Rows and offsets are written together.
             store::Place::Early => {
-                report.wrong(row.count, || format!("{} rows of {} lie after its consumer's offset", row.count, place()))
+                report
+                    .wrong(row.count, || format!("{} rows of {} lie after its consumer's offset", row.count, place()));
             }
             store::Place::Nowhere => {
                 report.wrong(row.count, || format!("{} rows are of {}, which Kafka does not have", row.count, place()));

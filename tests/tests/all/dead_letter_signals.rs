@@ -102,7 +102,7 @@ async fn open_letters_their_age_and_conflicts_are_metrics() {
         .unwrap();
     let body = |currency: &str| {
         format!(
-            r#"{{"id":"e","type":"order.accepted","liveMode":false,"data":{{"object":{{"id":"o","currency":"{currency}"}}}}}}"#
+            r#"{{"id":"e","type":"order.accepted","liveMode":false,"createdTime":"2026-01-01T00:00:00Z","data":{{"object":{{"id":"o","currency":"{currency}"}}}}}}"#
         )
     };
     let conflict = [record(0, 0, body("EUR").as_bytes()), record(0, 1, body("USD").as_bytes())];
