@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod dead_letters;
 pub mod invoices;
 
 use std::path::PathBuf;
@@ -48,6 +49,12 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         command: QuarantineCommand,
+    },
+    /// Look at records that could not take effect, give them another try, or give them up
+    DeadLetters {
+        /// What to do with them
+        #[command(subcommand)]
+        command: dead_letters::DeadLettersCommand,
     },
     /// Look at invoices and credit memos, get them, have them tried again, link them
     Invoices {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::InvoiceFetcherConfig;
-use riverlock_ledger::PostgresConfig;
+use riverlock_ledger::{PostgresConfig, audit::running::AuditConfig};
 use riverlock_processor::ProcessorConfig;
 use riverlock_runtime::{ConfigError, admin::AdminConfig, kafka::KafkaConfig, telemetry::TelemetryConfig};
 use riverlock_sandbox::SandboxConfig;
@@ -22,6 +22,8 @@ pub struct Config {
     pub kafka: KafkaConfig,
     /// `[postgres]`: the database.
     pub postgres: PostgresConfig,
+    /// `[audit]`: the audit that runs beside the processor.
+    pub audit: AuditConfig,
     /// `[ingest]`: endpoints and limits.
     pub ingest: IngestConfig,
     /// `[processor]`: modes and batches.
@@ -41,6 +43,7 @@ impl Config {
         let config: Self = riverlock_runtime::config::load(file)?;
         config.kafka.validate()?;
         config.postgres.validate()?;
+        config.audit.validate()?;
         Ok(config)
     }
 

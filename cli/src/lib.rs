@@ -4,6 +4,7 @@
 pub mod args;
 mod audit;
 pub mod config;
+mod dead_letters;
 pub mod demo;
 mod healthcheck;
 mod invoices;
@@ -35,6 +36,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Audit { json } => audit::run(file, json).await,
         Command::Orders { command } => orders::run(file, command).await,
         Command::Quarantine { command } => quarantine::run(file, command).await,
+        Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
-use riverlock_ledger::postgres;
+use riverlock_ledger::{audit::running::Auditor, dead_letters, postgres};
 use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
 
 use crate::config::Config;
@@ -76,7 +76,10 @@ fn redacted(config: &Config, services: &[Service]) -> serde_json::Value {
     for service in services {
         match service {
             Service::Ingest => shown["ingest"] = serde_json::json!(config.ingest),
-            Service::Processor => shown["processor"] = serde_json::json!(config.processor),
+            Service::Processor => {
+                shown["processor"] = serde_json::json!(config.processor);
+                shown["audit"] = serde_json::json!(config.audit);
+            }
             Service::InvoiceFetcher => shown["invoice_fetcher"] = serde_json::json!(config.invoice_fetcher),
         }
         if *service != Service::Ingest {
@@ -100,6 +103,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     until_stopped(context, check(config)).await?;
     if services.contains(&Service::Processor) {
         riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);
+        watch(config, context);
     }
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =
@@ -110,6 +114,20 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
     }
     Ok(())
+}
+
+/// Watches over what all consumers did: dead letters, conflicts, and the audit's equation.
+fn watch(config: &Config, context: &Context) {
+    context.shutdown.spawn("dead-letters", dead_letters::watch(config.postgres.clone(), context.clone()));
+    if config.audit.enabled {
+        let auditor = Auditor {
+            config: config.audit.clone(),
+            kafka: config.kafka.clone(),
+            postgres: config.postgres.clone(),
+            consumers: config.consumers().to_vec(),
+        };
+        context.shutdown.spawn("audit", auditor.run(context.clone()));
+    }
 }
 
 /// Refuses to consume from topics or into tables that are not as they must be.

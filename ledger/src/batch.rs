@@ -38,10 +38,10 @@ impl Tally {
 }
 
 /// A record, judged.
-struct Entry<'a, E> {
+pub(crate) struct Entry<'a, E> {
     record: &'a Record,
-    row: EventRow,
-    decision: Decision<E>,
+    pub(crate) row: EventRow,
+    pub(crate) decision: Decision<E>,
 }
 
 /// Applies a batch in one transaction. May run twice: the second time nothing happens.
@@ -101,7 +101,12 @@ pub(crate) fn next_offsets(records: &[Record]) -> HashMap<(i16, i32), i64> {
     next
 }
 
-fn judge<'a, P: Projection>(projection: &P, record: &'a Record, refused: Option<&str>) -> Entry<'a, P::Event> {
+/// What the projection makes of a record, and the row of the audit that follows from it.
+pub(crate) fn judge<'a, P: Projection>(
+    projection: &P,
+    record: &'a Record,
+    refused: Option<&str>,
+) -> Entry<'a, P::Event> {
     let envelope = Envelope::parse(&record.payload);
     let mut decision = match &envelope {
         Ok(envelope) => projection.decide(envelope, &record.payload),
@@ -177,8 +182,11 @@ async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Vec<Entry<'a,
     }
     let repeated = known.into_iter().chain(repeated).collect();
     for entry in settle_repeated(connection, repeated, &mut tally).await? {
-        if let Decision::Apply(event) = entry.decision {
-            fresh.push(Fresh { event, conflict: true });
+        match entry.decision {
+            Decision::Apply(event) => fresh.push(Fresh { event, conflict: true }),
+            Decision::Ignore(_) => {}
+            // Its outcome is a conflict, and what it says is missing all the same until it is redriven.
+            Decision::Dead(reason) => dead.push((entry.record, reason)),
         }
     }
     Ok((fresh, dead, tally))

@@ -15,6 +15,7 @@ pub mod audit;
 pub mod batch;
 pub mod consumer;
 mod context;
+pub mod dead_letters;
 pub mod error;
 pub mod metrics;
 pub mod outbox;

@@ -140,7 +140,7 @@ impl Relay {
         let rows = sqlx::query!(
             "-- dead_letters_next
              SELECT topic_id, name, partition, record_offset, reason, detail, record_key, header_names, header_values,
-                    payload
+                    payload, attempts
              FROM dead_letters JOIN topics USING (topic_id) WHERE published_at IS NULL ORDER BY created_at LIMIT $1",
             PAGE_MESSAGES / 10
         )
@@ -154,12 +154,14 @@ impl Relay {
                 headers = headers.insert(Header { key, value: Some(value) });
             }
             let (partition, offset) = (row.partition.to_string(), row.record_offset.to_string());
+            let attempts = row.attempts.to_string();
             let added = [
                 ("dead-letter-topic", &row.name),
                 ("dead-letter-partition", &partition),
                 ("dead-letter-offset", &offset),
                 ("dead-letter-reason", &row.reason),
                 ("dead-letter-detail", &row.detail),
+                ("dead-letter-attempts", &attempts),
             ];
             for (key, value) in added {
                 headers = headers.insert(Header { key, value: Some(value) });
@@ -169,10 +171,11 @@ impl Relay {
             sqlx::query!(
                 "-- dead_letters_published
                  UPDATE dead_letters SET published_at = now()
-                 WHERE topic_id = $1 AND partition = $2 AND record_offset = $3",
+                 WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND attempts = $4",
                 row.topic_id,
                 row.partition,
-                row.record_offset
+                row.record_offset,
+                row.attempts
             )
             .execute(&mut *connection)
             .await?;

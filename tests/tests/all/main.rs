@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
 
+mod audit;
 mod charges;
 mod consumer;
 mod crash;
+mod dead_letter_commands;
+mod dead_letter_signals;
+mod dead_letters;
 mod demo;
 mod invoices;
 mod ledger;

@@ -1,0 +1,210 @@
+//! `riverlock dead-letters` on the command line.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::{Args, Subcommand, ValueEnum};
+use riverlock_schemas::record::Position;
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List letters, the oldest first
+    List(ListOptions),
+    /// Show letters: what is wrong with them, and what was done about them
+    Show {
+        /// The letter: topic[partition]@offset, or the event's id
+        #[arg(required = true, value_parser = named)]
+        letters: Vec<Named>,
+        /// Also the body as Digital River sent it, which may tell of people
+        #[arg(long)]
+        payload: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give letters to their consumer again, each in a transaction of its own; only tells what would happen, without --apply
+    Redrive(RedriveOptions),
+    /// Give letters up; their records stay dead in the audit. Only tells which, without --apply
+    Discard(DiscardOptions),
+}
+
+/// Which letters are meant.
+#[derive(Clone, Debug, Args)]
+pub struct FilterOptions {
+    /// Those that are dead for this reason, for example shape
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Those whose records lie in this topic
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Those of events of this type, for example order.accepted
+    #[arg(long)]
+    pub event_type: Option<String>,
+    /// Those of this order
+    #[arg(long)]
+    pub order: Option<String>,
+    /// Those that died then or later: a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h
+    #[arg(long, value_parser = moment)]
+    pub since: Option<Moment>,
+    /// Those that died before: a time, or how long ago
+    #[arg(long, value_parser = moment)]
+    pub until: Option<Moment>,
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct ListOptions {
+    /// Which letters
+    #[command(flatten)]
+    pub filter: FilterOptions,
+    /// Those in this state
+    #[arg(long, value_enum, default_value_t = StateOption::Open)]
+    pub state: StateOption,
+    /// How many at most
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    pub limit: i64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which letters something is done with, by whom and why.
+#[derive(Debug, Args)]
+pub struct ActOptions {
+    /// These letters: topic[partition]@offset, or the event's id; without one, the open letters that the filters mean
+    #[arg(value_parser = named, conflicts_with_all = ["reason", "topic", "event_type", "order", "since", "until"],
+          required_unless_present_any = ["reason", "topic", "event_type", "order", "since", "until", "all"])]
+    pub letters: Vec<Named>,
+    /// Which letters
+    #[command(flatten)]
+    pub filter: FilterOptions,
+    /// Every open letter
+    #[arg(long, conflicts_with = "letters")]
+    pub all: bool,
+    /// Why; kept with the letters
+    #[arg(long)]
+    pub why: String,
+    /// Who; kept with the letters
+    #[arg(long, env = "USER")]
+    pub by: String,
+    /// How many at most
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub limit: u64,
+    /// Letters per second at most
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rate: u32,
+    /// Do it
+    #[arg(long)]
+    pub apply: bool,
+}
+
+/// What to redrive.
+#[derive(Debug, Args)]
+pub struct RedriveOptions {
+    /// Which letters, by whom and why
+    #[command(flatten)]
+    pub act: ActOptions,
+    /// Also letters that were redriven in vain too often
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What to discard.
+#[derive(Debug, Args)]
+pub struct DiscardOptions {
+    /// Which letters, by whom and why
+    #[command(flatten)]
+    pub act: ActOptions,
+}
+
+/// A letter's state, for lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StateOption {
+    /// Waits for somebody
+    Open,
+    /// Has had its effect after all, or was found to need none
+    Redriven,
+    /// Was given up
+    Discarded,
+    /// Whatever became of it
+    All,
+}
+
+/// A letter, as it is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By where its record lies.
+    Position(Position),
+    /// By its event's id, which several records may have.
+    Event(String),
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Position(position) => write!(f, "{position}"),
+            Self::Event(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+/// A time, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A time of day.
+    At(DateTime<Utc>),
+    /// So long ago.
+    Ago(TimeDelta),
+}
+
+impl Moment {
+    /// The time that is meant.
+    #[must_use]
+    pub fn resolve(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::At(time) => time,
+            Self::Ago(ago) => now.checked_sub_signed(ago).unwrap_or(DateTime::UNIX_EPOCH),
+        }
+    }
+}
+
+/// What has the shape of a position is one; all else is an event's id.
+fn named(text: &str) -> Result<Named, std::convert::Infallible> {
+    let position = || {
+        let (place, offset) = text.rsplit_once("]@")?;
+        let (topic, partition) = place.rsplit_once('[')?;
+        Some(Position { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? })
+    };
+    Ok(position().map_or_else(|| Named::Event(text.to_owned()), Named::Position))
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(Moment::At(time.to_utc()));
+    }
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
+    ago.map(Moment::Ago)
+        .ok_or_else(|| "expected a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_named_by_its_position_as_it_is_printed_or_by_its_event() {
+        let position =
+            Position { topic: "riverlock.raw.order.accepted".to_owned(), partition: 11, offset: 4_294_967_296 };
+        assert_eq!(named(&position.to_string()), Ok(Named::Position(position)));
+        for id in ["6e5bf525-3907", "a[1]", "x[one]@2", "unreadable:riverlock.raw.other[0]@x"] {
+            assert_eq!(named(id), Ok(Named::Event(id.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago() {
+        let now = DateTime::parse_from_rfc3339("2026-01-31T09:00:00Z").unwrap().to_utc();
+        assert_eq!(moment("2026-01-31T10:00:00+01:00").unwrap().resolve(now), now);
+        assert_eq!(moment("2h").unwrap().resolve(now), now - TimeDelta::hours(2));
+        assert!(moment("yesterday").is_err());
+    }
+}

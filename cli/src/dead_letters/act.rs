@@ -1,0 +1,264 @@
+//! Redrives or discards letters, one after the other, not faster than was asked for.
+
+use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use riverlock_invoice_fetcher::{InvoiceFetcherConfig, InvoiceQueue};
+use riverlock_ledger::{
+    Error,
+    dead_letters::{self, Cursor, Filter, Place, Redriven, Request, Run, Skip},
+};
+use riverlock_processor::Orders;
+use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_schemas::topics::Topics;
+use sqlx::PgConnection;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{filter, find, shown};
+use crate::{
+    args::dead_letters::{ActOptions, Named},
+    config::Config,
+    out,
+};
+
+/// Letters that are looked up with one statement. Their bodies are read one at a time.
+const PAGE_LETTERS: u64 = 500;
+
+/// What is done with letters.
+pub(super) enum Action {
+    Redrive(Box<Consumers>),
+    Discard,
+}
+
+/// The two consumers' projections, as the services would run them.
+pub(super) struct Consumers {
+    orders: Orders,
+    invoices: InvoiceQueue,
+    invoice_fetcher: InvoiceFetcherConfig,
+    topics: Topics,
+    force: bool,
+}
+
+/// What came of one letter.
+enum Came {
+    /// It is done.
+    Done(String),
+    /// It is what it was.
+    Stays(String),
+    /// Nothing was done.
+    Skipped(Skip),
+}
+
+impl Action {
+    pub(super) fn redrive(config: &Config, force: bool) -> Self {
+        Self::Redrive(Box::new(Consumers {
+            orders: Orders::new(config.processor.modes.clone()),
+            invoices: InvoiceQueue::new(&config.invoice_fetcher),
+            invoice_fetcher: config.invoice_fetcher.clone(),
+            topics: config.kafka.topics(),
+            force,
+        }))
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Redrive(_) => "redriven",
+            Self::Discard => "discarded",
+        }
+    }
+
+    async fn act(&self, connection: &mut PgConnection, place: &Place, request: &Request) -> anyhow::Result<Came> {
+        let Self::Redrive(consumers) = self else {
+            return Ok(match dead_letters::discard(connection, place, request).await? {
+                Ok(()) => Came::Done("discarded".to_owned()),
+                Err(skip) => Came::Skipped(skip),
+            });
+        };
+        Ok(match consumers.redrive(connection, place, request).await? {
+            Redriven::Settled { outcome, reason } => {
+                let reason = reason.map(|reason| format!("({reason})")).unwrap_or_default();
+                Came::Done(format!("{}{reason}", outcome.as_str()))
+            }
+            Redriven::Dead { reason, detail, attempts } => {
+                Came::Stays(format!("dead({reason}) after {attempts} tries: {}", shown(&detail)))
+            }
+            Redriven::Skipped(skip) => Came::Skipped(skip),
+        })
+    }
+}
+
+impl Consumers {
+    /// Gives a letter to the consumer that reads its topic.
+    async fn redrive(
+        &self,
+        connection: &mut PgConnection,
+        place: &Place,
+        request: &Request,
+    ) -> anyhow::Result<Redriven> {
+        let (topic, now) = (&place.position.topic, SystemClock.now());
+        if self.topics.files().contains(topic) {
+            // Without an account, every document would be ignored for good.
+            self.invoice_fetcher.validate()?;
+            return Ok(dead_letters::redrive(connection, &self.invoices, place, request, now).await?);
+        }
+        anyhow::ensure!(
+            self.topics.orders().contains(topic),
+            "no consumer reads topic {topic} in this configuration (kafka.topic_prefix, kafka.routed_types)"
+        );
+        Ok(dead_letters::redrive(connection, &self.orders, place, request, now).await?)
+    }
+}
+
+/// Where the letters come from.
+enum Letters {
+    Named(std::vec::IntoIter<Place>),
+    Walk { cursor: Cursor, filter: Filter, page: std::vec::IntoIter<Place> },
+}
+
+impl Letters {
+    async fn next(&mut self, connection: &mut PgConnection, most: u64) -> Result<Option<Place>, Error> {
+        match self {
+            Self::Named(places) => Ok(places.next()),
+            Self::Walk { cursor, filter, page } => {
+                if let Some(place) = page.next() {
+                    return Ok(Some(place));
+                }
+                let limit = i64::try_from(most.min(PAGE_LETTERS)).unwrap_or(i64::MAX);
+                *page = dead_letters::next_page(connection, cursor, filter, limit).await?.into_iter();
+                Ok(page.next())
+            }
+        }
+    }
+}
+
+/// The letters that are named, and whether one of the names means none.
+async fn places(connection: &mut PgConnection, names: &[Named]) -> anyhow::Result<(Vec<Place>, bool)> {
+    let (mut places, mut missing) = (Vec::new(), false);
+    for named in names {
+        let found = find(connection, named).await?;
+        if found.is_empty() {
+            out::print(&format!("{named}: there is no such letter\n"));
+            missing = true;
+        }
+        for (place, _) in found {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+    }
+    Ok((places, missing))
+}
+
+/// Does what was asked with every letter that is meant. The exit code is a failure if one of them stays as it was.
+pub(super) async fn run(
+    connection: &mut PgConnection,
+    action: Action,
+    options: ActOptions,
+) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        !options.why.trim().is_empty() && !options.by.trim().is_empty(),
+        "--why and --by must say something"
+    );
+    let run = if options.apply { Run::Apply } else { Run::Dry };
+    let is_named = !options.letters.is_empty();
+    let request = Request {
+        by: options.by,
+        why: options.why,
+        run,
+        discarded_too: is_named,
+        looping_too: matches!(&action, Action::Redrive(consumers) if consumers.force),
+    };
+    let (mut letters, total, mut failed) = if is_named {
+        let (places, missing) = places(connection, &options.letters).await?;
+        let total = places.len() as u64;
+        (Letters::Named(places.into_iter()), total, missing)
+    } else {
+        let filter = filter(options.filter);
+        let cursor = dead_letters::started(connection).await?;
+        let total = dead_letters::count(connection, &filter).await?;
+        (Letters::Walk { cursor, filter, page: Vec::new().into_iter() }, total, false)
+    };
+
+    let bar = bar(total.min(options.limit))?;
+    let mut pace = interval(Duration::from_secs(1) / options.rate);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut counts = Counts::default();
+    while counts.all() < options.limit
+        && let Some(place) = letters.next(connection, options.limit - counts.all()).await?
+    {
+        pace.tick().await;
+        let came = action.act(connection, &place, &request).await?;
+        let line = counts.count(&place, came, run);
+        bar.suspend(|| out::print(&line));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    failed |= counts.stays > 0 || (is_named && !counts.skipped.is_empty());
+    out::print(&counts.summary(action.name(), run, total));
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Progress, for who sits before it.
+fn bar(total: u64) -> anyhow::Result<ProgressBar> {
+    if !std::io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} letters {per_sec} {elapsed} (left: {eta})")?;
+    Ok(ProgressBar::new(total).with_style(style))
+}
+
+/// How many letters came to what.
+#[derive(Default)]
+struct Counts {
+    done: BTreeMap<String, u64>,
+    stays: u64,
+    skipped: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    fn all(&self) -> u64 {
+        self.done.values().sum::<u64>() + self.stays + self.skipped.values().sum::<u64>()
+    }
+
+    /// Counts a letter, and says in a line what came of it.
+    fn count(&mut self, place: &Place, came: Came, run: Run) -> String {
+        let position = &place.position;
+        let would = match run {
+            Run::Apply => "",
+            Run::Dry => "would be ",
+        };
+        match came {
+            Came::Done(what) => {
+                let line = format!("{position}  {would}{what}\n");
+                *self.done.entry(what).or_default() += 1;
+                line
+            }
+            Came::Stays(why) => {
+                self.stays += 1;
+                format!("{position}  {would}still {why}\n")
+            }
+            Came::Skipped(skip) => {
+                let line = format!("{position}  passed over: {skip}\n");
+                *self.skipped.entry(skip.to_string()).or_default() += 1;
+                line
+            }
+        }
+    }
+
+    fn summary(&self, what: &str, run: Run, total: u64) -> String {
+        let done: u64 = self.done.values().sum();
+        let parts: Vec<String> = self.done.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+        let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+        let (stays, skipped) = (self.stays, self.skipped.values().sum::<u64>());
+        let rest = total.saturating_sub(self.all());
+        let rest = if rest > 0 { format!("; {rest} more are meant: --limit does more") } else { String::new() };
+        match run {
+            Run::Apply => {
+                format!("{done} letters {what}{parts}, {stays} stay dead, {skipped} passed over{rest}\n")
+            }
+            Run::Dry => format!(
+                "{done} letters would be {what}{parts}, {stays} would stay dead, {skipped} passed over{rest}; --apply does it\n"
+            ),
+        }
+    }
+}

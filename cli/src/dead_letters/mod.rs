@@ -1,0 +1,197 @@
+//! `riverlock dead-letters`: look at records that could not take effect, give them another try, or give them up.
+
+mod act;
+
+use std::{fmt::Write as _, path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use riverlock_ledger::dead_letters::{self, ActionView, Filter, LetterView, Place, State};
+use riverlock_runtime::{Clock as _, SystemClock};
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::{
+    args::dead_letters::{DeadLettersCommand, FilterOptions, ListOptions, Named, StateOption},
+    config::Config,
+    out,
+};
+
+/// A letter, and what was done about it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    #[serde(flatten)]
+    letter: LetterView,
+    header_names: Vec<String>,
+    actions: Vec<ActionView>,
+    /// The body, where it was asked for and is text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+    /// The body in hexadecimal digits, where it was asked for and is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_hex: Option<String>,
+}
+
+pub(crate) async fn run(file: Option<&Path>, command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
+    let config = Config::load(file)?;
+    let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    match command {
+        DeadLettersCommand::List(options) => list(&mut connection, options).await,
+        DeadLettersCommand::Show { letters, payload, json } => show(&mut connection, &letters, payload, json).await,
+        DeadLettersCommand::Redrive(options) => {
+            let action = act::Action::redrive(&config, options.force);
+            act::run(&mut connection, action, options.act).await
+        }
+        DeadLettersCommand::Discard(options) => act::run(&mut connection, act::Action::Discard, options.act).await,
+    }
+}
+
+fn filter(options: FilterOptions) -> Filter {
+    let now = SystemClock.now();
+    Filter {
+        reason: options.reason,
+        topic: options.topic,
+        event_type: options.event_type,
+        order_id: options.order,
+        since: options.since.map(|moment| moment.resolve(now)),
+        until: options.until.map(|moment| moment.resolve(now)),
+    }
+}
+
+/// The letters that a name means.
+async fn find(connection: &mut PgConnection, named: &Named) -> anyhow::Result<Vec<(Place, LetterView)>> {
+    let found = match named {
+        Named::Position(position) => dead_letters::find(connection, Some(position), None).await?,
+        Named::Event(id) => dead_letters::find(connection, None, Some(id)).await?,
+    };
+    Ok(found)
+}
+
+async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Result<ExitCode> {
+    let states: &[State] = match options.state {
+        StateOption::Open => &[State::Open],
+        StateOption::Redriven => &[State::Redriven],
+        StateOption::Discarded => &[State::Discarded],
+        StateOption::All => &State::ALL,
+    };
+    let letters = dead_letters::list(connection, states, &filter(options.filter), options.limit).await?;
+    if options.json {
+        out::print(&format!("{}\n", serde_json::to_string_pretty(&letters)?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    for letter in &letters {
+        writeln!(text, "{}", line(letter))?;
+    }
+    let count = letters.len();
+    match usize::try_from(options.limit) {
+        Ok(limit) if count >= limit => writeln!(text, "the first {count} letters; --limit shows more")?,
+        _ => writeln!(text, "{count} letters")?,
+    }
+    out::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A letter in one line.
+fn line(letter: &LetterView) -> String {
+    format!(
+        "{}  {}  {}  {}  order {}  {} after {}  {}: {}",
+        letter.created_at,
+        letter.position(),
+        shown(&letter.event_id),
+        or_dash(&letter.event_type),
+        shown(letter.order_id.as_deref().unwrap_or("-")),
+        letter.state,
+        tries(letter.attempts),
+        letter.reason,
+        shown(&letter.detail),
+    )
+}
+
+fn tries(attempts: i32) -> String {
+    format!("{attempts} {}", if attempts == 1 { "try" } else { "tries" })
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { shown(text) }
+}
+
+/// A text from outside, without what could steer a terminal.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+async fn show(connection: &mut PgConnection, letters: &[Named], payload: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let (mut all, mut missing) = (Vec::new(), false);
+    for named in letters {
+        let found = find(connection, named).await?;
+        if found.is_empty() {
+            eprintln!("{named}: there is no such letter");
+            missing = true;
+        }
+        for (place, letter) in found {
+            let actions = dead_letters::history(connection, &place).await?;
+            let body = dead_letters::body(connection, &place).await?;
+            let (header_names, bytes) = body.map(|body| (body.header_names, body.payload)).unwrap_or_default();
+            let (mut text, mut hex) = (None, None);
+            if payload {
+                match String::from_utf8(bytes) {
+                    Ok(body) => text = Some(body),
+                    Err(error) => hex = Some(hex_digits(error.as_bytes())),
+                }
+            }
+            all.push(Shown { letter, header_names, actions, payload: text, payload_hex: hex });
+        }
+    }
+    if json {
+        out::print(&format!("{}\n", serde_json::to_string_pretty(&all)?));
+    } else {
+        let mut text = String::new();
+        for shown in &all {
+            describe(&mut text, shown)?;
+        }
+        out::print(&text);
+    }
+    Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn hex_digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A letter on several lines.
+fn describe(text: &mut String, letter: &Shown) -> std::fmt::Result {
+    let Shown { letter, header_names, actions, payload, payload_hex } = letter;
+    writeln!(text, "{}", letter.position())?;
+    writeln!(text, "  event {}, type {}", shown(&letter.event_id), or_dash(&letter.event_type))?;
+    let mode = letter.live_mode.map_or("unknown mode", |live| if live { "live" } else { "test" });
+    writeln!(text, "  order {} ({mode})", shown(letter.order_id.as_deref().unwrap_or("-")))?;
+    writeln!(text, "  {} after {}, the last one {}", letter.state, tries(letter.attempts), letter.attempted_at)?;
+    writeln!(text, "  in the audit: {}", letter.outcome)?;
+    writeln!(text, "  {}: {}", letter.reason, shown(&letter.detail))?;
+    let published = letter.published_at.map_or_else(|| "not yet".to_owned(), |at| at.to_string());
+    writeln!(text, "  died {}; published to the topic of dead letters: {published}", letter.created_at)?;
+    writeln!(text, "  body of {} bytes, SHA-256 {}", letter.body_bytes, letter.body_sha256)?;
+    writeln!(text, "  headers: {}", shown(&header_names.join(", ")))?;
+    for action in actions {
+        let reason = action.reason.as_deref().map(|reason| format!("({reason})")).unwrap_or_default();
+        let detail = action.detail.as_deref().map(|detail| format!(": {}", shown(detail))).unwrap_or_default();
+        writeln!(
+            text,
+            "  {} {} by {} ({}): {}{reason}{detail}",
+            action.acted_at,
+            action.action,
+            shown(&action.acted_by),
+            shown(&action.why),
+            action.outcome,
+        )?;
+    }
+    if let Some(body) = payload {
+        // As it is: it was asked for, and may be piped into another program.
+        writeln!(text, "{body}")?;
+    }
+    if let Some(digits) = payload_hex {
+        writeln!(text, "{digits}")?;
+    }
+    Ok(())
+}

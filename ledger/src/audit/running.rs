@@ -1,0 +1,297 @@
+//! The audit that runs for ever: it proves what is new since its last run, and shows what it found as metrics.
+//!
+//! Marks in PostgreSQL say up to where each partition is proved, so no run reads a topic from its beginning again. A mark
+//! never passes a stretch in which something is wrong: such a stretch is read again by every run, until it is right. One
+//! process runs at a time, whichever has the lock; all show the same, because what is shown is the database's.
+//!
+//! What happens to rows that were proved is for `riverlock audit` to find, which proves everything from the beginning.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use metrics::{counter, gauge};
+use rdkafka::{TopicPartitionList, consumer::Consumer as _};
+use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection as _, PgConnection};
+use tokio::{runtime::Handle, sync::oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    AuditError, Report, beyond,
+    compare::{Comparison, Range},
+    source::{Source, Watermarks},
+    store::{self, Proved, Standing},
+};
+use crate::{Error, PostgresConfig, context::Partition, metrics as names};
+
+/// The advisory lock that makes the running audit the only one. Any constant will do, as long as it never changes.
+pub const LOCK_ID: i64 = 0x7269_7665_7261;
+/// Records of one partition that are proved between two marks.
+const STRETCH_RECORDS: i64 = 20_000;
+/// How often the metrics are read from the database, and how soon a run that failed is made again.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// `[audit]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Whether the processor audits while it runs.
+    pub enabled: bool,
+    /// From the end of one run to the beginning of the next.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// How fast records are read at most, so that a run that has much to do leaves room for live traffic.
+    pub records_per_second_max: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { enabled: true, interval: Duration::from_secs(300), records_per_second_max: 20_000 }
+    }
+}
+
+impl AuditConfig {
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// When one is zero or out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600)).contains(&self.interval) {
+            return Err(ConfigError::refused("audit.interval", "must be from 1s to 7d"));
+        }
+        if self.records_per_second_max == 0 {
+            return Err(ConfigError::refused("audit.records_per_second_max", "must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+/// What the running audit needs to know.
+#[derive(Clone, Debug)]
+pub struct Auditor {
+    /// How often and how fast.
+    pub config: AuditConfig,
+    /// Where the records are.
+    pub kafka: KafkaConfig,
+    /// Where the rows are.
+    pub postgres: PostgresConfig,
+    /// The consumers with the topics that each reads.
+    pub consumers: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Auditor {
+    /// Audits until the shutdown, on a thread of its own, because Kafka is asked by waiting. Errors are waited out.
+    ///
+    /// # Errors
+    /// When there can be no thread, or it panics.
+    pub async fn run(self, context: Context) -> Result<(), &'static str> {
+        names::describe_audit();
+        let (runtime, (result, ended)) = (Handle::current(), oneshot::channel());
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        let work = move || {
+            runtime.block_on(self.work(&context));
+            // Nobody waits any more when the process drops everything.
+            let _ = result.send(());
+        };
+        thread.spawn(work).map_err(|_| "the audit has no thread")?;
+        ended.await.map_err(|_| "the audit's thread panicked")
+    }
+
+    async fn work(&self, context: &Context) {
+        let soft = context.shutdown.soft();
+        while !soft.is_cancelled() {
+            match self.look(context).await {
+                Ok(_) | Err(AuditError::Stopped) => {}
+                Err(error) => {
+                    counter!(names::AUDIT_RUNS, "result" => "error").increment(1);
+                    tracing::warn!(%error, "the audit begins again in {} s: {error}", LOOK_INTERVAL.as_secs());
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_INTERVAL.min(self.config.interval)) => {}
+                () = soft.cancelled() => {}
+            }
+        }
+    }
+
+    /// Makes a run if one is due and no other process makes one, and shows what is known. Says whether it made one.
+    ///
+    /// # Errors
+    /// When Kafka or PostgreSQL does not answer.
+    pub async fn look(&self, context: &Context) -> Result<bool, AuditError> {
+        let mut connection = self.postgres.connect().await?;
+        // Asked again under the lock: another process may just have made the run.
+        let mine = self.due(&mut connection, context).await?
+            && store::try_lock(&mut connection, LOCK_ID).await?
+            && self.due(&mut connection, context).await?;
+        if mine {
+            self.make_run(&mut connection, context).await?;
+        }
+        show(&mut connection).await?;
+        // Said good-bye to, so that the lock is free before the next process asks.
+        connection.close().await?;
+        Ok(mine)
+    }
+
+    async fn due(&self, connection: &mut PgConnection, context: &Context) -> Result<bool, Error> {
+        let Some(last) = store::last_run(connection).await? else { return Ok(true) };
+        // A clock that went back makes a run due at once.
+        let since = (context.clock.now() - last.ended_at).to_std();
+        Ok(since.map_or(true, |since| since >= self.config.interval))
+    }
+
+    async fn make_run(&self, connection: &mut PgConnection, context: &Context) -> Result<(), AuditError> {
+        let begun = Instant::now();
+        let consumers: Vec<(&str, Vec<String>)> =
+            self.consumers.iter().map(|(name, topics)| (*name, topics.clone())).collect();
+        let rate = Some(self.config.records_per_second_max);
+        let report = prove_new(&self.kafka, connection, &consumers, rate, context.shutdown.soft()).await?;
+        store::set_last_run(connection, &report, begun.elapsed(), context.clock.now()).await?;
+        let result = if report.balances() { "right" } else { "wrong" };
+        counter!(names::AUDIT_RUNS, "result" => result).increment(1);
+        if report.balances() {
+            tracing::debug!("{report}");
+        } else {
+            tracing::error!(
+                wrong = report.wrong,
+                "the audit does not balance; `riverlock audit` lists everything: {}",
+                report.findings.join("; ")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Sets the metrics to what the database says.
+async fn show(connection: &mut PgConnection) -> Result<(), Error> {
+    let (acknowledged, outcomes) = store::marked(connection).await?;
+    gauge!(names::AUDIT_ACKNOWLEDGED).set(acknowledged as f64);
+    for outcome in names::OUTCOMES {
+        let count = outcomes.get(outcome).copied().unwrap_or_default();
+        gauge!(names::AUDIT_OUTCOMES, "outcome" => outcome).set(count as f64);
+    }
+    let Some(last) = store::last_run(connection).await? else { return Ok(()) };
+    gauge!(names::AUDIT_WRONG).set(last.wrong as f64);
+    gauge!(names::AUDIT_PENDING).set(last.pending as f64);
+    gauge!(names::AUDIT_DURATION).set(last.duration_seconds);
+    let succeeded = last.succeeded_at.map_or(0, |at| at.timestamp());
+    gauge!(names::AUDIT_LAST_SUCCESS).set(succeeded as f64);
+    Ok(())
+}
+
+/// Proves what is new since the marks, moves them, and reports what was ever proved and what is wrong now.
+///
+/// # Errors
+/// When Kafka or PostgreSQL does not answer. What was proved until then stays marked.
+pub async fn prove_new(
+    kafka: &KafkaConfig,
+    connection: &mut PgConnection,
+    consumers: &[(&str, Vec<String>)],
+    rate: Option<u32>,
+    stop: &CancellationToken,
+) -> Result<Report, AuditError> {
+    let source = Source::open(kafka, connection, consumers).await?;
+    // Records are written before they are read: Kafka's ends are asked for after the database.
+    let standings = store::standings(connection, consumers, &source.ids).await?;
+    let watermarks = source.watermarks()?;
+    let mut report = Report::default();
+    look_at_ends(&mut report, &source, &standings, &watermarks);
+
+    let mut left: HashMap<Partition, Range> = HashMap::new();
+    for (&partition, &(low, high)) in &watermarks {
+        let standing = standings.get(&partition);
+        let reached = standing.map_or(low, |standing| standing.reached);
+        report.pending += u64::try_from(high - reached).unwrap_or_default();
+        let proved = standing.and_then(|standing| standing.proved).unwrap_or_default();
+        let range = Range { next: proved.max(low), end: reached.min(high) };
+        if range.next < range.end {
+            left.insert(partition, range);
+        }
+    }
+    while !left.is_empty() {
+        prove_stretches(&source, connection, &mut left, rate, stop, &mut report).await?;
+    }
+    (report.acknowledged, report.outcomes) = store::marked(connection).await?;
+    Ok(report)
+}
+
+/// What can be wrong without a record being read.
+fn look_at_ends(
+    report: &mut Report,
+    source: &Source,
+    standings: &BTreeMap<Partition, Standing>,
+    watermarks: &Watermarks,
+) {
+    let reached = standings.iter().map(|(partition, standing)| (*partition, standing.reached)).collect();
+    for (partition, reached, high) in beyond(&reached, watermarks) {
+        report.wrong(u64::try_from(reached - high).unwrap_or_default(), || {
+            format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
+        });
+    }
+    for (&partition, standing) in standings {
+        if let Some(last) = standing.last_row.filter(|last| *last >= standing.reached) {
+            report.wrong(1, || {
+                let (name, reached) = (source.name(partition), standing.reached);
+                format!("{name}@{last} has a row, but its consumer has read up to {reached}")
+            });
+        }
+        let high = watermarks.get(&partition).map_or(0, |(_, high)| *high);
+        if let Some(proved) = standing.proved.filter(|proved| *proved > high) {
+            report.wrong(u64::try_from(proved - high).unwrap_or_default(), || {
+                format!("{} ends at {high}, but was proved up to {proved} before", source.name(partition))
+            });
+        }
+    }
+}
+
+/// Proves the next stretch of every partition that has one, and marks those in which nothing is wrong. A partition with
+/// something wrong is left where it is.
+async fn prove_stretches(
+    source: &Source,
+    connection: &mut PgConnection,
+    left: &mut HashMap<Partition, Range>,
+    rate: Option<u32>,
+    stop: &CancellationToken,
+    report: &mut Report,
+) -> Result<(), AuditError> {
+    let mut ranges = HashMap::with_capacity(left.len());
+    let mut assignment = TopicPartitionList::new();
+    for (&partition, range) in left.iter() {
+        let end = range.end.min(range.next + STRETCH_RECORDS);
+        ranges.insert(partition, Range { next: range.next, end });
+        source.add(&mut assignment, partition, range.next)?;
+    }
+    let stretches: Vec<_> = ranges.iter().map(|(partition, range)| (*partition, range.next, range.end)).collect();
+    source.consumer.assign(&assignment)?;
+    let mut comparison = Comparison::new(source, stop, rate);
+    comparison.read(connection, ranges).await?;
+    let rows = store::rows_within(connection, &stretches).await?;
+
+    let mut proved = Vec::new();
+    for ((partition, from, to), rows) in stretches.into_iter().zip(rows) {
+        let counts = comparison.partitions.remove(&partition).unwrap_or_default();
+        let found: i64 = counts.outcomes.values().sum();
+        report.wrong += counts.wrong;
+        if rows != found {
+            report.wrong(rows.abs_diff(found), || {
+                format!("{} has {rows} rows from {from} to {to} for {found} records", source.name(partition))
+            });
+        }
+        if counts.wrong > 0 || rows != found {
+            left.remove(&partition);
+            continue;
+        }
+        proved.push(Proved { partition, to, outcomes: counts.outcomes });
+        match left.get_mut(&partition) {
+            Some(range) if to < range.end => range.next = to,
+            _ => drop(left.remove(&partition)),
+        }
+    }
+    report.findings.append(&mut comparison.findings);
+    report.findings.truncate(super::FINDINGS_MAX);
+    store::mark(connection, &proved).await?;
+    Ok(())
+}

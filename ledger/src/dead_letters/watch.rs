@@ -1,0 +1,53 @@
+//! Shows dead letters and conflicts as metrics.
+
+use std::{convert::Infallible, time::Duration};
+
+use metrics::gauge;
+use riverlock_runtime::Context;
+
+use super::{State, view};
+use crate::{Error, PostgresConfig, metrics as names};
+
+/// How often letters are counted.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Counts until the shutdown. Errors are logged and waited out.
+///
+/// # Errors
+/// Never.
+pub async fn run(postgres: PostgresConfig, context: Context) -> Result<(), Infallible> {
+    names::describe_dead_letters();
+    let soft = context.shutdown.soft().clone();
+    let mut connection = None;
+    while !soft.is_cancelled() {
+        if let Err(error) = show(&postgres, &mut connection, &context).await {
+            connection = None;
+            tracing::debug!(%error, "dead letters could not be counted: {error}");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = soft.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+async fn show(
+    postgres: &PostgresConfig,
+    kept: &mut Option<sqlx::PgConnection>,
+    context: &Context,
+) -> Result<(), Error> {
+    let connection = match kept {
+        Some(connection) => connection,
+        None => kept.insert(postgres.connect().await?),
+    };
+    let counts = view::counts(connection).await?;
+    for state in State::ALL {
+        let count = counts.by_state.get(state.as_str()).copied().unwrap_or_default();
+        gauge!(names::DEAD_LETTERS, "state" => state.as_str()).set(count as f64);
+    }
+    let age = counts.oldest_open_at.and_then(|at| (context.clock.now() - at).to_std().ok()).unwrap_or_default();
+    gauge!(names::DEAD_LETTERS_OLDEST).set(age.as_secs_f64());
+    gauge!(names::CONFLICTS).set(counts.conflicts as f64);
+    Ok(())
+}

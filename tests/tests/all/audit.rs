@@ -1,0 +1,304 @@
+//! The audit finds whatever is changed behind its back, and nothing else.
+
+use std::time::Duration;
+
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use riverlock_ledger::{
+    Record,
+    audit::{
+        self, AuditError, Report,
+        running::{self, AuditConfig, Auditor},
+    },
+    batch, store,
+};
+use riverlock_processor::{CONSUMER, Orders};
+use riverlock_runtime::{Context, kafka::KafkaConfig};
+use riverlock_sandbox::stack::Embedded;
+use riverlock_schemas::Mode;
+use riverlock_tests::{Database, now, record};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+const TOPIC: &str = "riverlock.raw.order.accepted";
+const PARTITIONS: i32 = 3;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A broker and a database, and what a consumer does between them, step by step.
+struct Setting {
+    database: Database,
+    connection: PgConnection,
+    kafka: KafkaConfig,
+    producer: FutureProducer,
+    topic_id: i16,
+    _cluster: Embedded,
+}
+
+fn consumers() -> [(&'static str, Vec<String>); 1] {
+    [(CONSUMER, vec![TOPIC.to_owned()])]
+}
+
+fn accepted(id: &str, currency: &str) -> String {
+    format!(
+        r#"{{"id":"{id}","type":"order.accepted","liveMode":false,"createdTime":"2026-01-01T00:00:00Z","data":{{"object":{{"id":"o-{id}","currency":"{currency}"}}}}}}"#
+    )
+}
+
+impl Setting {
+    async fn new() -> Self {
+        let cluster = Embedded::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
+        // The configuration is older than the topic: it knows of one partition.
+        let kafka = KafkaConfig { brokers: cluster.bootstrap(), partitions: 1, ..KafkaConfig::default() };
+        let database = Database::create().await.unwrap();
+        let mut connection = database.connect().await.unwrap();
+        let topic_id = store::topic_ids(&mut connection, &[TOPIC.to_owned()]).await.unwrap()[TOPIC];
+        let producer = kafka.producer().create().unwrap();
+        Self { database, connection, kafka, producer, topic_id, _cluster: cluster }
+    }
+
+    /// Writes a body to Kafka, and returns its record.
+    async fn produce(&self, partition: i32, body: &str) -> Record {
+        let sent = FutureRecord::<(), _>::to(TOPIC).partition(partition).payload(body);
+        let sent = self.producer.send(sent, PATIENCE).await.unwrap();
+        Record { topic_id: self.topic_id, topic: TOPIC.into(), ..record(partition, sent.offset, body.as_bytes()) }
+    }
+
+    async fn consume(&mut self, records: &[Record], refused: Option<&str>) {
+        batch::apply(&mut self.connection, &orders(), records, refused, now()).await.unwrap();
+    }
+
+    /// Twelve records of every outcome, all of them consumed.
+    async fn filled() -> Self {
+        let mut setting = Self::new().await;
+        let mut records = Vec::new();
+        for (i, partition) in (0..6).zip((0..PARTITIONS).cycle()) {
+            records.push(setting.produce(partition, &accepted(&format!("e{i}"), "EUR")).await);
+        }
+        records.push(setting.produce(0, &accepted("e0", "EUR")).await);
+        records.push(setting.produce(0, &accepted("e0", "USD")).await);
+        records.push(setting.produce(1, "not json").await);
+        records.push(setting.produce(2, r#"{"id":"p","type":"payout.created"}"#).await);
+        setting.consume(&records, None).await;
+        setting
+    }
+
+    async fn sql(&mut self, text: &str) {
+        let done = sqlx::query(AssertSqlSafe(text.to_owned())).execute(&mut self.connection).await.unwrap();
+        assert!(done.rows_affected() > 0, "{text} changed nothing");
+    }
+
+    async fn prove_all(&mut self) -> Report {
+        audit::run(&self.kafka, &mut self.connection, &consumers()).await.unwrap()
+    }
+
+    async fn prove_new(&mut self) -> Report {
+        let stop = CancellationToken::new();
+        running::prove_new(&self.kafka, &mut self.connection, &consumers(), None, &stop).await.unwrap()
+    }
+}
+
+fn orders() -> Orders {
+    Orders::new(vec![Mode::Test])
+}
+
+#[tokio::test]
+async fn the_equation_holds_for_every_outcome_and_in_partitions_that_the_configuration_does_not_know() {
+    let mut setting = Setting::filled().await;
+    let all = setting.prove_all().await;
+    assert_eq!(
+        all.to_string(),
+        "audit: acknowledged=10 applied=6 duplicate=1 ignored=1 conflict=1 dead=1 OK",
+        "{:?}",
+        all.findings
+    );
+    let new = setting.prove_new().await;
+    assert_eq!((new.to_string(), new.findings), (all.to_string(), Vec::new()));
+
+    let late = setting.produce(2, &accepted("late", "EUR")).await;
+    assert_eq!(setting.prove_all().await.pending, 1);
+    assert_eq!(audit::pending(&setting.kafka, &mut setting.connection, &consumers()).await.unwrap(), 1);
+    setting.consume(&[late], None).await;
+    let all = setting.prove_all().await;
+    assert!(all.balances() && all.acknowledged == 11 && all.pending == 0, "{all}");
+}
+
+/// What is done behind the audit's back, what it says of that, and whether the running audit can see it: it reads what is
+/// new, and asks for the consumers' partitions only.
+const TAMPERINGS: [(&str, &str, bool); 10] = [
+    ("DELETE FROM events WHERE event_id = 'e1'", "riverlock.raw.order.accepted[1]@0 has no outcome", true),
+    ("UPDATE events SET body_sha256 = sha256('x') WHERE event_id = 'e2'", "[2]@0 has another body", true),
+    (
+        "INSERT INTO events SELECT topic_id, partition, 999, 'invented', event_type, live_mode, order_id, created_at,
+                                   received_at, recorded_at, body_sha256, outcome, reason
+         FROM events WHERE event_id = 'e2'",
+        "its consumer",
+        true,
+    ),
+    (
+        "INSERT INTO events SELECT topic_id, 77, 0, 'invented', event_type, live_mode, order_id, created_at, received_at,
+                                   recorded_at, body_sha256, outcome, reason
+         FROM events WHERE event_id = 'e2'",
+        "[77], which Kafka does not have",
+        false,
+    ),
+    (
+        "WITH other AS (INSERT INTO topics (name) VALUES ('riverlock.raw.other') RETURNING topic_id)
+         INSERT INTO events SELECT other.topic_id, 0, 0, 'invented', event_type, live_mode, order_id, created_at,
+                                   received_at, recorded_at, body_sha256, outcome, reason
+         FROM events, other WHERE event_id = 'e2'",
+        "topic riverlock.raw.other, which no consumer reads",
+        false,
+    ),
+    ("UPDATE consumer_offsets SET next_offset = next_offset + 1 WHERE partition = 2", "its consumer has read up to", true),
+    ("UPDATE events SET outcome = 'duplicate' WHERE event_id = 'e3'", "[0]@1 is called a duplicate", true),
+    (
+        "UPDATE events SET outcome = 'conflict' WHERE outcome = 'duplicate'",
+        "is called a conflict, but no other record",
+        true,
+    ),
+    ("DELETE FROM dead_letters", "is dead and not among the dead letters", true),
+    ("UPDATE dead_letters SET state = 'redriven'", "is dead and not among the dead letters", true),
+];
+
+#[tokio::test]
+async fn whatever_is_changed_behind_its_back_is_found() {
+    for (tampering, finding, seen_running) in TAMPERINGS {
+        let mut setting = Setting::filled().await;
+        setting.sql(tampering).await;
+        let all = setting.prove_all().await;
+        assert!(!all.balances(), "{tampering}: {all}");
+        assert_eq!((all.wrong, all.findings.len()), (1, 1), "{tampering}: {:?}", all.findings);
+        assert!(all.findings[0].contains(finding), "{tampering}: {:?}", all.findings);
+        let new = setting.prove_new().await;
+        assert_eq!(new.balances(), !seen_running, "{tampering}: {:?}", new.findings);
+        if seen_running {
+            assert!(new.findings[0].contains(finding), "{tampering}: {:?}", new.findings);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_acknowledged_event_that_the_consumer_passed_without_an_outcome_is_found() {
+    let mut setting = Setting::filled().await;
+    assert!(setting.prove_new().await.balances());
+    setting.produce(1, &accepted("skipped", "EUR")).await;
+    let last = setting.produce(1, &accepted("last", "EUR")).await;
+    setting.consume(std::slice::from_ref(&last), None).await;
+    let finding = format!("{TOPIC}[1]@{} has no outcome", last.offset - 1);
+    assert_eq!(setting.prove_all().await.findings, [finding.as_str()]);
+    assert_eq!(setting.prove_new().await.findings, [finding.as_str()]);
+}
+
+#[tokio::test]
+async fn the_running_audit_reads_what_is_new_and_waits_where_something_is_wrong() {
+    let mut setting = Setting::filled().await;
+    assert_eq!(setting.prove_new().await.acknowledged, 10);
+    // Below the marks: nothing of it is read again.
+    setting.sql("UPDATE events SET body_sha256 = sha256('x') WHERE event_id = 'e2'").await;
+    let quiet = setting.prove_new().await;
+    assert!(quiet.balances() && quiet.acknowledged == 10, "{quiet}: {:?}", quiet.findings);
+    assert!(!setting.prove_all().await.balances(), "the audit from the beginning does see it");
+
+    let (one, other) =
+        (setting.produce(0, &accepted("one", "EUR")).await, setting.produce(1, &accepted("two", "EUR")).await);
+    setting.consume(&[one.clone(), other], None).await;
+    setting.sql("DELETE FROM events WHERE event_id = 'one'").await;
+    for _ in 0..2 {
+        let wrong = setting.prove_new().await;
+        assert_eq!((wrong.wrong, wrong.acknowledged), (1, 11), "the other partition goes on: {:?}", wrong.findings);
+    }
+    setting.consume(&[one], None).await;
+    let right = setting.prove_new().await;
+    assert!(right.balances() && right.acknowledged == 12, "{right}: {:?}", right.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_live_traffic_there_are_no_false_alarms() {
+    let setting = Setting::new().await;
+    let stop = CancellationToken::new();
+    let (database, kafka) = (setting.database.config.clone(), setting.kafka.clone());
+    let audits = {
+        let stop = stop.clone();
+        async move {
+            let mut connection = database.connect().await.unwrap();
+            let (mut reports, mut seen) = (0, std::collections::BTreeSet::new());
+            while !stop.is_cancelled() {
+                let all = audit::run(&kafka, &mut connection, &consumers()).await.unwrap();
+                assert!(all.balances(), "{all}: {:?}", all.findings);
+                let never = CancellationToken::new();
+                let new = running::prove_new(&kafka, &mut connection, &consumers(), None, &never).await.unwrap();
+                assert!(new.balances(), "{new}: {:?}", new.findings);
+                seen.insert(all.acknowledged);
+                reports += 1;
+            }
+            (reports, seen.len())
+        }
+    };
+    let traffic = async {
+        let mut connection = setting.database.connect().await.unwrap();
+        for round in 0..120 {
+            let mut records = Vec::new();
+            for partition in 0..PARTITIONS {
+                for i in 0..4 {
+                    // One in four is sent again, and some are not understood.
+                    let body = match (round + i) % 5 {
+                        0 => "not json".to_owned(),
+                        _ => accepted(&format!("e{}-{partition}-{}", round, i / 2), "EUR"),
+                    };
+                    records.push(setting.produce(partition, &body).await);
+                }
+            }
+            batch::apply(&mut connection, &orders(), &records, None, now()).await.unwrap();
+        }
+        stop.cancel();
+    };
+    let ((reports, different), ()) = tokio::join!(audits, traffic);
+    assert!(reports >= 5 && different >= 3, "{reports} audits saw {different} different moments: that shows nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_audits_at_a_time_and_the_next_one_goes_on_when_it_is_gone() {
+    let setting = Setting::filled().await;
+    let auditor = Auditor {
+        config: AuditConfig::default(),
+        kafka: setting.kafka.clone(),
+        postgres: setting.database.config.clone(),
+        consumers: consumers().to_vec(),
+    };
+    let (mut connection, mut holder) =
+        (setting.database.connect().await.unwrap(), setting.database.connect().await.unwrap());
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(running::LOCK_ID).execute(&mut holder).await.unwrap();
+    let context = Context::new();
+    assert!(!auditor.look(&context).await.unwrap(), "somebody else has the lock");
+    assert_eq!(runs(&mut connection).await, None);
+    holder.close().await.unwrap();
+    assert!(auditor.look(&context).await.unwrap());
+    assert_eq!(runs(&mut connection).await, Some((0, 10)));
+    assert!(!auditor.look(&context).await.unwrap(), "the next one is due in five minutes");
+
+    // As a service, for a process that has made none yet.
+    sqlx::query("TRUNCATE audit_runs_last").execute(&mut connection).await.unwrap();
+    context.shutdown.spawn("audit", auditor.run(context.clone()));
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while runs(&mut connection).await.is_none() {
+        assert!(tokio::time::Instant::now() < until, "no run was made");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    context.shutdown.stop();
+    assert!(context.shutdown.wait(PATIENCE).await, "it ends when it is asked to");
+}
+
+/// What the last run found wrong, and what is proved.
+async fn runs(connection: &mut PgConnection) -> Option<(i64, i64)> {
+    sqlx::query_as("SELECT wrong, (SELECT sum(acknowledged)::bigint FROM audit_marks) FROM audit_runs_last")
+        .fetch_optional(connection)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_topic_that_kafka_does_not_have_is_an_error_and_not_a_finding() {
+    let mut setting = Setting::new().await;
+    let consumers = [(CONSUMER, vec!["riverlock.raw.missing".to_owned()])];
+    let error = audit::run(&setting.kafka, &mut setting.connection, &consumers).await.unwrap_err();
+    assert!(matches!(error, AuditError::NoTopic(_)), "{error}");
+}

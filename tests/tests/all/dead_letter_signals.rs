@@ -1,0 +1,129 @@
+//! How others hear of dead letters: the topic, and the metrics.
+
+use std::time::Duration;
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+};
+use riverlock_ledger::{
+    Record, batch,
+    dead_letters::{self, Place, Request, Run},
+    relay, store,
+};
+use riverlock_processor::Orders;
+use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
+use riverlock_sandbox::stack::Embedded;
+use riverlock_schemas::Mode;
+use riverlock_tests::{Database, now, record};
+
+const TOPIC: &str = "riverlock.raw.order.accepted";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn orders() -> Orders {
+    Orders::new(vec![Mode::Test])
+}
+
+/// A letter that nobody can apply.
+async fn kill(database: &Database) -> Record {
+    let mut connection = database.connect().await.unwrap();
+    let topic_id = store::topic_ids(&mut connection, &[TOPIC.to_owned()]).await.unwrap()[TOPIC];
+    let record = Record {
+        topic_id,
+        topic: TOPIC.into(),
+        key: Some(b"key".to_vec()),
+        headers: Some(OwnedHeaders::new().insert(Header { key: "event-id", value: Some("e") })),
+        ..record(2, 17, b"not json")
+    };
+    batch::apply(&mut connection, &orders(), std::slice::from_ref(&record), None, now()).await.unwrap();
+    record
+}
+
+async fn redrive(database: &Database, record: &Record) {
+    let mut connection = database.connect().await.unwrap();
+    let place = Place { topic_id: record.topic_id, position: record.position() };
+    let (by, why) = ("ada".to_owned(), "try".to_owned());
+    let request = Request { by, why, run: Run::Apply, discarded_too: false, looping_too: false };
+    dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+    let headers = message.headers()?;
+    let value = headers.iter().find(|header| header.key == name)?.value?;
+    Some(String::from_utf8(value.to_vec()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_try_in_vain_is_published_with_the_record_as_it_was_and_where_it_lies() {
+    let topics = KafkaConfig::default().topics();
+    let cluster = Embedded::start([(topics.dead_letter(), 1), (topics.fulfillment(), 1)].into_iter()).unwrap();
+    let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..KafkaConfig::default() };
+    let database = Database::create().await.unwrap();
+    let record = kill(&database).await;
+    let context = Context::new();
+    let (postgres, task) = (database.config.clone(), context.clone());
+    context.shutdown.spawn("relay", relay::run(kafka.clone(), postgres, task));
+
+    let consumer: BaseConsumer = kafka.consumer("test").create().unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(&topics.dead_letter(), 0, Offset::Offset(0)).unwrap();
+    consumer.assign(&assignment).unwrap();
+    for attempts in 1..=2 {
+        let message = consumer.poll(PATIENCE).expect("a letter is published").unwrap();
+        assert_eq!((message.key(), message.payload()), (record.key.as_deref(), Some(record.payload.as_slice())));
+        for (name, value) in [
+            ("event-id", "e"),
+            ("dead-letter-topic", TOPIC),
+            ("dead-letter-partition", "2"),
+            ("dead-letter-offset", "17"),
+            ("dead-letter-reason", "envelope"),
+            ("dead-letter-attempts", attempts.to_string().as_str()),
+        ] {
+            assert_eq!(header(&message, name).as_deref(), Some(value), "{name}");
+        }
+        if attempts == 1 {
+            redrive(&database, &record).await;
+        }
+    }
+    context.shutdown.stop();
+    assert!(context.shutdown.wait(PATIENCE).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_letters_their_age_and_conflicts_are_metrics() {
+    let page = telemetry::metrics().unwrap();
+    let database = Database::create().await.unwrap();
+    kill(&database).await;
+    let mut connection = database.connect().await.unwrap();
+    sqlx::query("UPDATE dead_letters SET created_at = now() - interval '2 hours'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let body = |currency: &str| {
+        format!(
+            r#"{{"id":"e","type":"order.accepted","liveMode":false,"createdTime":"2026-01-01T00:00:00Z","data":{{"object":{{"id":"o","currency":"{currency}"}}}}}}"#
+        )
+    };
+    let conflict = [record(0, 0, body("EUR").as_bytes()), record(0, 1, body("USD").as_bytes())];
+    batch::apply(&mut connection, &orders(), &conflict, None, now()).await.unwrap();
+
+    let context = Context::new();
+    context.shutdown.spawn("dead-letters", dead_letters::watch(database.config.clone(), context.clone()));
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let shown = |text: &str| text.contains("dead_letters{state=\"open\"} 1\n");
+    while !shown(&page.render()) {
+        assert!(tokio::time::Instant::now() < until, "{}", page.render());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    context.shutdown.stop();
+    assert!(context.shutdown.wait(PATIENCE).await);
+    let text = page.render();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {text}"));
+        line.rsplit_once(' ').unwrap().1
+    };
+    assert_eq!((value("dead_letters{state=\"redriven\"}"), value("conflict_records ")), ("0", "1"));
+    let age: f64 = value("dead_letters_oldest_open_age_seconds ").parse().unwrap();
+    assert!((7_200.0..7_500.0).contains(&age), "{age}");
+}
