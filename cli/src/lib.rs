@@ -11,6 +11,7 @@ pub mod local;
 mod orders;
 mod out;
 mod quarantine;
+pub mod replay;
 mod sandbox;
 pub mod services;
 mod setup;
@@ -36,6 +37,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Orders { command } => orders::run(file, command).await,
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
+        Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Stack(options) => stack::run(options).await,

@@ -55,16 +55,31 @@ pub async fn apply<P: Projection>(
     refused: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    let entries: Vec<_> = records.iter().map(|record| judge(projection, record, refused)).collect();
     let mut transaction = connection.begin().await?;
-    let (fresh, dead, tally) = settle(&mut transaction, entries).await?;
-    store::add_dead_letters(&mut transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
-        .await?;
-    if !fresh.is_empty() {
-        projection.apply(&mut transaction, fresh, now).await?;
-    }
+    let tally = fold(&mut transaction, projection, records, refused, now).await?;
     store::advance_offsets(&mut transaction, projection.name(), &next_offsets(records)).await?;
     transaction.commit().await?;
+    Ok(tally)
+}
+
+/// What [`apply`] does, inside the caller's transaction and without moving the consumer's offsets.
+///
+/// # Errors
+/// Whatever the database says; the caller rolls back and decides.
+pub async fn fold<P: Projection>(
+    transaction: &mut PgConnection,
+    projection: &P,
+    records: &[Record],
+    refused: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<Tally, Error> {
+    let entries: Vec<_> = records.iter().map(|record| judge(projection, record, refused)).collect();
+    let (fresh, dead, tally) = settle(transaction, entries).await?;
+    store::add_dead_letters(transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
+        .await?;
+    if !fresh.is_empty() {
+        projection.apply(transaction, fresh, now).await?;
+    }
     Ok(tally)
 }
 
@@ -111,7 +126,7 @@ fn judge<'a, P: Projection>(projection: &P, record: &'a Record, refused: Option<
 }
 
 /// The event's id, or its hash where the id cannot be a key.
-fn event_key(envelope: &Envelope<'_>) -> String {
+pub(crate) fn event_key(envelope: &Envelope<'_>) -> String {
     match EventId::parse(envelope.id.as_ref()) {
         Ok(id) => id.as_str().to_owned(),
         Err(_) => record::hashed(&envelope.id),
@@ -123,7 +138,7 @@ fn event_type(envelope: &Envelope<'_>) -> String {
     envelope.event_type.chars().take(EVENT_TYPE_CHARS_MAX).map(clean).collect()
 }
 
-fn order_key(envelope: &Envelope<'_>) -> Option<String> {
+pub(crate) fn order_key(envelope: &Envelope<'_>) -> Option<String> {
     let id = OrderId::parse(envelope.order_id.as_deref()?).ok()?;
     Some(id.as_str().to_owned())
 }

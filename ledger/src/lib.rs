@@ -22,6 +22,7 @@ pub mod postgres;
 pub mod projection;
 pub mod ranges;
 pub mod relay;
+pub mod replay;
 pub mod store;
 pub mod view;
 mod worker;

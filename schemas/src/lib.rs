@@ -14,6 +14,7 @@ pub mod hash;
 pub mod ids;
 pub mod order_event;
 pub mod order_state;
+pub mod partitioner;
 pub mod payload;
 pub mod record;
 pub mod time;

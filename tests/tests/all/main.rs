@@ -8,5 +8,6 @@ mod demo;
 mod invoices;
 mod ledger;
 mod outage;
+mod replay;
 mod soak;
 mod tidy;
