@@ -2,6 +2,7 @@
 
 pub mod dead_letters;
 pub mod invoices;
+pub mod replay;
 
 use std::path::PathBuf;
 
@@ -62,6 +63,8 @@ pub enum Command {
         #[command(subcommand)]
         command: invoices::InvoicesCommand,
     },
+    /// Put records that were read before into the live state again: what is known does nothing, what is missing takes effect
+    Replay(Box<replay::ReplayOptions>),
     /// A pretend Digital River
     Sandbox {
         /// What it does

@@ -12,6 +12,7 @@ pub mod local;
 mod orders;
 mod out;
 mod quarantine;
+pub mod replay;
 mod sandbox;
 pub mod services;
 mod setup;
@@ -38,6 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
+        Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Stack(options) => stack::run(options).await,

@@ -73,21 +73,56 @@ pub async fn apply_after<P: Projection>(
     refused: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
+    let entries = judge_all(projection, records, refused).await;
+    let mut transaction = connection.begin().await?;
+    let tally = write(&mut transaction, projection, entries, now).await?;
+    store::advance_offsets_after(&mut transaction, projection.name(), &next_offsets(records), before).await?;
+    transaction.commit().await?;
+    Ok(tally)
+}
+
+/// What [`apply`] does, inside the caller's transaction and without moving the consumer's offsets.
+///
+/// # Errors
+/// Whatever the database says; the caller rolls back and decides.
+pub async fn fold<P: Projection>(
+    transaction: &mut PgConnection,
+    projection: &P,
+    records: &[Record],
+    refused: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<Tally, Error> {
+    let entries = judge_all(projection, records, refused).await;
+    write(transaction, projection, entries, now).await
+}
+
+/// Judges every record, and lets other tasks have their turn meanwhile: a large batch takes a while to parse.
+async fn judge_all<'a, P: Projection>(
+    projection: &P,
+    records: &'a [Record],
+    refused: Option<&str>,
+) -> Vec<Entry<'a, P::Event>> {
     let mut entries = Vec::with_capacity(records.len());
     for some in records.chunks(JUDGED_AT_ONCE) {
         entries.extend(some.iter().map(|record| judge(projection, record, refused)));
-        // A large batch takes a while to parse, and others wait for this thread.
         tokio::task::yield_now().await;
     }
-    let mut transaction = connection.begin().await?;
-    let (fresh, dead, tally) = settle(&mut transaction, entries).await?;
-    store::add_dead_letters(&mut transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
+    entries
+}
+
+/// Writes outcomes, dead letters and effects.
+async fn write<P: Projection>(
+    transaction: &mut PgConnection,
+    projection: &P,
+    entries: Vec<Entry<'_, P::Event>>,
+    now: DateTime<Utc>,
+) -> Result<Tally, Error> {
+    let (fresh, dead, tally) = settle(transaction, entries).await?;
+    store::add_dead_letters(transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
         .await?;
     if !fresh.is_empty() {
-        projection.apply(&mut transaction, fresh, now).await?;
+        projection.apply(transaction, fresh, now).await?;
     }
-    store::advance_offsets_after(&mut transaction, projection.name(), &next_offsets(records), before).await?;
-    transaction.commit().await?;
     Ok(tally)
 }
 
@@ -139,7 +174,7 @@ pub(crate) fn judge<'a, P: Projection>(
 }
 
 /// The event's id, or its hash where the id cannot be a key.
-fn event_key(envelope: &Envelope<'_>) -> String {
+pub(crate) fn event_key(envelope: &Envelope<'_>) -> String {
     match EventId::parse(envelope.id.as_ref()) {
         Ok(id) => id.as_str().to_owned(),
         Err(_) => record::hashed(&envelope.id),
@@ -151,7 +186,7 @@ fn event_type(envelope: &Envelope<'_>) -> String {
     envelope.event_type.chars().take(EVENT_TYPE_CHARS_MAX).map(clean).collect()
 }
 
-fn order_key(envelope: &Envelope<'_>) -> Option<String> {
+pub(crate) fn order_key(envelope: &Envelope<'_>) -> Option<String> {
     let id = OrderId::parse(envelope.order_id.as_deref()?).ok()?;
     Some(id.as_str().to_owned())
 }

@@ -17,6 +17,7 @@ pub mod ids;
 pub mod json_schema;
 pub mod order_event;
 pub mod order_state;
+pub mod partitioner;
 pub mod payload;
 pub mod record;
 pub mod time;

@@ -14,6 +14,7 @@ mod invoices;
 mod ledger;
 mod outage;
 mod proof;
+mod replay;
 mod restore;
 mod soak;
 mod tidy;

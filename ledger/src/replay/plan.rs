@@ -1,0 +1,99 @@
+//! The dry run.
+
+use std::collections::HashMap;
+
+use riverlock_schemas::{hash::Sha256Hash, time::to_micros};
+use serde::Serialize;
+use sqlx::Connection as _;
+
+use super::{
+    CHUNK_BYTES, CHUNK_RECORDS, Effect, Observer, OrderChange, Replay, ReplayError, Report, Selection, chunk,
+    overlay::Overlay,
+    pace::Pace,
+    reading::{Limits, Reading},
+    report::Chain,
+    selection,
+    store::{self, Plan, PlannedChunk},
+};
+/// What a dry run found.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Planned {
+    /// The plan's hash; `None` where nothing would happen, so that there is nothing to apply.
+    pub plan: Option<Sha256Hash>,
+    /// In numbers.
+    pub report: Report,
+    /// The first orders that would change.
+    pub orders: Vec<OrderChange>,
+    /// The first messages that would be sent.
+    pub effects: Vec<Effect>,
+    /// Records that were read, selected or not.
+    pub read: u64,
+}
+
+/// Says what a replay of the selection would do, and keeps that as a plan. Nothing else is written. `list` is how many
+/// orders and messages are listed.
+///
+/// # Errors
+/// When the selection makes no sense, or Kafka or PostgreSQL does not answer.
+pub async fn plan(
+    replay: &Replay<'_>,
+    selection: &Selection,
+    list: usize,
+    observer: &mut dyn Observer,
+) -> Result<Planned, ReplayError> {
+    let mut connection = replay.postgres.connect().await?;
+    let resolved = selection::resolve(replay, &mut connection, selection).await?;
+    resolved.notes.iter().for_each(|note| observer.say(note));
+    let limits = Limits { records: CHUNK_RECORDS, bytes: CHUNK_BYTES };
+    let (ranges, next) = (resolved.ranges, HashMap::new());
+    observer.begin(ranges.iter().map(|assigned| assigned.range.records()).sum(), 0);
+    let mut reading = Reading::start(replay.kafka, "riverlock-replay", &ranges, &next, selection, limits)?;
+    let mut pace = Pace::start(replay).await?;
+
+    let mut overlay = Overlay::open(replay.postgres).await?;
+    let (mut report, mut hash, mut chunks) = (Report::default(), Chain::new("records"), HashMap::new());
+    let mut number = 0;
+    while let Some(chunk) = reading.next().await? {
+        if !pace.wait(chunk.records.len(), observer, &replay.stop).await {
+            return Err(ReplayError::Stopped);
+        }
+        let positions: Vec<_> = chunk.records.iter().map(chunk::position).collect();
+        let known = store::known(&mut connection, &positions).await?;
+        let fresh = chunk::without(&chunk.records, &known);
+        let folded = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now())).await?;
+        report.add(chunk.records.len(), &folded);
+        if let Some(digest) = folded.digest() {
+            chunks.insert(number, PlannedChunk { digest, summary: folded.summary() });
+        }
+        folded.settled.iter().for_each(|settled| hash.add_settled(settled));
+        number += 1;
+        observer.progress(reading.records_read(), report.records);
+    }
+
+    let orders;
+    (report.orders, orders) = overlay.orders(i64::try_from(list).unwrap_or(i64::MAX)).await?;
+    let mut effects_hash = Chain::new("messages");
+    let effects;
+    (report.effects, effects) = overlay.effects(list, &mut effects_hash).await?;
+    report.documents = overlay.documents().await?;
+    hash.add_hash(effects_hash.end());
+    let mut planned = Planned { plan: None, report, orders, effects, read: reading.records_read() };
+    if !chunks.is_empty() {
+        let plan = Plan {
+            hash: hash.end(),
+            selection: selection.clone(),
+            report: planned.report.clone(),
+            limits,
+            ranges,
+            chunks,
+            created_at: to_micros(replay.clock.now()),
+            created_by: replay.by.to_owned(),
+        };
+        let mut transaction = connection.begin().await?;
+        store::save_plan(&mut transaction, &plan).await?;
+        transaction.commit().await?;
+        planned.plan = Some(plan.hash);
+    }
+    Ok(planned)
+}
