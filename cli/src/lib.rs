@@ -3,6 +3,7 @@
 
 pub mod args;
 mod audit;
+mod bar;
 pub mod config;
 pub mod demo;
 mod healthcheck;
@@ -11,6 +12,8 @@ pub mod local;
 mod orders;
 mod out;
 mod quarantine;
+mod rebuild;
+mod refold;
 mod sandbox;
 pub mod services;
 mod setup;
@@ -34,6 +37,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Setup => setup::run(file).await,
         Command::Audit { json } => audit::run(file, json).await,
         Command::Orders { command } => orders::run(file, command).await,
+        Command::Refold(options) => refold::run(file, options).await,
+        Command::Rebuild(options) => rebuild::run(file, options).await,
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,

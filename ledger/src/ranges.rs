@@ -64,7 +64,7 @@ pub enum RangeError {
         reason: String,
     },
     /// Kafka has records and does not send them.
-    #[error("Kafka sent nothing of {0} for {} s although records are there", STALL_MAX.as_secs())]
+    #[error("Kafka sent nothing of {0} for {seconds} s although records are there", seconds = STALL_MAX.as_secs())]
     Stalled(OffsetRange),
 }
 
@@ -92,6 +92,11 @@ impl RangeReader {
         config.set("fetch.wait.max.ms", "10").set("queued.max.messages.kbytes", "4096");
         let left = ranges.into_iter().filter(|range| range.start < range.end).collect();
         Ok(Self { consumer: config.create()?, left, is_assigned: false })
+    }
+
+    /// Reads these ranges too, after all others.
+    pub fn extend(&mut self, ranges: impl IntoIterator<Item = OffsetRange>) {
+        self.left.extend(ranges.into_iter().filter(|range| range.start < range.end));
     }
 
     /// The next record, or `None` when all ranges are read.

@@ -8,5 +8,8 @@ mod demo;
 mod invoices;
 mod ledger;
 mod outage;
+mod raw;
+mod rebuild;
+mod refold;
 mod soak;
 mod tidy;
