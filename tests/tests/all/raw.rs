@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Raw {
     pub(crate) database: Database,
     pub(crate) kafka: KafkaConfig,
-    _cluster: Embedded,
+    /// Held for its life only.
+    pub(crate) _cluster: Embedded,
 }
 
 /// Consumers that run until they are ended.

@@ -105,8 +105,7 @@ async fn a_damaged_order_is_put_right_byte_for_byte_and_a_healthy_one_is_left_al
         assert!(execute(&mut connection, statement).await > 0);
     }
     let damaged = all_rows(&mut connection).await;
-    let versions = |connection| versions(connection, &ids);
-    let before = versions(&mut connection).await;
+    let before = versions(&mut connection, &ids).await;
 
     let mut sorted = ids.clone();
     sorted.sort();
@@ -128,7 +127,7 @@ async fn a_damaged_order_is_put_right_byte_for_byte_and_a_healthy_one_is_left_al
     let found = refold(&raw, Selection::All, true).await;
     assert_eq!((found.tally.written, found.tally.effects, found.tally.refused), (6, 0, 0));
     assert_eq!(state(&mut connection).await.unwrap(), expected);
-    let after = versions(&mut connection).await;
+    let after = versions(&mut connection, &ids).await;
     for (id, before) in &before {
         assert_eq!(after[id], before + 1, "{id} has the next version");
     }
