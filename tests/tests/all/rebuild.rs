@@ -130,7 +130,9 @@ async fn rebuilt_tables_equal_the_live_ones_and_a_damaged_row_is_named() {
         format!(
             "INSERT INTO order_lines (order_id, live_mode, line_id, snapshot_event_id) VALUES ('{order}', false, 'ghost', 'e')"
         ),
-        format!("UPDATE events SET outcome = 'applied', reason = NULL WHERE event_id = '{event}'"),
+        format!(
+            "UPDATE events SET outcome = 'applied', reason = NULL WHERE event_id = '{event}' AND outcome = 'ignored'"
+        ),
         format!("DELETE FROM outbox WHERE order_id = '{order}' AND kind = 'fulfillment.completed'"),
     ] {
         assert_eq!(execute(&mut live, statement).await, 1);
@@ -288,7 +290,7 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     let (after, done) = (state(&mut live).await.unwrap(), carried(&mut live).await);
     let again = swap(&raw, &kept.schema).await;
     assert_ne!(again.schema, kept.schema);
-    assert_eq!(again.messages, 1, "the former tables call for the effect that was deleted from the live ones");
+    assert_eq!(again.messages, 0);
     let mut live = raw.database.connect().await.unwrap();
     execute(&mut live, "DELETE FROM outbox WHERE published_at IS NULL").await;
     assert_eq!(carried(&mut live).await, done);
@@ -329,7 +331,7 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     if !kafka_for_test("an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_are_stopped") {
         return;
     }
-    let mut world = World::start(36, 150, 60).await.unwrap();
+    let mut world = World::start(36, 260, 15).await.unwrap();
     let playing = world.begin();
     let mut connection = world.local.config.postgres.connect().await.unwrap();
     while value::<i64>(&mut connection, "SELECT count(*) FROM events").await < 100 {
