@@ -276,6 +276,7 @@ async fn settle_letters(
     reason: &Reason,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
+    // Letters have had a state since a later migration than the first.
     if !store::columns(connection, rebuilt, "dead_letters").await?.iter().any(|column| column == "state") {
         return Ok(());
     }
