@@ -2,6 +2,9 @@
 
 pub mod dead_letters;
 pub mod invoices;
+pub mod moment;
+pub mod rebuild;
+pub mod refold;
 pub mod replay;
 
 use std::path::PathBuf;
@@ -45,6 +48,10 @@ pub enum Command {
         #[command(subcommand)]
         command: OrdersCommand,
     },
+    /// Fold orders again from their audited events, after a mistake in the code was put right
+    Refold(refold::RefoldOptions),
+    /// Build all tables again from the topics, compare them with the live ones, and take their place
+    Rebuild(rebuild::RebuildOptions),
     /// Look at events whose sender was not believed, and admit those whose signature turns out to be right
     Quarantine {
         /// What to do with them

@@ -3,6 +3,7 @@
 
 pub mod args;
 mod audit;
+mod bar;
 pub mod config;
 mod dead_letters;
 pub mod demo;
@@ -12,6 +13,8 @@ pub mod local;
 mod orders;
 mod out;
 mod quarantine;
+mod rebuild;
+mod refold;
 pub mod replay;
 mod sandbox;
 pub mod services;
@@ -36,6 +39,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Setup => setup::run(file).await,
         Command::Audit { json } => audit::run(file, json).await,
         Command::Orders { command } => orders::run(file, command).await,
+        Command::Refold(options) => refold::run(file, options).await,
+        Command::Rebuild(options) => rebuild::run(file, options).await,
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,

@@ -25,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the relay waits after an error, and before it asks for the lock again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The advisory lock that makes the relay the only one. Any constant will do, as long as it never changes.
-const LOCK_ID: i64 = 0x7269_7665_726c;
+pub(crate) const LOCK_ID: i64 = 0x7269_7665_726c;
 
 /// The relay could not go on.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@
 
 pub mod domain;
 mod projection;
+pub mod refold;
 pub mod store;
 
 use riverlock_ledger::{PostgresConfig, consumer, consumer::BatchConfig, relay};

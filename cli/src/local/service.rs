@@ -99,7 +99,11 @@ impl Running {
         self.process.kill().await.map(drop)
     }
 
-    pub(super) async fn stop(&self) -> anyhow::Result<()> {
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not even end by SIGKILL.
+    pub async fn stop(&self) -> anyhow::Result<()> {
         self.process.stop(Signal::TERM, STOP_WITHIN).await.map(drop)
     }
 }

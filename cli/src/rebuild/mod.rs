@@ -1,0 +1,172 @@
+//! `riverlock rebuild`: all tables again, from the beginning of the topics.
+
+use std::{fmt::Write as _, path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use riverlock_invoice_fetcher::InvoiceQueue;
+use riverlock_ledger::{
+    Projection as _,
+    rebuild::{Kept, Offsets, Plan, Reason, Rebuild, Report},
+};
+use riverlock_processor::Orders;
+use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_schemas::{Mode, hash::Sha256Hash};
+
+use crate::{args::rebuild::RebuildOptions, bar, config::Config, out};
+
+/// How often the live consumers may move on between two attempts to swap.
+const SWAPS_MAX: usize = 5;
+/// How near the live tables the rebuilt ones come before the live ones are held in a snapshot.
+const NEAR_RECORDS: u64 = 10_000;
+
+/// The consumers' halves that decide and write.
+struct Projections {
+    orders: Orders,
+    invoices: InvoiceQueue,
+}
+
+pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow::Result<ExitCode> {
+    let config = Config::load(file)?;
+    config.processor.validate()?;
+    if documents(&config).next().is_some() {
+        config.invoice_fetcher.validate()?;
+    }
+    let reason = reason(&options)?;
+    let projections = Projections {
+        orders: Orders::new(config.processor.modes.clone()),
+        invoices: InvoiceQueue::new(&config.invoice_fetcher),
+    };
+    let plan = Plan {
+        schema: options.schema.clone(),
+        fingerprint: fingerprint(&config)?,
+        fresh: options.fresh,
+        consumers: config.consumers().to_vec(),
+    };
+    let mut rebuild = Rebuild::open(&config.kafka, &config.postgres, plan).await?;
+    let report = build_and_compare(&rebuild, &projections).await?;
+    print(&report, &options)?;
+    let is_same = report.total == 0;
+    match reason {
+        Some(reason) if options.yes => {
+            let kept = swap(&mut rebuild, &projections, &reason).await?;
+            tell(&kept, rebuild.live_schema(), &options);
+            Ok(ExitCode::SUCCESS)
+        }
+        reason => {
+            if reason.is_some() {
+                eprintln!("nothing was swapped: stop the services, and say --yes");
+            }
+            Ok(if is_same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+fn reason(options: &RebuildOptions) -> anyhow::Result<Option<Reason>> {
+    if !options.swap {
+        return Ok(None);
+    }
+    let why = options.reason.clone().filter(|reason| !reason.trim().is_empty()).context("--reason is empty")?;
+    Ok(Some(Reason { by: options.by.clone(), why }))
+}
+
+/// What decides about records: this program, and the modes that it acts on.
+fn fingerprint(config: &Config) -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("finding this program's file")?;
+    let program = std::fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
+    let documents: Vec<&str> = documents(config).map(Mode::as_str).collect();
+    let orders: Vec<String> = config.processor.modes.iter().map(ToString::to_string).collect();
+    let program = Sha256Hash::of(&program);
+    Ok(format!("program {program}, orders {}, invoices {}", orders.join("+"), documents.join("+")))
+}
+
+/// The modes whose documents are fetched.
+fn documents(config: &Config) -> impl Iterator<Item = Mode> {
+    let accounts = [(Mode::Live, &config.invoice_fetcher.live), (Mode::Test, &config.invoice_fetcher.test)];
+    accounts.into_iter().filter(|(_, account)| account.is_some()).map(|(mode, _)| mode)
+}
+
+/// Reads up to where the live consumers stand.
+async fn catch_up(rebuild: &Rebuild, projections: &Projections, target: &Offsets) -> anyhow::Result<()> {
+    let bar = bar::new("records")?;
+    bar.set_length(rebuild.left(target).await?);
+    let progress = |records| bar.inc(records);
+    let built = async {
+        rebuild.catch_up(&projections.orders, target, &SystemClock, &progress).await?;
+        rebuild.catch_up(&projections.invoices, target, &SystemClock, &progress).await
+    };
+    let built = built.await;
+    bar.finish_and_clear();
+    built.with_context(|| {
+        let (orders, invoices) = (projections.orders.name(), projections.invoices.name());
+        format!("the tables of {orders} and {invoices} could not be built; run it again to go on")
+    })
+}
+
+async fn build_and_compare(rebuild: &Rebuild, projections: &Projections) -> anyhow::Result<Report> {
+    // The live tables move on while they are rebuilt, and are held only once the rest is short.
+    loop {
+        let target = rebuild.target().await?;
+        let is_near = rebuild.left(&target).await? < NEAR_RECORDS;
+        catch_up(rebuild, projections, &target).await?;
+        if is_near {
+            break;
+        }
+    }
+    let snapshot = rebuild.snapshot().await?;
+    catch_up(rebuild, projections, snapshot.target()).await?;
+    Ok(rebuild.compare(snapshot).await?)
+}
+
+async fn swap(rebuild: &mut Rebuild, projections: &Projections, reason: &Reason) -> anyhow::Result<Kept> {
+    rebuild.ensure_stopped().await?;
+    let mut attempt = 0;
+    loop {
+        let target = rebuild.target().await?;
+        catch_up(rebuild, projections, &target).await?;
+        rebuild.finish().await?;
+        if let Some(kept) = rebuild.swap(reason, SystemClock.now()).await? {
+            return Ok(kept);
+        }
+        attempt += 1;
+        anyhow::ensure!(attempt < SWAPS_MAX, riverlock_ledger::rebuild::RebuildError::Moved);
+    }
+}
+
+fn print(report: &Report, options: &RebuildOptions) -> anyhow::Result<()> {
+    if options.json {
+        out::print(&format!("{}\n", serde_json::to_string_pretty(report)?));
+        return Ok(());
+    }
+    let mut text = String::new();
+    write(&mut text, report, &options.schema).expect("writing to a text never fails");
+    out::print(&text);
+    Ok(())
+}
+
+fn write(text: &mut String, report: &Report, schema: &str) -> std::fmt::Result {
+    writeln!(text, "{} records were read into schema {schema}, up to where the live tables stand", report.records)?;
+    for table in &report.tables {
+        let (live, rebuilt, differences) = (table.live, table.rebuilt, table.differences);
+        writeln!(text, "  {:<18} {live:>10} live {rebuilt:>10} rebuilt {differences:>8} differ", table.table)?;
+    }
+    for difference in &report.differences {
+        writeln!(text, "  {difference}")?;
+    }
+    let listed = report.differences.len() as u64;
+    if report.total > listed {
+        writeln!(text, "  and {} more", report.total - listed)?;
+    }
+    let result = if report.total == 0 { "OK".to_owned() } else { format!("{} DIFFERENCES", report.total) };
+    writeln!(text, "rebuild: {result}")
+}
+
+fn tell(kept: &Kept, live: &str, options: &RebuildOptions) {
+    let schema = &kept.schema;
+    eprintln!("swapped: the rebuilt tables are live in schema {live}; {} messages will be published", kept.messages);
+    eprintln!("start the services again. The former tables are in schema {schema}:");
+    eprintln!("  to go back   riverlock rebuild --schema {schema} --swap --yes --reason <why>");
+    eprintln!("  to drop them psql -c 'DROP SCHEMA {schema} CASCADE'");
+    if options.json {
+        out::print(&format!("{}\n", serde_json::json!({ "keptSchema": schema, "messages": kept.messages })));
+    }
+}

@@ -1,0 +1,385 @@
+//! Folds orders again from their audited events, after a mistake in the code was put right.
+//!
+//! An order is a function of its events, and the audit says which those are. So it can be computed from nothing with today's
+//! code, compared with what is stored, and written in its place: rows that no event speaks for go away, too. Bodies are read
+//! without any lock; an order is written only if, under its row's lock, the set of its audited events is still the one that was
+//! read. Effects fire once for ever, whoever calls for them.
+//!
+//! An order of which Kafka no longer has every record is refused, never folded in part.
+
+mod differ;
+mod fold;
+mod select;
+mod store;
+
+use std::collections::BTreeMap;
+
+use riverlock_ledger::{
+    Error, PostgresConfig, error::Disposition, outbox, positions::PositionReader, ranges::RangeError,
+};
+use riverlock_runtime::{Clock, kafka::KafkaConfig};
+use riverlock_schemas::{cloud_event::Message, record::Position};
+use sqlx::{Acquire as _, PgConnection};
+
+pub use self::{
+    differ::{Change, OrderDiff},
+    select::Selection,
+};
+use self::{
+    fold::Folded,
+    select::Pages,
+    store::{Audited, Part, Rows},
+};
+use crate::{
+    Orders,
+    domain::{Facts, OrderKey, effects},
+    store::{Change as Write, write},
+};
+
+/// What the reader is called in Kafka's logs.
+const GROUP: &str = "riverlock-refold";
+/// Orders that are written in one transaction, so that live traffic never waits long for one of them.
+const WRITE_ORDERS_MAX: usize = 50;
+/// How often an order is folded again because events came while it was.
+const ROUNDS_MAX: usize = 10;
+
+/// Orders could not be folded again. What was written stays: each order is written whole or not at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RefoldError {
+    /// PostgreSQL refused, or could not be reached.
+    #[error(transparent)]
+    Ledger(#[from] Error),
+    /// Kafka could not be read.
+    #[error(transparent)]
+    Kafka(#[from] RangeError),
+    /// The reading thread panicked; the log says where.
+    #[error("the reading thread panicked")]
+    Panicked,
+}
+
+impl From<sqlx::Error> for RefoldError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+/// Why an order is left as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A record of it is deleted.
+    #[error("Kafka no longer has {0}, and an order is not folded from a part of its events")]
+    Gone(Position),
+    /// A record is not the one that was audited.
+    #[error("{0} has another body than the one that was audited")]
+    OtherBody(Position),
+    /// A record that took effect would not with today's code and configuration.
+    #[error("{0} took effect, and would not today: {1}")]
+    NotApplied(Position, String),
+    /// There is an order and no event.
+    #[error("no event of it is audited, so nothing is known that it could be folded from")]
+    NoEvents,
+    /// Events come faster than they are read.
+    #[error("its events changed {ROUNDS_MAX} times while they were read")]
+    Moving,
+    /// What its events say is not allowed in the tables.
+    #[error("the database refuses what its events say: {0}")]
+    Database(String),
+}
+
+/// What was found of one order.
+#[derive(Clone, Debug)]
+pub enum Finding {
+    /// It is stored otherwise than its events say. If that was asked for, it was written.
+    Differs(OrderDiff),
+    /// It is left as it is.
+    Refused(OrderKey, Refusal),
+}
+
+/// How many orders came out how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Orders that were folded.
+    pub folded: u64,
+    /// Orders that are stored otherwise than their events say.
+    pub differing: u64,
+    /// Orders that were written.
+    pub written: u64,
+    /// Orders that were refused.
+    pub refused: u64,
+    /// Messages that were called for and had not been sent; added to the outbox if orders were written.
+    pub effects: u64,
+}
+
+/// Who writes, and why; kept with what the orders were before.
+#[derive(Clone, Debug)]
+pub struct Reason {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub why: String,
+}
+
+/// What is folded again, and what is done with it.
+pub struct Plan<'a> {
+    /// Which orders.
+    pub selection: Selection,
+    /// What today's code and configuration make of events.
+    pub orders: Orders,
+    /// Topics whose records another consumer applies.
+    pub other_topics: Vec<String>,
+    /// Who writes and why; without one, nothing is written.
+    pub apply: Option<Reason>,
+    /// What time it is.
+    pub clock: &'a dyn Clock,
+}
+
+/// Folds orders again. `found` is told of each that differs or is refused; `progress`, how many are done, of how many, about.
+///
+/// # Errors
+/// When Kafka or PostgreSQL does not answer.
+pub async fn run(
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    plan: Plan<'_>,
+    found: &mut (dyn FnMut(Finding) + Send),
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Tally, RefoldError> {
+    let mut live = postgres.connect().await?;
+    let mut scratch = postgres.in_schema("pg_temp").connect().await?;
+    let parts = store::parts(&mut live).await?;
+    store::make_scratch(&mut scratch, &mut live, &parts).await?;
+    let total = select::count(&mut live, &plan.selection).await?;
+    let mut pages = Pages::new(plan.selection.clone());
+    let mut refold = Refold {
+        plan,
+        live,
+        scratch,
+        parts,
+        reader: Some(PositionReader::open(kafka, GROUP)?),
+        tally: Tally::default(),
+        found,
+    };
+    while let Some(page) = pages.next(&mut refold.live).await? {
+        let mut left = page;
+        for round in 0.. {
+            if left.is_empty() {
+                break;
+            }
+            if round == ROUNDS_MAX {
+                left.drain(..).for_each(|key| refold.refuse(key, Refusal::Moving));
+                break;
+            }
+            left = refold.page(&left).await?;
+        }
+        let done = refold.tally.folded + refold.tally.refused;
+        progress(done, total.max(done));
+    }
+    Ok(refold.tally)
+}
+
+struct Refold<'a> {
+    plan: Plan<'a>,
+    live: PgConnection,
+    /// A session that sees only tables of its own: what is written there shows how orders would look.
+    scratch: PgConnection,
+    parts: Vec<Part>,
+    /// Away while a thread reads with it.
+    reader: Option<PositionReader>,
+    tally: Tally,
+    found: &'a mut (dyn FnMut(Finding) + Send),
+}
+
+/// An order that is to be written.
+struct Wanted {
+    key: OrderKey,
+    facts: Facts,
+    newly_applied: Vec<Audited>,
+    audited: Vec<Audited>,
+    rows: Rows,
+    messages: Vec<Message>,
+    diff: OrderDiff,
+}
+
+impl Refold<'_> {
+    /// Folds a page of orders. Returns those that have to be folded again, because events came meanwhile.
+    async fn page(&mut self, keys: &[OrderKey]) -> Result<Vec<OrderKey>, RefoldError> {
+        // One moment: these events made these rows.
+        let mut transaction = self.live.begin().await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
+        let mut audited = store::audited(&mut transaction, keys, &self.plan.other_topics).await?;
+        let stored = store::rows(&mut transaction, &self.parts, keys).await?;
+        let sent = store::messages(&mut transaction, keys).await?;
+        transaction.commit().await?;
+
+        let mut folded = self.fold(&audited).await?;
+        let mut known = Vec::new();
+        for key in keys {
+            match folded.remove(key) {
+                Some(Folded { refusal: Some(refusal), .. }) => self.refuse(key.clone(), refusal),
+                Some(folded) if folded.is_known() => known.push((key.clone(), folded)),
+                // Nothing applies, and nothing is stored: there is no such order.
+                _ if !stored.contains_key(key) => {}
+                _ => self.refuse(key.clone(), Refusal::NoEvents),
+            }
+        }
+        let mut expected = self.expected(&known).await?;
+        let mut wanted = Vec::new();
+        for (key, folded) in known {
+            let Some(rows) = expected.remove(&key) else { continue };
+            self.tally.folded += 1;
+            let before = stored.get(&key).cloned().unwrap_or_default();
+            let mut diff = OrderDiff::new(&key, differ::changes(&self.parts, &before, &rows));
+            let had = sent.get(&key).map(Vec::as_slice).unwrap_or_default();
+            let messages = effects::new_messages(&key, &Facts::default(), &folded.facts);
+            let unsent = |message: &&Message| {
+                !had.iter().any(|(kind, effect)| kind == message.kind() && *effect == message.effect_key())
+            };
+            diff.effects = messages.iter().filter(unsent).map(Message::kind).collect();
+            diff.newly_applied = folded.newly_applied.iter().map(|record| record.position.to_string()).collect();
+            if !diff.is_empty() {
+                let (facts, newly_applied) = (folded.facts, folded.newly_applied);
+                let audited = audited.remove(&key).unwrap_or_default();
+                wanted.push(Wanted { key, facts, newly_applied, audited, rows, messages, diff });
+            }
+        }
+        self.finish(wanted).await
+    }
+
+    /// Reads and folds, on a thread of its own.
+    async fn fold(
+        &mut self,
+        audited: &BTreeMap<OrderKey, Vec<Audited>>,
+    ) -> Result<BTreeMap<OrderKey, Folded>, RefoldError> {
+        let (audited, orders) = (audited.clone(), self.plan.orders.clone());
+        let mut reader = self.reader.take().ok_or(RefoldError::Panicked)?;
+        let work = move || {
+            let folded = fold::fold(&mut reader, &orders, &audited);
+            (reader, folded)
+        };
+        let (reader, folded) = tokio::task::spawn_blocking(work).await.map_err(|_| RefoldError::Panicked)?;
+        self.reader = Some(reader);
+        Ok(folded?)
+    }
+
+    /// How orders would look if they were written. Those that the database would refuse are refused here.
+    async fn expected(&mut self, orders: &[(OrderKey, Folded)]) -> Result<BTreeMap<OrderKey, Rows>, RefoldError> {
+        let now = self.plan.clock.now();
+        let mut expected = BTreeMap::new();
+        let mut parts = vec![orders];
+        while let Some(part) = parts.pop() {
+            let writes: Vec<Write> = part.iter().map(|(key, folded)| new_write(key, &folded.facts, 1)).collect();
+            let keys: Vec<OrderKey> = part.iter().map(|(key, _)| key.clone()).collect();
+            let mut transaction = self.scratch.begin().await?;
+            match write(&mut transaction, &writes, now).await {
+                Ok(()) => expected.extend(store::rows(&mut transaction, &self.parts, &keys).await?),
+                Err(error) if error.disposition() != Disposition::Isolate => return Err(error.into()),
+                Err(error) if part.len() == 1 => refuse_for(&mut self.tally, self.found, &part[0].0, &error),
+                Err(_) => {
+                    let (a, b) = part.split_at(part.len() / 2);
+                    parts.extend([a, b]);
+                }
+            }
+            transaction.rollback().await?;
+        }
+        Ok(expected)
+    }
+
+    /// Tells of what differs, and writes it if that is asked for. Returns the orders whose events changed meanwhile.
+    async fn finish(&mut self, wanted: Vec<Wanted>) -> Result<Vec<OrderKey>, RefoldError> {
+        let Some(reason) = self.plan.apply.clone() else {
+            for order in wanted {
+                self.tell(order.diff);
+            }
+            return Ok(Vec::new());
+        };
+        let mut moved = Vec::new();
+        let mut parts: Vec<&[Wanted]> = wanted.chunks(WRITE_ORDERS_MAX).collect();
+        let mut told = Vec::new();
+        while let Some(part) = parts.pop() {
+            match self.write(part, &reason).await {
+                Ok(late) => {
+                    self.tally.folded -= late.len() as u64;
+                    for order in part.iter().filter(|order| !late.contains(&order.key)) {
+                        self.tally.written += 1;
+                        told.push(order.diff.clone());
+                    }
+                    moved.extend(late);
+                }
+                Err(error) if part.len() > 1 && error.leaves_connection_usable() => {
+                    let (a, b) = part.split_at(part.len() / 2);
+                    parts.extend([a, b]);
+                }
+                Err(error) if error.disposition() == Disposition::Isolate => {
+                    self.tally.folded -= 1;
+                    refuse_for(&mut self.tally, self.found, &part[0].key, &error);
+                }
+                // Somebody else wrote it, or waits for what this transaction holds: it is folded again.
+                Err(error) if error.leaves_connection_usable() => {
+                    tracing::debug!(%error, "an order is folded again: {error}");
+                    self.tally.folded -= 1;
+                    moved.push(part[0].key.clone());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for diff in told {
+            self.tell(diff);
+        }
+        Ok(moved)
+    }
+
+    /// One transaction: those orders whose audited events are still the ones that were folded become what was folded.
+    async fn write(&mut self, orders: &[Wanted], reason: &Reason) -> Result<Vec<OrderKey>, Error> {
+        let now = self.plan.clock.now();
+        let keys: Vec<OrderKey> = orders.iter().map(|order| order.key.clone()).collect();
+        let mut transaction = self.live.begin().await?;
+        let versions = store::lock(&mut transaction, &keys).await?;
+        let audited = store::audited(&mut transaction, &keys, &self.plan.other_topics).await?;
+        let stored = store::rows(&mut transaction, &self.parts, &keys).await?;
+        let still = |order: &&Wanted| audited.get(&order.key).is_some_and(|audited| *audited == order.audited);
+        let (current, late): (Vec<&Wanted>, Vec<&Wanted>) = orders.iter().partition(still);
+
+        let mut writes = Vec::new();
+        let mut messages = Vec::new();
+        for order in &current {
+            let before = stored.get(&order.key).cloned().unwrap_or_default();
+            messages.extend(order.messages.iter().cloned());
+            let newly_applied: Vec<&Audited> = order.newly_applied.iter().collect();
+            store::mark_applied(&mut transaction, &newly_applied).await?;
+            // An order that only lacks a message is not a new version of itself.
+            if before != order.rows {
+                let version = versions.get(&order.key).copied().unwrap_or_default() + 1;
+                let by = (reason.by.as_str(), reason.why.as_str());
+                store::remember(&mut transaction, &order.key, version, &before, by, now).await?;
+                writes.push(new_write(&order.key, &order.facts, version));
+            }
+        }
+        let replaced: Vec<OrderKey> = writes.iter().map(|write| write.key.clone()).collect();
+        store::remove_parts(&mut transaction, &self.parts, &replaced).await?;
+        write(&mut transaction, &writes, now).await?;
+        outbox::add(&mut transaction, &messages, now).await?;
+        transaction.commit().await?;
+        Ok(late.into_iter().map(|order| order.key.clone()).collect())
+    }
+
+    fn tell(&mut self, diff: OrderDiff) {
+        self.tally.differing += 1;
+        self.tally.effects += diff.effects.len() as u64;
+        (self.found)(Finding::Differs(diff));
+    }
+
+    fn refuse(&mut self, key: OrderKey, refusal: Refusal) {
+        self.tally.refused += 1;
+        (self.found)(Finding::Refused(key, refusal));
+    }
+}
+
+/// All of an order, whatever was there.
+fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
+    Write { key: key.clone(), before: Facts::default(), after: facts.clone(), version }
+}
+
+fn refuse_for(tally: &mut Tally, found: &mut (dyn FnMut(Finding) + Send), key: &OrderKey, error: &Error) {
+    tally.refused += 1;
+    found(Finding::Refused(key.clone(), Refusal::Database(error.to_string())));
+}

@@ -1,0 +1,253 @@
+//! What refolding asks of the database, and writes.
+//!
+//! Rows are compared as PostgreSQL shows them, not as this version reads them: a row that this version cannot read, or reads
+//! only in part, is seen and put right as well. Which tables hold an order's parts, the catalog says: those that refer to
+//! `orders`.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use riverlock_ledger::Error;
+use riverlock_schemas::{Mode, OrderId, record::Position};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::domain::OrderKey;
+
+/// The table of the orders themselves.
+pub(super) const ORDERS: &str = "orders";
+/// Columns that say when and how often a row was written, and not what is known.
+const HISTORY: &str = "{version,first_seen_at,changed_at}";
+
+/// A record of the audit that may take part in an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Audited {
+    pub(super) position: Position,
+    pub(super) topic_id: i16,
+    pub(super) outcome: String,
+    pub(super) body_sha256: Vec<u8>,
+    /// The body, where it was kept in the database.
+    pub(super) kept: Option<Vec<u8>>,
+}
+
+/// A table that holds parts of orders.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) table: String,
+    /// What tells the rows of one order apart.
+    pub(super) key: Vec<String>,
+}
+
+/// An order's rows, by table, as JSON.
+pub(super) type Rows = BTreeMap<String, Vec<String>>;
+
+fn columns(keys: &[OrderKey]) -> (Vec<String>, Vec<bool>) {
+    keys.iter().map(|key| (key.order_id.as_str().to_owned(), key.mode.is_live())).unzip()
+}
+
+/// A key from the database. One that is none cannot have come from an event.
+fn key(order_id: String, live_mode: bool) -> Result<OrderKey, Error> {
+    let id = order_id.clone();
+    let order_id = OrderId::parse(order_id).map_err(|error| Error::Inconsistent {
+        table: ORDERS,
+        id,
+        reason: format!("the order id {error}"),
+    })?;
+    Ok(OrderKey { order_id, mode: Mode::from_live(live_mode) })
+}
+
+/// `orders`, and the tables that refer to it.
+pub(super) async fn parts(connection: &mut PgConnection) -> Result<Vec<Part>, Error> {
+    let rows = sqlx::query!(
+        r#"-- orders_parts
+           SELECT c.relname::text AS "table!", array_agg(a.attname::text ORDER BY a.attnum) AS "key!"
+           FROM pg_class c
+           JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+           WHERE c.oid = 'orders'::regclass
+              OR c.oid IN (SELECT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = 'orders'::regclass)
+           GROUP BY c.oid, c.relname ORDER BY c.oid <> 'orders'::regclass, c.relname"#
+    );
+    let rows = rows.fetch_all(connection).await?;
+    let own = |name: &String| name != "order_id" && name != "live_mode";
+    Ok(rows.into_iter().map(|row| Part { table: row.table, key: row.key.into_iter().filter(own).collect() }).collect())
+}
+
+/// Makes empty tables of this session's own, in which orders can be written to see how they would look.
+pub(super) async fn make_scratch(
+    scratch: &mut PgConnection,
+    live: &mut PgConnection,
+    parts: &[Part],
+) -> Result<(), Error> {
+    let schema = sqlx::query_scalar!(
+        r#"-- schema_current
+        SELECT quote_ident(current_schema()::text) AS "name!""#
+    );
+    let schema = schema.fetch_one(live).await?;
+    for Part { table, .. } in parts {
+        let statement =
+            format!("-- scratch_make\nCREATE TEMPORARY TABLE {table} (LIKE {schema}.{table} INCLUDING ALL)");
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut *scratch).await?;
+    }
+    Ok(())
+}
+
+/// The records of orders that may take part in them, in the order in which they lie.
+pub(super) async fn audited(
+    connection: &mut PgConnection,
+    keys: &[OrderKey],
+    other_topics: &[String],
+) -> Result<BTreeMap<OrderKey, Vec<Audited>>, Error> {
+    let (order_ids, live_modes) = columns(keys);
+    let rows = sqlx::query!(
+        r#"-- refold_audited
+           SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id, t.name, e.partition, e.record_offset,
+                  e.outcome, e.body_sha256, d.payload AS "payload?"
+           FROM events e
+           JOIN topics t USING (topic_id)
+           LEFT JOIN dead_letters d USING (topic_id, partition, record_offset)
+           WHERE (e.order_id, e.live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
+             AND e.outcome IN ('applied', 'conflict', 'ignored') AND t.name <> ALL($3)
+           ORDER BY t.name, e.partition, e.record_offset"#,
+        &order_ids,
+        &live_modes,
+        other_topics
+    );
+    let mut orders: BTreeMap<OrderKey, Vec<Audited>> = BTreeMap::new();
+    for row in rows.fetch_all(connection).await? {
+        let audited = Audited {
+            position: Position { topic: row.name, partition: row.partition, offset: row.record_offset },
+            topic_id: row.topic_id,
+            outcome: row.outcome,
+            body_sha256: row.body_sha256,
+            kept: row.payload,
+        };
+        orders.entry(key(row.order_id, row.live_mode)?).or_default().push(audited);
+    }
+    Ok(orders)
+}
+
+/// The rows of orders, by table, without when and how often they were written.
+pub(super) async fn rows(
+    connection: &mut PgConnection,
+    parts: &[Part],
+    keys: &[OrderKey],
+) -> Result<BTreeMap<OrderKey, Rows>, Error> {
+    let (order_ids, live_modes) = columns(keys);
+    let mut orders: BTreeMap<OrderKey, Rows> = BTreeMap::new();
+    for Part { table, .. } in parts {
+        let statement = format!(
+            "-- refold_rows
+             SELECT order_id, live_mode, (to_jsonb(t) - '{HISTORY}'::text[])::text FROM {table} t
+             WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[])) ORDER BY 1, 2, 3"
+        );
+        let query = sqlx::query_as::<_, (String, bool, String)>(AssertSqlSafe(statement));
+        for (order_id, live_mode, row) in query.bind(&order_ids).bind(&live_modes).fetch_all(&mut *connection).await? {
+            orders.entry(key(order_id, live_mode)?).or_default().entry(table.clone()).or_default().push(row);
+        }
+    }
+    Ok(orders)
+}
+
+/// Locks orders until the transaction ends, in the same order as everybody, and returns the versions of those that exist.
+pub(super) async fn lock(connection: &mut PgConnection, keys: &[OrderKey]) -> Result<BTreeMap<OrderKey, i32>, Error> {
+    let (order_ids, live_modes) = columns(keys);
+    let rows = sqlx::query!(
+        "-- refold_lock
+         SELECT order_id, live_mode, version FROM orders
+         WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
+         ORDER BY order_id, live_mode FOR UPDATE",
+        &order_ids,
+        &live_modes
+    );
+    rows.fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(|row| Ok((key(row.order_id, row.live_mode)?, row.version)))
+        .collect()
+}
+
+/// Which kinds of messages orders have had.
+pub(super) async fn messages(
+    connection: &mut PgConnection,
+    keys: &[OrderKey],
+) -> Result<BTreeMap<OrderKey, Vec<(String, String)>>, Error> {
+    let (order_ids, live_modes) = columns(keys);
+    let rows = sqlx::query!(
+        "-- refold_messages
+         SELECT order_id, live_mode, kind, effect_key FROM outbox
+         WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))",
+        &order_ids,
+        &live_modes
+    );
+    let mut orders: BTreeMap<OrderKey, Vec<(String, String)>> = BTreeMap::new();
+    for row in rows.fetch_all(connection).await? {
+        orders.entry(key(row.order_id, row.live_mode)?).or_default().push((row.kind, row.effect_key));
+    }
+    Ok(orders)
+}
+
+/// Removes the parts of orders, so that exactly those remain that are written next.
+pub(super) async fn remove_parts(
+    connection: &mut PgConnection,
+    parts: &[Part],
+    keys: &[OrderKey],
+) -> Result<(), Error> {
+    let (order_ids, live_modes) = columns(keys);
+    for Part { table, .. } in parts.iter().filter(|part| part.table != ORDERS) {
+        let statement = format!(
+            "-- refold_remove_parts
+             DELETE FROM {table} WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))"
+        );
+        sqlx::query(AssertSqlSafe(statement)).bind(&order_ids).bind(&live_modes).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Records that were ignored and take part now have taken effect.
+pub(super) async fn mark_applied(connection: &mut PgConnection, records: &[&Audited]) -> Result<(), Error> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let marked = sqlx::query!(
+        "-- refold_mark_applied
+         UPDATE events SET outcome = 'applied', reason = NULL
+         WHERE (topic_id, partition, record_offset) IN (SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[]))
+           AND outcome = 'ignored'",
+        &records.iter().map(|record| record.topic_id).collect::<Vec<_>>(),
+        &records.iter().map(|record| record.position.partition).collect::<Vec<_>>(),
+        &records.iter().map(|record| record.position.offset).collect::<Vec<_>>(),
+    );
+    if marked.execute(connection).await?.rows_affected() == records.len() as u64 {
+        Ok(())
+    } else {
+        Err(Error::LostRace("an outcome"))
+    }
+}
+
+/// Remembers what an order was before.
+pub(super) async fn remember(
+    connection: &mut PgConnection,
+    key: &OrderKey,
+    version: i32,
+    before: &Rows,
+    (by, why): (&str, &str),
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    // The rows are JSON already: PostgreSQL made them.
+    let tables: Vec<String> = before.iter().map(|(table, rows)| format!("\"{table}\":[{}]", rows.join(","))).collect();
+    sqlx::query!(
+        "-- refolds_add
+         INSERT INTO refolds (order_id, live_mode, refolded_at, refolded_by, reason, version, before)
+         VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb)",
+        key.order_id.as_str(),
+        key.mode.is_live(),
+        now,
+        by,
+        why,
+        version,
+        format!("{{{}}}", tables.join(",")),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
