@@ -22,7 +22,7 @@ use riverlock_ingest::{
     signature::{HEADER, Verifier},
 };
 use riverlock_runtime::{
-    Clock as _, Context, SystemClock, admin,
+    Clock as _, Context, Secret, SystemClock, admin,
     admin::AdminConfig,
     kafka::KafkaConfig,
     shutdown::GRACE,
@@ -80,10 +80,10 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     /// Starts one, and waits until it takes events.
-    pub(crate) async fn start(route: Route, brokers: &str, home: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(route: Route, brokers: &str, properties: &[String], home: &Path) -> anyhow::Result<Self> {
         let port = ports::free_port()?;
         let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
-        command.args([COMMAND, route.name(), &port.to_string(), brokers]);
+        command.args([COMMAND, route.name(), &port.to_string(), brokers]).args(properties);
         let process = Process::spawn(route.name(), &command, &home.join(format!("{}.log", route.name())))?;
         let receiver = Self { route, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), process };
         let target = receiver.target(Arc::from([bytes::Bytes::from_static(
@@ -99,22 +99,26 @@ impl Receiver {
         Target { address: self.address, path, secret, bodies, connections: super::rounds::CONNECTIONS }
     }
 
-    /// CPU time that it has used, in user and in system mode.
+    /// CPU time that it has used.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        /// Linux tells it in hundredths of a second, whatever the kernel's own tick is.
-        const TICK: Duration = Duration::from_millis(10);
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid()))
-            .with_context(|| format!("the {} receiver has ended", self.route.name()))?;
-        // The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: Vec<u32> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-        anyhow::ensure!(ticks.len() == 2, "cannot read /proc/…/stat: {stat}");
-        Ok(TICK * ticks.iter().sum())
+        cpu_of(self.process.pid()).with_context(|| format!("the {} receiver has ended", self.route.name()))
     }
 }
 
-/// Serves a route until it is killed.
-pub(crate) async fn serve(route: Route, port: u16, brokers: &str) -> anyhow::Result<()> {
+/// CPU time that a process has used, in user and in system mode.
+pub(crate) fn cpu_of(pid: impl std::fmt::Display) -> anyhow::Result<Duration> {
+    /// Linux tells it in hundredths of a second, whatever the kernel's own tick is.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: Vec<u32> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    anyhow::ensure!(ticks.len() == 2, "cannot read /proc/…/stat: {stat}");
+    Ok(TICK * ticks.iter().sum())
+}
+
+/// Serves a route until it is killed. The properties, `name=value`, are for the producer.
+pub(crate) async fn serve(route: Route, port: u16, brokers: &str, properties: &[String]) -> anyhow::Result<()> {
     telemetry::init_logs(&TelemetryConfig::default())?;
     let context = Context::new();
     context.shutdown.on_signals()?;
@@ -125,7 +129,7 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str) -> anyhow::Res
     let config = config(port)?;
     match route {
         Route::Full => {
-            let kafka = KafkaConfig { brokers: brokers.to_owned(), ..KafkaConfig::default() };
+            let kafka = kafka(brokers, properties)?;
             riverlock_ingest::start(config, &kafka, &context).await?;
         }
         Route::Null => listen(Router::new().fallback(read), config, &context).await?,
@@ -135,6 +139,18 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str) -> anyhow::Res
         }
     }
     if context.shutdown.wait(GRACE).await { Ok(()) } else { bail!("the receiver failed") }
+}
+
+/// Ingest's settings, with these properties, `name=value`.
+pub(crate) fn kafka(brokers: &str, properties: &[String]) -> anyhow::Result<KafkaConfig> {
+    let property = |text: &String| {
+        let (name, value) = text.split_once('=').with_context(|| format!("{text} is no name=value"))?;
+        Ok((name.to_owned(), Secret::new(value)))
+    };
+    let properties = properties.iter().map(property).collect::<anyhow::Result<_>>()?;
+    let kafka = KafkaConfig { brokers: brokers.to_owned(), properties, ..KafkaConfig::default() };
+    kafka.validate()?;
+    Ok(kafka)
 }
 
 /// Puts a router behind ingest's listener.
