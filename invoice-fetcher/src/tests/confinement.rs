@@ -187,7 +187,6 @@ async fn an_address_in_an_event_is_counted_as_an_anomaly_and_never_used() {
         "file:///etc/passwd".to_owned(),
         "http://169.254.169.254/latest/meta-data/".to_owned(),
         "x".repeat(5_000),
-        String::new(),
     ];
     let events = urls.iter().zip(0..).map(|(url, number)| event(&queue, file(number), url)).collect();
     let mut connection = bench.database.pool.acquire().await.unwrap();

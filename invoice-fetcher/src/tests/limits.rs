@@ -38,9 +38,9 @@ async fn one_answer_that_asks_to_wait_stops_every_worker() {
 
 #[tokio::test]
 async fn the_shares_of_two_processes_add_up_to_what_the_key_may() {
-    const SHARE: usize = 20;
+    const SHARE: u32 = 20;
     let mut bench = Bench::new().await;
-    bench.config.test.as_mut().unwrap().requests_per_second = Some(SHARE as u32);
+    bench.config.test.as_mut().unwrap().requests_per_second = Some(SHARE);
     bench.announce(0..60).await;
     bench.start();
     let other = Context::new();
@@ -54,7 +54,7 @@ async fn the_shares_of_two_processes_add_up_to_what_the_key_may() {
     // What a server sees of evenly spaced requests is not even: a tenth more is noise.
     let most =
         times.iter().map(|end| times.iter().filter(|at| **at <= *end && *end - **at < Duration::from_secs(1)).count());
-    let most = most.max().unwrap();
+    let most = u32::try_from(most.max().unwrap()).unwrap();
     assert!(most <= 2 * SHARE * 11 / 10 + 4, "{most} requests in one second");
     assert!(most > SHARE, "the two processes do not wait for each other: {most}");
 }

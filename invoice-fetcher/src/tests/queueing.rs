@@ -118,7 +118,7 @@ async fn the_most_overdue_row_comes_first_and_a_retry_waits_for_its_time() {
     }
     let later = noon() + TimeDelta::minutes(1);
     for (age, due) in
-        [(1, [0, 0, 0, 0, 3]), (62, [0, 0, 0, 2, 1]), (7_200, [0, 0, 3, 0, 0]), (300_000, [3, 0, 0, 0, 0])]
+        [(1, [0, 0, 0, 0, 3]), (62, [0, 0, 0, 1, 2]), (7_200, [0, 0, 3, 0, 0]), (300_000, [3, 0, 0, 0, 0])]
     {
         let waiting = Waiting { due, since: Some(noon() + TimeDelta::seconds(1)) };
         assert_eq!(queue.waiting(noon() + TimeDelta::seconds(age)).await.unwrap(), waiting, "{age}");
