@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use ipnet::IpNet;
 use riverlock_ledger::consumer::BatchConfig;
 use riverlock_runtime::{ConfigError, Secret};
 use riverlock_schemas::Mode;
@@ -38,6 +39,9 @@ pub struct InvoiceFetcherConfig {
     pub live: Option<AccountConfig>,
     /// The account for test data. Without one, events about test data are ignored for good.
     pub test: Option<AccountConfig>,
+    /// Networks besides the public ones where the host of `api_base_url` may be, for example `10.0.0.0/8` with a gateway of
+    /// one's own. An answer of the DNS that leads elsewhere is not followed. An address in `api_base_url` itself needs none.
+    pub private_networks: Vec<IpNet>,
     /// A proxy on the way to Digital River, for example `http://user:password@proxy:3128`. It gets an encrypted tunnel.
     /// Proxies of the environment are never used.
     pub proxy: Option<Secret>,
@@ -111,6 +115,7 @@ impl Default for InvoiceFetcherConfig {
             announced_base_url: digital_river,
             live: None,
             test: None,
+            private_networks: Vec::new(),
             proxy: None,
             store: Url::parse("file:///var/lib/riverlock/invoices").expect("the constant is an address"),
             store_options: BTreeMap::new(),

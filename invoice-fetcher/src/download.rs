@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - the key goes to the configured host and nowhere else: addresses are built from the configuration, redirects are not
-//!   followed, proxies of the environment are not used (one from the configuration gets an encrypted tunnel), and anything but `https` is for loopback addresses only;
+//!   followed, proxies of the environment are not used (one from the configuration gets an encrypted tunnel), anything but
+//!   `https` is for loopback addresses only, and a name that leads into the own network is not followed (`resolver.rs`);
 //! - everything that is read has a size limit, a slowest rate and a deadline;
 //! - nothing is decompressed: limits hold for the bytes that came, and the bytes that came are what is stored.
 
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Proxy, RequestBuilder, Response, header, redirect::Policy};
+use reqwest::{ClientBuilder, Proxy, RequestBuilder, Response, dns::Resolve, header, redirect::Policy};
 use riverlock_runtime::{Clock, ConfigError};
 use riverlock_schemas::FileId;
 use serde_json::Value;
@@ -30,6 +31,7 @@ use crate::{
     gate::Signal,
     plan,
     problem::Problem,
+    resolver::{Guarded, System},
 };
 
 /// How Digital River shall know this program. Source: Digital River, "Request headers".
@@ -73,16 +75,31 @@ pub(crate) struct Metadata {
 
 impl Client {
     pub(crate) fn new(config: &InvoiceFetcherConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
+        Self::over(reqwest::Client::builder(), Arc::new(System), config, clock)
+    }
+
+    /// A client over a resolver, and with trust in certificates, of the caller's own.
+    pub(crate) fn over(
+        http: ClientBuilder,
+        resolver: Arc<dyn Resolve>,
+        config: &InvoiceFetcherConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ConfigError> {
         let base = &config.api_base_url;
+        let proxy = config.proxy.as_ref().and_then(|proxy| Url::parse(proxy.expose()).ok());
+        let proxy = proxy.and_then(|proxy| proxy.host_str().map(str::to_owned));
         let loopback = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
-        let mut http = reqwest::Client::builder()
+        let mut http = http
             .user_agent(APPLICATION)
             .redirect(Policy::none())
             .referer(false)
             .no_proxy()
             .https_only(!is_loopback(base))
+            .dns_resolver(Guarded::new(resolver, config.private_networks.clone(), proxy))
             .resolve_to_addrs("localhost", &loopback)
             .connect_timeout(CONNECT_TIMEOUT);
+        // Off in this build; said here so that no other crate's feature can switch decompression on.
+        http = http.no_gzip().no_brotli().no_zstd().no_deflate();
         if let Some(proxy) = &config.proxy {
             // The proxy sees where the connection goes; what goes through it is encrypted, the key included.
             let proxy = Proxy::https(proxy.expose())

@@ -30,6 +30,7 @@ mod plan;
 mod problem;
 pub mod projection;
 mod queue;
+mod resolver;
 pub mod retry;
 mod retry_after;
 mod sweep;

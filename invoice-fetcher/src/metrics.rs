@@ -3,10 +3,12 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use riverlock_schemas::Mode;
 
-use crate::{gate::Why, problem::Problem};
+use crate::{gate::Why, problem::Problem, queue::AGES};
 
 /// Documents by state.
 pub const DOCUMENTS: &str = "invoice_documents";
+/// Documents that wait, by how long ago they were queued.
+pub const DUE_DOCUMENTS: &str = "invoice_due_documents";
 /// How long the document that is most overdue waits, seconds.
 pub const OLDEST_DUE: &str = "invoice_oldest_due_age_seconds";
 /// Attempts by outcome and reason.
@@ -57,6 +59,7 @@ pub(crate) const ANOMALY_ARCHIVE: &str = "archive";
 /// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
 pub(crate) fn describe(modes: &[Mode]) {
     describe_gauge!(DOCUMENTS, "Announced documents by state");
+    describe_gauge!(DUE_DOCUMENTS, "Documents that wait to be fetched, by how long ago they were queued");
     describe_gauge!(OLDEST_DUE, Unit::Seconds, "How long the document that is most overdue waits");
     describe_counter!(ATTEMPTS, "Attempts to fetch a document, by outcome and reason");
     describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "Time of one attempt, waiting for the rate limit included");
@@ -67,6 +70,9 @@ pub(crate) fn describe(modes: &[Mode]) {
     describe_counter!(LEASES_LOST, "Attempts whose result was thrown away because the lease had passed on");
     for state in STATES {
         gauge!(DOCUMENTS, "state" => state).set(0);
+    }
+    for age in AGES {
+        gauge!(DUE_DOCUMENTS, "age" => age).set(0);
     }
     gauge!(OLDEST_DUE).set(0);
     counter!(ATTEMPTS, "outcome" => STORED, "reason" => "").increment(0);
@@ -114,6 +120,8 @@ mod tests {
         let text = page.render();
         for series in [
             "invoice_documents{state=\"due\"}",
+            "invoice_due_documents{age=\"under_1m\"}",
+            "invoice_due_documents{age=\"over_3d\"}",
             "invoice_oldest_due_age_seconds",
             "invoice_attempts_total{outcome=\"stored\",reason=\"\"}",
             "invoice_attempts_total{outcome=\"retry\",reason=\"not_found\"}",

@@ -4,7 +4,7 @@
 //! anybody's help; one that comes back too late finds that the lease has passed on, and its result is thrown away. No
 //! transaction is open while anything is downloaded or stored.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use riverlock_ledger::{Error, outbox};
 use riverlock_schemas::{
     FileId, Mode, OrderId,
@@ -92,11 +92,15 @@ pub(crate) enum Written {
     LeaseLost,
 }
 
+/// How long ago a document was queued, as in labels; and the ages between them, seconds.
+pub(crate) const AGES: [&str; 5] = ["over_3d", "under_3d", "under_1d", "under_1h", "under_1m"];
+const AGE_BOUNDS: [i64; 4] = [3 * 24 * 3600, 24 * 3600, 3600, 60];
+
 /// The queue's depth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waiting {
-    /// Documents that are due now or later, or leased.
-    pub(crate) due: i64,
+    /// Documents that are due now or later, or leased, by [`AGES`].
+    pub(crate) due: [i64; AGES.len()],
     /// Since when the most overdue one is.
     pub(crate) since: Option<DateTime<Utc>>,
 }
@@ -313,17 +317,26 @@ impl Queue {
         Ok(self.pool.acquire().await?)
     }
 
-    /// How much waits.
+    /// How much waits, and how long it has.
     ///
     /// # Errors
     /// When PostgreSQL refuses.
-    pub(crate) async fn waiting(&self) -> Result<Waiting, Error> {
-        let waiting = sqlx::query_as!(
-            Waiting,
+    pub(crate) async fn waiting(&self, now: DateTime<Utc>) -> Result<Waiting, Error> {
+        let rows = sqlx::query!(
             r#"-- invoices_waiting
-               SELECT count(*) AS "due!", min(next_attempt_at) AS since FROM invoices WHERE state = 'due'"#
+               SELECT width_bucket(coalesce(retried_at, created_at), $1::timestamptz[]) AS "age!", count(*) AS "due!",
+                      min(next_attempt_at) AS since
+               FROM invoices WHERE state = 'due' GROUP BY 1"#,
+            &AGE_BOUNDS.map(|seconds| now - TimeDelta::seconds(seconds)),
         );
-        Ok(waiting.fetch_one(&self.pool).await?)
+        let mut waiting = Waiting::default();
+        for row in rows.fetch_all(&self.pool).await? {
+            if let Some(due) = usize::try_from(row.age).ok().and_then(|age| waiting.due.get_mut(age)) {
+                *due = row.due;
+            }
+            waiting.since = [waiting.since, row.since].into_iter().flatten().min();
+        }
+        Ok(waiting)
     }
 
     /// How much has ended. Reads the whole table: ask rarely.

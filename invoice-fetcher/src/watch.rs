@@ -6,7 +6,10 @@ use metrics::gauge;
 use riverlock_ledger::Error;
 use riverlock_runtime::Context;
 
-use crate::{InvoiceFetcherConfig, metrics as names, missing, queue::Queue};
+use crate::{
+    InvoiceFetcherConfig, metrics as names, missing,
+    queue::{AGES, Queue},
+};
 
 /// How often the queue is counted, at most.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -37,9 +40,13 @@ pub(crate) async fn run(queue: Queue, config: InvoiceFetcherConfig, context: Con
 }
 
 async fn show_waiting(queue: &Queue, context: &Context) -> Result<(), Error> {
-    let waiting = queue.waiting().await?;
-    let age = waiting.since.and_then(|since| (context.clock.now() - since).to_std().ok()).unwrap_or_default();
-    gauge!(names::DOCUMENTS, "state" => "due").set(waiting.due as f64);
+    let now = context.clock.now();
+    let waiting = queue.waiting(now).await?;
+    let age = waiting.since.and_then(|since| (now - since).to_std().ok()).unwrap_or_default();
+    gauge!(names::DOCUMENTS, "state" => "due").set(waiting.due.iter().sum::<i64>() as f64);
+    for (age, due) in AGES.into_iter().zip(waiting.due) {
+        gauge!(names::DUE_DOCUMENTS, "age" => age).set(due as f64);
+    }
     gauge!(names::OLDEST_DUE).set(age.as_secs_f64());
     Ok(())
 }

@@ -89,6 +89,11 @@ impl Fetcher {
         self.archive = archive;
     }
 
+    #[cfg(test)]
+    pub(crate) fn use_client(&mut self, client: Client) {
+        self.client = client;
+    }
+
     /// Where documents are kept.
     pub(crate) fn archive(&self) -> &Archive {
         &self.archive

@@ -19,7 +19,7 @@ struct Server {
 pub(super) struct Database {
     pub(super) config: PostgresConfig,
     pub(super) pool: PgPool,
-    _server: Arc<Server>,
+    _server: Option<Arc<Server>>,
 }
 
 impl Database {
@@ -44,7 +44,14 @@ impl Database {
         let config = config(server.postgres.url_of(&name));
         migrate(&mut config.connect().await.unwrap()).await.unwrap();
         let pool = config.pool().unwrap();
-        Self { config, pool, _server: server }
+        Self { config, pool, _server: Some(server) }
+    }
+
+    /// The database of a parent process, for as long as the parent has it.
+    pub(super) fn at(url: &str) -> Self {
+        let config = config(url.to_owned());
+        let pool = config.pool().unwrap();
+        Self { config, pool, _server: None }
     }
 }
 

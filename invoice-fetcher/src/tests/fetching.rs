@@ -16,7 +16,7 @@ use super::{
 use crate::{Archive, InvoiceFetcherConfig, queue::Leased, worker::Fetcher};
 
 /// How long a test may wait for something to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Bench {
     pub(super) database: Database,
@@ -38,8 +38,11 @@ struct Row {
 
 impl Bench {
     pub(super) async fn new() -> Self {
-        let (database, server) = (Database::create().await, Server::start().await);
-        let folder = tempfile::tempdir().unwrap();
+        Self::over(Database::create().await, tempfile::tempdir().unwrap()).await
+    }
+
+    pub(super) async fn over(database: Database, folder: TempDir) -> Self {
+        let server = Server::start().await;
         let mut config = config(&server.base, folder.path());
         config.retry.wait_first = Duration::from_millis(20);
         Self { database, server, folder, config, context: Context::new() }

@@ -1,16 +1,24 @@
 //! Tests over several modules: against a hostile server, and against PostgreSQL.
 
 mod api;
+mod bombs;
+mod buckets;
+mod child;
+mod confinement;
 mod database;
 mod fetching;
 mod full;
 mod hostile;
 mod keys;
+mod killed;
 mod killing;
+mod limits;
 mod people;
 mod queueing;
 mod s3;
 mod server;
+mod station;
+mod vendors;
 
 use riverlock_runtime::Secret;
 use riverlock_schemas::FileId;

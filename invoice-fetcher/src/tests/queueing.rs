@@ -117,8 +117,12 @@ async fn the_most_overdue_row_comes_first_and_a_retry_waits_for_its_time() {
         announce(&database, [announced(number)], noon() + TimeDelta::seconds(i64::try_from(number).unwrap())).await;
     }
     let later = noon() + TimeDelta::minutes(1);
-    let waiting = Waiting { due: 3, since: Some(noon() + TimeDelta::seconds(1)) };
-    assert_eq!(queue.waiting().await.unwrap(), waiting);
+    for (age, due) in
+        [(1, [0, 0, 0, 0, 3]), (62, [0, 0, 0, 1, 2]), (7_200, [0, 0, 3, 0, 0]), (300_000, [3, 0, 0, 0, 0])]
+    {
+        let waiting = Waiting { due, since: Some(noon() + TimeDelta::seconds(1)) };
+        assert_eq!(queue.waiting(noon() + TimeDelta::seconds(age)).await.unwrap(), waiting, "{age}");
+    }
     let first = lease(&queue, 1, later).await.remove(0);
     assert_eq!((first.file_id, first.queued_at), (file(1), noon() + TimeDelta::seconds(1)));
     let (at, error) = (later + TimeDelta::hours(1), format!("bad\0 {}", "x".repeat(1_000)));

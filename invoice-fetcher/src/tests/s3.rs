@@ -74,7 +74,7 @@ impl Server {
     }
 }
 
-async fn store(archive: &Archive, file_id: FileId, document: &[u8]) -> Result<(), ArchiveError> {
+pub(super) async fn store(archive: &Archive, file_id: FileId, document: &[u8]) -> Result<(), ArchiveError> {
     let checked = Checked { sha256: Sha256Hash::of(document), size_bytes: document.len() as u64 };
     let mut upload = archive.upload(Mode::Live, file_id);
     for chunk in document.chunks(1 << 16) {

@@ -77,6 +77,7 @@ struct Shared {
     answers: Mutex<HashMap<FileId, VecDeque<Answer>>>,
     descriptions: Mutex<HashMap<FileId, Description>>,
     asked: Mutex<Vec<Asked>>,
+    refusal: Mutex<StatusCode>,
 }
 
 /// The server; it ends with the test's runtime.
@@ -90,6 +91,7 @@ impl Server {
     #[expect(clippy::disallowed_methods, reason = "the server ends with the test")]
     pub(super) async fn start() -> Self {
         let shared = Arc::new(Shared::default());
+        *shared.refusal.lock().unwrap() = StatusCode::UNAUTHORIZED;
         let router = Router::new()
             .route("/files/{id}", get(metadata))
             .route("/files/{id}/content", get(content))
@@ -113,6 +115,11 @@ impl Server {
         self.shared.descriptions.lock().unwrap().insert(file_id, description);
     }
 
+    /// What a wrong key gets: 401 unless it is told otherwise.
+    pub(super) fn refuse_with(&self, status: StatusCode) {
+        *self.shared.refusal.lock().unwrap() = status;
+    }
+
     /// What was asked so far.
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().unwrap().clone()
@@ -124,7 +131,7 @@ async fn remember(State(shared): State<Arc<Shared>>, request: Request, next: axu
     shared.asked.lock().unwrap().push(asked);
     let key = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if key != Some(&format!("Bearer {API_KEY}")) {
-        return StatusCode::UNAUTHORIZED.into_response();
+        return shared.refusal.lock().unwrap().into_response();
     }
     next.run(request).await
 }

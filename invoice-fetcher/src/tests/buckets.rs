@@ -1,0 +1,95 @@
+//! The archive and the whole fetcher on buckets of Google's and of Azure's kind.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
+use object_store::{ObjectStoreExt as _, path::Path};
+use riverlock_schemas::Mode;
+
+use super::{
+    document,
+    fetching::Bench,
+    file,
+    s3::store,
+    vendors::{Server, Vendor},
+};
+use crate::{Archive, ArchiveError, InvoiceFetcherConfig, archive::PART_BYTES, sweep};
+
+const VENDORS: [Vendor; 2] = [Vendor::Google, Vendor::Azure];
+
+fn archive(server: &Server) -> Archive {
+    let mut config = InvoiceFetcherConfig::default();
+    server.configure(&mut config);
+    Archive::open(&config).unwrap()
+}
+
+#[tokio::test]
+async fn every_vendor_s_bucket_keeps_a_document_once_on_a_condition_and_overwrites_nothing() {
+    for vendor in VENDORS {
+        let server = Server::start(vendor).await;
+        let archive = archive(&server);
+        for (number, size) in [(1, 1_000), (2, PART_BYTES), (3, 2 * PART_BYTES + 7)] {
+            let key = Archive::key(Mode::Live, file(number));
+            let (document, other) = (vec![b'x'; size], vec![b'y'; size]);
+            store(&archive, file(number), &document).await.unwrap();
+            assert!(server.get(&key).unwrap() == document, "{vendor:?} {size}");
+            store(&archive, file(number), &document).await.expect("the same again is a success");
+            let error = store(&archive, file(number), &other).await.unwrap_err();
+            assert!(matches!(error, ArchiveError::Conflict { .. }), "{vendor:?}: {error}");
+            assert!(server.get(&key).unwrap() == document, "{vendor:?} {size}");
+        }
+        assert_eq!(server.keys().len(), 3, "{vendor:?}: {:?}", server.keys());
+        let unconditional = server.unconditional();
+        assert!(unconditional.iter().all(|key| key.starts_with("a/b/staging/")), "{vendor:?}: {unconditional:?}");
+        assert_eq!(unconditional.len(), 3, "the large one was staged three times");
+    }
+}
+
+#[tokio::test]
+async fn workers_that_store_different_documents_at_the_same_time_leave_one_and_the_others_are_conflicts() {
+    for vendor in VENDORS {
+        let server = Server::start(vendor).await;
+        let archive = archive(&server);
+        let same = vec![b'x'; 10_000];
+        try_join_all((0..8).map(|_| store(&archive, file(1), &same))).await.unwrap();
+        let others = (0..8_u8).map(|byte| {
+            let archive = archive.clone();
+            async move { store(&archive, file(2), &[byte; 10_000]).await }
+        });
+        let ended = futures::future::join_all(others).await;
+        assert_eq!(ended.iter().filter(|end| end.is_ok()).count(), 1, "{vendor:?}");
+        assert_eq!(server.unconditional(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn what_dead_attempts_staged_in_a_bucket_is_swept() {
+    for vendor in VENDORS {
+        let server = Server::start(vendor).await;
+        let archive = archive(&server);
+        store(&archive, file(1), b"document").await.unwrap();
+        for name in ["x", "y"] {
+            let left = Path::from(format!("staging/live/{}/{name}", file(2)));
+            archive.store().put(&left, Bytes::from_static(b"half").into()).await.unwrap();
+        }
+        assert_eq!(sweep::sweep(&archive, DateTime::<Utc>::MAX_UTC).await.unwrap(), 2, "{vendor:?}");
+        assert_eq!(server.keys(), [format!("a/b/{}", Archive::key(Mode::Live, file(1)))]);
+    }
+}
+
+#[tokio::test]
+async fn the_whole_fetcher_stores_into_every_vendor_s_bucket() {
+    for vendor in VENDORS {
+        let (server, mut bench) = (Server::start(vendor).await, Bench::new().await);
+        server.configure(&mut bench.config);
+        bench.announce(0..20).await;
+        bench.start();
+        bench.until("SELECT count(*) FROM invoices WHERE state = 'stored'", 20).await;
+        bench.stop().await;
+        for number in 0..20 {
+            let kept = server.get(&Archive::key(Mode::Test, file(number))).unwrap();
+            assert!(kept == document(file(number)), "{vendor:?}");
+        }
+        assert_eq!(server.keys().len(), 20);
+    }
+}

@@ -1,0 +1,248 @@
+//! The key goes to the configured host and nowhere else, whatever redirects, events, the DNS or the environment say.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use riverlock_ledger::{Decision, Fresh, PostgresConfig, Projection as _};
+use riverlock_runtime::{Context, SystemClock};
+use riverlock_sandbox::stack::ports::free_port;
+use riverlock_schemas::{Envelope, FileId, Mode};
+use url::Url;
+
+use super::{
+    API_KEY, child, config,
+    fetching::Bench,
+    file,
+    server::{Answer, Server},
+    station::{Identity, Reply, Station},
+};
+use crate::{
+    InvoiceFetcherConfig, InvoiceQueue,
+    download::Client,
+    links,
+    problem::Problem,
+    queue::{Document, Leased},
+    worker::Fetcher,
+};
+
+/// The configured host, and certificates for these tests only: its own, one for another name, and one for its name that
+/// nobody trusts.
+const HOST: &str = "files.example";
+const RIGHT: Identity = (include_str!("tls/right.pem"), include_str!("tls/right.key"));
+const OTHER: Identity = (include_str!("tls/other.pem"), include_str!("tls/other.key"));
+const FORGED: Identity = (include_str!("tls/forged.pem"), include_str!("tls/forged.key"));
+
+/// A DNS that answers one thing after the other; the last answer stays.
+struct Dns(Mutex<VecDeque<Vec<IpAddr>>>);
+
+impl Dns {
+    fn new(answers: &[&[&str]]) -> Arc<Self> {
+        let parse = |answer: &&[&str]| answer.iter().map(|address| address.parse().unwrap()).collect();
+        Arc::new(Self(Mutex::new(answers.iter().map(parse).collect())))
+    }
+}
+
+impl Resolve for Dns {
+    fn resolve(&self, name: Name) -> Resolving {
+        assert_eq!(name.as_str(), HOST, "no other name is ever asked for");
+        let mut answers = self.0.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0].clone() };
+        Box::pin(async { Ok(Box::new(answer.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs) })
+    }
+}
+
+/// A fetcher of its own, so that no connection and no failure of another one counts.
+async fn attempt(config: &InvoiceFetcherConfig, dns: Arc<Dns>) -> Result<Document, Problem> {
+    let trusted = [RIGHT, OTHER].map(|(pem, _)| reqwest::Certificate::from_pem(pem.as_bytes()).unwrap());
+    let http = reqwest::Client::builder().tls_certs_only(trusted);
+    let client = Client::over(http, dns, config, Arc::new(SystemClock)).unwrap();
+    let mut fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
+    fetcher.use_client(client);
+    let leased = Leased::pretended(file(1), Mode::Test);
+    Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(20))).await
+}
+
+#[tokio::test]
+async fn an_answer_of_the_dns_that_changes_takes_the_key_nowhere_else() {
+    let (port, folder) = (free_port().unwrap(), tempfile::tempdir().unwrap());
+    let station = async |address: &str, identity| {
+        Station::start_at(SocketAddr::new(address.parse().unwrap(), port), identity, Reply::true_to).await
+    };
+    let right = station("127.0.0.2", Some(RIGHT)).await;
+    // In the own network, and believable: nobody may even knock there.
+    let inside = station("127.0.0.1", Some(RIGHT)).await;
+    // At addresses that may be connected to, and somebody else.
+    let outside = [
+        ("127.0.0.3", station("127.0.0.3", Some(OTHER)).await, "certificate not valid for name"),
+        ("127.0.0.4", station("127.0.0.4", Some(FORGED)).await, "certificate"),
+        ("127.0.0.5", station("127.0.0.5", None).await, ""),
+    ];
+    let mut config = config(&format!("https://{HOST}:{port}").parse().unwrap(), folder.path());
+    config.private_networks = (2..=5).map(|last| format!("127.0.0.{last}/32").parse().unwrap()).collect();
+
+    let good: &[&str] = &["127.0.0.2"];
+    attempt(&config, Dns::new(&[good])).await.unwrap();
+    assert_eq!(right.heads().len(), 2, "each request asks the DNS and connects");
+    for (address, trap, reason) in &outside {
+        for answers in [vec![[*address].as_slice()], vec![good, &[*address]]] {
+            let problem = attempt(&config, Dns::new(&answers)).await.unwrap_err();
+            assert!(problem.reason() == "transport" && problem.to_string().contains(reason), "{address}: {problem}");
+        }
+        assert_eq!(trap.connections(), 2, "the attempt went there");
+        assert!(trap.heads().iter().all(|head| !head.contains(API_KEY) && !head.contains("/files/")));
+    }
+    for address in [
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "fd00:ec2::254",
+        "0.0.0.0",
+    ] {
+        for answers in [vec![[address].as_slice()], vec![good, &[address]]] {
+            let problem = attempt(&config, Dns::new(&answers)).await.unwrap_err();
+            assert!(problem.to_string().contains("which is not public"), "{address}: {problem}");
+        }
+    }
+    attempt(&config, Dns::new(&[&["10.0.0.1", "127.0.0.2", "127.0.0.1"]])).await.expect("one of the answers is good");
+    assert_eq!(inside.connections(), 0);
+    assert!(right.heads().iter().all(|head| head.contains(API_KEY)), "only there");
+}
+
+#[tokio::test]
+async fn no_redirect_of_any_code_is_followed_by_any_request() {
+    let trap = Station::start(Reply::true_to).await;
+    let folder = tempfile::tempdir().unwrap();
+    let to = trap.base();
+    for (redirected, reason) in [("/content", "redirect"), ("00000001", "redirect"), ("/file-links", "")] {
+        let code = Arc::new(Mutex::new(300_u16));
+        let (told, to) = (Arc::clone(&code), to.clone());
+        let station = Station::start(move |path| match path.ends_with(redirected) {
+            true => Reply::new(*told.lock().unwrap(), &format!("Location: {to}\r\n"), b""),
+            false => Reply::true_to(path),
+        })
+        .await;
+        let config = config(&station.base(), folder.path());
+        let fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
+        for each in 300..400 {
+            *code.lock().unwrap() = each;
+            let deadline = Instant::now() + Duration::from_secs(20);
+            if reason.is_empty() {
+                let context = Context::new();
+                let link = links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await;
+                assert!(link.unwrap_err().to_string().contains(&each.to_string()));
+            } else {
+                let leased = Leased::pretended(file(1), Mode::Test);
+                let problem = Box::pin(fetcher.attempt(&leased, deadline)).await.unwrap_err();
+                assert_eq!(problem, Problem::Redirect(each), "{redirected}");
+            }
+        }
+        assert!(station.heads().len() >= 100);
+    }
+    assert_eq!(trap.connections(), 0);
+}
+
+/// An event about a file, as Digital River sends it, with an address of somebody's choice.
+fn event(queue: &InvoiceQueue, file_id: FileId, url: &str) -> Fresh<riverlock_schemas::file_event::FileEvent> {
+    let object = serde_json::json!({"id": file_id, "fileId": file_id, "orderId": "o", "invoiceURL": url});
+    let body = serde_json::json!({"id": file_id, "type": "order.invoice.created", "liveMode": false,
+                                  "data": {"object": object}});
+    let body = body.to_string();
+    let envelope = Envelope::parse(body.as_bytes()).unwrap();
+    match queue.decide(&envelope, body.as_bytes()) {
+        Decision::Apply(event) => Fresh { event, conflict: false },
+        other => panic!("{url}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_an_event_is_counted_as_an_anomaly_and_never_used() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let (page, _recorded) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
+    let (bench, trap) = (Bench::new().await, Station::start(Reply::true_to).await);
+    let (at, host) = (trap.address, bench.server.base.authority().to_owned());
+    let queue = InvoiceQueue::new(&bench.config);
+    let urls = [
+        format!("http://{at}/files/x/content"),
+        format!("https://{at}/"),
+        format!("//{at}/files/x/content"),
+        format!("http://{host}@{at}/files/x/content"),
+        format!("http://{host}#@{at}/"),
+        format!("http://{at}\\@{host}/"),
+        format!("http://{at}/?{host}"),
+        format!("http:/\t/{at}/"),
+        format!("http://[::ffff:127.0.0.1]:{}/", at.port()),
+        format!("http://0x7f.1:{}/", at.port()),
+        format!("http://127。0。0。1:{}/", at.port()),
+        format!("http://{host}/files/../../{at}"),
+        format!("gopher://{at}/_x"),
+        "file:///etc/passwd".to_owned(),
+        "http://169.254.169.254/latest/meta-data/".to_owned(),
+        "x".repeat(5_000),
+    ];
+    let events = urls.iter().zip(0..).map(|(url, number)| event(&queue, file(number), url)).collect();
+    let mut connection = bench.database.pool.acquire().await.unwrap();
+    queue.apply(&mut connection, events, bench.context.clock.now()).await.unwrap();
+    drop(connection);
+    let counted = format!("invoice_anomalies_total{{kind=\"announced_url\"}} {}", urls.len());
+    assert!(page.render().contains(&counted), "{}", page.render());
+
+    bench.start();
+    bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
+    bench.stop().await;
+    bench.check(0..urls.len() as u128).await;
+    assert_eq!(trap.connections(), 0);
+    let asked = bench.server.asked();
+    assert_eq!(asked.len(), 2 * urls.len());
+    assert!(asked.iter().all(|asked| asked.path.starts_with(&format!("/files/{}", &file(0).to_string()[..30]))));
+}
+
+#[tokio::test]
+async fn proxies_of_the_environment_are_not_used() {
+    if let Some(closed) = child::told() {
+        return beside_proxies(&closed).await;
+    }
+    let trap = Station::start(|_| Reply::new(502, "", b"")).await;
+    let closed = format!("https://127.0.0.1:{}", free_port().unwrap());
+    let name = "tests::confinement::proxies_of_the_environment_are_not_used";
+    let mut command = child::command([""; 0], name, &closed);
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env(name, trap.base().as_str());
+    }
+    command.env_remove("NO_PROXY").env_remove("no_proxy").env_remove("REQUEST_METHOD");
+    child::run(command).await;
+    let heads = trap.heads();
+    assert_eq!(heads.len(), 2, "a client that believes the environment came here: {heads:?}");
+    assert!(heads.iter().all(|head| head.contains("control.example") && !head.contains("canary")), "{heads:?}");
+}
+
+/// Asks in every way, where the environment has proxies; and as a control in the way that the fetcher must not.
+async fn beside_proxies(closed: &str) {
+    let (server, folder) = (Server::start().await, tempfile::tempdir().unwrap());
+    server.answer(file(2), [Answer::Status(404)]);
+    let config_of = |base: &Url| config(base, folder.path());
+    let attempt = async |config: &InvoiceFetcherConfig, number| {
+        let fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
+        let leased = Leased::pretended(file(number), Mode::Test);
+        Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(20))).await
+    };
+    let config = config_of(&server.base);
+    attempt(&config, 1).await.unwrap();
+    assert_eq!(attempt(&config, 2).await, Err(Problem::NotFound));
+    let context = Context::new();
+    links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await.unwrap();
+    let encrypted = config_of(&closed.parse().unwrap());
+    assert_eq!(attempt(&encrypted, 1).await.unwrap_err().reason(), "transport");
+    for scheme in ["http", "https"] {
+        let answer = reqwest::get(format!("{scheme}://control.example/")).await;
+        assert!(answer.map_or(true, |answer| answer.status() == 502));
+    }
+}
