@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod outbox;
 pub mod postgres;
 pub mod projection;
+pub mod ranges;
 pub mod relay;
 pub mod store;
 pub mod view;

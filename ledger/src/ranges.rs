@@ -1,0 +1,169 @@
+//! Reads given ranges of offsets, and nothing else.
+//!
+//! For everything that reads topics again: no group is joined, no offset is committed, nothing is rebalanced. The ranges are
+//! captured before reading starts, so that reading ends beside live traffic too.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+};
+use riverlock_runtime::kafka::KafkaConfig;
+use serde::{Deserialize, Serialize};
+
+/// How long Kafka may send nothing while records are known to be there.
+pub const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long one poll waits.
+const POLL_WAIT: Duration = Duration::from_millis(500);
+
+/// Ranges that are at most this long, in records, are read in small pieces.
+const SMALL_RECORDS: u64 = 10;
+/// A small piece, in bytes: a few records and the rest of their batch.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// Offsets `[start, end)` of one partition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OffsetRange {
+    /// The topic's name.
+    pub topic: String,
+    /// Partition number.
+    pub partition: i32,
+    /// The first offset that is read.
+    pub start: i64,
+    /// The first offset that is not read any more.
+    pub end: i64,
+}
+
+impl OffsetRange {
+    /// How many offsets are in it.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        u64::try_from(self.end - self.start).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for OffsetRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}]@{}..{}", self.topic, self.partition, self.start, self.end)
+    }
+}
+
+/// The ranges could not be read to their end.
+#[derive(Debug, thiserror::Error)]
+pub enum RangeError {
+    /// Kafka refused.
+    #[error("Kafka could not be read")]
+    Kafka(#[from] KafkaError),
+    /// The records are not there: Kafka has deleted them, or never had them.
+    #[error("Kafka does not have {range}: {reason}")]
+    Gone {
+        /// What was to be read.
+        range: OffsetRange,
+        /// What Kafka says.
+        reason: String,
+    },
+    /// Kafka has records and does not send them.
+    #[error("Kafka sent nothing of {range} for {} s although records are there", STALL_MAX.as_secs())]
+    Stalled {
+        /// What was to be read.
+        range: OffsetRange,
+    },
+}
+
+/// Reads ranges one after the other, each from its start to its end, in the order in which they were given: what is read,
+/// and in which order, depends on nothing else. Blocks, so it belongs on a thread of its own.
+pub struct RangeReader {
+    consumer: BaseConsumer,
+    /// What is still to be read; the first is being read, and its start is the next offset.
+    left: VecDeque<OffsetRange>,
+    is_assigned: bool,
+}
+
+impl RangeReader {
+    /// A reader of these ranges; empty ones are passed over. `group` is a name for Kafka's logs: no group is joined.
+    ///
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn open(
+        kafka: &KafkaConfig,
+        group: &str,
+        ranges: impl IntoIterator<Item = OffsetRange>,
+    ) -> Result<Self, RangeError> {
+        let mut config = kafka.consumer(group);
+        // Ranges are often shorter than what Kafka could send, and several readers may be open.
+        config.set("fetch.wait.max.ms", "10").set("queued.max.messages.kbytes", "4096");
+        let left: VecDeque<OffsetRange> = ranges.into_iter().filter(|range| range.start < range.end).collect();
+        if left.iter().all(|range| range.records() <= SMALL_RECORDS) {
+            // Kafka sends whole batches, but no more of them than are asked for.
+            config.set("fetch.message.max.bytes", SMALL_BYTES.to_string());
+        }
+        Ok(Self { consumer: config.create()?, left, is_assigned: false })
+    }
+
+    /// The next record, or `None` when all ranges are read.
+    ///
+    /// # Errors
+    /// When Kafka does not have the records, or does not send them. What transport errors say is waited out.
+    pub fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>, RangeError> {
+        let mut since = Instant::now();
+        while let Some(range) = self.left.front_mut() {
+            if range.start >= range.end {
+                self.left.pop_front();
+                self.is_assigned = false;
+                continue;
+            }
+            if !self.is_assigned {
+                let mut assignment = TopicPartitionList::new();
+                assignment.add_partition_offset(&range.topic, range.partition, Offset::Offset(range.start))?;
+                self.consumer.assign(&assignment)?;
+                (self.is_assigned, since) = (true, Instant::now());
+            }
+            match self.consumer.poll(POLL_WAIT) {
+                Some(Ok(message)) => {
+                    let is_wanted = message.topic() == range.topic
+                        && message.partition() == range.partition
+                        && message.offset() >= range.start;
+                    if is_wanted {
+                        // Past the end when the range's last offsets hold no record.
+                        let is_in_range = message.offset() < range.end;
+                        range.start = message.offset() + 1;
+                        if is_in_range {
+                            return Ok(Some(message));
+                        }
+                    }
+                }
+                Some(Err(error)) => judge(&self.consumer, error, range)?,
+                None => {}
+            }
+            if since.elapsed() >= STALL_MAX {
+                return Err(RangeError::Stalled { range: range.clone() });
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What an error means: most pass, some mean that the records do not come.
+fn judge(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Result<(), RangeError> {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopic,
+        ) => Err(RangeError::Gone { range: range.clone(), reason: error.to_string() }),
+        Some(RDKafkaErrorCode::Fatal) => Err(error.into()),
+        _ if consumer.client().fatal_error().is_some() => Err(error.into()),
+        _ => {
+            tracing::warn!(%error, "reading {range}: {error}");
+            Ok(())
+        }
+    }
+}
