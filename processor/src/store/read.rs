@@ -4,24 +4,34 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::Mode;
+use riverlock_schemas::{Mode, OrderId};
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use crate::domain::{OrderKey, Status};
+
+/// How often an order that keeps changing is read before it is shown as it is.
+const READS_MAX: u32 = 3;
+
 /// An order with its lines.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Order)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct OrderView {
     pub order_id: String,
+    #[schema(value_type = String, pattern = "^(live|test)$")]
     pub mode: Mode,
+    #[schema(value_type = Status)]
     pub status: String,
+    /// How often the order has changed.
     pub version: i32,
     /// Earliest time of each of Digital River's states, in the order of time.
     pub transitions: BTreeMap<String, DateTime<Utc>>,
     /// Types of the events that have been seen.
     pub seen: Vec<String>,
     pub anomalies: Vec<&'static str>,
+    #[schema(value_type = crate::api::Details)]
     pub details: serde_json::Value,
     pub first_seen_at: DateTime<Utc>,
     pub changed_at: DateTime<Utc>,
@@ -29,7 +39,8 @@ pub struct OrderView {
 }
 
 /// A line of an order.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Line)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct LineView {
@@ -44,46 +55,67 @@ pub struct LineView {
     pub returned_at: Option<DateTime<Utc>>,
 }
 
-/// The order of that id; two if there is one in each mode.
+/// The order of that id; two, the live one first, if there is one in each mode. None for what can be no order's id.
 ///
 /// # Errors
 /// When PostgreSQL refuses, or a row cannot be understood.
 pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<OrderView>, Error> {
+    let Ok(order_id) = OrderId::parse(order_id) else {
+        return Ok(Vec::new());
+    };
     let mut views = Vec::new();
     for mode in [Mode::Live, Mode::Test] {
-        let order_id = riverlock_schemas::OrderId::parse(order_id).map_err(|error| Error::Inconsistent {
-            table: "orders",
-            id: order_id.to_owned(),
-            reason: format!("the order id {error}"),
-        })?;
-        let key = crate::domain::OrderKey { order_id, mode };
-        let Some(stored) = super::write::lock(connection, std::slice::from_ref(&key)).await?.remove(&key) else {
-            continue;
+        let key = OrderKey { order_id: order_id.clone(), mode };
+        views.extend(find_one(connection, &key).await?);
+    }
+    Ok(views)
+}
+
+async fn find_one(connection: &mut PgConnection, key: &OrderKey) -> Result<Option<OrderView>, Error> {
+    let mut tries = 0;
+    loop {
+        let Some(stored) = super::write::read(connection, std::slice::from_ref(key)).await?.remove(key) else {
+            return Ok(None);
         };
-        let times = sqlx::query!(
+        let row = sqlx::query!(
             "-- orders_times
-             SELECT first_seen_at, changed_at FROM orders WHERE order_id = $1 AND live_mode = $2",
+             SELECT version, first_seen_at, changed_at FROM orders WHERE order_id = $1 AND live_mode = $2",
             key.order_id.as_str(),
-            mode.is_live()
+            key.mode.is_live()
         )
-        .fetch_one(&mut *connection)
+        .fetch_optional(&mut *connection)
         .await?;
+        let Some(row) = row else { return Ok(None) };
+        tries += 1;
+        // An order that changed between the statements is read again, so that all parts are of one version.
+        if row.version == stored.version || tries >= READS_MAX {
+            return Ok(Some(OrderView::new(key, stored, row.first_seen_at, row.changed_at)));
+        }
+    }
+}
+
+impl OrderView {
+    fn new(
+        key: &OrderKey,
+        stored: super::write::Stored,
+        first_seen_at: DateTime<Utc>,
+        changed_at: DateTime<Utc>,
+    ) -> Self {
         let facts = stored.facts;
-        views.push(OrderView {
+        Self {
             order_id: key.order_id.to_string(),
-            mode,
+            mode: key.mode,
             status: facts.status().to_string(),
             version: stored.version,
             transitions: facts.transitions.iter().map(|(state, time)| (state.to_string(), *time)).collect(),
             anomalies: facts.anomalies().into_iter().map(crate::domain::Anomaly::as_str).collect(),
             details: serde_json::to_value(&facts.snapshot.content).unwrap_or_default(),
-            first_seen_at: times.first_seen_at,
-            changed_at: times.changed_at,
+            first_seen_at,
+            changed_at,
             lines: facts.lines.into_iter().map(|(line_id, line)| LineView::new(line_id.to_string(), line)).collect(),
             seen: facts.seen.into_iter().collect(),
-        });
+        }
     }
-    Ok(views)
 }
 
 impl LineView {
