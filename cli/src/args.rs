@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod invoices;
+pub mod trace;
 
 use std::path::PathBuf;
 
@@ -43,6 +44,10 @@ pub enum Command {
         #[command(subcommand)]
         command: OrdersCommand,
     },
+    /// Follow an event, or an order's events, from the webhook to their last effect, and verify them again
+    Trace(trace::TraceOptions),
+    /// Print what the services' APIs answer, as an OpenAPI document
+    Openapi,
     /// Look at events whose sender was not believed, and admit those whose signature turns out to be right
     Quarantine {
         /// What to do with them

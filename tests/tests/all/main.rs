@@ -7,6 +7,8 @@ mod crash;
 mod demo;
 mod invoices;
 mod ledger;
+mod order_api;
 mod outage;
 mod soak;
 mod tidy;
+mod trace;
