@@ -6,6 +6,7 @@ pub mod moment;
 pub mod rebuild;
 pub mod refold;
 pub mod replay;
+pub mod trace;
 
 use std::path::PathBuf;
 
@@ -52,6 +53,10 @@ pub enum Command {
     Refold(refold::RefoldOptions),
     /// Build all tables again from the topics, compare them with the live ones, and take their place
     Rebuild(rebuild::RebuildOptions),
+    /// Follow an event, or an order's events, from the webhook to their last effect, and verify them again
+    Trace(trace::TraceOptions),
+    /// Print what the services' APIs answer, as an OpenAPI document
+    Openapi,
     /// Look at events whose sender was not believed, and admit those whose signature turns out to be right
     Quarantine {
         /// What to do with them

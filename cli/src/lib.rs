@@ -10,6 +10,7 @@ pub mod demo;
 mod healthcheck;
 mod invoices;
 pub mod local;
+mod openapi;
 mod orders;
 mod out;
 mod quarantine;
@@ -20,6 +21,7 @@ mod sandbox;
 pub mod services;
 mod setup;
 mod stack;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Orders { command } => orders::run(file, command).await,
         Command::Refold(options) => refold::run(file, options).await,
         Command::Rebuild(options) => rebuild::run(file, options).await,
+        Command::Trace(options) => trace::run(file, &options).await,
+        Command::Openapi => openapi::run(),
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
