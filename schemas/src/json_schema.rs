@@ -124,7 +124,9 @@ enum ChargeObject {
     Order(OrderWithCharges),
 }
 
+/// An order; what names an order is a charge.
 #[derive(JsonSchema)]
+#[schemars(extend("not" = { "required": ["orderId"] }))]
 #[expect(dead_code, reason = "the fields are there for the schema")]
 struct OrderWithCharges {
     #[serde(flatten)]
