@@ -120,8 +120,8 @@ struct Data<T> {
 #[serde(untagged)]
 #[expect(dead_code, reason = "the variants are there for the schema")]
 enum ChargeObject {
-    Charge(WireCharge),
-    Order(OrderWithCharges),
+    Charge(Box<WireCharge>),
+    Order(Box<OrderWithCharges>),
 }
 
 /// An order; what names an order is a charge.
@@ -145,7 +145,7 @@ enum ChargebackObject {
         order_id: String,
         created_time: Option<Time>,
     },
-    Order(WireOrder),
+    Order(Box<WireOrder>),
 }
 
 fn event<T: JsonSchema>(name: &str, event_type: &Value) -> Document {
