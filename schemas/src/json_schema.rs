@@ -120,11 +120,13 @@ struct Data<T> {
 #[serde(untagged)]
 #[expect(dead_code, reason = "the variants are there for the schema")]
 enum ChargeObject {
-    Charge(WireCharge),
-    Order(OrderWithCharges),
+    Charge(Box<WireCharge>),
+    Order(Box<OrderWithCharges>),
 }
 
+/// An order; what names an order is a charge.
 #[derive(JsonSchema)]
+#[schemars(extend("not" = { "required": ["orderId"] }))]
 #[expect(dead_code, reason = "the fields are there for the schema")]
 struct OrderWithCharges {
     #[serde(flatten)]
@@ -143,7 +145,7 @@ enum ChargebackObject {
         order_id: String,
         created_time: Option<Time>,
     },
-    Order(WireOrder),
+    Order(Box<WireOrder>),
 }
 
 fn event<T: JsonSchema>(name: &str, event_type: &Value) -> Document {

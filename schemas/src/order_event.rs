@@ -184,7 +184,7 @@ impl Said {
                 let mut said = if shape.is_order() {
                     Self::of_order(payload::object(body)?, created)?
                 } else {
-                    Self { as_of: created.or(payload::time(shape.created_time)), ..Self::default() }
+                    Self { as_of: created.or_else(|| payload::time(shape.created_time)), ..Self::default() }
                 };
                 if let (Subject::Charge, Some(as_of)) = (subject, created.or(said.as_of)) {
                     let charges = if shape.is_order() {
