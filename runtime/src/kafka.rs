@@ -14,6 +14,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest record that is written or read, in bytes: the largest body, its key and its headers.
 pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// How long a record waits for others to travel with, in milliseconds. Most of what a record costs is its request's.
+const LINGER_MS: &str = "5";
+
 /// `[kafka]` of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +28,9 @@ pub struct KafkaConfig {
     /// Event types that have a topic of their own; all others share one.
     pub routed_types: Vec<String>,
     /// Partitions of every raw topic. Adding some later moves keys: choose once.
+    ///
+    /// As many consumers can share the work. More of them do not make it faster: a producer sends one request for each
+    /// partition that it has a record for, so its batches get smaller.
     pub partitions: i32,
     /// Copies of every partition.
     pub replication_factor: i32,
@@ -50,7 +56,7 @@ impl Default for KafkaConfig {
             brokers: "127.0.0.1:9092".to_owned(),
             topic_prefix: DEFAULT_PREFIX.to_owned(),
             routed_types: Topics::default_routed().map(str::to_owned).collect(),
-            partitions: 12,
+            partitions: 3,
             replication_factor: 1,
             retention_ms: -1,
             session_timeout: Duration::from_secs(45),
@@ -62,12 +68,16 @@ impl Default for KafkaConfig {
 }
 
 /// Settings whose change would break a promise, so the configuration may not touch them.
-const FIXED: [&str; 7] = [
+const FIXED: [&str; 11] = [
     "acks",
     "auto.offset.reset",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "partition.assignment.strategy",
     "partitioner",
     "request.required.acks",
 ];
@@ -124,9 +134,22 @@ impl KafkaConfig {
         Topics::new(self.topic_prefix.clone(), self.routed_types.iter().cloned())
     }
 
-    /// What producers, consumers and admin clients have in common.
+    /// What admin clients need.
     #[must_use]
     pub fn client(&self) -> ClientConfig {
+        self.with_properties(self.common())
+    }
+
+    /// Adds what is configured, over what is chosen here.
+    fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.properties {
+            config.set(name, value.expose());
+        }
+        config
+    }
+
+    /// What producers, consumers and admin clients have in common.
+    fn common(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set_log_level(RDKafkaLogLevel::Warning)
@@ -139,20 +162,17 @@ impl KafkaConfig {
             .set("socket.keepalive.enable", "true")
             // A typo must not make a topic.
             .set("allow.auto.create.topics", "false");
-        for (name, value) in &self.properties {
-            config.set(name, value.expose());
-        }
         config
     }
 
     /// A producer that repeats nothing and counts a record as written only when all in-sync replicas have it.
     #[must_use]
     pub fn producer(&self) -> ClientConfig {
-        let mut config = self.client();
+        let mut config = self.common();
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("linger.ms", "1")
+            .set("linger.ms", LINGER_MS)
             // No deadline: a small value would turn a slow broker into a reconnect storm. Callers have timers of their own.
             .set("message.timeout.ms", "15000")
             .set("request.timeout.ms", "2500")
@@ -164,13 +184,13 @@ impl KafkaConfig {
             // As Java's default, so that other tools find a key's partition. Never change it: keys would move.
             .set("partitioner", "murmur2_random")
             .set("compression.type", "lz4");
-        config
+        self.with_properties(config)
     }
 
     /// A consumer that commits only what it is told to, and stops rather than jump when its offset is gone.
     #[must_use]
     pub fn consumer(&self, group: &str) -> ClientConfig {
-        let mut config = self.client();
+        let mut config = self.common();
         config
             .set("group.id", group)
             .set("group.protocol", "classic")
@@ -186,7 +206,7 @@ impl KafkaConfig {
             .set("queued.max.messages.kbytes", "32768")
             .set("check.crcs", "true")
             .set("enable.partition.eof", "false");
-        config
+        self.with_properties(config)
     }
 }
 
@@ -205,5 +225,17 @@ mod tests {
         let unbounded = KafkaConfig { quarantine_retention_bytes: -1, ..KafkaConfig::default() };
         let error = unbounded.validate().unwrap_err().to_string();
         assert!(error.contains("kafka.quarantine_retention_bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_property_that_is_configured_counts_for_producers_and_consumers() {
+        let mut config = KafkaConfig::default();
+        assert_eq!(config.producer().get("compression.type"), Some("lz4"));
+        for (name, value) in [("compression.type", "zstd"), ("fetch.wait.max.ms", "7"), ("security.protocol", "ssl")] {
+            config.properties.insert(name.to_owned(), Secret::new(value));
+        }
+        assert_eq!(config.producer().get("compression.type"), Some("zstd"));
+        assert_eq!(config.consumer("g").get("fetch.wait.max.ms"), Some("7"));
+        assert_eq!(config.client().get("security.protocol"), Some("ssl"));
     }
 }
