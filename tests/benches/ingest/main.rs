@@ -36,10 +36,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &[String]) -> anyhow::Result<()> {
-    if let [command, route, port, brokers] = arguments
+    if let [command, route, port, brokers, properties @ ..] = arguments
         && command == server::COMMAND
     {
-        return server::serve(Route::from_name(route)?, port.parse().context("no port")?, brokers).await;
+        return server::serve(Route::from_name(route)?, port.parse().context("no port")?, brokers, properties).await;
     }
     let options = options(arguments)?;
     let stage = Stage::start(&options).await?;
@@ -49,7 +49,8 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
     stage.stop().await
 }
 
-/// Reads `--broker kafka|embedded`, `--partitions N`, `--rounds N` and `--seconds N`.
+/// Reads `--broker kafka|embedded`, `--partitions N`, `--property NAME=VALUE` (of librdkafka, as in `kafka.properties`),
+/// `--rate N` (in place of the search for the highest), `--rounds N` and `--seconds N`.
 fn options(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options::default();
     let mut arguments = arguments.iter();
@@ -66,9 +67,13 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
                 };
             }
             "--rounds" => options.rounds = value()?.parse().context("--rounds is a number")?,
+            "--property" => options.properties.push(value()?.clone()),
+            "--rate" => options.rate = Some(value()?.parse().context("--rate is a number")?),
             "--partitions" => options.partitions = value()?.parse().context("--partitions is a number")?,
             "--seconds" => options.seconds = value()?.parse().context("--seconds is a number")?,
-            other => bail!("unknown argument {other}; there are --broker, --partitions, --rounds, --seconds"),
+            other => bail!(
+                "unknown argument {other}; there are --broker, --partitions, --property, --rate, --rounds, --seconds"
+            ),
         }
     }
     anyhow::ensure!(options.rounds > 0 && options.seconds > 0, "--rounds and --seconds must be at least 1");

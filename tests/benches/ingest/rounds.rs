@@ -32,11 +32,16 @@ pub(crate) struct Options {
     pub(crate) seconds: u64,
     /// Partitions of every topic. librdkafka sends one request per partition, so more of them mean smaller batches.
     pub(crate) partitions: i32,
+    /// Properties of librdkafka for ingest, as `name=value`.
+    pub(crate) properties: Vec<String>,
+    /// What counts as the highest rate, per second; without it, it is searched for.
+    pub(crate) rate: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { embedded: false, rounds: 3, seconds: 4, partitions: KafkaConfig::default().partitions }
+        let partitions = KafkaConfig::default().partitions;
+        Self { embedded: false, rounds: 3, seconds: 4, partitions, properties: Vec::new(), rate: None }
     }
 }
 
@@ -100,7 +105,7 @@ impl Stage {
         }
         let mut receivers = Vec::new();
         for route in Route::ALL {
-            receivers.push(Receiver::start(route, &brokers, home.path()).await?);
+            receivers.push(Receiver::start(route, &brokers, &options.properties, home.path()).await?);
         }
         let lives = riverlock_tests::lives(1, ORDERS);
         let bodies = riverlock_tests::events(&lives).map(|event| event.body.clone()).collect();
@@ -120,7 +125,10 @@ impl Stage {
         for receiver in &self.receivers {
             load::run(&receiver.target(Arc::clone(&self.bodies)), RATE_FIRST, STEP).await;
         }
-        let highest = self.highest().await?;
+        let highest = match options.rate {
+            Some(rate) => rate,
+            None => self.highest().await?,
+        };
         let at_half = self.level(highest / 2, options).await?;
         let at_highest = self.level(highest, options).await?;
         Ok(Measured { highest, at_half, at_highest })

@@ -22,7 +22,7 @@ use riverlock_ingest::{
     signature::{HEADER, Verifier},
 };
 use riverlock_runtime::{
-    Clock as _, Context, SystemClock, admin,
+    Clock as _, Context, Secret, SystemClock, admin,
     admin::AdminConfig,
     kafka::KafkaConfig,
     shutdown::GRACE,
@@ -80,10 +80,10 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     /// Starts one, and waits until it takes events.
-    pub(crate) async fn start(route: Route, brokers: &str, home: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(route: Route, brokers: &str, properties: &[String], home: &Path) -> anyhow::Result<Self> {
         let port = ports::free_port()?;
         let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
-        command.args([COMMAND, route.name(), &port.to_string(), brokers]);
+        command.args([COMMAND, route.name(), &port.to_string(), brokers]).args(properties);
         let process = Process::spawn(route.name(), &command, &home.join(format!("{}.log", route.name())))?;
         let receiver = Self { route, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), process };
         let target = receiver.target(Arc::from([bytes::Bytes::from_static(
@@ -113,8 +113,8 @@ impl Receiver {
     }
 }
 
-/// Serves a route until it is killed.
-pub(crate) async fn serve(route: Route, port: u16, brokers: &str) -> anyhow::Result<()> {
+/// Serves a route until it is killed. The properties, `name=value`, are for the producer.
+pub(crate) async fn serve(route: Route, port: u16, brokers: &str, properties: &[String]) -> anyhow::Result<()> {
     telemetry::init_logs(&TelemetryConfig::default())?;
     let context = Context::new();
     context.shutdown.on_signals()?;
@@ -125,7 +125,13 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str) -> anyhow::Res
     let config = config(port)?;
     match route {
         Route::Full => {
-            let kafka = KafkaConfig { brokers: brokers.to_owned(), ..KafkaConfig::default() };
+            let property = |text: &String| {
+                let (name, value) = text.split_once('=').with_context(|| format!("{text} is no name=value"))?;
+                Ok((name.to_owned(), Secret::new(value)))
+            };
+            let properties = properties.iter().map(property).collect::<anyhow::Result<_>>()?;
+            let kafka = KafkaConfig { brokers: brokers.to_owned(), properties, ..KafkaConfig::default() };
+            kafka.validate()?;
             riverlock_ingest::start(config, &kafka, &context).await?;
         }
         Route::Null => listen(Router::new().fallback(read), config, &context).await?,
