@@ -94,7 +94,8 @@ pub struct LimitsConfig {
     /// Longest body in bytes; a longer one is answered 413. Digital River sends 0.4 to 5 kB as a rule, hundreds of line
     /// items make 100 kB and more.
     pub body_bytes_max: usize,
-    /// From the end of the request's head to the answer, whatever Kafka does. Digital River waits 3000 ms.
+    /// From the request's first byte (over HTTP/2 from the end of its head) to the answer, whatever Kafka does. Digital
+    /// River waits 3000 ms.
     #[serde(with = "humantime_serde")]
     pub answer_deadline: Duration,
     /// How long the body may take to arrive; then the answer is 408.

@@ -82,7 +82,7 @@ impl Endpoints {
 
     /// Where a request comes from.
     pub(crate) fn address(&self, peer: Option<&Peer>, headers: &HeaderMap) -> IpAddr {
-        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address);
         address::client(peer, headers, &self.trusted_proxies)
     }
 

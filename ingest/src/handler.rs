@@ -1,8 +1,8 @@
 //! The life of one request.
 //!
 //! In this order: its endpoint; the right to send an event, so that a full or broken way is answered before anything is
-//! read; its media type; its body; its signature; its envelope; Kafka. From the signature on the work is a task of its own:
-//! it goes on when the sender hangs up, because the sender will not know, and come again.
+//! read; its media type; its body; its signature; its envelope; Kafka. From the end of the body on nobody who hangs up stops
+//! it: the sender will not know, and come again, and its event is better stored than not.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,7 +16,6 @@ use axum::{
 };
 use riverlock_runtime::Context;
 use riverlock_schemas::{Envelope, record, topics::Topics};
-use serde::Serialize;
 
 use crate::{
     arrival::{Arrival, key},
@@ -25,13 +24,14 @@ use crate::{
     config::LimitsConfig,
     endpoints::{Endpoint, Endpoints},
     floods::Floods,
-    metrics::{EndpointMetrics, Outcome, Tally},
-    producer::{Admission, Delivery, Producer, Record},
+    metrics::{EndpointMetrics, Tally},
+    producer::{Admission, Producer, Record},
     quarantine::Quarantine,
     refusal::Refusal,
     server::Peer,
     tls::Tls,
     token_endpoint::{self, TokenEndpoint},
+    waiting::{Receipt, Sent, Waiting},
 };
 
 /// What every request needs.
@@ -50,17 +50,6 @@ pub(crate) struct Ingest {
     pub(crate) quarantine: Arc<Quarantine>,
     /// What may be logged about refused requests.
     pub(crate) floods: Floods,
-}
-
-/// The answer 202: where the event lies.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Receipt {
-    /// As in the record's header: an id longer than ids may be is there as its hash.
-    event_id: String,
-    topic: String,
-    partition: i32,
-    offset: i64,
 }
 
 /// A request that was read.
@@ -84,8 +73,8 @@ pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) 
 }
 
 async fn answer(ingest: &Arc<Ingest>, request: Request) -> Result<Receipt, Refusal> {
-    let started = Instant::now();
     let (parts, mut body) = request.into_parts();
+    let started = parts.extensions.get::<Peer>().map_or_else(Instant::now, |peer| peer.since);
     let endpoint = ingest.endpoints.load().find(parts.uri.path());
     let mut tally = Tally::new(endpoint.as_ref().map_or(&ingest.unmatched, |endpoint| &endpoint.metrics), started);
     let waits_for_leave = parts.headers.contains_key(header::EXPECT);
@@ -100,13 +89,15 @@ async fn answer(ingest: &Arc<Ingest>, request: Request) -> Result<Receipt, Refus
             return Err(refusal);
         }
     };
-    let this = Arc::clone(ingest);
-    let work = async move {
-        let result = store(&this, webhook).await;
-        tally.set(result.as_ref().map_or_else(Refusal::outcome, |_| Outcome::Accepted));
-        result
+    // A task of its own would go on as well, but costs a wake-up: nothing in here waits.
+    let sent = match submit(ingest, webhook) {
+        Ok(sent) => sent,
+        Err(refusal) => {
+            tally.set(refusal.outcome());
+            return Err(refusal);
+        }
     };
-    ingest.context.shutdown.spawn_work(work).await.unwrap_or(Err(Refusal::Internal))
+    Waiting::new(ingest, sent, tally).answer().await
 }
 
 /// Everything up to the end of the body. Nothing is believed yet.
@@ -127,14 +118,19 @@ async fn receive(
     if parts.method != Method::POST {
         return Err(Refusal::MethodNotAllowed);
     }
-    let mut admission = ingest.producer.admit(started)?;
+    let limits = &ingest.limits;
+    let deadline = started + limits.answer_deadline;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Refusal::TooSlow);
+    }
+    let mut admission = ingest.producer.admit(Instant::now())?;
     let received_at = ingest.context.clock.now();
     check_media_type(&parts.headers)?;
-    let limits = &ingest.limits;
-    let body =
-        body::read(body, limits.body_bytes_max, limits.body_read_timeout, |count| admission.add_bytes(count)).await?;
+    let timeout = limits.body_read_timeout.min(left);
+    let body = body::read(body, limits.body_bytes_max, timeout, |count| admission.add_bytes(count)).await?;
     endpoint.metrics.body_bytes.increment(body.len() as u64);
-    let deadline = tokio::time::Instant::from_std(started + limits.answer_deadline);
+    let deadline = tokio::time::Instant::from_std(deadline);
     let arrival = Arrival { endpoint, headers: parts.headers, body, received_at };
     Ok(Webhook { arrival, admission, deadline })
 }
@@ -168,8 +164,8 @@ fn disbelieve(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
     error.into()
 }
 
-/// Believes the request, or not, and brings its event to Kafka.
-async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
+/// Believes the request, or not, and hands its event to the producer.
+fn submit(ingest: &Ingest, webhook: Webhook) -> Result<Sent, Refusal> {
     let Webhook { arrival, admission, deadline } = webhook;
     let endpoint = Arc::clone(&arrival.endpoint);
     let checked = endpoint.authentication.check(&arrival.headers, &arrival.body, arrival.received_at);
@@ -207,25 +203,5 @@ async fn store(ingest: &Ingest, webhook: Webhook) -> Result<Receipt, Refusal> {
         headers: arrival.record_headers(&envelope, secret.map(|secret| secret.id)),
     };
     let delivery = ingest.producer.send(record, admission, endpoint.metrics.late_acks.clone())?;
-    drop(arrival);
-    match ingest.producer.delivered(delivery, deadline).await {
-        Delivery::Persisted { partition, offset } => {
-            tracing::debug!(event.id = event_id, topic, partition, offset, "event {event_id} is stored");
-            Ok(Receipt { event_id, topic, partition, offset })
-        }
-        Delivery::NotPersisted(code) => {
-            tracing::warn!(event.id = event_id, topic, %code, "event {event_id} was not stored: {code}");
-            Err(Refusal::NotStored)
-        }
-        Delivery::Ambiguous(code) => {
-            endpoint.metrics.ambiguous.increment(1);
-            tracing::warn!(
-                event.id = event_id,
-                topic,
-                ?code,
-                "event {event_id} may be stored or not: Kafka did not say in time"
-            );
-            Err(Refusal::Ambiguous)
-        }
-    }
+    Ok(Sent { endpoint, event_id, topic, delivery, deadline })
 }

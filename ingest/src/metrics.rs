@@ -12,7 +12,7 @@ use metrics::{
 
 /// Requests, by `endpoint` (its name, or `none`) and [`Outcome`].
 pub const REQUESTS: &str = "ingest_requests_total";
-/// From the end of the request's head to the answer, by `endpoint`.
+/// From the request's first byte (over HTTP/2 from its head) to the answer, by `endpoint`.
 pub const ANSWER_SECONDS: &str = "ingest_answer_duration_seconds";
 /// From handing an event to the producer to Kafka's acknowledgement of it.
 pub const KAFKA_ACK_SECONDS: &str = "ingest_kafka_ack_duration_seconds";
@@ -95,6 +95,8 @@ outcomes! {
         UnsupportedMediaType = "unsupported_media_type",
         /// 413: the body is too long.
         TooLarge = "too_large",
+        /// 408: the head took so long to arrive that the answer was due.
+        HeadTimeout = "head_timeout",
         /// 408: the body took too long to arrive.
         BodyTimeout = "body_timeout",
         /// The sender hung up before its request was complete, or the work ended without an outcome.
@@ -165,7 +167,7 @@ outcomes! {
 /// Describes every metric and sets those without labels to zero. Once the recorder is installed; again does no harm.
 pub fn describe() {
     describe_counter!(REQUESTS, "Requests by endpoint and outcome");
-    describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From the end of a request's head to its answer");
+    describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From a request's first byte to its answer");
     describe_histogram!(KAFKA_ACK_SECONDS, Unit::Seconds, "From sending an event to Kafka to its acknowledgement");
     describe_gauge!(IN_FLIGHT, "Events between their request and Kafka's delivery report");
     describe_gauge!(CONNECTIONS, "Open connections");

@@ -19,7 +19,7 @@ use rdkafka::{
     bindings::rd_kafka_msg_status_t as MessageStatus,
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, DeliveryResult, OwnedHeaders},
-    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
 use riverlock_runtime::kafka::KafkaConfig;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -29,6 +29,7 @@ use crate::{
     config::LimitsConfig,
     metrics::PROCESS,
     refusal::Refusal,
+    reports::{self, Traffic},
 };
 
 /// How long events in flight may take at shutdown.
@@ -107,15 +108,19 @@ impl Shared {
     }
 }
 
-/// librdkafka's callbacks. They run on its polling thread, so nothing here may block.
-pub(crate) struct Callbacks(Arc<Shared>);
+/// librdkafka's callbacks. They run on the runtime's threads (see [`reports`]), so nothing here may block.
+pub(crate) struct Callbacks {
+    shared: Arc<Shared>,
+    traffic: Arc<Traffic>,
+}
 
 impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
+        self.traffic.called_back();
         tracing::debug!(%error, "Kafka client: {reason}");
-        *self.0.last_error.lock().expect("no code panics while it holds the text") = Some(reason.to_owned());
+        *self.shared.last_error.lock().expect("no code panics while it holds the text") = Some(reason.to_owned());
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.0.fail();
+            self.shared.fail();
         }
     }
 }
@@ -125,11 +130,13 @@ impl ProducerContext for Callbacks {
 
     fn delivery(&self, report: &DeliveryResult<'_>, pending: Self::DeliveryOpaque) {
         let Pending { answer, ticket, late_acks, admission } = *pending;
+        self.traffic.called_back();
+        self.traffic.settled();
         // Before the answer: who has it may send the next event at once.
         drop(admission);
         let delivery = outcome(report);
         let persisted = matches!(delivery, Delivery::Persisted { .. });
-        let took = self.0.breaker.settle(ticket, persisted, Instant::now());
+        let took = self.shared.breaker.settle(ticket, persisted, Instant::now());
         if persisted {
             PROCESS.kafka_ack.record(took);
         }
@@ -171,7 +178,7 @@ fn status(message: &BorrowedMessage<'_>) -> MessageStatus {
     }
 }
 
-pub(crate) type Handle = ThreadedProducer<Callbacks>;
+pub(crate) type Handle = BaseProducer<Callbacks>;
 
 /// The way to Kafka: one producer at a time, replaced when it fails for good.
 pub(crate) struct Producer {
@@ -183,7 +190,7 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    /// Makes the first producer. It accepts nothing until it is warmed up.
+    /// Makes the first producer. It accepts nothing until it is warmed up. To be called where there is a runtime.
     pub(crate) fn new(kafka: &KafkaConfig, limits: &LimitsConfig) -> Result<Self, KafkaError> {
         let mut config = kafka.producer();
         // A hard bound behind the permits; a message counts until its delivery report is served.
@@ -201,12 +208,18 @@ impl Producer {
             bytes: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
             shared,
         };
-        producer.current.store(Some(Arc::new(producer.create()?)));
+        producer.current.store(Some(producer.create()?));
         Ok(producer)
     }
 
-    fn create(&self) -> Result<Handle, KafkaError> {
-        self.config.create_with_context(Callbacks(Arc::clone(&self.shared)))
+    /// Makes a producer whose reports are served until it is dropped.
+    fn create(&self) -> Result<Arc<Handle>, KafkaError> {
+        let traffic = Arc::new(Traffic::default());
+        let callbacks = Callbacks { shared: Arc::clone(&self.shared), traffic: Arc::clone(&traffic) };
+        let handle: Arc<Handle> = Arc::new(self.config.create_with_context(callbacks)?);
+        #[expect(clippy::disallowed_methods, reason = "it ends with its producer, which the shutdown waits for")]
+        tokio::spawn(reports::serve(Arc::downgrade(&handle), traffic));
+        Ok(handle)
     }
 
     /// The producer of this moment; `None` once it is closed.
@@ -255,9 +268,12 @@ impl Producer {
             .key(record.key)
             .payload(record.payload)
             .headers(record.headers);
+        let traffic = &handle.context().traffic;
+        traffic.sent();
         let Err((error, _returned)) = handle.send(base) else {
             return Ok(delivery);
         };
+        traffic.settled();
         self.shared.breaker.forget(ticket);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Err(Refusal::Busy),
@@ -275,10 +291,10 @@ impl Producer {
     /// Waits for what became of an event, until `deadline`; then it is ambiguous.
     pub(crate) async fn delivered(
         &self,
-        mut delivery: oneshot::Receiver<Delivery>,
+        delivery: &mut oneshot::Receiver<Delivery>,
         deadline: tokio::time::Instant,
     ) -> Delivery {
-        if let Ok(report) = tokio::time::timeout_at(deadline, &mut delivery).await {
+        if let Ok(report) = tokio::time::timeout_at(deadline, &mut *delivery).await {
             return report.unwrap_or(Delivery::Ambiguous(None));
         }
         // From here on a report counts as late; one that came at this very moment does not.
@@ -291,7 +307,7 @@ impl Producer {
 
     /// Puts a new producer in the place of one that failed for good, and ends that one.
     pub(crate) async fn replace(&self) -> Result<(), KafkaError> {
-        let fresh = Arc::new(self.create()?);
+        let fresh = self.create()?;
         let old = self.current.swap(Some(fresh));
         PROCESS.producers_replaced.increment(1);
         end(old, Duration::ZERO).await;
@@ -305,9 +321,9 @@ impl Producer {
     }
 }
 
-/// Flushes and drops a producer where blocking does no harm: dropping one waits for its thread.
+/// Flushes and drops a producer where blocking does no harm: dropping one waits for its threads.
 async fn end(handle: Option<Arc<Handle>>, timeout: Duration) {
-    let Some(handle) = handle else { return };
+    let Some(mut handle) = handle else { return };
     let ended = tokio::task::spawn_blocking(move || {
         if !timeout.is_zero() && handle.flush(timeout).is_err() {
             tracing::warn!(
@@ -318,10 +334,13 @@ async fn end(handle: Option<Arc<Handle>>, timeout: Duration) {
         }
         // A sender may still hold it for a moment, and must not be the one who drops it.
         let patience = Instant::now() + Duration::from_secs(1);
-        while Arc::strong_count(&handle) > 1 && Instant::now() < patience {
+        while let Err(shared) = Arc::try_unwrap(handle) {
+            if Instant::now() > patience {
+                return;
+            }
+            handle = shared;
             std::thread::sleep(Duration::from_millis(1));
         }
-        drop(handle);
     });
     if ended.await.is_err() {
         tracing::error!("the end of the Kafka producer panicked");

@@ -36,6 +36,8 @@ pub(crate) enum Refusal {
     ContentEncoding,
     #[error("the body is longer than {0} bytes")]
     TooLarge(usize),
+    #[error("the request's head took too long to arrive")]
+    TooSlow,
     #[error("the body did not arrive within {} ms", .0.as_millis())]
     BodyTimeout(Duration),
     #[error("the body ended before it was complete")]
@@ -63,7 +65,7 @@ impl Refusal {
             }
             Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::TooSlow | Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken | Self::Envelope(_) => StatusCode::BAD_REQUEST,
             Self::Authentication(_) => StatusCode::UNAUTHORIZED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -82,6 +84,7 @@ impl Refusal {
             Self::ContentType => ("unsupported_media_type", "unsupported_content_type"),
             Self::ContentEncoding => ("unsupported_media_type", "unsupported_content_encoding"),
             Self::TooLarge(_) => ("payload_too_large", "body_too_large"),
+            Self::TooSlow => ("request_timeout", "head_timeout"),
             Self::BodyTimeout(_) => ("request_timeout", "body_timeout"),
             Self::BodyBroken => ("bad_request", "incomplete_body"),
             Self::Authentication(AuthenticationError::Signature(_)) => ("unauthorized", "invalid_signature"),
@@ -117,6 +120,7 @@ impl Refusal {
             Self::Busy => Outcome::Busy,
             Self::ContentType | Self::ContentEncoding => Outcome::UnsupportedMediaType,
             Self::TooLarge(_) => Outcome::TooLarge,
+            Self::TooSlow => Outcome::HeadTimeout,
             Self::BodyTimeout(_) => Outcome::BodyTimeout,
             Self::BodyBroken | Self::Internal => Outcome::Aborted,
             Self::Authentication(_) => Outcome::Unauthenticated,
@@ -137,7 +141,8 @@ impl Refusal {
             | Self::Busy
             | Self::ContentType
             | Self::ContentEncoding
-            | Self::TooLarge(_) => true,
+            | Self::TooLarge(_)
+            | Self::TooSlow => true,
             Self::BodyTimeout(_)
             | Self::BodyBroken
             | Self::Authentication(_)

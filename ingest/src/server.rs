@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
-use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
+use hyper::{Request, Version, body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -28,7 +28,12 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-use crate::{config::LimitsConfig, metrics::PROCESS, tls::Tls};
+use crate::{
+    config::LimitsConfig,
+    first_byte::{FirstByte, Observed},
+    metrics::PROCESS,
+    tls::Tls,
+};
 
 /// How long requests may take to end after the process is asked to end. Longer than any answer takes.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -141,9 +146,14 @@ pub(crate) async fn serve(
     }
 }
 
-/// Who is at the other end of a request's connection.
+/// What the connection knows of a request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
+pub(crate) struct Peer {
+    /// Who is at the other end.
+    pub(crate) address: IpAddr,
+    /// When the request's first byte came.
+    pub(crate) since: std::time::Instant,
+}
 
 /// What a connection's timer means.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -182,13 +192,21 @@ async fn connection(
     shutdown: &Shutdown,
 ) {
     let spoken = Arc::new(AtomicBool::new(false));
+    let first_byte = FirstByte::new(std::time::Instant::now());
+    let stream = Observed::new(stream, first_byte.clone());
     let service = service_fn({
         let spoken = Arc::clone(&spoken);
         move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer.to_canonical()));
+            let alone = request.version() < Version::HTTP_2;
+            let since = if alone { first_byte.begin() } else { std::time::Instant::now() };
+            request.extensions_mut().insert(Peer { address: peer.to_canonical(), since });
             spoken.store(true, Ordering::Relaxed);
-            let answer = router.clone().oneshot(request);
-            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+            let (answer, first_byte) = (router.clone().oneshot(request), first_byte.clone());
+            async move {
+                let answer = answer.await.unwrap_or_else(|never| match never {});
+                first_byte.end();
+                Ok::<_, Infallible>(answer)
+            }
         }
     });
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));

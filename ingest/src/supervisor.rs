@@ -89,8 +89,8 @@ async fn warm_up(producer: &Arc<Producer>, topics: &Topics) -> Result<(), String
     let topic = topics.probe();
     let admission = producer.reserve().map_err(|refusal| refusal.to_string())?;
     let record = Record { topic: &topic, key: "ingest", payload: b"", headers: OwnedHeaders::new() };
-    let delivery = producer.send(record, admission, Counter::noop()).map_err(|refusal| refusal.to_string())?;
-    match producer.delivered(delivery, tokio::time::Instant::now() + WARM_UP_TIMEOUT).await {
+    let mut delivery = producer.send(record, admission, Counter::noop()).map_err(|refusal| refusal.to_string())?;
+    match producer.delivered(&mut delivery, tokio::time::Instant::now() + WARM_UP_TIMEOUT).await {
         Delivery::Persisted { .. } => Ok(()),
         Delivery::NotPersisted(code) => Err(format!("Kafka does not take a record: {code}")),
         Delivery::Ambiguous(_) => Err(format!("Kafka does not acknowledge a record: {}", producer.shared.last_error())),

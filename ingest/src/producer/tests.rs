@@ -30,8 +30,8 @@ fn send(producer: &Producer) -> Result<oneshot::Receiver<Delivery>, Refusal> {
     producer.send(record("riverlock.raw.other"), producer.reserve()?, Counter::noop())
 }
 
-async fn delivered(producer: &Producer, delivery: oneshot::Receiver<Delivery>) -> Delivery {
-    producer.delivered(delivery, TokioInstant::now() + PATIENCE).await
+async fn delivered(producer: &Producer, mut delivery: oneshot::Receiver<Delivery>) -> Delivery {
+    producer.delivered(&mut delivery, TokioInstant::now() + PATIENCE).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,8 +85,8 @@ async fn an_event_whose_deadline_passes_is_ambiguous() {
     let warm = send(&producer).unwrap();
     assert!(matches!(delivered(&producer, warm).await, Delivery::Persisted { .. }));
     cluster.broker_round_trip_time(-1, Duration::from_millis(500)).unwrap();
-    let slow = send(&producer).unwrap();
-    assert_eq!(producer.delivered(slow, TokioInstant::now()).await, Delivery::Ambiguous(None));
+    let mut slow = send(&producer).unwrap();
+    assert_eq!(producer.delivered(&mut slow, TokioInstant::now()).await, Delivery::Ambiguous(None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

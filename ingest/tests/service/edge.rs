@@ -5,10 +5,10 @@ use std::time::Duration;
 use riverlock_ingest::config::LimitsConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
-use crate::harness::{PATH, PATIENCE, event, read_answer, request, service, sign, start};
+use crate::harness::{Answer, PATH, PATIENCE, Service, event, read_answer, request, service, sign, start, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_dawdle_before_their_request_are_closed() {
@@ -40,6 +40,89 @@ async fn a_body_that_dawdles_is_answered_408() {
     let answer = read_answer(&mut stream).await;
     assert_eq!((answer.status, answer.code()), (408, "body_timeout"), "{answer:?}");
     assert!((service.requests("body_timeout") - 1.0).abs() < f64::EPSILON);
+}
+
+/// Sends the beginning of a request byte by byte for so long, then all the rest.
+async fn dribble(service: &Service, bytes: &[u8], lasting: Duration) -> Answer {
+    let mut stream = service.connect().await;
+    // Longer than the answer may take: a connection that says nothing owes nothing.
+    sleep(Duration::from_millis(300)).await;
+    let started = Instant::now();
+    let mut sent = 0;
+    while started.elapsed() < lasting {
+        stream.write_all(&bytes[sent..=sent]).await.unwrap();
+        sent += 1;
+        sleep(Duration::from_millis(20)).await;
+    }
+    stream.write_all(&bytes[sent..]).await.unwrap();
+    read_answer(&mut stream).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_is_due_from_the_first_byte_of_the_request_however_slowly_its_head_comes() {
+    let limits = LimitsConfig {
+        answer_deadline: Duration::from_millis(1_200),
+        body_read_timeout: Duration::from_millis(1_200),
+        ..LimitsConfig::default()
+    };
+    let service = start(limits, |_| {}).await;
+    service.ready().await;
+    // Kafka takes longer than the head leaves, and not longer than the deadline.
+    service.cluster.broker_round_trip_time(-1, Duration::from_millis(900)).unwrap();
+    let body = event("e", "order.accepted", "o");
+    let bytes = request(PATH, "", body.as_bytes());
+    let answer = dribble(&service, &bytes, Duration::from_millis(700)).await;
+    assert_eq!((answer.status, answer.code()), (503, "not_confirmed"), "{answer:?}");
+    wait_until("it was stored late", || service.metric("ingest_late_acks_total", "") >= 1.0).await;
+
+    // The next request of a connection has a deadline of its own, however long the connection was silent.
+    service.cluster.broker_round_trip_time(-1, Duration::from_millis(1)).unwrap();
+    let mut stream = service.connect().await;
+    let kept = String::from_utf8(bytes.clone()).unwrap().replace("Connection: close\r\n", "");
+    for _ in 0..2 {
+        stream.write_all(kept.as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 202");
+        // The rest of the answer is read before the next request.
+        sleep(Duration::from_millis(1_300)).await;
+        let mut rest = [0; 4_096];
+        assert!(stream.read(&mut rest).await.unwrap() > 0);
+    }
+
+    let before = service.requests("head_timeout");
+    let answer = dribble(&service, &bytes, Duration::from_millis(1_250)).await;
+    assert_eq!((answer.status, answer.code()), (408, "head_timeout"), "{answer:?}");
+    assert!((service.requests("head_timeout") - before - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_kept_busy_ends_with_its_age_and_between_two_requests() {
+    let limits = LimitsConfig {
+        header_read_timeout: Duration::from_millis(200),
+        connection_age_max: Duration::from_millis(200),
+        ..LimitsConfig::default()
+    };
+    let service = start(limits, |_| {}).await;
+    service.ready().await;
+    let bytes = request(PATH, "", event("e", "order.accepted", "o").as_bytes());
+    let kept = String::from_utf8(bytes).unwrap().replace("Connection: close\r\n", "");
+    let mut stream = service.connect().await;
+    let (started, mut answers) = (Instant::now(), 0);
+    loop {
+        assert!(started.elapsed() < PATIENCE, "the connection is kept for ever");
+        // A connection that ends while nothing is asked ends without an answer, never within one.
+        if stream.write_all(kept.as_bytes()).await.is_err() {
+            break;
+        }
+        let mut answer = [0; 4_096];
+        match stream.read(&mut answer).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => assert!(answer[..count].starts_with(b"HTTP/1.1 202"), "a whole answer"),
+        }
+        answers += 1;
+    }
+    assert!(answers > 0 && started.elapsed() >= Duration::from_millis(200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
