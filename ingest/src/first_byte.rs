@@ -118,3 +118,50 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets the clock move, so that two times differ.
+    fn pause() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+
+    #[test]
+    fn a_request_begins_with_the_first_byte_after_the_last_answer() {
+        let first_byte = FirstByte::new(Instant::now());
+        pause();
+        let before = Instant::now();
+        first_byte.bytes_came();
+        let after = Instant::now();
+        pause();
+        first_byte.bytes_came();
+        let begun = first_byte.begin();
+        assert!(before <= begun && begun <= after, "bytes of the same head do not move it");
+
+        // The body, and an interim answer to a sender that waits for leave.
+        first_byte.bytes_came();
+        first_byte.bytes_went();
+        first_byte.end();
+        // What was still read of the last body, before its answer went.
+        first_byte.bytes_came();
+        first_byte.bytes_went();
+        pause();
+        let before = Instant::now();
+        first_byte.bytes_came();
+        pause();
+        assert!((before..Instant::now()).contains(&first_byte.begin()));
+    }
+
+    #[test]
+    fn a_request_that_was_read_with_the_one_before_it_begins_with_its_turn() {
+        let first_byte = FirstByte::new(Instant::now());
+        first_byte.bytes_came();
+        first_byte.begin();
+        first_byte.end();
+        pause();
+        let before = Instant::now();
+        assert!(first_byte.begin() >= before);
+    }
+}

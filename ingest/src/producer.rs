@@ -217,8 +217,7 @@ impl Producer {
         let traffic = Arc::new(Traffic::default());
         let callbacks = Callbacks { shared: Arc::clone(&self.shared), traffic: Arc::clone(&traffic) };
         let handle: Arc<Handle> = Arc::new(self.config.create_with_context(callbacks)?);
-        #[expect(clippy::disallowed_methods, reason = "it ends with its producer, which the shutdown waits for")]
-        tokio::spawn(reports::serve(Arc::downgrade(&handle), traffic));
+        reports::start(&handle, &traffic);
         Ok(handle)
     }
 

@@ -13,7 +13,7 @@ use rdkafka::{
     ClientContext,
     error::KafkaError,
     message::DeliveryResult,
-    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
 use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_schemas::{Envelope, record, topics::Topics};
@@ -24,6 +24,7 @@ use crate::{
     authentication::Failure,
     config::QuarantineConfig,
     metrics::{EndpointMetrics, Quarantined},
+    reports::{self, Traffic},
 };
 
 /// Most events on their way into quarantine.
@@ -45,11 +46,12 @@ struct Pending {
     _place: OwnedSemaphorePermit,
 }
 
-/// librdkafka's callbacks; they run on its polling thread.
-struct Callbacks;
+/// librdkafka's callbacks; they run on the runtime's threads.
+struct Callbacks(Arc<Traffic>);
 
 impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
+        self.0.called_back();
         tracing::debug!(%error, "Kafka client of the quarantine: {reason}");
     }
 }
@@ -58,13 +60,15 @@ impl ProducerContext for Callbacks {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, report: &DeliveryResult<'_>, pending: Self::DeliveryOpaque) {
+        self.0.called_back();
+        self.0.settled();
         pending.metrics.quarantined(if report.is_ok() { Quarantined::Kept } else { Quarantined::Failed });
     }
 }
 
 pub(crate) struct Quarantine {
     config: QuarantineConfig,
-    producer: Arc<ThreadedProducer<Callbacks>>,
+    producer: Arc<BaseProducer<Callbacks>>,
     budget: Mutex<Budget>,
     places: Arc<Semaphore>,
 }
@@ -73,7 +77,9 @@ impl Quarantine {
     pub(crate) fn new(config: QuarantineConfig, kafka: &KafkaConfig, now: Instant) -> Result<Self, KafkaError> {
         let mut client = kafka.producer();
         client.set("enable.idempotence", "false").set("queue.buffering.max.messages", IN_FLIGHT_MAX.to_string());
-        let producer = Arc::new(client.create_with_context(Callbacks)?);
+        let traffic = Arc::new(Traffic::default());
+        let producer = Arc::new(client.create_with_context(Callbacks(Arc::clone(&traffic)))?);
+        reports::start(&producer, &traffic);
         let (events, bytes) = (f64::from(config.events_per_second), f64::from(config.bytes_per_second));
         let budget = Mutex::new(Budget { events, bytes, since: now });
         Ok(Self { config, producer, budget, places: Arc::new(Semaphore::new(IN_FLIGHT_MAX)) })
@@ -116,8 +122,13 @@ impl Quarantine {
         let topic = topics.quarantine();
         let key = key(&envelope);
         let record = BaseRecord::with_opaque_to(&topic, pending).key(key.as_ref());
+        let traffic = &self.producer.context().0;
+        traffic.sent();
         let sent = self.producer.send(record.payload(arrival.body.as_ref()).headers(headers));
-        sent.map_err(|_returned| Quarantined::Failed)
+        sent.map_err(|_returned| {
+            traffic.settled();
+            Quarantined::Failed
+        })
     }
 
     /// Waits a little for what is on its way.
@@ -156,8 +167,8 @@ impl Quarantine {
 mod tests {
     use super::*;
 
-    #[test]
-    fn so_many_events_and_bytes_a_second_are_kept_and_no_more() {
+    #[tokio::test]
+    async fn so_many_events_and_bytes_a_second_are_kept_and_no_more() {
         let t0 = Instant::now();
         let config = QuarantineConfig { events_per_second: 10, bytes_per_second: 1_000, ..QuarantineConfig::default() };
         let quarantine = Quarantine::new(config, &KafkaConfig::default(), t0).unwrap();

@@ -1,9 +1,9 @@
 //! Fetches librdkafka's delivery reports.
 //!
-//! They lie in a queue until somebody asks for them. A thread that sleeps on that queue is woken for every batch, and wakes
-//! the requests that wait from outside the runtime, one by one: on few cores that costs more than all the rest of an event.
-//! A task of the runtime looks every millisecond instead, as long as there is anything to wait for, and serves all reports
-//! that are there in one go.
+//! They lie in a queue until somebody asks for them. A thread that sleeps on that queue, as rdkafka's `ThreadedProducer`
+//! has one, is woken for every batch, wakes the requests that wait from outside the runtime, one by one, and spins for the
+//! last millisecond of every tenth of a second. A task of the runtime looks every two milliseconds instead, as long as there
+//! is anything to wait for, and serves all reports that are there in one go.
 
 use std::{
     sync::{
@@ -13,15 +13,14 @@ use std::{
     time::Duration,
 };
 
+use rdkafka::producer::{BaseProducer, ProducerContext};
 use tokio::{
     sync::Notify,
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::producer::Handle;
-
-/// How often reports are fetched while events wait for theirs. Tokio's timers are no finer.
-const INTERVAL: Duration = Duration::from_millis(1);
+/// How often reports are fetched while events wait for theirs.
+const INTERVAL: Duration = Duration::from_millis(2);
 
 /// How often errors of the client are fetched while no event waits.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -56,8 +55,13 @@ impl Traffic {
     }
 }
 
-/// Serves the reports of a producer for as long as there is one.
-pub(crate) async fn serve(producer: Weak<Handle>, traffic: Arc<Traffic>) {
+/// Starts to serve the reports of a producer, for as long as there is one. To be called where there is a runtime.
+pub(crate) fn start<C: ProducerContext + 'static>(producer: &Arc<BaseProducer<C>>, traffic: &Arc<Traffic>) {
+    #[expect(clippy::disallowed_methods, reason = "it ends with its producer, which the shutdown waits for")]
+    tokio::spawn(serve(Arc::downgrade(producer), Arc::clone(traffic)));
+}
+
+async fn serve<C: ProducerContext>(producer: Weak<BaseProducer<C>>, traffic: Arc<Traffic>) {
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -72,7 +76,7 @@ pub(crate) async fn serve(producer: Weak<Handle>, traffic: Arc<Traffic>) {
 }
 
 /// Serves all that is there: a poll without a timeout serves one batch at most, and does not say whether it did.
-fn drain(producer: &Handle, traffic: &Traffic) {
+fn drain<C: ProducerContext>(producer: &BaseProducer<C>, traffic: &Traffic) {
     loop {
         let before = traffic.served.load(Ordering::Relaxed);
         producer.poll(Duration::ZERO);

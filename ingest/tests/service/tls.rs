@@ -12,7 +12,7 @@ use crate::harness::{PATH, PATIENCE, Service, configured, event, process_metric,
 
 const FIRST: (&str, &str) = (include_str!("tls/first.pem"), include_str!("tls/first.key"));
 const SECOND: (&str, &str) = (include_str!("tls/second.pem"), include_str!("tls/second.key"));
-const TEXT: &str = "[tls]\ncertificate = 'FOLDER/cert.pem'\nkey = 'FOLDER/key.pem'\n[limits]\nheader_read_timeout = '300ms'\n[[endpoints]]\nname = 'NAME'\npath = '/webhooks/digital-river'\nsecrets = [{ id = 'first', secret = 'whsec_0123456789abcdef' }]\n";
+const TEXT: &str = "[tls]\ncertificate = 'FOLDER/cert.pem'\nkey = 'FOLDER/key.pem'\n[limits]\nheader_read_timeout = '1s'\n[[endpoints]]\nname = 'NAME'\npath = '/webhooks/digital-river'\nsecrets = [{ id = 'first', secret = 'whsec_0123456789abcdef' }]\n";
 
 /// Posts an event on a new connection. Returns the protocol and the certificate.
 async fn post(service: &Service) -> (reqwest::Version, Vec<u8>) {
