@@ -25,6 +25,9 @@ const NEW: &str = "whsec_fedcba9876543210";
 const SENDERS: usize = 4;
 const TOPIC: &str = "riverlock.raw.order.accepted";
 
+/// Held by tests that change a configuration: what is counted of that is the process's and no endpoint's.
+pub(crate) static RELOADING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Both secrets are in files, as Kubernetes mounts them.
 pub(crate) fn with_secrets(ids: &[&str]) -> String {
     ids.iter().fold(format!("[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n"), |text, id| {
@@ -138,6 +141,7 @@ fn check(service: &Service, exchanges: &[Exchange]) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_constant_load_a_rotation_refuses_no_event_and_ends_with_the_old_secret_refused() {
+    let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET), ("new", NEW)]).await;
     let load = Load::start(&service);
     let last_match =
@@ -167,6 +171,7 @@ async fn under_constant_load_a_rotation_refuses_no_event_and_ends_with_the_old_s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_constant_load_a_bad_configuration_refuses_no_event() {
+    let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
     let load = Load::start(&service);
     let refusals = || process_metric("ingest_reloads_total{outcome=\"refused\"}");

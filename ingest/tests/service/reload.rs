@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::{
     harness::{PATIENCE, SECRET, configured, process_metric, wait_until},
-    load::{self, with_secrets},
+    load::{self, RELOADING, with_secrets},
 };
 
 const NEW: &str = "whsec_fedcba9876543210";
@@ -23,6 +23,7 @@ async fn until_answered(address: SocketAddr, secret: &str, status: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_configuration_is_refused_and_the_one_before_it_stays() {
+    let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
     let refused = || process_metric("ingest_reloads_total{outcome=\"refused\"}");
     for bad in [
@@ -48,6 +49,7 @@ async fn a_bad_configuration_is_refused_and_the_one_before_it_stays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_reads_the_configuration_at_once() {
+    let _alone = RELOADING.lock().await;
     let text = with_secrets(&["old"]);
     let service = configured(&text, &[("old", SECRET)]).await;
     let unchanged = || process_metric("ingest_reloads_total{outcome=\"unchanged\"}");

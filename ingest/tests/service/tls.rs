@@ -30,6 +30,7 @@ async fn post(service: &Service) -> (reqwest::Version, Vec<u8>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_come_over_tls_and_a_new_certificate_is_taken_without_a_restart() {
+    let _alone = crate::load::RELOADING.lock().await;
     let service = configured(TEXT, &[("cert.pem", FIRST.0), ("key.pem", FIRST.1)]).await;
     let (version, first) = post(&service).await;
     assert_eq!(version, reqwest::Version::HTTP_2, "agreed on in the handshake");

@@ -7,9 +7,13 @@
 //! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
 //! number: what is measured is printed beside what it should be.
 //!
-//! What the full way costs is mostly requests to Kafka and the wake-ups around them. librdkafka sends one request per
-//! partition, so events that spread over many topics and partitions travel alone: `--partitions 1` shows the difference.
+//! What the full way costs beyond verify-and-parse is mostly requests to Kafka and the wake-ups around them. librdkafka sends
+//! one request per partition, so events that spread over many topics and partitions travel alone: `--partitions 1` shows the
+//! difference, `--property linger.ms=20` that of longer waits. A process that does nothing but hand the same records to
+//! librdkafka (`floor`) is measured in the same rounds: ingest cannot cost less than that and verify-and-parse together, and
+//! what it costs beyond their sum is its own.
 
+mod floor;
 mod report;
 mod rounds;
 mod server;
@@ -40,6 +44,11 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         && command == server::COMMAND
     {
         return server::serve(Route::from_name(route)?, port.parse().context("no port")?, brokers, properties).await;
+    }
+    if let [command, brokers, rate, seconds, properties @ ..] = arguments
+        && command == floor::COMMAND
+    {
+        return floor::produce(brokers, rate.parse()?, seconds.parse()?, properties);
     }
     let options = options(arguments)?;
     let stage = Stage::start(&options).await?;

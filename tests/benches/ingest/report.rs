@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    rounds::{Level, Measured, Options, Stage, Turn},
+    rounds::{Level, Measured, Options, Round, Stage, Turn},
     server::Route,
 };
 
@@ -74,9 +74,18 @@ fn level(text: &mut String, name: &str, level: &Level) {
             latency(level, route, |turn| turn.outcome.latency.max()),
         );
     }
+    let floor = Spread::of(level.rounds.iter().map(|round| round.floor_us).collect()).median;
+    let _ = writeln!(text, "  {:<18}{floor:>14.1}", "librdkafka alone");
     let over = |under| ratio(level, Route::Full, under).median;
-    let _ =
-        writeln!(text, "  full / verify-and-parse {:.2}, full / null {:.2}", over(Route::Verify), over(Route::Null));
+    let sum = |round: &Round| turn(round, Route::Verify).cpu_us_per_event + round.floor_us;
+    let over_sum = |round: &Round| turn(round, Route::Full).cpu_us_per_event / sum(round);
+    let over_sum = Spread::of(level.rounds.iter().map(over_sum).collect()).median;
+    let _ = writeln!(
+        text,
+        "  full / verify-and-parse {:.2}, full / (verify-and-parse + librdkafka alone) {over_sum:.2}, full / null {:.2}",
+        over(Route::Verify),
+        over(Route::Null)
+    );
 }
 
 /// A number of every round.
@@ -93,8 +102,8 @@ impl Spread {
     }
 }
 
-fn turn(round: &[Turn], route: Route) -> &Turn {
-    round.iter().find(|turn| turn.route == route).expect("every route has a turn in every round")
+fn turn(round: &Round, route: Route) -> &Turn {
+    round.turns.iter().find(|turn| turn.route == route).expect("every route has a turn in every round")
 }
 
 fn spread(level: &Level, route: Route, number: impl Fn(&Turn) -> f64) -> Spread {
@@ -103,7 +112,7 @@ fn spread(level: &Level, route: Route, number: impl Fn(&Turn) -> f64) -> Spread 
 
 /// The ratio of the CPU times of two routes, round by round: what changes slowly on a machine changes both.
 fn ratio(level: &Level, over: Route, under: Route) -> Spread {
-    let of = |round: &Vec<Turn>| turn(round, over).cpu_us_per_event / turn(round, under).cpu_us_per_event;
+    let of = |round: &Round| turn(round, over).cpu_us_per_event / turn(round, under).cpu_us_per_event;
     Spread::of(level.rounds.iter().map(of).collect())
 }
 

@@ -6,7 +6,10 @@ use riverlock_runtime::{kafka::KafkaConfig, topics};
 use riverlock_sandbox::stack::{self, Embedded, Kafka, ports};
 use riverlock_tests::load::{self, Outcome};
 
-use super::server::{Receiver, Route};
+use super::{
+    floor,
+    server::{Receiver, Route},
+};
 
 /// Requests that may wait for their answers at once. More than are in flight at the rates that are sustained.
 pub(crate) const CONNECTIONS: usize = 256;
@@ -45,6 +48,12 @@ impl Default for Options {
     }
 }
 
+/// The bodies that are sent, again and again.
+pub(crate) fn bodies() -> Vec<bytes::Bytes> {
+    let lives = riverlock_tests::lives(1, ORDERS);
+    riverlock_tests::events(&lives).map(|event| event.body.clone()).collect()
+}
+
 enum Broker {
     Kafka(Kafka),
     /// Held for its life only.
@@ -75,10 +84,18 @@ pub(crate) struct Turn {
     pub(crate) outcome: Outcome,
 }
 
-/// The turns at one rate, round after round, in the order of `Route::ALL`.
+/// The turns at one rate, round after round.
 pub(crate) struct Level {
     pub(crate) rate: u64,
-    pub(crate) rounds: Vec<Vec<Turn>>,
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// One turn of each.
+pub(crate) struct Round {
+    /// In the order of `Route::ALL`.
+    pub(crate) turns: Vec<Turn>,
+    /// What a record costs librdkafka alone, in microseconds of CPU time.
+    pub(crate) floor_us: f64,
 }
 
 /// All that was measured.
@@ -107,9 +124,7 @@ impl Stage {
         for route in Route::ALL {
             receivers.push(Receiver::start(route, &brokers, &options.properties, home.path()).await?);
         }
-        let lives = riverlock_tests::lives(1, ORDERS);
-        let bodies = riverlock_tests::events(&lives).map(|event| event.body.clone()).collect();
-        Ok(Self { broker, receivers, bodies, _home: home })
+        Ok(Self { broker, receivers, bodies: bodies().into(), _home: home })
     }
 
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
@@ -167,7 +182,9 @@ impl Stage {
             for receiver in &self.receivers {
                 turns.push(self.turn(receiver, rate, Duration::from_secs(options.seconds)).await?);
             }
-            rounds.push(turns);
+            let brokers = self.broker.bootstrap();
+            let floor_us = floor::measure(&brokers, rate, options.seconds, &options.properties).await?;
+            rounds.push(Round { turns, floor_us });
         }
         Ok(Level { rate, rounds })
     }

@@ -99,18 +99,22 @@ impl Receiver {
         Target { address: self.address, path, secret, bodies, connections: super::rounds::CONNECTIONS }
     }
 
-    /// CPU time that it has used, in user and in system mode.
+    /// CPU time that it has used.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        /// Linux tells it in hundredths of a second, whatever the kernel's own tick is.
-        const TICK: Duration = Duration::from_millis(10);
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid()))
-            .with_context(|| format!("the {} receiver has ended", self.route.name()))?;
-        // The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: Vec<u32> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-        anyhow::ensure!(ticks.len() == 2, "cannot read /proc/…/stat: {stat}");
-        Ok(TICK * ticks.iter().sum())
+        cpu_of(self.process.pid()).with_context(|| format!("the {} receiver has ended", self.route.name()))
     }
+}
+
+/// CPU time that a process has used, in user and in system mode.
+pub(crate) fn cpu_of(pid: impl std::fmt::Display) -> anyhow::Result<Duration> {
+    /// Linux tells it in hundredths of a second, whatever the kernel's own tick is.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: Vec<u32> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    anyhow::ensure!(ticks.len() == 2, "cannot read /proc/…/stat: {stat}");
+    Ok(TICK * ticks.iter().sum())
 }
 
 /// Serves a route until it is killed. The properties, `name=value`, are for the producer.
@@ -125,13 +129,7 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str, properties: &[
     let config = config(port)?;
     match route {
         Route::Full => {
-            let property = |text: &String| {
-                let (name, value) = text.split_once('=').with_context(|| format!("{text} is no name=value"))?;
-                Ok((name.to_owned(), Secret::new(value)))
-            };
-            let properties = properties.iter().map(property).collect::<anyhow::Result<_>>()?;
-            let kafka = KafkaConfig { brokers: brokers.to_owned(), properties, ..KafkaConfig::default() };
-            kafka.validate()?;
+            let kafka = kafka(brokers, properties)?;
             riverlock_ingest::start(config, &kafka, &context).await?;
         }
         Route::Null => listen(Router::new().fallback(read), config, &context).await?,
@@ -141,6 +139,18 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str, properties: &[
         }
     }
     if context.shutdown.wait(GRACE).await { Ok(()) } else { bail!("the receiver failed") }
+}
+
+/// Ingest's settings, with these properties, `name=value`.
+pub(crate) fn kafka(brokers: &str, properties: &[String]) -> anyhow::Result<KafkaConfig> {
+    let property = |text: &String| {
+        let (name, value) = text.split_once('=').with_context(|| format!("{text} is no name=value"))?;
+        Ok((name.to_owned(), Secret::new(value)))
+    };
+    let properties = properties.iter().map(property).collect::<anyhow::Result<_>>()?;
+    let kafka = KafkaConfig { brokers: brokers.to_owned(), properties, ..KafkaConfig::default() };
+    kafka.validate()?;
+    Ok(kafka)
 }
 
 /// Puts a router behind ingest's listener.
