@@ -36,7 +36,7 @@ use crate::{
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
     /// All in-sync replicas have it, and the broker said where.
     Persisted { partition: i32, offset: i64 },
