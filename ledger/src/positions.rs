@@ -44,9 +44,9 @@ impl PositionReader {
         mut wanted: BTreeSet<Position>,
         mut found: impl FnMut(&Position, &[u8]),
     ) -> Result<BTreeSet<Position>, RangeError> {
-        self.reader.extend(coalesce(&self.kept(&wanted)?));
+        self.reader.extend(coalesce(&self.kept(&wanted)?))?;
         loop {
-            let message = match self.reader.next() {
+            let message = match self.reader.read() {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(wanted),
                 Err(error) => {

@@ -74,7 +74,6 @@ pub struct RangeReader {
     consumer: BaseConsumer,
     /// What is still to be read; the first is being read, and its start is the next offset.
     left: VecDeque<OffsetRange>,
-    is_assigned: bool,
 }
 
 impl RangeReader {
@@ -90,56 +89,68 @@ impl RangeReader {
         let mut config = kafka.consumer(group);
         // Ranges are often shorter than what Kafka could send, and several readers may be open.
         config.set("fetch.wait.max.ms", "10").set("queued.max.messages.kbytes", "4096");
+        let consumer: BaseConsumer = config.create()?;
         let left = ranges.into_iter().filter(|range| range.start < range.end).collect();
-        Ok(Self { consumer: config.create()?, left, is_assigned: false })
+        begin(&consumer, &left)?;
+        Ok(Self { consumer, left })
     }
 
     /// Reads these ranges too, after all others.
-    pub fn extend(&mut self, ranges: impl IntoIterator<Item = OffsetRange>) {
+    ///
+    /// # Errors
+    /// When the client is broken.
+    pub fn extend(&mut self, ranges: impl IntoIterator<Item = OffsetRange>) -> Result<(), RangeError> {
+        let was_at_end = self.left.is_empty();
         self.left.extend(ranges.into_iter().filter(|range| range.start < range.end));
+        if was_at_end {
+            begin(&self.consumer, &self.left)?;
+        }
+        Ok(())
     }
 
     /// The next record, or `None` when all ranges are read.
     ///
     /// # Errors
     /// When Kafka does not have the records, or does not send them. What transport errors say is waited out.
-    pub fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>, RangeError> {
+    pub fn read(&mut self) -> Result<Option<BorrowedMessage<'_>>, RangeError> {
         let mut since = Instant::now();
         while let Some(range) = self.left.front_mut() {
-            if range.start >= range.end {
-                self.left.pop_front();
-                self.is_assigned = false;
-                continue;
-            }
-            if !self.is_assigned {
-                let mut assignment = TopicPartitionList::new();
-                assignment.add_partition_offset(&range.topic, range.partition, Offset::Offset(range.start))?;
-                self.consumer.assign(&assignment)?;
-                (self.is_assigned, since) = (true, Instant::now());
-            }
             match self.consumer.poll(POLL_WAIT) {
                 Some(Ok(message)) => {
                     let is_wanted = message.topic() == range.topic
                         && message.partition() == range.partition
                         && message.offset() >= range.start;
-                    if is_wanted {
-                        // Past the end when the range's last offsets hold no record.
-                        let is_in_range = message.offset() < range.end;
-                        range.start = message.offset() + 1;
-                        if is_in_range {
-                            return Ok(Some(message));
-                        }
+                    if !is_wanted {
+                        continue;
+                    }
+                    // Past the end when the range's last offsets hold no record.
+                    let is_in_range = message.offset() < range.end;
+                    range.start = message.offset() + 1;
+                    if range.start >= range.end {
+                        self.left.pop_front();
+                        begin(&self.consumer, &self.left)?;
+                        since = Instant::now();
+                    }
+                    if is_in_range {
+                        return Ok(Some(message));
                     }
                 }
                 Some(Err(error)) => judge(&self.consumer, error, range)?,
+                None if since.elapsed() >= STALL_MAX => return Err(RangeError::Stalled(range.clone())),
                 None => {}
-            }
-            if since.elapsed() >= STALL_MAX {
-                return Err(RangeError::Stalled(range.clone()));
             }
         }
         Ok(None)
     }
+}
+
+/// Has Kafka send the first of the ranges, ahead of the first poll: several readers then wait for it side by side.
+fn begin(consumer: &BaseConsumer, left: &VecDeque<OffsetRange>) -> Result<(), KafkaError> {
+    let mut assignment = TopicPartitionList::new();
+    if let Some(range) = left.front() {
+        assignment.add_partition_offset(&range.topic, range.partition, Offset::Offset(range.start))?;
+    }
+    consumer.assign(&assignment)
 }
 
 /// What an error means: most pass, some mean that the records do not come.

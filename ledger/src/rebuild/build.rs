@@ -190,7 +190,7 @@ fn read(
     let names: BTreeMap<&str, Arc<str>> = topics.keys().map(|name| (name.as_str(), Arc::from(name.as_str()))).collect();
     let mut reader = RangeReader::open(kafka, GROUP, ranges)?;
     let (mut batch, mut bytes) = (Vec::new(), 0);
-    while let Some(message) = reader.next()? {
+    while let Some(message) = reader.read()? {
         let topic = rdkafka::Message::topic(&message);
         let record = Record::copy(&message, topics[topic], Arc::clone(&names[topic]));
         bytes += record.bytes();
