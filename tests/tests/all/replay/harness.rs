@@ -24,7 +24,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: i32 = 4;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Topic, key, body.
 pub(super) type Produced = (String, String, Vec<u8>);
@@ -69,7 +69,9 @@ impl Observer for Watcher {
 
 impl Setting {
     pub(super) async fn empty() -> Self {
-        let kafka = KafkaConfig { partitions: PARTITIONS, ..KafkaConfig::default() };
+        // A consumer that is gone is missed soon, so that two of them share the partitions soon.
+        let session_timeout = Duration::from_secs(6);
+        let kafka = KafkaConfig { partitions: PARTITIONS, session_timeout, ..KafkaConfig::default() };
         let topics = kafka.topics().all_raw().into_iter().map(|topic| (topic, PARTITIONS));
         let cluster = Embedded::start(topics).unwrap();
         let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..kafka };
@@ -234,7 +236,7 @@ impl Setting {
     /// As after a restore of an old dump, but with the consumers' offsets of today: rows of some orders are gone.
     pub(super) async fn lose(&self, which: &str) {
         let mut connection = self.connect().await;
-        for table in ["order_lines", "orders", "outbox", "invoices", "events"] {
+        for table in ["order_lines", "charge_operations", "shipments", "orders", "outbox", "invoices", "events"] {
             let query =
                 format!("DELETE FROM {table} WHERE {}", which.replace("order_id", &format!("{table}.order_id")));
             sqlx::query(AssertSqlSafe(query)).execute(&mut connection).await.unwrap();
