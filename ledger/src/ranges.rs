@@ -22,6 +22,11 @@ pub const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long one poll waits.
 const POLL_WAIT: Duration = Duration::from_millis(500);
 
+/// Ranges that are at most this long, in records, are read in small pieces.
+const SMALL_RECORDS: u64 = 10;
+/// A small piece, in bytes: a few records and the rest of their batch.
+const SMALL_BYTES: usize = 64 * 1024;
+
 /// Offsets `[start, end)` of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OffsetRange {
@@ -89,8 +94,12 @@ impl RangeReader {
         let mut config = kafka.consumer(group);
         // Ranges are often shorter than what Kafka could send, and several readers may be open.
         config.set("fetch.wait.max.ms", "10").set("queued.max.messages.kbytes", "4096");
+        let left: VecDeque<_> = ranges.into_iter().filter(|range| range.start < range.end).collect();
+        if !left.is_empty() && left.iter().all(|range: &OffsetRange| range.records() <= SMALL_RECORDS) {
+            // Kafka sends whole batches, but no more of them than are asked for.
+            config.set("fetch.message.max.bytes", SMALL_BYTES.to_string());
+        }
         let consumer: BaseConsumer = config.create()?;
-        let left = ranges.into_iter().filter(|range| range.start < range.end).collect();
         begin(&consumer, &left)?;
         Ok(Self { consumer, left })
     }
