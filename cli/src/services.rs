@@ -102,6 +102,10 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     }
     until_stopped(context, check(config)).await?;
     if services.contains(&Service::Processor) {
+        if let Some(api) = &config.processor.api {
+            let address = riverlock_processor::api::start(api, &config.postgres, context).await?;
+            tracing::info!("orders are at http://{address}/v1/orders");
+        }
         riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);
         watch(config, context);
     }

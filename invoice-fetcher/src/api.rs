@@ -15,31 +15,28 @@ use std::{
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, Request, State},
-    http::{HeaderValue, StatusCode, header},
-    middleware::{self, Next},
+    extract::{Path, State},
+    http::header,
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use metrics::counter;
-use riverlock_runtime::{ConfigError, Context, Secret};
+use riverlock_runtime::{
+    Context,
+    api::{self, ApiError, Refusals},
+};
 use riverlock_schemas::{FileId, hash::Sha256Hash};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use tokio::{
-    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout_at,
 };
+use utoipa::{OpenApi, ToSchema};
 
 use crate::{Archive, error::Error, metrics as names, queue::Queue, view};
-
-/// Fewest characters of a token: 128 bits and more, however it is spelled.
-const TOKEN_CHARS_MIN: usize = 32;
 
 /// Documents that are sent at the same time; more are asked to come again.
 const DOWNLOADS_MAX: usize = 64;
@@ -47,50 +44,12 @@ const DOWNLOADS_MAX: usize = 64;
 /// How long one document may take to be sent.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(600);
 
-/// How long open requests have to end when the process does.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
-
 /// `[invoice_fetcher.api]`: where programs of our own read documents.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApiConfig {
-    /// Where it listens; loopback unless configured otherwise.
-    #[serde(default = "listen_default")]
-    pub listen: SocketAddr,
-    /// What `Authorization: Bearer` must bring, or `file:/path`: at least 32 random characters.
-    pub token: Secret,
-}
-
-fn listen_default() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 8086))
-}
-
-impl ApiConfig {
-    /// The default address, with this token.
-    #[must_use]
-    pub fn new(token: &str) -> Self {
-        Self { listen: listen_default(), token: Secret::new(token) }
-    }
-
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        let token = self.token.expose();
-        if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(ConfigError::refused(
-                "invoice_fetcher.api.token",
-                format!(
-                    "must have at least {TOKEN_CHARS_MIN} letters, digits and signs; `openssl rand -hex 32` makes one"
-                ),
-            ));
-        }
-        Ok(())
-    }
-}
+pub type ApiConfig = api::ApiConfig<8086>;
 
 struct Documents {
     queue: Queue,
     archive: Archive,
-    /// Hash of the token: what is compared has one length.
-    token: [u8; 32],
     downloads: Arc<Semaphore>,
 }
 
@@ -104,25 +63,30 @@ enum Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, outcome) = match self {
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
-            Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+        let (error, outcome) = match self {
+            Self::Unauthorized => (ApiError::unauthorized(), "unauthorized"),
+            Self::NotFound => (ApiError::not_found("there is no stored document here"), "not_found"),
+            Self::Busy => (ApiError::unavailable("busy", "as many documents as may be are being sent"), "busy"),
+            Self::Failed => (ApiError::internal(), "failed"),
         };
         counter!(names::API_REQUESTS, "outcome" => outcome).increment(1);
-        let mut response = (status, Json(json!({"error": outcome}))).into_response();
-        match status {
-            StatusCode::UNAUTHORIZED => {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            _ => {}
-        }
-        response
+        error.into_response()
     }
+}
+
+/// What the API answers, for programs.
+#[derive(OpenApi)]
+#[openapi(
+    servers((url = "http://127.0.0.1:8086", description = "`invoice_fetcher.api.listen`")),
+    tags((name = "invoices", description = "VAT invoices and credit memos")),
+    paths(of_order, download),
+)]
+struct Description;
+
+/// OpenAPI 3.1.
+#[must_use]
+pub fn description() -> utoipa::openapi::OpenApi {
+    Description::openapi()
 }
 
 /// Listens, and serves until the shutdown. Returns where.
@@ -135,24 +99,10 @@ pub(crate) async fn start(
     queue: Queue,
     context: &Context,
 ) -> Result<SocketAddr, Error> {
-    let failed = |source| Error::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let token = Sha256::digest(config.token.expose()).into();
-    let documents = Documents { queue, archive, token, downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)) };
-    let (router, soft) = (router(Arc::new(documents)), context.shutdown.soft().clone());
-    context.shutdown.spawn("invoice-api", async move {
-        let server = axum::serve(listener, router).with_graceful_shutdown(soft.clone().cancelled_owned());
-        let late = async {
-            soft.cancelled().await;
-            tokio::time::sleep(DRAIN_MAX).await;
-        };
-        tokio::select! {
-            ended = server.into_future() => ended,
-            () = late => Ok(()),
-        }
-    });
-    Ok(address)
+    let documents = Documents { queue, archive, downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)) };
+    let router = api::guarded(router(Arc::new(documents)), &config.token, || Refusal::Unauthorized.into_response());
+    let started = api::start("invoice-api", config.listen, router, context).await;
+    started.map_err(|source| Error::Listen { address: config.listen, source })
 }
 
 fn router(documents: Arc<Documents>) -> Router {
@@ -160,42 +110,41 @@ fn router(documents: Arc<Documents>) -> Router {
         .route("/v1/orders/{order_id}/invoices", get(of_order))
         .route("/v1/invoices/{file_id}", get(download))
         .fallback(|| async { Refusal::NotFound })
-        .layer(middleware::from_fn_with_state(Arc::clone(&documents), guard))
         .with_state(documents)
 }
 
-/// Lets holders of the token in, and makes every answer safe to show.
-async fn guard(State(documents): State<Arc<Documents>>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-    let token = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    let hash: [u8; 32] = Sha256::digest(token.map(|(_, token)| token).unwrap_or_default()).into();
-    let mut response = if bool::from(hash.ct_eq(&documents.token)) {
-        next.run(request).await
-    } else {
-        Refusal::Unauthorized.into_response()
-    };
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
+/// The documents of an order.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Invoices {
+    order_id: String,
+    /// In the order in which they were queued.
+    invoices: Vec<view::InvoiceView>,
 }
 
+/// The documents of an order, and where their downloads stand.
+#[utoipa::path(
+    get, path = "/v1/orders/{orderId}/invoices", operation_id = "listOrderInvoices", tag = "invoices",
+    security(("token" = [])),
+    params(("orderId" = String, Path, description = "Digital River's id of the order")),
+    responses((status = 200, description = "The documents; none if nothing is known", body = Invoices), Refusals)
+)]
 async fn of_order(
     State(documents): State<Arc<Documents>>,
     Path(order_id): Path<String>,
-) -> Result<impl IntoResponse, Refusal> {
+) -> Result<Json<Invoices>, Refusal> {
     let found = async { view::of_order(&mut *documents.queue.connection().await?, &order_id).await }.await;
     let invoices = found.map_err(|error| failed(&error))?;
     counter!(names::API_REQUESTS, "outcome" => "ok").increment(1);
-    Ok(Json(json!({"orderId": order_id, "invoices": invoices})))
+    Ok(Json(Invoices { order_id, invoices }))
 }
 
+/// A stored document, byte for byte; one that was changed in the archive never arrives whole.
+#[utoipa::path(
+    get, path = "/v1/invoices/{fileId}", operation_id = "getInvoice", tag = "invoices", security(("token" = [])),
+    params(("fileId" = String, Path, description = "Digital River's id of the file", format = "uuid")),
+    responses((status = 200, description = "The document", body = Vec<u8>, content_type = "application/pdf"), Refusals)
+)]
 async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<String>) -> Result<Response, Refusal> {
     let file_id = FileId::parse(&file_id).map_err(|_| Refusal::NotFound)?;
     let permit = Arc::clone(&documents.downloads).try_acquire_owned().map_err(|_| Refusal::Busy)?;

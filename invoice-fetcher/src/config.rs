@@ -151,7 +151,7 @@ impl InvoiceFetcherConfig {
         self.validate_limits()?;
         self.retry.validate()?;
         self.missing.validate()?;
-        self.api.as_ref().map_or(Ok(()), ApiConfig::validate)?;
+        self.api.as_ref().map_or(Ok(()), |api| api.validate("invoice_fetcher.api"))?;
         self.batch.validate("invoice_fetcher.batch")?;
         Archive::check(self)
     }

@@ -14,10 +14,12 @@ use crate::queue::clean;
 const ROWS_MAX: i64 = 1_000;
 
 /// A document, and where its download stands.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Invoice)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct InvoiceView {
+    #[schema(value_type = String, format = "uuid")]
     pub file_id: FileId,
     pub order_id: String,
     pub live_mode: bool,
@@ -31,6 +33,7 @@ pub struct InvoiceView {
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub last_error: Option<String>,
     pub object_key: Option<String>,
+    #[schema(value_type = Option<String>)]
     pub sha256: Option<Sha256Hash>,
     pub size_bytes: Option<i64>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -174,6 +177,21 @@ pub async fn find(connection: &mut PgConnection, file_id: FileId) -> Result<Opti
 pub async fn of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<InvoiceView>, Error> {
     let filter = Filter { order_id: Some(order_id.to_owned()), ..Filter::default() };
     list(connection, &filter, ROWS_MAX).await
+}
+
+/// The documents that an event announced.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn announced_by(connection: &mut PgConnection, order_id: &str, event_id: &str) -> Result<Vec<FileId>, Error> {
+    let rows = sqlx::query!(
+        "-- invoices_announced_by
+         SELECT file_id FROM invoices WHERE order_id = $1 AND event_id = $2 ORDER BY created_at, file_id LIMIT $3",
+        order_id,
+        event_id,
+        ROWS_MAX
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.file_id.into()).collect())
 }
 
 /// Who had a document tried again, the latest first.

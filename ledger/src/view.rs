@@ -3,30 +3,56 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use riverlock_schemas::record::Position;
 use serde::Serialize;
 use sqlx::PgConnection;
 
 use crate::Error;
 
-/// Rows that are shown of one order.
-const ROWS_MAX: i64 = 1_000;
+/// Rows that are shown of one order or of one event.
+pub const ROWS_MAX: i64 = 1_000;
 
 /// A record and its outcome.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Event)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct EventView {
     pub event_id: String,
     pub event_type: String,
     pub live_mode: Option<bool>,
+    pub order_id: Option<String>,
+    /// When Digital River made the event.
     pub created_at: Option<DateTime<Utc>>,
+    /// When Kafka took the record.
     pub received_at: DateTime<Utc>,
+    /// When the record had its outcome.
     pub recorded_at: DateTime<Utc>,
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
+    /// SHA-256 of the record's body.
+    pub body_sha256: String,
+    /// `applied`, `duplicate`, `ignored`, `conflict` or `dead`.
     pub outcome: String,
     pub reason: Option<String>,
+}
+
+impl EventView {
+    /// Where the record lies.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { topic: self.topic.clone(), partition: self.partition, offset: self.offset }
+    }
+}
+
+/// Where a page of an order's records begins: after this record, in the direction of older ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventPosition {
+    /// When Kafka took it.
+    pub received_at: DateTime<Utc>,
+    /// Where it lies.
+    pub record: Position,
 }
 
 /// A message to other systems.
@@ -35,6 +61,8 @@ pub struct EventView {
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct MessageView {
     pub kind: String,
+    /// What it is about, beside the order: a document's file id, for example.
+    pub effect_key: String,
     pub live_mode: bool,
     pub created_at: DateTime<Utc>,
     pub published_at: Option<DateTime<Utc>>,
@@ -48,13 +76,89 @@ pub async fn events_of_order(connection: &mut PgConnection, order_id: &str) -> R
     let rows = sqlx::query_as!(
         EventView,
         r#"-- events_of_order
-           SELECT event_id, event_type, live_mode, created_at, received_at, recorded_at, name AS topic, partition,
-                  record_offset AS "offset", outcome, reason
+           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, name AS topic,
+                  partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
            FROM events JOIN topics USING (topic_id) WHERE order_id = $1 ORDER BY received_at, record_offset LIMIT $2"#,
         order_id,
         ROWS_MAX
     );
     Ok(rows.fetch_all(connection).await?)
+}
+
+/// The records of an order, the latest first, a page at a time.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn events_of_order_page(
+    connection: &mut PgConnection,
+    order_id: &str,
+    live_mode: Option<bool>,
+    before: Option<&EventPosition>,
+    limit: i64,
+) -> Result<Vec<EventView>, Error> {
+    let rows = sqlx::query_as!(
+        EventView,
+        r#"-- events_of_order_page
+           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, name AS topic,
+                  partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
+           FROM events JOIN topics USING (topic_id)
+           WHERE order_id = $1 AND ($2::boolean IS NULL OR live_mode = $2)
+             AND ($3::timestamptz IS NULL OR (received_at, name, partition, record_offset) < ($3, $4, $5, $6))
+           ORDER BY received_at DESC, name DESC, partition DESC, record_offset DESC LIMIT $7"#,
+        order_id,
+        live_mode,
+        before.map(|before| before.received_at),
+        before.map(|before| before.record.topic.as_str()),
+        before.map(|before| before.record.partition),
+        before.map(|before| before.record.offset),
+        limit
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// The records of an event, in the order in which they were taken.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn records_of_event(connection: &mut PgConnection, event_id: &str) -> Result<Vec<EventView>, Error> {
+    let rows = sqlx::query_as!(
+        EventView,
+        r#"-- records_of_event
+           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, name AS topic,
+                  partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
+           FROM events JOIN topics USING (topic_id)
+           -- In two halves, each of which has an index.
+           WHERE (event_id = $1 AND outcome IN ('applied', 'ignored', 'dead'))
+              OR (event_id = $1 AND outcome IN ('duplicate', 'conflict'))
+           ORDER BY recorded_at, received_at, name, partition, record_offset LIMIT $2"#,
+        event_id,
+        ROWS_MAX
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// What is known of a dead letter beside the record itself, by the names of the columns; `None` where there is none.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn dead_letter(
+    connection: &mut PgConnection,
+    record: &Position,
+) -> Result<Option<serde_json::Map<String, serde_json::Value>>, Error> {
+    let row = sqlx::query!(
+        r#"-- dead_letter_of_record
+           SELECT to_jsonb(d) - '{topic_id,partition,record_offset,record_key,header_names,header_values,payload}'::text[]
+                  AS "letter!"
+           FROM dead_letters d JOIN topics USING (topic_id) WHERE name = $1 AND partition = $2 AND record_offset = $3"#,
+        record.topic,
+        record.partition,
+        record.offset
+    );
+    let row = row.fetch_optional(connection).await?;
+    Ok(row.and_then(|row| match row.letter {
+        serde_json::Value::Object(letter) => Some(letter),
+        _ => None,
+    }))
 }
 
 /// The messages about an order, in the order in which they are sent.
@@ -65,7 +169,7 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
     let rows = sqlx::query_as!(
         MessageView,
         "-- outbox_of_order
-         SELECT kind, live_mode, created_at, published_at FROM outbox WHERE order_id = $1 ORDER BY message_id LIMIT $2",
+         SELECT kind, effect_key, live_mode, created_at, published_at FROM outbox WHERE order_id = $1 ORDER BY message_id LIMIT $2",
         order_id,
         ROWS_MAX
     );

@@ -1,9 +1,12 @@
 //! Drives the fulfillment state machine: order events in, facts, effects and messages out.
 //!
 //! `domain` is pure: what an event says of an order, how two sets of facts are joined, which status and effects follow.
-//! `store` holds the SQL. The rest is the ledger's: batches, outcomes, offsets, retries.
+//! `store` holds the SQL. `api` shows orders to programs of our own. The rest is the ledger's: batches, outcomes, offsets,
+//! retries.
 
+pub mod api;
 pub mod domain;
+pub mod history;
 mod projection;
 pub mod store;
 
@@ -12,6 +15,7 @@ use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
 use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 
+pub use api::ApiConfig;
 pub use projection::{CONSUMER, Orders};
 
 /// `[processor]` of the configuration.
@@ -22,11 +26,13 @@ pub struct ProcessorConfig {
     pub modes: Vec<Mode>,
     /// How records are read.
     pub batch: BatchConfig,
+    /// Where programs of our own read orders. Off unless configured.
+    pub api: Option<ApiConfig>,
 }
 
 impl Default for ProcessorConfig {
     fn default() -> Self {
-        Self { modes: vec![Mode::Test, Mode::Live], batch: BatchConfig::default() }
+        Self { modes: vec![Mode::Test, Mode::Live], batch: BatchConfig::default(), api: None }
     }
 }
 
@@ -34,11 +40,12 @@ impl ProcessorConfig {
     /// Checks what goes together.
     ///
     /// # Errors
-    /// When no mode is left or a limit is out of range.
+    /// When no mode is left, a limit is out of range or the API's token could be guessed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.modes.is_empty() {
             return Err(ConfigError::refused("processor.modes", "is empty; expected \"live\", \"test\" or both"));
         }
+        self.api.as_ref().map_or(Ok(()), |api| api.validate("processor.api"))?;
         self.batch.validate("processor.batch")
     }
 }

@@ -1,6 +1,8 @@
-//! What every process needs, and nothing about orders: configuration, telemetry, health, shutdown, clock, Kafka clients.
+//! What every process needs, and nothing about orders: configuration, telemetry, health, shutdown, clock, Kafka clients,
+//! and the frame of an API.
 
 pub mod admin;
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod health;

@@ -27,7 +27,7 @@ use serde::Serialize;
 use super::{Facts, OperationFacts};
 
 /// How much of an order was reported as shipped or never to be shipped: the Salesforce app's EFN status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EfnStatus {
     /// Nothing is reported.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Facts, Quantities};
 
 /// Where an order stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Not accepted (yet): do not ship.
@@ -76,6 +76,12 @@ impl Status {
             Self::Blocked => "blocked",
             Self::Cancelled => "cancelled",
         }
+    }
+
+    /// The status of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 
     /// Whether the order is over. Such a status is only ever followed by another such, or by a dispute.

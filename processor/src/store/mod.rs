@@ -1,8 +1,10 @@
 //! The orders' tables.
 
+mod list;
 mod parts;
 mod read;
 mod write;
 
+pub use list::{ListFilter, ListPosition, OrderSummary, list};
 pub use read::{LineView, OperationView, OrderView, ShipmentLineView, ShipmentView, count_by_status, find, statuses};
 pub(crate) use write::{Change, lock, write};

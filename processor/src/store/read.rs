@@ -4,22 +4,31 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::{LineId, Mode, charge_event::OperationKey, order_state::LineState};
+use riverlock_schemas::{LineId, Mode, OrderId, charge_event::OperationKey, order_state::LineState};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::write::Stored;
-use crate::domain::{Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts};
+use crate::domain::{
+    Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts, Status,
+};
+
+/// How often an order that keeps changing is read before it is shown as it is.
+const READS_MAX: u32 = 3;
 
 /// An order with its lines.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Order)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct OrderView {
     pub order_id: String,
+    #[schema(value_type = String, pattern = "^(live|test)$")]
     pub mode: Mode,
+    #[schema(value_type = Status)]
     pub status: String,
+    /// How often the order has changed.
     pub version: i32,
     /// Earliest time of each of Digital River's states, in the order of time.
     pub transitions: BTreeMap<String, DateTime<Utc>>,
@@ -33,6 +42,7 @@ pub struct OrderView {
     /// Whether `order.complete` came; the same app's name.
     pub ocn_received: bool,
     pub anomalies: Vec<&'static str>,
+    #[schema(value_type = crate::api::Details)]
     pub details: serde_json::Value,
     pub first_seen_at: DateTime<Utc>,
     pub changed_at: DateTime<Utc>,
@@ -44,7 +54,8 @@ pub struct OrderView {
 }
 
 /// A line of an order.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Line)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct LineView {
@@ -65,8 +76,9 @@ pub struct LineView {
 }
 
 /// A fulfillment: one report of what was shipped.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Shipment)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ShipmentView {
     pub fulfillment_id: String,
@@ -79,8 +91,9 @@ pub struct ShipmentView {
 }
 
 /// What a fulfillment says of a line.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ShipmentLine)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ShipmentLineView {
     pub line_id: String,
@@ -89,13 +102,15 @@ pub struct ShipmentLineView {
 }
 
 /// Something that was done with money: a charge, a capture, a cancel, a refund.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Operation)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct OperationView {
     pub kind: &'static str,
     pub charge_id: String,
     pub operation_id: String,
+    #[schema(value_type = Option<String>)]
     pub amount: Option<Decimal>,
     pub currency: Option<String>,
     pub failure_code: Option<String>,
@@ -105,33 +120,43 @@ pub struct OperationView {
     pub failed_at: Option<DateTime<Utc>>,
 }
 
-/// The order of that id; two if there is one in each mode.
+/// The order of that id; two, the live one first, if there is one in each mode. None for what can be no order's id.
 ///
 /// # Errors
 /// When PostgreSQL refuses, or a row cannot be understood.
 pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<OrderView>, Error> {
+    let Ok(order_id) = OrderId::parse(order_id) else {
+        return Ok(Vec::new());
+    };
     let mut views = Vec::new();
     for mode in [Mode::Live, Mode::Test] {
-        let order_id = riverlock_schemas::OrderId::parse(order_id).map_err(|error| Error::Inconsistent {
-            table: "orders",
-            id: order_id.to_owned(),
-            reason: format!("the order id {error}"),
-        })?;
-        let key = OrderKey { order_id, mode };
-        let Some(stored) = super::write::lock(connection, std::slice::from_ref(&key)).await?.remove(&key) else {
-            continue;
-        };
-        let times = sqlx::query!(
-            "-- orders_times
-             SELECT first_seen_at, changed_at FROM orders WHERE order_id = $1 AND live_mode = $2",
-            key.order_id.as_str(),
-            mode.is_live()
-        )
-        .fetch_one(&mut *connection)
-        .await?;
-        views.push(OrderView::new(&key, stored, times.first_seen_at, times.changed_at));
+        let key = OrderKey { order_id: order_id.clone(), mode };
+        views.extend(find_one(connection, &key).await?);
     }
     Ok(views)
+}
+
+async fn find_one(connection: &mut PgConnection, key: &OrderKey) -> Result<Option<OrderView>, Error> {
+    let mut tries = 0;
+    loop {
+        let Some(stored) = super::write::read(connection, std::slice::from_ref(key)).await?.remove(key) else {
+            return Ok(None);
+        };
+        let row = sqlx::query!(
+            "-- orders_times
+             SELECT version, first_seen_at, changed_at FROM orders WHERE order_id = $1 AND live_mode = $2",
+            key.order_id.as_str(),
+            key.mode.is_live()
+        )
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        tries += 1;
+        // An order that changed between the statements is read again, so that all parts are of one version.
+        if row.version == stored.version || tries >= READS_MAX {
+            return Ok(Some(OrderView::new(key, stored, row.first_seen_at, row.changed_at)));
+        }
+    }
 }
 
 impl OrderView {

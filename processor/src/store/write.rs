@@ -43,11 +43,38 @@ pub(crate) async fn lock(
     connection: &mut PgConnection,
     keys: &[OrderKey],
 ) -> Result<BTreeMap<OrderKey, Stored>, Error> {
-    let order_ids: Vec<&str> = keys.iter().map(|key| key.order_id.as_str()).collect();
-    let live_modes: Vec<bool> = keys.iter().map(|key| key.mode.is_live()).collect();
+    let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query_file_as!(OrderRow, "src/store/orders_lock.sql", &order_ids as _, &live_modes)
         .fetch_all(&mut *connection)
         .await?;
+    with_lines(connection, rows, keys).await
+}
+
+/// Reads the orders without locking them: whoever only looks must not keep a batch waiting. The lines may be newer than
+/// the order.
+///
+/// # Errors
+/// When PostgreSQL refuses, or a row cannot be understood.
+pub(crate) async fn read(
+    connection: &mut PgConnection,
+    keys: &[OrderKey],
+) -> Result<BTreeMap<OrderKey, Stored>, Error> {
+    let (order_ids, live_modes) = columns(keys);
+    let rows = sqlx::query_file_as!(OrderRow, "src/store/orders_read.sql", &order_ids as _, &live_modes)
+        .fetch_all(&mut *connection)
+        .await?;
+    with_lines(connection, rows, keys).await
+}
+
+fn columns(keys: &[OrderKey]) -> (Vec<&str>, Vec<bool>) {
+    keys.iter().map(|key| (key.order_id.as_str(), key.mode.is_live())).unzip()
+}
+
+async fn with_lines(
+    connection: &mut PgConnection,
+    rows: Vec<OrderRow>,
+    keys: &[OrderKey],
+) -> Result<BTreeMap<OrderKey, Stored>, Error> {
     let mut orders = BTreeMap::new();
     for row in rows {
         let (key, stored) = row.into_stored()?;
@@ -56,6 +83,7 @@ pub(crate) async fn lock(
     if orders.is_empty() {
         return Ok(orders);
     }
+    let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query_file_as!(LineRow, "src/store/order_lines_read.sql", &order_ids as _, &live_modes)
         .fetch_all(&mut *connection)
         .await?;

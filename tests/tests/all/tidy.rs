@@ -45,7 +45,7 @@ fn each_crate_depends_only_on_what_its_place_allows() {
         ("runtime", &["sqlx", "reqwest", "riverlock-ledger", "riverlock-sandbox"]),
         ("ledger", &["axum", "reqwest", "object_store", "riverlock-sandbox"]),
         ("ingest", &["sqlx", "riverlock-ledger", "riverlock-sandbox", "reqwest"]),
-        ("processor", &["axum", "reqwest", "riverlock-sandbox"]),
+        ("processor", &["reqwest", "riverlock-sandbox"]),
         ("invoice-fetcher", &["riverlock-sandbox"]),
         ("sandbox", &["sqlx", "riverlock-ledger", "riverlock-runtime"]),
     ] {

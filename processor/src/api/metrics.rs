@@ -1,0 +1,54 @@
+//! What the API tells of itself. Ids are never labels.
+
+use std::time::Instant;
+
+use axum::{
+    extract::{MatchedPath, Request},
+    middleware::Next,
+    response::Response,
+};
+use metrics::{Unit, counter, describe_counter, describe_histogram};
+
+use super::{DESCRIPTION, EVENTS, LIST, ORDER};
+
+/// Requests to the order API, by route and status.
+pub(super) const REQUESTS: &str = "order_api_requests_total";
+/// How long they took.
+pub(super) const SECONDS: &str = "order_api_request_duration_seconds";
+
+/// The label of what has no route.
+const OTHER: &str = "other";
+
+const ROUTES: [&str; 5] = [LIST, ORDER, EVENTS, DESCRIPTION, OTHER];
+
+/// The statuses that are answered.
+const STATUSES: [&str; 7] = ["200", "400", "401", "404", "405", "500", "503"];
+
+/// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
+pub(super) fn describe() {
+    describe_counter!(REQUESTS, "Requests to the order API, by route and status");
+    describe_histogram!(SECONDS, Unit::Seconds, "Time of a request to the order API");
+    for route in ROUTES {
+        for status in STATUSES {
+            counter!(REQUESTS, "route" => route, "status" => status).increment(0);
+        }
+    }
+}
+
+/// Counts a request and its time.
+pub(super) async fn count(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let route = route(&request);
+    let response = next.run(request).await;
+    let status = response.status();
+    let status = STATUSES.into_iter().find(|known| *known == status.as_str()).unwrap_or(OTHER);
+    counter!(REQUESTS, "route" => route, "status" => status).increment(1);
+    metrics::histogram!(SECONDS, "route" => route).record(begun.elapsed().as_secs_f64());
+    response
+}
+
+/// The route, from a list that ends: a stranger's path is no label.
+fn route(request: &Request) -> &'static str {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    ROUTES.into_iter().find(|route| path == Some(*route)).unwrap_or(OTHER)
+}

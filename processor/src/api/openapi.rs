@@ -1,0 +1,49 @@
+//! The API's description, from the handlers and types themselves.
+
+use axum::Json;
+use riverlock_runtime::api::{self, ErrorBody};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        self,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Riverlock",
+        description = "Orders and documents, for programs of one's own. Errors have Digital River's shape.",
+    ),
+    servers((url = "http://127.0.0.1:8085", description = "`processor.api.listen`")),
+    tags((name = "orders", description = "What Digital River's events say of orders")),
+    paths(super::list, super::order, super::events),
+    components(schemas(ErrorBody)),
+    modifiers(&Token),
+)]
+struct Description;
+
+/// Every request brings the token.
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, description: &mut openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("`processor.api.token`"));
+        let components = description.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme.build()));
+    }
+}
+
+/// The answers that every address may give.
+pub(super) use api::Refusals;
+
+/// OpenAPI 3.1.
+#[must_use]
+pub fn description() -> openapi::OpenApi {
+    Description::openapi()
+}
+
+pub(super) async fn serve() -> Json<openapi::OpenApi> {
+    Json(description())
+}

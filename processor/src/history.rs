@@ -1,0 +1,226 @@
+//! An order's history, event by event: what each changed when it was folded. Pure, as the fold itself.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use riverlock_ledger::{Decision, Projection as _};
+use riverlock_schemas::{
+    Envelope, Mode, OrderId,
+    order_state::{LineState, OrderState},
+};
+use serde::Serialize;
+
+use crate::{
+    Orders,
+    domain::{Facts, LineFacts, OrderKey, Snapshot, Status, effects},
+};
+
+/// What an event changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// The order.
+    pub order_id: OrderId,
+    /// Its mode.
+    pub mode: Mode,
+    /// Where it stood; `None` before its first event.
+    pub status_before: Option<Status>,
+    /// Where it stands.
+    pub status_after: Status,
+    /// What is known now and was not before, for people; empty when the event said nothing new.
+    pub changes: Vec<String>,
+    /// The messages that the event caused.
+    pub effects: Vec<Caused>,
+}
+
+/// A message to other systems, by what makes it unique for its order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Caused {
+    /// Its type, for example `fulfillment.requested`.
+    pub kind: &'static str,
+    /// What tells several of one kind apart; usually empty.
+    pub effect_key: String,
+}
+
+/// Folds events one by one, in the order in which they are given.
+#[derive(Debug, Default)]
+pub struct History {
+    orders: BTreeMap<OrderKey, Facts>,
+}
+
+impl History {
+    /// Folds an event's body. `conflict` says that its event came before with another body.
+    ///
+    /// `None` when the event says nothing of an order, or cannot be applied.
+    pub fn fold(&mut self, body: &[u8], conflict: bool) -> Option<Step> {
+        let envelope = Envelope::parse(body).ok()?;
+        let Decision::Apply(event) = Orders::new(vec![Mode::Test, Mode::Live]).decide(&envelope, body) else {
+            return None;
+        };
+        let (key, news) = Facts::of(event, conflict);
+        let before = self.orders.get(&key);
+        let mut after = before.cloned().unwrap_or_default();
+        after.join(news);
+        let nothing = Facts::default();
+        let step = Step {
+            order_id: key.order_id.clone(),
+            mode: key.mode,
+            status_before: before.map(Facts::status),
+            status_after: after.status(),
+            changes: changes(before.unwrap_or(&nothing), &after),
+            effects: effects::new_messages(&key, before.unwrap_or(&nothing), &after)
+                .iter()
+                .map(|message| Caused { kind: message.kind(), effect_key: message.effect_key() })
+                .collect(),
+        };
+        self.orders.insert(key, after);
+        Some(step)
+    }
+}
+
+/// What `after` knows and `before` did not.
+fn changes(before: &Facts, after: &Facts) -> Vec<String> {
+    let mut changes = Vec::new();
+    for event_type in after.seen.difference(&before.seen) {
+        changes.push(format!("{event_type} is seen"));
+    }
+    reached(&before.transitions, &after.transitions, OrderState::as_str, "", &mut changes);
+    for state in after.unknown_states.difference(&before.unknown_states) {
+        changes.push(format!("a state is named that is not known: {state}"));
+    }
+    if after.conflicted && !before.conflicted {
+        changes.push("the order is marked: two bodies came under one event id".to_owned());
+    }
+    for (line_id, line) in &after.lines {
+        line_changes(before.lines.get(line_id), line, &format!("line {line_id}: "), &mut changes);
+    }
+    if before.snapshot != after.snapshot {
+        let fields = fields(&before.snapshot.content, &after.snapshot.content);
+        changes.push(newest(&before.snapshot, &after.snapshot, &fields));
+    }
+    if changes.is_empty() && before != after {
+        changes.push("other facts of the order".to_owned());
+    }
+    changes
+}
+
+fn line_changes(before: Option<&LineFacts>, after: &LineFacts, line: &str, changes: &mut Vec<String>) {
+    let nothing = LineFacts::default();
+    let known = before.unwrap_or(&nothing);
+    reached(&known.transitions, &after.transitions, LineState::as_str, line, changes);
+    let (old, new) = (&known.snapshot.content, &after.snapshot.content);
+    if before.is_none() {
+        let (sku, quantity) = (new.sku_id.as_deref().unwrap_or("no sku"), new.quantity.unwrap_or_default());
+        changes.push(format!("{line}{quantity} x {sku}"));
+    } else if old != new {
+        changes.push(format!("{line}its details are others now"));
+    }
+}
+
+/// The states that are reached now, or are known to have been reached earlier.
+fn reached<S: Ord + Copy>(
+    before: &BTreeMap<S, DateTime<Utc>>,
+    after: &BTreeMap<S, DateTime<Utc>>,
+    name: fn(S) -> &'static str,
+    of: &str,
+    changes: &mut Vec<String>,
+) {
+    for (&state, time) in after {
+        let (known, state) = (before.get(&state), name(state));
+        match known {
+            Some(known) if known == time => {}
+            Some(known) => changes.push(format!("{of}{state} at {time}, earlier than known ({known})")),
+            None => changes.push(format!("{of}{state} at {time}")),
+        }
+    }
+}
+
+fn newest<T>(before: &Snapshot<T>, after: &Snapshot<T>, fields: &[String]) -> String {
+    let first = before.stamp.event_id.is_empty();
+    match (fields.is_empty(), first) {
+        (true, _) => format!("event {} is the newest snapshot; nothing in it differs", after.stamp.event_id),
+        (false, true) => format!("the first snapshot, with {}", fields.join(", ")),
+        (false, false) => {
+            format!("event {} is the newest snapshot; it differs in {}", after.stamp.event_id, fields.join(", "))
+        }
+    }
+}
+
+/// The names of the fields that differ. Their values may be about people, and are told by the order itself.
+fn fields<T: Serialize>(before: &T, after: &T) -> Vec<String> {
+    let (Ok(serde_json::Value::Object(before)), Ok(serde_json::Value::Object(after))) =
+        (serde_json::to_value(before), serde_json::to_value(after))
+    else {
+        return Vec::new();
+    };
+    after.into_iter().filter(|(name, value)| before.get(name) != Some(value)).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(id: &str, event_type: &str, updated: &str, rest: &str) -> Vec<u8> {
+        format!(
+            r#"{{"id":"{id}","type":"{event_type}","liveMode":false,"createdTime":"2026-01-01T00:00:00Z",
+                 "data":{{"object":{{"id":"o","updatedTime":"{updated}"{rest}}}}}}}"#
+        )
+        .into_bytes()
+    }
+
+    fn kinds(step: &Step) -> Vec<&'static str> {
+        step.effects.iter().map(|effect| effect.kind).collect()
+    }
+
+    #[test]
+    fn each_event_tells_what_it_changed_and_what_it_caused() {
+        let mut history = History::default();
+        let accepted = body(
+            "e1",
+            "order.accepted",
+            "2026-01-01T00:01:00Z",
+            r#","currency":"EUR","items":[{"id":"l","skuId":"sku","quantity":2}]"#,
+        );
+        let step = history.fold(&accepted, false).unwrap();
+        assert_eq!((step.status_before, step.status_after), (None, Status::Ready));
+        assert_eq!(kinds(&step), ["fulfillment.requested"]);
+        for change in [
+            "order.accepted is seen",
+            "accepted at 2026-01-01 00:01:00 UTC",
+            "line l: 2 x sku",
+            "the first snapshot, with currency",
+        ] {
+            assert!(step.changes.iter().any(|found| found == change), "{change}: {:?}", step.changes);
+        }
+
+        let again = history.fold(&accepted, false).unwrap();
+        assert_eq!((again.changes.len(), again.effects.len()), (0, 0), "{again:?}");
+
+        let older = body(
+            "e0",
+            "order.created",
+            "2026-01-01T00:00:30Z",
+            r#","stateTransitions":{"accepted":"2026-01-01T00:00:10Z"}"#,
+        );
+        let step = history.fold(&older, false).unwrap();
+        assert_eq!(step.status_after, Status::Ready);
+        assert!(step.changes.iter().any(|change| change.contains("earlier than known")), "{:?}", step.changes);
+        assert!(!step.changes.iter().any(|change| change.contains("snapshot")), "{:?}", step.changes);
+
+        let cancelled = body("e2", "order.cancelled", "2026-01-01T00:02:00Z", r#","currency":"USD","items":[]"#);
+        let step = history.fold(&cancelled, true).unwrap();
+        assert_eq!((step.status_before, step.status_after), (Some(Status::Ready), Status::Cancelled));
+        assert_eq!(kinds(&step), ["fulfillment.halted"]);
+        assert!(step.changes.iter().any(|change| change.contains("differs in currency")), "{:?}", step.changes);
+        assert!(step.changes.iter().any(|change| change.contains("two bodies")), "{:?}", step.changes);
+    }
+
+    #[test]
+    fn what_says_nothing_of_an_order_changes_nothing() {
+        let mut history = History::default();
+        assert_eq!(history.fold(b"{}", false), None);
+        assert_eq!(history.fold(br#"{"id":"e","type":"payout.created"}"#, false), None);
+        assert_eq!(history.fold(br#"{"id":"e","type":"order.accepted","data":{"object":{}}}"#, false), None);
+    }
+}

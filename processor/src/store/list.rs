@@ -1,0 +1,95 @@
+//! Lists of orders, a page at a time.
+
+use chrono::{DateTime, Utc};
+use riverlock_ledger::Error;
+use riverlock_schemas::Mode;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::domain::Status;
+
+/// The end of the year 9999, in microseconds since 1970: later than every change.
+const LAST_MICROS: i64 = 253_402_300_799_999_999;
+
+/// Where a page begins: after this order, in the direction of older changes. It need not be there any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListPosition {
+    /// When it changed.
+    pub changed_at: DateTime<Utc>,
+    /// Its id.
+    pub order_id: String,
+    /// Its mode.
+    pub mode: Mode,
+}
+
+/// Which orders are listed; what is `None` does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListFilter {
+    /// Those that stand there.
+    pub status: Option<Status>,
+    /// Those of this mode.
+    pub mode: Option<Mode>,
+    /// Those that changed before this one.
+    pub before: Option<ListPosition>,
+}
+
+/// An order in a list.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct OrderSummary {
+    pub order_id: String,
+    #[schema(value_type = String, pattern = "^(live|test)$")]
+    pub mode: Mode,
+    #[schema(value_type = Status)]
+    pub status: String,
+    /// How often the order has changed.
+    pub version: i32,
+    /// Whether two different bodies came under one event id.
+    pub conflicted: bool,
+    pub first_seen_at: DateTime<Utc>,
+    pub changed_at: DateTime<Utc>,
+}
+
+impl OrderSummary {
+    /// The order's place in a list.
+    #[must_use]
+    pub fn position(&self) -> ListPosition {
+        ListPosition { changed_at: self.changed_at, order_id: self.order_id.clone(), mode: self.mode }
+    }
+}
+
+/// The orders that a filter means, the newest change first.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn list(connection: &mut PgConnection, filter: &ListFilter, limit: i64) -> Result<Vec<OrderSummary>, Error> {
+    let modes: Vec<bool> = filter.mode.map_or_else(|| vec![true, false], |mode| vec![mode.is_live()]);
+    let statuses: Vec<&str> =
+        filter.status.map_or_else(|| Status::ALL.map(Status::as_str).to_vec(), |status| vec![status.as_str()]);
+    // Without a position the page begins after what is later than everything.
+    let before = filter.before.clone().unwrap_or_else(|| ListPosition {
+        changed_at: DateTime::from_timestamp_micros(LAST_MICROS).unwrap_or_default(),
+        order_id: String::new(),
+        mode: Mode::Test,
+    });
+    let rows = sqlx::query_file!(
+        "src/store/orders_page.sql",
+        &modes,
+        &statuses as _,
+        before.changed_at,
+        before.order_id,
+        before.mode.is_live(),
+        limit
+    );
+    let rows = rows.fetch_all(connection).await?.into_iter().map(|row| OrderSummary {
+        order_id: row.order_id,
+        mode: Mode::from_live(row.live_mode),
+        status: row.status,
+        version: row.version,
+        conflicted: row.conflicted,
+        first_seen_at: row.first_seen_at,
+        changed_at: row.changed_at,
+    });
+    Ok(rows.collect())
+}

@@ -1,0 +1,310 @@
+//! HTTP for programs of our own: who is let in, how a refusal looks, and a listener with limits.
+//!
+//! Such an API is off unless configured, on loopback unless configured otherwise, only reads, and answers holders of its
+//! token only.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use riverlock_schemas::hash::Sha256Hash;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+use crate::{ConfigError, Context, Secret, Shutdown};
+
+/// Fewest characters of a token: 128 bits and more, however it is spelled.
+const TOKEN_CHARS_MIN: usize = 32;
+
+/// Connections at the same time; further ones wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 256;
+
+/// How long a connection may take to send a request's head, and how long it may be silent between requests.
+const HEAD_MAX: Duration = Duration::from_secs(30);
+
+/// Largest head of a request, bytes.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long open requests have to end when the process does.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long nothing is accepted after it failed, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where programs of our own ask, and what they must bring.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig<const PORT: u16> {
+    /// Where it listens; loopback unless configured otherwise.
+    #[serde(default = "loopback::<PORT>")]
+    pub listen: SocketAddr,
+    /// What `Authorization: Bearer` must bring, or `file:/path`: at least 32 random characters.
+    pub token: Secret,
+}
+
+fn loopback<const PORT: u16>() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], PORT))
+}
+
+impl<const PORT: u16> ApiConfig<PORT> {
+    /// The default address, with this token.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self { listen: loopback::<PORT>(), token: Secret::new(token) }
+    }
+
+    /// Checks the token of the API whose section is `section`.
+    ///
+    /// # Errors
+    /// When the token could be guessed, or cannot be sent.
+    pub fn validate(&self, section: &str) -> Result<(), ConfigError> {
+        let token = self.token.expose();
+        if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ConfigError::refused(
+                format!("{section}.token"),
+                format!(
+                    "must have at least {TOKEN_CHARS_MIN} letters, digits and signs; `openssl rand -hex 32` makes one"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An answer outside 2xx, in Digital River's own error shape. The text goes to whoever asks: it tells nothing of the inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    parameter: Option<String>,
+    message: String,
+}
+
+/// Digital River's error shape.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ErrorBody {
+    /// What kind of error it is, for example `bad_request`.
+    r#type: &'static str,
+    /// One error.
+    errors: Vec<ErrorItem>,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ErrorItem {
+    /// A stable name.
+    code: &'static str,
+    /// The parameter that is to blame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<String>,
+    /// A sentence for people.
+    message: String,
+}
+
+/// The refusals that every address of an API may answer with, for its description.
+#[derive(utoipa::IntoResponses)]
+pub enum Refusals {
+    /// A parameter cannot be understood; `parameter` names it
+    #[response(status = 400)]
+    Parameter(ErrorBody),
+    /// The token is missing or wrong
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// Nothing is known under this address
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// Something is wrong here
+    #[response(status = 500)]
+    Internal(ErrorBody),
+    /// Not now: come again after `Retry-After` seconds
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}
+
+impl ApiError {
+    /// A refusal with a stable name and a sentence for people.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, parameter: None, message: message.into() }
+    }
+
+    /// A parameter that cannot be understood.
+    pub fn parameter(name: impl Into<String>, message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message);
+        Self { parameter: Some(name.into()), ..error }
+    }
+
+    /// The token is missing or wrong.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "the bearer token is missing or wrong")
+    }
+
+    /// There is nothing under this address.
+    #[must_use]
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// The address does not know the method.
+    #[must_use]
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this API only reads: use GET")
+    }
+
+    /// It cannot be answered now, and may be later.
+    #[must_use]
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+    }
+
+    /// Something is wrong here.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here")
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status {
+            StatusCode::BAD_REQUEST => "bad_request",
+            StatusCode::UNAUTHORIZED => "unauthorized",
+            StatusCode::NOT_FOUND => "not_found",
+            StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+            StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
+            _ => "internal_error",
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let r#type = self.kind();
+        let item = ErrorItem { code: self.code, parameter: self.parameter, message: self.message };
+        let mut response = (self.status, Json(ErrorBody { r#type, errors: vec![item] })).into_response();
+        let header = match self.status {
+            StatusCode::UNAUTHORIZED => (header::WWW_AUTHENTICATE, "Bearer"),
+            StatusCode::SERVICE_UNAVAILABLE => (header::RETRY_AFTER, "1"),
+            StatusCode::METHOD_NOT_ALLOWED => (header::ALLOW, "GET, HEAD"),
+            _ => return response,
+        };
+        response.headers_mut().insert(header.0, HeaderValue::from_static(header.1));
+        response
+    }
+}
+
+/// Who is let in.
+#[derive(Clone)]
+struct Guard {
+    /// Hash of the token: what is compared has one length.
+    token: [u8; 32],
+    refused: fn() -> Response,
+}
+
+/// Lets only holders of the token to the router, answers others with `refused`, and makes every answer safe to show.
+pub fn guarded(router: Router, token: &Secret, refused: fn() -> Response) -> Router {
+    let guard = Guard { token: *Sha256Hash::of(token.expose().as_bytes()).as_bytes(), refused };
+    router.layer(middleware::from_fn_with_state(guard, admit))
+}
+
+async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let mut response = if guard.admits(request.headers()) { next.run(request).await } else { (guard.refused)() };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+impl Guard {
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let token = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+        let hash = Sha256Hash::of(token.map(|(_, token)| token).unwrap_or_default());
+        bool::from(hash.as_bytes().ct_eq(&self.token))
+    }
+}
+
+/// Listens, and serves in a task called `name` until the shutdown. Returns where.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn start(
+    name: &'static str,
+    listen: SocketAddr,
+    router: Router,
+    context: &Context,
+) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(listen).await?;
+    let address = listener.local_addr()?;
+    let shutdown = context.shutdown.clone();
+    context.shutdown.spawn(name, async move {
+        serve(name, listener, router, shutdown).await;
+        Ok::<_, Infallible>(())
+    });
+    Ok(address)
+}
+
+async fn serve(name: &'static str, listener: TcpListener, router: Router, shutdown: Shutdown) {
+    let (slots, soft) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), shutdown.soft().clone());
+    loop {
+        let next = soft.run_until_cancelled(async {
+            let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, slot)
+        });
+        let Some((accepted, slot)) = next.await else { return };
+        match accepted {
+            Ok((stream, _)) => {
+                let (router, ending) = (router.clone(), shutdown.clone());
+                shutdown.spawn_work(async move {
+                    connection(name, stream, router, ending).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "{name}: a connection could not be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends, or the process does.
+async fn connection(name: &'static str, stream: TcpStream, router: Router, shutdown: Shutdown) {
+    // An answer is small and must not wait for more. A failure means that the connection is gone already.
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX);
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shutdown.soft().cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = tokio::time::timeout(DRAIN_MAX, serving) => ended.unwrap_or(Ok(())),
+                () = shutdown.hard().cancelled() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "{name}: a connection ended early: {error}");
+    }
+}
