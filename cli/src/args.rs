@@ -3,6 +3,7 @@
 pub mod dead_letters;
 pub mod invoices;
 pub mod replay;
+pub mod trace;
 
 use std::path::PathBuf;
 
@@ -45,6 +46,10 @@ pub enum Command {
         #[command(subcommand)]
         command: OrdersCommand,
     },
+    /// Follow an event, or an order's events, from the webhook to their last effect, and verify them again
+    Trace(trace::TraceOptions),
+    /// Print what the services' APIs answer, as an OpenAPI document
+    Openapi,
     /// Look at events whose sender was not believed, and admit those whose signature turns out to be right
     Quarantine {
         /// What to do with them

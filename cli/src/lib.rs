@@ -9,6 +9,7 @@ pub mod demo;
 mod healthcheck;
 mod invoices;
 pub mod local;
+mod openapi;
 mod orders;
 mod out;
 mod quarantine;
@@ -17,6 +18,7 @@ mod sandbox;
 pub mod services;
 mod setup;
 mod stack;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Setup => setup::run(file).await,
         Command::Audit { json } => audit::run(file, json).await,
         Command::Orders { command } => orders::run(file, command).await,
+        Command::Trace(options) => trace::run(file, &options).await,
+        Command::Openapi => openapi::run(),
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,

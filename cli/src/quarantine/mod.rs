@@ -25,7 +25,7 @@ use crate::{
     config::Config,
 };
 
-mod verdict;
+pub(crate) mod verdict;
 
 use verdict::{Judge, Kept, Verdict};
 

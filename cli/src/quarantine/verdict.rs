@@ -11,18 +11,18 @@ use riverlock_ingest::{
 use riverlock_schemas::{record, time::parse_time};
 
 /// An event as it was kept; what is absent is empty.
-pub(super) struct Kept<'a> {
-    pub(super) endpoint: &'a str,
-    pub(super) received_at: &'a str,
-    pub(super) signature: &'a str,
-    pub(super) basic: &'a str,
-    pub(super) bearer: &'a str,
-    pub(super) body: &'a [u8],
+pub(crate) struct Kept<'a> {
+    pub(crate) endpoint: &'a str,
+    pub(crate) received_at: &'a str,
+    pub(crate) signature: &'a str,
+    pub(crate) basic: &'a str,
+    pub(crate) bearer: &'a str,
+    pub(crate) body: &'a [u8],
 }
 
 /// What is to be thought of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict<'a> {
+pub(crate) enum Verdict<'a> {
     /// Its signature is right, and so was everything else that its endpoint asks for.
     Verifies { secret: &'a str },
     /// Its signature is right, but it came without what else its endpoint asks for.
@@ -56,18 +56,32 @@ impl fmt::Display for Verdict<'_> {
 }
 
 /// Knows the endpoints of today.
-pub(super) struct Judge<'a> {
+pub(crate) struct Judge<'a> {
     endpoints: HashMap<&'a str, (&'a EndpointConfig, Verifier)>,
     now: DateTime<Utc>,
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(config: &'a IngestConfig, now: DateTime<Utc>) -> Self {
+    pub(crate) fn new(config: &'a IngestConfig, now: DateTime<Utc>) -> Self {
         let entry = |config: &'a EndpointConfig| (config.name.as_str(), (config, Verifier::new(config)));
         Self { endpoints: config.endpoints.iter().map(entry).collect(), now }
     }
 
-    pub(super) fn judge(&self, kept: &Kept<'_>) -> Verdict<'_> {
+    pub(crate) fn judge(&self, kept: &Kept<'_>) -> Verdict<'_> {
+        let verdict = self.signature(kept, self.now);
+        let Verdict::Verifies { secret } = verdict else { return verdict };
+        let Some((config, _)) = self.endpoints.get(kept.endpoint) else { return verdict };
+        if config.basic.is_some() && kept.basic != record::PASSED {
+            return Verdict::SignatureOnly { secret, lacks: "password" };
+        }
+        if !config.oauth.is_empty() && kept.bearer != record::PASSED {
+            return Verdict::SignatureOnly { secret, lacks: "token" };
+        }
+        verdict
+    }
+
+    /// Verifies the signature alone, with the secrets that count at `now`.
+    pub(crate) fn signature(&self, kept: &Kept<'_>, now: DateTime<Utc>) -> Verdict<'_> {
         let Some((config, verifier)) = self.endpoints.get(kept.endpoint) else {
             return Verdict::NoEndpoint;
         };
@@ -78,16 +92,15 @@ impl<'a> Judge<'a> {
             return Verdict::NoTime;
         };
         let header = (!kept.signature.is_empty()).then_some(kept.signature.as_bytes());
-        let secret = match verifier.verify_again(header, kept.body, received_at, self.now) {
-            Ok(found) => found.id,
-            Err(error) => return Verdict::Wrong(error),
-        };
-        if config.basic.is_some() && kept.basic != record::PASSED {
-            return Verdict::SignatureOnly { secret, lacks: "password" };
+        match verifier.verify_again(header, kept.body, received_at, now) {
+            Ok(found) => Verdict::Verifies { secret: found.id },
+            Err(error) => Verdict::Wrong(error),
         }
-        if !config.oauth.is_empty() && kept.bearer != record::PASSED {
-            return Verdict::SignatureOnly { secret, lacks: "token" };
-        }
-        Verdict::Verifies { secret }
+    }
+
+    /// Whether an endpoint has a secret of this name today, expired or not.
+    pub(crate) fn knows(&self, endpoint: &str, secret_id: &str) -> bool {
+        let secrets = self.endpoints.get(endpoint).map(|(config, _)| config.secrets.as_slice()).unwrap_or_default();
+        secrets.iter().any(|secret| secret.id == secret_id)
     }
 }

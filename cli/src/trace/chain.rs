@@ -1,0 +1,185 @@
+//! Gathers what is known of an id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
+use riverlock_ledger::view::{self, EventView, MessageView};
+use riverlock_processor::{
+    history::{Caused, History, Step},
+    store,
+};
+use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_schemas::{EventId, OrderId, record, record::Position};
+use sqlx::PgConnection;
+
+use super::{
+    Link, Trace,
+    receipt::{self, Found, Receipt},
+};
+use crate::{args::trace::TraceOptions, config::Config, quarantine::verdict::Judge};
+
+/// Follows an id. What Kafka does not tell is said in the trace and no error.
+pub(super) async fn follow(
+    config: &Config,
+    connection: &mut PgConnection,
+    options: &TraceOptions,
+) -> anyhow::Result<Trace> {
+    let (mut known_as, mut events) = (Vec::new(), BTreeMap::new());
+    let mut orders = BTreeSet::new();
+    if !options.order {
+        let found = view::records_of_event(connection, &event_key(&options.id)).await?;
+        if !found.is_empty() {
+            known_as.push("event");
+        }
+        add(&mut events, found);
+    }
+    if !options.event && OrderId::parse(options.id.as_str()).is_ok() {
+        let found = view::events_of_order(connection, &options.id).await?;
+        let is_order = !found.is_empty() || !store::find(connection, &options.id).await?.is_empty();
+        if is_order {
+            known_as.push("order");
+            orders.insert(options.id.clone());
+        }
+        add(&mut events, found);
+    }
+    let shown: BTreeSet<Position> = events.values().map(EventView::position).collect();
+    orders.extend(events.values().filter_map(|event| event.order_id.clone()));
+
+    // What the shown events changed can only be told from all events of their orders.
+    let mut histories: BTreeMap<String, Vec<EventView>> = BTreeMap::new();
+    for order_id in &orders {
+        histories.insert(order_id.clone(), in_order(view::events_of_order(connection, order_id).await?));
+    }
+    let rows_max = usize::try_from(view::ROWS_MAX).unwrap_or(usize::MAX);
+    let truncated = events.len() >= rows_max || histories.values().any(|events| events.len() >= rows_max);
+    let last = in_order(events.values().cloned()).last().map(taken_at);
+    let folded = histories.values().flatten();
+    let folded = folded.filter(|event| is_folded(config, event) && Some(taken_at(event)) <= last);
+    let wanted: BTreeSet<Position> = shown.iter().cloned().chain(folded.map(EventView::position)).collect();
+    let kafka = config.kafka.clone();
+    let found = tokio::task::spawn_blocking(move || receipt::read(&kafka, &wanted)).await??;
+
+    let mut gathering = Gathering { config, found: &found, steps: BTreeMap::new() };
+    if !truncated {
+        histories.values().for_each(|events| gathering.fold(events, last.as_ref()));
+    }
+    gathering.finish(connection, options, known_as, in_order(events.into_values()), &orders, truncated).await
+}
+
+struct Gathering<'a> {
+    config: &'a Config,
+    found: &'a BTreeMap<Position, Found>,
+    steps: BTreeMap<Position, Step>,
+}
+
+impl Gathering<'_> {
+    /// Folds an order's events as far as they can be read: after a record that is missing nothing is sure any more.
+    fn fold(&mut self, events: &[EventView], last: Option<&Taken>) {
+        let mut history = History::default();
+        for event in events.iter().filter(|event| is_folded(self.config, event)) {
+            if Some(&taken_at(event)) > last {
+                return;
+            }
+            let position = event.position();
+            let Some(Found::Record(raw)) = self.found.get(&position) else { return };
+            if let Some(step) = history.fold(&raw.body, event.outcome == CONFLICT) {
+                self.steps.insert(position, step);
+            }
+        }
+    }
+
+    async fn finish(
+        mut self,
+        connection: &mut PgConnection,
+        options: &TraceOptions,
+        known_as: Vec<&'static str>,
+        events: Vec<EventView>,
+        orders: &BTreeSet<String>,
+        truncated: bool,
+    ) -> anyhow::Result<Trace> {
+        let judge = Judge::new(&self.config.ingest, SystemClock.now());
+        let (mut views, mut messages) = (Vec::new(), BTreeMap::new());
+        for order_id in orders {
+            views.extend(store::find(connection, order_id).await?);
+            messages.insert(order_id.clone(), view::messages_of_order(connection, order_id).await?);
+        }
+        let mut records = Vec::with_capacity(events.len());
+        for event in events {
+            let position = event.position();
+            let receipt = Receipt::new(&self.found[&position], &event.body_sha256, &judge);
+            let transition = self.steps.remove(&position);
+            let mut caused = transition.as_ref().map(|step| caused(step, &mut messages)).unwrap_or_default();
+            let dead_letter = match event.outcome.as_str() {
+                DEAD => view::dead_letter(connection, &position).await?,
+                _ => None,
+            };
+            let mut invoices = Vec::new();
+            if let Some(order_id) = event.order_id.as_deref().filter(|_| event.outcome == APPLIED) {
+                for file_id in documents::announced_by(connection, order_id, &event.event_id).await? {
+                    invoices.extend(documents::find(connection, file_id).await?);
+                }
+                caused.extend(stored(&invoices, order_id, &mut messages));
+            }
+            records.push(Link { event, receipt, transition, messages: caused, dead_letter, invoices });
+        }
+        let other_messages = match known_as.contains(&"order") {
+            true => messages.into_values().flatten().collect(),
+            false => Vec::new(),
+        };
+        let intact = records.iter().all(|link| link.receipt.is_intact());
+        Ok(Trace { id: options.id.clone(), known_as, intact, truncated, orders: views, records, other_messages })
+    }
+}
+
+const APPLIED: &str = "applied";
+const CONFLICT: &str = "conflict";
+const DEAD: &str = "dead";
+
+/// Takes the messages that a step caused out of those of its order.
+fn caused(step: &Step, messages: &mut BTreeMap<String, Vec<MessageView>>) -> Vec<MessageView> {
+    let Some(messages) = messages.get_mut(step.order_id.as_str()) else { return Vec::new() };
+    let is_caused = |message: &mut MessageView| {
+        let is = |effect: &Caused| effect.kind == message.kind && effect.effect_key == message.effect_key;
+        message.live_mode == step.mode.is_live() && step.effects.iter().any(is)
+    };
+    messages.extract_if(.., is_caused).collect()
+}
+
+/// Takes the messages that say that these documents are stored.
+fn stored(
+    invoices: &[InvoiceView],
+    order_id: &str,
+    messages: &mut BTreeMap<String, Vec<MessageView>>,
+) -> Vec<MessageView> {
+    let Some(messages) = messages.get_mut(order_id) else { return Vec::new() };
+    let files: BTreeSet<String> = invoices.iter().map(|invoice| invoice.file_id.to_string()).collect();
+    messages.extract_if(.., |message| files.contains(&message.effect_key)).collect()
+}
+
+/// Whether the processor folds a record: those of files are the invoice-fetcher's.
+fn is_folded(config: &Config, event: &EventView) -> bool {
+    [APPLIED, CONFLICT].contains(&event.outcome.as_str()) && !config.kafka.topics().files().contains(&event.topic)
+}
+
+/// What orders records as they had their outcomes: batches one after the other, and the records of one as they came.
+type Taken = (DateTime<Utc>, DateTime<Utc>, String, i32, i64);
+
+fn taken_at(event: &EventView) -> Taken {
+    (event.recorded_at, event.received_at, event.topic.clone(), event.partition, event.offset)
+}
+
+fn in_order(events: impl IntoIterator<Item = EventView>) -> Vec<EventView> {
+    let mut events: Vec<_> = events.into_iter().collect();
+    events.sort_by_key(taken_at);
+    events
+}
+
+fn add(events: &mut BTreeMap<Position, EventView>, found: Vec<EventView>) {
+    events.extend(found.into_iter().map(|event| (event.position(), event)));
+}
+
+/// The id as the audit has it.
+fn event_key(id: &str) -> String {
+    EventId::parse(id).map_or_else(|_| record::hashed(id), |id| id.to_string())
+}
