@@ -139,11 +139,17 @@ async fn of_order(
     Ok(Json(Invoices { order_id, invoices }))
 }
 
+/// The bytes of a PDF.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it is only described; the bytes are streamed")]
+struct Pdf(Vec<u8>);
+
 /// A stored document, byte for byte; one that was changed in the archive never arrives whole.
 #[utoipa::path(
     get, path = "/v1/invoices/{fileId}", operation_id = "getInvoice", tag = "invoices", security(("token" = [])),
     params(("fileId" = String, Path, description = "Digital River's id of the file", format = "uuid")),
-    responses((status = 200, description = "The document", body = Vec<u8>, content_type = "application/pdf"), Refusals)
+    responses((status = 200, description = "The document", body = Pdf, content_type = "application/pdf"), Refusals)
 )]
 async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<String>) -> Result<Response, Refusal> {
     let file_id = FileId::parse(&file_id).map_err(|_| Refusal::NotFound)?;

@@ -2,7 +2,7 @@
 //!
 //! Records that lie near each other are read in one go, so that asking for many costs about what reading them in order does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
@@ -68,8 +68,8 @@ impl PositionReader {
         let mut limits: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
         for position in wanted {
             let key = (position.topic.as_str(), position.partition);
-            if !limits.contains_key(&key) {
-                limits.insert(key, self.limits(key.0, key.1)?);
+            if let Entry::Vacant(unknown) = limits.entry(key) {
+                unknown.insert(self.limits(key.0, key.1)?);
             }
         }
         let is_kept = |position: &&Position| {

@@ -95,6 +95,16 @@ fn changes(before: &Facts, after: &Facts) -> Vec<String> {
     for (line_id, line) in &after.lines {
         line_changes(before.lines.get(line_id), line, &format!("line {line_id}: "), &mut changes);
     }
+    for (id, shipment) in &after.shipments {
+        if before.shipments.get(id) != Some(shipment) {
+            changes.push(format!("fulfillment {id} is reported"));
+        }
+    }
+    for (key, operation) in &after.operations {
+        if before.operations.get(key) != Some(operation) {
+            changes.push(format!("{} {} of charge {}", key.kind.as_str(), key.operation_id, key.charge_id));
+        }
+    }
     if before.snapshot != after.snapshot {
         let fields = fields(&before.snapshot.content, &after.snapshot.content);
         changes.push(newest(&before.snapshot, &after.snapshot, &fields));

@@ -10,7 +10,9 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::write::Stored;
-use crate::domain::{Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts, Status};
+use crate::domain::{
+    Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts, Status,
+};
 
 /// How often an order that keeps changing is read before it is shown as it is.
 const READS_MAX: u32 = 3;
@@ -76,6 +78,7 @@ pub struct LineView {
 /// A fulfillment: one report of what was shipped.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Shipment)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ShipmentView {
     pub fulfillment_id: String,
@@ -90,6 +93,7 @@ pub struct ShipmentView {
 /// What a fulfillment says of a line.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ShipmentLine)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ShipmentLineView {
     pub line_id: String,
@@ -100,11 +104,13 @@ pub struct ShipmentLineView {
 /// Something that was done with money: a charge, a capture, a cancel, a refund.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Operation)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct OperationView {
     pub kind: &'static str,
     pub charge_id: String,
     pub operation_id: String,
+    #[schema(value_type = Option<String>)]
     pub amount: Option<Decimal>,
     pub currency: Option<String>,
     pub failure_code: Option<String>,
