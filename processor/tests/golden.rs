@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::Path};
 use riverlock_ledger::{Decision, Projection as _};
 use riverlock_processor::{
     Orders,
-    domain::{EfnStatus, Facts, OrderKey, effects},
+    domain::{Anomaly, EfnStatus, Facts, OrderKey, effects},
 };
 use riverlock_schemas::{Envelope, Mode};
 
@@ -124,7 +124,7 @@ fn every_golden_event_has_its_outcome_status_quantities_and_messages() {
             .map(|(line, found)| (line.as_str(), found.ordered, found.fulfilled, found.cancelled))
             .collect();
         assert_eq!(lines, expected.lines, "{file}");
-        let anomalies: Vec<_> = facts.anomalies().into_iter().map(|anomaly| anomaly.as_str()).collect();
+        let anomalies: Vec<_> = facts.anomalies().into_iter().map(Anomaly::as_str).collect();
         assert_eq!(anomalies, expected.anomalies, "{file}");
     }
 }

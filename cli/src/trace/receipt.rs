@@ -163,7 +163,7 @@ pub(super) fn read(kafka: &KafkaConfig, wanted: &BTreeSet<Position>) -> anyhow::
     let mut found = BTreeMap::new();
     let mut there = Vec::new();
     let consumer: BaseConsumer = kafka.consumer(GROUP).create().context("the Kafka client cannot be made")?;
-    let mut ends: BTreeMap<(&str, i32), Result<(i64, i64), KafkaError>> = BTreeMap::new();
+    let mut ends = BTreeMap::new();
     let mut unreachable: Option<String> = None;
     for position in wanted {
         if let Some(reason) = &unreachable {
@@ -215,7 +215,8 @@ fn read_present(
         match ended {
             // What is left lies in gaps: Kafka has the offsets around it.
             None => {
-                found.extend(wanted.drain(..).map(|position| (position, Found::Gone("no record there".to_owned()))))
+                let gone = |position| (position, Found::Gone("no record there".to_owned()));
+                found.extend(wanted.drain(..).map(gone));
             }
             Some(RangeError::Gone { range, reason }) => {
                 let position = Position { topic: range.topic, partition: range.partition, offset: range.start };

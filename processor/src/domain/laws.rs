@@ -77,7 +77,7 @@ fn charge(
     };
     let details = OperationDetails {
         amount: Some((i64::try_from(id).unwrap() % 3).into()),
-        fulfillment_id: (id % 2 == 0).then(|| format!("ful-{id}")),
+        fulfillment_id: id.is_multiple_of(2).then(|| format!("ful-{id}")),
         ..OperationDetails::default()
     };
     let operations = vec![Operation { key, reached: Some((state, at(minute))), details }];
@@ -89,7 +89,7 @@ fn report(id: usize, fulfillment: usize, pieces: (i64, i64), minute: i64) -> Ord
     let line = |name: String| (LineId::parse(name).unwrap(), Reported { fulfilled: pieces.0, cancelled: pieces.1 });
     let fulfillment = Fulfillment {
         fulfillment_id: FulfillmentId::parse(format!("ful-{fulfillment}")).unwrap(),
-        created_time: (id % 2 == 0).then(|| at(minute)),
+        created_time: id.is_multiple_of(2).then(|| at(minute)),
         tracking: Tracking { number: Some(format!("T{id}")), ..Tracking::default() },
         lines: BTreeMap::from([line("line-1".to_owned()), line(format!("line-{fulfillment}"))]),
     };

@@ -113,7 +113,7 @@ fn take(order: &mut Folded, orders: &Orders, key: &OrderKey, record: &Audited, b
         _ if record.outcome != "applied" => {}
         Decision::Ignore(reason) => order.refuse(not_applied(format!("it would be ignored ({reason})"))),
         Decision::Dead(dead) => {
-            order.refuse(not_applied(format!("it would be dead ({}: {})", dead.reason, dead.detail)))
+            order.refuse(not_applied(format!("it would be dead ({}: {})", dead.reason, dead.detail)));
         }
     }
 }

@@ -220,24 +220,26 @@ async fn carried(connection: &mut PgConnection) -> String {
     .await
 }
 
+/// What was done outside: published messages, a stored document, a retry by hand, a letter that was published.
+const DONE_OUTSIDE: [&str; 6] = [
+    "UPDATE outbox SET published_at = now()",
+    "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload, published_at)
+     VALUES ('o', false, 'invoice.stored', 'f', '{}', now())",
+    "UPDATE invoices SET state = 'stored', sha256 = sha256('x'), size_bytes = 1, object_key = 'k', ended_at = now()
+     WHERE file_id = (SELECT min(file_id::text)::uuid FROM invoices)",
+    "INSERT INTO invoice_retries (file_id, retried_at, retried_by, reason, state, attempts)
+     SELECT file_id, now(), 'ada', 'it is there now', 'due', 1 FROM invoices LIMIT 1",
+    "UPDATE dead_letters SET published_at = now()",
+    "GRANT SELECT ON orders TO PUBLIC",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_right_offsets() {
     let raw = Raw::new().await;
     raw.take(bodies(33, 30)).await;
     let mut live = raw.database.connect().await.unwrap();
     let expected = state(&mut live).await.unwrap();
-    // What was done outside: published messages, a stored document, a retry by hand, a letter that was published.
-    for statement in [
-        "UPDATE outbox SET published_at = now()",
-        "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload, published_at)
-         VALUES ('o', false, 'invoice.stored', 'f', '{}', now())",
-        "UPDATE invoices SET state = 'stored', sha256 = sha256('x'), size_bytes = 1, object_key = 'k', ended_at = now()
-         WHERE file_id = (SELECT min(file_id::text)::uuid FROM invoices)",
-        "INSERT INTO invoice_retries (file_id, retried_at, retried_by, reason, state, attempts)
-         SELECT file_id, now(), 'ada', 'it is there now', 'due', 1 FROM invoices LIMIT 1",
-        "UPDATE dead_letters SET published_at = now()",
-        "GRANT SELECT ON orders TO PUBLIC",
-    ] {
+    for statement in DONE_OUTSIDE {
         execute(&mut live, statement).await;
     }
     let before = carried(&mut live).await;

@@ -132,7 +132,7 @@ fn invoices() -> InvoiceQueue {
     InvoiceQueue::new(&InvoiceFetcherConfig { test: Some(account), ..InvoiceFetcherConfig::default() })
 }
 
-fn body(id: &str, event_type: &str, object: Value) -> Vec<u8> {
+fn body(id: &str, event_type: &str, object: &Value) -> Vec<u8> {
     let body = json!({
         "id": id, "type": event_type, "liveMode": false, "createdTime": "2026-01-01T00:00:00Z",
         "data": { "object": object },
@@ -142,11 +142,23 @@ fn body(id: &str, event_type: &str, object: Value) -> Vec<u8> {
 
 fn order(id: &str, event_type: &str, minute: u32) -> Vec<u8> {
     let updated = format!("2026-01-01T00:{minute:02}:00Z");
-    body(id, event_type, json!({ "id": "o1", "updatedTime": updated, "items": [{ "id": "l1", "quantity": 2 }] }))
+    body(id, event_type, &json!({ "id": "o1", "updatedTime": updated, "items": [{ "id": "l1", "quantity": 2 }] }))
 }
 
 fn outcomes(trace: &Value) -> Vec<&str> {
     trace["records"].as_array().unwrap().iter().map(|record| record["outcome"].as_str().unwrap()).collect()
+}
+
+fn assert_every_receipt_verifies(trace: &Value) {
+    for record in trace["records"].as_array().unwrap() {
+        let receipt = &record["receipt"];
+        assert_eq!(
+            (&receipt["state"], &receipt["signature"], &receipt["asAudited"], &receipt["secretId"], &receipt["origin"]),
+            (&json!("read"), &json!("verified"), &json!(true), &json!("new"), &json!("webhook")),
+            "{record:#}"
+        );
+        assert_eq!(receipt["bodySha256"], record["bodySha256"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,14 +166,14 @@ async fn an_order_is_followed_from_its_webhooks_to_its_last_effect() {
     let mut desk = Desk::new().await;
     let accepted = order("e1", "order.accepted", 1);
     let other = order("e1", "order.accepted", 2);
-    let invoice = body("e4", "order.invoice.created", json!({ "id": FILE, "fileId": FILE, "orderId": "o1" }));
+    let invoice = body("e4", "order.invoice.created", &json!({ "id": FILE, "fileId": FILE, "orderId": "o1" }));
     let mut records = Vec::new();
     for body in [
         &accepted,
         &accepted,
         &other,
         &order("e2", "order.complete", 5),
-        &body("e3", "order.cancelled", json!({ "id": "o1", "updatedTime": "2026-01-01T00:06:00Z", "items": {} })),
+        &body("e3", "order.cancelled", &json!({ "id": "o1", "updatedTime": "2026-01-01T00:06:00Z", "items": {} })),
     ] {
         records.push(desk.sent(body).await);
     }
@@ -184,15 +196,7 @@ async fn an_order_is_followed_from_its_webhooks_to_its_last_effect() {
     assert!(success, "{trace:#}");
     assert_eq!((&trace["knownAs"], &trace["intact"]), (&json!(["order"]), &json!(true)));
     assert_eq!(outcomes(&trace), ["applied", "duplicate", "conflict", "applied", "dead", "applied"]);
-    for record in trace["records"].as_array().unwrap() {
-        let receipt = &record["receipt"];
-        assert_eq!(
-            (&receipt["state"], &receipt["signature"], &receipt["asAudited"], &receipt["secretId"], &receipt["origin"]),
-            (&json!("read"), &json!("verified"), &json!(true), &json!("new"), &json!("webhook")),
-            "{record:#}"
-        );
-        assert_eq!(receipt["bodySha256"], record["bodySha256"]);
-    }
+    assert_every_receipt_verifies(&trace);
     let record = |index: usize| &trace["records"][index];
     assert_eq!(record(0)["transition"]["statusBefore"], Value::Null);
     assert_eq!(record(0)["transition"]["statusAfter"], "ready");
@@ -266,7 +270,7 @@ async fn an_unknown_id_fails_a_double_one_is_told_and_none_reaches_the_terminal_
     let mut desk = Desk::new().await;
     let record = desk.sent(&order("o1", "order.accepted", 1)).await;
     let long = "x".repeat(300);
-    let odd = desk.sent(&body(&long, "payout.created", json!({ "id": "p" }))).await;
+    let odd = desk.sent(&body(&long, "payout.created", &json!({ "id": "p" }))).await;
     desk.apply(&orders(), &[record, odd]).await;
 
     let (text, success) = desk.text(&["o1"]).await;
