@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How often the recorder forgets what it has already summed up. Without it a histogram grows until somebody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const COUNT_BUCKETS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1_00
 pub struct TelemetryConfig {
     /// How log lines look.
     pub log_format: LogFormat,
-    /// Which log lines there are, in the syntax of `tracing_subscriber::EnvFilter`.
+    /// Which log lines there are: a level for all, and levels for single targets, as in `info,librdkafka=warn`.
     pub log_filter: String,
 }
 
@@ -47,8 +47,10 @@ pub enum LogFormat {
 /// # Errors
 /// When the filter cannot be understood.
 pub fn init_logs(config: &TelemetryConfig) -> Result<(), crate::ConfigError> {
-    let filter = EnvFilter::try_new(&config.log_filter)
-        .map_err(|error| crate::ConfigError::refused("telemetry.log_filter", error.to_string()))?;
+    let filter: Targets = config
+        .log_filter
+        .parse()
+        .map_err(|error| crate::ConfigError::refused("telemetry.log_filter", format!("{error}")))?;
     let registry = tracing_subscriber::registry().with(filter);
     let colours = std::io::stderr().is_terminal();
     // An error means that a subscriber is installed already, which is all that is wanted.
