@@ -1,6 +1,7 @@
 //! The processor in a process of its own: this program again, with other arguments.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
@@ -29,6 +30,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 const STALL_MAX: Duration = Duration::from_secs(120);
 /// How long the processor may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// Properties of librdkafka, as in `kafka.properties`.
+pub(crate) type Properties = BTreeMap<String, String>;
 
 /// A processor that runs.
 pub(crate) struct Drain {
@@ -63,10 +67,11 @@ impl Drain {
         brokers: &str,
         postgres: &PostgresConfig,
         batch: &BatchConfig,
+        properties: &Properties,
         home: &Path,
     ) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
-        command.args([COMMAND, brokers, postgres.url.expose(), &serde_json::to_string(batch)?]);
+        command.args([COMMAND, brokers, postgres.url.expose(), &serde_json::to_string(&(batch, properties))?]);
         let process = Process::spawn("processor", &command, &home.join("processor.log"))?;
         Ok(Self { process, connection: postgres.connect().await? })
     }
@@ -116,16 +121,18 @@ impl Drain {
 }
 
 /// Runs the processor until it is asked to end.
-pub(crate) async fn serve(brokers: &str, url: &str, batch: &str) -> anyhow::Result<()> {
+pub(crate) async fn serve(brokers: &str, url: &str, settings: &str) -> anyhow::Result<()> {
     telemetry::init_logs(&TelemetryConfig::default())?;
     let context = Context::new();
     context.shutdown.on_signals()?;
     // As in the service: its counters cost something too.
     let admin = AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
     admin::start(&admin, telemetry::metrics()?, &context).await?;
-    let kafka = KafkaConfig { brokers: brokers.to_owned(), ..super::stage::kafka_config() };
+    let (batch, properties): (BatchConfig, Properties) = serde_json::from_str(settings)?;
+    let properties = properties.into_iter().map(|(name, value)| (name, Secret::new(value))).collect();
+    let kafka = KafkaConfig { brokers: brokers.to_owned(), properties, ..super::stage::kafka_config() };
     let postgres = PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() };
-    let config = ProcessorConfig { batch: serde_json::from_str(batch)?, ..ProcessorConfig::default() };
+    let config = ProcessorConfig { batch, ..ProcessorConfig::default() };
     riverlock_processor::start(config, &kafka, &postgres, &context);
     if context.shutdown.wait(GRACE).await { Ok(()) } else { bail!("the processor failed") }
 }

@@ -1,4 +1,4 @@
-//! What it costs to bring events from Kafka into PostgreSQL. `make bench PART=processor` runs it.
+//! What it costs to bring events from Kafka into PostgreSQL. `make bench-processor` runs it.
 //!
 //! In one run, on one Apache Kafka and one PostgreSQL, in turn:
 //!
@@ -41,10 +41,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &[String]) -> anyhow::Result<()> {
-    if let [command, brokers, url, batch] = arguments
+    if let [command, brokers, url, settings] = arguments
         && command == drain::COMMAND
     {
-        return drain::serve(brokers, url, batch).await;
+        return drain::serve(brokers, url, settings).await;
     }
     let options = options(arguments)?;
     let mut stage = Stage::start(&options).await?;
@@ -56,7 +56,8 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
     stage.stop().await
 }
 
-/// Reads `--events N`, `--turn-events N`, `--rounds N`, `--partitions N`, `--batch N` and `--workers N`.
+/// Reads `--events N`, `--turn-events N`, `--rounds N`, `--partitions N`, `--batch N`, `--workers N` and
+/// `--property NAME=VALUE` (of librdkafka, as in `kafka.properties`).
 fn options(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options::default();
     let mut arguments = arguments.iter();
@@ -75,8 +76,14 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
                 options.batch.bytes_max = options.batch.records_max.saturating_mul(EVENT_BYTES);
             }
             "--workers" => options.batch.workers = number(value()?)?,
+            "--property" => {
+                let text = value()?;
+                let (key, value) =
+                    text.split_once('=').with_context(|| format!("--property is NAME=VALUE, not {text}"))?;
+                options.properties.insert(key.to_owned(), value.to_owned());
+            }
             other => bail!(
-                "unknown argument {other}; there are --events, --turn-events, --rounds, --partitions, --batch, --workers"
+                "unknown argument {other}; there are --events, --turn-events, --rounds, --partitions, --batch, --property, --workers"
             ),
         }
     }

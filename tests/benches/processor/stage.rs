@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     backlog::{self, Backlog},
-    drain::{Drain, Mark, Servers},
+    drain::{Drain, Mark, Properties, Servers},
     insert::Rows,
 };
 
@@ -36,12 +36,14 @@ pub(crate) struct Options {
     pub(crate) partitions: i32,
     /// How the processor reads.
     pub(crate) batch: BatchConfig,
+    /// Properties of its librdkafka.
+    pub(crate) properties: Properties,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (partitions, batch) = (KafkaConfig::default().partitions, BatchConfig::default());
-        Self { events: 1_000_000, turn_events: 150_000, rounds: 3, partitions, batch }
+        Self { events: 1_000_000, turn_events: 150_000, rounds: 3, partitions, batch, properties: Properties::new() }
     }
 }
 
@@ -57,6 +59,7 @@ pub(crate) struct Stage {
     kafka: Kafka,
     home: tempfile::TempDir,
     pub(crate) backlog: Backlog,
+    properties: Properties,
     rows: Option<Rows>,
 }
 
@@ -127,7 +130,8 @@ impl Stage {
         eprintln!("bench: writing {} events to Kafka", options.events);
         let events = options.events;
         let backlog = tokio::task::spawn_blocking(move || backlog::produce(&config, events)).await??;
-        let stage = Self { postgres, kafka, home, backlog, rows: None };
+        let properties = options.properties.clone();
+        let stage = Self { postgres, kafka, home, backlog, properties, rows: None };
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {TEMPLATE}"))).execute(&mut stage.admin().await?).await?;
         postgres::migrate(&mut stage.config(TEMPLATE).connect().await?).await?;
         Ok(stage)
@@ -179,7 +183,8 @@ impl Stage {
 
     async fn steps(&self, postgres: &PostgresConfig, batch: &BatchConfig) -> anyhow::Result<Vec<Mark>> {
         let servers = self.servers()?;
-        let mut drain = Drain::start(&self.kafka.bootstrap(), postgres, batch, self.home.path()).await?;
+        let mut drain =
+            Drain::start(&self.kafka.bootstrap(), postgres, batch, &self.properties, self.home.path()).await?;
         let mut marks = vec![drain.until(1, servers).await?];
         for step in 1..=STEPS {
             marks.push(drain.until(self.backlog.events * step / STEPS, servers).await?);
@@ -192,7 +197,8 @@ impl Stage {
     async fn drain(&self, database: &str, events: usize, batch: &BatchConfig) -> anyhow::Result<Drained> {
         let servers = self.servers()?;
         let postgres = self.create(database).await?;
-        let mut drain = Drain::start(&self.kafka.bootstrap(), &postgres, batch, self.home.path()).await?;
+        let mut drain =
+            Drain::start(&self.kafka.bootstrap(), &postgres, batch, &self.properties, self.home.path()).await?;
         let from = drain.until(1, servers).await?;
         let to = drain.until(from.records + events, servers).await?;
         drain.stop().await?;

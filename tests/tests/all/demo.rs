@@ -67,7 +67,7 @@ async fn an_interrupted_demo_ends_everything_that_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("demo.log");
     let mut command = Command::new(binary().unwrap());
-    command.args(["demo", "--orders", "5000", "--broker", "embedded"]);
+    command.args(["demo", "--orders", "1200", "--broker", "embedded"]);
     let demo = Process::spawn("demo", &command, &log).unwrap();
     let playing = || async { std::fs::read_to_string(&log).is_ok_and(|text| text.contains("playing")) };
     demo.until_ready(Duration::from_secs(60), playing).await.unwrap();
