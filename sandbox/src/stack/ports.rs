@@ -1,6 +1,5 @@
 //! Loopback ports.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -20,21 +19,33 @@ const BLOCKS: Range<u16> = 0..60;
 /// Where the first block begins.
 const FIRST_PORT: u16 = 20_000;
 
-/// This process's block: its guard, which is held for as long as the process lives, and the ports given out so far. Two
-/// tests that run side by side must not be given the same one before either listens.
-static BLOCK: Mutex<Option<(TcpListener, BTreeSet<u16>)>> = Mutex::new(None);
+/// This process's blocks. They are held for as long as the process lives, and a port is given out once only: two tests that
+/// run side by side must not be given the same one before either listens.
+static TAKEN: Mutex<Vec<Block>> = Mutex::new(Vec::new());
+
+/// A block of this process.
+struct Block {
+    /// Listens on the block's first port, so that no other process takes the block.
+    _guard: TcpListener,
+    /// The ports that were not given out yet.
+    left: Range<u16>,
+}
 
 /// The guard's port of a block.
 const fn guard_port(block: u16) -> u16 {
     FIRST_PORT + block / 10 * 2 * CONTROLLER_OFFSET + block % 10 * BLOCK_PORTS
 }
 
-/// Takes a block that no other process has.
-fn take_block() -> Result<TcpListener> {
+/// Takes a block that nobody has.
+fn take_block() -> Result<Block> {
     let mut blocks: Vec<u16> = BLOCKS.collect();
     fastrand::shuffle(&mut blocks);
-    let guard = |block: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, guard_port(block))).ok();
-    blocks.into_iter().find_map(guard).context("every block of ports is taken by another process")
+    let take = |block: u16| {
+        let first = guard_port(block);
+        let guard = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).ok()?;
+        Some(Block { _guard: guard, left: first + 1..first + BLOCK_PORTS })
+    };
+    blocks.into_iter().find_map(take).context("every block of ports is taken")
 }
 
 /// Finds `count` distinct loopback ports on which nobody listens, nor on the port [`CONTROLLER_OFFSET`] above each.
@@ -43,23 +54,15 @@ fn take_block() -> Result<TcpListener> {
 ///
 /// When there are not as many.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let mut block = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    if block.is_none() {
-        *block = Some((take_block()?, BTreeSet::new()));
-    }
-    let (guard, given) = block.as_mut().context("the block was just taken")?;
-    let first = guard.local_addr().context("reading the guard's port")?.port() + 1;
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut found = Vec::with_capacity(count);
-    for port in first..first + (BLOCK_PORTS - 1) {
-        if found.len() == count {
-            break;
-        }
-        if !given.contains(&port) && is_free(port) && is_free(port + CONTROLLER_OFFSET) {
-            given.insert(port);
-            found.push(port);
+    while found.len() < count {
+        match taken.last_mut().and_then(|block| block.left.next()) {
+            Some(port) if is_free(port) && is_free(port + CONTROLLER_OFFSET) => found.push(port),
+            Some(_) => {}
+            None => taken.push(take_block().with_context(|| format!("found only {} of {count} ports", found.len()))?),
         }
     }
-    ensure!(found.len() == count, "found only {} of {count} free ports from {first}", found.len());
     Ok(found)
 }
 
@@ -90,13 +93,16 @@ pub fn ensure_free(port: u16, for_what: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn ports_and_their_controllers_are_all_distinct() {
-        let ports = free_ports(50).unwrap();
+        // More than one block has.
+        let ports = free_ports(150).unwrap();
         let all: BTreeSet<u16> = ports.iter().flat_map(|port| [*port, port + CONTROLLER_OFFSET]).collect();
-        assert_eq!(all.len(), 100);
+        assert_eq!(all.len(), 300);
     }
 
     #[test]

@@ -236,7 +236,8 @@ async fn an_order_whose_record_is_gone_or_another_is_refused_and_left_as_it_is()
         &mut connection,
         format!(
             "UPDATE events SET body_sha256 = sha256('another') WHERE (topic_id, partition, record_offset) IN (
-                 SELECT topic_id, partition, record_offset FROM events WHERE order_id = '{id}' AND outcome = 'applied' LIMIT 1)"
+                 SELECT topic_id, partition, record_offset FROM events
+                 WHERE order_id = '{id}' AND outcome = 'applied' AND event_type NOT LIKE 'order.%.created' LIMIT 1)"
         ),
     )
     .await;
