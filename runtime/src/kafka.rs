@@ -202,7 +202,9 @@ impl KafkaConfig {
             .set("max.poll.interval.ms", "300000")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.wait.max.ms", "100")
-            .set("fetch.message.max.bytes", "4194304")
+            // Small pieces of every partition in turn: an order's events of different topics meet in one batch, and a consumer
+            // that is behind holds less.
+            .set("fetch.message.max.bytes", "262144")
             .set("queued.max.messages.kbytes", "32768")
             .set("check.crcs", "true")
             .set("enable.partition.eof", "false");
