@@ -1,8 +1,9 @@
 //! `riverlock dead-letters` on the command line.
 
-use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use riverlock_schemas::record::Position;
+
+use super::moment::Moment;
 
 /// What to do with dead letters.
 #[derive(Debug, Subcommand)]
@@ -43,10 +44,10 @@ pub struct FilterOptions {
     #[arg(long)]
     pub order: Option<String>,
     /// Those that died then or later: a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h
-    #[arg(long, value_parser = moment)]
+    #[arg(long)]
     pub since: Option<Moment>,
     /// Those that died before: a time, or how long ago
-    #[arg(long, value_parser = moment)]
+    #[arg(long)]
     pub until: Option<Moment>,
 }
 
@@ -147,26 +148,6 @@ impl std::fmt::Display for Named {
     }
 }
 
-/// A time, as it is typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// A time of day.
-    At(DateTime<Utc>),
-    /// So long ago.
-    Ago(TimeDelta),
-}
-
-impl Moment {
-    /// The time that is meant.
-    #[must_use]
-    pub fn resolve(self, now: DateTime<Utc>) -> DateTime<Utc> {
-        match self {
-            Self::At(time) => time,
-            Self::Ago(ago) => now.checked_sub_signed(ago).unwrap_or(DateTime::UNIX_EPOCH),
-        }
-    }
-}
-
 /// What has the shape of a position is one; all else is an event's id.
 fn named(text: &str) -> Result<Named, std::convert::Infallible> {
     let position = || {
@@ -175,15 +156,6 @@ fn named(text: &str) -> Result<Named, std::convert::Infallible> {
         Some(Position { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? })
     };
     Ok(position().map_or_else(|| Named::Event(text.to_owned()), Named::Position))
-}
-
-fn moment(text: &str) -> Result<Moment, String> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(Moment::At(time.to_utc()));
-    }
-    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
-    ago.map(Moment::Ago)
-        .ok_or_else(|| "expected a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h".to_owned())
 }
 
 #[cfg(test)]
@@ -198,13 +170,5 @@ mod tests {
         for id in ["6e5bf525-3907", "a[1]", "x[one]@2", "unreadable:riverlock.raw.other[0]@x"] {
             assert_eq!(named(id), Ok(Named::Event(id.to_owned())));
         }
-    }
-
-    #[test]
-    fn a_moment_is_a_time_or_how_long_ago() {
-        let now = DateTime::parse_from_rfc3339("2026-01-31T09:00:00Z").unwrap().to_utc();
-        assert_eq!(moment("2026-01-31T10:00:00+01:00").unwrap().resolve(now), now);
-        assert_eq!(moment("2h").unwrap().resolve(now), now - TimeDelta::hours(2));
-        assert!(moment("yesterday").is_err());
     }
 }

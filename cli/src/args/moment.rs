@@ -14,12 +14,18 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// Which time that is.
+    /// Which time that is; 1970 for what is longer ago than there are times.
     #[must_use]
     pub fn at(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.checked_at(now).unwrap_or(DateTime::UNIX_EPOCH)
+    }
+
+    /// Which time that is; none for what is longer ago than there are times.
+    #[must_use]
+    pub fn checked_at(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self {
-            Self::At(time) => time,
-            Self::Ago(ago) => now.checked_sub_signed(ago).unwrap_or(DateTime::<Utc>::MIN_UTC),
+            Self::At(time) => Some(time),
+            Self::Ago(ago) => now.checked_sub_signed(ago),
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use riverlock_ledger::replay;
+
+use super::moment::Moment;
 
 /// What is replayed, and whether it is done.
 #[derive(Debug, Args)]
@@ -53,10 +54,10 @@ pub struct SelectionOptions {
     #[arg(long, value_parser = offsets, value_name = "FIRST..END", requires_all = ["topic", "partition"])]
     pub offsets: Option<Offsets>,
     /// Records that Kafka took at this time or later: 2026-01-31T08:00:00Z, or 24h for 24 hours ago
-    #[arg(long, value_parser = moment, value_name = "TIME")]
+    #[arg(long, value_name = "TIME")]
     pub from: Option<Moment>,
     /// Records that Kafka took before this time
-    #[arg(long, value_parser = moment, value_name = "TIME")]
+    #[arg(long, value_name = "TIME")]
     pub until: Option<Moment>,
     /// Records about this order; may be given again
     #[arg(long, value_name = "ORDER-ID")]
@@ -84,39 +85,10 @@ pub enum ReplayCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets(pub i64, pub i64);
 
-/// A time, as an engineer says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// By the calendar.
-    At(DateTime<Utc>),
-    /// So long ago.
-    Ago(TimeDelta),
-}
-
-impl Moment {
-    /// The time that is meant; `None` where it is older than times are.
-    #[must_use]
-    pub fn before(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        match self {
-            Self::At(time) => Some(time),
-            Self::Ago(ago) => now.checked_sub_signed(ago),
-        }
-    }
-}
-
 fn offsets(text: &str) -> Result<Offsets, String> {
     let parse = |text: &str| text.trim().parse::<i64>().map_err(|_| format!("`{text}` is no offset"));
     let (first, end) = text.split_once("..").ok_or("expected FIRST..END, for example 100..200")?;
     Ok(Offsets(parse(first)?, parse(end)?))
-}
-
-fn moment(text: &str) -> Result<Moment, String> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(Moment::At(time.to_utc()));
-    }
-    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
-    ago.map(Moment::Ago)
-        .ok_or_else(|| "expected a time such as 2026-01-31T08:00:00Z, or how long ago such as 24h".to_owned())
 }
 
 #[cfg(test)]
@@ -124,11 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_offsets_are_read_and_nonsense_is_refused() {
-        assert_eq!(moment("24h"), Ok(Moment::Ago(TimeDelta::hours(24))));
-        let time = moment("2026-01-31T08:00:00+01:00").unwrap().before(DateTime::UNIX_EPOCH).unwrap();
-        assert_eq!(time.to_rfc3339(), "2026-01-31T07:00:00+00:00");
-        assert!(moment("yesterday").is_err());
+    fn offsets_are_read_and_nonsense_is_refused() {
         assert_eq!(offsets("5..9"), Ok(Offsets(5, 9)));
         assert!(offsets("5-9").is_err() && offsets("a..9").is_err());
     }

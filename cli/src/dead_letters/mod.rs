@@ -53,8 +53,8 @@ fn filter(options: FilterOptions) -> Filter {
         topic: options.topic,
         event_type: options.event_type,
         order_id: options.order,
-        since: options.since.map(|moment| moment.resolve(now)),
-        until: options.until.map(|moment| moment.resolve(now)),
+        since: options.since.map(|moment| moment.at(now)),
+        until: options.until.map(|moment| moment.at(now)),
     }
 }
 

@@ -84,8 +84,8 @@ pub fn consumers(config: &Config) -> [Consumer; 2] {
 
 fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
     let now = SystemClock.now();
-    let moment = |moment: Option<crate::args::replay::Moment>| {
-        let time = moment.map(|moment| moment.before(now).map(to_micros).context("that is too long ago"));
+    let moment = |moment: Option<crate::args::moment::Moment>| {
+        let time = moment.map(|moment| moment.checked_at(now).map(to_micros).context("that is too long ago"));
         time.transpose()
     };
     let selection = Selection {
