@@ -1,4 +1,7 @@
-use std::time::Duration;
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use riverlock_runtime::Secret;
 
@@ -139,4 +142,33 @@ fn a_client_is_found_only_with_all_that_is_configured_for_it() {
         assert_eq!(find(id, &["x", secret], grant), expected, "any of the readings of a secret counts");
     }
     assert_eq!(find("plain", &[], Grant::ClientCredentials), Err(GrantError::Client));
+}
+
+#[test]
+fn a_refusal_takes_as_long_whatever_is_wrong() {
+    let user = Some(("river", "password and token"));
+    let clients: Vec<Client> =
+        (0..8).map(|i| Client::new("main", &config(&format!("client {i}"), user), &oauth(&[KEY]))).collect();
+    let cases = [
+        ("client x", "secret of client 0", "password and token"),
+        ("client 0", "secret of client x", "password and token"),
+        ("client 7", "secret of client x", "password and token"),
+        ("client 0", "secret of client 0", "password and tokens"),
+        ("client 7", "secret of client 7", "password and tokens"),
+    ];
+    let mut least = [Duration::MAX; 5];
+    for _ in 0..500 {
+        for ((id, secret, password), least) in cases.iter().zip(&mut least) {
+            let started = Instant::now();
+            for _ in 0..8 {
+                let grant = Grant::Password { username: "river", password };
+                assert!(black_box(Client::find(clients.iter(), black_box(id), &[secret], grant)).is_err());
+            }
+            // The least of many: what else runs on the machine only ever adds.
+            *least = started.elapsed().min(*least);
+        }
+    }
+    let (fastest, slowest) = (least.iter().min().unwrap(), least.iter().max().unwrap());
+    // Who stopped at the client that fits, or before the user is compared, would be faster by more.
+    assert!(*slowest < fastest.mul_f64(1.1), "{least:?}");
 }
