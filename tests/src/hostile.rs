@@ -31,10 +31,13 @@ pub fn corpus() -> Vec<Hostile> {
         (event("h7", "order.accepted", r#"{"id":"o7","state":1,"state":2}"#), "dead", Some("shape")),
         (event("h8", "order.accepted", r#"{"id":"o8","email":"\ud800","shipTo":{"name":"\ud800"}}"#), "dead", Some("shape")),
         (br#"{"id":"h9","type":"order.accepted","createdTime":"2026-01-01T00:00:00Z","data":{"object":{"id":"o9"}}}"#.to_vec(), "dead", Some("live_mode")),
+        (event("h10", "order.accepted", r#"{"id":"o10","items":[{"id":"l\u0000"}]}"#), "dead", Some("line_id")),
+        (event("h11", "order.accepted", r#"{"id":"o11","items":[{"id":"l\ud800"}]}"#), "dead", Some("shape")),
         (event("i1", "payout.created", "null"), "ignored", Some("unhandled_type")),
         (event("i2", "order.teleported\\u0000", r#"{"id":"\u0000"}"#), "ignored", Some("unhandled_type")),
         (event("a1", "order.accepted", &format!(r#"{{"id":"deep","extra":{deep}}}"#)), "applied", None),
         (event("a2", "order.accepted", r#"{"id":"nul","currency":"\u0000","state":"\u0000","shipTo":{"name":"\u0000"},"stateTransitions":{"\u0000":"2026-01-01T00:00:00Z"},"items":[{"id":"l","skuId":"\u0000"}]}"#), "applied", None),
+        (event("a4", "order.accepted", r#"{"id":"quoted","items":[{"id":"\"\\\ufffe\ud83d\ude00\u2028","skuId":"\uffff","state":"\ud83d\ude00","quantity":"1e9","stateTransitions":{"created":"2026-12-31T23:59:60.1234567Z"}},{"id":"snapshot"}]}"#), "applied", None),
         (event("a3", "order.accepted", r#"{"id":"times","updatedTime":"9999-12-31T23:59:59.999999999Z","stateTransitions":{"accepted":"0001-01-01T00:00:00Z"}}"#), "applied", None),
     ];
     let hostile = |(body, outcome, reason)| Hostile { body, outcome, reason, is_event: reason != Some("envelope") };

@@ -115,7 +115,6 @@ pub async fn state(connection: &mut PgConnection) -> anyhow::Result<String> {
     let mut state = String::new();
     for (table, query) in [
         ("orders", "SELECT to_jsonb(t) - '{version,first_seen_at,changed_at}'::text[] AS row FROM orders t"),
-        ("order_lines", "SELECT to_jsonb(t) AS row FROM order_lines t"),
         ("charge_operations", "SELECT to_jsonb(t) AS row FROM charge_operations t"),
         ("shipments", "SELECT to_jsonb(t) AS row FROM shipments t"),
         (

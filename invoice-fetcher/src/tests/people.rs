@@ -108,8 +108,8 @@ async fn order(database: &Database, number: u128, live: bool, details: &str, com
     let status = if complete_at.is_some() { "complete" } else { "ready" };
     sqlx::query(
         "INSERT INTO orders (order_id, live_mode, version, status, seen, accepted_at, complete_at, unknown_states, conflicted,
-                             snapshot_event_id, details)
-         VALUES ($1, $2, 1, $3, '{}', $4, $5, '{}', false, 'e', $6::jsonb)",
+                             snapshot_event_id, details, lines)
+         VALUES ($1, $2, 1, $3, '{}', $4, $5, '{}', false, 'e', $6::jsonb, '{}')",
     )
     .bind(format!("order-{number}"))
     .bind(live)

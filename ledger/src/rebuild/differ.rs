@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{events, tables::Rule};
 
@@ -32,11 +32,11 @@ pub struct Difference {
     pub changes: Vec<Change>,
 }
 
-/// A column that differs.
+/// A column that differs, or a member of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
-    /// The column.
+    /// The column; what is in it, after a point.
     pub column: String,
     /// What is live.
     pub live: String,
@@ -110,8 +110,46 @@ fn columns(live: &[Value], rebuilt: &[Value]) -> Vec<Change> {
             rebuilt: only(rebuilt, live).join(" "),
         }];
     };
+    let mut changes = Vec::new();
+    members("", live, rebuilt, &mut changes);
+    changes
+}
+
+/// What differs between two objects. Of a column that is itself an object, an order's lines for example, only that is told
+/// which differs in it.
+fn members(of: &str, live: &Map<String, Value>, rebuilt: &Map<String, Value>, changes: &mut Vec<Change>) {
     let names: BTreeSet<&String> = live.keys().chain(rebuilt.keys()).collect();
-    let differing = names.into_iter().filter(|name| live.get(*name) != rebuilt.get(*name));
-    let show = |row: &serde_json::Map<String, Value>, name: &String| row.get(name).unwrap_or(&Value::Null).clone();
-    differing.map(|name| Change::new(name, &show(live, name), &show(rebuilt, name))).collect()
+    for name in names {
+        let (path, live, rebuilt) = (format!("{of}{name}"), live.get(name), rebuilt.get(name));
+        match (live, rebuilt) {
+            _ if live == rebuilt => {}
+            (Some(Value::Object(live)), Some(Value::Object(rebuilt))) => {
+                members(&format!("{path}."), live, rebuilt, changes);
+            }
+            _ => changes.push(Change::new(&path, live.unwrap_or(&Value::Null), rebuilt.unwrap_or(&Value::Null))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_column_that_is_an_object_only_what_differs_is_told() {
+        let group = |row: &str| Some(Group { key: "o\u{1f}false".to_owned(), rows: vec![row.to_owned()] });
+        let live = r#"{"status":"ready","details":{"a":1},"lines":{"l":{"quantity":3,"state":"paid"},"ghost":{}}}"#;
+        let rebuilt =
+            r#"{"status":"ready","details":null,"lines":{"l":{"quantity":2,"state":"paid"},"m":{"quantity":1}}}"#;
+        let difference = differences("orders", Rule::Row, group(live), group(rebuilt)).unwrap();
+        assert_eq!(
+            difference.to_string(),
+            "orders o/false
+    details: live {\"a\":1}, rebuilt null
+    lines.ghost: live {}, rebuilt null
+    lines.l.quantity: live 3, rebuilt 2
+    lines.m: live null, rebuilt {\"quantity\":1}"
+        );
+        assert_eq!(differences("orders", Rule::Row, group(live), group(live)), None);
+    }
 }

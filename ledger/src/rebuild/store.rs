@@ -116,7 +116,7 @@ pub(super) async fn try_lock(connection: &mut PgConnection, id: i64) -> Result<b
     Ok(lock.fetch_one(connection).await?)
 }
 
-/// The statements that give others the same rights to `to` and its tables as they have to `from`.
+/// The statements that give others the same rights to `to`, its tables and its views as they have to `from`.
 pub(super) async fn grants(connection: &mut PgConnection, from: &str, to: &str) -> Result<Vec<String>, Error> {
     let statements = sqlx::query_scalar!(
         r#"-- schema_grants
@@ -130,7 +130,7 @@ pub(super) async fn grants(connection: &mut PgConnection, from: &str, to: &str) 
                       CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
                       CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
-               WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND a.grantee <> c.relowner
+               WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v') AND a.grantee <> c.relowner
            ) g"#,
         from,
         to

@@ -1,6 +1,9 @@
 //! How an order as it is stored differs from what its events say. Pure.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use riverlock_schemas::Mode;
 use serde::Serialize;
@@ -8,6 +11,9 @@ use serde_json::{Map, Value};
 
 use super::store::{ORDERS, Part, Rows};
 use crate::domain::OrderKey;
+
+/// The column of `orders` that holds the lines.
+const LINES: &str = "lines";
 
 /// An order that is stored otherwise than its events say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,9 +35,9 @@ pub struct OrderDiff {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
-    /// The table and, where an order has several rows in it, the row.
+    /// The table and, where an order has several rows in it, the row. A line of the order is told as a row of `order_lines`.
     pub row: String,
-    /// The column; `None` when the whole row is missing on one side.
+    /// The column, or what a line calls it; `None` when the whole row is missing on one side.
     pub column: Option<String>,
     /// What is stored.
     pub stored: Value,
@@ -75,9 +81,53 @@ fn changes_of(part: &Part, stored: Option<&Vec<String>>, refolded: Option<&Vec<S
     if stored == refolded {
         return Vec::new();
     }
-    let (stored, refolded) = (by_key(part, stored), by_key(part, refolded));
+    let (stored, refolded) = (Named::new(part, stored), Named::new(part, refolded));
+    let mut changes = between(&stored.rows, &refolded.rows);
+    changes.extend(between(&stored.lines, &refolded.lines));
+    changes
+}
+
+/// Rows by what they are called.
+type ByName = BTreeMap<String, Map<String, Value>>;
+
+/// An order's rows in one table; its lines, which lie in its own row, apart.
+#[derive(Default)]
+struct Named {
+    rows: ByName,
+    lines: ByName,
+}
+
+impl Named {
+    fn new(part: &Part, rows: Option<&Vec<String>>) -> Self {
+        let mut named = Self::default();
+        for row in rows.into_iter().flatten() {
+            let mut row: Map<String, Value> = serde_json::from_str(row).unwrap_or_default();
+            if part.table != ORDERS {
+                let key = part.key.iter().map(|column| row.get(column).map_or_else(String::new, show));
+                let name = format!("{}[{}]", part.table, key.collect::<Vec<_>>().join("/"));
+                named.rows.insert(name, row);
+                continue;
+            }
+            // The table takes nothing but an object.
+            if let Some(Value::Object(lines)) = row.remove(LINES) {
+                let line = |(line_id, line)| {
+                    (format!("order_lines[{line_id}]"), serde_json::from_value(line).unwrap_or_default())
+                };
+                named.lines.extend(lines.into_iter().map(line));
+            }
+            named.rows.insert(ORDERS.to_owned(), row);
+        }
+        named
+    }
+}
+
+fn show(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn between(stored: &ByName, refolded: &ByName) -> Vec<Change> {
     let mut changes = Vec::new();
-    for (row, before) in &stored {
+    for (row, before) in stored {
         match refolded.get(row) {
             Some(after) => changes.extend(columns(row, before, after)),
             None => changes.push(whole(row, Some(before), None)),
@@ -88,29 +138,15 @@ fn changes_of(part: &Part, stored: Option<&Vec<String>>, refolded: Option<&Vec<S
     changes
 }
 
-/// Rows by what they are called.
-fn by_key(part: &Part, rows: Option<&Vec<String>>) -> BTreeMap<String, Map<String, Value>> {
-    let parsed = rows.into_iter().flatten().map(|row| serde_json::from_str(row).unwrap_or_default());
-    let name = |row: &Map<String, Value>| {
-        let key = part.key.iter().map(|column| row.get(column).map_or_else(String::new, show)).collect::<Vec<_>>();
-        if part.table == ORDERS { ORDERS.to_owned() } else { format!("{}[{}]", part.table, key.join("/")) }
-    };
-    parsed.map(|row: Map<String, Value>| (name(&row), row)).collect()
-}
-
-fn show(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 fn columns(row: &str, stored: &Map<String, Value>, refolded: &Map<String, Value>) -> Vec<Change> {
-    let differing = stored.iter().filter(|(column, value)| refolded.get(*column) != Some(value));
-    let change = |(column, value): (&String, &Value)| Change {
+    let names: BTreeSet<&String> = stored.keys().chain(refolded.keys()).collect();
+    let change = |column: &String| Change {
         row: row.to_owned(),
         column: Some(column.clone()),
-        stored: value.clone(),
+        stored: stored.get(column).cloned().unwrap_or_default(),
         refolded: refolded.get(column).cloned().unwrap_or_default(),
     };
-    differing.map(change).collect()
+    names.into_iter().filter(|name| stored.get(*name) != refolded.get(*name)).map(change).collect()
 }
 
 fn whole(row: &str, stored: Option<&Map<String, Value>>, refolded: Option<&Map<String, Value>>) -> Change {

@@ -1,5 +1,6 @@
 //! The orders' tables.
 
+mod lines;
 mod list;
 mod parts;
 mod read;

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::{
-    LineId, Mode, OrderId,
-    order_event::{LineDetails, OrderDetails},
-    order_state::{LineState, OrderState},
-};
-use sqlx::PgConnection;
+use riverlock_schemas::{Mode, OrderId, order_state::OrderState};
+use sqlx::{PgConnection, types::Json};
 
-use super::parts;
-use crate::domain::{Facts, LineFacts, OrderKey, Snapshot, Stamp};
+use super::{
+    lines::{self, Lines},
+    parts,
+};
+use crate::domain::{Facts, OrderKey, Snapshot, Stamp};
 
 /// Separates the items of a list that travels as one text; no item holds a control character.
 const SEPARATOR: &str = "\u{1f}";
@@ -47,11 +46,11 @@ pub(crate) async fn lock(
     let rows = sqlx::query_file_as!(OrderRow, "src/store/orders_lock.sql", &order_ids as _, &live_modes)
         .fetch_all(&mut *connection)
         .await?;
-    with_lines(connection, rows, keys).await
+    with_parts(connection, rows).await
 }
 
-/// Reads the orders without locking them: whoever only looks must not keep a batch waiting. The lines may be newer than
-/// the order.
+/// Reads the orders without locking them: whoever only looks must not keep a batch waiting. Charges and shipments may be
+/// newer than the order.
 ///
 /// # Errors
 /// When PostgreSQL refuses, or a row cannot be understood.
@@ -63,41 +62,20 @@ pub(crate) async fn read(
     let rows = sqlx::query_file_as!(OrderRow, "src/store/orders_read.sql", &order_ids as _, &live_modes)
         .fetch_all(&mut *connection)
         .await?;
-    with_lines(connection, rows, keys).await
+    with_parts(connection, rows).await
 }
 
 fn columns(keys: &[OrderKey]) -> (Vec<&str>, Vec<bool>) {
     keys.iter().map(|key| (key.order_id.as_str(), key.mode.is_live())).unzip()
 }
 
-async fn with_lines(
-    connection: &mut PgConnection,
-    rows: Vec<OrderRow>,
-    keys: &[OrderKey],
-) -> Result<BTreeMap<OrderKey, Stored>, Error> {
-    let mut orders = BTreeMap::new();
-    for row in rows {
-        let (key, stored) = row.into_stored()?;
-        orders.insert(key, stored);
-    }
-    if orders.is_empty() {
-        return Ok(orders);
-    }
-    let (order_ids, live_modes) = columns(keys);
-    let rows = sqlx::query_file_as!(LineRow, "src/store/order_lines_read.sql", &order_ids as _, &live_modes)
-        .fetch_all(&mut *connection)
-        .await?;
-    for row in rows {
-        let (key, line_id, line) = row.into_line()?;
-        if let Some(order) = orders.get_mut(&key) {
-            order.facts.lines.insert(line_id, line);
-        }
-    }
+async fn with_parts(connection: &mut PgConnection, rows: Vec<OrderRow>) -> Result<BTreeMap<OrderKey, Stored>, Error> {
+    let mut orders = rows.into_iter().map(OrderRow::into_stored).collect::<Result<_, _>>()?;
     parts::read(connection, &mut orders).await?;
     Ok(orders)
 }
 
-/// Writes the orders and those of their lines that changed.
+/// Writes the orders, and those of their charges and shipments that changed.
 ///
 /// # Errors
 /// When PostgreSQL refuses, or another transaction made one of the orders first.
@@ -128,7 +106,8 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
         &facts().map(|facts| facts.snapshot.stamp.updated_at).collect::<Vec<_>>() as _,
         &facts().map(|facts| facts.snapshot.stamp.created_at).collect::<Vec<_>>() as _,
         &facts().map(|facts| facts.snapshot.stamp.event_id.as_str()).collect::<Vec<_>>() as _,
-        &facts().map(|facts| json(&facts.snapshot.content)).collect::<Vec<_>>(),
+        &facts().map(|facts| Json(&facts.snapshot.content)).collect::<Vec<_>>() as _,
+        &facts().map(|facts| Json(Lines(facts))).collect::<Vec<_>>() as _,
         now,
     )
     .execute(&mut *connection)
@@ -136,53 +115,11 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
     if written.rows_affected() != changes.len() as u64 {
         return Err(Error::LostRace("an order"));
     }
-    write_lines(connection, changes).await?;
     parts::write(connection, changes).await
-}
-
-async fn write_lines(connection: &mut PgConnection, changes: &[Change]) -> Result<(), Error> {
-    let lines: Vec<(&OrderKey, &LineId, &LineFacts)> = changes
-        .iter()
-        .flat_map(|change| change.after.lines.iter().map(move |(line_id, line)| (change, line_id, line)))
-        .filter(|(change, line_id, line)| change.before.lines.get(line_id) != Some(line))
-        .map(|(change, line_id, line)| (&change.key, line_id, line))
-        .collect();
-    if lines.is_empty() {
-        return Ok(());
-    }
-    let facts = || lines.iter().map(|(_, _, line)| *line);
-    let reached = |state: LineState| facts().map(|line| line.transitions.get(&state).copied()).collect::<Vec<Time>>();
-    let details = || facts().map(|line| &line.snapshot.content);
-    sqlx::query_file!(
-        "src/store/order_lines_write.sql",
-        &lines.iter().map(|(key, _, _)| key.order_id.as_str()).collect::<Vec<_>>() as _,
-        &lines.iter().map(|(key, _, _)| key.mode.is_live()).collect::<Vec<_>>(),
-        &lines.iter().map(|(_, line_id, _)| line_id.as_str()).collect::<Vec<_>>() as _,
-        &reached(LineState::Created) as _,
-        &reached(LineState::Fulfilled) as _,
-        &reached(LineState::Paid) as _,
-        &reached(LineState::Cancelled) as _,
-        &reached(LineState::Blocked) as _,
-        &reached(LineState::Returned) as _,
-        &facts().map(|line| line.snapshot.stamp.updated_at).collect::<Vec<_>>() as _,
-        &facts().map(|line| line.snapshot.stamp.created_at).collect::<Vec<_>>() as _,
-        &facts().map(|line| line.snapshot.stamp.event_id.as_str()).collect::<Vec<_>>() as _,
-        &details().map(|details| details.state.as_deref()).collect::<Vec<_>>() as _,
-        &details().map(|details| details.sku_id.as_deref()).collect::<Vec<_>>() as _,
-        &details().map(|details| details.quantity).collect::<Vec<_>>() as _,
-        &details().map(|details| details.physical).collect::<Vec<_>>() as _,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 fn join(items: &BTreeSet<String>) -> String {
     items.iter().map(String::as_str).collect::<Vec<_>>().join(SEPARATOR)
-}
-
-fn json(details: &OrderDetails) -> serde_json::Value {
-    serde_json::to_value(details).expect("a struct of texts and numbers always serializes")
 }
 
 struct OrderRow {
@@ -204,7 +141,9 @@ struct OrderRow {
     snapshot_updated_at: Time,
     snapshot_created_at: Time,
     snapshot_event_id: String,
-    details: serde_json::Value,
+    /// JSON, as the lines: read here, so that an error can name the order.
+    details: String,
+    lines: String,
 }
 
 impl OrderRow {
@@ -212,7 +151,7 @@ impl OrderRow {
         let id = self.order_id.clone();
         let inconsistent = |reason: String| Error::Inconsistent { table: "orders", id: id.clone(), reason };
         let key = key(self.order_id, self.live_mode).map_err(inconsistent)?;
-        let content = serde_json::from_value(self.details).map_err(|error| inconsistent(error.to_string()))?;
+        let content = serde_json::from_str(&self.details).map_err(|error| inconsistent(error.to_string()))?;
         let transitions = [
             (OrderState::PendingPayment, self.pending_payment_at),
             (OrderState::InReview, self.in_review_at),
@@ -229,59 +168,17 @@ impl OrderRow {
             created_at: self.snapshot_created_at,
             event_id: self.snapshot_event_id,
         };
+        let lines = lines::parse(&self.lines, &stamp).map_err(|error| inconsistent(format!("the lines: {error}")))?;
         let facts = Facts {
             seen: self.seen.into_iter().collect(),
             transitions: known(transitions),
             unknown_states: self.unknown_states.into_iter().collect(),
             conflicted: self.conflicted,
             snapshot: Snapshot { stamp, content },
+            lines,
             ..Facts::default()
         };
         Ok((key, Stored { version: self.version, facts }))
-    }
-}
-
-struct LineRow {
-    order_id: String,
-    live_mode: bool,
-    line_id: String,
-    created_at: Time,
-    fulfilled_at: Time,
-    paid_at: Time,
-    cancelled_at: Time,
-    blocked_at: Time,
-    returned_at: Time,
-    snapshot_updated_at: Time,
-    snapshot_created_at: Time,
-    snapshot_event_id: String,
-    state: Option<String>,
-    sku_id: Option<String>,
-    quantity: Option<i64>,
-    physical: Option<bool>,
-}
-
-impl LineRow {
-    fn into_line(self) -> Result<(OrderKey, LineId, LineFacts), Error> {
-        let id = format!("{}/{}", self.order_id, self.line_id);
-        let inconsistent = |reason: String| Error::Inconsistent { table: "order_lines", id: id.clone(), reason };
-        let key = key(self.order_id, self.live_mode).map_err(inconsistent)?;
-        let line_id = LineId::parse(self.line_id).map_err(|error| inconsistent(format!("the line id {error}")))?;
-        let transitions = [
-            (LineState::Created, self.created_at),
-            (LineState::Fulfilled, self.fulfilled_at),
-            (LineState::Paid, self.paid_at),
-            (LineState::Cancelled, self.cancelled_at),
-            (LineState::Blocked, self.blocked_at),
-            (LineState::Returned, self.returned_at),
-        ];
-        let stamp = Stamp {
-            updated_at: self.snapshot_updated_at,
-            created_at: self.snapshot_created_at,
-            event_id: self.snapshot_event_id,
-        };
-        let content =
-            LineDetails { state: self.state, sku_id: self.sku_id, quantity: self.quantity, physical: self.physical };
-        Ok((key, line_id, LineFacts { transitions: known(transitions), snapshot: Snapshot { stamp, content } }))
     }
 }
 
@@ -290,6 +187,6 @@ pub(super) fn key(order_id: String, live_mode: bool) -> Result<OrderKey, String>
     Ok(OrderKey { order_id, mode: Mode::from_live(live_mode) })
 }
 
-fn known<S: Ord>(transitions: impl IntoIterator<Item = (S, Time)>) -> BTreeMap<S, DateTime<Utc>> {
+pub(super) fn known<S: Ord>(transitions: impl IntoIterator<Item = (S, Time)>) -> BTreeMap<S, DateTime<Utc>> {
     transitions.into_iter().filter_map(|(state, time)| Some((state, time?))).collect()
 }

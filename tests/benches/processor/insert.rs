@@ -78,12 +78,7 @@ impl Rows {
         );
         let of_order = |table: &str| format!("SELECT * FROM {table} JOIN batch_of_order USING (order_id, live_mode)");
         let mut tables = HashMap::new();
-        for (table, rows) in [
-            ("events", of_event),
-            ("orders", of_order("orders")),
-            ("order_lines", of_order("order_lines")),
-            ("outbox", of_order("outbox")),
-        ] {
+        for (table, rows) in [("events", of_event), ("orders", of_order("orders")), ("outbox", of_order("outbox"))] {
             tables.insert(table, Table::read(connection, table, &rows, batches).await?);
         }
         Ok(Self { events, batches, tables: Arc::new(tables) })

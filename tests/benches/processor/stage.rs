@@ -153,7 +153,7 @@ impl Stage {
                 self.rows = Some(Rows::read(&mut connection, options.batch.records_max).await?);
             }
             let audit_rows = self.insert(&["events"], &options.batch).await?;
-            let all_rows = self.insert(&["events", "orders", "order_lines", "outbox"], &options.batch).await?;
+            let all_rows = self.insert(&["events", "orders", "outbox"], &options.batch).await?;
             let one = BatchConfig { records_max: 1, ..options.batch.clone() };
             let single = self.drain("bench_single", options.turn_events / SINGLE_EVENTS_DIVISOR, &one).await?;
             eprintln!(

@@ -53,9 +53,9 @@ impl Desk {
         .unwrap();
         sqlx::query(
             "INSERT INTO orders (order_id, live_mode, version, status, seen, complete_at, unknown_states, conflicted,
-                                 snapshot_event_id, details)
+                                 snapshot_event_id, details, lines)
              VALUES ('o-2', false, 1, 'complete', '{}', now() - interval '2 days', '{}', false, 'e',
-                     '{\"totalAmount\": \"27.10\", \"currency\": \"EUR\"}')",
+                     '{\"totalAmount\": \"27.10\", \"currency\": \"EUR\"}', '{}')",
         )
         .execute(&mut connection)
         .await

@@ -12,6 +12,7 @@ mod dead_letters;
 mod demo;
 mod invoices;
 mod ledger;
+mod migrations;
 mod order_api;
 mod outage;
 mod proof;

@@ -28,8 +28,8 @@ const COMMIT_LOCK: i64 = 4_711;
 /// Where a processor is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CrashPoint {
-    /// Before this statement of a batch's transaction has changed this table; what comes before it is done.
-    Statement { table: &'static str, name: &'static str },
+    /// Before this statement of a batch's transaction has locked or changed rows of this table; what comes before it is done.
+    Statement { table: &'static str, lock: &'static str, name: &'static str },
     /// When everything is done but the commit.
     Commit,
     /// When PostgreSQL has a batch and Kafka has not been told.
@@ -38,12 +38,17 @@ enum CrashPoint {
     Rebalance,
 }
 
+/// Lets others read and lock rows, but not change them.
+const CHANGES: &str = "SHARE";
+/// Lets others read, but neither lock nor change rows. Both let them read, so that processors can start.
+const LOCKS: &str = "EXCLUSIVE";
+
 const CRASH_POINTS: [CrashPoint; 8] = [
-    CrashPoint::Statement { table: "events", name: "events_add" },
-    CrashPoint::Statement { table: "orders", name: "orders_lock" },
-    CrashPoint::Statement { table: "order_lines", name: "order_lines_write" },
-    CrashPoint::Statement { table: "outbox", name: "outbox_add" },
-    CrashPoint::Statement { table: "consumer_offsets", name: "consumer_offsets_advance" },
+    CrashPoint::Statement { table: "events", lock: CHANGES, name: "events_add" },
+    CrashPoint::Statement { table: "orders", lock: LOCKS, name: "orders_lock" },
+    CrashPoint::Statement { table: "orders", lock: CHANGES, name: "orders_write" },
+    CrashPoint::Statement { table: "outbox", lock: CHANGES, name: "outbox_add" },
+    CrashPoint::Statement { table: "consumer_offsets", lock: CHANGES, name: "consumer_offsets_advance" },
     CrashPoint::Commit,
     CrashPoint::BetweenCommits,
     CrashPoint::Rebalance,
@@ -139,9 +144,8 @@ impl<'a> Processors<'a> {
         let before = read(&mut holder).await?;
         self.until_read_more_than(before).await?;
         match point {
-            CrashPoint::Statement { table, name } => {
-                // Reading goes on, so that processors can start.
-                let lock = format!("BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE");
+            CrashPoint::Statement { table, lock, name } => {
+                let lock = format!("BEGIN; LOCK TABLE {table} IN {lock} MODE");
                 sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await?;
                 let port = self.until_waiting(&format!("-- {name}%")).await?;
                 self.kill(Some(port)).await?;

@@ -1,0 +1,108 @@
+//! Migrations of a database that has orders in it.
+
+use riverlock_ledger::{batch, postgres};
+use riverlock_tests::{Database, events, hostile, lives, now, record, state};
+use sqlx::PgConnection;
+
+use crate::raw::{event, execute, orders, value};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../schemas/migrations");
+
+/// The schema with the tables as they were.
+const FORMER: &str = "former";
+/// The last migration with a table of lines.
+const WITH_LINES: i64 = 9;
+
+/// An order whose lines are not all of its newest snapshot, and one without any.
+fn odd() -> Vec<Vec<u8>> {
+    let line = |id: &str, times: &str| format!(r#"{{"id":"{id}","quantity":2,"stateTransitions":{{{times}}}}}"#);
+    let a = line("a", r#""created":"2026-01-01T00:00:00.100000Z","paid":"2026-01-01T00:00:00.000100Z""#);
+    let b = line("b", r#""created":"0001-01-01T00:00:00Z","returned":"9999-12-31T23:59:59.999999Z""#);
+    vec![
+        event("odd-1", "order.accepted", &format!(r#"{{"id":"odd","items":[{a},{b}]}}"#)),
+        event(
+            "odd-2",
+            "order.fulfilled",
+            &format!(r#"{{"id":"odd","updatedTime":"2026-01-02T00:00:00Z","items":[{a}]}}"#),
+        ),
+        event("none", "order.accepted", r#"{"id":"none","updatedTime":"2026-01-01T00:00:00Z"}"#),
+    ]
+}
+
+async fn apply(connection: &mut PgConnection, bodies: &[Vec<u8>], partition: i32) {
+    let records: Vec<_> = bodies.iter().zip(0..).map(|(body, offset)| record(partition, offset, body)).collect();
+    batch::apply(connection, &orders(), &records, None, now()).await.unwrap();
+}
+
+/// The tables as they were, with the rows that today's have.
+async fn copy_as_they_were(connection: &mut PgConnection) {
+    MIGRATIONS.run_to(WITH_LINES, &mut *connection).await.unwrap();
+    for table in ["orders", "order_lines", "charge_operations", "shipments", "outbox"] {
+        let columns: String = value(
+            connection,
+            format!(
+                "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
+                 WHERE attrelid = '{FORMER}.{table}'::regclass AND attnum > 0 AND NOT attisdropped AND attidentity = ''"
+            ),
+        )
+        .await;
+        execute(connection, format!("INSERT INTO {FORMER}.{table} ({columns}) SELECT {columns} FROM public.{table}"))
+            .await;
+    }
+}
+
+/// Every line, and the columns in which it is told.
+async fn lines(connection: &mut PgConnection) -> (String, String) {
+    let rows = value(
+        connection,
+        "SELECT jsonb_agg(to_jsonb(l) ORDER BY order_id, live_mode, line_id)::text FROM order_lines l",
+    );
+    let rows = rows.await;
+    let columns = value(
+        connection,
+        "SELECT string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod), attcollation::regcollation), ', '
+                           ORDER BY attnum)
+         FROM pg_attribute WHERE attrelid = 'order_lines'::regclass AND attnum > 0",
+    );
+    (rows, columns.await)
+}
+
+#[tokio::test]
+async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before() {
+    let bodies: Vec<Vec<u8>> = events(&lives(51, 40)).map(|event| event.body.to_vec()).collect();
+    let (early, late) = bodies.split_at(bodies.len() / 2);
+    let hostile = hostile::corpus().into_iter().filter(|hostile| hostile.outcome == "applied");
+    let early: Vec<Vec<u8>> = early.iter().cloned().chain(odd()).chain(hostile.map(|hostile| hostile.body)).collect();
+
+    let database = Database::create().await.unwrap();
+    let mut plain = database.connect().await.unwrap();
+    apply(&mut plain, &early, 0).await;
+    execute(&mut plain, format!("CREATE SCHEMA {FORMER}")).await;
+    let mut former = database.config.in_schema(FORMER).connect().await.unwrap();
+    copy_as_they_were(&mut former).await;
+    execute(&mut former, "GRANT SELECT ON order_lines TO pg_monitor").await;
+    // Times are written in UTC, wherever whoever migrates is at home.
+    execute(&mut former, "SET TIME ZONE 'Asia/Kathmandu'").await;
+    let before = lines(&mut former).await;
+
+    postgres::migrate(&mut former).await.unwrap();
+    let after = lines(&mut former).await;
+    assert_eq!(after, before);
+    let is_view = "SELECT relkind = 'v' FROM pg_class WHERE oid = 'order_lines'::regclass";
+    assert!(value::<bool>(&mut former, is_view).await);
+    let granted = "SELECT has_table_privilege('pg_monitor', 'order_lines', 'SELECT')";
+    assert!(value::<bool>(&mut former, granted).await, "whoever could read the lines still can");
+    execute(&mut former, "SET TIME ZONE 'UTC'").await;
+    assert_eq!(state(&mut former).await.unwrap(), state(&mut plain).await.unwrap(), "as the processor writes them");
+    let stamps: Vec<bool> = sqlx::query_scalar(
+        "SELECT lines->'a' ? 'snapshot' OR NOT lines->'b' ? 'snapshot' FROM orders WHERE order_id = 'odd'",
+    )
+    .fetch_all(&mut former)
+    .await
+    .unwrap();
+    assert_eq!(stamps, [false], "a stamp is kept only where it is not the order's");
+
+    apply(&mut former, late, 1).await;
+    apply(&mut plain, late, 1).await;
+    assert_eq!(state(&mut former).await.unwrap(), state(&mut plain).await.unwrap(), "the processor goes on with them");
+}
