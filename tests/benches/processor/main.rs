@@ -8,7 +8,8 @@
 //!   takes on this machine, so it is what the processor is compared with;
 //! - the processor with one transaction per event.
 //!
-//! Then the whole backlog is read to its end, and once more after the offsets were set back, while memory is watched.
+//! Then the whole backlog is read to its end, and once more after the offsets were set back, while memory is watched. At last
+//! the database loses what it knew of every tenth order, and `riverlock replay` plans to bring it back, and does it.
 //!
 //! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
 //! number: what is measured is printed beside what it should be.
@@ -16,6 +17,7 @@
 mod backlog;
 mod drain;
 mod insert;
+mod replay;
 mod report;
 mod stage;
 
@@ -45,6 +47,11 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         && command == drain::COMMAND
     {
         return drain::serve(brokers, url, settings).await;
+    }
+    if let [command, plan, brokers, url] = arguments
+        && command == replay::COMMAND
+    {
+        return replay::replay(plan, brokers, url).await;
     }
     let options = options(arguments)?;
     let mut stage = Stage::start(&options).await?;

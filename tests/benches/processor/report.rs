@@ -68,11 +68,25 @@ pub(crate) fn whole(whole: &Whole) -> String {
             let (now, peak) = (megabytes(pair[1].memory), megabytes(pair[1].memory_peak));
             let _ = writeln!(text, "  {:>10}{speed:>12.0}{now:>12.1}{peak:>12.1}", pair[1].records);
         }
-        let growth = growth(marks);
-        let met = if growth <= GROWTH_MAX { "met" } else { "MISSED" };
-        let _ = writeln!(text, "  memory at the end / after a fifth {growth:.2}  at most {GROWTH_MAX}  {met}");
+        memory(&mut text, growth(marks));
+    }
+    for (name, replayed) in [("planned", &whole.planned), ("done", &whole.applied)] {
+        let records = usize::try_from(replayed.records).unwrap_or(usize::MAX);
+        let _ = writeln!(
+            text,
+            "\nreplay of {records} records {name}, {} of them new: {:.0} records/s, peak {:.1} MB",
+            replayed.fresh,
+            rate(records, replayed.took),
+            megabytes(replayed.memory_peak)
+        );
+        memory(&mut text, megabytes(replayed.memory) / megabytes(replayed.memory_early));
     }
     text
+}
+
+fn memory(text: &mut String, growth: f64) {
+    let met = if growth <= GROWTH_MAX { "met" } else { "MISSED" };
+    let _ = writeln!(text, "  memory at the end / after a fifth {growth:.2}  at most {GROWTH_MAX}  {met}");
 }
 
 /// How much more memory there is at the end than after a fifth of the events, when everything is as large as it gets.

@@ -12,6 +12,7 @@ use super::{
     backlog::{self, Backlog},
     drain::{Drain, Mark, Properties, Servers},
     insert::Rows,
+    replay::{self, Replayed},
 };
 
 /// The database that every other one is a copy of: all tables, no rows.
@@ -113,10 +114,12 @@ pub(crate) struct Round {
     pub(crate) single: Drained,
 }
 
-/// The whole backlog, read for the first time and again.
+/// The whole backlog, read for the first time and again, and replayed.
 pub(crate) struct Whole {
     pub(crate) first: Vec<Mark>,
     pub(crate) again: Vec<Mark>,
+    pub(crate) planned: Replayed,
+    pub(crate) applied: Replayed,
 }
 
 impl Stage {
@@ -166,7 +169,7 @@ impl Stage {
         Ok(rounds)
     }
 
-    /// Reads the whole backlog into an empty database, and then again with the offsets set back.
+    /// Reads the whole backlog into an empty database, then again with the offsets set back; then loses a part and replays.
     pub(crate) async fn whole(&self, options: &Options) -> anyhow::Result<Whole> {
         eprintln!("bench: reading all {} events", self.backlog.events);
         let postgres = self.create(WHOLE).await?;
@@ -178,7 +181,22 @@ impl Stage {
         eprintln!("bench: reading them again");
         let again = self.steps(&postgres, &options.batch).await?;
         anyhow::ensure!(totals(&mut connection).await? == before, "reading the events again changed something");
-        Ok(Whole { first, again })
+        let (planned, applied) = self.replay(&postgres).await?;
+        Ok(Whole { first, again, planned, applied })
+    }
+
+    async fn replay(&self, postgres: &PostgresConfig) -> anyhow::Result<(Replayed, Replayed)> {
+        let mut connection = postgres.connect().await?;
+        let before = digest(&mut connection).await?;
+        let lost = replay::lose(&mut connection).await?;
+        eprintln!("bench: planning to replay all events, of which the database has lost {lost}");
+        let (brokers, home) = (self.kafka.bootstrap(), self.home.path());
+        let planned = replay::run(&brokers, postgres, None, home).await?;
+        anyhow::ensure!(planned.fresh == lost, "{} lost events were found", planned.fresh);
+        eprintln!("bench: replaying");
+        let applied = replay::run(&brokers, postgres, planned.plan.as_deref(), home).await?;
+        anyhow::ensure!(digest(&mut connection).await? == before, "the replay did not bring back what was lost");
+        Ok((planned, applied))
     }
 
     async fn steps(&self, postgres: &PostgresConfig, batch: &BatchConfig) -> anyhow::Result<Vec<Mark>> {
@@ -249,6 +267,17 @@ async fn totals(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, i64)
     Ok(sqlx::query_as(
         "SELECT (SELECT count(*) FROM events), (SELECT coalesce(sum(version), 0) FROM orders),
                 (SELECT count(*) FROM outbox)",
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Stands for all that the events have done, whichever met in which batch.
+async fn digest(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, String)> {
+    Ok(sqlx::query_as(
+        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM outbox),
+                (SELECT sum(hashtextextended((to_jsonb(o) - '{version,first_seen_at,changed_at}'::text[])::text, 0))::text
+                 FROM orders o)",
     )
     .fetch_one(connection)
     .await?)
