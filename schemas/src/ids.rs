@@ -6,6 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::text::has_control;
+
 /// Longest id that is accepted as a key, in bytes of UTF-8.
 ///
 /// Digital River promises no length; its ids have 12 to 36 characters. PostgreSQL's index rows end near 2 700 bytes, so
@@ -34,7 +36,7 @@ fn check(text: &str) -> Result<(), IdError> {
         Err(IdError::Empty)
     } else if text.len() > ID_BYTES_MAX {
         Err(IdError::TooLong(text.len()))
-    } else if text.chars().any(char::is_control) {
+    } else if has_control(text) {
         Err(IdError::ControlCharacter)
     } else {
         Ok(())
@@ -59,10 +61,24 @@ macro_rules! text_id {
                 Ok(Self(text))
             }
 
+            /// Checks the text and leaves it where it is.
+            ///
+            /// # Errors
+            /// As for [`Self::parse`].
+            pub fn check(text: &str) -> Result<(), IdError> {
+                check(text)
+            }
+
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
             }
         }
 

@@ -16,7 +16,8 @@ use crate::{
     event_type,
     file_event::WireFile,
     fulfillment_event::WireFulfillment,
-    order_event::{WireOrder, WireOrderCharges},
+    order_event::WireOrder,
+    order_object::WireOrderCharges,
     payload::Time,
 };
 

@@ -16,10 +16,12 @@ pub mod hash;
 pub mod ids;
 pub mod json_schema;
 pub mod order_event;
+pub mod order_object;
 pub mod order_state;
 pub mod partitioner;
 pub mod payload;
 pub mod record;
+pub mod text;
 pub mod time;
 pub mod topics;
 

@@ -1,21 +1,20 @@
 //! Events about an order: most carry all of it (`order.accepted`, `order.complete` and their kin), others a charge or a
 //! fulfillment that names it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Envelope, EventId, LineId, Mode, OrderId,
-    charge_event::{self, Operation, WireCharge},
-    event_type::{self, Subject},
-    fulfillment_event::{Fulfillment, WireFulfillment},
-    ids::IdError,
+    charge_event::Operation,
+    fulfillment_event::Fulfillment,
+    order_object::OrderObject,
     order_state::{LineState, OrderState},
-    payload::{self, Money, PayloadError, Quantity, Text, Time},
+    payload::{self, Money, PayloadError, Quantity, Text, Time, Transitions},
 };
 
 /// An event about an order, read and checked.
@@ -143,125 +142,7 @@ impl OrderEvent {
     /// When the event cannot be applied to an order: no usable ids, no mode, no time, or a payload without the shape of an
     /// order.
     pub fn parse(envelope: &Envelope<'_>, body: &[u8]) -> Result<Self, PayloadError> {
-        let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
-        let (order_id, mode) = payload::order_key(envelope)?;
-        let subject = event_type::subject(&envelope.event_type).unwrap_or(Subject::Order);
-        let said = Said::read(subject, envelope, body)?;
-        Ok(Self {
-            event_id,
-            event_type: envelope.event_type.to_string(),
-            created_time: envelope.created_time,
-            as_of: said.as_of.ok_or(PayloadError::Time)?,
-            order_id,
-            mode,
-            order: said.order,
-            operations: said.operations,
-            fulfillment: said.fulfillment,
-        })
-    }
-}
-
-/// What an event's object says.
-#[derive(Default)]
-struct Said {
-    as_of: Option<DateTime<Utc>>,
-    order: Option<OrderSnapshot>,
-    operations: Vec<Operation>,
-    fulfillment: Option<Fulfillment>,
-}
-
-impl Said {
-    fn read(subject: Subject, envelope: &Envelope<'_>, body: &[u8]) -> Result<Self, PayloadError> {
-        let created = envelope.created_time;
-        match subject {
-            Subject::Order => Self::of_order(payload::object(body)?, created),
-            Subject::Charge | Subject::Chargeback => {
-                let shape = payload::object::<WireShape>(body)?;
-                if !shape.names_order() && !shape.is_order() {
-                    // The envelope took the object's own id for the order's, and it is not.
-                    return Err(PayloadError::OrderId(IdError::Empty));
-                }
-                let mut said = if shape.is_order() {
-                    Self::of_order(payload::object(body)?, created)?
-                } else {
-                    Self { as_of: created.or_else(|| payload::time(shape.created_time)), ..Self::default() }
-                };
-                if let (Subject::Charge, Some(as_of)) = (subject, created.or(said.as_of)) {
-                    let charges = if shape.is_order() {
-                        payload::object::<WireOrderCharges>(body)?.into_charges()
-                    } else {
-                        vec![payload::object(body)?]
-                    };
-                    said.operations = charge_event::operations(&envelope.event_type, charges, as_of);
-                }
-                Ok(said)
-            }
-            Subject::Fulfillment => Self::of_fulfillment(payload::object(body)?, envelope),
-        }
-    }
-
-    fn of_order(order: WireOrder, created: Option<DateTime<Utc>>) -> Result<Self, PayloadError> {
-        let order = order.into_snapshot()?;
-        Ok(Self { as_of: order.updated_time.or(created), order: Some(order), ..Self::default() })
-    }
-
-    fn of_fulfillment(wire: WireFulfillment, envelope: &Envelope<'_>) -> Result<Self, PayloadError> {
-        if wire.order_id.as_deref().unwrap_or_default().is_empty() {
-            return Err(PayloadError::OrderId(IdError::Empty));
-        }
-        let (fulfillment, order) = wire.split()?;
-        let details_id = order.as_ref().and_then(|order| order.id.as_ref());
-        if details_id.is_some_and(|id| envelope.order_id.as_deref() != Some(id.0.as_str())) {
-            return Err(PayloadError::Shape("`orderDetails` are those of another order".to_owned()));
-        }
-        Ok(Self {
-            as_of: envelope.created_time.or(fulfillment.created_time),
-            order: order.map(WireOrder::into_snapshot).transpose()?,
-            fulfillment: Some(fulfillment),
-            ..Self::default()
-        })
-    }
-}
-
-/// As much of an object as tells an order from what only names one.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireShape {
-    order_id: Option<Text>,
-    created_time: Option<Time>,
-    items: Option<IgnoredAny>,
-    payment: Option<IgnoredAny>,
-    charges: Option<IgnoredAny>,
-    state_transitions: Option<IgnoredAny>,
-}
-
-impl WireShape {
-    /// An empty id names nothing; the envelope passes over it, too.
-    fn names_order(&self) -> bool {
-        self.order_id.as_ref().is_some_and(|id| !id.0.is_empty())
-    }
-
-    fn is_order(&self) -> bool {
-        let parts = [&self.items, &self.payment, &self.charges, &self.state_transitions];
-        !self.names_order() && parts.iter().any(|part| part.is_some())
-    }
-}
-
-/// The charges of an order: under `payment`, and in older events directly under the order.
-#[derive(Deserialize, JsonSchema)]
-pub(crate) struct WireOrderCharges {
-    payment: Option<WirePayment>,
-    charges: Option<Vec<WireCharge>>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-struct WirePayment {
-    charges: Option<Vec<WireCharge>>,
-}
-
-impl WireOrderCharges {
-    fn into_charges(self) -> Vec<WireCharge> {
-        self.payment.and_then(|payment| payment.charges).or(self.charges).unwrap_or_default()
+        OrderObject::default().into_event(envelope, body)
     }
 }
 
@@ -269,10 +150,10 @@ impl WireOrderCharges {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WireOrder {
-    id: Option<Text>,
+    pub(crate) id: Option<Text>,
     updated_time: Option<Time>,
     state: Option<Text>,
-    state_transitions: Option<BTreeMap<Text, Option<Time>>>,
+    state_transitions: Option<Transitions<OrderState>>,
     fraud_state: Option<Text>,
     currency: Option<Text>,
     total_amount: Option<Money>,
@@ -320,7 +201,7 @@ struct WireItem {
     sku_id: Option<Text>,
     quantity: Option<Quantity>,
     state: Option<Text>,
-    state_transitions: Option<BTreeMap<Text, Option<Time>>>,
+    state_transitions: Option<Transitions<LineState>>,
     product_details: Option<WireProduct>,
 }
 
@@ -331,16 +212,18 @@ struct WireProduct {
 }
 
 impl WireOrder {
-    fn into_snapshot(self) -> Result<OrderSnapshot, PayloadError> {
+    pub(crate) fn into_snapshot(self) -> Result<OrderSnapshot, PayloadError> {
         let state = payload::text(self.state);
-        let transitions = payload::transitions(self.state_transitions);
-        let names = transitions.iter().map(|(name, _)| name).chain(&state);
-        let unknown_states = names.filter(|name| OrderState::parse(name).is_none()).cloned().collect();
+        let known = state.as_deref().and_then(OrderState::parse);
+        let (transitions, mut unknown_states) = self.state_transitions.unwrap_or_default().split();
+        if known.is_none() {
+            unknown_states.extend(state.clone());
+        }
         let lines = self.items.into_iter().flatten().enumerate();
         Ok(OrderSnapshot {
             updated_time: payload::time(self.updated_time),
-            state: state.as_deref().and_then(OrderState::parse),
-            transitions: known(transitions, OrderState::parse),
+            state: known,
+            transitions,
             unknown_states,
             lines: lines.map(|(index, item)| item.into_line(index)).collect::<Result<_, _>>()?,
             details: OrderDetails {
@@ -383,7 +266,7 @@ impl WireItem {
         let sku_id = payload::text(self.sku_id).or_else(|| product.and_then(|product| payload::text(product.id)));
         Ok(LineSnapshot {
             line_id: LineId::parse(id).map_err(|source| PayloadError::LineId { index, source })?,
-            transitions: known(payload::transitions(self.state_transitions), LineState::parse),
+            transitions: self.state_transitions.unwrap_or_default().split().0,
             details: LineDetails {
                 state: payload::text(self.state),
                 sku_id,
@@ -392,10 +275,6 @@ impl WireItem {
             },
         })
     }
-}
-
-fn known<S>(transitions: Vec<(String, DateTime<Utc>)>, parse: impl Fn(&str) -> Option<S>) -> Vec<(S, DateTime<Utc>)> {
-    transitions.into_iter().filter_map(|(name, time)| Some((parse(&name)?, time))).collect()
 }
 
 #[cfg(test)]

@@ -1,17 +1,30 @@
 //! What the payload types share: tolerant values, and why a payload cannot be used.
 
-use std::{borrow::Cow, collections::BTreeMap, str::FromStr};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    marker::PhantomData,
+    str::FromStr,
+};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _},
+    de::{Error as _, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use crate::{Envelope, Mode, OrderId, envelope::json_text, ids::IdError, time::parse_time};
+use crate::{
+    Envelope, Mode, OrderId,
+    envelope::json_text,
+    ids::IdError,
+    order_state::{LineState, OrderState},
+    text::{Str, bounded},
+    time::parse_time,
+};
 
 /// Longest free text that is kept from a payload, in characters; the rest stays in the raw record.
 pub const TEXT_CHARS_MAX: usize = 1_000;
@@ -68,14 +81,12 @@ impl PayloadError {
 }
 
 /// Reads `data.object` of a body as `T`.
-pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, PayloadError> {
+pub(crate) fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, PayloadError> {
     #[derive(Deserialize)]
-    #[serde(bound = "T: DeserializeOwned")]
     struct Event<T> {
         data: Data<T>,
     }
     #[derive(Deserialize)]
-    #[serde(bound = "T: DeserializeOwned")]
     struct Data<T> {
         object: T,
     }
@@ -97,9 +108,8 @@ pub(crate) struct Text(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        Ok(Self(text.chars().take(TEXT_CHARS_MAX).map(clean).collect()))
+        let Str(text) = Str::deserialize(deserializer)?;
+        Ok(Self(bounded(text, TEXT_CHARS_MAX).into_owned()))
     }
 }
 
@@ -113,7 +123,7 @@ pub(crate) struct Time(pub(crate) Option<DateTime<Utc>>);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(parse_time(&String::deserialize(deserializer)?)))
+        Ok(Self(parse_time(&Str::deserialize(deserializer)?.0)))
     }
 }
 
@@ -127,7 +137,7 @@ pub(crate) struct Money(pub(crate) Decimal);
 
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let raw = <&RawValue>::deserialize(deserializer)?;
         let digits = raw.get().trim_matches('"');
         let exact = match digits.split_once(['e', 'E']) {
             None => Decimal::from_str_exact(digits).ok(),
@@ -179,7 +189,97 @@ value_schema!(Time, { "type": "string", "description": "ISO 8601 in UTC; what ca
 value_schema!(Money, { "type": ["number", "string"], "pattern": "^-?[0-9.eE+-]+$" });
 value_schema!(Quantity, { "type": ["integer", "string"], "minimum": 0, "maximum": 1_000_000_000, "pattern": "^[0-9]" });
 
-/// `stateTransitions`: states with the time they were reached. Times that cannot be read are left out.
-pub(crate) fn transitions(map: Option<BTreeMap<Text, Option<Time>>>) -> Vec<(String, DateTime<Utc>)> {
-    map.into_iter().flatten().filter_map(|(state, value)| Some((state.0, time(value)?))).collect()
+/// A state by the name that Digital River writes.
+pub(crate) trait State: Copy + PartialEq {
+    fn named(name: &str) -> Option<Self>;
+    fn name(self) -> &'static str;
+}
+
+impl State for OrderState {
+    fn named(name: &str) -> Option<Self> {
+        Self::parse(name)
+    }
+
+    fn name(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl State for LineState {
+    fn named(name: &str) -> Option<Self> {
+        Self::parse(name)
+    }
+
+    fn name(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+/// `stateTransitions`: states with the time they were reached. Times that cannot be read are left out; of a state that stands
+/// there twice the last time counts.
+#[derive(Debug)]
+pub(crate) struct Transitions<S> {
+    known: Vec<(S, Option<DateTime<Utc>>)>,
+    /// States that this version does not know.
+    unknown: BTreeMap<String, Option<DateTime<Utc>>>,
+}
+
+impl<S> Default for Transitions<S> {
+    fn default() -> Self {
+        Self { known: Vec::new(), unknown: BTreeMap::new() }
+    }
+}
+
+impl<S: State> Transitions<S> {
+    /// The known states by name, in whatever order they were written, and the names of the others.
+    pub(crate) fn split(mut self) -> (Vec<(S, DateTime<Utc>)>, BTreeSet<String>) {
+        self.known.sort_unstable_by_key(|(state, _)| state.name());
+        let known = self.known.into_iter().filter_map(|(state, time)| Some((state, time?))).collect();
+        let unknown = self.unknown.into_iter().filter(|(_, time)| time.is_some()).map(|(name, _)| name).collect();
+        (known, unknown)
+    }
+}
+
+impl<'de, S: State> Deserialize<'de> for Transitions<S> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TransitionsVisitor<S>(PhantomData<S>);
+        impl<'de, S: State> Visitor<'de> for TransitionsVisitor<S> {
+            type Value = Transitions<S>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut transitions = Transitions::default();
+                while let Some((Str(name), value)) = map.next_entry::<Str<'de>, Option<Time>>()? {
+                    let (name, time) = (bounded(name, TEXT_CHARS_MAX), time(value));
+                    let Some(state) = S::named(&name) else {
+                        transitions.unknown.insert(name.into_owned(), time);
+                        continue;
+                    };
+                    match transitions.known.iter_mut().find(|(known, _)| *known == state) {
+                        Some((_, known)) => *known = time,
+                        None => transitions.known.push((state, time)),
+                    }
+                }
+                Ok(transitions)
+            }
+        }
+        deserializer.deserialize_map(TransitionsVisitor(PhantomData))
+    }
+}
+
+impl<S> JsonSchema for Transitions<S> {
+    fn schema_name() -> Cow<'static, str> {
+        "Transitions".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        BTreeMap::<Text, Option<Time>>::json_schema(generator)
+    }
 }

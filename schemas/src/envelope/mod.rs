@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 
 use self::fields::Fields;
+pub(crate) use self::fields::Payload;
 use crate::Mode;
 
 /// What every event carries, whatever its type.
@@ -69,6 +70,18 @@ impl<'a> Envelope<'a> {
             Err(error) => Fields::from_raw(text).ok_or_else(|| EnvelopeError::NotJson(error.to_string()))?,
         };
         fields.into_envelope()
+    }
+
+    /// Reads the envelope of a body and, on the same way, what `P` wants of its object. Where anything is odd there is only
+    /// the envelope, and what is odd is found by whoever reads the object next.
+    ///
+    /// # Errors
+    /// As for [`Self::parse`].
+    pub(crate) fn parse_with<P: Payload<'a>>(body: &'a [u8]) -> Result<(Self, Option<P>), EnvelopeError> {
+        let usual = json_text(body).ok().and_then(|text| serde_json::from_str::<Fields<'a, P>>(text).ok());
+        let Some(mut fields) = usual else { return Ok((Self::parse(body)?, None)) };
+        let payload = fields.take_payload();
+        Ok((fields.into_envelope()?, payload))
     }
 }
 
