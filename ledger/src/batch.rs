@@ -1,9 +1,12 @@
 //! One batch, one transaction: outcomes, effects, dead letters and offsets together or not at all.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::{Envelope, OrderId, hash::Sha256Hash, ids::EventId, record};
+use riverlock_schemas::{Envelope, EventId, Mode, OrderId, hash::Sha256Hash, record, text};
 use sqlx::{Connection, PgConnection};
 
 use crate::{
@@ -40,9 +43,12 @@ impl Tally {
 /// A record, judged.
 pub(crate) struct Entry<'a, E> {
     record: &'a Record,
-    pub(crate) row: EventRow,
+    pub(crate) row: EventRow<'a>,
     pub(crate) decision: Decision<E>,
 }
+
+/// The records of a batch. An entry is large; sorting and splitting move only the boxes.
+type Entries<'a, E> = Vec<Box<Entry<'a, E>>>;
 
 /// Applies a batch in one transaction. May run twice: the second time nothing happens.
 ///
@@ -101,10 +107,10 @@ async fn judge_all<'a, P: Projection>(
     projection: &P,
     records: &'a [Record],
     refused: Option<&str>,
-) -> Vec<Entry<'a, P::Event>> {
+) -> Entries<'a, P::Event> {
     let mut entries = Vec::with_capacity(records.len());
     for some in records.chunks(JUDGED_AT_ONCE) {
-        entries.extend(some.iter().map(|record| judge(projection, record, refused)));
+        entries.extend(some.iter().map(|record| Box::new(judge(projection, record, refused))));
         tokio::task::yield_now().await;
     }
     entries
@@ -114,7 +120,7 @@ async fn judge_all<'a, P: Projection>(
 async fn write<P: Projection>(
     transaction: &mut PgConnection,
     projection: &P,
-    entries: Vec<Entry<'_, P::Event>>,
+    entries: Entries<'_, P::Event>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let (fresh, dead, tally) = settle(transaction, entries).await?;
@@ -142,10 +148,9 @@ pub(crate) fn judge<'a, P: Projection>(
     record: &'a Record,
     refused: Option<&str>,
 ) -> Entry<'a, P::Event> {
-    let envelope = Envelope::parse(&record.payload);
-    let mut decision = match &envelope {
-        Ok(envelope) => projection.decide(envelope, &record.payload),
-        Err(error) => Decision::Dead(Dead { reason: "envelope", detail: error.to_string() }),
+    let (envelope, mut decision) = match projection.read(&record.payload) {
+        Ok((envelope, decision)) => (Some(envelope), decision),
+        Err(error) => (None, Decision::Dead(Dead { reason: "envelope", detail: error.to_string() })),
     };
     if let Some(detail) = refused {
         decision = Decision::Dead(Dead { reason: "database", detail: detail.to_owned() });
@@ -155,16 +160,16 @@ pub(crate) fn judge<'a, P: Projection>(
         Decision::Ignore(reason) => (Outcome::Ignored, Some(*reason)),
         Decision::Dead(dead) => (Outcome::Dead, Some(dead.reason)),
     };
-    let envelope = envelope.ok();
+    let envelope = envelope.as_ref();
     let row = EventRow {
         topic_id: record.topic_id,
         partition: record.partition,
         offset: record.offset,
-        event_id: envelope.as_ref().map_or_else(|| format!("unreadable:{}", record.position()), event_key),
-        event_type: envelope.as_ref().map(event_type).unwrap_or_default(),
-        live_mode: envelope.as_ref().and_then(|envelope| envelope.mode).map(riverlock_schemas::Mode::is_live),
-        order_id: envelope.as_ref().and_then(order_key),
-        created_at: envelope.as_ref().and_then(|envelope| envelope.created_time),
+        event_id: envelope.map_or_else(|| format!("unreadable:{}", record.position()).into(), event_key),
+        event_type: envelope.map(event_type).unwrap_or_default(),
+        live_mode: envelope.and_then(|envelope| envelope.mode).map(Mode::is_live),
+        order_id: envelope.and_then(order_key),
+        created_at: envelope.and_then(|envelope| envelope.created_time),
         received_at: record.timestamp,
         body_sha256: Sha256Hash::of(&record.payload),
         outcome,
@@ -174,39 +179,37 @@ pub(crate) fn judge<'a, P: Projection>(
 }
 
 /// The event's id, or its hash where the id cannot be a key.
-pub(crate) fn event_key(envelope: &Envelope<'_>) -> String {
-    match EventId::parse(envelope.id.as_ref()) {
-        Ok(id) => id.as_str().to_owned(),
-        Err(_) => record::hashed(&envelope.id),
+pub(crate) fn event_key<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
+    match EventId::check(&envelope.id) {
+        Ok(()) => envelope.id.clone(),
+        Err(_) => record::hashed(&envelope.id).into(),
     }
 }
 
-fn event_type(envelope: &Envelope<'_>) -> String {
-    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    envelope.event_type.chars().take(EVENT_TYPE_CHARS_MAX).map(clean).collect()
+fn event_type<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
+    text::bounded(envelope.event_type.clone(), EVENT_TYPE_CHARS_MAX)
 }
 
-pub(crate) fn order_key(envelope: &Envelope<'_>) -> Option<String> {
-    let id = OrderId::parse(envelope.order_id.as_deref()?).ok()?;
-    Some(id.as_str().to_owned())
+pub(crate) fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
+    envelope.order_id.clone().filter(|id| OrderId::check(id).is_ok())
 }
 
 type Settled<'a, E> = (Vec<Fresh<E>>, Vec<(&'a Record, Dead)>, Tally);
 
 /// Writes every record's outcome, and says which events take effect now.
-async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Vec<Entry<'a, E>>) -> Result<Settled<'a, E>, Error> {
+async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E>) -> Result<Settled<'a, E>, Error> {
     // One order of locks for everybody. Stable, so that of two records of one event the earlier comes first.
     entries.sort_by(|a, b| a.row.event_id.cmp(&b.row.event_id));
     let is_first = |i: usize| i == 0 || entries[i - 1].row.event_id != entries[i].row.event_id;
     let is_first: Vec<bool> = (0..entries.len()).map(is_first).collect();
     let (candidates, repeated) = split(entries, is_first);
 
-    let rows: Vec<&EventRow> = candidates.iter().map(|entry| &entry.row).collect();
+    let rows: Vec<&EventRow<'_>> = candidates.iter().map(|entry| &entry.row).collect();
     let added = store::add_events(connection, &rows).await?;
     let (first, known) = split_added(candidates, added);
 
     let mut tally = Tally::default();
-    let (mut fresh, mut dead) = (Vec::new(), Vec::new());
+    let (mut fresh, mut dead) = (Vec::with_capacity(first.len()), Vec::new());
     for entry in first {
         tally.count(entry.row.outcome);
         match entry.decision {
@@ -230,17 +233,17 @@ async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Vec<Entry<'a,
 /// Writes the outcomes of records whose event has one already, and returns those that differ from it for the first time.
 async fn settle_repeated<'a, E>(
     connection: &mut PgConnection,
-    mut entries: Vec<Entry<'a, E>>,
+    mut entries: Entries<'a, E>,
     tally: &mut Tally,
-) -> Result<Vec<Entry<'a, E>>, Error> {
+) -> Result<Entries<'a, E>, Error> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<&str> = entries.iter().map(|entry| entry.row.event_id.as_str()).collect();
+    let ids: Vec<&str> = entries.iter().map(|entry| entry.row.event_id.as_ref()).collect();
     let first = store::first_records(connection, &ids).await?;
     let total = entries.len() as u64;
     entries.retain_mut(|entry| {
-        let Some(first) = first.get(&entry.row.event_id) else {
+        let Some(first) = first.get(entry.row.event_id.as_ref()) else {
             // Its record is there, as a repetition of another event's id: it is read again.
             return false;
         };
@@ -249,15 +252,15 @@ async fn settle_repeated<'a, E>(
         entry.row.reason = None;
         first.position != position(&entry.row)
     });
-    let rows: Vec<&EventRow> = entries.iter().map(|entry| &entry.row).collect();
+    let rows: Vec<&EventRow<'_>> = entries.iter().map(|entry| &entry.row).collect();
     let added = store::add_events(connection, &rows).await?;
     let (mut entries, _) = split_added(entries, added);
     for entry in &entries {
         tally.count(entry.row.outcome);
         if entry.row.outcome == Outcome::Conflict {
             tracing::error!(
-                event.id = entry.row.event_id,
-                order.id = entry.row.order_id,
+                event.id = entry.row.event_id.as_ref(),
+                order.id = entry.row.order_id.as_deref(),
                 "event {} came with two different bodies; this one is {} with SHA-256 {}",
                 entry.row.event_id,
                 entry.record.position(),
@@ -271,10 +274,7 @@ async fn settle_repeated<'a, E>(
 }
 
 /// Those whose rows were added, and the others.
-fn split_added<'a, E>(
-    entries: Vec<Entry<'a, E>>,
-    added: Vec<(i16, i32, i64)>,
-) -> (Vec<Entry<'a, E>>, Vec<Entry<'a, E>>) {
+fn split_added<'a, E>(entries: Entries<'a, E>, added: Vec<(i16, i32, i64)>) -> (Entries<'a, E>, Entries<'a, E>) {
     if added.len() == entries.len() {
         return (entries, Vec::new());
     }
@@ -288,6 +288,6 @@ fn split<T>(items: Vec<T>, is_first: Vec<bool>) -> (Vec<T>, Vec<T>) {
     items.into_iter().partition(|_| is_first.next().unwrap_or_default())
 }
 
-fn position(row: &EventRow) -> (i16, i32, i64) {
+fn position(row: &EventRow<'_>) -> (i16, i32, i64) {
     (row.topic_id, row.partition, row.offset)
 }

@@ -7,7 +7,7 @@ use rdkafka::{
     Message, Timestamp,
     message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders},
 };
-use riverlock_schemas::{Envelope, record::Position};
+use riverlock_schemas::{Envelope, EnvelopeError, record::Position};
 use sqlx::PgConnection;
 
 use crate::Error;
@@ -104,6 +104,17 @@ pub trait Projection: Send + Sync + 'static {
 
     /// What to make of an event. Pure: the same bytes always get the same answer.
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<Self::Event>;
+
+    /// Reads a body's envelope, and says what to make of the event: as [`Self::decide`] does, which a consumer that reads
+    /// both on one way through the body need not ask.
+    ///
+    /// # Errors
+    /// When the body is not an event at all.
+    fn read<'a>(&self, body: &'a [u8]) -> Result<(Envelope<'a>, Decision<Self::Event>), EnvelopeError> {
+        let envelope = Envelope::parse(body)?;
+        let decision = self.decide(&envelope, body);
+        Ok((envelope, decision))
+    }
 
     /// Writes what the events do, inside the caller's transaction.
     ///

@@ -1,6 +1,6 @@
 //! The ledger's tables: topics, events, dead letters, offsets.
 
-use std::{borrow::Borrow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use rdkafka::message::Headers;
@@ -42,9 +42,9 @@ impl Outcome {
     }
 }
 
-/// A row of the audit.
+/// A row of the audit; its texts are the record's where they can be.
 #[derive(Clone, Debug)]
-pub struct EventRow {
+pub struct EventRow<'a> {
     /// The topic's number.
     pub topic_id: i16,
     /// Partition number.
@@ -52,13 +52,13 @@ pub struct EventRow {
     /// Offset in the partition.
     pub offset: i64,
     /// The event's id, or what stands for it.
-    pub event_id: String,
+    pub event_id: Cow<'a, str>,
     /// The event's type.
-    pub event_type: String,
+    pub event_type: Cow<'a, str>,
     /// `liveMode`.
     pub live_mode: Option<bool>,
     /// The order that it is about.
-    pub order_id: Option<String>,
+    pub order_id: Option<Cow<'a, str>>,
     /// When Digital River made it.
     pub created_at: Option<DateTime<Utc>>,
     /// When the broker took it.
@@ -112,15 +112,10 @@ pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) ->
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn add_events(
-    connection: &mut PgConnection,
-    rows: &[impl Borrow<EventRow> + Sync],
-) -> Result<Vec<(i16, i32, i64)>, Error> {
+pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -> Result<Vec<(i16, i32, i64)>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let column = |i: usize| -> &EventRow { rows[i].borrow() };
-    let indexes = 0..rows.len();
     let added = sqlx::query!(
         r#"-- events_add
            INSERT INTO events (topic_id, partition, record_offset, event_id, event_type, live_mode, order_id, created_at,
@@ -129,18 +124,18 @@ pub async fn add_events(
                                 $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bytea[], $11::text[], $12::text[])
            ON CONFLICT DO NOTHING
            RETURNING topic_id, partition, record_offset"#,
-        &indexes.clone().map(|i| column(i).topic_id).collect::<Vec<_>>(),
-        &indexes.clone().map(|i| column(i).partition).collect::<Vec<_>>(),
-        &indexes.clone().map(|i| column(i).offset).collect::<Vec<_>>(),
-        &indexes.clone().map(|i| column(i).event_id.as_str()).collect::<Vec<_>>() as _,
-        &indexes.clone().map(|i| column(i).event_type.as_str()).collect::<Vec<_>>() as _,
-        &indexes.clone().map(|i| column(i).live_mode).collect::<Vec<_>>() as _,
-        &indexes.clone().map(|i| column(i).order_id.as_deref()).collect::<Vec<_>>() as _,
-        &indexes.clone().map(|i| column(i).created_at).collect::<Vec<_>>() as _,
-        &indexes.clone().map(|i| column(i).received_at).collect::<Vec<_>>(),
-        &indexes.clone().map(|i| column(i).body_sha256.as_bytes().as_slice()).collect::<Vec<_>>() as _,
-        &indexes.clone().map(|i| column(i).outcome.as_str()).collect::<Vec<_>>() as _,
-        &indexes.map(|i| column(i).reason).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.topic_id).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.partition).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.offset).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.event_id.as_ref()).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.event_type.as_ref()).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.live_mode).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.order_id.as_deref()).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.created_at).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.received_at).collect::<Vec<_>>(),
+        &rows.iter().map(|row| row.body_sha256.as_bytes().as_slice()).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.outcome.as_str()).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.reason).collect::<Vec<_>>() as _,
     )
     .fetch_all(connection)
     .await?;

@@ -196,9 +196,9 @@ async fn settle<P: Projection>(
 
 /// Gives the row the outcome that it has beside the other records of its event, as in live processing, and says whether two
 /// bodies came under the event's id. The id may be new: a record that was unreadable is read now.
-async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow) -> Result<bool, Error> {
-    let first = store::first_records(connection, &[row.event_id.as_str()]).await?;
-    if let Some(first) = first.get(&row.event_id)
+async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<bool, Error> {
+    let first = store::first_records(connection, &[row.event_id.as_ref()]).await?;
+    if let Some(first) = first.get(row.event_id.as_ref())
         && first.position != (row.topic_id, row.partition, row.offset)
     {
         let same = first.body_sha256 == row.body_sha256.as_bytes();
@@ -209,12 +209,12 @@ async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow) -
     let conflict = sqlx::query_scalar!(
         r#"-- events_conflict_exists
            SELECT EXISTS (SELECT FROM events WHERE event_id = $1 AND outcome = 'conflict') AS "exists!""#,
-        &row.event_id
+        row.event_id.as_ref()
     );
     Ok(conflict.fetch_one(connection).await?)
 }
 
-async fn write_outcome(connection: &mut PgConnection, letter: &Locked, row: &EventRow) -> Result<(), Error> {
+async fn write_outcome(connection: &mut PgConnection, letter: &Locked, row: &EventRow<'_>) -> Result<(), Error> {
     let written = sqlx::query!(
         "-- events_redriven
          UPDATE events SET event_id = $4, event_type = $5, live_mode = $6, order_id = $7, created_at = $8, outcome = $9,
@@ -223,10 +223,10 @@ async fn write_outcome(connection: &mut PgConnection, letter: &Locked, row: &Eve
         row.topic_id,
         row.partition,
         row.offset,
-        &row.event_id,
-        &row.event_type,
+        row.event_id.as_ref(),
+        row.event_type.as_ref(),
         row.live_mode,
-        row.order_id,
+        row.order_id.as_deref(),
         row.created_at,
         row.outcome.as_str(),
         row.reason,
@@ -246,8 +246,8 @@ async fn write_outcome(connection: &mut PgConnection, letter: &Locked, row: &Eve
     }
     if row.outcome == Outcome::Conflict && letter.outcome != Outcome::Conflict.as_str() {
         tracing::error!(
-            event.id = row.event_id,
-            order.id = row.order_id,
+            event.id = row.event_id.as_ref(),
+            order.id = row.order_id.as_deref(),
             "event {} came with two different bodies; this one, {}, was dead as {}",
             row.event_id,
             row.body_sha256,

@@ -5,7 +5,7 @@
 //! did, as they would in truth; rolled-back transactions could not show that. No live row is locked, and the connection is
 //! read-only except for its temporary tables: a table that was forgotten here makes the dry run fail, not write.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
@@ -245,8 +245,8 @@ impl Concerned {
                 events.insert(format!("unreadable:{}", record.position()));
                 continue;
             };
-            events.insert(batch::event_key(&envelope));
-            orders.extend(batch::order_key(&envelope));
+            events.insert(batch::event_key(&envelope).into_owned());
+            orders.extend(batch::order_key(&envelope).map(Cow::into_owned));
             let purpose = Purpose::of_event_type(&envelope.event_type);
             let file = purpose.and_then(|purpose| FileEvent::parse(&envelope, purpose, &record.payload).ok());
             files.extend(file.map(|event| event.file_id.to_string()));
