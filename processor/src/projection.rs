@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, outbox};
-use riverlock_schemas::{Envelope, Mode, event_type, order_event::OrderEvent};
+use riverlock_schemas::{
+    Envelope, EnvelopeError, Mode, event_type, order_event::OrderEvent, order_object::OrderObject,
+    payload::PayloadError,
+};
 use sqlx::PgConnection;
 
 use crate::{
@@ -27,6 +30,24 @@ impl Orders {
     pub fn new(modes: Vec<Mode>) -> Self {
         Self { modes }
     }
+
+    /// What to make of an event whose payload `parse` reads, if it matters.
+    fn judge(
+        &self,
+        envelope: &Envelope<'_>,
+        parse: impl FnOnce() -> Result<OrderEvent, PayloadError>,
+    ) -> Decision<OrderEvent> {
+        if event_type::subject(&envelope.event_type).is_none() {
+            return Decision::Ignore("unhandled_type");
+        }
+        if envelope.mode.is_some_and(|mode| !self.modes.contains(&mode)) {
+            return Decision::Ignore("mode");
+        }
+        match parse() {
+            Ok(event) => Decision::Apply(event),
+            Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
+        }
+    }
 }
 
 impl Projection for Orders {
@@ -37,16 +58,13 @@ impl Projection for Orders {
     }
 
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<OrderEvent> {
-        if event_type::subject(&envelope.event_type).is_none() {
-            return Decision::Ignore("unhandled_type");
-        }
-        if envelope.mode.is_some_and(|mode| !self.modes.contains(&mode)) {
-            return Decision::Ignore("mode");
-        }
-        match OrderEvent::parse(envelope, body) {
-            Ok(event) => Decision::Apply(event),
-            Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
-        }
+        self.judge(envelope, || OrderEvent::parse(envelope, body))
+    }
+
+    fn read<'a>(&self, body: &'a [u8]) -> Result<(Envelope<'a>, Decision<OrderEvent>), EnvelopeError> {
+        let (envelope, object) = OrderObject::read(body)?;
+        let decision = self.judge(&envelope, || object.into_event(&envelope, body));
+        Ok((envelope, decision))
     }
 
     async fn apply(
@@ -56,10 +74,9 @@ impl Projection for Orders {
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         // What the batch says of each order, joined first: the batch costs each order one row.
-        let mut news: BTreeMap<OrderKey, Facts> = BTreeMap::new();
+        let mut news: BTreeMap<OrderKey, Box<Facts>> = BTreeMap::new();
         for Fresh { event, conflict } in fresh {
-            let (key, facts) = Facts::of(event, conflict);
-            news.entry(key).or_default().join(facts);
+            news.entry(OrderKey::of(&event)).or_default().add(event, conflict);
         }
         let keys: Vec<OrderKey> = news.keys().cloned().collect();
         let mut stored = store::lock(connection, &keys).await?;
@@ -68,7 +85,7 @@ impl Projection for Orders {
         for (key, news) in news {
             let (before, version) = stored.remove(&key).map_or_else(Default::default, |row| (row.facts, row.version));
             let mut after = before.clone();
-            after.join(news);
+            after.join(*news);
             if version > 0 && after == before {
                 continue;
             }

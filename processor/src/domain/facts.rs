@@ -1,6 +1,6 @@
 //! What is known of an order, and how knowledge is joined.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{
@@ -19,6 +19,14 @@ pub struct OrderKey {
     pub order_id: OrderId,
     /// Test or live.
     pub mode: Mode,
+}
+
+impl OrderKey {
+    /// The key of the order that an event belongs to.
+    #[must_use]
+    pub fn of(event: &OrderEvent) -> Self {
+        Self { order_id: event.order_id.clone(), mode: event.mode }
+    }
 }
 
 /// What makes one snapshot newer than another: the order's own time, then the event's, then the event's id, so that any two
@@ -47,6 +55,14 @@ impl<T: Ord> Snapshot<T> {
     fn join(&mut self, other: Self) {
         if other > *self {
             *self = other;
+        }
+    }
+
+    /// As [`Self::join`]; the stamp is copied only if it counts.
+    fn add(&mut self, stamp: &Stamp, content: T) {
+        if (stamp, &content) > (&self.stamp, &self.content) {
+            self.stamp.clone_from(stamp);
+            self.content = content;
         }
     }
 }
@@ -109,71 +125,78 @@ impl Facts {
     /// What one event says of its order.
     #[must_use]
     pub fn of(event: OrderEvent, conflict: bool) -> (OrderKey, Self) {
-        let key = OrderKey { order_id: event.order_id, mode: event.mode };
-        let mut facts = Self { conflicted: conflict, ..Self::default() };
+        let (key, mut facts) = (OrderKey::of(&event), Self::default());
+        facts.add(event, conflict);
+        (key, facts)
+    }
+
+    /// Adds what one event says: as if what it says alone were joined.
+    pub fn add(&mut self, event: OrderEvent, conflict: bool) {
+        self.conflicted |= conflict;
+        let mut transitions = Vec::new();
         if let Some(order) = event.order {
             let stamp = Stamp {
                 updated_at: order.updated_time,
                 created_at: event.created_time,
-                event_id: event.event_id.as_str().to_owned(),
+                event_id: event.event_id.into(),
             };
             let as_of = order.updated_time.unwrap_or(event.as_of);
-            facts.add_snapshot(order, stamp, as_of);
+            transitions = self.add_snapshot(order, stamp, as_of);
         }
         if let Some(state) = announced_state(&event.event_type) {
-            facts.transitions.entry(state).or_insert(event.as_of);
+            add_missing(&mut transitions, state, event.as_of);
         }
-        facts.seen.insert(event.event_type);
+        join_earliest(&mut self.transitions, transitions);
+        self.seen.insert(event.event_type);
         for operation in event.operations {
             let (key, said) = OperationFacts::of(operation);
-            facts.operations.entry(key).or_default().join(said);
+            self.operations.entry(key).or_default().join(said);
         }
         // A fulfillment without lines says nothing.
         if let Some(Fulfillment { fulfillment_id, created_time, tracking, lines }) =
             event.fulfillment.filter(|fulfillment| !fulfillment.lines.is_empty())
         {
             let created_at = created_time.or(Some(event.as_of));
-            facts.shipments.insert(fulfillment_id, ShipmentFacts { created_at, tracking, lines });
+            let said = ShipmentFacts { created_at, tracking, lines };
+            self.shipments.entry(fulfillment_id).or_default().join(said);
         }
-        (key, facts)
     }
 
-    fn add_snapshot(&mut self, order: OrderSnapshot, stamp: Stamp, as_of: DateTime<Utc>) {
-        join_earliest(&mut self.transitions, order.transitions);
+    /// Adds an order as an event shows it, and returns the states that it names.
+    fn add_snapshot(
+        &mut self,
+        order: OrderSnapshot,
+        stamp: Stamp,
+        as_of: DateTime<Utc>,
+    ) -> Vec<(OrderState, DateTime<Utc>)> {
+        let mut transitions = order.transitions;
         // Older payloads, and some of today's, do not list the state that the order is in; nor that of its lines.
         if let Some(state) = order.state {
-            self.transitions.entry(state).or_insert(as_of);
+            add_missing(&mut transitions, state, as_of);
         }
-        self.unknown_states = order.unknown_states;
-        for line in order.lines {
-            let snapshot = Snapshot { stamp: stamp.clone(), content: line.details };
-            let state = snapshot.content.state.as_deref().and_then(LineState::parse);
-            let mut transitions = BTreeMap::new();
-            join_earliest(&mut transitions, line.transitions);
-            if let Some(state) = state {
-                transitions.entry(state).or_insert(as_of);
+        self.unknown_states.extend(order.unknown_states);
+        for mut line in order.lines {
+            if let Some(state) = line.details.state.as_deref().and_then(LineState::parse) {
+                add_missing(&mut line.transitions, state, as_of);
             }
-            self.lines.entry(line.line_id).or_default().join(LineFacts { transitions, snapshot });
+            let known = self.lines.entry(line.line_id).or_default();
+            join_earliest(&mut known.transitions, line.transitions);
+            known.snapshot.add(&stamp, line.details);
         }
-        self.snapshot = Snapshot { stamp, content: order.details };
+        self.snapshot.join(Snapshot { stamp, content: order.details });
+        transitions
     }
 
     /// Adds what `other` knows.
     pub fn join(&mut self, other: Self) {
-        self.seen.extend(other.seen);
-        join_earliest(&mut self.transitions, other.transitions);
-        self.unknown_states.extend(other.unknown_states);
+        join_sets(&mut self.seen, other.seen);
+        join_maps(&mut self.transitions, other.transitions, join_earlier);
+        join_sets(&mut self.unknown_states, other.unknown_states);
         self.conflicted |= other.conflicted;
         self.snapshot.join(other.snapshot);
-        for (line_id, line) in other.lines {
-            self.lines.entry(line_id).or_default().join(line);
-        }
-        for (fulfillment_id, shipment) in other.shipments {
-            self.shipments.entry(fulfillment_id).or_default().join(shipment);
-        }
-        for (key, operation) in other.operations {
-            self.operations.entry(key).or_default().join(operation);
-        }
+        join_maps(&mut self.lines, other.lines, LineFacts::join);
+        join_maps(&mut self.shipments, other.shipments, ShipmentFacts::join);
+        join_maps(&mut self.operations, other.operations, OperationFacts::join);
     }
 
     /// When the order reached a state, if it did.
@@ -185,7 +208,7 @@ impl Facts {
 
 impl LineFacts {
     fn join(&mut self, other: Self) {
-        join_earliest(&mut self.transitions, other.transitions);
+        join_maps(&mut self.transitions, other.transitions, join_earlier);
         self.snapshot.join(other.snapshot);
     }
 }
@@ -251,8 +274,43 @@ fn join_greater<T: Ord>(known: &mut Option<T>, other: Option<T>) {
     }
 }
 
+fn join_earlier(known: &mut DateTime<Utc>, other: DateTime<Utc>) {
+    *known = other.min(*known);
+}
+
 fn join_earliest<S: Ord>(map: &mut BTreeMap<S, DateTime<Utc>>, other: impl IntoIterator<Item = (S, DateTime<Utc>)>) {
     for (state, time) in other {
-        map.entry(state).and_modify(|known| *known = time.min(*known)).or_insert(time);
+        map.entry(state).and_modify(|known| join_earlier(known, time)).or_insert(time);
+    }
+}
+
+/// Adds a state with its time to those that an event lists, unless it is among them.
+fn add_missing<S: PartialEq>(listed: &mut Vec<(S, DateTime<Utc>)>, state: S, time: DateTime<Utc>) {
+    if listed.iter().all(|(known, _)| *known != state) {
+        listed.push((state, time));
+    }
+}
+
+/// Joins what is known under each key. Where nothing is known yet, the other is all there is.
+fn join_maps<K: Ord, V>(map: &mut BTreeMap<K, V>, other: BTreeMap<K, V>, join: impl Fn(&mut V, V)) {
+    if map.is_empty() {
+        *map = other;
+        return;
+    }
+    for (key, value) in other {
+        match map.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(value);
+            }
+            Entry::Occupied(mut entry) => join(entry.get_mut(), value),
+        }
+    }
+}
+
+fn join_sets(set: &mut BTreeSet<String>, other: BTreeSet<String>) {
+    if set.is_empty() {
+        *set = other;
+    } else {
+        set.extend(other);
     }
 }

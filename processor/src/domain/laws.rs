@@ -216,7 +216,7 @@ fn every_subset_of_up_to_six_events_in_every_order_with_duplicates_ends_the_same
 #[test]
 fn every_way_through_all_subsets_of_fourteen_events_ends_the_same() {
     for events in [life(), troubled()] {
-        let said: Vec<Facts> = events.into_iter().map(|event| Facts::of(event, false).1).collect();
+        let said: Vec<Facts> = events.iter().map(|event| Facts::of(event.clone(), false).1).collect();
         let mut known: Vec<Facts> = vec![Facts::default()];
         for subset in 1_usize..(1 << said.len()) {
             let steps = || (0..said.len()).filter(|event| subset & (1 << event) != 0);
@@ -224,6 +224,9 @@ fn every_way_through_all_subsets_of_fourteen_events_ends_the_same() {
                 let before: &Facts = &known[subset & !(1 << event)];
                 let mut after = before.clone();
                 after.join(said[event].clone());
+                let mut added = before.clone();
+                added.add(events[event].clone(), false);
+                assert_eq!(added, after, "event {event} is not added to {subset:b} as it is joined");
                 check_step(before, &after);
                 after
             };
