@@ -112,7 +112,7 @@ impl Relay {
     async fn publish_outbox(&self, connection: &mut PgConnection) -> Result<i64, RelayError> {
         let rows = sqlx::query!(
             "-- outbox_next
-             SELECT message_id, order_id, kind, payload FROM outbox WHERE published_at IS NULL
+             SELECT message_id, order_id, kind, payload FROM outbox_due JOIN outbox USING (message_id)
              ORDER BY message_id LIMIT $1",
             PAGE_MESSAGES
         )
@@ -129,7 +129,7 @@ impl Relay {
         });
         join_all(sent).await.into_iter().collect::<Result<(), _>>()?;
         let ids: Vec<i64> = rows.iter().map(|row| row.message_id).collect();
-        sqlx::query!("-- outbox_published\nUPDATE outbox SET published_at = now() WHERE message_id = ANY($1)", &ids)
+        sqlx::query!("-- outbox_published\nDELETE FROM outbox_due WHERE message_id = ANY($1)", &ids)
             .execute(connection)
             .await?;
         ::metrics::counter!(metrics::RELAYED, "source" => "outbox").increment(ids.len() as u64);
