@@ -67,7 +67,7 @@ fn write(text: &mut String, order_id: &str, shown: &Shown) -> std::fmt::Result {
     }
     writeln!(text, "messages:")?;
     for message in &shown.messages {
-        let published = message.published_at.map_or_else(|| "waits".to_owned(), |time| format!("published {time}"));
+        let published = if message.published { "published" } else { "waits" };
         writeln!(text, "  {}  {}  {published}", message.created_at, message.kind)?;
     }
     writeln!(text, "invoices:")?;

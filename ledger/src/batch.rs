@@ -40,12 +40,15 @@ impl Tally {
     }
 }
 
-/// A record, judged. Large, so that many of them are sorted and split in boxes.
+/// A record, judged.
 pub(crate) struct Entry<'a, E> {
     record: &'a Record,
     pub(crate) row: EventRow<'a>,
     pub(crate) decision: Decision<E>,
 }
+
+/// The records of a batch. An entry is large; sorting and splitting move only the boxes.
+type Entries<'a, E> = Vec<Box<Entry<'a, E>>>;
 
 /// Applies a batch in one transaction. May run twice: the second time nothing happens.
 ///
@@ -104,7 +107,7 @@ async fn judge_all<'a, P: Projection>(
     projection: &P,
     records: &'a [Record],
     refused: Option<&str>,
-) -> Vec<Box<Entry<'a, P::Event>>> {
+) -> Entries<'a, P::Event> {
     let mut entries = Vec::with_capacity(records.len());
     for some in records.chunks(JUDGED_AT_ONCE) {
         entries.extend(some.iter().map(|record| Box::new(judge(projection, record, refused))));
@@ -117,7 +120,7 @@ async fn judge_all<'a, P: Projection>(
 async fn write<P: Projection>(
     transaction: &mut PgConnection,
     projection: &P,
-    entries: Vec<Box<Entry<'_, P::Event>>>,
+    entries: Entries<'_, P::Event>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let (fresh, dead, tally) = settle(transaction, entries).await?;
@@ -194,10 +197,7 @@ pub(crate) fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
 type Settled<'a, E> = (Vec<Fresh<E>>, Vec<(&'a Record, Dead)>, Tally);
 
 /// Writes every record's outcome, and says which events take effect now.
-async fn settle<'a, E>(
-    connection: &mut PgConnection,
-    mut entries: Vec<Box<Entry<'a, E>>>,
-) -> Result<Settled<'a, E>, Error> {
+async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E>) -> Result<Settled<'a, E>, Error> {
     // One order of locks for everybody. Stable, so that of two records of one event the earlier comes first.
     entries.sort_by(|a, b| a.row.event_id.cmp(&b.row.event_id));
     let is_first = |i: usize| i == 0 || entries[i - 1].row.event_id != entries[i].row.event_id;
@@ -233,9 +233,9 @@ async fn settle<'a, E>(
 /// Writes the outcomes of records whose event has one already, and returns those that differ from it for the first time.
 async fn settle_repeated<'a, E>(
     connection: &mut PgConnection,
-    mut entries: Vec<Box<Entry<'a, E>>>,
+    mut entries: Entries<'a, E>,
     tally: &mut Tally,
-) -> Result<Vec<Box<Entry<'a, E>>>, Error> {
+) -> Result<Entries<'a, E>, Error> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
@@ -274,10 +274,7 @@ async fn settle_repeated<'a, E>(
 }
 
 /// Those whose rows were added, and the others.
-fn split_added<'a, E>(
-    entries: Vec<Box<Entry<'a, E>>>,
-    added: Vec<(i16, i32, i64)>,
-) -> (Vec<Box<Entry<'a, E>>>, Vec<Box<Entry<'a, E>>>) {
+fn split_added<'a, E>(entries: Entries<'a, E>, added: Vec<(i16, i32, i64)>) -> (Entries<'a, E>, Entries<'a, E>) {
     if added.len() == entries.len() {
         return (entries, Vec::new());
     }

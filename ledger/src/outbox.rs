@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use crate::Error;
 
-/// Adds messages. One that was ever added for the same order, kind and key is passed over: an effect fires once for ever.
+/// Adds messages, and puts them into the relay's queue. One that was ever added for the same order, kind and key is passed over: an effect fires once for ever.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
@@ -17,9 +17,12 @@ pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateT
     let orders: Vec<_> = messages.iter().map(Message::order).collect();
     let added = sqlx::query!(
         "-- outbox_add
-         INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload, created_at)
-         SELECT *, $6 FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bytea[])
-         ON CONFLICT DO NOTHING",
+         WITH added AS (
+             INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload, created_at)
+             SELECT *, $6 FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bytea[])
+             ON CONFLICT DO NOTHING RETURNING message_id
+         )
+         INSERT INTO outbox_due (message_id) SELECT message_id FROM added",
         &orders.iter().map(|(order_id, _)| order_id.as_str()).collect::<Vec<_>>() as _,
         &orders.iter().map(|(_, mode)| mode.is_live()).collect::<Vec<_>>(),
         &messages.iter().map(Message::kind).collect::<Vec<_>>() as _,

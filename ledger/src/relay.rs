@@ -112,8 +112,14 @@ impl Relay {
     async fn publish_outbox(&self, connection: &mut PgConnection) -> Result<i64, RelayError> {
         let rows = sqlx::query!(
             "-- outbox_next
-             SELECT message_id, order_id, kind, payload FROM outbox WHERE published_at IS NULL
-             ORDER BY message_id LIMIT $1",
+             SELECT d.message_id, o.order_id, o.kind, o.payload
+             FROM outbox_due d
+             -- Row by row, whatever the planner thinks of a queue that is empty at one moment and long at another: all messages
+             -- that were ever published lie before those that wait.
+             CROSS JOIN LATERAL (
+                 SELECT order_id, kind, payload FROM outbox WHERE message_id = d.message_id LIMIT 1
+             ) o
+             ORDER BY d.message_id LIMIT $1",
             PAGE_MESSAGES
         )
         .fetch_all(&mut *connection)
@@ -129,7 +135,7 @@ impl Relay {
         });
         join_all(sent).await.into_iter().collect::<Result<(), _>>()?;
         let ids: Vec<i64> = rows.iter().map(|row| row.message_id).collect();
-        sqlx::query!("-- outbox_published\nUPDATE outbox SET published_at = now() WHERE message_id = ANY($1)", &ids)
+        sqlx::query!("-- outbox_published\nDELETE FROM outbox_due WHERE message_id = ANY($1)", &ids)
             .execute(connection)
             .await?;
         ::metrics::counter!(metrics::RELAYED, "source" => "outbox").increment(ids.len() as u64);

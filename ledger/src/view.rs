@@ -65,7 +65,8 @@ pub struct MessageView {
     pub effect_key: String,
     pub live_mode: bool,
     pub created_at: DateTime<Utc>,
-    pub published_at: Option<DateTime<Utc>>,
+    /// Whether Kafka has it.
+    pub published: bool,
 }
 
 /// The records of an order, in the order in which they were taken.
@@ -168,8 +169,10 @@ pub async fn dead_letter(
 pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<MessageView>, Error> {
     let rows = sqlx::query_as!(
         MessageView,
-        "-- outbox_of_order
-         SELECT kind, effect_key, live_mode, created_at, published_at FROM outbox WHERE order_id = $1 ORDER BY message_id LIMIT $2",
+        r#"-- outbox_of_order
+           SELECT kind, effect_key, live_mode, created_at,
+                  NOT EXISTS (SELECT FROM outbox_due d WHERE d.message_id = o.message_id) AS "published!"
+           FROM outbox o WHERE order_id = $1 ORDER BY message_id LIMIT $2"#,
         order_id,
         ROWS_MAX
     );
@@ -183,7 +186,7 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
 pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), Error> {
     let row = sqlx::query!(
         r#"-- outbox_counts
-           SELECT count(*) AS "all!", count(*) FILTER (WHERE published_at IS NULL) AS "waiting!" FROM outbox"#
+           SELECT (SELECT count(*) FROM outbox) AS "all!", (SELECT count(*) FROM outbox_due) AS "waiting!""#
     );
     let row = row.fetch_one(connection).await?;
     Ok((u64::try_from(row.all).unwrap_or_default(), u64::try_from(row.waiting).unwrap_or_default()))

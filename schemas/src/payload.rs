@@ -192,17 +192,26 @@ value_schema!(Quantity, { "type": ["integer", "string"], "minimum": 0, "maximum"
 /// A state by the name that Digital River writes.
 pub(crate) trait State: Copy + PartialEq {
     fn named(name: &str) -> Option<Self>;
+    fn name(self) -> &'static str;
 }
 
 impl State for OrderState {
     fn named(name: &str) -> Option<Self> {
         Self::parse(name)
     }
+
+    fn name(self) -> &'static str {
+        self.as_str()
+    }
 }
 
 impl State for LineState {
     fn named(name: &str) -> Option<Self> {
         Self::parse(name)
+    }
+
+    fn name(self) -> &'static str {
+        self.as_str()
     }
 }
 
@@ -221,9 +230,10 @@ impl<S> Default for Transitions<S> {
     }
 }
 
-impl<S> Transitions<S> {
-    /// The known states, and the names of the others.
-    pub(crate) fn split(self) -> (Vec<(S, DateTime<Utc>)>, BTreeSet<String>) {
+impl<S: State> Transitions<S> {
+    /// The known states by name, in whatever order they were written, and the names of the others.
+    pub(crate) fn split(mut self) -> (Vec<(S, DateTime<Utc>)>, BTreeSet<String>) {
+        self.known.sort_unstable_by_key(|(state, _)| state.name());
         let known = self.known.into_iter().filter_map(|(state, time)| Some((state, time?))).collect();
         let unknown = self.unknown.into_iter().filter(|(_, time)| time.is_some()).map(|(name, _)| name).collect();
         (known, unknown)

@@ -136,7 +136,6 @@ fn write_receipt(text: &mut String, receipt: &Receipt, audited_sha256: &str) -> 
 }
 
 fn write_message(text: &mut String, message: &MessageView) -> fmt::Result {
-    let published =
-        message.published_at.map_or_else(|| "not published yet".to_owned(), |time| format!("published {time}"));
+    let published = if message.published { "published" } else { "not published yet" };
     writeln!(text, "  message    {}, written {}, {published}", message.kind.escape_debug(), message.created_at)
 }

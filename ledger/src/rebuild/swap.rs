@@ -9,7 +9,7 @@ use sqlx::{Acquire as _, PgConnection};
 
 use super::{
     Rebuild, RebuildError, shadow, store,
-    tables::{self, Class, Columns, Table},
+    tables::{self, Class, Columns, Numbered, Table},
 };
 use crate::{Error, relay};
 
@@ -212,22 +212,25 @@ async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Resu
     Ok(messages)
 }
 
-/// Adds what only the rebuild has, with numbers after all that were given.
+/// Adds what only the rebuild has, with numbers after all that were given; numbered rows wait for what is done with them.
 async fn add_only_rebuilt(
     connection: &mut PgConnection,
     table: &Table,
-    numbered: Option<&str>,
+    numbered: Option<Numbered>,
     rebuilt: &str,
 ) -> Result<u64, Error> {
     let mut columns = store::columns(connection, rebuilt, table.name).await?;
-    columns.retain(|column| Some(column.as_str()) != numbered);
-    let (columns, order) =
-        (columns.join(", "), numbered.map(|column| format!("ORDER BY {column}")).unwrap_or_default());
-    let add = format!(
-        "-- swap_add
-         INSERT INTO {rebuilt}.{name} ({columns}) SELECT {columns} FROM swap_{name} {order}",
-        name = table.name
-    );
+    columns.retain(|column| numbered.is_none_or(|numbered| numbered.column != column));
+    let (name, columns) = (table.name, columns.join(", "));
+    let add = format!("INSERT INTO {rebuilt}.{name} ({columns}) SELECT {columns} FROM swap_{name}");
+    let add = match numbered {
+        None => format!("-- swap_add\n{add}"),
+        Some(Numbered { column, queue }) => format!(
+            "-- swap_add
+             WITH added AS ({add} ORDER BY {column} RETURNING {column})
+             INSERT INTO {rebuilt}.{queue} ({column}) SELECT {column} FROM added"
+        ),
+    };
     store::run(connection, add).await
 }
 

@@ -26,8 +26,8 @@ pub enum Class {
     LiveWins {
         /// What a row is known by.
         key: &'static [&'static str],
-        /// A column that numbers the rows; what is added gets new numbers, in the order of the old ones.
-        numbered: Option<&'static str>,
+        /// What numbers the rows; what is added gets new numbers, in the order of the old ones.
+        numbered: Option<Numbered>,
     },
     /// Rebuilt rows count, and those that only the live table has stay.
     RebuiltWins {
@@ -38,6 +38,15 @@ pub enum Class {
     Carried,
     /// It says something about the live rows that may not be so of the rebuilt ones: it begins anew.
     Reset,
+}
+
+/// How the rows of a table are numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// The column.
+    pub column: &'static str,
+    /// The table of the numbers whose rows wait for something to be done; what is added waits.
+    pub queue: &'static str,
 }
 
 /// How rows are compared.
@@ -115,7 +124,10 @@ pub const TABLES: &[Table] = &[
     // What a message said of the moment in which it was made depends on that moment.
     Table {
         name: "outbox",
-        class: Class::LiveWins { key: &["order_id", "live_mode", "kind", "effect_key"], numbered: Some("message_id") },
+        class: Class::LiveWins {
+            key: &["order_id", "live_mode", "kind", "effect_key"],
+            numbered: Some(Numbered { column: "message_id", queue: "outbox_due" }),
+        },
         compared: Some(Compared {
             key: &["order_id", "live_mode", "kind", "effect_key"],
             columns: Columns::Only(&["order_id", "live_mode", "kind", "effect_key"]),
@@ -123,6 +135,8 @@ pub const TABLES: &[Table] = &[
             rule: Rule::Row,
         }),
     },
+    // What the rebuild put into it was published long ago, or is added with the messages that only the rebuild has.
+    Table { name: "outbox_due", class: Class::Carried, compared: None },
     // The first announcement of a document stays, and which is the first depends on the order of reading.
     Table {
         name: "invoices",

@@ -222,9 +222,8 @@ async fn carried(connection: &mut PgConnection) -> String {
 
 /// What was done outside: published messages, a stored document, a retry by hand, a letter that was published.
 const DONE_OUTSIDE: [&str; 6] = [
-    "UPDATE outbox SET published_at = now()",
-    "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload, published_at)
-     VALUES ('o', false, 'invoice.stored', 'f', '{}', now())",
+    "DELETE FROM outbox_due",
+    "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload) VALUES ('o', false, 'invoice.stored', 'f', '{}')",
     "UPDATE invoices SET state = 'stored', sha256 = sha256('x'), size_bytes = 1, object_key = 'k', ended_at = now()
      WHERE file_id = (SELECT min(file_id::text)::uuid FROM invoices)",
     "INSERT INTO invoice_retries (file_id, retried_at, retried_by, reason, state, attempts)
@@ -251,6 +250,12 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     for statement in DONE_OUTSIDE {
         execute(&mut live, statement).await;
     }
+    let late: String = value(
+        &mut live,
+        "WITH late AS (INSERT INTO outbox_due SELECT max(message_id) FROM outbox WHERE order_id <> 'o' RETURNING message_id)
+         SELECT order_id FROM outbox JOIN late USING (message_id)",
+    )
+    .await;
     let (before, all_lines) = (carried(&mut live).await, lines(&mut live, "public").await);
     assert!(all_lines.is_some());
     // Damage that only the topics can put right, and an effect that never fired.
@@ -274,24 +279,21 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     assert_eq!(lines(&mut live, "public").await, all_lines, "the view shows the rebuilt orders");
     assert_eq!(lines(&mut live, &kept.schema).await, None, "and the former view the former ones");
     assert!(value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await, "no version comes again");
-    let waiting: Vec<String> = sqlx::query_scalar("SELECT order_id FROM outbox WHERE published_at IS NULL")
-        .fetch_all(&mut live)
-        .await
-        .unwrap();
-    assert_eq!(waiting, [lost], "what was published stays published, what is new waits");
+    let waiting: Vec<String> =
+        sqlx::query_scalar("SELECT order_id FROM outbox JOIN outbox_due USING (message_id) ORDER BY message_id")
+            .fetch_all(&mut live)
+            .await
+            .unwrap();
+    assert_eq!(waiting, [late, lost], "what was published stays published; what waited waits, and what is new, too");
     assert!(
-        value::<bool>(
-            &mut live,
-            "SELECT (SELECT message_id FROM outbox WHERE published_at IS NULL) = max(message_id) FROM outbox"
-        )
-        .await,
+        value::<bool>(&mut live, "SELECT (SELECT max(message_id) FROM outbox_due) = max(message_id) FROM outbox").await,
         "what is new comes after what there was"
     );
     for name in ["orders", "order_lines"] {
         let granted = format!("SELECT has_table_privilege('pg_monitor', '{name}', 'SELECT')");
         assert!(value::<bool>(&mut live, granted).await, "{name}");
     }
-    execute(&mut live, "DELETE FROM outbox WHERE published_at IS NULL").await;
+    execute(&mut live, "DELETE FROM outbox WHERE message_id = (SELECT max(message_id) FROM outbox_due)").await;
     assert_eq!(carried(&mut live).await, without);
     let unlogged: i64 = value(
         &mut live,
@@ -303,13 +305,13 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     // Consumers go on, and the tables that were kept can come back: they catch up, and what was done since stays done.
     let more = bodies(34, 10);
     raw.take(more).await;
-    execute(&mut live, "UPDATE outbox SET published_at = now()").await;
+    execute(&mut live, "DELETE FROM outbox_due").await;
     let (after, done) = (state(&mut live).await.unwrap(), carried(&mut live).await);
     let again = swap(&raw, &kept.schema).await;
     assert_ne!(again.schema, kept.schema);
     assert_eq!(again.messages, 0);
     let mut live = raw.database.connect().await.unwrap();
-    execute(&mut live, "DELETE FROM outbox WHERE published_at IS NULL").await;
+    assert_eq!(value::<i64>(&mut live, "SELECT count(*) FROM outbox_due").await, 0, "what was published stays so");
     assert_eq!(carried(&mut live).await, done);
     assert_ne!(state(&mut live).await.unwrap(), after, "the former tables have the former damage");
     let swaps: i64 = value(&mut live, "SELECT count(*) FROM rebuilds WHERE swapped_by = 'ada'").await;
@@ -378,7 +380,8 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
         let postgres = world.local.config.postgres.clone();
         async move {
             let mut connection = postgres.connect().await.unwrap();
-            value::<i64>(&mut connection, "SELECT count(*) FROM outbox WHERE published_at IS NOT NULL").await
+            value::<i64>(&mut connection, "SELECT count(*) FROM outbox WHERE message_id NOT IN (TABLE outbox_due)")
+                .await
         }
     };
     for service in &world.local.services[1..] {
