@@ -172,6 +172,21 @@ pub async fn migrations_missing(connection: &mut PgConnection) -> Result<usize, 
     Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
 }
 
+/// How many other connections services and commands of Riverlock have to this database.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn other_connections(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "-- connections_of_others
+         SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()",
+    )
+    .bind(APPLICATION)
+    .fetch_one(connection)
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,10 +16,7 @@ use riverlock_ledger::{
     replay::{self, Consumer, Observer, Replay, Selection},
 };
 use riverlock_processor::{Orders, ProcessorConfig};
-use riverlock_runtime::{
-    Secret, SystemClock,
-    kafka::KafkaConfig,
-};
+use riverlock_runtime::{Secret, SystemClock, kafka::KafkaConfig};
 use riverlock_sandbox::stack::Process;
 use riverlock_tests::usage;
 use serde::{Deserialize, Serialize};
@@ -81,7 +78,7 @@ pub(crate) async fn run(
 
 /// Replays in this process, and prints what that took.
 pub(crate) async fn replay(plan: &str, brokers: &str, url: &str) -> anyhow::Result<()> {
-        let kafka = KafkaConfig { brokers: brokers.to_owned(), ..super::stage::kafka_config() };
+    let kafka = KafkaConfig { brokers: brokers.to_owned(), ..super::stage::kafka_config() };
     let postgres = PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() };
     let consumers = [Consumer::new(Orders::new(ProcessorConfig::default().modes), kafka.topics().orders())];
     let replay = Replay {

@@ -2,7 +2,7 @@
 
 use riverlock_ledger::{batch, postgres};
 use riverlock_tests::{Database, events, hostile, lives, now, record, state};
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::raw::{event, execute, orders, value};
 
@@ -34,15 +34,17 @@ async fn apply(connection: &mut PgConnection, bodies: &[Vec<u8>], partition: i32
     batch::apply(connection, &orders(), &records, None, now()).await.unwrap();
 }
 
-/// The tables as they were, with the rows that today's have.
+/// The tables as they were, with what today's have of them.
 async fn copy_as_they_were(connection: &mut PgConnection) {
     MIGRATIONS.run_to(WITH_LINES, &mut *connection).await.unwrap();
     for table in ["orders", "order_lines", "charge_operations", "shipments", "outbox"] {
         let columns: String = value(
             connection,
             format!(
-                "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
-                 WHERE attrelid = '{FORMER}.{table}'::regclass AND attnum > 0 AND NOT attisdropped AND attidentity = ''"
+                "SELECT string_agg(attname, ', ' ORDER BY f.attnum)
+                 FROM pg_attribute f JOIN pg_attribute t USING (attname)
+                 WHERE f.attrelid = '{FORMER}.{table}'::regclass AND f.attnum > 0 AND f.attidentity = ''
+                   AND t.attrelid = 'public.{table}'::regclass AND NOT t.attisdropped"
             ),
         )
         .await;
@@ -105,4 +107,22 @@ async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before
     apply(&mut former, late, 1).await;
     apply(&mut plain, late, 1).await;
     assert_eq!(state(&mut former).await.unwrap(), state(&mut plain).await.unwrap(), "the processor goes on with them");
+}
+
+#[tokio::test]
+async fn connections_of_others_are_seen_before_tables_are_changed_under_them() {
+    let database = Database::create().await.unwrap();
+    let mut own = database.connect().await.unwrap();
+    let before = postgres::other_connections(&mut own).await.unwrap();
+    let other = database.connect().await.unwrap();
+    assert_eq!(postgres::other_connections(&mut own).await.unwrap(), before + 1);
+    other.close().await.unwrap();
+    // A server process ends a moment after its connection.
+    for _ in 0..100 {
+        if postgres::other_connections(&mut own).await.unwrap() == before {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("a connection that was closed still counts");
 }

@@ -287,7 +287,11 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     assert_eq!(lines(&mut live, "public").await, all_lines, "the view shows the rebuilt orders");
     assert_eq!(lines(&mut live, &kept.schema).await, None, "and the former view the former ones");
     assert!(value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await, "no version comes again");
-    assert_eq!(waiting(&mut live).await, [late, lost], "what was published stays published; what waited waits, and what is new, too");
+    assert_eq!(
+        waiting(&mut live).await,
+        [late, lost],
+        "what was published stays published; what waited waits, and what is new, too"
+    );
     assert!(
         value::<bool>(&mut live, "SELECT (SELECT max(message_id) FROM outbox_due) = max(message_id) FROM outbox").await,
         "what is new comes after what there was"
