@@ -140,6 +140,11 @@ async fn check(config: &Config) -> anyhow::Result<()> {
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
     let missing = postgres::migrations_missing(&mut connection).await?;
     anyhow::ensure!(missing == 0, "the database lacks {missing} migrations; `riverlock setup` runs them");
+    let unknown = postgres::migrations_unknown(&mut connection).await?;
+    anyhow::ensure!(
+        unknown == 0,
+        "a newer version has changed the tables ({unknown} migrations are unknown to this one); start that version"
+    );
     Ok(())
 }
 

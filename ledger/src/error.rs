@@ -22,6 +22,10 @@ pub enum Error {
     /// The database lacks what it once had: it was restored from a backup, or a failover lost commits.
     #[error("the offsets in PostgreSQL lie before what was stored already: the database went back")]
     WentBack,
+    /// A newer version has changed the tables while this one ran: what it would write could be refused, and good events be
+    /// taken for poison.
+    #[error("a newer version has changed the tables ({0} migrations are unknown to this one)")]
+    Newer(usize),
     /// The transaction took longer than it may; its connection was given up.
     #[error("the transaction took longer than {0} s")]
     TimedOut(u64),
@@ -49,9 +53,12 @@ impl Error {
                 Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Disposition::Isolate,
                 _ => Disposition::Retry,
             },
-            Self::Sql(_) | Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack | Self::TimedOut(_) => {
-                Disposition::Retry
-            }
+            Self::Sql(_)
+            | Self::LostRace(_)
+            | Self::Inconsistent { .. }
+            | Self::WentBack
+            | Self::Newer(_)
+            | Self::TimedOut(_) => Disposition::Retry,
         }
     }
 
@@ -70,6 +77,7 @@ impl Error {
             Self::LostRace(_) => "lost_race",
             Self::Inconsistent { .. } => "inconsistent",
             Self::WentBack => "went_back",
+            Self::Newer(_) => "newer",
             Self::TimedOut(_) => "timeout",
         }
     }
@@ -81,7 +89,7 @@ impl Error {
             // 57Pxx: the server ends the connection, or itself.
             Self::Sql(sqlx::Error::Database(error)) => error.code().is_none_or(|code| !code.starts_with("57P")),
             Self::Sql(_) | Self::TimedOut(_) => false,
-            Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack => true,
+            Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack | Self::Newer(_) => true,
         }
     }
 }

@@ -79,6 +79,7 @@ pub fn describe(consumer: &'static str) {
         "statement_timeout",
         "lost_race",
         "inconsistent",
+        "newer",
         "timeout",
         "refused",
     ] {

@@ -6,7 +6,8 @@ use sqlx::PgConnection;
 
 use crate::Error;
 
-/// Adds messages, and puts them into the relay's queue. One that was ever added for the same order, kind and key is passed over: an effect fires once for ever.
+/// Adds messages, and puts them into the relay's queue. One that was ever added for the same order, kind and key is passed
+/// over: an effect fires once for ever.
 ///
 /// # Errors
 /// When PostgreSQL refuses.

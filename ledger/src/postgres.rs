@@ -163,13 +163,25 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate:
 /// # Errors
 /// When PostgreSQL cannot be asked.
 pub async fn migrations_missing(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    let applied = migrations_applied(connection).await?;
+    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
+}
+
+/// How many of the database's migrations this version does not know: a newer version has changed the tables.
+///
+/// # Errors
+/// When PostgreSQL cannot be asked.
+pub async fn migrations_unknown(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    let applied = migrations_applied(connection).await?;
+    Ok(applied.into_iter().filter(|version| !MIGRATIONS.version_exists(*version)).count())
+}
+
+async fn migrations_applied(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
     let table = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#);
     if !table.fetch_one(&mut *connection).await? {
-        return Ok(MIGRATIONS.iter().count());
+        return Ok(Vec::new());
     }
-    let applied: Vec<i64> =
-        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await?;
-    Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
+    sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await
 }
 
 /// How many other connections services and commands of Riverlock have to this database.

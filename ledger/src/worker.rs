@@ -15,7 +15,7 @@ use crate::{
     batch::{self, Tally},
     context::{Batch, Shared},
     error::Disposition,
-    metrics as names,
+    metrics as names, postgres,
     store::{self, Outcome, Positions},
 };
 
@@ -133,9 +133,13 @@ impl<P: Projection> Worker<P> {
         result
     }
 
-    /// A connection to the database whose topics have the numbers that the records have.
+    /// A connection to the database whose tables are this version's, and whose topics have the numbers that the records have.
     async fn connect(&self) -> Result<PgConnection, Error> {
         let mut connection = self.postgres.connect().await?;
+        let unknown = postgres::migrations_unknown(&mut connection).await?;
+        if unknown > 0 {
+            return Err(Error::Newer(unknown));
+        }
         let topics: Vec<String> = self.shared.ids.keys().cloned().collect();
         // A backup from before a topic was known gives it another number when it is known again.
         let same = store::known_topic_ids(&mut connection, &topics).await? == self.shared.ids;

@@ -169,6 +169,34 @@ async fn a_consumer_goes_on_where_the_database_stands_whatever_kafka_remembers()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_into_tables_of_a_newer_version() {
+    let setting = Setting::new().await;
+    setting.produce((0..8).map(|i| format!("event-{i}"))).await;
+    let mut connection = setting.database.connect().await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'of tomorrow', true, '', 0)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let context = Context::new();
+    let task = setting.consume(&context);
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !format!("{:?}", context.health.not_ready()).contains("a newer version has changed the tables") {
+        assert!(tokio::time::Instant::now() < until, "{:?}", context.health.not_ready());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(setting.rows().await, 0);
+
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9999").execute(&mut connection).await.unwrap();
+    setting.until_rows(8).await;
+    assert_eq!(outcomes(&mut connection).await.unwrap()["applied"], 8, "it waited, and lost nothing");
+    context.shutdown.stop();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_kafka_does_not_have_stop_the_consumer_and_nothing_is_skipped() {
     let setting = Setting::new().await;
     setting.produce((0..8).map(|i| format!("event-{i}"))).await;
