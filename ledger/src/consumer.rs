@@ -10,11 +10,11 @@ use std::{
 };
 
 use rdkafka::{
-    consumer::{BaseConsumer, CommitMode, Consumer},
+    consumer::Consumer,
     error::{KafkaError, RDKafkaErrorCode},
     message::Message,
 };
-use riverlock_runtime::{Component, Context, kafka::KafkaConfig};
+use riverlock_runtime::{Closing, Component, Context, kafka::KafkaConfig};
 use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
@@ -196,8 +196,8 @@ impl<P: Projection> Setting<'_, P> {
         };
         let broken = |source| ConsumerError::Kafka { consumer: name, source };
         let mut client = self.kafka.consumer(name);
-        let consumer: BaseConsumer<Callbacks> =
-            client.set("statistics.interval.ms", "15000").create_with_context(callbacks).map_err(broken)?;
+        client.set("statistics.interval.ms", "15000");
+        let consumer = Closing::create_with_context(&client, callbacks).map_err(broken)?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(broken)?;
 
@@ -268,7 +268,7 @@ fn load_offsets(name: &'static str, postgres: PostgresConfig) -> crate::context:
 /// The polling thread.
 struct Poll {
     name: &'static str,
-    consumer: BaseConsumer<Callbacks>,
+    consumer: Closing<Callbacks>,
     shared: Arc<Shared>,
     config: BatchConfig,
     senders: Vec<mpsc::Sender<Batch>>,
@@ -306,7 +306,7 @@ impl Poll {
                 self.poll(POLL_WAIT)?;
             }
             if committed.elapsed() >= COMMIT_INTERVAL {
-                self.shared.commit(&self.consumer, None, CommitMode::Async);
+                self.shared.commit(&self.consumer, None);
                 committed = Instant::now();
             }
         }
@@ -318,7 +318,8 @@ impl Poll {
         if self.shared.went_back() {
             return Ok(Ended::WentBack);
         }
-        self.shared.commit(&self.consumer, None, CommitMode::Sync);
+        // Closing the consumer waits for the answer.
+        self.shared.commit(&self.consumer, None);
         Ok(Ended::Stopped)
     }
 

@@ -168,13 +168,9 @@ impl Shared {
         list.elements().iter().filter_map(|element| Some((known(element.topic())?, element.partition()))).collect()
     }
 
-    /// Tells Kafka how far PostgreSQL is, for the sake of those who watch the lag. `only` limits it to some partitions.
-    pub(crate) fn commit<C: ConsumerContext>(
-        &self,
-        consumer: &BaseConsumer<C>,
-        only: Option<&HashSet<Partition>>,
-        mode: CommitMode,
-    ) {
+    /// Tells Kafka how far PostgreSQL is, for the sake of those who watch the lag. `only` limits it to some partitions. The
+    /// answer is not waited for: librdkafka sends it ahead of whatever comes next, and would wait for a lost one for ever.
+    pub(crate) fn commit<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, only: Option<&HashSet<Partition>>) {
         let mut list = TopicPartitionList::new();
         let mut state = self.lock();
         let wanted = |partition: &Partition| only.is_none_or(|only| only.contains(partition));
@@ -188,7 +184,7 @@ impl Shared {
         });
         drop(state);
         if list.count() > 0
-            && let Err(error) = consumer.commit(&list, mode)
+            && let Err(error) = consumer.commit(&list, CommitMode::Async)
         {
             tracing::debug!(%error, "offsets were not committed to Kafka, which only shows in its lag: {error}");
         }
@@ -246,7 +242,7 @@ impl Callbacks {
             tracing::warn!("{} gives partitions away while it still works on them; nothing is lost", self.consumer);
         }
         if !consumer.assignment_lost() {
-            self.shared.commit(consumer, Some(&partitions), CommitMode::Sync);
+            self.shared.commit(consumer, Some(&partitions));
         }
         if let Err(error) = consumer.incremental_unassign(list) {
             tracing::error!(%error, "{} could not give its partitions away: {error}", self.consumer);

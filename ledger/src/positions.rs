@@ -32,7 +32,7 @@ impl PositionReader {
     /// When the client cannot be made.
     pub fn open(kafka: &KafkaConfig, group: &'static str) -> Result<Self, RangeError> {
         let reader = RangeReader::open(kafka, group, [])?;
-        Ok(Self { kafka: kafka.clone(), group, consumer: kafka.consumer(group).create()?, reader })
+        Ok(Self { kafka: kafka.clone(), group, consumer: kafka.client().create()?, reader })
     }
 
     /// Gives every body that Kafka has to `found`, and returns where it has none: the record is deleted, or never was.

@@ -14,7 +14,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
-use riverlock_runtime::kafka::KafkaConfig;
+use riverlock_runtime::{Closing, kafka::KafkaConfig};
 use serde::{Deserialize, Serialize};
 
 /// How long Kafka may send nothing while records are known to be there.
@@ -76,7 +76,7 @@ pub enum RangeError {
 /// Reads ranges one after the other, each from its start to its end, in the order in which they were given: what is read,
 /// and in which order, depends on nothing else. Blocks, so it belongs on a thread of its own.
 pub struct RangeReader {
-    consumer: BaseConsumer,
+    consumer: Closing,
     /// What is still to be read; the first is being read, and its start is the next offset.
     left: VecDeque<OffsetRange>,
 }
@@ -99,7 +99,7 @@ impl RangeReader {
             // Kafka sends whole batches, but no more of them than are asked for.
             config.set("fetch.message.max.bytes", SMALL_BYTES.to_string());
         }
-        let consumer: BaseConsumer = config.create()?;
+        let consumer = Closing::create(&config)?;
         begin(&consumer, &left)?;
         Ok(Self { consumer, left })
     }

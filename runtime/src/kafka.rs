@@ -134,7 +134,7 @@ impl KafkaConfig {
         Topics::new(self.topic_prefix.clone(), self.routed_types.iter().cloned())
     }
 
-    /// What admin clients need.
+    /// What clients need that read no records: admin clients, and those that ask where partitions begin and end.
     #[must_use]
     pub fn client(&self) -> ClientConfig {
         self.with_properties(self.common())

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod api;
 pub mod clock;
+pub mod closing;
 pub mod config;
 pub mod health;
 pub mod kafka;
@@ -12,6 +13,7 @@ pub mod telemetry;
 pub mod topics;
 
 pub use clock::{Clock, SystemClock};
+pub use closing::Closing;
 pub use config::{ConfigError, Secret};
 pub use health::{Component, Health};
 pub use shutdown::Shutdown;

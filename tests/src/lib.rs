@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod hostile;
+mod limit;
 pub mod load;
 pub mod usage;
 
@@ -36,6 +37,7 @@ pub struct Database {
     /// How to reach it.
     pub config: PostgresConfig,
     _server: Arc<Server>,
+    _limit: limit::Limit,
 }
 
 impl Database {
@@ -44,6 +46,7 @@ impl Database {
     /// # Errors
     /// When PostgreSQL cannot be started.
     pub async fn create() -> anyhow::Result<Self> {
+        let limit = limit::Limit::start()?;
         static SHARED: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
         let mut shared = SHARED.lock().await;
         let server = match shared.upgrade() {
@@ -63,7 +66,7 @@ impl Database {
         drop(shared);
         let config = config(server.postgres.url_of(&name));
         postgres::migrate(&mut config.connect().await?).await?;
-        Ok(Self { config, _server: server })
+        Ok(Self { config, _server: server, _limit: limit })
     }
 
     /// A connection of one's own.

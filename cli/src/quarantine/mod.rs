@@ -9,12 +9,12 @@ use std::{collections::HashSet, path::Path, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use rdkafka::{
     Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    consumer::Consumer,
     message::{BorrowedMessage, Header, Headers, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
 use riverlock_runtime::{
-    Clock as _, SystemClock,
+    Clock as _, Closing, SystemClock,
     kafka::{KafkaConfig, REQUEST_TIMEOUT},
 };
 use riverlock_schemas::{Envelope, hash::Sha256Hash, record};
@@ -204,7 +204,7 @@ fn kept<'a>(message: &'a BorrowedMessage<'_>) -> Kept<'a> {
 
 /// Reads the quarantine from its beginning to where it ended when it was opened.
 struct Reader {
-    consumer: BaseConsumer,
+    consumer: Closing,
     /// Partitions that are not read to their end, with that end.
     left: Vec<(i32, i64)>,
 }
@@ -212,7 +212,7 @@ struct Reader {
 impl Reader {
     fn open(kafka: &KafkaConfig) -> anyhow::Result<Self> {
         let topic = kafka.topics().quarantine();
-        let consumer: BaseConsumer = kafka.consumer("riverlock-quarantine").create()?;
+        let consumer = Closing::create(&kafka.consumer("riverlock-quarantine"))?;
         let (mut left, mut assignment) = (Vec::new(), TopicPartitionList::new());
         for partition in 0..kafka.partitions {
             let (low, high) = consumer.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT).with_context(|| {

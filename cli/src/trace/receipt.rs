@@ -162,7 +162,7 @@ fn verify(raw: &Raw, judge: &Judge<'_>) -> (&'static str, String) {
 pub(super) fn read(kafka: &KafkaConfig, wanted: &BTreeSet<Position>) -> anyhow::Result<BTreeMap<Position, Found>> {
     let mut found = BTreeMap::new();
     let mut there = Vec::new();
-    let consumer: BaseConsumer = kafka.consumer(GROUP).create().context("the Kafka client cannot be made")?;
+    let consumer: BaseConsumer = kafka.client().create().context("the Kafka client cannot be made")?;
     let mut ends = BTreeMap::new();
     let mut unreachable: Option<String> = None;
     for position in wanted {

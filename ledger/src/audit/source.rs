@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _, error::KafkaError};
+use riverlock_runtime::{
+    Closing,
+    kafka::{KafkaConfig, REQUEST_TIMEOUT},
 };
-use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};
 use sqlx::PgConnection;
 
 use super::AuditError;
@@ -18,7 +17,7 @@ pub(super) type Watermarks = BTreeMap<Partition, (i64, i64)>;
 
 /// The raw topics that consumers read.
 pub(super) struct Source {
-    pub(super) consumer: BaseConsumer,
+    pub(super) consumer: Closing,
     /// Numbers by topic.
     pub(super) ids: HashMap<String, i16>,
     /// Partitions of every topic, by Kafka's metadata: some may have been added since the configuration was written.
@@ -33,7 +32,7 @@ impl Source {
     ) -> Result<Self, AuditError> {
         let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
         let ids = store::topic_ids(connection, &topics).await?;
-        let consumer: BaseConsumer = kafka.consumer("riverlock-audit").create()?;
+        let consumer = Closing::create(&kafka.consumer("riverlock-audit"))?;
         let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT)?;
         let known: HashMap<&str, _> =
             metadata.topics().iter().map(|topic| (topic.name(), topic.partitions())).collect();

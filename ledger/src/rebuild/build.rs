@@ -58,7 +58,7 @@ impl Rebuild {
     async fn ends(&self, names: &BTreeMap<i16, String>, ids: Vec<i16>) -> Result<Vec<(i16, i32, i64)>, RebuildError> {
         let (kafka, names) = (self.kafka.clone(), names.clone());
         blocking(move || {
-            let consumer: BaseConsumer = kafka.consumer(GROUP).create()?;
+            let consumer: BaseConsumer = kafka.client().create()?;
             let mut ends = Vec::new();
             for id in ids {
                 for partition in 0..kafka.partitions {
@@ -167,7 +167,7 @@ fn check(
     kafka: &riverlock_runtime::kafka::KafkaConfig,
     ranges: Vec<OffsetRange>,
 ) -> Result<Vec<OffsetRange>, RebuildError> {
-    let consumer: BaseConsumer = kafka.consumer(GROUP).create()?;
+    let consumer: BaseConsumer = kafka.client().create()?;
     for OffsetRange { topic, partition, start, end } in &ranges {
         let (low, high) = consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)?;
         if low > *start {

@@ -121,8 +121,7 @@ async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), Rep
 
 /// Whether what the plan reads is still there, and still behind the live consumers.
 async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<(), ReplayError> {
-    let client: BaseConsumer =
-        replay.kafka.consumer("riverlock-replay").create().map_err(ReplayError::kafka("be connected to"))?;
+    let client: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
     for consumer in replay.consumers {
         let offsets = ledger_store::offsets(connection, consumer.name).await?;
         for assigned in plan.ranges.iter().filter(|assigned| consumer.topics.contains(&assigned.range.topic)) {
@@ -183,7 +182,7 @@ impl Doing<'_> {
             if !self.pace.wait(chunk.records.len(), observer, &self.replay.stop).await {
                 return Ok(false);
             }
-            if !self.store(&chunk).await? {
+            if !self.store(&chunk, observer).await? {
                 return Ok(false);
             }
             observer.progress(before + reading.records_read(), self.applied.records);
@@ -192,7 +191,7 @@ impl Doing<'_> {
     }
 
     /// Stores a chunk whatever it takes; `false` when it was stopped first.
-    async fn store(&mut self, chunk: &Chunk) -> Result<bool, ReplayError> {
+    async fn store(&mut self, chunk: &Chunk, observer: &mut dyn Observer) -> Result<bool, ReplayError> {
         let mut wait = RETRY_WAIT.start;
         loop {
             let error = match self.attempt(chunk).await {
@@ -208,6 +207,9 @@ impl Doing<'_> {
                 Err(error) => return Err(error),
             };
             tracing::debug!(%error, "chunk {} is tried again: {error}", self.run.next_chunk);
+            if wait == RETRY_WAIT.end {
+                observer.say(&format!("chunk {} waits for PostgreSQL: {error}", self.run.next_chunk));
+            }
             let jittered = wait.mul_f64(0.5 + fastrand::f64());
             tokio::select! {
                 () = tokio::time::sleep(jittered) => {}

@@ -97,7 +97,7 @@ impl Pace {
         let mut connection = replay.postgres.connect().await?;
         let topics: Vec<String> = replay.consumers.iter().flat_map(|consumer| consumer.topics.clone()).collect();
         let topics = store::topic_ids(&mut connection, &topics).await?;
-        let client = replay.kafka.consumer("riverlock-replay-lag").create();
+        let client = replay.kafka.client().create();
         let meter = Meter {
             client: client.map_err(ReplayError::kafka("be connected to"))?,
             topics,

@@ -117,9 +117,7 @@ pub(super) async fn resolve(
     let partitions = partitions(replay, connection, selection, topics.len(), &mut notes).await?;
     let known = known_positions(connection, selection, &mut notes).await?;
 
-    let group = "riverlock-replay";
-    let consumer: BaseConsumer =
-        replay.kafka.consumer(group).create().map_err(ReplayError::kafka("be connected to"))?;
+    let consumer: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
     let places = places(replay, connection, &topics, &partitions).await?;
     let times = Times::look_up(&consumer, selection, &places)?;
     let mut ranges = Vec::new();
