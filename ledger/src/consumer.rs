@@ -55,7 +55,8 @@ pub struct BatchConfig {
     /// How long a record waits for others.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
-    /// Transactions at the same time, each on a connection of its own.
+    /// Transactions at the same time, each on a connection of its own. A partition's batches follow one another, so more of
+    /// them than there are partitions have nothing to do.
     pub workers: usize,
     /// How long polling may stand still before the process counts as stuck.
     #[serde(with = "humantime_serde")]
@@ -70,7 +71,8 @@ impl Default for BatchConfig {
             records_max: 4_000,
             bytes_max: 12 * 1024 * 1024,
             linger: Duration::from_millis(20),
-            workers: 2,
+            // As many as a topic has partitions by default: with one less, one of them has two, and the others wait for it.
+            workers: 3,
             stuck_after: Duration::from_secs(60),
         }
     }

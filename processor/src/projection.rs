@@ -79,7 +79,7 @@ impl Projection for Orders {
             news.entry(OrderKey::of(&event)).or_default().add(event, conflict);
         }
         let keys: Vec<OrderKey> = news.keys().cloned().collect();
-        let mut stored = store::lock(connection, &keys).await?;
+        let mut stored = store::read(connection, &keys).await?;
 
         let (mut changed, mut messages) = (Vec::with_capacity(news.len()), Vec::new());
         for (key, news) in news {

@@ -9,12 +9,16 @@ CREATE FUNCTION pg_temp.rfc3339(moment timestamptz) RETURNS text LANGUAGE sql AS
     SELECT regexp_replace(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), '\.?(000)+$', '') || 'Z'
 $$;
 
+-- Both are stored as they are written, and not taken apart: nearly all that is done with them is to read and write them whole.
+-- Whoever looks into them writes `details::jsonb`.
+ALTER TABLE orders ALTER COLUMN details TYPE json;
+
 -- Of a line only what is known is there. `snapshot`, what makes its newest snapshot the newest, is there only where that is
 -- not the order's own: of a line that the order's newest snapshot did not show.
-ALTER TABLE orders ADD COLUMN lines jsonb CHECK (jsonb_typeof(lines) = 'object');
+ALTER TABLE orders ADD COLUMN lines json CHECK (json_typeof(lines) = 'object');
 
 UPDATE orders o SET lines = (
-    SELECT coalesce(jsonb_object_agg(l.line_id, jsonb_strip_nulls(jsonb_build_object(
+    SELECT coalesce(json_object_agg(l.line_id, json_strip_nulls(json_build_object(
         'createdAt', pg_temp.rfc3339(l.created_at),
         'fulfilledAt', pg_temp.rfc3339(l.fulfilled_at),
         'paidAt', pg_temp.rfc3339(l.paid_at),
@@ -24,7 +28,7 @@ UPDATE orders o SET lines = (
         'snapshot', CASE
             WHEN (l.snapshot_updated_at, l.snapshot_created_at, l.snapshot_event_id)
                 IS DISTINCT FROM (o.snapshot_updated_at, o.snapshot_created_at, o.snapshot_event_id)
-            THEN jsonb_build_object(
+            THEN json_build_object(
                 'updatedAt', pg_temp.rfc3339(l.snapshot_updated_at),
                 'createdAt', pg_temp.rfc3339(l.snapshot_created_at),
                 'eventId', l.snapshot_event_id)
@@ -54,10 +58,10 @@ SELECT o.order_id, o.live_mode, l.line_id COLLATE "C" AS line_id, f."createdAt" 
             ELSE (f.snapshot ->> 'eventId') COLLATE "C" END AS snapshot_event_id,
        f.state, f."skuId" AS sku_id, f.quantity, f.physical
 FROM orders o
-CROSS JOIN LATERAL jsonb_each(o.lines) AS l (line_id, line)
-CROSS JOIN LATERAL jsonb_to_record(l.line) AS f (
+CROSS JOIN LATERAL json_each(o.lines) AS l (line_id, line)
+CROSS JOIN LATERAL json_to_record(l.line) AS f (
     "createdAt" timestamptz, "fulfilledAt" timestamptz, "paidAt" timestamptz, "cancelledAt" timestamptz,
-    "blockedAt" timestamptz, "returnedAt" timestamptz, snapshot jsonb, state text, "skuId" text, quantity bigint,
+    "blockedAt" timestamptz, "returnedAt" timestamptz, snapshot json, state text, "skuId" text, quantity bigint,
     physical boolean);
 
 -- Whoever could read the table can read the view.

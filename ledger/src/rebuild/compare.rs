@@ -177,39 +177,36 @@ fn key(compared: &Compared) -> String {
     format!("concat_ws(E'\\x1f', {}) COLLATE \"C\"", parts.join(", "))
 }
 
-fn compared_columns<'a>(compared: &Compared, columns: &'a [String]) -> Vec<&'a str> {
-    let wanted = |column: &&'a String| match compared.columns {
+/// A row's compared columns as one text; JSON in it is as if it had been written by one hand.
+fn row(compared: &Compared, columns: &[String]) -> String {
+    let wanted = |column: &&String| match compared.columns {
         Columns::Only(only) => only.contains(&column.as_str()),
         Columns::AllBut(but) => !but.contains(&column.as_str()),
     };
-    columns.iter().filter(wanted).map(String::as_str).collect()
+    let unwanted: Vec<&str> = columns.iter().filter(|column| !wanted(column)).map(String::as_str).collect();
+    format!("(to_jsonb(t) - '{{{}}}'::text[])::text", unwanted.join(","))
 }
 
 fn sums_statement(table: &str, compared: &Compared, columns: &[String]) -> String {
-    let columns: Vec<String> = compared_columns(compared, columns).iter().map(|column| format!("t.{column}")).collect();
     format!(
         "-- rebuild_sums
          SELECT (hashtextextended(k, 0) & {mask})::integer, count(*), sum(hashtextextended(r, 0))::text
-         FROM (SELECT {key} AS k, ROW({columns})::text AS r FROM {table} t WHERE {only}) q GROUP BY 1",
+         FROM (SELECT {key} AS k, {row} AS r FROM {table} t WHERE {only}) q GROUP BY 1",
         mask = BUCKETS - 1,
         key = key(compared),
-        columns = columns.join(", "),
+        row = row(compared, columns),
         only = compared.only,
     )
 }
 
 fn rows_statement(table: &str, compared: &Compared, columns: &[String]) -> String {
-    let wanted = compared_columns(compared, columns);
-    let unwanted: Vec<&str> = columns.iter().map(String::as_str).filter(|column| !wanted.contains(column)).collect();
     format!(
         "-- rebuild_rows
-         SELECT k, r FROM (
-             SELECT {key} AS k, (to_jsonb(t) - '{{{unwanted}}}'::text[])::text AS r FROM {table} t WHERE {only}
-         ) q
+         SELECT k, r FROM (SELECT {key} AS k, {row} AS r FROM {table} t WHERE {only}) q
          WHERE (hashtextextended(k, 0) & {mask})::integer = ANY($1) ORDER BY k, r",
         mask = BUCKETS - 1,
         key = key(compared),
-        unwanted = unwanted.join(","),
+        row = row(compared, columns),
         only = compared.only,
     )
 }

@@ -251,13 +251,9 @@ async fn number_on(connection: &mut PgConnection, table: &Table, schema: &str) -
 /// somebody has seen never comes again with other content.
 async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, rebuilt: &str) -> Result<(), Error> {
     let Some(compared) = table.compared.filter(|_| table.name == "orders") else { return Ok(()) };
-    let columns = store::columns(connection, rebuilt, table.name).await?;
     let Columns::AllBut(history) = compared.columns else { return Ok(()) };
-    let compared_columns: Vec<&str> =
-        columns.iter().map(String::as_str).filter(|column| !history.contains(column)).collect();
-    let row =
-        |side: &str| compared_columns.iter().map(|column| format!("{side}.{column}")).collect::<Vec<_>>().join(", ");
-    let same = format!("ROW({})::text = ROW({})::text", row("l"), row("r"));
+    let row = |side: &str| format!("(to_jsonb({side}) - '{{{}}}'::text[])", history.join(","));
+    let same = format!("{} = {}", row("l"), row("r"));
     let statement = format!(
         "-- swap_history
          UPDATE {rebuilt}.orders r

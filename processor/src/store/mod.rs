@@ -8,4 +8,4 @@ mod write;
 
 pub use list::{ListFilter, ListPosition, OrderSummary, list};
 pub use read::{LineView, OperationView, OrderView, ShipmentLineView, ShipmentView, count_by_status, find, statuses};
-pub(crate) use write::{Change, lock, write};
+pub(crate) use write::{Change, read, write};

@@ -5,4 +5,3 @@ SELECT o.order_id, o.live_mode, o.version, o.seen, o.pending_payment_at, o.in_re
        o.lines::text AS "lines!"
 FROM orders o
 WHERE (o.order_id, o.live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
-ORDER BY o.order_id, o.live_mode

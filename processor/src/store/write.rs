@@ -1,11 +1,12 @@
-//! Locks, reads and writes the orders of a batch.
+//! Reads and writes the orders of a batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
 use riverlock_schemas::{Mode, OrderId, order_state::OrderState};
-use sqlx::{PgConnection, types::Json};
+use serde::Serialize;
+use sqlx::PgConnection;
 
 use super::{
     lines::{self, Lines},
@@ -34,23 +35,8 @@ pub(crate) struct Change {
     pub(crate) version: i32,
 }
 
-/// Locks the orders until the transaction ends, always in the same order, and reads them.
-///
-/// # Errors
-/// When PostgreSQL refuses, or a row cannot be understood.
-pub(crate) async fn lock(
-    connection: &mut PgConnection,
-    keys: &[OrderKey],
-) -> Result<BTreeMap<OrderKey, Stored>, Error> {
-    let (order_ids, live_modes) = columns(keys);
-    let rows = sqlx::query_file_as!(OrderRow, "src/store/orders_lock.sql", &order_ids as _, &live_modes)
-        .fetch_all(&mut *connection)
-        .await?;
-    with_parts(connection, rows).await
-}
-
-/// Reads the orders without locking them: whoever only looks must not keep a batch waiting. Charges and shipments may be
-/// newer than the order.
+/// Reads the orders without locking them: nearly always nobody else writes them, and [`write`] notices when somebody did.
+/// Charges and shipments may be newer than the order.
 ///
 /// # Errors
 /// When PostgreSQL refuses, or a row cannot be understood.
@@ -78,7 +64,7 @@ async fn with_parts(connection: &mut PgConnection, rows: Vec<OrderRow>) -> Resul
 /// Writes the orders, and those of their charges and shipments that changed.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or another transaction made one of the orders first.
+/// When PostgreSQL refuses, or another transaction has made or changed one of the orders since it was read.
 pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now: DateTime<Utc>) -> Result<(), Error> {
     if changes.is_empty() {
         return Ok(());
@@ -106,8 +92,8 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
         &facts().map(|facts| facts.snapshot.stamp.updated_at).collect::<Vec<_>>() as _,
         &facts().map(|facts| facts.snapshot.stamp.created_at).collect::<Vec<_>>() as _,
         &facts().map(|facts| facts.snapshot.stamp.event_id.as_str()).collect::<Vec<_>>() as _,
-        &facts().map(|facts| Json(&facts.snapshot.content)).collect::<Vec<_>>() as _,
-        &facts().map(|facts| Json(Lines(facts))).collect::<Vec<_>>() as _,
+        &facts().map(|facts| json(&facts.snapshot.content)).collect::<Vec<_>>(),
+        &facts().map(|facts| json(&Lines(facts))).collect::<Vec<_>>(),
         now,
     )
     .execute(&mut *connection)
@@ -116,6 +102,10 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
         return Err(Error::LostRace("an order"));
     }
     parts::write(connection, changes).await
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("structs and maps with texts as keys can be written")
 }
 
 fn join(items: &BTreeSet<String>) -> String {

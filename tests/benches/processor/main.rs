@@ -6,6 +6,8 @@
 //! - the same rows are only inserted: those of the audit alone, and all that the processor leaves, each batch with one
 //!   `INSERT … SELECT FROM unnest` per table, without reading, parsing, looking or folding anything. That is what PostgreSQL
 //!   takes on this machine, so it is what the processor is compared with;
+//! - the events are only read, hashed and understood. With the inserts, that is the least that any processor does here, so it
+//!   says how far away from the possible this one is;
 //! - the processor with one transaction per event.
 //!
 //! Then the whole backlog is read to its end, and once more after the offsets were set back, while memory is watched. At last
@@ -16,6 +18,7 @@
 
 mod backlog;
 mod drain;
+mod floor;
 mod insert;
 mod replay;
 mod report;
@@ -47,6 +50,11 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         && command == drain::COMMAND
     {
         return drain::serve(brokers, url, settings).await;
+    }
+    if let [command, brokers, events] = arguments
+        && command == floor::COMMAND
+    {
+        return floor::read(brokers, events.parse()?);
     }
     if let [command, plan, brokers, url] = arguments
         && command == replay::COMMAND

@@ -4,7 +4,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{
     drain::Mark,
-    stage::{Drained, Options, Round, Stage, Whole, rate},
+    floor::Understood,
+    stage::{Drained, Inserted, Options, Round, Stage, Whole, rate},
 };
 
 /// Events per second, with broker and database on the same two cores.
@@ -40,18 +41,26 @@ pub(crate) fn rounds(options: &Options, rounds: &[Round]) -> String {
     drained(&mut text, "processor", rounds, |round| &round.processor);
     inserted(&mut text, "rows of the audit only inserted", rounds, |round| round.audit_rows);
     inserted(&mut text, "all rows only inserted", rounds, |round| round.all_rows);
+    understood(&mut text, rounds);
     drained(&mut text, "processor, a transaction per event", rounds, |round| &round.single);
     let processor = Spread::of(rounds.iter().map(|round| round.processor.rate()).collect());
     let ratio = |of: &dyn Fn(&Round) -> f64| {
         Spread::of(rounds.iter().map(|round| round.processor.rate() / of(round)).collect())
     };
-    let (audit, all) = (ratio(&|round| round.audit_rows), ratio(&|round| round.all_rows));
+    let (audit, all) = (ratio(&|round| round.audit_rows.rate), ratio(&|round| round.all_rows.rate));
     let single = ratio(&|round| round.single.rate());
     text.push_str("\ntargets\n");
     target(&mut text, "events/s", &processor, 0, Some(RATE_MIN));
     target(&mut text, "processor / all rows only inserted", &all, 2, Some(RATIO_MIN));
     target(&mut text, "processor / rows of the audit only", &audit, 2, None);
     target(&mut text, "processor / a transaction per event", &single, 1, None);
+    let (least, possible) = (least(rounds), possible(rounds));
+    let _ = writeln!(
+        text,
+        "\nTo read, understand and insert alone takes {least:.1} µs, so no processor does more than {possible:.0} events/s \
+         here: {:.2} of all rows only inserted.",
+        possible / Spread::of(rounds.iter().map(|round| round.all_rows.rate).collect()).median,
+    );
     text
 }
 
@@ -114,9 +123,44 @@ fn drained(text: &mut String, name: &str, rounds: &[Round], of: impl Fn(&Round) 
     );
 }
 
-fn inserted(text: &mut String, name: &str, rounds: &[Round], of: impl Fn(&Round) -> f64) {
-    let median = Spread::of(rounds.iter().map(of).collect()).median;
-    let _ = writeln!(text, "  {name:<36}{median:>10.0}");
+fn inserted(text: &mut String, name: &str, rounds: &[Round], of: impl Fn(&Round) -> Inserted) {
+    let rate = Spread::of(rounds.iter().map(|round| of(round).rate).collect()).median;
+    let database = Spread::of(rounds.iter().map(|round| micros(of(round).postgres_cpu)).collect()).median;
+    let _ = writeln!(text, "  {name:<36}{rate:>10.0}{:>12}{database:>10.1}", "");
+}
+
+fn understood(text: &mut String, rounds: &[Round]) {
+    let median = |number: &dyn Fn(&Understood) -> f64| {
+        Spread::of(rounds.iter().map(|round| number(&round.understood)).collect()).median
+    };
+    let (rate, processor) = (median(&|it| rate(it.records, it.took)), median(&understood_micros));
+    let broker = Spread::of(rounds.iter().map(|round| micros(round.understood_kafka_cpu)).collect()).median;
+    let name = "only read, hashed and understood";
+    let _ = writeln!(text, "  {name:<36}{rate:>10.0}{processor:>12.1}{:>10}{broker:>10.1}", "");
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 events")]
+fn understood_micros(understood: &Understood) -> f64 {
+    micros(understood.cpu) / understood.records.max(1) as f64
+}
+
+/// CPU time that every event takes in any case, in microseconds.
+fn least(rounds: &[Round]) -> f64 {
+    let of = |round: &Round| {
+        understood_micros(&round.understood) + micros(round.understood_kafka_cpu + round.all_rows.postgres_cpu)
+    };
+    Spread::of(rounds.iter().map(of).collect()).median
+}
+
+/// Events per second when all cores do nothing else.
+#[expect(clippy::cast_precision_loss, reason = "few cores")]
+fn possible(rounds: &[Round]) -> f64 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    cores as f64 * 1e6 / least(rounds)
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 fn target(text: &mut String, name: &str, found: &Spread, digits: usize, at_least: Option<f64>) {

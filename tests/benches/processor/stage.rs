@@ -6,11 +6,13 @@ use anyhow::Context as _;
 use riverlock_ledger::{PostgresConfig, consumer::BatchConfig, postgres};
 use riverlock_runtime::{Secret, kafka::KafkaConfig, topics};
 use riverlock_sandbox::stack::{self, Kafka, Postgres, ports};
+use riverlock_tests::usage;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
     backlog::{self, Backlog},
     drain::{Drain, Mark, Properties, Servers},
+    floor::{self, Understood},
     insert::Rows,
     replay::{self, Replayed},
 };
@@ -104,13 +106,25 @@ pub(crate) fn rate(events: usize, took: Duration) -> f64 {
     events as f64 / took.as_secs_f64().max(1e-9)
 }
 
+/// Events whose rows were only inserted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inserted {
+    pub(crate) rate: f64,
+    /// What that took in PostgreSQL, for each event.
+    pub(crate) postgres_cpu: Duration,
+}
+
 /// What the turns of one round gave.
 pub(crate) struct Round {
     pub(crate) processor: Drained,
-    /// Events per second whose rows of the audit were only inserted.
-    pub(crate) audit_rows: f64,
-    /// Events per second all of whose rows were only inserted.
-    pub(crate) all_rows: f64,
+    /// The rows of the audit, only inserted.
+    pub(crate) audit_rows: Inserted,
+    /// All rows, only inserted.
+    pub(crate) all_rows: Inserted,
+    /// The events, only read.
+    pub(crate) understood: Understood,
+    /// What that took in Kafka, for each event.
+    pub(crate) understood_kafka_cpu: Duration,
     pub(crate) single: Drained,
 }
 
@@ -157,14 +171,20 @@ impl Stage {
             }
             let audit_rows = self.insert(&["events"], &options.batch).await?;
             let all_rows = self.insert(&["events", "orders", "outbox"], &options.batch).await?;
+            let (kafka, before) = (self.servers()?.kafka, usage::cpu(self.servers()?.kafka)?);
+            let understood = floor::run(&self.kafka.bootstrap(), options.turn_events, self.home.path()).await?;
+            let understood_kafka_cpu = (usage::cpu(kafka)? - before) / u32::try_from(understood.records)?.max(1);
             let one = BatchConfig { records_max: 1, ..options.batch.clone() };
             let single = self.drain("bench_single", options.turn_events / SINGLE_EVENTS_DIVISOR, &one).await?;
             eprintln!(
-                "bench: {:.0}, {audit_rows:.0}, {all_rows:.0} and {:.0} events/s",
+                "bench: {:.0}, {:.0}, {:.0}, {:.0} and {:.0} events/s",
                 processor.rate(),
+                audit_rows.rate,
+                all_rows.rate,
+                rate(understood.records, understood.took),
                 single.rate()
             );
-            rounds.push(Round { processor, audit_rows, all_rows, single });
+            rounds.push(Round { processor, audit_rows, all_rows, understood, understood_kafka_cpu, single });
         }
         Ok(rounds)
     }
@@ -224,12 +244,17 @@ impl Stage {
     }
 
     /// A turn of inserting rows into an empty database.
-    async fn insert(&self, tables: &[&str], batch: &BatchConfig) -> anyhow::Result<f64> {
+    async fn insert(&self, tables: &[&str], batch: &BatchConfig) -> anyhow::Result<Inserted> {
         let rows = self.rows.as_ref().context("nothing was drained yet")?;
         let postgres = self.create("bench_inserted").await?;
-        let started = Instant::now();
+        let server = self.servers()?.postgres;
+        let (started, before) = (Instant::now(), usage::cpu(server)?);
         rows.insert(&postgres, tables, batch.workers).await?;
-        Ok(rate(rows.events, started.elapsed()))
+        let events = u32::try_from(rows.events)?.max(1);
+        Ok(Inserted {
+            rate: rate(rows.events, started.elapsed()),
+            postgres_cpu: (usage::cpu(server)? - before) / events,
+        })
     }
 
     /// An empty database, in place of the one of that name.

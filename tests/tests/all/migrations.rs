@@ -97,7 +97,7 @@ async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before
     execute(&mut former, "SET TIME ZONE 'UTC'").await;
     assert_eq!(state(&mut former).await.unwrap(), state(&mut plain).await.unwrap(), "as the processor writes them");
     let stamps: Vec<bool> = sqlx::query_scalar(
-        "SELECT lines->'a' ? 'snapshot' OR NOT lines->'b' ? 'snapshot' FROM orders WHERE order_id = 'odd'",
+        "SELECT lines::jsonb->'a' ? 'snapshot' OR NOT lines::jsonb->'b' ? 'snapshot' FROM orders WHERE order_id = 'odd'",
     )
     .fetch_all(&mut former)
     .await

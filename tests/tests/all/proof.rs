@@ -28,7 +28,7 @@ const COMMIT_LOCK: i64 = 4_711;
 /// Where a processor is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CrashPoint {
-    /// Before this statement of a batch's transaction has locked or changed rows of this table; what comes before it is done.
+    /// Before this statement of a batch's transaction has read or changed rows of this table; what comes before it is done.
     Statement { table: &'static str, lock: &'static str, name: &'static str },
     /// When everything is done but the commit.
     Commit,
@@ -40,12 +40,12 @@ enum CrashPoint {
 
 /// Lets others read and lock rows, but not change them.
 const CHANGES: &str = "SHARE";
-/// Lets others read, but neither lock nor change rows. Both let them read, so that processors can start.
-const LOCKS: &str = "EXCLUSIVE";
+/// Lets nobody in.
+const EVERYTHING: &str = "ACCESS EXCLUSIVE";
 
 const CRASH_POINTS: [CrashPoint; 8] = [
     CrashPoint::Statement { table: "events", lock: CHANGES, name: "events_add" },
-    CrashPoint::Statement { table: "orders", lock: LOCKS, name: "orders_lock" },
+    CrashPoint::Statement { table: "orders", lock: EVERYTHING, name: "orders_read" },
     CrashPoint::Statement { table: "orders", lock: CHANGES, name: "orders_write" },
     CrashPoint::Statement { table: "outbox", lock: CHANGES, name: "outbox_add" },
     CrashPoint::Statement { table: "consumer_offsets", lock: CHANGES, name: "consumer_offsets_advance" },

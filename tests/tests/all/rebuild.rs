@@ -127,7 +127,7 @@ async fn rebuilt_tables_equal_the_live_ones_and_a_damaged_row_is_named() {
         value(&mut live, "SELECT event_id FROM events WHERE outcome = 'ignored' ORDER BY 1 LIMIT 1").await;
     for statement in [
         format!(
-            "UPDATE orders SET conflicted = true, lines = lines || '{{\"ghost\": {{\"quantity\": 1}}}}' WHERE order_id = '{order}'"
+            "UPDATE orders SET conflicted = true, lines = (lines::jsonb || '{{\"ghost\": {{\"quantity\": 1}}}}')::json WHERE order_id = '{order}'"
         ),
         format!(
             "UPDATE events SET outcome = 'applied', reason = NULL WHERE event_id = '{event}' AND outcome = 'ignored'"

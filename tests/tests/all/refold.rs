@@ -74,8 +74,8 @@ async fn all_rows(connection: &mut PgConnection) -> String {
 /// Gives every line of the chosen orders another quantity.
 fn miscount(orders: &str) -> String {
     format!(
-        "UPDATE orders SET lines = (SELECT jsonb_object_agg(key, value || '{{\"quantity\": 77}}') FROM jsonb_each(lines))
-         WHERE lines <> '{{}}' AND {orders}"
+        "UPDATE orders SET lines = (SELECT json_object_agg(key, value || '{{\"quantity\": 77}}') FROM jsonb_each(lines::jsonb))
+         WHERE lines::text <> '{{}}' AND {orders}"
     )
 }
 
@@ -100,7 +100,7 @@ async fn a_damaged_order_is_put_right_byte_for_byte_and_a_healthy_one_is_left_al
         format!("UPDATE orders SET status = 'on_hold', accepted_at = NULL WHERE order_id = '{a}'"),
         miscount(&format!("order_id = '{b}'")),
         // More than the events say: a line, a type, a state.
-        format!("UPDATE orders SET lines = lines || '{{\"ghost\": {{\"state\": \"paid\"}}}}' WHERE order_id = '{c}'"),
+        format!("UPDATE orders SET lines = (lines::jsonb || '{{\"ghost\": {{\"state\": \"paid\"}}}}')::json WHERE order_id = '{c}'"),
         format!("UPDATE orders SET seen = seen || '{{order.zzz}}', returned_at = now() WHERE order_id = '{d}'"),
         format!("DELETE FROM orders WHERE order_id = '{e}'"),
         // Not even readable.
