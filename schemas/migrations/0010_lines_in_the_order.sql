@@ -1,4 +1,4 @@
--- An order is locked, read and written as a whole, so its lines lie in its own row, an object by line id. As rows of their own
+-- An order is read and written as a whole, so its lines lie in its own row, an object by line id. As rows of their own
 -- they cost two fifths of what an event costs PostgreSQL.
 
 -- Every order is written; that may take longer than a statement usually may.
