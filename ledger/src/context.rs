@@ -153,6 +153,12 @@ impl Shared {
         state.confirmed.retain(|partition, _| !partitions.contains(partition));
     }
 
+    /// How many partitions this process reads. librdkafka is not asked: a question that reaches it while it closes the consumer
+    /// may be thrown away, and whoever asked waits for ever.
+    fn assigned(&self) -> usize {
+        self.lock().positions.len()
+    }
+
     /// Waits until no worker has a batch with one of these partitions; `None` means any partition.
     pub(crate) fn wait_idle(&self, partitions: Option<&HashSet<Partition>>, wait: Duration) -> bool {
         let busy = |state: &mut State| match partitions {
@@ -281,7 +287,7 @@ impl ConsumerContext for Callbacks {
                 "error"
             }
         };
-        let assigned = consumer.assignment().map_or(0, |assignment| assignment.count());
+        let assigned = self.shared.assigned();
         tracing::info!("{}: {kind} {} partitions, {assigned} in all", self.consumer, list.count());
         counter!(names::REBALANCES, "consumer" => self.consumer, "kind" => kind).increment(1);
         gauge!(names::PARTITIONS, "consumer" => self.consumer).set(assigned as f64);
