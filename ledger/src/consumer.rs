@@ -300,7 +300,7 @@ impl Poll {
             } else {
                 // Polling must go on, or Kafka takes the partitions away; without records, or memory would grow. A
                 // rebalance may bring partitions that are not paused yet.
-                let assigned = self.consumer.assignment().map_or(0, |assignment| assignment.count());
+                let assigned = self.shared.assigned();
                 if paused != assigned {
                     self.pause(true);
                     paused = assigned;

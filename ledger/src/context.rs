@@ -155,7 +155,7 @@ impl Shared {
 
     /// How many partitions this process reads. librdkafka is not asked: a question that reaches it while it closes the consumer
     /// may be thrown away, and whoever asked waits for ever.
-    fn assigned(&self) -> usize {
+    pub(crate) fn assigned(&self) -> usize {
         self.lock().positions.len()
     }
 

@@ -1,3 +1,4 @@
+use rdkafka::consumer::BaseConsumer;
 use riverlock_ingest::IngestConfig;
 use riverlock_runtime::topics;
 use riverlock_sandbox::{sign, stack::Embedded};
@@ -94,7 +95,7 @@ async fn what_verifies_is_admitted_once_and_only_when_it_is_applied() {
     assert_eq!(list(&config, true).unwrap(), 3);
 
     let raw = config.kafka.topics().raw("order.accepted");
-    let consumer: rdkafka::consumer::BaseConsumer = config.kafka.consumer("test").create().unwrap();
+    let consumer: BaseConsumer = config.kafka.consumer("test").create().unwrap();
     let written = || -> i64 {
         let end = |partition| consumer.fetch_watermarks(&raw, partition, REQUEST_TIMEOUT).unwrap().1;
         end(0) + end(1)

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::{
     Offsets, Rebuild, RebuildError, build,
     differ::{Difference, Group, differences},
-    shadow, store,
-    tables::{self, Columns, Compared, Table},
+    shadow,
+    tables::{self, Compared, Table},
 };
 use crate::Error;
 
@@ -131,8 +131,7 @@ impl Rebuild {
         compared: &Compared,
         report: &mut Report,
     ) -> Result<TableReport, RebuildError> {
-        let columns = store::columns(rebuilt, &self.shadow_schema, table.name).await?;
-        let statement = sums_statement(table.name, compared, &columns);
+        let statement = sums_statement(table.name, compared);
         let (ours, theirs) = tokio::try_join!(sums(live, &statement), sums(rebuilt, &statement))?;
         let count = |sums: &Sums| u64::try_from(sums.values().map(|(rows, _)| rows).sum::<i64>()).unwrap_or_default();
         let mut found = TableReport { table: table.name, live: count(&ours), rebuilt: count(&theirs), differences: 0 };
@@ -141,7 +140,7 @@ impl Rebuild {
         if differing.is_empty() {
             return Ok(found);
         }
-        let statement = rows_statement(table.name, compared, &columns);
+        let statement = rows_statement(table.name, compared);
         let mut ours = Groups::new(live, &statement, &differing);
         let mut theirs = Groups::new(rebuilt, &statement, &differing);
         let (mut left, mut right) = (ours.next().await?, theirs.next().await?);
@@ -177,36 +176,26 @@ fn key(compared: &Compared) -> String {
     format!("concat_ws(E'\\x1f', {}) COLLATE \"C\"", parts.join(", "))
 }
 
-/// A row's compared columns as one text; JSON in it is as if it had been written by one hand.
-fn row(compared: &Compared, columns: &[String]) -> String {
-    let wanted = |column: &&String| match compared.columns {
-        Columns::Only(only) => only.contains(&column.as_str()),
-        Columns::AllBut(but) => !but.contains(&column.as_str()),
-    };
-    let unwanted: Vec<&str> = columns.iter().filter(|column| !wanted(column)).map(String::as_str).collect();
-    format!("(to_jsonb(t) - '{{{}}}'::text[])::text", unwanted.join(","))
-}
-
-fn sums_statement(table: &str, compared: &Compared, columns: &[String]) -> String {
+fn sums_statement(table: &str, compared: &Compared) -> String {
     format!(
         "-- rebuild_sums
          SELECT (hashtextextended(k, 0) & {mask})::integer, count(*), sum(hashtextextended(r, 0))::text
          FROM (SELECT {key} AS k, {row} AS r FROM {table} t WHERE {only}) q GROUP BY 1",
         mask = BUCKETS - 1,
         key = key(compared),
-        row = row(compared, columns),
+        row = compared.row("t"),
         only = compared.only,
     )
 }
 
-fn rows_statement(table: &str, compared: &Compared, columns: &[String]) -> String {
+fn rows_statement(table: &str, compared: &Compared) -> String {
     format!(
         "-- rebuild_rows
          SELECT k, r FROM (SELECT {key} AS k, {row} AS r FROM {table} t WHERE {only}) q
          WHERE (hashtextextended(k, 0) & {mask})::integer = ANY($1) ORDER BY k, r",
         mask = BUCKETS - 1,
         key = key(compared),
-        row = row(compared, columns),
+        row = compared.row("t"),
         only = compared.only,
     )
 }

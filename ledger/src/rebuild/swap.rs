@@ -9,7 +9,7 @@ use sqlx::{Acquire as _, PgConnection};
 
 use super::{
     Rebuild, RebuildError, shadow, store,
-    tables::{self, Class, Columns, Numbered, Table},
+    tables::{self, Class, Numbered, Table},
 };
 use crate::{Error, relay};
 
@@ -251,9 +251,7 @@ async fn number_on(connection: &mut PgConnection, table: &Table, schema: &str) -
 /// somebody has seen never comes again with other content.
 async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, rebuilt: &str) -> Result<(), Error> {
     let Some(compared) = table.compared.filter(|_| table.name == "orders") else { return Ok(()) };
-    let Columns::AllBut(history) = compared.columns else { return Ok(()) };
-    let row = |side: &str| format!("(to_jsonb({side}) - '{{{}}}'::text[])", history.join(","));
-    let same = format!("{} = {}", row("l"), row("r"));
+    let same = format!("{} = {}", compared.row("l"), compared.row("r"));
     let statement = format!(
         "-- swap_history
          UPDATE {rebuilt}.orders r

@@ -171,7 +171,8 @@ impl Stage {
             }
             let audit_rows = self.insert(&["events"], &options.batch).await?;
             let all_rows = self.insert(&["events", "orders", "outbox"], &options.batch).await?;
-            let (kafka, before) = (self.servers()?.kafka, usage::cpu(self.servers()?.kafka)?);
+            let kafka = self.servers()?.kafka;
+            let before = usage::cpu(kafka)?;
             let understood = floor::run(&self.kafka.bootstrap(), options.turn_events, self.home.path()).await?;
             let understood_kafka_cpu = (usage::cpu(kafka)? - before) / u32::try_from(understood.records)?.max(1);
             let one = BatchConfig { records_max: 1, ..options.batch.clone() };

@@ -1,6 +1,6 @@
 //! What batches do to the database, whatever is in them and however often they come.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use riverlock_ledger::{Record, batch, store::Outcome};
 use riverlock_processor::Orders;
@@ -10,7 +10,7 @@ use riverlock_tests::{
     hostile::{self, Hostile},
     lives, now, outcomes, record, state,
 };
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 fn orders() -> Orders {
     Orders::new(vec![Mode::Test, Mode::Live])
@@ -231,4 +231,48 @@ async fn test_and_live_orders_never_mix_and_a_mode_can_be_left_alone() {
     let reasons: Vec<Option<String>> =
         sqlx::query_scalar("SELECT reason FROM events ORDER BY event_id").fetch_all(&mut connection).await.unwrap();
     assert_eq!(reasons, [None, Some("mode".to_owned())]);
+}
+
+/// Two writers of one order at once, the second of which read it before the first was done. `known` is what both can read.
+async fn write_at_once(known: &[Record], first: &[Record], second: &[Record]) {
+    let database = Database::create().await.unwrap();
+    let (mut one, mut other) = (database.connect().await.unwrap(), database.connect().await.unwrap());
+    apply(&mut one, known).await;
+    let mut transaction = one.begin().await.unwrap();
+    batch::fold(&mut transaction, &orders(), first, None, now()).await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut other).await.unwrap();
+    let late = async {
+        let result = batch::apply(&mut other, &orders(), second, None, now()).await;
+        (other, result)
+    };
+    let commit = async {
+        let mut look = database.connect().await.unwrap();
+        let waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1";
+        while sqlx::query_scalar::<_, Option<bool>>(waits).bind(pid).fetch_one(&mut look).await.unwrap() != Some(true) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        transaction.commit().await.unwrap();
+    };
+    let ((mut other, result), ()) = tokio::join!(late, commit);
+    assert_eq!(result.unwrap_err().label(), "lost_race");
+    apply(&mut other, second).await;
+
+    let reference = Database::create().await.unwrap();
+    let mut plain = reference.connect().await.unwrap();
+    apply(&mut plain, &[known, first, second].concat()).await;
+    assert_eq!(state(&mut other).await.unwrap(), state(&mut plain).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_order_that_was_written_since_it_was_read_is_read_again_and_nothing_is_overwritten() {
+    let bodies = [
+        ("e1", "order.accepted", "accepted"),
+        ("e2", "order.complete", "complete"),
+        ("e3", "order.blocked", "blocked"),
+    ]
+    .map(|(id, event_type, state)| event(id, event_type, &format!(r#"{{"id":"o1","state":"{state}"}}"#)));
+    let records = records(bodies.iter().map(Vec::as_slice));
+    write_at_once(&records[..1], &records[1..2], &records[2..]).await;
+    // An order that neither of them found.
+    write_at_once(&[], &records[..1], &records[1..2]).await;
 }
