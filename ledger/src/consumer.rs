@@ -281,13 +281,13 @@ impl Poll {
     fn run(self) -> Result<Ended, ConsumerError> {
         let mut committed = Instant::now();
         let mut behind_since: Option<Instant> = None;
-        let mut paused = 0;
+        let mut paused = false;
         self.component.ready();
         while !self.shared.end.is_cancelled() {
             self.component.beat();
             if self.hand_over()? {
                 behind_since = None;
-                if std::mem::take(&mut paused) > 0 {
+                if std::mem::take(&mut paused) {
                     self.pause(false);
                 }
                 self.poll(if self.shared.lock().buffers.iter().all(|buffer| buffer.records.is_empty()) {
@@ -300,11 +300,8 @@ impl Poll {
             } else {
                 // Polling must go on, or Kafka takes the partitions away; without records, or memory would grow. A
                 // rebalance may bring partitions that are not paused yet.
-                let assigned = self.shared.assigned();
-                if paused != assigned {
-                    self.pause(true);
-                    paused = assigned;
-                }
+                self.pause(true);
+                paused = true;
                 self.poll(POLL_WAIT)?;
             }
             if committed.elapsed() >= COMMIT_INTERVAL {
@@ -389,8 +386,7 @@ impl Poll {
     }
 
     fn pause(&self, pause: bool) {
-        let Ok(assignment) = self.consumer.assignment() else { return };
-        let result = if pause { self.consumer.pause(&assignment) } else { self.consumer.resume(&assignment) };
+        let result = if pause { self.shared.pause(&self.consumer) } else { self.shared.resume(&self.consumer) };
         if let Err(error) = result {
             tracing::warn!(%error, "{} could not {} reading: {error}", self.name, if pause { "pause" } else { "resume" });
         }

@@ -13,7 +13,7 @@ use metrics::{counter, gauge};
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
-    error::KafkaError,
+    error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
 };
 use riverlock_runtime::Component;
@@ -52,6 +52,8 @@ pub(crate) struct State {
     positions: Positions,
     /// Up to where PostgreSQL has said that it has those partitions.
     confirmed: HashMap<Partition, i64>,
+    /// Those of them that Kafka has been told to send nothing of.
+    paused: HashSet<Partition>,
     /// Batches per partition that a worker has and has not finished.
     in_flight: HashMap<Partition, usize>,
     /// Offsets that PostgreSQL has and Kafka has not been told.
@@ -151,12 +153,37 @@ impl Shared {
         }
         state.positions.retain(|partition, _| !partitions.contains(partition));
         state.confirmed.retain(|partition, _| !partitions.contains(partition));
+        state.paused.retain(|partition| !partitions.contains(partition));
     }
 
     /// How many partitions this process reads. librdkafka is not asked: a question that reaches it while it closes the consumer
     /// may be thrown away, and whoever asked waits for ever.
-    pub(crate) fn assigned(&self) -> usize {
+    fn assigned(&self) -> usize {
         self.lock().positions.len()
+    }
+
+    /// Stops reading for a while: of every partition that is not paused yet.
+    pub(crate) fn pause<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> KafkaResult<()> {
+        let mut state = self.lock();
+        let reading: HashSet<Partition> =
+            state.positions.keys().filter(|partition| !state.paused.contains(*partition)).copied().collect();
+        state.paused.extend(&reading);
+        drop(state);
+        if reading.is_empty() { Ok(()) } else { consumer.pause(&self.list(reading)) }
+    }
+
+    /// Goes on reading what is paused.
+    pub(crate) fn resume<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> KafkaResult<()> {
+        let paused = std::mem::take(&mut self.lock().paused);
+        if paused.is_empty() { Ok(()) } else { consumer.resume(&self.list(paused)) }
+    }
+
+    fn list(&self, partitions: impl IntoIterator<Item = Partition>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(&self.names[&topic], partition);
+        }
+        list
     }
 
     /// Waits until no worker has a batch with one of these partitions; `None` means any partition.
@@ -224,6 +251,10 @@ impl Callbacks {
                 }
             }
         };
+        // librdkafka remembers that a partition was paused when it was given away, and would never read it again.
+        if let Err(error) = consumer.resume(&self.shared.list(self.shared.partitions(list))) {
+            tracing::error!(%error, "{} could not go on reading its partitions: {error}", self.consumer);
+        }
         let places: Vec<(String, i32)> =
             list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect();
         for (topic, partition) in places {

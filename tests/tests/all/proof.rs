@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use riverlock_ledger::{PostgresConfig, audit, batch, postgres};
 use riverlock_processor::Orders;
 use riverlock_runtime::Secret;
@@ -220,8 +220,9 @@ impl<'a> Processors<'a> {
                 (left, moved) = (pending, Instant::now());
             }
             if moved.elapsed() > PATIENCE {
-                let newest = self.running.last().context("no processor runs")?;
-                return Err(newest.failure(&format!("and the others leave {left} records unread")));
+                let logs: Vec<String> =
+                    self.running.iter().map(|one| one.failure("reads nothing").to_string()).collect();
+                bail!("{left} records are left unread\n{}", logs.join("\n"));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -13,14 +13,14 @@ use riverlock_ledger::{
     Decision, Error, Fresh, PostgresConfig, Projection,
     consumer::{self, BatchConfig, ConsumerError},
 };
-use riverlock_runtime::{Context, Secret};
+use riverlock_runtime::{Context, Secret, telemetry};
 use riverlock_schemas::Envelope;
 use riverlock_tests::outcomes;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
     net::{TcpListener, TcpStream},
-    sync::Barrier,
+    sync::{Barrier, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -234,11 +234,7 @@ async fn consumers_share_the_work_and_a_rebalance_waits_for_what_is_in_flight() 
         let projection = Counting { asked: Arc::clone(&asked), slow: Arc::clone(&slow) };
         tasks.push(consume(&setting, &setting.database.config, projection, &config, &context));
         contexts.push(context);
-        let until = Instant::now() + PATIENCE;
-        while asked.load(Ordering::Relaxed) == 0 {
-            assert!(Instant::now() < until, "a consumer got no work");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("a consumer got no work", || asked.load(Ordering::Relaxed) > 0).await;
         counts.push(asked);
     }
     // The first leaves in the middle; the second does what is left.
@@ -253,10 +249,78 @@ async fn consumers_share_the_work_and_a_rebalance_waits_for_what_is_in_flight() 
     assert_eq!(i64::try_from(asked.iter().sum::<usize>()).unwrap(), EVENTS, "no record was given to two: {asked:?}");
 }
 
+/// Applies nothing before it may.
+struct Gated {
+    asked: Arc<AtomicUsize>,
+    open: watch::Receiver<bool>,
+}
+
+impl Projection for Gated {
+    type Event = ();
+
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+
+    fn decide(&self, _envelope: &Envelope<'_>, _body: &[u8]) -> Decision<()> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Decision::Apply(())
+    }
+
+    async fn apply(
+        &self,
+        _connection: &mut PgConnection,
+        _fresh: Vec<Fresh<()>>,
+        _now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        self.open.clone().wait_for(|open| *open).await.expect("the test holds the gate");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_given_away_while_reading_was_paused_is_read_when_it_comes_back() {
+    const EVENTS: i64 = 2_000;
+    let page = telemetry::metrics().unwrap();
+    let setting = Setting::new().await;
+    setting.produce((0..EVENTS).map(|i| format!("event-{i}"))).await;
+    let config = BatchConfig { records_max: 50, workers: 1, ..BatchConfig::default() };
+    let (gate, open) = watch::channel(false);
+    let consume_through = |open: watch::Receiver<bool>| {
+        let (context, asked) = (Context::new(), Arc::new(AtomicUsize::new(0)));
+        let projection = Gated { asked: Arc::clone(&asked), open };
+        let task = consume(&setting, &setting.database.config, projection, &config, &context);
+        (context, asked, task)
+    };
+    let (first, _, first_task) = consume_through(open);
+    until("reading is not paused", || page.render().contains("consumer_paused{consumer=\"gated\"} 1")).await;
+
+    // The other takes some of its partitions, and goes when nothing is paused any more.
+    let (_second_gate, open) = watch::channel(true);
+    let (second, asked, second_task) = consume_through(open);
+    until("the other got no partition", || asked.load(Ordering::Relaxed) > 0).await;
+    gate.send_replace(true);
+    setting.until_rows(EVENTS).await;
+    second.shutdown.stop();
+    second_task.await.unwrap().unwrap();
+    setting.produce((EVENTS..2 * EVENTS).map(|i| format!("event-{i}"))).await;
+    setting.until_rows(2 * EVENTS).await;
+    first.shutdown.stop();
+    first_task.await.unwrap().unwrap();
+}
+
+async fn until(otherwise: &str, is_so: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < until, "{otherwise}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A way to PostgreSQL that can be cut without anybody being told.
 struct Way {
     address: std::net::SocketAddr,
-    open: tokio::sync::watch::Sender<bool>,
+    open: watch::Sender<bool>,
 }
 
 impl Way {
@@ -264,7 +328,7 @@ impl Way {
     async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (open, _) = tokio::sync::watch::channel(true);
+        let (open, _) = watch::channel(true);
         let watched = open.subscribe();
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
@@ -311,17 +375,14 @@ async fn a_consumer_that_stops_polling_is_seen_and_one_that_polls_again_is_well(
     let task = consume(&setting, &postgres, Counting::default(), &config, &context);
     // Its topics' numbers are known now; then PostgreSQL falls silent while partitions are to be started.
     let mut connection = setting.database.connect().await.unwrap();
-    let until = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while sqlx::query_scalar::<_, i64>("SELECT count(*) FROM topics").fetch_one(&mut connection).await.unwrap() == 0 {
-        assert!(Instant::now() < until);
+        assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     way.open.send_replace(false);
-    while context.health.stuck().is_empty() {
-        assert!(Instant::now() < until, "polling stands still, and nobody sees it");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("polling stands still, and nobody sees it", || !context.health.stuck().is_empty()).await;
     way.open.send_replace(true);
     setting.until_rows(20).await;
     assert!(context.health.stuck().is_empty(), "it moves again");
