@@ -18,6 +18,10 @@ pub use config::{ConfigError, Secret};
 pub use health::{Component, Health};
 pub use shutdown::Shutdown;
 
+/// Here, so that every program that has services in it allocates alike: the services, their tests and their benchmarks.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What a service gets from the process that runs it.
 #[derive(Clone)]
 pub struct Context {

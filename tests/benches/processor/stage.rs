@@ -239,7 +239,11 @@ impl Stage {
         let mut drain =
             Drain::start(&self.kafka.bootstrap(), &postgres, batch, &self.properties, self.home.path()).await?;
         let from = drain.until(1, servers).await?;
-        let to = drain.until(from.records + events, servers).await?;
+        let to = drain.until((from.records + events).min(self.backlog.events), servers).await?;
+        anyhow::ensure!(
+            to.records > from.records,
+            "everything was read before anything was measured: --events is too small"
+        );
         drain.stop().await?;
         Ok(Drained::between(&from, &to))
     }
