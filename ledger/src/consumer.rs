@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     PostgresConfig, Projection, Record,
     context::{Batch, Buffer, Callbacks, Shared},
-    metrics as names, store, watch,
+    lag, metrics as names, store, watch,
     worker::Worker,
 };
 
@@ -197,9 +197,7 @@ impl<P: Projection> Setting<'_, P> {
             component: self.component.clone(),
         };
         let broken = |source| ConsumerError::Kafka { consumer: name, source };
-        let mut client = self.kafka.consumer(name);
-        client.set("statistics.interval.ms", "15000");
-        let consumer = Closing::create_with_context(&client, callbacks).map_err(broken)?;
+        let consumer = Closing::create_with_context(&self.kafka.consumer(name), callbacks).map_err(broken)?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(broken)?;
 
@@ -219,6 +217,12 @@ impl<P: Projection> Setting<'_, P> {
         }
         let watch = watch::run(name, self.postgres.clone(), Arc::clone(&shared));
         drop(self.context.shutdown.spawn_work(watch));
+        let client = self.kafka.client().create().map_err(broken)?;
+        let measured = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name(format!("{name}-lag"))
+            .spawn(move || lag::run(name, &client, &measured))
+            .map_err(|_| ConsumerError::Panicked(name))?;
         let (component, config) = (self.component.clone(), self.config.clone());
         let poll = Poll { name, consumer, shared: Arc::clone(&shared), config, senders, component };
         let (result, ended) = oneshot::channel();

@@ -11,7 +11,7 @@ use std::{
 
 use metrics::{counter, gauge};
 use rdkafka::{
-    ClientContext, Offset, Statistics, TopicPartitionList,
+    ClientContext, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
@@ -116,6 +116,12 @@ impl Shared {
     /// Up to where PostgreSQL has said that it has each partition that this process reads.
     pub(crate) fn confirmed(&self) -> HashMap<Partition, i64> {
         self.lock().confirmed.clone()
+    }
+
+    /// The partitions that this process reads, and up to where PostgreSQL has them, where that is known.
+    pub(crate) fn reading(&self) -> Vec<(Partition, Option<i64>)> {
+        let state = self.lock();
+        state.positions.keys().map(|partition| (*partition, state.confirmed.get(partition).copied())).collect()
     }
 
     /// A worker is done with a batch that ended at these offsets; `stored` says whether PostgreSQL has it.
@@ -290,14 +296,6 @@ impl Callbacks {
 impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, "{}: Kafka: {reason}", self.consumer);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        for (topic, topic_statistics) in statistics.topics {
-            let partitions = topic_statistics.partitions.values().filter(|partition| partition.desired);
-            let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-            gauge!(names::LAG, "consumer" => self.consumer, "topic" => topic).set(lag as f64);
-        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod consumer;
 mod context;
 pub mod dead_letters;
 pub mod error;
+mod lag;
 pub mod metrics;
 pub mod outbox;
 pub mod positions;

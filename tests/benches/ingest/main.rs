@@ -13,13 +13,14 @@
 //! librdkafka (`floor`) is measured in the same rounds: ingest cannot cost less than that and verify-and-parse together, and
 //! what it costs beyond their sum is its own.
 //!
-//! That floor is why the ratio's target is out of reach with librdkafka as it is: measured on two cores that nobody else used, with
-//! 3 partitions and 9234 events/s (half of the highest rate), verify-and-parse took 48 µs, librdkafka alone 27 and full 78, which
-//! is 1.61 times verify-and-parse, and 1.03 times both together. Two thirds of librdkafka's time are its broker thread's: sleeping
-//! and waking, sending, compressing, receiving and building records; the rest is taking records over and fetching reports. What is
-//! left to do there: requests for several partitions at once, which Kafka's protocol has and librdkafka does not make (yet:
-//! github.com/confluentinc/librdkafka/issues/1700). With all events in one topic instead of five librdkafka alone took 18 µs where
-//! it took 27 to 29; handing records over every 5 ms instead of every ms saved 4 to 5, as a linger longer by as much does.
+//! That floor is why the ratio's target is out of reach with librdkafka as it is: measured with glibc's allocator on two cores
+//! that nobody else used, with 3 partitions and 9234 events/s (half of the highest rate), verify-and-parse took 48 µs,
+//! librdkafka alone 27 and full 78, which is 1.61 times verify-and-parse, and 1.03 times both together. Two thirds of
+//! librdkafka's time are its broker thread's: sleeping and waking, sending, compressing, receiving and building records; the
+//! rest is taking records over and fetching reports. What is left to do there: requests for several partitions at once, which
+//! Kafka's protocol has and librdkafka does not make (yet: github.com/confluentinc/librdkafka/issues/1700). With all events in
+//! one topic instead of five librdkafka alone took 18 µs where it took 27 to 29; handing records over every 5 ms instead of
+//! every ms saved 4 to 5, as a linger longer by as much does.
 
 mod floor;
 mod report;

@@ -11,6 +11,9 @@ use riverlock_tests::{
     lives, now, outcomes, record, state,
 };
 use sqlx::{Connection as _, PgConnection};
+use tokio::time::Instant;
+
+use crate::consumer::PATIENCE;
 
 fn orders() -> Orders {
     Orders::new(vec![Mode::Test, Mode::Live])
@@ -246,9 +249,10 @@ async fn write_at_once(known: &[Record], first: &[Record], second: &[Record]) {
         (other, result)
     };
     let commit = async {
-        let mut look = database.connect().await.unwrap();
+        let (mut look, until) = (database.connect().await.unwrap(), Instant::now() + PATIENCE);
         let waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1";
         while sqlx::query_scalar::<_, Option<bool>>(waits).bind(pid).fetch_one(&mut look).await.unwrap() != Some(true) {
+            assert!(Instant::now() < until, "the second writer does not wait for the first");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         transaction.commit().await.unwrap();

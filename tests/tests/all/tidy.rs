@@ -108,3 +108,27 @@ fn every_statement_has_a_name() {
         }
     }
 }
+
+#[test]
+fn alerts_and_panels_speak_of_metrics_that_exist() {
+    let mut files = Vec::new();
+    for folder in ["runtime/src", "ingest/src", "ledger/src", "processor/src", "invoice-fetcher/src"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let code: String = files.iter().map(|file| read(file)).collect();
+    let mut asked = 0;
+    for file in ["deploy/prometheus/rules/ledger.yml", "deploy/grafana/dashboards/riverlock.json"] {
+        let text = read(&root().join(file));
+        for expression in text.lines().filter(|line| line.trim_start().trim_start_matches('"').starts_with("expr")) {
+            let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '$');
+            // A metric's name has several words; so have these functions and variables of PromQL and Grafana.
+            let functions = ["histogram_quantile", "min_over_time"];
+            for word in words.filter(|word| word.contains('_') && !word.starts_with('$') && !functions.contains(word)) {
+                let name = word.trim_end_matches("_bucket");
+                assert!(code.contains(&format!("\"{name}\"")), "{file} asks for {word}, which nothing has");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 10, "only {asked} names were found: the test showed nothing");
+}

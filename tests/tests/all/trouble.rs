@@ -293,7 +293,10 @@ async fn a_partition_that_was_given_away_while_reading_was_paused_is_read_when_i
         (context, asked, task)
     };
     let (first, _, first_task) = consume_through(open);
-    until("reading is not paused", || page.render().contains("consumer_paused{consumer=\"gated\"} 1")).await;
+    let shows = |line: &str| page.render().lines().any(|shown| shown == line);
+    let lag = |records: i64| format!("consumer_lag_records{{consumer=\"gated\",topic=\"{TOPIC}\"}} {records}");
+    until("reading is not paused", || shows("consumer_paused{consumer=\"gated\"} 1")).await;
+    until("what nobody reads is not counted", || shows(&lag(EVENTS))).await;
 
     // The other takes some of its partitions, and goes when nothing is paused any more.
     let (_second_gate, open) = watch::channel(true);
@@ -305,6 +308,7 @@ async fn a_partition_that_was_given_away_while_reading_was_paused_is_read_when_i
     second_task.await.unwrap().unwrap();
     setting.produce((EVENTS..2 * EVENTS).map(|i| format!("event-{i}"))).await;
     setting.until_rows(2 * EVENTS).await;
+    until("what is read still counts", || shows(&lag(0))).await;
     first.shutdown.stop();
     first_task.await.unwrap().unwrap();
 }
