@@ -13,6 +13,7 @@
 
 pub mod audit;
 pub mod batch;
+pub mod cluster;
 pub mod consumer;
 mod context;
 pub mod dead_letters;

@@ -249,7 +249,7 @@ async fn places(
     partitions: &BTreeSet<i32>,
 ) -> Result<Vec<Place>, ReplayError> {
     let names: Vec<String> = topics.keys().cloned().collect();
-    let ids = ledger_store::topic_ids(connection, &names).await?;
+    let ids = ledger_store::topic_ids_to_read(connection, &names).await?;
     let mut offsets = HashMap::new();
     for consumer in replay.consumers {
         offsets.insert(consumer.name, ledger_store::offsets(connection, consumer.name).await?);
