@@ -22,6 +22,12 @@ pub(crate) async fn run(file: Option<&Path>, json: bool) -> anyhow::Result<ExitC
         if unlisted > 0 && !report.findings.is_empty() {
             println!("  and more: {} in all", report.wrong);
         }
+        for note in &report.notes {
+            println!("  not provable: {note}");
+        }
+        if report.earlier > 0 {
+            println!("  {} rows belong to earlier Kafka clusters: stored, not provable from this one", report.earlier);
+        }
     }
     Ok(if report.balances() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
