@@ -72,6 +72,18 @@ pub async fn current(connection: &mut PgConnection) -> Result<Option<Cluster>, E
     Ok(row.fetch_optional(connection).await?)
 }
 
+/// As [`current`], also of a database whose tables do not exist yet, or are of a version that knew no clusters.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn recorded(connection: &mut PgConnection) -> Result<Option<Cluster>, Error> {
+    let exists = sqlx::query_scalar!(
+        r#"-- cluster_table_exists
+           SELECT to_regclass('kafka_clusters') IS NOT NULL AS "exists!""#
+    );
+    if exists.fetch_one(&mut *connection).await? { current(connection).await } else { Ok(None) }
+}
+
 /// The cluster that `kafka.brokers` leads to.
 ///
 /// # Errors

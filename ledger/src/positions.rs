@@ -10,9 +10,9 @@ use rdkafka::{
     message::Message as _,
 };
 use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};
-use riverlock_schemas::record::Position;
+use riverlock_schemas::{record::Position, topics::is_of_earlier_cluster};
 
-use crate::ranges::{OffsetRange, RangeError, RangeReader};
+use crate::ranges::{OffsetRange, RangeError, RangeReader, ask_patiently};
 
 /// Records that are read in vain rather than begin anew behind them.
 const GAP_RECORDS_MAX: i64 = 256;
@@ -79,9 +79,13 @@ impl PositionReader {
         Ok(wanted.iter().filter(is_kept).cloned().collect())
     }
 
-    /// The first offset that a partition has, and the one after its last. A topic that does not exist has none.
+    /// The first offset that a partition has, and the one after its last. A topic that does not exist, or is of
+    /// an earlier cluster, has none.
     fn limits(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
-        match self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
+        if is_of_earlier_cluster(topic) {
+            return Ok((0, 0));
+        }
+        match ask_patiently(|| self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)) {
             Err(error)
                 if matches!(
                     error.rdkafka_error_code(),

@@ -7,7 +7,7 @@ use rdkafka::message::Headers;
 use riverlock_schemas::hash::Sha256Hash;
 use sqlx::PgConnection;
 
-use crate::{Dead, Error, Record};
+use crate::{Dead, Error, Record, dead_letters::detail};
 
 /// Where a consumer has read to, by topic number and partition: the offset that comes next, or `None` where it began at
 /// the beginning and has read nothing yet.
@@ -129,10 +129,7 @@ pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) ->
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn topic_ids_to_read(
-    connection: &mut PgConnection,
-    names: &[String],
-) -> Result<HashMap<String, i16>, Error> {
+pub async fn topic_ids_to_read(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
     let mut ids = known_topic_ids(connection, names).await?;
     let unknown: Vec<&String> = names.iter().filter(|name| !ids.contains_key(*name)).collect();
     ids.extend(unknown.into_iter().cloned().zip((i16::MIN..0).rev()));
@@ -219,7 +216,7 @@ pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record
             record.partition,
             record.offset,
             dead.reason,
-            dead.detail.replace('\0', "\u{fffd}"),
+            detail::safe(&dead.detail),
             record.key.as_deref(),
             &names,
             &values,

@@ -15,6 +15,7 @@ use riverlock_schemas::{
     hash::Sha256Hash,
     record::{self, Position},
     time::parse_time,
+    topics::is_of_earlier_cluster,
 };
 use serde::Serialize;
 
@@ -166,6 +167,10 @@ pub(super) fn read(kafka: &KafkaConfig, wanted: &BTreeSet<Position>) -> anyhow::
     let mut ends = BTreeMap::new();
     let mut unreachable: Option<String> = None;
     for position in wanted {
+        if is_of_earlier_cluster(&position.topic) {
+            found.insert(position.clone(), Found::Gone("it was in an earlier Kafka cluster".to_owned()));
+            continue;
+        }
         if let Some(reason) = &unreachable {
             found.insert(position.clone(), Found::Unreadable(reason.clone()));
             continue;

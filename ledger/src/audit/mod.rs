@@ -24,13 +24,7 @@ use self::{
     source::{Source, Watermarks},
     store::Standing,
 };
-use crate::{
-    Error,
-    cluster::ClusterError,
-    context::Partition,
-    metrics::OUTCOMES,
-    ranges::STALL_MAX,
-};
+use crate::{Error, cluster::ClusterError, context::Partition, metrics::OUTCOMES, ranges::STALL_MAX};
 
 /// Findings that are listed; all are counted.
 const FINDINGS_MAX: usize = 20;

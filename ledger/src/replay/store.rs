@@ -35,7 +35,10 @@ pub(super) async fn records_of_events(
 ) -> Result<HashMap<String, Vec<Position>>, Error> {
     let rows = sqlx::query!(
         "-- replay_records_of_events
-         SELECT event_id, topic_id, partition, record_offset FROM events WHERE event_id = ANY($1)",
+         SELECT event_id, topic_id, partition, record_offset FROM events
+         -- In two halves, each of which has an index.
+         WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
+            OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict'))",
         event_ids
     );
     let mut found: HashMap<String, Vec<Position>> = HashMap::new();
@@ -214,10 +217,10 @@ pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -
         reason: error.to_string(),
     };
     let ranges = sqlx::query!(
-        "-- replay_plan_ranges_load
-         SELECT topic_id, name, partition, start_offset, end_offset
-         FROM replay_plan_ranges JOIN topics USING (topic_id) WHERE plan_hash = $1
-         ORDER BY name, partition, start_offset",
+        r#"-- replay_plan_ranges_load
+           SELECT topic_id, full_name AS "name!", partition, start_offset, end_offset
+           FROM replay_plan_ranges JOIN topic_names USING (topic_id) WHERE plan_hash = $1
+           ORDER BY full_name, partition, start_offset"#,
         bytes
     )
     .fetch_all(&mut *connection)

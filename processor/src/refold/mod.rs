@@ -15,7 +15,13 @@ mod store;
 use std::collections::BTreeMap;
 
 use riverlock_ledger::{
-    Error, PostgresConfig, error::Disposition, outbox, positions::PositionReader, ranges::RangeError,
+    Error, PostgresConfig,
+    cluster::{self, ClusterError},
+    dead_letters::explain,
+    error::Disposition,
+    outbox,
+    positions::PositionReader,
+    ranges::RangeError,
 };
 use riverlock_runtime::{Clock, kafka::KafkaConfig};
 use riverlock_schemas::{cloud_event::Message, record::Position};
@@ -52,6 +58,9 @@ pub enum RefoldError {
     /// Kafka could not be read.
     #[error(transparent)]
     Kafka(#[from] RangeError),
+    /// Kafka is not the cluster that the database belongs to.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The reading thread panicked; the log says where.
     #[error("the reading thread panicked")]
     Panicked,
@@ -145,6 +154,7 @@ pub async fn run(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Tally, RefoldError> {
     let mut live = postgres.connect().await?;
+    cluster::ensure_current(kafka, &mut live).await?;
     let mut scratch = postgres.in_schema("pg_temp").connect().await?;
     let parts = store::parts(&mut live).await?;
     store::make_scratch(&mut scratch, &mut live, &parts).await?;
@@ -381,5 +391,5 @@ fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
 
 fn refuse_for(tally: &mut Tally, found: &mut (dyn FnMut(Finding) + Send), key: &OrderKey, error: &Error) {
     tally.refused += 1;
-    found(Finding::Refused(key.clone(), Refusal::Database(error.to_string())));
+    found(Finding::Refused(key.clone(), Refusal::Database(explain(error))));
 }

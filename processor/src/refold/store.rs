@@ -100,14 +100,14 @@ pub(super) async fn audited(
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
         r#"-- refold_audited
-           SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id, t.name, e.partition, e.record_offset,
-                  e.outcome, e.body_sha256, d.payload AS "payload?"
+           SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id, t.full_name AS "name!",
+                  e.partition, e.record_offset, e.outcome, e.body_sha256, d.payload AS "payload?"
            FROM events e
-           JOIN topics t USING (topic_id)
+           JOIN topic_names t USING (topic_id)
            LEFT JOIN dead_letters d USING (topic_id, partition, record_offset)
            WHERE (e.order_id, e.live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
              AND e.outcome IN ('applied', 'conflict', 'ignored') AND t.name <> ALL($3)
-           ORDER BY t.name, e.partition, e.record_offset"#,
+           ORDER BY t.full_name, e.partition, e.record_offset"#,
         &order_ids,
         &live_modes,
         other_topics
