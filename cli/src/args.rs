@@ -6,6 +6,7 @@ pub mod moment;
 pub mod rebuild;
 pub mod refold;
 pub mod replay;
+pub mod setup;
 pub mod trace;
 
 use std::path::PathBuf;
@@ -35,8 +36,8 @@ pub enum Command {
     InvoiceFetcher,
     /// Run the three services in one process
     Up,
-    /// Create the topics that are missing and bring the tables to this version
-    Setup,
+    /// Create the topics that are missing, show what differs of the others, and bring the tables to this version
+    Setup(setup::SetupOptions),
     /// Prove that every acknowledged event has exactly one outcome
     Audit {
         /// Print JSON

@@ -38,7 +38,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Processor => services::run(file, &[services::Service::Processor]).await,
         Command::InvoiceFetcher => services::run(file, &[services::Service::InvoiceFetcher]).await,
         Command::Up => services::run(file, &services::Service::ALL).await,
-        Command::Setup => setup::run(file).await,
+        Command::Setup(options) => setup::run(file, &options).await,
         Command::Audit { json } => audit::run(file, json).await,
         Command::Orders { command } => orders::run(file, command).await,
         Command::Refold(options) => refold::run(file, options).await,

@@ -20,6 +20,7 @@ pub mod dead_letters;
 pub mod error;
 mod lag;
 pub mod metrics;
+pub mod migrations;
 pub mod outbox;
 pub mod positions;
 pub mod postgres;
