@@ -14,7 +14,11 @@ use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
-use riverlock_runtime::{Closing, kafka::KafkaConfig};
+use riverlock_runtime::{
+    Closing,
+    kafka::{KafkaConfig, REQUEST_TIMEOUT},
+};
+use riverlock_schemas::topics::is_of_earlier_cluster;
 use serde::{Deserialize, Serialize};
 
 /// How long Kafka may send nothing while records are known to be there.
@@ -72,9 +76,32 @@ pub enum RangeError {
         /// What Kafka says.
         reason: String,
     },
+    /// A partition has no leader that could be asked.
+    #[error("Kafka cannot be asked for {topic}[{partition}]")]
+    Unavailable {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// What Kafka says.
+        #[source]
+        source: KafkaError,
+    },
     /// Kafka has records and does not send them.
     #[error("Kafka sent nothing of {0} for {seconds} s although records are there", seconds = STALL_MAX.as_secs())]
     Stalled(OffsetRange),
+}
+
+impl RangeError {
+    /// The partition that cannot be read, where the others may be readable.
+    #[must_use]
+    pub fn partition(&self) -> Option<(&str, i32)> {
+        match self {
+            Self::Kafka(_) => None,
+            Self::Gone { range, .. } | Self::Stalled(range) => Some((&range.topic, range.partition)),
+            Self::Unavailable { topic, partition, .. } => Some((topic, *partition)),
+        }
+    }
 }
 
 /// Reads ranges one after the other, each from its start to its end, in the order in which they were given: what is read,
@@ -196,7 +223,14 @@ impl Trouble {
 
 /// What an error means for a range.
 fn judge(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Result<(), RangeError> {
-    match Trouble::of(consumer, &error) {
+    let trouble = match Trouble::of(consumer, &error) {
+        // A partition without a leader is not known to librdkafka for a while, and is there all the same.
+        Trouble::Gone if is_unknown(&error) && has_partition(consumer, &range.topic, range.partition)? => {
+            Trouble::Passing
+        }
+        trouble => trouble,
+    };
+    match trouble {
         Trouble::Gone => Err(RangeError::Gone { range: range.clone(), reason: error.to_string() }),
         Trouble::Fatal => Err(error.into()),
         Trouble::Passing => {
@@ -204,6 +238,55 @@ fn judge(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Res
             Ok(())
         }
     }
+}
+
+/// The first offset that a partition has, and the one after its last; `(0, 0)` where Kafka has no such topic or partition, such
+/// as one of an earlier cluster. Blocks.
+///
+/// # Errors
+/// When Kafka cannot be asked; [`RangeError::Unavailable`] where only the partition cannot.
+pub fn limits<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), RangeError> {
+    if is_of_earlier_cluster(topic) {
+        return Ok((0, 0));
+    }
+    match ask_patiently(|| consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)) {
+        Ok(limits) => Ok(limits),
+        Err(error) if is_unknown(&error) || passes(&error) => {
+            if has_partition(consumer, topic, partition)? {
+                Err(RangeError::Unavailable { topic: topic.to_owned(), partition, source: error })
+            } else {
+                Ok((0, 0))
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether librdkafka does not know a topic or a partition. It says so of a partition without a leader, too.
+fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+        )
+    )
+}
+
+/// Whether Kafka has a partition, readable or not.
+fn has_partition<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<bool, KafkaError> {
+    let metadata = ask_patiently(|| consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    Ok(found.is_some_and(|found| found.partitions().iter().any(|found| found.id() == partition)))
 }
 
 /// Asks Kafka, and asks again for up to [`ASK_PATIENCE`] while the answer is an error that passes by itself, such as those in

@@ -65,6 +65,8 @@ fn print(finding: &Finding, json: bool) {
                 serde_json::json!({ "orderId": key.order_id, "mode": key.mode, "reason": refusal.to_string() });
             serde_json::json!({ "refused": refused }).to_string()
         }
+        (Finding::Unreadable(row), false) => format!("{row}; it is left as it is"),
+        (Finding::Unreadable(row), true) => serde_json::json!({ "refused": { "reason": row } }).to_string(),
     };
     crate::out::print(&format!("{text}\n"));
 }
