@@ -4,6 +4,7 @@
 
 mod audit;
 mod charges;
+mod cluster;
 mod consumer;
 mod crash;
 mod dead_letter_commands;
@@ -21,6 +22,7 @@ mod rebuild;
 mod refold;
 mod replay;
 mod restore;
+mod setup;
 mod soak;
 mod tidy;
 mod trace;
