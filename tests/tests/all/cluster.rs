@@ -236,6 +236,11 @@ async fn the_same_position_of_two_clusters_is_two_records_and_the_way_back_goes_
                  FROM dead_letters JOIN topic_names USING (topic_id)";
     let names: String = value(&mut connection, names).await;
     assert_eq!(names, format!("{first}/riverlock.raw.other@0 riverlock.raw.other@0"));
+    let letters = text(&raw, &["dead-letters", "list"], 0).await;
+    assert!(letters.contains(&format!("{first}/riverlock.raw.other[0]@0  ")), "{letters}");
+    let named = format!("{first}/riverlock.raw.other[0]@0");
+    let letter = text(&raw, &["dead-letters", "show", &named], 0).await;
+    assert!(letter.contains(&named), "{letter}");
     connection.close().await.unwrap();
 
     let Raw { database, kafka, _cluster: second } = raw;
