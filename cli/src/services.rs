@@ -7,7 +7,7 @@ use futures::TryFutureExt as _;
 use riverlock_ledger::{audit::running::Auditor, dead_letters, postgres};
 use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// A service of the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Service {
 }
 
 pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     let has = |service| services.contains(&service);
     // Everything is checked before anything starts.
     if has(Service::Ingest) {
@@ -93,7 +93,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     if services.contains(&Service::Ingest) {
         // First, and without waiting for anything: it answers 503 until Kafka is there.
         let file = file.map(Path::to_path_buf);
-        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.ingest));
+        let load = Arc::new(move || config::section(file.as_deref(), "ingest"));
         let server = riverlock_ingest::start_reloading(config.ingest.clone(), load, &config.kafka, context).await?;
         tracing::info!("webhooks are taken at http://{}", server.address);
     }
@@ -113,7 +113,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         let (fetcher, kafka, postgres) =
             (config.invoice_fetcher.clone(), config.kafka.clone(), config.postgres.clone());
         let (task, file) = (context.clone(), file.map(Path::to_path_buf));
-        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.invoice_fetcher));
+        let load = Arc::new(move || config::section(file.as_deref(), "invoice_fetcher"));
         let run = async move { riverlock_invoice_fetcher::run(fetcher, load, &kafka, &postgres, &task).await };
         context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
     }

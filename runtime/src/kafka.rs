@@ -128,6 +128,16 @@ impl KafkaConfig {
         }
     }
 
+    /// Reads the properties that are secrets in files, which clients need.
+    ///
+    /// # Errors
+    /// When one of the files cannot be read.
+    pub fn read_secrets(&self) -> Result<(), ConfigError> {
+        self.properties
+            .iter()
+            .try_for_each(|(name, value)| value.read(&format!("kafka.properties.\"{name}\"")).map(drop))
+    }
+
     /// The topics' names.
     #[must_use]
     pub fn topics(&self) -> Topics {
