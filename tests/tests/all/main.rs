@@ -4,6 +4,7 @@
 
 mod audit;
 mod charges;
+mod commands;
 mod consumer;
 mod crash;
 mod dead_letter_commands;
