@@ -19,6 +19,8 @@ mod outage;
 mod proof;
 mod raw;
 mod rebuild;
+mod recipes;
+mod recorded;
 mod refold;
 mod replay;
 mod restore;
