@@ -152,7 +152,9 @@ pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, Co
         add("invoice_fetcher", fetcher.and_then(|config| config.validate()));
     }
     add("processor", source.section::<ProcessorConfig>("processor").and_then(|config| config.validate()));
-    add("sandbox", source.section::<SandboxConfig>("sandbox").map(drop));
+    let sandbox = source.section::<SandboxConfig>("sandbox");
+    let refused = |error: anyhow::Error| ConfigError::refused("sandbox", format!("{error:#}"));
+    add("sandbox", sandbox.and_then(|mut config| config.read_secrets().map_err(refused)));
     for unknown in sections.iter().filter(|name| !SECTIONS.contains(&name.as_str())) {
         add(unknown, Err(ConfigError::refused(unknown.as_str(), "is no section")));
     }

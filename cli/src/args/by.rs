@@ -53,7 +53,13 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// The reason that is recorded; a dry run needs none.
+    /// The reason of a dry run, which needs none.
+    #[must_use]
+    pub fn of_dry_run(self) -> String {
+        self.reason.unwrap_or_else(|| "dry run".to_owned())
+    }
+
+    /// The reason that is recorded.
     ///
     /// # Errors
     /// When it is missing or empty.

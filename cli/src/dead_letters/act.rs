@@ -157,7 +157,7 @@ pub(super) async fn run(
     let output = options.output;
     let (run, why) = match options.apply {
         true => (Run::Apply, options.reason.needed()?),
-        false => (Run::Dry, String::new()),
+        false => (Run::Dry, options.reason.of_dry_run()),
     };
     let is_named = !options.letters.is_empty();
     let request = Request {

@@ -183,7 +183,9 @@ async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
 #[tokio::test]
 async fn nothing_is_done_without_a_name_a_reason_and_a_word_about_which() {
     let desk = Desk::three().await;
-    desk.text(&["redrive", "--all"], 2).await;
+    desk.text(&["redrive", "--all", "--apply"], 2).await;
+    let dry = desk.text(&["redrive", "--all"], 1).await;
+    assert!(dry.contains("2 letters would be redriven"), "{dry}");
     desk.text(&["redrive", "--reason", "x"], 2).await;
     desk.text(&["redrive", "fixed", "--error", "shape", "--reason", "x"], 2).await;
     desk.text(&["redrive", "fixed", "--reason", " ", "--apply"], 2).await;
