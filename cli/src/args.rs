@@ -8,6 +8,7 @@ pub mod orders;
 pub mod rebuild;
 pub mod refold;
 pub mod replay;
+pub mod setup;
 pub mod trace;
 
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
@@ -81,8 +82,8 @@ pub enum Command {
     InvoiceFetcher,
     /// Run the three services in one process
     Up,
-    /// Create the topics that are missing and bring the tables to this version
-    Setup,
+    /// Create the topics that are missing, show what differs of the others, and bring the tables to this version
+    Setup(setup::SetupOptions),
     /// Prove that every acknowledged event has exactly one outcome: compare Kafka with PostgreSQL, record by record
     Audit {
         /// How to print it

@@ -25,7 +25,6 @@ mod refold;
 pub mod replay;
 mod sandbox;
 pub mod services;
-#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod setup;
 mod stack;
 mod trace;
@@ -78,7 +77,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Processor => services::run(file, &[services::Service::Processor]).await,
         Command::InvoiceFetcher => services::run(file, &[services::Service::InvoiceFetcher]).await,
         Command::Up => services::run(file, &services::Service::ALL).await,
-        Command::Setup => setup::run(file).await,
+        Command::Setup(options) => setup::run(file, &options).await,
         Command::Audit { output } => audit::run(file, output).await,
         Command::Orders { command } => orders::run(file, command).await,
         Command::Refold(options) => refold::run(file, options).await,

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
-use riverlock_ledger::{audit::running::Auditor, dead_letters, postgres};
+use riverlock_ledger::{audit::running::Auditor, cluster, dead_letters, postgres};
 use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
 
 use crate::config::{self, Config};
@@ -145,6 +145,9 @@ async fn check(config: &Config) -> anyhow::Result<()> {
         unknown == 0,
         "a newer version has changed the tables ({unknown} migrations are unknown to this one); start that version"
     );
+    let current = cluster::current(&mut connection).await?;
+    anyhow::ensure!(current.is_some(), "no Kafka cluster is recorded in the database; `riverlock setup` records it");
+    cluster::ensure_current(&config.kafka, &mut connection).await?;
     Ok(())
 }
 

@@ -165,7 +165,7 @@ pub(crate) fn judge<'a, P: Projection>(
         topic_id: record.topic_id,
         partition: record.partition,
         offset: record.offset,
-        event_id: envelope.map_or_else(|| format!("unreadable:{}", record.position()).into(), event_key),
+        event_id: envelope.map_or_else(|| unreadable_key(record).into(), event_key),
         event_type: envelope.map(event_type).unwrap_or_default(),
         live_mode: envelope.and_then(|envelope| envelope.mode).map(Mode::is_live),
         order_id: envelope.and_then(order_key),
@@ -176,6 +176,12 @@ pub(crate) fn judge<'a, P: Projection>(
         reason,
     };
     Entry { record, row, decision }
+}
+
+/// What stands for the id of a record that is no event. With the topic's number, because the same position is another record in
+/// another Kafka cluster.
+pub(crate) fn unreadable_key(record: &Record) -> String {
+    format!("unreadable:{}:{}", record.topic_id, record.position())
 }
 
 /// The event's id, or its hash where the id cannot be a key.

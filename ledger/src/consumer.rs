@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     PostgresConfig, Projection, Record,
+    cluster::{self, ClusterError},
     context::{Batch, Buffer, Callbacks, Shared},
     lag, metrics as names, store, watch,
     worker::Worker,
@@ -119,14 +120,14 @@ pub enum ConsumerError {
         /// What Kafka says.
         reason: String,
     },
-    /// PostgreSQL refused before anything was read.
+    /// PostgreSQL refused before anything was read, or Kafka is not the cluster that its offsets belong to.
     #[error("{consumer}")]
     Ledger {
         /// Which consumer.
         consumer: &'static str,
-        /// What PostgreSQL says.
+        /// What is wrong.
         #[source]
-        source: crate::Error,
+        source: ClusterError,
     },
     /// The polling thread or a worker panicked; the log says where.
     #[error("{0}: a thread panicked")]
@@ -149,7 +150,7 @@ pub async fn run<P: Projection>(
     names::describe(name);
     let component = context.health.register_beating(name, config.stuck_after);
     let ledger = |source| ConsumerError::Ledger { consumer: name, source };
-    let mut ids = topic_ids(postgres, &topics).await.map_err(ledger)?;
+    let mut ids = topic_ids(kafka, postgres, &topics).await.map_err(ledger)?;
     let setting = Setting { projection: Arc::new(projection), topics, config, kafka, postgres, context, component };
     while setting.session(ids).await? == Ended::WentBack {
         metrics::counter!(names::WENT_BACK, "consumer" => name).increment(1);
@@ -245,7 +246,7 @@ impl<P: Projection> Setting<'_, P> {
                 () = soft.cancelled() => return None,
             }
             self.component.beat();
-            match topic_ids(self.postgres, &self.topics).await {
+            match topic_ids(self.kafka, self.postgres, &self.topics).await {
                 Ok(ids) => return Some(ids),
                 Err(error) => tracing::warn!(%error, "{}: {error}", self.projection.name()),
             }
@@ -253,9 +254,15 @@ impl<P: Projection> Setting<'_, P> {
     }
 }
 
-async fn topic_ids(postgres: &PostgresConfig, topics: &[String]) -> Result<HashMap<String, i16>, crate::Error> {
+/// The topics' numbers, if Kafka is the cluster that the database belongs to.
+async fn topic_ids(
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    topics: &[String],
+) -> Result<HashMap<String, i16>, ClusterError> {
     let mut connection = postgres.connect().await?;
-    store::topic_ids(&mut connection, topics).await
+    cluster::ensure_current(kafka, &mut connection).await?;
+    Ok(store::topic_ids(&mut connection, topics).await?)
 }
 
 /// Asks PostgreSQL for the offsets, from the polling thread.

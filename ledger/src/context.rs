@@ -12,6 +12,8 @@ use std::{
 use metrics::{counter, gauge};
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
+    client::DefaultClientContext,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
@@ -293,7 +295,18 @@ impl Callbacks {
     }
 }
 
+/// The facility of librdkafka's warning that a broker belongs to another cluster than the client knew.
+const OTHER_CLUSTER: &str = "CLUSTERID";
+
 impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
+        if fac == OTHER_CLUSTER {
+            // Offsets mean nothing there. The next session begins only on the cluster that the database belongs to.
+            self.shared.go_back();
+        }
+        DefaultClientContext.log(level, fac, log_message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, "{}: Kafka: {reason}", self.consumer);
     }

@@ -13,12 +13,14 @@
 
 pub mod audit;
 pub mod batch;
+pub mod cluster;
 pub mod consumer;
 mod context;
 pub mod dead_letters;
 pub mod error;
 mod lag;
 pub mod metrics;
+pub mod migrations;
 pub mod outbox;
 pub mod positions;
 pub mod postgres;

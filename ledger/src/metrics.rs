@@ -45,6 +45,8 @@ pub const AUDIT_PENDING: &str = "audit_pending_records";
 pub const AUDIT_LAST_SUCCESS: &str = "audit_last_success_timestamp_seconds";
 /// How long the running audit's last run took.
 pub const AUDIT_DURATION: &str = "audit_last_duration_seconds";
+/// Rows of the running audit's partitions whose records Kafka deleted before they were proved.
+pub const AUDIT_UNPROVED: &str = "riverlock_audit_unproved_rows_total";
 /// Runs of the running audit in this process, by result.
 pub const AUDIT_RUNS: &str = "audit_runs_total";
 
@@ -126,6 +128,11 @@ pub fn describe_audit() {
     describe_gauge!(AUDIT_LAST_SUCCESS, Unit::Seconds, "When the running audit last found nothing wrong; 0 is never");
     describe_gauge!(AUDIT_DURATION, Unit::Seconds, "How long the running audit's last run took");
     describe_counter!(AUDIT_RUNS, "Runs of the running audit in this process");
+    describe_counter!(
+        AUDIT_UNPROVED,
+        "Rows whose records Kafka deleted before this process's running audit could prove them"
+    );
+    counter!(AUDIT_UNPROVED).increment(0);
     for outcome in OUTCOMES {
         metrics::gauge!(AUDIT_OUTCOMES, "outcome" => outcome).set(0);
     }

@@ -35,3 +35,18 @@ pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateT
     .await?;
     Ok(added.rows_affected())
 }
+
+/// Puts messages that were written at this time or later into the relay's queue again, for a cluster whose readers never saw
+/// them. Returns how many that are. They keep their ids, so that a reader recognizes those that it has.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn publish_again(connection: &mut PgConnection, since: DateTime<Utc>) -> Result<u64, Error> {
+    let added = sqlx::query!(
+        "-- outbox_publish_again
+         INSERT INTO outbox_due (message_id) SELECT message_id FROM outbox WHERE created_at >= $1
+         ON CONFLICT DO NOTHING",
+        since
+    );
+    Ok(added.execute(connection).await?.rows_affected())
+}

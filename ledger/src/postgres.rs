@@ -158,30 +158,38 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate:
     MIGRATIONS.run(connection).await
 }
 
+/// This version's migrations.
+#[must_use]
+pub fn migrations() -> &'static sqlx::migrate::Migrator {
+    &MIGRATIONS
+}
+
 /// How many of this version's migrations the database still lacks.
 ///
 /// # Errors
 /// When PostgreSQL cannot be asked.
 pub async fn migrations_missing(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
-    let applied = migrations_applied(connection).await?;
+    let applied = migrations_applied(connection, "true").await?;
     Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
 }
 
-/// How many of the database's migrations this version does not know: a newer version has changed the tables.
+/// How many of the database's migrations this version does not know: a newer version has changed the tables. One that only
+/// builds an index does not count; see [`crate::migrations`].
 ///
 /// # Errors
 /// When PostgreSQL cannot be asked.
 pub async fn migrations_unknown(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
-    let applied = migrations_applied(connection).await?;
+    let applied = migrations_applied(connection, "description NOT LIKE 'index %'").await?;
     Ok(applied.into_iter().filter(|version| !MIGRATIONS.version_exists(*version)).count())
 }
 
-async fn migrations_applied(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
+async fn migrations_applied(connection: &mut PgConnection, only: &'static str) -> Result<Vec<i64>, sqlx::Error> {
     let table = sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#);
     if !table.fetch_one(&mut *connection).await? {
         return Ok(Vec::new());
     }
-    sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await
+    let statement = format!("SELECT version FROM _sqlx_migrations WHERE success AND {only}");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_all(connection).await
 }
 
 /// How many other connections services and commands of Riverlock have to this database.

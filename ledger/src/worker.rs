@@ -14,6 +14,7 @@ use crate::{
     Error, PostgresConfig, Projection, Record,
     batch::{self, Tally},
     context::{Batch, Shared},
+    dead_letters::explain,
     error::Disposition,
     metrics as names, postgres,
     store::{self, Outcome, Positions},
@@ -63,8 +64,10 @@ impl<P: Projection> Worker<P> {
                 continue;
             }
             let record = &records[part.start];
-            tracing::error!(%error, "{} is refused by the database and becomes a dead letter: {error}", record.position());
-            if self.store_part(&records[part], &before, Some(&error.to_string())).await.is_none() {
+            // Without values: PostgreSQL's own text repeats what it refuses.
+            let reason = explain(&error);
+            tracing::error!("{} is refused by the database and becomes a dead letter: {reason}", record.position());
+            if self.store_part(&records[part], &before, Some(&reason)).await.is_none() {
                 return false;
             }
             before.insert((record.topic_id, record.partition), Some(record.offset + 1));

@@ -36,6 +36,11 @@ pub struct KafkaConfig {
     pub replication_factor: i32,
     /// How long raw events are kept, in milliseconds; -1 keeps them for ever.
     pub retention_ms: i64,
+    /// How long published dead letters are kept, in milliseconds; -1 keeps them for ever. They stay in PostgreSQL in any case.
+    pub dead_letter_retention_ms: i64,
+    /// How long messages to other systems are kept, in milliseconds; -1 keeps them for ever. It must be longer than any of
+    /// those systems may be away.
+    pub fulfillment_retention_ms: i64,
     /// How long a consumer may be silent before its partitions are given to another; a killed one is missed this long.
     #[serde(with = "humantime_serde")]
     pub session_timeout: Duration,
@@ -59,6 +64,8 @@ impl Default for KafkaConfig {
             partitions: 3,
             replication_factor: 1,
             retention_ms: -1,
+            dead_letter_retention_ms: -1,
+            fulfillment_retention_ms: -1,
             session_timeout: Duration::from_secs(45),
             quarantine_retention_ms: 14 * 24 * 3_600_000,
             quarantine_retention_bytes: 64 * 1024 * 1024,
@@ -99,6 +106,16 @@ impl KafkaConfig {
         }
         if !(Duration::from_secs(6)..=Duration::from_secs(300)).contains(&self.session_timeout) {
             return Err(ConfigError::refused("kafka.session_timeout", "must be from 6s to 5m"));
+        }
+        for (key, value) in [
+            ("retention_ms", self.retention_ms),
+            ("dead_letter_retention_ms", self.dead_letter_retention_ms),
+            ("fulfillment_retention_ms", self.fulfillment_retention_ms),
+        ] {
+            if value != -1 && value < 1 {
+                let reason = format!("is {value}; expected milliseconds, or -1 to keep everything");
+                return Err(ConfigError::refused(format!("kafka.{key}"), reason));
+            }
         }
         for (key, value) in [
             ("quarantine_retention_ms", self.quarantine_retention_ms),
@@ -237,6 +254,9 @@ mod tests {
         let unbounded = KafkaConfig { quarantine_retention_bytes: -1, ..KafkaConfig::default() };
         let error = unbounded.validate().unwrap_err().to_string();
         assert!(error.contains("kafka.quarantine_retention_bytes"), "{error}");
+        let nothing_kept = KafkaConfig { fulfillment_retention_ms: 0, ..KafkaConfig::default() };
+        let error = nothing_kept.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.fulfillment_retention_ms"), "{error}");
     }
 
     #[test]

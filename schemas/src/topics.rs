@@ -10,6 +10,16 @@ use crate::event_type;
 /// What every topic's name starts with, unless configured otherwise.
 pub const DEFAULT_PREFIX: &str = "riverlock";
 
+/// What stands between a Kafka cluster's id and a topic's name where a topic of an earlier cluster is named. No topic's name may
+/// contain it.
+pub const CLUSTER_SEPARATOR: char = '/';
+
+/// Whether this names a topic of an earlier Kafka cluster, which the current one does not have.
+#[must_use]
+pub fn is_of_earlier_cluster(topic: &str) -> bool {
+    topic.contains(CLUSTER_SEPARATOR)
+}
+
 /// The topics' names under a prefix, and the routing of event types to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {

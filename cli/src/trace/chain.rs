@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
-use riverlock_ledger::view::{self, EventView, MessageView};
+use riverlock_ledger::{
+    cluster,
+    view::{self, EventView, MessageView},
+};
 use riverlock_processor::{
     history::{Caused, History, Step},
     store,
@@ -64,7 +67,10 @@ pub(super) async fn follow(
     let folded = folded.filter(|event| is_folded(config, event) && Some(taken_at(event)) <= last);
     let wanted: BTreeSet<Position> = shown.iter().cloned().chain(folded.map(EventView::position)).collect();
     let kafka = config.kafka.clone();
-    let found = tokio::task::spawn_blocking(move || receipt::read(&kafka, &wanted)).await??;
+    let found = match cluster::ensure_current(&config.kafka, connection).await {
+        Ok(()) => tokio::task::spawn_blocking(move || receipt::read(&kafka, &wanted)).await??,
+        Err(error) => wanted.into_iter().map(|position| (position, Found::Unreadable(error.to_string()))).collect(),
+    };
 
     let mut gathering = Gathering { config, found: &found, steps: BTreeMap::new() };
     if !truncated {

@@ -7,7 +7,10 @@ use rdkafka::message::{Header, OwnedHeaders};
 use riverlock_schemas::hash::Sha256Hash;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State, clean};
+use super::{
+    Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State, clean,
+    detail::{explain, safe},
+};
 use crate::{
     Dead, Decision, Error, Fresh, Projection, Record,
     batch::{self, Entry},
@@ -92,7 +95,8 @@ async fn attempt<P: Projection>(
             note(&mut transaction, place, &letter, request, &action).await?;
             Redriven::Settled { outcome, reason }
         }
-        Err(dead) => {
+        Err(Dead { reason, detail }) => {
+            let dead = Dead { reason, detail: safe(&detail) };
             keep_dead(&mut transaction, place, &dead).await?;
             let (reason, detail) = (Some(dead.reason), Some(dead.detail.as_str()));
             let action = Action { action: "redrive", outcome: &letter.outcome, reason, detail };
@@ -188,7 +192,7 @@ async fn settle<P: Projection>(
             return Err(error);
         }
         savepoint.rollback().await?;
-        return Ok(Err(Dead { reason: "database", detail: error.to_string() }));
+        return Ok(Err(Dead { reason: "database", detail: explain(&error) }));
     }
     savepoint.commit().await?;
     Ok(Ok((outcome, reason)))
@@ -296,7 +300,7 @@ async fn keep_dead(connection: &mut PgConnection, place: &Place, dead: &Dead) ->
         place.position.partition,
         place.position.offset,
         dead.reason,
-        dead.detail.replace('\0', "\u{fffd}"),
+        &dead.detail,
     )
     .execute(connection)
     .await?;
@@ -324,7 +328,7 @@ pub(super) async fn note(
         clean(&request.why),
         action.outcome,
         action.reason,
-        action.detail.map(|detail| detail.replace('\0', "\u{fffd}")),
+        action.detail,
         &letter.state,
         &letter.reason,
         &letter.detail,

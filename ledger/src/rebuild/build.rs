@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use super::{Offsets, Rebuild, RebuildError, shadow};
 use crate::{
     Error, Projection, Record, batch,
+    dead_letters::explain,
     error::Disposition,
-    ranges::{OffsetRange, RangeReader},
+    ranges::{OffsetRange, RangeReader, ask_patiently},
 };
 
 /// Partitions that are read at the same time, each into a connection of its own.
@@ -62,7 +63,8 @@ impl Rebuild {
             let mut ends = Vec::new();
             for id in ids {
                 for partition in 0..kafka.partitions {
-                    let (_, high) = consumer.fetch_watermarks(&names[&id], partition, REQUEST_TIMEOUT)?;
+                    let ask = || consumer.fetch_watermarks(&names[&id], partition, REQUEST_TIMEOUT);
+                    let (_, high) = ask_patiently(ask)?;
                     ends.push((id, partition, high));
                 }
             }
@@ -169,7 +171,7 @@ fn check(
 ) -> Result<Vec<OffsetRange>, RebuildError> {
     let consumer: BaseConsumer = kafka.client().create()?;
     for OffsetRange { topic, partition, start, end } in &ranges {
-        let (low, high) = consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)?;
+        let (low, high) = ask_patiently(|| consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT))?;
         if low > *start {
             return Err(RebuildError::Expired { topic: topic.clone(), partition: *partition, low });
         }
@@ -232,7 +234,7 @@ impl<P: Projection> Writer<'_, P> {
                 parts.extend([middle..part.end, part.start..middle]);
                 continue;
             }
-            self.attempt(&records[part], Some(&error.to_string())).await?;
+            self.attempt(&records[part], Some(&explain(&error))).await?;
         }
         Ok(())
     }

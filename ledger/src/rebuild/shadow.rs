@@ -6,7 +6,7 @@ use riverlock_runtime::kafka::KafkaConfig;
 use sqlx::{Connection as _, PgConnection};
 
 use super::{Plan, Rebuild, RebuildError, store, tables};
-use crate::{PostgresConfig, postgres, store as ledger};
+use crate::{PostgresConfig, cluster, postgres, store as ledger};
 
 /// The advisory lock that makes a rebuild the only one. Any constant will do, as long as it never changes.
 const LOCK_ID: i64 = 0x7265_6275_696c;
@@ -39,6 +39,11 @@ impl Rebuild {
         let missing = postgres::migrations_missing(&mut guard).await?;
         if missing > 0 {
             return Err(RebuildError::NotMigrated(missing));
+        }
+        cluster::ensure_current(kafka, &mut guard).await?;
+        let names: Vec<&str> = plan.consumers.iter().map(|(name, _)| *name).collect();
+        if let Some(cluster) = store::earlier_cluster(&mut guard, &names).await? {
+            return Err(RebuildError::EarlierCluster(cluster));
         }
         let this = Self {
             kafka: kafka.clone(),
@@ -124,12 +129,20 @@ impl Rebuild {
         let names: Vec<String> = self.consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
         ledger::topic_ids(live, &names).await?;
         let (from, to) = (&self.live_schema, &self.shadow_schema);
-        let copy = format!(
-            "-- topics_copy
-             INSERT INTO {to}.topics (topic_id, name) OVERRIDING SYSTEM VALUE SELECT topic_id, name FROM {from}.topics
-             ON CONFLICT (topic_id) DO NOTHING"
-        );
-        store::run(live, copy).await?;
+        let mut transaction = live.begin().await?;
+        for copy in [
+            format!("-- clusters_forget\nDELETE FROM {to}.kafka_clusters"),
+            format!("-- clusters_copy\nINSERT INTO {to}.kafka_clusters SELECT * FROM {from}.kafka_clusters"),
+            format!(
+                "-- topics_copy
+                 INSERT INTO {to}.topics (topic_id, cluster_id, name) OVERRIDING SYSTEM VALUE
+                 SELECT topic_id, cluster_id, name FROM {from}.topics
+                 ON CONFLICT (topic_id) DO UPDATE SET cluster_id = EXCLUDED.cluster_id"
+            ),
+        ] {
+            store::run(&mut transaction, copy).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 

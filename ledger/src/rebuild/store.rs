@@ -106,6 +106,21 @@ pub(super) async fn sessions(connection: &mut PgConnection) -> Result<Vec<String
     Ok(rows.fetch_all(connection).await?)
 }
 
+/// An earlier Kafka cluster that these consumers have read records of, if there is one.
+pub(super) async fn earlier_cluster(
+    connection: &mut PgConnection,
+    consumers: &[&str],
+) -> Result<Option<String>, Error> {
+    let cluster = sqlx::query_scalar!(
+        "-- rebuild_earlier_cluster
+         SELECT t.cluster_id FROM consumer_offsets o
+         JOIN topics t USING (topic_id) JOIN topic_names n USING (topic_id)
+         WHERE o.consumer = ANY($1) AND o.next_offset > 0 AND NOT n.is_current LIMIT 1",
+        consumers as _
+    );
+    Ok(cluster.fetch_optional(connection).await?)
+}
+
 /// Takes a lock until the session ends; `false` when another session has it.
 pub(super) async fn try_lock(connection: &mut PgConnection, id: i64) -> Result<bool, Error> {
     let lock = sqlx::query_scalar!(

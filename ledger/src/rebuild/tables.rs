@@ -103,6 +103,7 @@ const fn whole(key: &'static [&'static str]) -> Compared {
 /// Every table of the migrations, but the list of the migrations. A view shows the tables of its own schema and needs nothing.
 pub const TABLES: &[Table] = &[
     // Copied before anything is read, so that a topic has the same number in both schemas.
+    Table { name: "kafka_clusters", class: Class::Carried, compared: None },
     Table { name: "topics", class: Class::Carried, compared: None },
     Table {
         name: "events",

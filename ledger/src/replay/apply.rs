@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use riverlock_runtime::kafka::REQUEST_TIMEOUT;
-use riverlock_schemas::{hash::Sha256Hash, time::to_micros};
+use riverlock_schemas::{hash::Sha256Hash, time::to_micros, topics::is_of_earlier_cluster};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
@@ -15,7 +15,7 @@ use super::{
     reading::{Chunk, Reading},
     store::{self, Plan, Run, Step},
 };
-use crate::{Error, PostgresConfig, error::Disposition, store as ledger_store};
+use crate::{Error, PostgresConfig, cluster, error::Disposition, ranges::ask_patiently, store as ledger_store};
 
 /// How long a replay waits for a lock that live traffic holds, before it gives way and tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -56,6 +56,7 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     }
     // Held to the end: while this connection lives, nobody else does this plan.
     let mut holder = replay.postgres.connect().await?;
+    cluster::ensure_current(replay.kafka, &mut holder).await?;
     let plan = find(&mut holder, &hash).await?;
     hold(&mut holder, plan.hash).await?;
     check(replay, &mut holder, &plan).await?;
@@ -121,6 +122,10 @@ async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), Rep
 
 /// Whether what the plan reads is still there, and still behind the live consumers.
 async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<(), ReplayError> {
+    if let Some(assigned) = plan.ranges.iter().find(|assigned| is_of_earlier_cluster(&assigned.range.topic)) {
+        let (plan, topic) = (plan.hash.to_string(), assigned.range.topic.clone());
+        return Err(ReplayError::EarlierCluster { plan, topic });
+    }
     let client: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
     for consumer in replay.consumers {
         let offsets = ledger_store::offsets(connection, consumer.name).await?;
@@ -132,8 +137,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
                 let consumer = consumer.name;
                 return Err(ReplayError::ConsumerWentBack { consumer, topic, partition, reached, end: range.end });
             }
-            let (low, high) = client
-                .fetch_watermarks(&topic, partition, REQUEST_TIMEOUT)
+            let (low, high) = ask_patiently(|| client.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT))
                 .map_err(ReplayError::kafka("tell where its topics begin and end"))?;
             if range.start < low || range.end > high {
                 let (start, end) = (range.start, range.end);
@@ -148,7 +152,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
 async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<Run, ReplayError> {
     let now = to_micros(replay.clock.now());
     match store::last_run(connection, plan).await? {
-        None => Ok(store::begin_run(connection, plan.hash, replay.by, now).await?),
+        None => Ok(store::begin_run(connection, plan, replay.by, now).await?),
         Some(last) => match last.ended_at {
             Some(when) if last.state == "done" => {
                 Err(ReplayError::AlreadyDone { plan: plan.hash.to_string(), when, by: last.started_by })

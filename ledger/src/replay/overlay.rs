@@ -242,7 +242,7 @@ impl Concerned {
         let (mut events, mut orders, mut files) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for record in records {
             let Ok(envelope) = Envelope::parse(&record.payload) else {
-                events.insert(format!("unreadable:{}", record.position()));
+                events.insert(batch::unreadable_key(record));
                 continue;
             };
             events.insert(batch::event_key(&envelope).into_owned());

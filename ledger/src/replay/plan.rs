@@ -89,6 +89,7 @@ pub async fn plan(
             chunks,
             created_at: to_micros(replay.clock.now()),
             created_by: replay.by.to_owned(),
+            generation: 0,
         };
         let mut transaction = connection.begin().await?;
         store::save_plan(&mut transaction, &plan).await?;

@@ -27,6 +27,11 @@ pub(super) struct Folded {
 }
 
 impl Folded {
+    /// An order that is not folded.
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::default() }
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
         self.refusal.get_or_insert(refusal);
     }
@@ -66,8 +71,8 @@ fn fold_once(
             if let Some(body) = &record.kept {
                 take(order, orders, key, record, body);
             } else {
-                owners.insert(&record.position, (key, record));
-                wanted.insert(record.position.clone());
+                owners.insert(&record.body_at, (key, record));
+                wanted.insert(record.body_at.clone());
             }
         }
     }

@@ -22,6 +22,8 @@ const HISTORY: &str = "{version,first_seen_at,changed_at}";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Audited {
     pub(super) position: Position,
+    /// Where its body is read. A record of an earlier Kafka cluster is read where the same body came again, if it did.
+    pub(super) body_at: Position,
     pub(super) topic_id: i16,
     pub(super) outcome: String,
     pub(super) body_sha256: Vec<u8>,
@@ -100,22 +102,36 @@ pub(super) async fn audited(
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
         r#"-- refold_audited
-           SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id, t.name, e.partition, e.record_offset,
-                  e.outcome, e.body_sha256, d.payload AS "payload?"
+           SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id, t.full_name AS "name!",
+                  e.partition, e.record_offset, e.outcome, e.body_sha256, d.payload AS "payload?",
+                  again.full_name AS "again_name?", again.partition AS "again_partition?",
+                  again.record_offset AS "again_offset?"
            FROM events e
-           JOIN topics t USING (topic_id)
+           JOIN topic_names t USING (topic_id)
            LEFT JOIN dead_letters d USING (topic_id, partition, record_offset)
+           LEFT JOIN LATERAL (
+               SELECT n.full_name, a.partition, a.record_offset FROM events a JOIN topic_names n USING (topic_id)
+               WHERE NOT t.is_current AND n.is_current AND a.event_id = e.event_id AND a.outcome = 'duplicate'
+                 AND a.body_sha256 = e.body_sha256
+               LIMIT 1
+           ) again ON true
            WHERE (e.order_id, e.live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
              AND e.outcome IN ('applied', 'conflict', 'ignored') AND t.name <> ALL($3)
-           ORDER BY t.name, e.partition, e.record_offset"#,
+           ORDER BY t.full_name, e.partition, e.record_offset"#,
         &order_ids,
         &live_modes,
         other_topics
     );
     let mut orders: BTreeMap<OrderKey, Vec<Audited>> = BTreeMap::new();
     for row in rows.fetch_all(connection).await? {
+        let position = Position { topic: row.name, partition: row.partition, offset: row.record_offset };
+        let again = match (row.again_name, row.again_partition, row.again_offset) {
+            (Some(topic), Some(partition), Some(offset)) => Some(Position { topic, partition, offset }),
+            _ => None,
+        };
         let audited = Audited {
-            position: Position { topic: row.name, partition: row.partition, offset: row.record_offset },
+            body_at: again.unwrap_or_else(|| position.clone()),
+            position,
             topic_id: row.topic_id,
             outcome: row.outcome,
             body_sha256: row.body_sha256,
