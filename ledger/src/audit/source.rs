@@ -32,7 +32,7 @@ impl Source {
     ) -> Result<Self, AuditError> {
         let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
         let ids = store::topic_ids(connection, &topics).await?;
-        let consumer = Closing::create(&kafka.consumer("riverlock-audit"))?;
+        let consumer = Closing::create(&kafka.consumer("audit"))?;
         let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT)?;
         let known: HashMap<&str, _> =
             metadata.topics().iter().map(|topic| (topic.name(), topic.partitions())).collect();

@@ -26,7 +26,7 @@ const ATTEMPTS_MAX: u32 = 20;
 /// Longest wait before a transaction is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 /// What the readers are called in Kafka's logs.
-const GROUP: &str = "riverlock-rebuild";
+const GROUP: &str = "rebuild";
 
 impl Rebuild {
     /// Where the live consumers stand. If none of them ever read anything, because the database is new: where the topics end.

@@ -73,12 +73,13 @@ impl Rebuild {
 
     /// How many consumers Kafka knows, alive or not missed yet.
     async fn members(&self) -> Result<usize, RebuildError> {
-        let (kafka, groups) = (self.kafka.clone(), self.consumers.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        let kafka = self.kafka.clone();
+        let groups: Vec<String> = self.consumers.iter().map(|(name, _)| kafka.group(name)).collect();
         let count = move || {
             let consumer: BaseConsumer = kafka.client().create()?;
             let mut members = 0;
             for group in groups {
-                let list = consumer.fetch_group_list(Some(group), REQUEST_TIMEOUT)?;
+                let list = consumer.fetch_group_list(Some(&group), REQUEST_TIMEOUT)?;
                 members += list.groups().iter().map(|group| group.members().len()).sum::<usize>();
             }
             Ok(members)

@@ -72,7 +72,7 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     if run.next_chunk > 0 {
         observer.say(&format!("goes on after {} chunks that were done before", run.next_chunk));
     }
-    let group = format!("riverlock-replay-{}", run.run_id);
+    let group = format!("replay-{}", run.run_id);
     let mut reading = Reading::start(replay.kafka, &group, &plan.ranges, &run.next, &plan.selection, plan.limits)?;
     let pace = Pace::start(replay).await?;
     let mut doing = Doing {
