@@ -16,7 +16,10 @@ use riverlock_runtime::{Component, Context, kafka::KafkaConfig};
 use riverlock_schemas::topics::Topics;
 use sqlx::PgConnection;
 
-use crate::{Error, PostgresConfig, metrics};
+use crate::{
+    Error, PostgresConfig, metrics,
+    postgres::{Lock, try_lock},
+};
 
 /// Messages that are published between two statements.
 const PAGE_MESSAGES: i64 = 500;
@@ -24,8 +27,6 @@ const PAGE_MESSAGES: i64 = 500;
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the relay waits after an error, and before it asks for the lock again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// The advisory lock that makes the relay the only one. Any constant will do, as long as it never changes.
-pub(crate) const LOCK_ID: i64 = 0x7269_7665_726c;
 
 /// The relay could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +91,7 @@ impl Relay {
         soft: &tokio_util::sync::CancellationToken,
     ) -> Result<(), RelayError> {
         let mut connection = postgres.connect().await?;
-        let lock = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "locked!""#, LOCK_ID);
-        if !lock.fetch_one(&mut connection).await? {
+        if !try_lock(&mut connection, Lock::Messages).await? {
             component.ready();
             return Ok(());
         }

@@ -15,7 +15,12 @@ use super::{
     reading::{Chunk, Reading},
     store::{self, Plan, Run, Step},
 };
-use crate::{Error, PostgresConfig, error::Disposition, store as ledger_store};
+use crate::{
+    PostgresConfig,
+    error::Disposition,
+    postgres::{self, Lock},
+    store as ledger_store,
+};
 
 /// How long a replay waits for a lock that live traffic holds, before it gives way and tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -107,16 +112,8 @@ async fn find(connection: &mut PgConnection, prefix: &str) -> Result<Plan, Repla
 }
 
 async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), ReplayError> {
-    let row = sqlx::query!(
-        r#"-- replay_plan_hold
-           SELECT pg_try_advisory_lock(hashtextextended('riverlock.replay:' || $1, 0)) AS "held!""#,
-        plan.to_string()
-    );
-    if row.fetch_one(connection).await.map_err(Error::from)?.held {
-        Ok(())
-    } else {
-        Err(ReplayError::Busy(plan.to_string()))
-    }
+    let plan = plan.to_string();
+    if postgres::try_lock(connection, Lock::Replay(&plan)).await? { Ok(()) } else { Err(ReplayError::Busy(plan)) }
 }
 
 /// Whether what the plan reads is still there, and still behind the live consumers.
