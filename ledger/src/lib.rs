@@ -20,6 +20,7 @@ pub mod error;
 mod lag;
 pub mod metrics;
 pub mod outbox;
+mod poll;
 pub mod positions;
 pub mod postgres;
 pub mod projection;

@@ -188,7 +188,7 @@ async fn settle<P: Projection>(
             return Err(error);
         }
         savepoint.rollback().await?;
-        return Ok(Err(Dead { reason: "database", detail: error.to_string() }));
+        return Ok(Err(error.dead()));
     }
     savepoint.commit().await?;
     Ok(Ok((outcome, reason)))
@@ -287,7 +287,7 @@ async fn keep_dead(connection: &mut PgConnection, place: &Place, dead: &Dead) ->
         "-- dead_letters_keep
          WITH letter AS (
              UPDATE dead_letters SET attempts = attempts + 1, attempted_at = now(), reason = $4, detail = $5,
-                                     published_at = NULL
+                                     published_at = NULL, parked_at = NULL, parked_reason = NULL
              WHERE topic_id = $1 AND partition = $2 AND record_offset = $3
          )
          UPDATE events SET reason = $4

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Offsets, Rebuild, RebuildError, shadow};
 use crate::{
-    Error, Projection, Record, batch,
+    Dead, Error, Projection, Record, batch,
     error::Disposition,
     ranges::{OffsetRange, RangeReader},
 };
@@ -232,13 +232,13 @@ impl<P: Projection> Writer<'_, P> {
                 parts.extend([middle..part.end, part.start..middle]);
                 continue;
             }
-            self.attempt(&records[part], Some(&error.to_string())).await?;
+            self.attempt(&records[part], Some(&error.dead())).await?;
         }
         Ok(())
     }
 
     /// Runs one transaction, again if what failed may pass.
-    async fn attempt(&mut self, records: &[Record], refused: Option<&str>) -> Result<(), Error> {
+    async fn attempt(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
         let mut wait = Duration::from_millis(20);
         for attempt in 1.. {
             let Err(error) = self.apply(records, refused).await else { break };
@@ -255,7 +255,7 @@ impl<P: Projection> Writer<'_, P> {
         Ok(())
     }
 
-    async fn apply(&mut self, records: &[Record], refused: Option<&str>) -> Result<(), Error> {
+    async fn apply(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => self.connection.insert(shadow::connect_to_build(&self.rebuild.shadow).await?),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use riverlock_ledger::{
-    Record,
+    Dead, Record,
     audit::{
         self, AuditError, Report,
         running::{self, AuditConfig, Auditor},
@@ -64,7 +64,7 @@ impl Setting {
         Record { topic_id: self.topic_id, topic: TOPIC.into(), ..record(partition, sent.offset, body.as_bytes()) }
     }
 
-    async fn consume(&mut self, records: &[Record], refused: Option<&str>) {
+    async fn consume(&mut self, records: &[Record], refused: Option<&Dead>) {
         batch::apply(&mut self.connection, &orders(), records, refused, now()).await.unwrap();
     }
 
