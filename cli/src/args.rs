@@ -3,6 +3,7 @@
 pub mod dead_letters;
 pub mod invoices;
 pub mod moment;
+pub mod outbox;
 pub mod rebuild;
 pub mod refold;
 pub mod replay;
@@ -68,6 +69,12 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         command: dead_letters::DeadLettersCommand,
+    },
+    /// Look at messages that are not published, and have parked ones published again
+    Outbox {
+        /// What to do with them
+        #[command(subcommand)]
+        command: outbox::OutboxCommand,
     },
     /// Look at invoices and credit memos, get them, have them tried again, link them
     Invoices {

@@ -13,6 +13,7 @@ pub mod local;
 mod openapi;
 mod orders;
 mod out;
+mod outbox;
 mod quarantine;
 mod rebuild;
 mod refold;
@@ -47,6 +48,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Openapi => openapi::run(),
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
+        Command::Outbox { command } => outbox::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
         Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
