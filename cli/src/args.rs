@@ -5,6 +5,7 @@ pub mod dead_letters;
 pub mod invoices;
 pub mod moment;
 pub mod orders;
+pub mod outbox;
 pub mod rebuild;
 pub mod refold;
 pub mod replay;
@@ -121,6 +122,12 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         command: dead_letters::DeadLettersCommand,
+    },
+    /// List messages that are not published, and retry parked ones
+    Outbox {
+        /// What to do with them
+        #[command(subcommand)]
+        command: outbox::OutboxCommand,
     },
     /// List, fetch, open, retry and link invoices and credit memos
     Invoices {

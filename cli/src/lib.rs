@@ -18,6 +18,7 @@ pub mod local;
 mod openapi;
 mod orders;
 pub mod out;
+mod outbox;
 #[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod quarantine;
 mod rebuild;
@@ -87,6 +88,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Config { command: ConfigCommand::Check { output } } => check::run(file, output),
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
+        Command::Outbox { command } => outbox::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
         Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,

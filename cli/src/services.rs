@@ -4,8 +4,13 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
-use riverlock_ledger::{audit::running::Auditor, cluster, dead_letters, postgres};
+use riverlock_ledger::{
+    audit::running::Auditor,
+    cluster, dead_letters,
+    postgres::{self, bounded},
+};
 use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
+use sqlx::PgConnection;
 
 use crate::config::{self, Config};
 
@@ -138,9 +143,13 @@ fn watch(config: &Config, context: &Context) {
 async fn check(config: &Config) -> anyhow::Result<()> {
     topics::check(&config.kafka).await?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
-    let missing = postgres::migrations_missing(&mut connection).await?;
+    bounded(config.postgres.answer_limit(), check_tables(&mut connection)).await
+}
+
+async fn check_tables(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let missing = postgres::migrations_missing(connection).await?;
     anyhow::ensure!(missing == 0, "the database lacks {missing} migrations; `riverlock setup` runs them");
-    let unknown = postgres::migrations_unknown(&mut connection).await?;
+    let unknown = postgres::migrations_unknown(connection).await?;
     anyhow::ensure!(
         unknown == 0,
         "a newer version has changed the tables ({unknown} migrations are unknown to this one); start that version"

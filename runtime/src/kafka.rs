@@ -181,7 +181,8 @@ impl KafkaConfig {
         config
             .set_log_level(RDKafkaLogLevel::Warning)
             .set("bootstrap.servers", &self.brokers)
-            .set("client.id", "riverlock")
+            // Two installations on one cluster are told apart by their prefix, in Kafka's logs and quotas as well.
+            .set("client.id", &self.topic_prefix)
             // The broker may be away for seconds: be back within half a second of its return (default 10 s).
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "500")
@@ -214,12 +215,20 @@ impl KafkaConfig {
         self.with_properties(config)
     }
 
-    /// A consumer that commits only what it is told to, and stops rather than jump when its offset is gone.
+    /// The consumer group called `name`. It begins with the topic prefix: installations that share a cluster must not share
+    /// groups, and one rule about a prefix gives the rights to topics and to groups.
     #[must_use]
-    pub fn consumer(&self, group: &str) -> ClientConfig {
+    pub fn group(&self, name: &str) -> String {
+        format!("{}.{name}", self.topic_prefix)
+    }
+
+    /// A consumer of the group called `name`, which commits only what it is told to, and stops rather than jump when its
+    /// offset is gone.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> ClientConfig {
         let mut config = self.common();
         config
-            .set("group.id", group)
+            .set("group.id", self.group(name))
             .set("group.protocol", "classic")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("enable.auto.commit", "false")
@@ -269,5 +278,16 @@ mod tests {
         assert_eq!(config.producer().get("compression.type"), Some("zstd"));
         assert_eq!(config.consumer("g").get("fetch.wait.max.ms"), Some("7"));
         assert_eq!(config.client().get("security.protocol"), Some("ssl"));
+    }
+
+    #[test]
+    fn installations_with_different_prefixes_share_no_group_and_no_client_id() {
+        let config = |prefix: &str| KafkaConfig { topic_prefix: prefix.to_owned(), ..KafkaConfig::default() };
+        let (one, other) = (config("one"), config("other"));
+        assert_eq!(one.consumer("processor").get("group.id"), Some("one.processor"));
+        assert_eq!(other.consumer("processor").get("group.id"), Some("other.processor"));
+        for client in [one.client(), one.producer(), one.consumer("processor")] {
+            assert_eq!(client.get("client.id"), Some("one"));
+        }
     }
 }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::quarantine::verdict::{Judge, Kept, Verdict};
 
 /// How Kafka's logs call this.
-const GROUP: &str = "riverlock-trace";
+const GROUP: &str = "trace";
 
 /// What Kafka has under a position.
 #[derive(Debug)]
