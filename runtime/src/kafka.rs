@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
-use riverlock_schemas::topics::{DEFAULT_PREFIX, Topics};
+use riverlock_schemas::{
+    record::STORED_BYTES_MAX,
+    topics::{DEFAULT_PREFIX, Topics},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::ConfigError;
@@ -11,8 +14,8 @@ use crate::ConfigError;
 /// How long a metadata or admin request may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest record that is written or read, in bytes: the largest body, its key and its headers.
-pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest record that is written or read, in bytes: the largest body, and 256 KiB for its key and its headers.
+pub const RECORD_BYTES_MAX: usize = STORED_BYTES_MAX + 256 * 1024;
 
 /// How long a record waits for others to travel with, in milliseconds. Most of what a record costs is its request's.
 const LINGER_MS: &str = "5";
