@@ -93,7 +93,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     if services.contains(&Service::Ingest) {
         // First, and without waiting for anything: it answers 503 until Kafka is there.
         let file = file.map(Path::to_path_buf);
-        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.ingest));
+        let load = Arc::new(move || Config::load(file.as_deref()).map(reloaded));
         let server = riverlock_ingest::start_reloading(config.ingest.clone(), load, &config.kafka, context).await?;
         tracing::info!("webhooks are taken at http://{}", server.address);
     }
@@ -118,6 +118,14 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
     }
     Ok(())
+}
+
+/// What ingest looks at when it reads the configuration again: its own section, and those whose changes take a restart.
+fn reloaded(config: Config) -> riverlock_ingest::Configuration {
+    riverlock_ingest::Configuration::from(config.ingest)
+        .with_section("kafka", &config.kafka, config.kafka.properties.values())
+        .with_section("admin", &config.admin, [])
+        .with_section("telemetry", &config.telemetry, [])
 }
 
 /// Watches over what all consumers did: dead letters, conflicts, and the audit's equation.
