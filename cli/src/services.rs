@@ -4,10 +4,11 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
+use riverlock_ingest::IngestConfig;
 use riverlock_ledger::{audit::running::Auditor, dead_letters, postgres};
-use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
+use riverlock_runtime::{ConfigError, Context, admin, config::Source, shutdown::GRACE, telemetry, topics};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// A service of the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl Service {
 }
 
 pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     let has = |service| services.contains(&service);
     // Everything is checked before anything starts.
     if has(Service::Ingest) {
@@ -93,7 +94,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     if services.contains(&Service::Ingest) {
         // First, and without waiting for anything: it answers 503 until Kafka is there.
         let file = file.map(Path::to_path_buf);
-        let load = Arc::new(move || Config::load(file.as_deref()).map(reloaded));
+        let load = Arc::new(move || reloaded(file.as_deref()));
         let server = riverlock_ingest::start_reloading(config.ingest.clone(), load, &config.kafka, context).await?;
         tracing::info!("webhooks are taken at http://{}", server.address);
     }
@@ -113,7 +114,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         let (fetcher, kafka, postgres) =
             (config.invoice_fetcher.clone(), config.kafka.clone(), config.postgres.clone());
         let (task, file) = (context.clone(), file.map(Path::to_path_buf));
-        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.invoice_fetcher));
+        let load = Arc::new(move || config::section(file.as_deref(), "invoice_fetcher"));
         let run = async move { riverlock_invoice_fetcher::run(fetcher, load, &kafka, &postgres, &task).await };
         context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
     }
@@ -121,11 +122,14 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
 }
 
 /// What ingest looks at when it reads the configuration again: its own section, and those whose changes take a restart.
-fn reloaded(config: Config) -> riverlock_ingest::Configuration {
-    riverlock_ingest::Configuration::from(config.ingest)
-        .with_section("kafka", &config.kafka, config.kafka.properties.values())
-        .with_section("admin", &config.admin, [])
-        .with_section("telemetry", &config.telemetry, [])
+fn reloaded(file: Option<&Path>) -> Result<riverlock_ingest::Configuration, ConfigError> {
+    let source = Source::read(file)?;
+    let ingest: IngestConfig = source.section("ingest")?;
+    ["kafka", "admin", "telemetry"].into_iter().try_fold(ingest.into(), |configuration, name| {
+        // As it is written: a mistake there must not keep a new secret from counting.
+        let section: serde_json::Value = source.section(name)?;
+        Ok(riverlock_ingest::Configuration::with_section(configuration, name, &section.to_string()))
+    })
 }
 
 /// Watches over what all consumers did: dead letters, conflicts, and the audit's equation.

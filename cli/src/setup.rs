@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use crate::config::Config;
 
 pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     let made = setup(&config).await?;
     println!(
         "setup: {} topics created, {} checked; tables are at this version",

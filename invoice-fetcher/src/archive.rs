@@ -258,7 +258,8 @@ fn with_options<B, K: FromStr>(
 ) -> Result<B, ConfigError> {
     config.store_options.iter().try_fold(builder, |builder, (name, value)| {
         let key = name.parse().map_err(|_| unknown_option(name))?;
-        Ok(with(builder, key, value.expose().to_owned()))
+        let value = value.read(&format!("invoice_fetcher.store_options.{name}"))?;
+        Ok(with(builder, key, value.to_owned()))
     })
 }
 

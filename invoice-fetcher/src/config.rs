@@ -146,7 +146,7 @@ impl Default for RetryConfig {
 }
 
 impl InvoiceFetcherConfig {
-    /// Checks what goes together. Opens nothing.
+    /// Checks what goes together, and reads the secrets. Opens nothing else.
     ///
     /// # Errors
     /// When an address could leak the key, no account is configured, or a limit is out of range.
@@ -174,7 +174,7 @@ impl InvoiceFetcherConfig {
             return refused("api_base_url", "must begin with https://, or with http:// on a loopback address");
         }
         if let Some(proxy) = &self.proxy {
-            let url = Url::parse(proxy.expose()).ok();
+            let url = Url::parse(proxy.read("invoice_fetcher.proxy")?).ok();
             if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some()) {
                 return refused("proxy", "must begin with http:// or https:// and name a host");
             }
@@ -204,7 +204,7 @@ impl InvoiceFetcherConfig {
             ));
         }
         for (mode, account) in self.accounts() {
-            let key = account.api_key.expose();
+            let key = account.api_key.read(&format!("invoice_fetcher.{mode}.api_key"))?;
             if key.trim().is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return refused(
                     &format!("{mode}.api_key"),

@@ -71,11 +71,13 @@ impl Default for KafkaConfig {
 }
 
 /// Settings whose change would break a promise, so the configuration may not touch them.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 14] = [
     "acks",
     "auto.offset.reset",
+    "delivery.report.only.error",
     "enable.auto.commit",
     "enable.auto.offset.store",
+    "enable.gapless.guarantee",
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
@@ -83,6 +85,7 @@ const FIXED: [&str; 11] = [
     "partition.assignment.strategy",
     "partitioner",
     "request.required.acks",
+    "transactional.id",
 ];
 
 impl KafkaConfig {
@@ -129,6 +132,16 @@ impl KafkaConfig {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Reads the properties that are secrets in files, which clients need.
+    ///
+    /// # Errors
+    /// When one of the files cannot be read.
+    pub fn read_secrets(&self) -> Result<(), ConfigError> {
+        self.properties
+            .iter()
+            .try_for_each(|(name, value)| value.read(&format!("kafka.properties.\"{name}\"")).map(drop))
     }
 
     /// The topics' names.

@@ -49,7 +49,7 @@ struct Row<'a> {
 }
 
 pub(crate) async fn run(file: Option<&Path>, command: QuarantineCommand) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     config.ingest.validate()?;
     match command {
         QuarantineCommand::List { json } => {

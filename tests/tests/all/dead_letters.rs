@@ -396,12 +396,12 @@ async fn a_filter_means_what_it_says() {
         let mut walked: Vec<i64> =
             walk(&mut morgue.connection, &filter).await.into_iter().map(|place| place.position.offset).collect();
         walked.sort_unstable();
-        let listed = dead_letters::list(&mut morgue.connection, &State::ALL, &filter, 100).await.unwrap();
+        let listed = dead_letters::list(&mut morgue.connection, &State::ALL, &filter, None, 100).await.unwrap();
         let mut listed: Vec<i64> = listed.iter().map(|letter| letter.offset).collect();
         listed.sort_unstable();
         assert_eq!((&walked, &listed), (&expected, &expected), "{filter:?}");
     }
-    let first = dead_letters::list(&mut morgue.connection, &State::ALL, &Filter::default(), 1).await.unwrap();
+    let first = dead_letters::list(&mut morgue.connection, &State::ALL, &Filter::default(), None, 1).await.unwrap();
     assert_eq!(first[0].event_id, "e1", "the oldest comes first");
 }
 

@@ -4,6 +4,7 @@
 
 mod audit;
 mod charges;
+mod commands;
 mod consumer;
 mod crash;
 mod dead_letter_commands;
@@ -18,6 +19,8 @@ mod outage;
 mod proof;
 mod raw;
 mod rebuild;
+mod recipes;
+mod recorded;
 mod refold;
 mod replay;
 mod restore;
