@@ -4,12 +4,13 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
+use riverlock_ingest::IngestConfig;
 use riverlock_ledger::{
     audit::running::Auditor,
     cluster, dead_letters,
     postgres::{self, bounded},
 };
-use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
+use riverlock_runtime::{ConfigError, Context, admin, config::Source, shutdown::GRACE, telemetry, topics};
 use sqlx::PgConnection;
 
 use crate::config::{self, Config};
@@ -98,7 +99,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     if services.contains(&Service::Ingest) {
         // First, and without waiting for anything: it answers 503 until Kafka is there.
         let file = file.map(Path::to_path_buf);
-        let load = Arc::new(move || config::section(file.as_deref(), "ingest"));
+        let load = Arc::new(move || reloaded(file.as_deref()));
         let server = riverlock_ingest::start_reloading(config.ingest.clone(), load, &config.kafka, context).await?;
         tracing::info!("webhooks are taken at http://{}", server.address);
     }
@@ -125,6 +126,17 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     Ok(())
 }
 
+/// What ingest looks at when it reads the configuration again: its own section, and those whose changes take a restart.
+fn reloaded(file: Option<&Path>) -> Result<riverlock_ingest::Configuration, ConfigError> {
+    let source = Source::read(file)?;
+    let ingest: IngestConfig = source.section("ingest")?;
+    ["kafka", "admin", "telemetry"].into_iter().try_fold(ingest.into(), |configuration, name| {
+        // As it is written: a mistake there must not keep a new secret from counting.
+        let section: serde_json::Value = source.section(name)?;
+        Ok(riverlock_ingest::Configuration::with_section(configuration, name, &section.to_string()))
+    })
+}
+
 /// Watches over what all consumers did: dead letters, conflicts, and the audit's equation.
 fn watch(config: &Config, context: &Context) {
     context.shutdown.spawn("dead-letters", dead_letters::watch(config.postgres.clone(), context.clone()));
@@ -143,7 +155,8 @@ fn watch(config: &Config, context: &Context) {
 async fn check(config: &Config) -> anyhow::Result<()> {
     topics::check(&config.kafka).await?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
-    bounded(config.postgres.answer_limit(), check_tables(&mut connection)).await
+    bounded(config.postgres.answer_limit(), check_tables(&mut connection)).await?;
+    Ok(cluster::ensure_current(&config.kafka, &mut connection).await?)
 }
 
 async fn check_tables(connection: &mut PgConnection) -> anyhow::Result<()> {
@@ -154,9 +167,8 @@ async fn check_tables(connection: &mut PgConnection) -> anyhow::Result<()> {
         unknown == 0,
         "a newer version has changed the tables ({unknown} migrations are unknown to this one); start that version"
     );
-    let current = cluster::current(&mut connection).await?;
+    let current = cluster::current(connection).await?;
     anyhow::ensure!(current.is_some(), "no Kafka cluster is recorded in the database; `riverlock setup` records it");
-    cluster::ensure_current(&config.kafka, &mut connection).await?;
     Ok(())
 }
 

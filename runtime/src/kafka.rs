@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
-use riverlock_schemas::topics::{DEFAULT_PREFIX, Topics};
+use riverlock_schemas::{
+    record::STORED_BYTES_MAX,
+    topics::{DEFAULT_PREFIX, Topics},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::ConfigError;
@@ -11,8 +14,8 @@ use crate::ConfigError;
 /// How long a metadata or admin request may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest record that is written or read, in bytes: the largest body, its key and its headers.
-pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest record that is written or read, in bytes: the largest body, and 256 KiB for its key and its headers.
+pub const RECORD_BYTES_MAX: usize = STORED_BYTES_MAX + 256 * 1024;
 
 /// How long a record waits for others to travel with, in milliseconds. Most of what a record costs is its request's.
 const LINGER_MS: &str = "5";
@@ -75,11 +78,13 @@ impl Default for KafkaConfig {
 }
 
 /// Settings whose change would break a promise, so the configuration may not touch them.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 14] = [
     "acks",
     "auto.offset.reset",
+    "delivery.report.only.error",
     "enable.auto.commit",
     "enable.auto.offset.store",
+    "enable.gapless.guarantee",
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
@@ -87,6 +92,7 @@ const FIXED: [&str; 11] = [
     "partition.assignment.strategy",
     "partitioner",
     "request.required.acks",
+    "transactional.id",
 ];
 
 impl KafkaConfig {

@@ -75,6 +75,10 @@ listen = "127.0.0.1:{admin}"
 [ingest]
 listen = "127.0.0.1:{ingest}"
 
+[ingest.limits]
+# No load balancer has to notice that it ends.
+shutdown_delay = "0s"
+
 [[ingest.endpoints]]
 name = "sandbox"
 path = "/webhooks/digital-river"
