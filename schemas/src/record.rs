@@ -39,6 +39,15 @@ pub const PASSED: &str = "passed";
 /// The request's credentials were missing or wrong.
 pub const FAILED: &str = "failed";
 
+/// Largest body, in bytes, that consumers interpret. A larger one is stored as it came and becomes a dead letter without being
+/// parsed, so that one request cannot take a consumer's time and memory from all others.
+///
+/// Digital River's largest documented events, orders with hundreds of lines, have some hundred kilobytes.
+pub const FOLDED_BYTES_MAX: usize = 1 << 20;
+/// Largest body, in bytes, that ingest stores. Topics, producers and consumers must accept records of this size and their
+/// headers.
+pub const STORED_BYTES_MAX: usize = 4 << 20;
+
 /// A text that is safe as a record's key or header: as it is, or its SHA-256 where it is longer than an id may be.
 ///
 /// The full text is in the record's value in any case; a key of a megabyte would only make the record too large to store.
