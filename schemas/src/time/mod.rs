@@ -4,6 +4,8 @@ mod forms;
 
 use chrono::{DateTime, Datelike as _, Utc};
 
+pub(crate) use self::forms::{Parts, epoch};
+
 /// Reads a time with or without a fraction of any length. Finer than microseconds is cut off.
 ///
 /// Read are RFC 3339, the other forms of ISO 8601 that give a date (basic format, no seconds, hour 24, date only, a zone as
