@@ -10,6 +10,7 @@ mod dead_letter_commands;
 mod dead_letter_signals;
 mod dead_letters;
 mod demo;
+mod installs;
 mod invoices;
 mod ledger;
 mod migrations;
