@@ -240,7 +240,10 @@ impl<P: Projection> Setting<'_, P> {
             self.component.beat();
             match topic_ids(self.kafka, self.postgres, &self.topics).await {
                 Ok(ids) => return Some(ids),
-                Err(error) => tracing::warn!(%error, "{}: {error}", self.projection.name()),
+                Err(error) => {
+                    self.component.not_ready(error.to_string());
+                    tracing::warn!(%error, "{}: {error}", self.projection.name());
+                }
             }
         }
     }

@@ -4,7 +4,11 @@
 
 mod audit;
 mod charges;
+<<<<<<< HEAD
 mod commands;
+=======
+mod cluster;
+>>>>>>> recovery
 mod consumer;
 mod crash;
 mod dead_letter_commands;
@@ -28,7 +32,11 @@ mod refold;
 mod relay;
 mod replay;
 mod restore;
+<<<<<<< HEAD
 mod signals;
+=======
+mod setup;
+>>>>>>> recovery
 mod soak;
 mod stuck;
 mod tidy;
