@@ -26,5 +26,6 @@ mod replay;
 mod restore;
 mod soak;
 mod tidy;
+mod tidy_docs;
 mod trace;
 mod trouble;
