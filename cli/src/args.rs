@@ -321,7 +321,7 @@ mod tests {
         for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
             let flag = argument.get_long().unwrap_or_default().to_owned();
             let takes = argument.get_action().takes_values();
-            let (other, by) = meanings.entry(flag.clone()).or_insert((takes, name.clone()));
+            let (other, by) = meanings.entry(flag.clone()).or_insert_with(|| (takes, name.clone()));
             assert_eq!(*other, takes, "--{flag} of {name} is another kind of flag than that of {by}");
         }
         for needed in ["reason", "by"] {

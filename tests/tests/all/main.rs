@@ -40,5 +40,6 @@ mod setup;
 mod soak;
 mod stuck;
 mod tidy;
+mod tidy_docs;
 mod trace;
 mod trouble;
