@@ -26,10 +26,10 @@ use uuid::Uuid;
 use crate::{
     InvoiceFetcherConfig, RetryConfig,
     account::{Account, Key},
-    address::{Addresses, LINKS_PATH_END},
+    address::{self, Addresses, LINKS_PATH_END},
     config::is_loopback,
     gate::Signal,
-    plan,
+    media, plan,
     problem::Problem,
     resolver::{Guarded, System},
 };
@@ -51,9 +51,6 @@ const METADATA_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest piece of an answer that is repeated in an error, characters.
 const QUOTE_CHARS_MAX: usize = 100;
-
-/// Content types of a PDF. The general ones are what file stores use when nobody told them.
-const CONTENT_TYPES: [&str; 3] = ["application/pdf", "application/octet-stream", "binary/octet-stream"];
 
 /// Asks Digital River.
 pub(crate) struct Client {
@@ -142,16 +139,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Body, Problem> {
         let response = self.get(account, self.addresses.content(file_id), "application/pdf", deadline).await?;
-        let text = |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
-        if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
-            return Err(Problem::Encoded(quote(&encoding)));
-        }
-        if let Some(content_type) = text(header::CONTENT_TYPE) {
-            let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            if !CONTENT_TYPES.contains(&essence.as_str()) {
-                return Err(Problem::ContentType(quote(&essence)));
-            }
-        }
+        media::judge_head(response.headers())?;
         if response.content_length().is_some_and(|length| length > bytes_max) {
             return Err(Problem::TooLarge { bytes_max });
         }
@@ -283,10 +271,10 @@ fn read_metadata(text: &[u8], file_id: FileId) -> Result<Metadata, Problem> {
         return Err(Problem::Metadata("it is no JSON object".to_owned()));
     };
     let field = |name| fields.get(name).and_then(Value::as_str);
-    if let Some(id) = field("id").filter(|id| FileId::parse(id) != Ok(file_id)) {
+    if let Some(id) = field("id").filter(|id| !address::names(id, file_id)) {
         return Err(Problem::Metadata(format!("it is that of another file, {}", quote(id))));
     }
-    if let Some(file_type) = field("type").filter(|file_type| !file_type.eq_ignore_ascii_case("pdf")) {
+    if let Some(file_type) = field("type").filter(|file_type| !media::is_pdf_type(file_type)) {
         return Err(Problem::FileType(quote(file_type)));
     }
     Ok(Metadata {
@@ -325,6 +313,10 @@ mod tests {
         let full = format!(r#"{{"id":"{id}","size":7,"type":"PDF","purpose":"customer_invoice","links":[]}}"#);
         let expected = Metadata { size_bytes: Some(7), purpose: Some("customer_invoice".to_owned()) };
         assert_eq!(read(full).unwrap(), expected);
+        for id in [format!("file_{id}"), id.replace('-', ""), id.to_uppercase(), format!(" FILE_{id} "), String::new()]
+        {
+            read(format!(r#"{{"id":"{id}"}}"#)).unwrap_or_else(|problem| panic!("{id}: {problem}"));
+        }
         for text in ["{}", r#"{"id":null,"size":"7","type":1,"purpose":[]}"#, r#"{"size":-1}"#] {
             assert_eq!(read(text.to_owned()).unwrap(), Metadata::default(), "{text}");
         }

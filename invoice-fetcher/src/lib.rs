@@ -23,6 +23,7 @@ pub mod error;
 mod gate;
 pub mod keys;
 pub mod links;
+mod media;
 pub mod metrics;
 pub mod missing;
 mod pdf;
