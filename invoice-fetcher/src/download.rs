@@ -25,10 +25,10 @@ use uuid::Uuid;
 
 use crate::{
     InvoiceFetcherConfig, RetryConfig,
-    account::{Account, Key},
+    account::{Account, Asked, Key},
     address::{self, Addresses, LINKS_PATH_END},
     config::is_loopback,
-    gate::Signal,
+    evidence::Endpoint,
     media, plan,
     problem::Problem,
     resolver::{Guarded, System},
@@ -59,6 +59,14 @@ pub(crate) struct Client {
     retry: RetryConfig,
     rate_min_bytes_per_second: u64,
     clock: Arc<dyn Clock>,
+}
+
+/// A document that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) file_id: FileId,
+    /// Whether its last attempt was answered 429.
+    pub(crate) was_throttled: bool,
 }
 
 /// What Digital River knows of a file. Everything may be missing: Digital River asks for tolerant readers.
@@ -120,11 +128,11 @@ impl Client {
     pub(crate) async fn metadata(
         &self,
         account: &Account,
-        file_id: FileId,
+        wanted: &Wanted,
         deadline: Instant,
     ) -> Result<Metadata, Problem> {
-        let response = self.get(account, self.addresses.metadata(file_id), "application/json", deadline).await?;
-        read_metadata(&self.text(response, deadline).await?, file_id)
+        let response = self.ask(account, wanted, Endpoint::Metadata, deadline).await?;
+        read_metadata(&self.text(response, deadline).await?, wanted.file_id)
     }
 
     /// `GET /files/{id}/content`, up to where the body begins.
@@ -134,11 +142,11 @@ impl Client {
     pub(crate) async fn content(
         &self,
         account: &Account,
-        file_id: FileId,
+        wanted: &Wanted,
         bytes_max: u64,
         deadline: Instant,
     ) -> Result<Body, Problem> {
-        let response = self.get(account, self.addresses.content(file_id), "application/pdf", deadline).await?;
+        let response = self.ask(account, wanted, Endpoint::Content, deadline).await?;
         media::judge_head(response.headers())?;
         if response.content_length().is_some_and(|length| length > bytes_max) {
             return Err(Problem::TooLarge { bytes_max });
@@ -156,29 +164,51 @@ impl Client {
         wanted: &Value,
         deadline: Instant,
     ) -> Result<Value, Problem> {
+        account.admit(deadline).await?;
         let request = self.http.post(self.addresses.file_links()).json(wanted);
-        let response = self.ask(account, request, "application/json", deadline).await?;
+        let response = self.send(&account.key(), request, "application/json", deadline).await?;
         let text = self.text(response, deadline).await?;
         serde_json::from_slice(&text).map_err(|error| Problem::Metadata(format!("it is no JSON: {error}")))
     }
 
-    async fn get(&self, account: &Account, url: Url, accept: &str, deadline: Instant) -> Result<Response, Problem> {
-        self.ask(account, self.http.get(url), accept, deadline).await
-    }
-
-    /// One request through the account's gate, up to where the body begins.
+    /// One request about a document through the account's gate, up to where the body begins. Where its answer may concern
+    /// all documents, that is found out before this returns.
     async fn ask(
         &self,
         account: &Account,
-        request: RequestBuilder,
-        accept: &str,
+        wanted: &Wanted,
+        endpoint: Endpoint,
         deadline: Instant,
     ) -> Result<Response, Problem> {
         account.admit(deadline).await?;
-        let key = account.key();
-        let result = self.send(&key, request, accept, deadline).await;
-        account.report(result.as_ref().map_or_else(Problem::signal, |_| Signal::Works), &key);
-        result
+        let Wanted { file_id, was_throttled } = *wanted;
+        let asked = Asked { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
+        let result = self.head_of(&asked.key, endpoint, file_id, deadline).await;
+        let suspicion = account.learn(&asked, result.as_ref().err());
+        let Err(problem) = result else { return result };
+        if let Some(suspicion) = suspicion {
+            self.check(account, suspicion, &asked, &problem).await;
+        }
+        Err(match problem {
+            Problem::Unauthorized | Problem::Forbidden if account.is_key_refused() => Problem::KeyRefused,
+            Problem::Throttled { wait } if was_throttled && account.is_open() => Problem::ThrottledAlone { wait },
+            problem => problem,
+        })
+    }
+
+    /// The answer to a request about a file, up to where the body begins. No gate is passed and nothing is learnt.
+    pub(crate) async fn head_of(
+        &self,
+        key: &Key,
+        endpoint: Endpoint,
+        file_id: FileId,
+        deadline: Instant,
+    ) -> Result<Response, Problem> {
+        let (url, accept) = match endpoint {
+            Endpoint::Metadata => (self.addresses.metadata(file_id), "application/json"),
+            Endpoint::Content => (self.addresses.content(file_id), "application/pdf"),
+        };
+        self.send(key, self.http.get(url), accept, deadline).await
     }
 
     async fn send(

@@ -74,6 +74,7 @@ pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, no
             }
             let asked = match problem {
                 Problem::ServerError { wait, .. } => wait.unwrap_or_default(),
+                Problem::ThrottledAlone { wait } => *wait,
                 _ => Duration::ZERO,
             };
             retry(wait.max(asked), history.attempts)
@@ -87,10 +88,12 @@ fn verdict(problem: &Problem, config: &RetryConfig) -> Verdict {
         // Surely the key: the row waits behind the closed gate, first come, first served.
         Problem::KeyRefused | Problem::Stopping => Verdict::NotAttempted(Duration::ZERO),
         Problem::Throttled { wait } | Problem::Closed { wait, .. } => Verdict::NotAttempted(*wait),
-        // The key, or this file alone: were it always first in the queue, it would hold up all others.
-        Problem::Forbidden | Problem::Store(_) => Verdict::Backoff,
+        Problem::Store(_) => Verdict::Backoff,
         Problem::NotFound => Verdict::BackoffFor(config.not_found_for),
-        Problem::Redirect(_)
+        Problem::Unauthorized
+        | Problem::Forbidden
+        | Problem::ThrottledAlone { .. }
+        | Problem::Redirect(_)
         | Problem::ServerError { .. }
         | Problem::Status(_)
         | Problem::Transport(_)
@@ -131,7 +134,7 @@ pub(crate) fn judge_status(
     Err(match status {
         200 => return Ok(()),
         300..=399 => Problem::Redirect(status),
-        401 => Problem::KeyRefused,
+        401 => Problem::Unauthorized,
         403 => Problem::Forbidden,
         404 => Problem::NotFound,
         410 => Problem::Gone,
@@ -182,7 +185,7 @@ mod tests {
             (307, None, "redirect"),
             (308, None, "redirect"),
             (400, None, "status"),
-            (401, None, "key_refused"),
+            (401, None, "unauthorized"),
             (403, None, "forbidden"),
             (404, None, "not_found"),
             (409, None, "status"),
@@ -222,9 +225,8 @@ mod tests {
         ] {
             assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((seconds, 99)), "{problem}");
         }
-        for problem in [Problem::Forbidden, Problem::Store("disk full".to_owned())] {
-            assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((6 * 3600, 100)), "{problem}");
-        }
+        let problem = Problem::Store("disk full".to_owned());
+        assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((6 * 3600, 100)), "{problem}");
     }
 
     #[test]
@@ -250,11 +252,20 @@ mod tests {
         let wait = Some(Duration::from_secs(900));
         assert_eq!(next(&Problem::ServerError { status: 503, wait }, 1, Duration::ZERO), Some((900, 1)));
         assert_eq!(next(&Problem::ServerError { status: 503, wait: None }, 1, Duration::ZERO), Some((5, 1)));
+        assert_eq!(next(&Problem::ThrottledAlone { wait: HOUR }, 1, Duration::ZERO), Some((3600, 1)));
     }
 
     #[test]
     fn a_document_is_given_up_for_its_age_only_after_enough_attempts() {
-        for (problem, hours) in [(Problem::NotFound, 72), (Problem::NotPdf, 168), (Problem::Redirect(302), 168)] {
+        for (problem, hours) in [
+            (Problem::NotFound, 72),
+            (Problem::NotPdf, 168),
+            (Problem::Redirect(302), 168),
+            (Problem::Forbidden, 168),
+            (Problem::Unauthorized, 168),
+            (Problem::ServerError { status: 500, wait: None }, 168),
+            (Problem::ThrottledAlone { wait: HOUR }, 168),
+        ] {
             assert!(next(&problem, ATTEMPTS_MIN, HOUR * (hours - 1)).is_some(), "{problem}");
             assert_eq!(next(&problem, ATTEMPTS_MIN, HOUR * hours), None, "{problem}");
             assert!(next(&problem, ATTEMPTS_MIN - 1, HOUR * hours).is_some(), "{problem}");

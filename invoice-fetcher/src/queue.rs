@@ -35,6 +35,8 @@ pub(crate) struct Leased {
     /// Attempts, this one included.
     pub(crate) attempts: i32,
     pub(crate) queued_at: DateTime<Utc>,
+    /// Whether the attempt before this one was answered 429.
+    pub(crate) was_throttled: bool,
     lease_id: Uuid,
 }
 
@@ -49,6 +51,7 @@ impl Leased {
             purpose: Purpose::Invoice,
             attempts: 1,
             queued_at: DateTime::UNIX_EPOCH,
+            was_throttled: false,
             lease_id: Uuid::nil(),
         }
     }
@@ -188,7 +191,8 @@ impl Queue {
              ) AS due
              WHERE invoice.file_id = due.file_id
              RETURNING invoice.file_id, invoice.order_id, invoice.purpose, invoice.attempts,
-                       coalesce(invoice.retried_at, invoice.created_at) AS \"queued_at!\"",
+                       coalesce(invoice.retried_at, invoice.created_at) AS \"queued_at!\",
+                       coalesce(invoice.last_error LIKE 'throttled%', false) AS \"was_throttled!\"",
             lease_id,
             lease_until,
             now,
@@ -208,6 +212,7 @@ impl Queue {
                 purpose: purpose(&row.purpose).ok_or_else(|| inconsistent(format!("purpose {}", row.purpose)))?,
                 attempts: row.attempts,
                 queued_at: row.queued_at,
+                was_throttled: row.was_throttled,
                 lease_id,
             })
         });
@@ -302,7 +307,7 @@ impl Queue {
             "-- invoices_wake_forbidden
              UPDATE invoices SET next_attempt_at = $2
              WHERE state = 'due' AND live_mode = $1 AND lease_id IS NULL AND next_attempt_at > $2
-               AND split_part(last_error, ':', 1) = 'forbidden'",
+               AND split_part(last_error, ':', 1) IN ('forbidden', 'unauthorized')",
             mode.is_live(),
             now,
         );

@@ -4,7 +4,11 @@
 //! written down. When PostgreSQL is away, the loop waits; a task repeats the writing until its lease ends, and then the
 //! document is simply due again, and is found stored.
 
-use std::{convert::Infallible, sync::Arc, time::Duration, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::{Arc, RwLock},
+    time::{Duration, Instant},
+};
 
 use metrics::{counter, histogram};
 use riverlock_ledger::{Error, PostgresConfig};
@@ -18,8 +22,7 @@ use crate::{
     InvoiceFetcherConfig,
     account::Account,
     archive::{Archive, ArchiveError},
-    download::{Body, Client, Metadata, quote},
-    gate::Capacity,
+    download::{Body, Client, Metadata, Wanted, quote},
     metrics as names,
     pdf::{Checked, Checker},
     plan::{History, Plan, plan},
@@ -55,7 +58,7 @@ pub(crate) enum TakeKeysError {
 /// Everything that fetching needs.
 pub(crate) struct Fetcher {
     config: InvoiceFetcherConfig,
-    accounts: Vec<Account>,
+    accounts: RwLock<Vec<Arc<Account>>>,
     client: Client,
     archive: Archive,
     queue: Queue,
@@ -70,11 +73,11 @@ impl Fetcher {
         context: Context,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        let accounts: Vec<Account> =
-            config.accounts().map(|(mode, account)| Account::new(mode, account)).collect::<Result<_, _>>()?;
-        names::describe(&accounts.iter().map(Account::mode).collect::<Vec<_>>());
+        let accounts = config.accounts().map(|(mode, account)| Account::new(mode, account).map(Arc::new));
+        let accounts: Vec<Arc<Account>> = accounts.collect::<Result<_, _>>()?;
+        names::describe();
         Ok(Self {
-            accounts,
+            accounts: RwLock::new(accounts),
             client: Client::new(&config, Arc::clone(&context.clock))?,
             archive: Archive::open(&config)?,
             queue: Queue::new(postgres.pool()?),
@@ -109,7 +112,7 @@ impl Fetcher {
     /// # Errors
     /// When a key does not fit, or PostgreSQL refuses.
     pub(crate) async fn take_keys(&self, config: &InvoiceFetcherConfig) -> Result<(), TakeKeysError> {
-        for account in &self.accounts {
+        for account in self.accounts() {
             let mode = account.mode();
             let Some((_, new)) = config.accounts().find(|(of, _)| *of == mode) else { continue };
             if account.renew(new)? {
@@ -120,14 +123,31 @@ impl Fetcher {
         Ok(())
     }
 
+    /// The accounts by now.
+    fn accounts(&self) -> Vec<Arc<Account>> {
+        self.accounts.read().expect("no code panics while it holds the accounts").clone()
+    }
+
+    /// Looks whether troubles are over that have closed an account's gate, where it is time for that.
+    fn probe(self: &Arc<Self>) {
+        for account in self.accounts() {
+            if let Some(endpoint) = account.begin_probe() {
+                let this = Arc::clone(self);
+                drop(self.context.shutdown.spawn_work(async move { this.client.probe(&account, endpoint).await }));
+            }
+        }
+    }
+
     /// Fetches until the shutdown.
     pub(crate) async fn run(self: Arc<Self>) -> Result<(), Infallible> {
         let permits = Arc::new(Semaphore::new(self.config.workers));
         let soft = self.context.shutdown.soft();
         while !soft.is_cancelled() {
             self.component.beat();
+            self.probe();
             let first = tokio::select! {
                 Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
+                () = sleep(POLL_INTERVAL) => continue,
                 () = soft.cancelled() => break,
             };
             let others = std::iter::from_fn(|| Arc::clone(&permits).try_acquire_owned().ok());
@@ -163,14 +183,9 @@ impl Fetcher {
     /// Leases up to `limit` documents that may be fetched now.
     pub(crate) async fn lease(&self, limit: usize) -> Result<Vec<Leased>, Error> {
         let mut leased = Vec::new();
-        for account in &self.accounts {
-            let room = match account.capacity() {
-                Capacity::None => 0,
-                Capacity::One => 1,
-                Capacity::Full => limit,
-            };
-            let room = room.min(limit - leased.len());
-            if room > 0 {
+        for account in self.accounts() {
+            let room = limit - leased.len();
+            if room > 0 && account.is_open() {
                 let now = self.context.clock.now();
                 leased.extend(self.queue.lease(account.mode(), room, now, now + self.config.lease).await?);
             }
@@ -207,10 +222,11 @@ impl Fetcher {
 
     /// Fetches a document and stores it.
     pub(crate) async fn attempt(&self, leased: &Leased, deadline: Instant) -> Result<Document, Problem> {
-        let account = self.accounts.iter().find(|account| account.mode() == leased.mode);
-        let account = account.ok_or(Problem::Stopping)?;
+        let accounts = self.accounts();
+        let account = accounts.iter().find(|account| account.mode() == leased.mode).ok_or(Problem::Stopping)?;
+        let wanted = Wanted { file_id: leased.file_id, was_throttled: leased.was_throttled };
         let metadata = if self.config.check_metadata {
-            self.client.metadata(account, leased.file_id, deadline).await?
+            self.client.metadata(account, &wanted, deadline).await?
         } else {
             Metadata::default()
         };
@@ -219,7 +235,8 @@ impl Fetcher {
         if metadata.size_bytes.is_some_and(|size| size > bytes_max) {
             return Err(Problem::TooLarge { bytes_max });
         }
-        let body = self.client.content(account, leased.file_id, bytes_max, deadline).await?;
+        let body = self.client.content(account, &wanted, bytes_max, deadline).await?;
+        account.set_good_file(leased.file_id);
         let mut upload = self.archive.upload(leased.mode, leased.file_id);
         match self.transfer(body, &mut upload, &metadata, deadline).await {
             Ok(checked) => Ok(Document {

@@ -157,7 +157,8 @@ async fn a_refused_key_stops_fetching_and_costs_nothing() {
     bench.start();
     bench.until("SELECT count(*) FROM invoices WHERE last_error LIKE 'key_refused%'", 4).await;
     bench.stop().await;
-    assert!(bench.server.asked().len() <= 4, "{}", bench.server.asked().len());
+    // Each worker once, and one request about a file that is nobody's.
+    assert!(bench.server.asked().len() <= 5, "{}", bench.server.asked().len());
     assert_eq!(bench.count("SELECT sum(attempts) FROM invoices").await, 0);
     bench.until(DUE, 50).await;
 

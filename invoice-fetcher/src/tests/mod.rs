@@ -19,6 +19,7 @@ mod s3;
 mod server;
 mod station;
 mod vendors;
+mod verdicts;
 
 use riverlock_runtime::Secret;
 use riverlock_schemas::FileId;
