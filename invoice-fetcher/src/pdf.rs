@@ -32,6 +32,9 @@ const BODY_TOKENS: [&[u8]; 4] = [b" obj", b"endobj", b"xref", b"trailer"];
 /// How other kinds of files begin that may contain a whole PDF or quote its header: HTML and XML, JSON, ZIP, gzip.
 const OTHER_BEGINS: [&[u8]; 5] = [b"<", b"{", b"[", b"PK\x03\x04", b"\x1f\x8b"];
 
+/// What stands before the end marker of every PDF. Source: ISO 32000-1, 7.5.5.
+const START_OF_XREF: &[u8] = b"startxref";
+
 /// What may stand before the first significant byte of a text: the UTF-8 byte order mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -41,6 +44,8 @@ pub(crate) struct Checker {
     /// The first bytes, until the header is found.
     begin: Vec<u8>,
     has_begun: bool,
+    /// Whether bytes stand before the header that no text has.
+    begins_binary: bool,
     /// The last bytes: at least [`TRAILING_BYTES_MAX`] and the end marker's length, once that many have come.
     end: Vec<u8>,
     size_bytes: u64,
@@ -62,7 +67,15 @@ pub(crate) type ExpectedLength = (&'static str, Option<u64>);
 impl Checker {
     /// A checker that refuses more than `bytes_max` bytes.
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, begin: Vec::new(), has_begun: false, end: Vec::new(), size_bytes: 0, hash: Sha256::new() }
+        Self {
+            bytes_max,
+            begin: Vec::new(),
+            has_begun: false,
+            begins_binary: false,
+            end: Vec::new(),
+            size_bytes: 0,
+            hash: Sha256::new(),
+        }
     }
 
     /// Takes the next bytes, however they are cut.
@@ -88,7 +101,9 @@ impl Checker {
         if is_of_another_kind(&self.begin) {
             return Err(Problem::NotPdf);
         }
-        if contains(&self.begin, BEGIN) {
+        if let Some(at) = self.begin.windows(BEGIN.len()).position(|window| window == BEGIN) {
+            let before = &self.begin[..at];
+            self.begins_binary = !before.strip_prefix(BYTE_ORDER_MARK).unwrap_or(before).is_ascii();
             self.has_begun = true;
             self.begin = Vec::new();
         } else if self.begin.len() == BEGIN_BYTES {
@@ -125,6 +140,10 @@ impl Checker {
         }
         if !ends_whole(&self.end) {
             return Err(Problem::NoEndMarker);
+        }
+        // A compressed file may quote the header and the end marker, but hardly what is written with every PDF as well.
+        if self.begins_binary && !contains(&self.end, START_OF_XREF) {
+            return Err(Problem::NotPdf);
         }
         Ok(Checked { sha256: Sha256Hash::from_digest(self.hash.finalize().into()), size_bytes: self.size_bytes })
     }
@@ -190,6 +209,9 @@ mod tests {
                 assert_eq!(whole.sha256, Sha256Hash::of(&document), "the bytes are summed up as they came");
             }
         }
+        let binary = |end: &[u8]| check(&[b"\x8b\xff\x01", b"%PDF-1.4\n1 0 obj\n", end], &[]);
+        assert!(binary(b"startxref\n9\n%%EOF\n").is_ok());
+        assert_eq!(binary(b"\n%%EOF\n"), Err(Problem::NotPdf), "as in a file that is compressed and says so nowhere");
         let late = [b"xx".as_slice(), &vec![b'x'; BEGIN_BYTES - BEGIN.len()], &document(10, 0)].concat();
         assert_eq!(check(&[&late], &[]), Err(Problem::NotPdf));
     }
