@@ -1,7 +1,10 @@
 //! An account with Digital River: its key, the gate that every request with it passes, and what answers say about it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,8 +29,10 @@ pub(crate) type Key = Arc<HeaderValue>;
 pub(crate) struct Account {
     mode: Mode,
     state: Mutex<State>,
-    /// Held by whoever finds out whether something is wrong for all documents.
+    /// Held while one worker finds out whether something is wrong for all documents.
     checking: sync::Mutex<()>,
+    /// Whether the queue has to be looked through for this key; see [`Account::begin_preparing`].
+    is_unprepared: AtomicBool,
 }
 
 struct State {
@@ -67,7 +72,12 @@ impl Account {
         let key = authorization(mode, config)?;
         let gate = Gate::new(config.requests_per_second(mode), Instant::now());
         let state = State { key, gate, evidence: Evidence::default(), good_file: None };
-        Ok(Self { mode, state: Mutex::new(state), checking: sync::Mutex::default() })
+        Ok(Self {
+            mode,
+            state: Mutex::new(state),
+            checking: sync::Mutex::default(),
+            is_unprepared: AtomicBool::new(true),
+        })
     }
 
     /// Whose data the key is for.
@@ -92,7 +102,20 @@ impl Account {
         state.evidence = Evidence::default();
         state.gate.forgive_key();
         names::paused(self.mode, state.gate.trouble(Instant::now()));
+        drop(state);
+        self.preparing_failed();
         Ok(true)
+    }
+
+    /// Whether what the queue knows has to be looked up for this key before documents are leased: a file that could be
+    /// fetched before, and documents that another key could not fetch. Asked once for every key, unless that fails.
+    pub(crate) fn begin_preparing(&self) -> bool {
+        self.is_unprepared.swap(false, Ordering::Relaxed)
+    }
+
+    /// The queue could not be asked: it has to be asked again.
+    pub(crate) fn preparing_failed(&self) {
+        self.is_unprepared.store(true, Ordering::Relaxed);
     }
 
     /// Waits for a place for one request.

@@ -14,11 +14,13 @@
 //! Deliberately absent: any other service, any parsing of PDFs, any deletion of documents.
 
 mod account;
+mod accounts;
 mod address;
 pub mod api;
 pub mod archive;
 mod check;
 pub mod config;
+mod database;
 mod download;
 pub mod error;
 mod evidence;
@@ -57,7 +59,8 @@ pub use error::Error;
 pub use missing::MissingConfig;
 pub use projection::{InvoiceQueue, NAME};
 
-/// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for new API keys.
+/// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for accounts that
+/// are added, and for new API keys and tokens.
 ///
 /// # Errors
 /// When the configuration is wrong, or the announcing events cannot be read without losing some.
@@ -97,7 +100,7 @@ fn start(
 ) -> Result<Arc<worker::Fetcher>, riverlock_runtime::ConfigError> {
     let (watched, lease) = (config.clone(), config.lease);
     let fetcher = Arc::new(worker::Fetcher::new(config, postgres, context.clone())?);
-    context.shutdown.spawn("invoice-watch", watch::run(fetcher.queue().clone(), watched, context.clone()));
+    context.shutdown.spawn("invoice-watch", watch::run(Arc::clone(&fetcher), watched, context.clone()));
     context.shutdown.spawn("invoice-sweep", sweep::run(fetcher.archive().clone(), lease, context.clone()));
     context.shutdown.spawn("invoice-downloads", Arc::clone(&fetcher).run());
     Ok(fetcher)

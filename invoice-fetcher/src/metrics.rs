@@ -7,8 +7,12 @@ use crate::{gate::Why, problem::Problem, queue::AGES};
 
 /// Documents by state.
 pub const DOCUMENTS: &str = "invoice_documents";
-/// Documents that wait, by how long ago they were queued.
+/// Documents that wait and have an account, by how long ago they were queued.
 pub const DUE_DOCUMENTS: &str = "invoice_due_documents";
+/// Documents of a mode without an account, which wait until there is one, by mode.
+pub const WAITING_ACCOUNT: &str = "riverlock_invoice_waiting_account_documents";
+/// When the queue was counted last, seconds since 1970.
+pub const COUNTED: &str = "riverlock_invoice_queue_counted_timestamp_seconds";
 /// How long the document that is most overdue waits, seconds.
 pub const OLDEST_DUE: &str = "invoice_oldest_due_age_seconds";
 /// Attempts by outcome and reason.
@@ -25,7 +29,7 @@ pub const ANOMALIES: &str = "invoice_anomalies_total";
 pub const PAUSED: &str = "invoice_fetching_paused";
 /// Attempts whose result was thrown away because the lease had passed to another worker.
 pub const LEASES_LOST: &str = "invoice_leases_lost_total";
-/// Complete orders that should have a stored invoice by now and have none.
+/// Complete orders that should have a stored invoice by now and have none, by mode.
 pub const MISSING_ORDERS: &str = "invoice_missing_orders";
 /// Leftovers of dead attempts that were removed from the archive's folder or staging area.
 pub const LEFTOVERS: &str = "invoice_leftovers_removed_total";
@@ -60,6 +64,9 @@ pub(crate) const ANOMALY_ARCHIVE: &str = "archive";
 pub(crate) fn describe() {
     describe_gauge!(DOCUMENTS, "Announced documents by state");
     describe_gauge!(DUE_DOCUMENTS, "Documents that wait to be fetched, by how long ago they were queued");
+    describe_gauge!(WAITING_ACCOUNT, "Documents that wait until an account for their mode is configured");
+    describe_gauge!(COUNTED, Unit::Seconds, "When the queue was counted last, in Unix time; 0 before the first time");
+    gauge!(COUNTED).set(0);
     describe_gauge!(OLDEST_DUE, Unit::Seconds, "How long the document that is most overdue waits");
     describe_counter!(ATTEMPTS, "Attempts to fetch a document, by outcome and reason");
     describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "Time of one attempt, waiting for the rate limit included");
@@ -86,7 +93,6 @@ pub(crate) fn describe() {
         counter!(ANOMALIES, "kind" => kind).increment(0);
     }
     describe_gauge!(MISSING_ORDERS, "Complete orders that should have a stored invoice by now and have none");
-    gauge!(MISSING_ORDERS).set(0);
     describe_counter!(LEFTOVERS, "Leftovers of dead attempts that were removed");
     counter!(LEFTOVERS).increment(0);
     describe_counter!(API_REQUESTS, "Requests to the API for documents, by outcome");
@@ -95,6 +101,8 @@ pub(crate) fn describe() {
     }
     for mode in [Mode::Live, Mode::Test] {
         paused(mode, None);
+        gauge!(WAITING_ACCOUNT, "mode" => mode.as_str()).set(0);
+        gauge!(MISSING_ORDERS, "mode" => mode.as_str()).set(0);
     }
     counter!(LEASES_LOST).increment(0);
 }

@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use metrics::counter;
 use object_store::{ObjectStoreExt as _, path::Path as ObjectPath};
-use riverlock_runtime::Context;
+use riverlock_runtime::{Component, Context};
 use riverlock_schemas::FileId;
 
 use crate::{Archive, ArchiveError, metrics as names};
@@ -24,10 +24,19 @@ const AGE_MIN: Duration = Duration::from_secs(24 * 3600);
 /// How often leftovers are looked for.
 const INTERVAL: Duration = Duration::from_secs(12 * 3600);
 
+/// How often this task says that it is alive while it waits.
+const BEAT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long this task may stand still before the process counts as stuck: a folder of any size is looked through by then.
+const BEAT_AGE_MAX: Duration = Duration::from_secs(3600);
+
 /// Sweeps at the start and now and then, until the shutdown.
 pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> Result<(), Infallible> {
     let soft = context.shutdown.soft().clone();
+    let component = context.health.register_beating("invoice-sweep", BEAT_AGE_MAX);
+    component.ready();
     while !soft.is_cancelled() {
+        component.beat();
         let before = context.clock.now() - (AGE_MIN + lease);
         let swept = tokio::select! {
             swept = sweep(&archive, before) => swept,
@@ -41,11 +50,20 @@ pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> 
             Err(error) => tracing::warn!(%error, "leftovers of dead attempts could not be removed: {error}"),
         }
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = wait(&component) => {}
             () = soft.cancelled() => {}
         }
     }
     Ok(())
+}
+
+/// Waits for the next time.
+async fn wait(component: &Component) {
+    let until = tokio::time::Instant::now() + INTERVAL;
+    while tokio::time::Instant::now() < until {
+        component.beat();
+        tokio::time::sleep(BEAT_INTERVAL).await;
+    }
 }
 
 /// Removes leftovers that were last changed before a time, and returns how many.
@@ -53,12 +71,14 @@ pub(crate) async fn sweep(archive: &Archive, before: DateTime<Utc>) -> Result<u6
     let mut removed = 0;
     let staging = ObjectPath::from("staging");
     let store = archive.store();
-    let old = store.list(Some(&staging)).try_filter(|object| std::future::ready(object.last_modified < before));
-    let old: Vec<_> = old.map_ok(|object| object.location).try_collect().await?;
-    for location in old {
-        store.delete(&location).await?;
-        removed += 1;
+    let mut staged = store.list(Some(&staging));
+    while let Some(object) = staged.try_next().await? {
+        if object.last_modified < before {
+            store.delete(&object.location).await?;
+            removed += 1;
+        }
     }
+    drop(staged);
     if let Some(folder) = archive.folder() {
         let folder = folder.to_path_buf();
         let swept = tokio::task::spawn_blocking(move || sweep_folder(&folder, before)).await;
