@@ -19,6 +19,8 @@ pub const OLDEST_DUE: &str = "invoice_oldest_due_age_seconds";
 pub const ATTEMPTS: &str = "invoice_attempts_total";
 /// Time of an attempt.
 pub const ATTEMPT_SECONDS: &str = "invoice_attempt_duration_seconds";
+/// Documents that were in the archive already when they were to be fetched.
+pub const ADOPTED: &str = "riverlock_invoice_adopted_total";
 /// Bytes of the documents that this process stored.
 pub const STORED_BYTES: &str = "invoice_stored_bytes_total";
 /// Time that a request waited for the rate limit.
@@ -55,8 +57,11 @@ pub(crate) const ANOMALY_URL: &str = "announced_url";
 pub(crate) const ANOMALY_ANNOUNCED: &str = "announced_otherwise";
 /// [`ANOMALIES`]: Digital River's file has another purpose than the event said.
 pub(crate) const ANOMALY_PURPOSE: &str = "purpose";
-/// [`ANOMALIES`]: another document is stored under the file's key.
+/// [`ANOMALIES`]: something else lay under the file's key than what came. A document that was there stays and counts;
+/// otherwise what came got another key. Nothing is overwritten, and no document is given up for it.
 pub(crate) const ANOMALY_CONFLICT: &str = "conflict";
+/// [`ANOMALIES`]: a document that was fetched again has other bytes than what was stored before.
+pub(crate) const ANOMALY_RERENDERED: &str = "rerendered";
 /// [`ANOMALIES`]: a stored document is not in the archive as it was stored.
 pub(crate) const ANOMALY_ARCHIVE: &str = "archive";
 
@@ -89,7 +94,10 @@ pub(crate) fn describe() {
         }
     }
     counter!(STORED_BYTES).increment(0);
-    for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT, ANOMALY_ARCHIVE] {
+    describe_counter!(ADOPTED, "Documents that were in the archive already when they were to be fetched");
+    counter!(ADOPTED).increment(0);
+    for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT, ANOMALY_RERENDERED, ANOMALY_ARCHIVE]
+    {
         counter!(ANOMALIES, "kind" => kind).increment(0);
     }
     describe_gauge!(MISSING_ORDERS, "Complete orders that should have a stored invoice by now and have none");

@@ -87,11 +87,11 @@ pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, ra
 
 fn verdict(problem: &Problem, config: &RetryConfig) -> Verdict {
     match problem {
-        Problem::Gone | Problem::TooLarge { .. } | Problem::FileType(_) | Problem::Conflict { .. } => Verdict::Hopeless,
+        Problem::Gone | Problem::TooLarge { .. } | Problem::FileType(_) => Verdict::Hopeless,
         // Surely the key: the row waits behind the closed gate, first come, first served.
         Problem::KeyRefused | Problem::Stopping => Verdict::NotAttempted(Duration::ZERO),
         Problem::Throttled { wait } | Problem::Closed { wait, .. } => Verdict::NotAttempted(*wait),
-        Problem::Store(_) => Verdict::Backoff,
+        Problem::Store(_) | Problem::Conflict { .. } => Verdict::Backoff,
         Problem::NotFound => Verdict::BackoffFor(config.not_found_for),
         Problem::Unauthorized
         | Problem::Forbidden
@@ -221,8 +221,10 @@ mod tests {
         ] {
             assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((seconds, 99)), "{problem}");
         }
-        let problem = Problem::Store("disk full".to_owned());
-        assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((6 * 3600, 100)), "{problem}");
+        let (stored, received) = (Sha256Hash::of(b"a"), Sha256Hash::of(b"b"));
+        for problem in [Problem::Store("disk full".to_owned()), Problem::Conflict { stored, received }] {
+            assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((6 * 3600, 100)), "{problem}");
+        }
     }
 
     #[test]
@@ -270,13 +272,7 @@ mod tests {
 
     #[test]
     fn what_will_not_pass_is_given_up_at_once() {
-        let (stored, received) = (Sha256Hash::of(b"a"), Sha256Hash::of(b"b"));
-        for problem in [
-            Problem::Gone,
-            Problem::TooLarge { bytes_max: 1 },
-            Problem::FileType("zip".to_owned()),
-            Problem::Conflict { stored, received },
-        ] {
+        for problem in [Problem::Gone, Problem::TooLarge { bytes_max: 1 }, Problem::FileType("zip".to_owned())] {
             assert_eq!(next(&problem, 1, Duration::ZERO), None, "{problem}");
         }
     }

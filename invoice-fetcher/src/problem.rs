@@ -112,8 +112,8 @@ pub(crate) enum Problem {
     /// The object store has trouble.
     #[error("the object store: {0}")]
     Store(String),
-    /// Another document is stored under the file's key. Nothing was overwritten.
-    #[error("another document is stored already, with SHA-256 {stored}; what came has {received}")]
+    /// Something else lies under both keys that the document may have. Nothing was overwritten.
+    #[error("something else lies where the document belongs, with SHA-256 {stored}; what came has {received}")]
     Conflict {
         /// What is stored.
         stored: Sha256Hash,

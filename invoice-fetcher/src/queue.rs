@@ -52,6 +52,8 @@ pub(crate) struct Leased {
     pub(crate) age: Duration,
     /// Whether the attempt before this one was answered 429.
     pub(crate) was_throttled: bool,
+    /// Hash of what was stored before, if the document is fetched again.
+    pub(crate) earlier: Option<Sha256Hash>,
     lease_id: Uuid,
 }
 
@@ -74,6 +76,7 @@ impl Leased {
             attempts: 1,
             age: Duration::ZERO,
             was_throttled: false,
+            earlier: None,
             lease_id: Uuid::nil(),
         }
     }
@@ -236,6 +239,7 @@ impl Queue {
                            next_attempt_at = now() + make_interval(secs => $2)
                        FROM due WHERE invoice.file_id = due.file_id
                        RETURNING invoice.file_id, invoice.order_id, invoice.purpose, invoice.attempts,
+                           invoice.earlier_sha256,
                            extract(epoch FROM now() - coalesce(invoice.retried_at, invoice.created_at))::float8 AS "age!",
                            coalesce(invoice.last_error LIKE 'throttled%', false) AS "was_throttled!""#,
                     lease_id,
@@ -356,6 +360,7 @@ struct Row {
     order_id: String,
     purpose: String,
     attempts: i32,
+    earlier_sha256: Option<Vec<u8>>,
     age: f64,
     was_throttled: bool,
 }
@@ -372,6 +377,7 @@ impl Row {
             attempts: self.attempts,
             age: seconds(self.age),
             was_throttled: self.was_throttled,
+            earlier: self.earlier_sha256.as_deref().and_then(Sha256Hash::from_slice),
             lease_id,
         })
     }
@@ -388,7 +394,7 @@ async fn stored(
     let rows = sqlx::query!(
         "-- invoices_mark_stored
          UPDATE invoices SET state = 'stored', object_key = $3, sha256 = $4, size_bytes = $5, ended_at = now(),
-                             last_error = NULL, lease_id = NULL
+                             last_error = NULL, lease_id = NULL, earlier_sha256 = nullif(earlier_sha256, $4)
          WHERE file_id = $1 AND lease_id = $2 AND state = 'due'",
         leased.file_id.as_uuid(),
         leased.lease_id,

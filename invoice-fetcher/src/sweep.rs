@@ -16,7 +16,7 @@ use object_store::{ObjectStoreExt as _, path::Path as ObjectPath};
 use riverlock_runtime::{Component, Context};
 use riverlock_schemas::FileId;
 
-use crate::{Archive, ArchiveError, metrics as names};
+use crate::{Archive, ArchiveError, archive::HASH_DIGITS, metrics as names};
 
 /// How old a leftover must be. Attempts take minutes; a lease may be longer and is added.
 const AGE_MIN: Duration = Duration::from_secs(24 * 3600);
@@ -112,11 +112,14 @@ fn sweep_folder(folder: &Path, before: DateTime<Utc>) -> std::io::Result<u64> {
     Ok(removed)
 }
 
-/// Whether a name is `{file id}.pdf#{number}`, or `{upload id}#{number}` in the staging area.
+/// Whether a name is that of a document (see [`Archive::key`] and [`Archive::other_key`]) or of a staged upload, followed by
+/// `#{number}`.
 fn is_half_written(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.split_once('#').is_some_and(|(name, number)| {
         let id = name.strip_suffix(".pdf").unwrap_or(name);
+        let hash = |rest: &str| rest.len() == HASH_DIGITS && rest.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let id = id.rsplit_once('-').filter(|(_, rest)| hash(rest)).map_or(id, |(id, _)| id);
         FileId::parse(id).is_ok() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
@@ -143,10 +146,16 @@ mod tests {
         let store = Url::from_directory_path(folder.path()).unwrap();
         let archive = Archive::open(&InvoiceFetcherConfig { store, ..Default::default() }).unwrap();
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
-        let kept = [format!("invoices/test/{id}.pdf"), "invoices/test/notes#1".to_owned(), "other/a#1".to_owned()];
+        let kept = [
+            format!("invoices/test/{id}.pdf"),
+            format!("invoices/test/{id}-0123456789abcdef.pdf"),
+            "invoices/test/notes#1".to_owned(),
+            "other/a#1".to_owned(),
+        ];
         let left = [
             format!("invoices/test/{id}.pdf#1"),
             format!("invoices/live/{id}.pdf#12"),
+            format!("invoices/live/{id}-0123456789abcdef.pdf#2"),
             format!("staging/test/{id}/{id}"),
             format!("staging/test/{id}/{id}#3"),
         ];
@@ -157,7 +166,7 @@ mod tests {
         }
         let now = SystemClock.now();
         assert_eq!(sweep(&archive, now - Duration::from_secs(60)).await.unwrap(), 0, "too young");
-        assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 4);
+        assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 5);
         assert!(kept.iter().all(|name| folder.path().join(name).exists()));
         assert!(!left.iter().any(|name| folder.path().join(name).exists()));
         assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 0);

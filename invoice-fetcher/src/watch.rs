@@ -106,7 +106,7 @@ impl Watch {
     }
 
     fn show_waiting(&mut self, waiting: &[Waiting]) {
-        let has_account = |waiting: &&Waiting| self.fetcher.accounts().of(waiting.mode).is_some();
+        let has_account = |waiting: &&Waiting| self.fetcher.accounts.of(waiting.mode).is_some();
         let (fetched, unfetched): (Vec<&Waiting>, Vec<&Waiting>) = waiting.iter().partition(has_account);
         gauge!(names::DOCUMENTS, "state" => "due").set(waiting.iter().map(Waiting::documents).sum::<i64>() as f64);
         for (number, age) in AGES.into_iter().enumerate() {

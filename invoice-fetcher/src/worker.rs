@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,22 +18,20 @@ use riverlock_ledger::{Error, PostgresConfig};
 use riverlock_runtime::{Component, ConfigError, Context};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout_at},
+    time::sleep,
 };
 
 use crate::{
     InvoiceFetcherConfig,
     account::Account,
     accounts::Accounts,
-    archive::{Archive, ArchiveError},
+    archive::Archive,
     database::Database,
-    download::{Body, Client, Metadata, Wanted, quote},
+    download::Client,
     metrics as names,
-    pdf::{Checked, Checker},
     plan::{History, Plan, plan},
     problem::Problem,
     queue::{Document, End, Leased, Queue, Room, Written},
-    upload::Upload,
 };
 
 /// Most documents that are leased at once.
@@ -53,10 +51,10 @@ const BEAT_MARGIN: Duration = Duration::from_secs(60);
 
 /// Everything that fetching needs.
 pub(crate) struct Fetcher {
-    config: InvoiceFetcherConfig,
-    accounts: Accounts,
-    client: Client,
-    archive: Archive,
+    pub(crate) config: InvoiceFetcherConfig,
+    pub(crate) accounts: Accounts,
+    pub(crate) client: Client,
+    pub(crate) archive: Archive,
     queue: Queue,
     context: Context,
     component: Component,
@@ -64,6 +62,8 @@ pub(crate) struct Fetcher {
     turns: AtomicUsize,
     /// Documents that are being fetched now and have been attempted before.
     repeated: AtomicUsize,
+    /// Whether it was told that the archive cannot be looked at.
+    pub(crate) told_denied: AtomicBool,
     /// Settings that differ in the configuration by now and take a restart, as they were told last.
     outdated: Mutex<Vec<String>>,
 }
@@ -84,35 +84,16 @@ impl Fetcher {
             component: context.health.register_beating("invoice-downloads", config.lease + BEAT_MARGIN),
             turns: AtomicUsize::default(),
             repeated: AtomicUsize::default(),
+            told_denied: AtomicBool::default(),
             outdated: Mutex::default(),
             context,
             config,
         })
     }
 
-    #[cfg(test)]
-    pub(crate) fn use_archive(&mut self, archive: Archive) {
-        self.archive = archive;
-    }
-
-    #[cfg(test)]
-    pub(crate) fn use_client(&mut self, client: Client) {
-        self.client = client;
-    }
-
-    /// Where documents are kept.
-    pub(crate) fn archive(&self) -> &Archive {
-        &self.archive
-    }
-
     /// The queue, for whoever watches it.
     pub(crate) fn queue(&self) -> &Queue {
         &self.queue
-    }
-
-    /// The accounts by now.
-    pub(crate) fn accounts(&self) -> &Accounts {
-        &self.accounts
     }
 
     /// Takes what can be taken of another configuration while the process runs: accounts, with their keys and rates. Tells
@@ -270,71 +251,6 @@ impl Fetcher {
         }
     }
 
-    /// Fetches a document and stores it.
-    pub(crate) async fn attempt(&self, leased: &Leased, deadline: Instant) -> Result<Document, Problem> {
-        // The account was removed a moment ago: the document waits for another one.
-        let account = self.accounts.of(leased.mode).ok_or(Problem::Stopping)?;
-        let wanted = Wanted { file_id: leased.file_id, was_throttled: leased.was_throttled };
-        let metadata = if self.config.check_metadata {
-            self.client.metadata(&account, &wanted, deadline).await?
-        } else {
-            Metadata::default()
-        };
-        self.look_at_purpose(leased, &metadata);
-        let bytes_max = self.config.document_bytes_max;
-        if metadata.size_bytes.is_some_and(|size| size > bytes_max) {
-            return Err(Problem::TooLarge { bytes_max });
-        }
-        let body = self.client.content(&account, &wanted, bytes_max, deadline).await?;
-        account.set_good_file(leased.file_id);
-        let mut upload = self.archive.upload(leased.mode, leased.file_id);
-        match self.transfer(body, &mut upload, &metadata, deadline).await {
-            Ok(checked) => Ok(Document {
-                object_key: Archive::key(leased.mode, leased.file_id),
-                sha256: checked.sha256,
-                size_bytes: checked.size_bytes,
-            }),
-            Err(problem) => {
-                upload.abort().await;
-                Err(problem)
-            }
-        }
-    }
-
-    /// Brings a body into the archive; only what is whole and checked becomes visible there.
-    async fn transfer(
-        &self,
-        mut body: Body,
-        upload: &mut Upload,
-        metadata: &Metadata,
-        deadline: Instant,
-    ) -> Result<Checked, Problem> {
-        let mut checker = Checker::new(self.config.document_bytes_max);
-        while let Some(bytes) = body.next(deadline).await? {
-            checker.push(&bytes)?;
-            in_store(upload.write(bytes), deadline).await?;
-        }
-        let checked = checker
-            .finish(&[("Content-Length", body.content_length()), ("the file's metadata", metadata.size_bytes)])?;
-        in_store(upload.publish(&checked), deadline).await?;
-        Ok(checked)
-    }
-
-    fn look_at_purpose(&self, leased: &Leased, metadata: &Metadata) {
-        let Some(purpose) = &metadata.purpose else { return };
-        if purpose != leased.purpose.digital_river_name() {
-            counter!(names::ANOMALIES, "kind" => names::ANOMALY_PURPOSE).increment(1);
-            tracing::warn!(
-                file.id = %leased.file_id,
-                order.id = leased.order_id.as_str(),
-                "file {} was announced as {} and is {} for Digital River; it is stored as announced",
-                leased.file_id,
-                leased.purpose.digital_river_name(),
-                quote(purpose),
-            );
-        }
-    }
-
     /// What becomes of the document.
     fn decide(&self, leased: &Leased, result: Result<Document, Problem>, took: Duration) -> End {
         let problem = match result {
@@ -347,9 +263,6 @@ impl Fetcher {
         let error = format!("{}: {problem}", problem.reason());
         let history = History { attempts: leased.attempts, age: leased.age.saturating_add(took) };
         let (file_id, order_id) = (leased.file_id, leased.order_id.as_str());
-        if matches!(problem, Problem::Conflict { .. }) {
-            counter!(names::ANOMALIES, "kind" => names::ANOMALY_CONFLICT).increment(1);
-        }
         match plan(&problem, history, &self.config.retry, fastrand::f64()) {
             Plan::RetryAfter { wait, attempts } => {
                 tracing::info!(
@@ -390,16 +303,6 @@ impl Fetcher {
                 () = hard.cancelled() => {}
             }
         }
-    }
-}
-
-/// Waits for the object store until the deadline.
-async fn in_store(operation: impl Future<Output = Result<(), ArchiveError>>, deadline: Instant) -> Result<(), Problem> {
-    match timeout_at(deadline.into(), operation).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(ArchiveError::Conflict { stored, received, .. })) => Err(Problem::Conflict { stored, received }),
-        Ok(Err(error @ (ArchiveError::Store(_) | ArchiveError::Folder(_)))) => Err(Problem::Store(error.to_string())),
-        Err(_) => Err(Problem::Store("took too long".to_owned())),
     }
 }
 
