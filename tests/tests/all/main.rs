@@ -4,11 +4,8 @@
 
 mod audit;
 mod charges;
-<<<<<<< HEAD
-mod commands;
-=======
 mod cluster;
->>>>>>> recovery
+mod commands;
 mod consumer;
 mod crash;
 mod dead_letter_commands;
@@ -32,11 +29,8 @@ mod refold;
 mod relay;
 mod replay;
 mod restore;
-<<<<<<< HEAD
-mod signals;
-=======
 mod setup;
->>>>>>> recovery
+mod signals;
 mod soak;
 mod stuck;
 mod tidy;
