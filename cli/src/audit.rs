@@ -1,33 +1,31 @@
 //! `riverlock audit`: nothing lost, nothing invented.
 
-use std::{path::Path, process::ExitCode};
+use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use riverlock_ledger::audit;
 
-use crate::config::Config;
+use crate::{config::Config, exit, out::Output};
 
-pub(crate) async fn run(file: Option<&Path>, json: bool) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
+    let config = Config::load_with_kafka(file)?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
     let report = audit::run(&config.kafka, &mut connection, &config.consumers()).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        println!("{report}");
-        for finding in &report.findings {
-            println!("  {finding}");
-        }
+    output.whole(&report, |text| {
+        writeln!(text, "{report}")?;
+        report.findings.iter().try_for_each(|finding| writeln!(text, "  {finding}"))?;
         let unlisted = report.wrong.saturating_sub(report.findings.len() as u64);
         if unlisted > 0 && !report.findings.is_empty() {
-            println!("  and more: {} in all", report.wrong);
+            writeln!(text, "  and more: {} in all", report.wrong)?;
         }
         for note in &report.notes {
-            println!("  not provable: {note}");
+            writeln!(text, "  not provable: {note}")?;
         }
         if report.earlier > 0 {
-            println!("  {} rows belong to earlier Kafka clusters: stored, not provable from this one", report.earlier);
+            let earlier = report.earlier;
+            writeln!(text, "  {earlier} rows belong to earlier Kafka clusters: stored, not provable from this one")?;
         }
-    }
-    Ok(if report.balances() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(())
+    })?;
+    Ok(exit::well_if(report.balances()))
 }

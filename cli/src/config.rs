@@ -1,18 +1,27 @@
 //! The whole configuration, section by section.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::InvoiceFetcherConfig;
 use riverlock_ledger::{PostgresConfig, audit::running::AuditConfig};
 use riverlock_processor::ProcessorConfig;
-use riverlock_runtime::{ConfigError, admin::AdminConfig, kafka::KafkaConfig, telemetry::TelemetryConfig};
+use riverlock_runtime::{
+    ConfigError,
+    admin::AdminConfig,
+    config::{ENV_PREFIX, Source},
+    kafka::KafkaConfig,
+    telemetry::TelemetryConfig,
+};
 use riverlock_sandbox::SandboxConfig;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// The sections that there are.
+pub const SECTIONS: [&str; 9] =
+    ["telemetry", "admin", "kafka", "postgres", "audit", "ingest", "processor", "invoice_fetcher", "sandbox"];
 
 /// `riverlock.toml`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default)]
 pub struct Config {
     /// `[telemetry]`: logs.
     pub telemetry: TelemetryConfig,
@@ -35,15 +44,41 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the file and the environment, and checks what every command needs.
+    /// Reads the file and the environment, and checks what every command needs. No file of a secret is opened: each section's
+    /// secrets are read by those who use it.
     ///
     /// # Errors
     /// When the file cannot be read, or a value is missing, unknown or wrong.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let config: Self = riverlock_runtime::config::load(file)?;
+        let source = Source::read(file)?;
+        if let Some(unknown) = source.sections()?.iter().find(|name| !SECTIONS.contains(&name.as_str())) {
+            let reason = format!("is no section; expected one of {}", SECTIONS.join(", "));
+            return Err(ConfigError::refused(unknown.as_str(), reason));
+        }
+        let config = Self {
+            telemetry: source.section("telemetry")?,
+            admin: source.section("admin")?,
+            kafka: source.section("kafka")?,
+            postgres: source.section("postgres")?,
+            audit: source.section("audit")?,
+            ingest: source.section("ingest")?,
+            processor: source.section("processor")?,
+            invoice_fetcher: source.section("invoice_fetcher")?,
+            sandbox: source.section("sandbox")?,
+        };
         config.kafka.validate()?;
         config.postgres.validate()?;
         config.audit.validate()?;
+        Ok(config)
+    }
+
+    /// Like [`Config::load`], for commands that connect to Kafka: reads its secrets too.
+    ///
+    /// # Errors
+    /// Like [`Config::load`], and when a file that a property of Kafka names cannot be read.
+    pub fn load_with_kafka(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let config = Self::load(file)?;
+        config.kafka.read_secrets()?;
         Ok(config)
     }
 
@@ -53,4 +88,75 @@ impl Config {
         let topics = self.kafka.topics();
         [(riverlock_processor::CONSUMER, topics.orders()), (riverlock_invoice_fetcher::NAME, topics.files())]
     }
+
+    /// Where a command looks, without credentials.
+    #[must_use]
+    pub fn servers(&self) -> String {
+        let postgres = self.postgres.options().map_or_else(
+            |_| "an address that cannot be read".to_owned(),
+            |options| {
+                format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or("-"))
+            },
+        );
+        format!("Kafka at {}, PostgreSQL at {postgres}", self.kafka.brokers)
+    }
+}
+
+/// One section, whatever is wrong with the others. For services that read theirs again while they run.
+///
+/// # Errors
+/// When the file cannot be read, or a value of the section is missing, unknown or wrong.
+pub fn section<T: DeserializeOwned + Default>(file: Option<&Path>, name: &str) -> Result<T, ConfigError> {
+    Source::read(file)?.section(name)
+}
+
+/// Whether nothing at all is configured, so that everything has its default.
+#[must_use]
+pub fn is_absent(file: Option<&Path>) -> bool {
+    file.is_none() && !std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with(ENV_PREFIX))
+}
+
+/// What is wrong with each section, secrets included; nothing for a section that is right.
+///
+/// # Errors
+/// When the file itself cannot be read.
+pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, ConfigError> {
+    let source = Source::read(file)?;
+    let mut found = BTreeMap::new();
+    let mut add = |name: &str, result: Result<(), ConfigError>| {
+        found.insert(name.to_owned(), result.err().map(|error| error.to_string()));
+    };
+    let sections = source.sections()?;
+    let is_there = |name: &str| sections.iter().any(|section| section == name);
+    add("telemetry", source.section::<TelemetryConfig>("telemetry").and_then(|config| config.validate()));
+    add("admin", source.section::<AdminConfig>("admin").map(drop));
+    add(
+        "kafka",
+        source
+            .section::<KafkaConfig>("kafka")
+            .and_then(|config| config.validate().and_then(|()| config.read_secrets())),
+    );
+    add(
+        "postgres",
+        source
+            .section::<PostgresConfig>("postgres")
+            .and_then(|config| config.validate().and_then(|()| config.options().map(drop))),
+    );
+    add("audit", source.section::<AuditConfig>("audit").and_then(|config| config.validate()));
+    // These three are wrong when they are empty, and need not be there for the other services.
+    if is_there("ingest") {
+        add("ingest", source.section::<IngestConfig>("ingest").and_then(|config| config.validate()));
+    }
+    if is_there("invoice_fetcher") {
+        let fetcher = source.section::<InvoiceFetcherConfig>("invoice_fetcher");
+        add("invoice_fetcher", fetcher.and_then(|config| config.validate()));
+    }
+    add("processor", source.section::<ProcessorConfig>("processor").and_then(|config| config.validate()));
+    let sandbox = source.section::<SandboxConfig>("sandbox");
+    let refused = |error: anyhow::Error| ConfigError::refused("sandbox", format!("{error:#}"));
+    add("sandbox", sandbox.and_then(|mut config| config.read_secrets().map_err(refused)));
+    for unknown in sections.iter().filter(|name| !SECTIONS.contains(&name.as_str())) {
+        add(unknown, Err(ConfigError::refused(unknown.as_str(), "is no section")));
+    }
+    Ok(found)
 }

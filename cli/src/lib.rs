@@ -4,15 +4,22 @@
 pub mod args;
 mod audit;
 mod bar;
+mod check;
 pub mod config;
+mod consumers;
 mod dead_letters;
 pub mod demo;
+pub mod exit;
+#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod healthcheck;
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "does not use `out` yet")]
 mod invoices;
 pub mod local;
 mod openapi;
 mod orders;
-mod out;
+pub mod out;
+mod outbox;
+#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod quarantine;
 mod rebuild;
 mod refold;
@@ -23,35 +30,90 @@ mod setup;
 mod stack;
 mod trace;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use crate::args::{Args, Command};
+use riverlock_runtime::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs a command; the exit code says whether what it was asked for is so.
-///
-/// # Errors
-/// When the command could not do its work at all.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+use crate::args::{Args, Command, ConfigCommand};
+
+/// The exit code of a process that a signal has ended, as shells tell it: this and the signal's number.
+const SIGNAL_BASE: i32 = 128;
+
+/// Runs a command and says how it ended, as `exit` defines it.
+pub async fn run(args: Args) -> ExitCode {
+    if !args.command.is_service() {
+        telemetry::init_command_logs(args.verbose);
+    }
+    if std::process::id() == 1 && !args.command.ends_in_order() {
+        end_on_signals();
+    }
+    let ended = dispatch(args).await;
+    telemetry::flush_logs();
+    let code = ended.unwrap_or_else(|error| {
+        out::note(&format!("riverlock: {}", in_one_line(&error)));
+        ExitCode::from(exit::code(&error))
+    });
+    if out::has_failed() { ExitCode::from(exit::UNKNOWN) } else { code }
+}
+
+/// An error with its causes. Many repeat their cause in their own text; it is told once.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
     let file = args.config.as_deref();
+    if !args.command.is_service() && !args.command.needs_no_configuration() {
+        tell_defaults(file);
+    }
     match args.command {
         Command::Ingest => services::run(file, &[services::Service::Ingest]).await,
         Command::Processor => services::run(file, &[services::Service::Processor]).await,
         Command::InvoiceFetcher => services::run(file, &[services::Service::InvoiceFetcher]).await,
         Command::Up => services::run(file, &services::Service::ALL).await,
         Command::Setup(options) => setup::run(file, &options).await,
-        Command::Audit { json } => audit::run(file, json).await,
+        Command::Audit { output } => audit::run(file, output).await,
         Command::Orders { command } => orders::run(file, command).await,
         Command::Refold(options) => refold::run(file, options).await,
         Command::Rebuild(options) => rebuild::run(file, options).await,
         Command::Trace(options) => trace::run(file, &options).await,
         Command::Openapi => openapi::run(),
+        Command::Config { command: ConfigCommand::Check { output } } => check::run(file, output),
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
+        Command::Outbox { command } => outbox::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
         Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Stack(options) => stack::run(options).await,
         Command::Healthcheck { url } => healthcheck::run(&url).await,
+    }
+}
+
+/// Says where a command looks if nobody has told it.
+fn tell_defaults(file: Option<&Path>) {
+    if config::is_absent(file) {
+        let servers = config::Config::default().servers();
+        out::note(&format!("no configuration is named (--config or RIVERLOCK_CONFIG), so these are used: {servers}"));
+    }
+}
+
+/// Ends the process on SIGINT and SIGTERM, as the kernel does with every process but the first one of a container.
+fn end_on_signals() {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let Ok(mut asked) = signal(kind) else { continue };
+        #[expect(clippy::disallowed_methods, reason = "it ends the process")]
+        tokio::spawn(async move {
+            asked.recv().await;
+            std::process::exit(SIGNAL_BASE + kind.as_raw_value());
+        });
     }
 }

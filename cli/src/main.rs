@@ -2,16 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use riverlock::args::Args;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match riverlock::run(Args::parse()).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("riverlock: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    riverlock::run(Args::of_this_process()).await
 }

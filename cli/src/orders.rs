@@ -5,10 +5,21 @@ use std::{fmt::Write as _, path::Path, process::ExitCode};
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
 use riverlock_ledger::view::{self, EventView, MessageView};
-use riverlock_processor::store::{self, OperationView, OrderView, ShipmentView};
+use riverlock_processor::store::{self, ListFilter, OperationView, OrderSummary, OrderView, ShipmentView};
+use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_schemas::Mode;
 use serde::Serialize;
+use sqlx::PgConnection;
 
-use crate::{args::OrdersCommand, config::Config, out};
+use crate::{
+    args::{
+        moment::Moment,
+        orders::{Cursor, ListOptions, OrdersCommand, before},
+    },
+    config::Config,
+    exit,
+    out::{Output, Page},
+};
 
 /// All that is known under an order id.
 #[derive(Serialize)]
@@ -21,26 +32,52 @@ struct Shown {
 }
 
 pub(crate) async fn run(file: Option<&Path>, command: OrdersCommand) -> anyhow::Result<ExitCode> {
-    let OrdersCommand::Show { order_id, json } = command;
     let config = Config::load(file)?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    match command {
+        OrdersCommand::List(options) => list(&mut connection, options).await,
+        OrdersCommand::Show { order_id, output } => show(&mut connection, &order_id, output).await,
+    }
+}
+
+async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Result<ExitCode> {
+    let now = SystemClock.now();
+    let until = options.until.map(|until| before(until.at(now)));
+    let filter = ListFilter {
+        status: options.status,
+        mode: options.mode.map(Mode::from),
+        before: options.after.map(|Cursor(position)| position).or(until),
+    };
+    let found = match options.conflicted {
+        true => store::list_conflicted(connection, &filter, options.limit + 1).await?,
+        false => store::list(connection, &filter, options.limit + 1).await?,
+    };
+    // The newest change comes first, so what changed too long ago is at the end.
+    let since = options.since.map(|since: Moment| since.at(now));
+    let orders: Vec<OrderSummary> =
+        found.into_iter().take_while(|order| since.is_none_or(|since| order.changed_at >= since)).collect();
+    let page = Page::cut(orders, options.limit, |order| Cursor(order.position()).to_string());
+    options.output.page(&page, "orders", |text, order| {
+        let conflicted = if order.conflicted { "  CONFLICTED" } else { "" };
+        let OrderSummary { changed_at, order_id, mode, status, version, .. } = order;
+        writeln!(text, "{changed_at}  {}  {mode}  {status}  version {version}{conflicted}", order_id.escape_debug())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(connection: &mut PgConnection, order_id: &str, output: Output) -> anyhow::Result<ExitCode> {
     let shown = Shown {
-        orders: store::find(&mut connection, &order_id).await?,
-        events: view::events_of_order(&mut connection, &order_id).await?,
-        messages: view::messages_of_order(&mut connection, &order_id).await?,
-        invoices: documents::of_order(&mut connection, &order_id).await?,
+        orders: store::find(connection, order_id).await?,
+        events: view::events_of_order(connection, order_id).await?,
+        messages: view::messages_of_order(connection, order_id).await?,
+        invoices: documents::of_order(connection, order_id).await?,
     };
     let known = !(shown.orders.is_empty() && shown.events.is_empty() && shown.invoices.is_empty());
-    if json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&shown)?));
-    } else if known {
-        let mut text = String::new();
-        write(&mut text, &order_id, &shown).expect("writing to a text never fails");
-        out::print(&text);
-    } else {
-        println!("nothing is known of order {order_id}");
-    }
-    Ok(if known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    output.whole(&shown, |text| match known {
+        true => write(text, order_id, &shown),
+        false => writeln!(text, "nothing is known of order {order_id}"),
+    })?;
+    Ok(exit::well_if(known))
 }
 
 fn write(text: &mut String, order_id: &str, shown: &Shown) -> std::fmt::Result {

@@ -4,10 +4,16 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
-use riverlock_ledger::{audit::running::Auditor, cluster, dead_letters, postgres};
-use riverlock_runtime::{Context, admin, shutdown::GRACE, telemetry, topics};
+use riverlock_ingest::IngestConfig;
+use riverlock_ledger::{
+    audit::running::Auditor,
+    cluster, dead_letters,
+    postgres::{self, bounded},
+};
+use riverlock_runtime::{ConfigError, Context, admin, config::Source, shutdown::GRACE, telemetry, topics};
+use sqlx::PgConnection;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// A service of the binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +42,7 @@ impl Service {
 }
 
 pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     let has = |service| services.contains(&service);
     // Everything is checked before anything starts.
     if has(Service::Ingest) {
@@ -56,6 +62,8 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let metrics = telemetry::metrics()?;
     let context = Context::new();
     context.shutdown.on_signals()?;
+    // Before anything is registered, nothing would be found to be wanting.
+    let starting = context.health.register("start");
     let address = admin::start(&config.admin, metrics, &context).await?;
     tracing::info!("operators look at http://{address}/metrics, /livez and /readyz");
 
@@ -65,6 +73,7 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
         context.shutdown.wait(GRACE).await;
         return Err(error);
     }
+    starting.ready();
     let clean = context.shutdown.wait(GRACE).await;
     tracing::info!("riverlock ended");
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -93,7 +102,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     if services.contains(&Service::Ingest) {
         // First, and without waiting for anything: it answers 503 until Kafka is there.
         let file = file.map(Path::to_path_buf);
-        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.ingest));
+        let load = Arc::new(move || reloaded(file.as_deref()));
         let server = riverlock_ingest::start_reloading(config.ingest.clone(), load, &config.kafka, context).await?;
         tracing::info!("webhooks are taken at http://{}", server.address);
     }
@@ -113,11 +122,22 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         let (fetcher, kafka, postgres) =
             (config.invoice_fetcher.clone(), config.kafka.clone(), config.postgres.clone());
         let (task, file) = (context.clone(), file.map(Path::to_path_buf));
-        let load = Arc::new(move || Config::load(file.as_deref()).map(|config| config.invoice_fetcher));
+        let load = Arc::new(move || config::section(file.as_deref(), "invoice_fetcher"));
         let run = async move { riverlock_invoice_fetcher::run(fetcher, load, &kafka, &postgres, &task).await };
         context.shutdown.spawn("invoice-fetcher", run.map_err(anyhow::Error::from));
     }
     Ok(())
+}
+
+/// What ingest looks at when it reads the configuration again: its own section, and those whose changes take a restart.
+fn reloaded(file: Option<&Path>) -> Result<riverlock_ingest::Configuration, ConfigError> {
+    let source = Source::read(file)?;
+    let ingest: IngestConfig = source.section("ingest")?;
+    ["kafka", "admin", "telemetry"].into_iter().try_fold(ingest.into(), |configuration, name| {
+        // As it is written: a mistake there must not keep a new secret from counting.
+        let section: serde_json::Value = source.section(name)?;
+        Ok(riverlock_ingest::Configuration::with_section(configuration, name, &section.to_string()))
+    })
 }
 
 /// Watches over what all consumers did: dead letters, conflicts, and the audit's equation.
@@ -138,16 +158,20 @@ fn watch(config: &Config, context: &Context) {
 async fn check(config: &Config) -> anyhow::Result<()> {
     topics::check(&config.kafka).await?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
-    let missing = postgres::migrations_missing(&mut connection).await?;
+    bounded(config.postgres.answer_limit(), check_tables(&mut connection)).await?;
+    Ok(cluster::ensure_current(&config.kafka, &mut connection).await?)
+}
+
+async fn check_tables(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let missing = postgres::migrations_missing(connection).await?;
     anyhow::ensure!(missing == 0, "the database lacks {missing} migrations; `riverlock setup` runs them");
-    let unknown = postgres::migrations_unknown(&mut connection).await?;
+    let unknown = postgres::migrations_unknown(connection).await?;
     anyhow::ensure!(
         unknown == 0,
         "a newer version has changed the tables ({unknown} migrations are unknown to this one); start that version"
     );
-    let current = cluster::current(&mut connection).await?;
+    let current = cluster::current(connection).await?;
     anyhow::ensure!(current.is_some(), "no Kafka cluster is recorded in the database; `riverlock setup` records it");
-    cluster::ensure_current(&config.kafka, &mut connection).await?;
     Ok(())
 }
 

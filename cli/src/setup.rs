@@ -4,7 +4,7 @@
 //! tables under services of another version, and to move to another cluster under any service.
 
 use std::{
-    io::Write as _,
+    fmt::Write as _,
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
@@ -17,30 +17,18 @@ use riverlock_ledger::{
     outbox, postgres, store,
 };
 use riverlock_runtime::{
-    Clock as _, SystemClock, telemetry,
+    Clock as _, SystemClock,
     topics::{self, TopicError, TopicState},
 };
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use crate::{args::setup::SetupOptions, config::Config, out};
-
-/// Exit code: something differs from the configuration, or must be decided by the operator.
-const DIFFERS: u8 = 1;
-/// Exit code: Kafka or PostgreSQL could not be asked, or did not do what it was asked.
-const UNKNOWN: u8 = 3;
-
-/// Somebody has to decide something before this can be done; nothing was changed.
-#[derive(Debug)]
-struct Refused(String);
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refused {}
+use crate::{
+    args::setup::SetupOptions,
+    config::Config,
+    exit::{self, Wrong},
+    out,
+};
 
 /// What was found and done.
 #[derive(Clone, Debug, Serialize)]
@@ -74,32 +62,12 @@ struct TopicSummary {
 }
 
 pub(crate) async fn run(file: Option<&Path>, options: &SetupOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
-    // What librdkafka and sqlx say must not be lost, such as that settings could not be compared.
-    telemetry::init_logs(&config.telemetry)?;
-    let json = options.json;
-    let tell = move |line: &str| {
-        if json {
-            // Nothing can be done about a reader that is gone.
-            let _ = writeln!(std::io::stderr(), "{line}");
-        } else {
-            out::print(&format!("{line}\n"));
-        }
-    };
-    match setup(&config, options, &tell).await {
-        Ok(summary) => {
-            if json {
-                out::print(&format!("{}\n", serde_json::to_string_pretty(&summary)?));
-            } else {
-                tell(&summary.line());
-            }
-            Ok(if summary.is_well { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
-        }
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "riverlock: {error:#}");
-            Ok(ExitCode::from(if error.is::<Refused>() { DIFFERS } else { UNKNOWN }))
-        }
-    }
+    let config = Config::load_with_kafka(file)?;
+    let output = options.output;
+    let tell = move |line: &str| if output.json { out::note(line) } else { out::line(line) };
+    let summary = setup(&config, options, &tell).await?;
+    output.whole(&summary, |text| writeln!(text, "{}", summary.line()))?;
+    Ok(exit::well_if(summary.is_well))
 }
 
 /// Creates what is missing, compares what is there, and brings the tables to this version.
@@ -160,13 +128,13 @@ async fn decide(
 ) -> anyhow::Result<Change> {
     if let Some(wanted) = options.new_cluster.as_deref().filter(|wanted| *wanted != connected) {
         let text = format!("kafka.brokers ({}) leads to cluster {connected}, not to {wanted}", config.kafka.brokers);
-        return Err(Refused(text).into());
+        return Err(Wrong(text).into());
     }
     match cluster::recorded(connection).await? {
         None => Ok(Change::First),
         Some(current) if current.id == connected => Ok(Change::Stay),
         Some(_) if options.new_cluster.is_some() => Ok(Change::Move),
-        Some(current) => Err(Refused(format!(
+        Some(current) => Err(Wrong(format!(
             "kafka.brokers ({}) leads to cluster {connected}, but since {} the database belongs to cluster {}. Correct \
              kafka.brokers. Only if Kafka was replaced for good: `riverlock setup --new-cluster {connected}` continues with \
              the new cluster from the beginning of its topics",
@@ -184,7 +152,7 @@ async fn nobody_else(connection: &mut PgConnection, change: Change) -> anyhow::R
         return Ok(());
     }
     let what = if change == Change::Move { "the cluster must be changed" } else { "the tables must be changed" };
-    Err(Refused(format!(
+    Err(Wrong(format!(
         "{what}, and {others} connections of running services or commands are open: end every processor and invoice-fetcher \
          first (ingest needs no database and goes on)"
     ))

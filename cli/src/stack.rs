@@ -1,6 +1,6 @@
 //! `riverlock stack` (`make up`): a local stack that stays.
 
-use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use riverlock_runtime::Shutdown;
@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use crate::{
     args::{BrokerKind, StackOptions},
     local::{Local, Ports},
+    out,
 };
 
 /// How often the stack looks whether something has ended.
@@ -29,7 +30,7 @@ pub(crate) async fn run(options: StackOptions) -> anyhow::Result<ExitCode> {
         }
     };
     let binary = std::env::current_exe().context("finding this program's file")?;
-    let starting = Local::start(&binary, &home, &ports, options.broker, |step| println!("{step}"));
+    let starting = Local::start(&binary, &home, &ports, options.broker, out::line);
     let mut local = tokio::select! {
         local = starting => local?,
         () = shutdown.soft().cancelled() => return Ok(ExitCode::FAILURE),
@@ -47,48 +48,54 @@ pub(crate) async fn run(options: StackOptions) -> anyhow::Result<ExitCode> {
         }
         match local.mend().await {
             Ok(mended) if mended.is_empty() => {}
-            Ok(mended) => println!("had ended and was started again: {}", mended.join(", ")),
-            Err(error) => eprintln!("could not be started again, the next try follows: {error:#}"),
+            Ok(mended) => out::line(&format!("had ended and was started again: {}", mended.join(", "))),
+            Err(error) => out::note(&format!("could not be started again, the next try follows: {error:#}")),
         }
     }
-    println!("\nending; the data stays in {}", home.display());
+    out::line(&format!("\nending; the data stays in {}", home.display()));
     local.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn print(local: &Local, binary: &Path, home: &Path, broker: BrokerKind) -> anyhow::Result<()> {
     let root = stack::repo_root()?;
+    out::print(&text(local, binary, home, broker, &root)?);
+    Ok(())
+}
+
+fn text(local: &Local, binary: &Path, home: &Path, broker: BrokerKind, root: &Path) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
     let (binary, config) = (binary.display(), local.config_file.display());
-    let Ports { ingest, sandbox, postgres, .. } = Ports::FIXED;
+    let (ingest, sandbox) = (local.config.ingest.listen, local.config.sandbox.listen);
     let example = root.join("schemas/golden/order.accepted.json");
-    println!("\nRiverlock runs. Its data is in {}", home.display());
+    writeln!(text, "\nRiverlock runs. Its data is in {}", home.display())?;
     if broker == BrokerKind::Embedded {
-        println!("THE EMBEDDED BROKER KEEPS NOTHING: this stack's data is gone when it ends.");
+        writeln!(text, "THE EMBEDDED BROKER KEEPS NOTHING: this stack's data is gone when it ends.")?;
     }
-    println!("\n  webhooks     http://127.0.0.1:{ingest}/webhooks/digital-river");
+    writeln!(text, "\n  webhooks     http://{ingest}/webhooks/digital-river")?;
     for service in &local.services {
-        println!(
-            "  {:<12} {}/metrics  /readyz  /livez   log: {}",
-            service.service.name(),
-            service.admin_url(),
-            service.log().display()
-        );
+        let (name, url, log) = (service.service.name(), service.admin_url(), service.log().display());
+        writeln!(text, "  {name:<12} {url}/metrics  /readyz  /livez   log: {log}")?;
     }
-    println!("  sandbox      http://127.0.0.1:{sandbox} (Digital River's API)");
-    println!("  Kafka        {}", local.config.kafka.brokers);
-    println!("  PostgreSQL   psql postgres://riverlock:riverlock@127.0.0.1:{postgres}/riverlock");
+    writeln!(text, "  sandbox      http://{sandbox} (Digital River's API)")?;
+    writeln!(text, "  Kafka        {}", local.config.kafka.brokers)?;
+    writeln!(text, "  PostgreSQL   psql {}", local.postgres.url())?;
     let processes: Vec<_> = local.processes().into_iter().map(|(name, pid)| format!("{name} {pid}")).collect();
-    println!("  processes    {}", processes.join(", "));
-    println!("\nSend a signed event (any file will do):\n");
-    println!(
-        "  file={}; curl -sS -i http://127.0.0.1:{ingest}/webhooks/digital-river -H 'Content-Type: application/json' \
+    writeln!(text, "  processes    {}", processes.join(", "))?;
+    writeln!(text, "  settings     {config}; edit it and start again, your changes stay")?;
+    writeln!(text, "\nSend a signed event (any file will do):\n")?;
+    writeln!(
+        text,
+        "  file={}; curl -sS -i http://{ingest}/webhooks/digital-river -H 'Content-Type: application/json' \
          -H \"$({binary} --config {config} sandbox sign \"$file\")\" --data-binary @\"$file\"; echo",
         example.display()
-    );
-    println!("\nLook at what it did, play more orders, prove that nothing was lost:\n");
-    println!("  {binary} --config {config} orders show 310000000001");
-    println!("  {binary} --config {config} sandbox play --orders 100");
-    println!("  {binary} --config {config} audit");
-    println!("\nCtrl-C ends everything{}.", if std::io::stdout().is_terminal() { "" } else { "; so does SIGTERM" });
-    Ok(())
+    )?;
+    writeln!(text, "\nLook at what it did, play more orders, prove that nothing was lost:\n")?;
+    writeln!(text, "  {binary} --config {config} orders list")?;
+    writeln!(text, "  {binary} --config {config} orders show 310000000001")?;
+    writeln!(text, "  {binary} --config {config} sandbox play --orders 100")?;
+    writeln!(text, "  {binary} --config {config} audit")?;
+    let term = if std::io::stdout().is_terminal() { "" } else { "; so does SIGTERM" };
+    writeln!(text, "\nCtrl-C ends everything{term}.")?;
+    Ok(text)
 }

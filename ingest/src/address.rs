@@ -9,24 +9,42 @@ use crate::config::AddressRanges;
 /// The header in which proxies say whom they speak for, each after what it was given.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The sender's address: that of the connection, or, if a trusted proxy is at its other end, the last address in
-/// `X-Forwarded-For` that is not a trusted proxy's. What stands before it anyone may have written.
-pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &AddressRanges) -> IpAddr {
-    let mut client = peer.to_canonical();
-    if !trusted.contains(client) {
-        return client;
+/// Who sent a request, as far as can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    /// The address of the connection's other end, or, if a trusted proxy is there, the last address in `X-Forwarded-For` that
+    /// is not a trusted proxy's. What stands before it anyone may have written.
+    pub(crate) address: IpAddr,
+    /// Whether the address is the client's. It is a proxy's where every address that can be read is a trusted proxy's.
+    pub(crate) is_named: bool,
+}
+
+/// Says who sent a request that came from `peer`.
+pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &AddressRanges) -> Client {
+    let mut address = peer.to_canonical();
+    if !trusted.contains(address) {
+        return Client { address, is_named: true };
     }
     let values = headers.get_all(FORWARDED_FOR).iter().rev();
     let hops = values.flat_map(|value| value.to_str().unwrap_or("?").rsplit(','));
     for hop in hops {
         // What cannot be read came through the proxy before it, which is as far as anyone can know.
-        let Some(address) = parse(hop.trim()) else { break };
-        client = address;
-        if !trusted.contains(client) {
-            break;
+        let Some(hop) = parse(hop.trim()) else { break };
+        address = hop;
+        if !trusted.contains(address) {
+            return Client { address, is_named: true };
         }
     }
-    client
+    Client { address, is_named: false }
+}
+
+/// What limits per address count by: an IPv4 address, or a /64 of IPv6, since who has one address of it has 2^64 of them.
+pub(crate) fn network(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        // Never equal to an IPv4 address: no global prefix has 32 leading zeros.
+        IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or(u64::MAX),
+    }
 }
 
 /// An address, with a port or without.
@@ -64,7 +82,25 @@ mod tests {
                 headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
             }
             let found = client(peer.parse().unwrap(), &headers, &trusted);
-            assert_eq!(found.to_string(), expected, "{peer} {values:?}");
+            assert_eq!(found.address.to_string(), expected, "{peer} {values:?}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_that_names_nobody_is_no_client() {
+        let trusted = AddressRanges::try_from(vec!["10.0.0.0/8".to_owned()]).unwrap();
+        for (peer, value, is_named) in [
+            ("192.0.2.1", "", true),
+            ("10.0.0.1", "", false),
+            ("10.0.0.1", "nonsense", false),
+            ("10.0.0.1", "203.0.113.9,", false),
+            ("10.0.0.1", "203.0.113.9", true),
+            ("10.0.0.1", "10.0.0.9", false),
+            ("10.0.0.1", "203.0.113.9, unknown, 10.0.0.2", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
+            assert_eq!(client(peer.parse().unwrap(), &headers, &trusted).is_named, is_named, "{peer} {value:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::{
     config::{BasicConfig, EndpointConfig},
     credentials::{Hash, basic, hash},
-    signature::{self, Match, SignatureError, Verifier},
+    signature::{self, Match, Secret, SignatureError, Verifier},
     token::{BearerError, Client},
 };
 
@@ -69,6 +69,16 @@ impl Authentication {
     pub(crate) fn new(config: &EndpointConfig, clients: Vec<std::sync::Arc<Client>>) -> Self {
         let signature = (!config.secrets.is_empty()).then(|| Verifier::new(config));
         Self { signature, basic: config.basic.as_ref().map(Basic::new), clients }
+    }
+
+    /// Whether it asks for anything.
+    pub(crate) fn asks(&self) -> bool {
+        self.signature.is_some() || self.basic.is_some() || !self.clients.is_empty()
+    }
+
+    /// The signing secrets.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = Secret<'_>> {
+        self.signature.iter().flat_map(Verifier::secrets)
     }
 
     /// Whether there is a signature to check, and no secret for it at that time.

@@ -1,39 +1,51 @@
 //! Reads a request's body within its bounds.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::refusal::Refusal;
+use crate::{
+    places::Standing,
+    reading::{Arriving, GRACE},
+    refusal::Refusal,
+};
 
 /// How much of a body that nobody wants is read all the same, in bytes.
 const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How long that may take.
+/// How long that may take at most.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Reads the whole body. `reserve` is asked for room as it arrives, so that a sender who announces much and sends little
-/// occupies little.
+/// Reads the whole body. Room is reserved as it arrives, so that a sender who announces much and sends little occupies little.
+/// `standing` is asked, for the sender's network and standing, only if the body does not come with its head.
 pub(crate) async fn read(
     body: &mut Body,
     bytes_max: usize,
-    timeout: Duration,
-    reserve: impl FnMut(usize) -> Result<(), Refusal>,
+    time_max: Duration,
+    arriving: &Arriving<'_>,
+    standing: impl FnOnce() -> (Option<u64>, Standing),
 ) -> Result<Bytes, Refusal> {
     if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
         return Err(Refusal::TooLarge(bytes_max));
     }
-    let collected = collect(body, bytes_max, reserve);
-    tokio::time::timeout(timeout, collected).await.unwrap_or(Err(Refusal::BodyTimeout(timeout)))
+    let until = Instant::now() + time_max;
+    let mut collected = pin!(collect(body, bytes_max, arriving));
+    if let Ok(collected) = timeout(GRACE.min(time_max), &mut collected).await {
+        return collected;
+    }
+    let (network, standing) = standing();
+    let place = arriving.take_place(network, standing)?;
+    tokio::select! {
+        biased;
+        () = place.displaced() => Err(Refusal::Displaced),
+        collected = timeout_at(until, collected) => collected.unwrap_or(Err(Refusal::BodyTimeout(time_max))),
+    }
 }
 
-async fn collect(
-    body: &mut Body,
-    bytes_max: usize,
-    mut reserve: impl FnMut(usize) -> Result<(), Refusal>,
-) -> Result<Bytes, Refusal> {
+async fn collect(body: &mut Body, bytes_max: usize, arriving: &Arriving<'_>) -> Result<Bytes, Refusal> {
     // A usual body is one chunk, which needs no copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -41,7 +53,7 @@ async fn collect(
         if first.len().max(rest.len()) + chunk.len() > bytes_max {
             return Err(Refusal::TooLarge(bytes_max));
         }
-        reserve(chunk.len())?;
+        arriving.add_bytes(chunk.len())?;
         if first.is_empty() && rest.is_empty() {
             first = chunk;
             continue;
@@ -68,11 +80,12 @@ async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
     Ok(None)
 }
 
-/// Reads and forgets what the sender is still sending, up to a bound: a connection that is closed over unread bytes is
-/// reset, and the sender would never see the answer.
+/// Reads and forgets what the sender is still sending, up to a bound and for no longer than the answer may take: a connection
+/// that is closed over unread bytes is reset, and the sender would never see the answer.
 ///
-/// Not for a sender that waits for leave to send (`Expect: 100-continue`): reading would grant it.
-pub(crate) async fn discard(body: &mut Body) {
+/// Not for a sender that waits for leave to send (`Expect: 100-continue`): reading would grant it. Nor over HTTP/2, where a
+/// stream ends without its connection.
+pub(crate) async fn discard(body: &mut Body, left: Duration) {
     let reading = async {
         let mut count = 0;
         while let Ok(Some(chunk)) = next_chunk(body).await {
@@ -82,5 +95,5 @@ pub(crate) async fn discard(body: &mut Body) {
             }
         }
     };
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
+    let _ = timeout(DISCARD_TIMEOUT.min(left), reading).await;
 }

@@ -5,7 +5,9 @@
 //!   no event before its deadline; or
 //! - the last [`MISSES_MAX`] events all missed their deadline or were not taken.
 //!
-//! While it is open one event per [`PROBE_INTERVAL`] is let through; the first that is acknowledged in time closes it.
+//! While it is open one event per [`PROBE_INTERVAL`] is let through; the first that is acknowledged in time closes it. A record
+//! of ingest's own that Kafka acknowledges, see [`Breaker::probed`], closes it on probation: the next failure opens it again.
+//! Such a record goes to another topic, so it tells less than an event.
 
 use std::{
     collections::BTreeMap,
@@ -22,32 +24,58 @@ pub(crate) const MISSES_MAX: u32 = 8;
 /// How often an event is let through to see whether Kafka is back.
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long nothing may fail after a probe until the breaker counts as closed for good.
+pub(crate) const PROBATION: Duration = Duration::from_secs(10);
+
 /// An event that was sent to Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
+/// How the breaker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) is_open: bool,
+    /// Whether that is news since the last look.
+    pub(crate) has_changed: bool,
+    /// How long there has been trouble: since it opened first, and while it is closed on probation.
+    pub(crate) trouble: Option<Duration>,
+}
+
+#[derive(Default)]
 pub(crate) struct Breaker {
-    /// How long Kafka's acknowledgement may take to be in time.
-    deadline: Duration,
     state: Mutex<State>,
+}
+
+/// An event that waits for its acknowledgement.
+struct Waiting {
+    since: Instant,
+    /// When its answer is due.
+    deadline: Instant,
 }
 
 #[derive(Default)]
 struct State {
     /// Sent and not acknowledged, oldest first.
-    waiting: BTreeMap<Ticket, Instant>,
+    waiting: BTreeMap<Ticket, Waiting>,
     next: u64,
+    /// Events before this one do not open it by waiting: a probe showed that Kafka answers again.
+    excused: u64,
     last_in_time: Option<Instant>,
     /// Failures since the last acknowledgement in time.
     misses: u32,
     last_sent: Option<Instant>,
     was_open: bool,
+    /// When it opened, until it is closed for good.
+    trouble_since: Option<Instant>,
+    /// When a probe closed it.
+    probed_at: Option<Instant>,
 }
 
 impl State {
     fn is_open(&self, now: Instant) -> bool {
         let long_ago = |time: Instant| now.saturating_duration_since(time) > STUCK_AFTER;
-        let waits = self.waiting.first_key_value().is_some_and(|(_, since)| long_ago(*since));
+        let oldest = self.waiting.range(Ticket(self.excused)..).next();
+        let waits = oldest.is_some_and(|(_, waiting)| long_ago(waiting.since));
         (waits && self.last_in_time.is_none_or(long_ago)) || self.misses >= MISSES_MAX
     }
 
@@ -55,13 +83,23 @@ impl State {
         let probed = self.last_sent.is_some_and(|sent| now.saturating_duration_since(sent) < PROBE_INTERVAL);
         !self.is_open(now) || !probed
     }
+
+    /// Notes how long there has been trouble.
+    fn note_trouble(&mut self, is_open: bool, now: Instant) {
+        if is_open {
+            self.trouble_since.get_or_insert(now);
+            self.probed_at = None;
+            return;
+        }
+        let on_probation = self.probed_at.is_some_and(|at| now.saturating_duration_since(at) < PROBATION);
+        if !on_probation {
+            self.trouble_since = None;
+            self.probed_at = None;
+        }
+    }
 }
 
 impl Breaker {
-    pub(crate) fn new(deadline: Duration) -> Self {
-        Self { deadline, state: Mutex::default() }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the state")
     }
@@ -71,8 +109,8 @@ impl Breaker {
         self.state().lets_through(now)
     }
 
-    /// Notes that an event is sent, unless the breaker is open and a probe is under way.
-    pub(crate) fn send(&self, now: Instant) -> Option<Ticket> {
+    /// Notes that an event is sent whose answer is due at `deadline`, unless the breaker is open and a probe is under way.
+    pub(crate) fn send(&self, now: Instant, deadline: Instant) -> Option<Ticket> {
         let mut state = self.state();
         if !state.lets_through(now) {
             return None;
@@ -80,7 +118,7 @@ impl Breaker {
         let ticket = Ticket(state.next);
         state.next += 1;
         state.last_sent = Some(now);
-        state.waiting.insert(ticket, now);
+        state.waiting.insert(ticket, Waiting { since: now, deadline });
         Some(ticket)
     }
 
@@ -92,20 +130,20 @@ impl Breaker {
     /// Notes Kafka's delivery report. Returns how long it took.
     pub(crate) fn settle(&self, ticket: Ticket, persisted: bool, now: Instant) -> Duration {
         let mut state = self.state();
-        let Some(sent) = state.waiting.remove(&ticket) else {
+        let Some(Waiting { since, deadline }) = state.waiting.remove(&ticket) else {
             return Duration::ZERO;
         };
-        let took = now.saturating_duration_since(sent);
-        match (persisted, took <= self.deadline) {
+        match (persisted, now <= deadline) {
             (true, true) => {
                 state.last_in_time = Some(now);
                 state.misses = 0;
+                state.probed_at = None;
             }
             (false, true) => state.misses += 1,
             // Counted when its deadline passed.
             (_, false) => {}
         }
-        took
+        now.saturating_duration_since(since)
     }
 
     /// Notes that an event's deadline passed.
@@ -113,12 +151,24 @@ impl Breaker {
         self.state().misses += 1;
     }
 
-    /// Whether it is open now, and whether that is news since the last look.
-    pub(crate) fn look(&self, now: Instant) -> (bool, bool) {
+    /// Notes that Kafka acknowledged a record of ingest's own.
+    pub(crate) fn probed(&self, now: Instant) {
         let mut state = self.state();
-        let open = state.is_open(now);
-        let changed = std::mem::replace(&mut state.was_open, open) != open;
-        (open, changed)
+        if state.is_open(now) {
+            state.excused = state.next;
+            state.misses = state.misses.min(MISSES_MAX - 1);
+            state.probed_at = Some(now);
+        }
+    }
+
+    /// How it is.
+    pub(crate) fn look(&self, now: Instant) -> Look {
+        let mut state = self.state();
+        let is_open = state.is_open(now);
+        let has_changed = std::mem::replace(&mut state.was_open, is_open) != is_open;
+        state.note_trouble(is_open, now);
+        let trouble = state.trouble_since.map(|since| now.saturating_duration_since(since));
+        Look { is_open, has_changed, trouble }
     }
 }
 
@@ -132,59 +182,121 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    fn send(breaker: &Breaker, now: Instant) -> Option<Ticket> {
+        breaker.send(now, now + DEADLINE)
+    }
+
+    /// Whether it is open, and whether that is news.
+    fn look(breaker: &Breaker, now: Instant) -> (bool, bool) {
+        let look = breaker.look(now);
+        (look.is_open, look.has_changed)
+    }
+
     #[test]
     fn it_opens_when_kafka_is_silent_and_closes_with_the_first_acknowledgement_in_time() {
-        let (breaker, t0) = (Breaker::new(DEADLINE), Instant::now());
-        let first = breaker.send(t0).unwrap();
+        let (breaker, t0) = (Breaker::default(), Instant::now());
+        let first = send(&breaker, t0).unwrap();
         assert!(breaker.lets_through(t0 + ms(1_000)));
-        assert_eq!(breaker.look(t0 + ms(1_000)), (false, false));
-        assert_eq!(breaker.look(t0 + ms(1_001)), (true, true));
-        let probe = breaker.send(t0 + ms(1_001)).expect("one is let through to probe");
+        assert_eq!(look(&breaker, t0 + ms(1_000)), (false, false));
+        assert_eq!(look(&breaker, t0 + ms(1_001)), (true, true));
+        let probe = send(&breaker, t0 + ms(1_001)).expect("one is let through to probe");
         assert!(!breaker.lets_through(t0 + ms(1_100)));
-        assert_eq!(breaker.send(t0 + ms(1_100)), None);
-        let second = breaker.send(t0 + ms(1_101)).expect("and another after the interval");
+        assert_eq!(send(&breaker, t0 + ms(1_100)), None);
+        let second = send(&breaker, t0 + ms(1_101)).expect("and another after the interval");
+        assert_eq!(breaker.look(t0 + ms(1_101)).trouble, Some(ms(100)));
         breaker.settle(probe, true, t0 + ms(1_150));
-        assert_eq!(breaker.look(t0 + ms(1_150)), (false, true));
+        assert_eq!(look(&breaker, t0 + ms(1_150)), (false, true));
+        assert_eq!(breaker.look(t0 + ms(1_150)).trouble, None, "an event is proof enough");
         breaker.settle(first, true, t0 + ms(1_160));
         breaker.settle(second, true, t0 + ms(1_160));
-        assert_eq!(breaker.look(t0 + ms(90_000)), (false, false));
+        assert_eq!(look(&breaker, t0 + ms(90_000)), (false, false));
     }
 
     #[test]
     fn one_stuck_partition_does_not_open_it_while_others_are_acknowledged() {
-        let (breaker, t0) = (Breaker::new(DEADLINE), Instant::now());
-        breaker.send(t0).unwrap();
+        let (breaker, t0) = (Breaker::default(), Instant::now());
+        send(&breaker, t0).unwrap();
         for i in 1..50 {
-            let good = breaker.send(t0 + ms(100 * i)).unwrap();
+            let good = send(&breaker, t0 + ms(100 * i)).unwrap();
             breaker.settle(good, true, t0 + ms(100 * i + 5));
-            assert!(!breaker.look(t0 + ms(100 * i + 5)).0);
+            assert!(!breaker.look(t0 + ms(100 * i + 5)).is_open);
         }
     }
 
     #[test]
     fn acknowledgements_that_are_always_late_keep_it_open() {
-        let (breaker, t0) = (Breaker::new(DEADLINE), Instant::now());
-        let tickets: Vec<Ticket> = (0..MISSES_MAX).map(|_| breaker.send(t0).unwrap()).collect();
+        let (breaker, t0) = (Breaker::default(), Instant::now());
+        let tickets: Vec<Ticket> = (0..MISSES_MAX).map(|_| send(&breaker, t0).unwrap()).collect();
         for ticket in tickets {
             breaker.miss();
             assert_eq!(breaker.settle(ticket, true, t0 + ms(2_600)), ms(2_600));
         }
-        assert!(breaker.look(t0 + ms(2_600)).0);
-        let probe = breaker.send(t0 + ms(2_600)).unwrap();
+        assert!(breaker.look(t0 + ms(2_600)).is_open);
+        let probe = send(&breaker, t0 + ms(2_600)).unwrap();
         breaker.settle(probe, true, t0 + ms(2_610));
-        assert!(!breaker.look(t0 + ms(2_610)).0);
+        assert!(!breaker.look(t0 + ms(2_610)).is_open);
+    }
+
+    #[test]
+    fn an_acknowledgement_counts_as_late_from_when_the_answer_was_due() {
+        let (breaker, t0) = (Breaker::default(), Instant::now());
+        // The head and the body took two seconds, Kafka one: the answer was 503.
+        let tickets: Vec<Ticket> = (0..MISSES_MAX).map(|_| breaker.send(t0, t0 + ms(500)).unwrap()).collect();
+        for ticket in tickets {
+            breaker.miss();
+            breaker.settle(ticket, true, t0 + ms(900));
+        }
+        assert!(breaker.look(t0 + ms(900)).is_open);
     }
 
     #[test]
     fn quick_failures_open_it_and_an_event_that_was_never_sent_does_not_count() {
-        let (breaker, t0) = (Breaker::new(DEADLINE), Instant::now());
+        let (breaker, t0) = (Breaker::default(), Instant::now());
         for _ in 0..100 {
-            breaker.forget(breaker.send(t0).unwrap());
+            breaker.forget(send(&breaker, t0).unwrap());
         }
-        assert!(!breaker.look(t0 + ms(5_000)).0);
+        assert!(!breaker.look(t0 + ms(5_000)).is_open);
         for _ in 0..MISSES_MAX {
-            breaker.settle(breaker.send(t0).unwrap(), false, t0 + ms(1));
+            breaker.settle(send(&breaker, t0).unwrap(), false, t0 + ms(1));
         }
-        assert!(breaker.look(t0 + ms(1)).0);
+        assert!(breaker.look(t0 + ms(1)).is_open);
+    }
+
+    #[test]
+    fn a_probe_closes_it_and_the_next_failure_opens_it_again() {
+        let (breaker, t0) = (Breaker::default(), Instant::now());
+        let stuck = send(&breaker, t0).unwrap();
+        for _ in 0..MISSES_MAX {
+            breaker.miss();
+        }
+        assert_eq!(look(&breaker, t0 + ms(2_000)), (true, true));
+        breaker.probed(t0 + ms(2_100));
+        assert_eq!(look(&breaker, t0 + ms(2_100)), (false, true), "although the first event still waits");
+        assert_eq!(breaker.look(t0 + ms(2_200)).trouble, Some(ms(200)), "the trouble is not over yet");
+
+        breaker.settle(send(&breaker, t0 + ms(2_300)).unwrap(), false, t0 + ms(2_310));
+        assert_eq!(look(&breaker, t0 + ms(2_310)), (true, true));
+        breaker.probed(t0 + ms(3_000));
+        let silent = send(&breaker, t0 + ms(3_000)).unwrap();
+        assert!(!breaker.look(t0 + ms(4_000)).is_open);
+        assert!(breaker.look(t0 + ms(4_001)).is_open, "the next event waits too long");
+        assert_eq!(breaker.look(t0 + ms(4_001)).trouble, Some(ms(2_001)));
+
+        breaker.probed(t0 + ms(5_000));
+        breaker.settle(silent, true, t0 + ms(5_100));
+        assert_eq!(breaker.look(t0 + ms(5_100)), Look { is_open: false, has_changed: true, trouble: None });
+        breaker.settle(stuck, true, t0 + ms(5_100));
+    }
+
+    #[test]
+    fn after_a_probe_without_further_events_the_trouble_ends_by_itself() {
+        let (breaker, t0) = (Breaker::default(), Instant::now());
+        for _ in 0..MISSES_MAX {
+            breaker.miss();
+        }
+        assert!(breaker.look(t0).is_open);
+        breaker.probed(t0 + ms(100));
+        assert!(breaker.look(t0 + ms(100) + PROBATION - ms(1)).trouble.is_some());
+        assert_eq!(breaker.look(t0 + ms(100) + PROBATION).trouble, None);
     }
 }

@@ -1,8 +1,8 @@
 //! `[ingest]` of the configuration.
 
-use std::{collections::HashSet, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
-use riverlock_runtime::{ConfigError, kafka::RECORD_BYTES_MAX};
+use riverlock_runtime::ConfigError;
 use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use self::credentials::Used;
 
 mod credentials;
 mod edge;
+mod limits;
 mod quarantine;
 
 pub use credentials::{
@@ -17,6 +18,7 @@ pub use credentials::{
     SECRET_CHARS_MIN, SecretConfig, TOKEN_KEY_CHARS_MIN, TOKEN_KEYS_MAX,
 };
 pub use edge::{AddressRanges, DIGITAL_RIVER, DIGITAL_RIVER_RANGES, NoRange, TlsConfig};
+pub use limits::LimitsConfig;
 pub use quarantine::QuarantineConfig;
 
 /// Most signing secrets that an endpoint may have.
@@ -34,8 +36,11 @@ pub const NO_ENDPOINT: &str = "none";
 /// webhook may have been given.
 pub const TOKEN_PATHS: [&str; 2] = ["/oauth2/token", "/services/oauth2/token"];
 
-/// Room in a record for its key and headers, in bytes.
-const RECORD_OVERHEAD_BYTES: usize = 64 * 1024;
+/// Longest tolerance of a signature's age: beyond this the check would hardly be one.
+const TOLERANCE_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// Shortest tolerance other than none: timestamps are whole seconds.
+const TOLERANCE_MIN: Duration = Duration::from_secs(1);
 
 /// `[ingest]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,9 @@ pub struct IngestConfig {
     /// The proxies before ingest: whom they name in `X-Forwarded-For` counts as the sender.
     pub trusted_proxies: AddressRanges,
     /// From where requests are taken; from everywhere when empty. Never the only check: addresses change hands.
+    ///
+    /// The address is that of the client. A trusted proxy that names no client is refused where there is a list, even if
+    /// the list has the proxy's own address: otherwise anyone behind it would be allowed.
     pub allow: AddressRanges,
     /// Bounds of what is taken at once and of how long anything may take.
     pub limits: LimitsConfig,
@@ -75,51 +83,6 @@ impl Default for IngestConfig {
             quarantine: QuarantineConfig::default(),
             oauth: OAuthConfig::default(),
             endpoints: Vec::new(),
-        }
-    }
-}
-
-/// `[ingest.limits]`: a bound on everything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Most events between their request and Kafka's delivery report; one more is answered 503 at once.
-    ///
-    /// About half a second of the highest rate, so that a full queue drains in less than a second.
-    pub in_flight_max: usize,
-    /// Most bytes of bodies between their request and Kafka's delivery report; more are answered 503 at once.
-    pub in_flight_bytes_max: usize,
-    /// Most connections; one more is closed at once.
-    pub connections_max: usize,
-    /// Longest body in bytes; a longer one is answered 413. Digital River sends 0.4 to 5 kB as a rule, hundreds of line
-    /// items make 100 kB and more.
-    pub body_bytes_max: usize,
-    /// From the request's first byte (over HTTP/2 from the end of its head) to the answer, whatever Kafka does. Digital
-    /// River waits 3000 ms.
-    #[serde(with = "humantime_serde")]
-    pub answer_deadline: Duration,
-    /// How long the body may take to arrive; then the answer is 408.
-    #[serde(with = "humantime_serde")]
-    pub body_read_timeout: Duration,
-    /// How long a request's head may take to arrive, and how long a connection may be idle; then it is closed.
-    #[serde(with = "humantime_serde")]
-    pub header_read_timeout: Duration,
-    /// How long a connection is kept; then it is closed after the request that it is at.
-    #[serde(with = "humantime_serde")]
-    pub connection_age_max: Duration,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            in_flight_max: 1024,
-            in_flight_bytes_max: 32 * 1024 * 1024,
-            connections_max: 1024,
-            body_bytes_max: 1024 * 1024,
-            answer_deadline: Duration::from_millis(2_500),
-            body_read_timeout: Duration::from_secs(1),
-            header_read_timeout: Duration::from_secs(10),
-            connection_age_max: Duration::from_secs(600),
         }
     }
 }
@@ -238,46 +201,14 @@ impl IngestConfig {
     /// The keys whose values differ in `other` and are only read at start.
     pub(crate) fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
         let changes = [
-            ("listen", self.listen != other.listen),
-            ("reload_interval", self.reload_interval != other.reload_interval),
-            ("tls", self.tls.is_some() != other.tls.is_some()),
-            ("limits", self.limits != other.limits),
-            ("quarantine", self.quarantine != other.quarantine),
+            ("ingest.listen", self.listen != other.listen),
+            ("ingest.reload_interval", self.reload_interval != other.reload_interval),
+            ("ingest.tls", self.tls.is_some() != other.tls.is_some()),
+            ("ingest.limits", self.limits != other.limits),
+            ("ingest.quarantine", self.quarantine != other.quarantine),
         ];
         changes.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect()
     }
-}
-
-impl LimitsConfig {
-    fn validate(&self) -> Result<(), ConfigError> {
-        let body_max = RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES;
-        number("in_flight_max", self.in_flight_max, 1..=100_000)?;
-        number("connections_max", self.connections_max, 1..=100_000)?;
-        number("body_bytes_max", self.body_bytes_max, 1..=body_max)?;
-        number("in_flight_bytes_max", self.in_flight_bytes_max, self.body_bytes_max..=1024 * 1024 * 1024)?;
-        let ms = Duration::from_millis;
-        // Digital River gives up after 3000 ms; the rest is for the way there and back.
-        duration("answer_deadline", self.answer_deadline, ms(100)..=ms(2_900))?;
-        duration("body_read_timeout", self.body_read_timeout, ms(10)..=self.answer_deadline)?;
-        duration("header_read_timeout", self.header_read_timeout, ms(100)..=ms(120_000))?;
-        duration("connection_age_max", self.connection_age_max, ms(1_000)..=ms(86_400_000))
-    }
-}
-
-fn number(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    let reason = format!("is {value}, must be from {} to {}", range.start(), range.end());
-    Err(ConfigError::refused(format!("ingest.limits.{name}"), reason))
-}
-
-fn duration(name: &str, value: Duration, range: RangeInclusive<Duration>) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    let reason = format!("is {value:?}, must be from {:?} to {:?}", range.start(), range.end());
-    Err(ConfigError::refused(format!("ingest.limits.{name}"), reason))
 }
 
 impl EndpointConfig {
@@ -292,6 +223,9 @@ impl EndpointConfig {
         if self.path.chars().any(|c| !c.is_ascii_graphic() || "?#".contains(c)) {
             return refused("path", format!("`{}` must be a path alone: no query, no spaces", self.path));
         }
+        if self.path.contains("//") {
+            return refused("path", format!("`{}` has two slashes in a row, which count as one", self.path));
+        }
         let asks = !self.secrets.is_empty() || self.basic.is_some() || !self.oauth.is_empty();
         if !asks && !self.insecure {
             return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard, or basic or oauth (or, for an address that nobody else can reach, insecure = true)".to_owned());
@@ -301,6 +235,14 @@ impl EndpointConfig {
                 "insecure",
                 "is true, but there are secrets, basic or oauth; remove one of the two".to_owned(),
             );
+        }
+        // 0 turns the check off, and anything that would be rounded to it must not.
+        if !self.tolerance.is_zero() && !(TOLERANCE_MIN..=TOLERANCE_MAX).contains(&self.tolerance) {
+            let reason = format!(
+                "is {:?}, must be 0s (not checked) or from {TOLERANCE_MIN:?} to {TOLERANCE_MAX:?}",
+                self.tolerance
+            );
+            return refused("tolerance", reason);
         }
         if self.secrets.len() > SECRETS_MAX {
             let reason = format!("holds {}; Digital River has at most {SECRETS_MAX} at a time", self.secrets.len());

@@ -1,8 +1,8 @@
 //! ingest: takes Digital River's webhooks and answers 202 once Kafka has them.
 //!
-//! It authenticates, checks that the body is an event at all, writes the exact bytes to the topic of the event's type with
-//! the order's id as key, and answers inside a deadline, whatever Kafka does: 202 only when all in-sync replicas have the
-//! event, else a refusal that makes Digital River send it again. It knows no database and reads nothing but the envelope.
+//! It authenticates, writes the exact bytes to the topic of the event's type with the order's id as key, and answers inside a
+//! deadline, whatever Kafka does: 202 only when all in-sync replicas have the event, else a refusal that makes Digital River
+//! send it again. It knows no database and reads nothing but the envelope; what is authentic but odd is stored all the same.
 //! Duplicates are not its concern: a retry of an event whose acknowledgement came too late is a second record, and whoever
 //! consumes the topics goes by the event's id.
 
@@ -10,17 +10,22 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
-use riverlock_runtime::{ConfigError, Context, Shutdown, kafka::KafkaConfig};
+use riverlock_runtime::{Component, ConfigError, Context, Shutdown, kafka::KafkaConfig};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     endpoints::Endpoints,
     floods::Floods,
     handler::{Ingest, handle},
+    known::KnownAddresses,
     metrics::EndpointMetrics,
     producer::Producer,
     quarantine::Quarantine,
+    readiness::{Obstacle, Readiness},
+    reading::Reading,
     reload::{Loaded, Reloader},
+    supervisor::Supervisor,
     token_endpoint::TokenEndpoint,
 };
 
@@ -29,16 +34,26 @@ mod arrival;
 mod authentication;
 mod body;
 mod breaker;
+mod certificate;
 pub mod config;
+mod connection;
 mod credentials;
 mod endpoints;
+mod expiry;
 mod first_byte;
 mod floods;
 mod guesses;
 mod handler;
+mod known;
+mod lanes;
 pub mod metrics;
+mod nofile;
+mod odd;
+mod places;
 mod producer;
 mod quarantine;
+mod readiness;
+mod reading;
 mod refusal;
 mod reload;
 mod reports;
@@ -48,10 +63,12 @@ mod supervisor;
 mod tls;
 mod token;
 mod token_endpoint;
+mod topic_check;
+mod trouble;
 mod waiting;
 
 pub use config::IngestConfig;
-pub use reload::Load;
+pub use reload::{Configuration, Load};
 
 /// Why ingest cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +103,8 @@ pub struct Server {
 /// Starts ingest and returns; it runs until `context.shutdown` asks it to end.
 ///
 /// From the start it answers, with 503 until Kafka has taken a first record; then the component `ingest` is ready. When it is
-/// asked to end it takes no more connections, lets requests end (3 s) and waits for Kafka's delivery reports (5 s).
+/// asked to end it says so at once and accepts connections for `shutdown_delay` longer, lets requests end (3 s) and waits for
+/// Kafka's delivery reports (5 s).
 ///
 /// # Errors
 /// When the configuration is wrong, the address cannot be listened on or the Kafka client cannot be made. That Kafka cannot
@@ -116,47 +134,93 @@ async fn run(
     context: &Context,
 ) -> Result<Server, Error> {
     config.validate()?;
-    let loaded = Loaded::new(config.clone())?;
-    let tls = Arc::new(ArcSwapOption::from(loaded.tls.clone().map(Arc::new)));
+    let loaded = Loaded::at_start(config.clone(), load.as_deref())?;
     metrics::describe();
-    let producer = Arc::new(Producer::new(kafka, &config.limits).map_err(Error::Producer)?);
-    let quarantine = Quarantine::new(config.quarantine.clone(), kafka, std::time::Instant::now());
-    let quarantine = Arc::new(quarantine.map_err(Error::Producer)?);
     let unlistenable = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(unlistenable)?;
     let address = listener.local_addr().map_err(unlistenable)?;
-    let ingest = Arc::new(Ingest {
-        endpoints: ArcSwap::from_pointee(Endpoints::new(&config, context.clock.now())),
-        unmatched: Arc::new(EndpointMetrics::new(config::NO_ENDPOINT, false, [])),
-        limits: config.limits.clone(),
-        topics: kafka.topics(),
-        producer: Arc::clone(&producer),
-        context: context.clone(),
-        tls: Arc::clone(&tls),
-        tokens: TokenEndpoint::new(),
-        quarantine: Arc::clone(&quarantine),
-        floods: Floods::default(),
-    });
-    let (shutdown, topics, soft) = (context.shutdown.clone(), kafka.topics(), context.shutdown.soft().clone());
+    let ingest = Arc::new(assemble(&config, &loaded, kafka, context).map_err(Error::Producer)?);
     if let Some(load) = load {
-        let reloader = Reloader::new(load, Arc::clone(&ingest), loaded).map_err(Error::Signal)?;
-        context.shutdown.spawn_work(reloader.run(soft.clone()));
+        let beat = context.health.register_beating("ingest-configuration", reload::silence_max(&config));
+        let reloader = Reloader::new(load, Arc::clone(&ingest), loaded, beat).map_err(Error::Signal)?;
+        let soft = context.shutdown.soft().clone();
+        context.shutdown.spawn("ingest-configuration", async move {
+            reloader.run(soft).await;
+            Ok::<_, Infallible>(())
+        });
     }
-    let router = Router::new().fallback(handle).with_state(ingest);
-    let component = context.health.register("ingest");
-    context.shutdown.spawn("ingest", async move {
-        tokio::join!(
-            server::serve(listener, router, tls, config.limits, shutdown),
-            supervisor::supervise(Arc::clone(&producer), topics, component, soft),
-        );
-        tokio::join!(producer.close(), quarantine.close());
-        Ok::<_, Infallible>(())
-    });
+    let component = context.health.register_beating("ingest", supervisor::SILENCE_MAX);
+    serve_until_end(listener, ingest, config.limits, kafka, component);
     tracing::info!(%address, "ingest listens on {address}");
     Ok(Server { address })
 }
 
+/// Makes what every request needs.
+fn assemble(
+    config: &IngestConfig,
+    loaded: &Loaded,
+    kafka: &KafkaConfig,
+    context: &Context,
+) -> Result<Ingest, rdkafka::error::KafkaError> {
+    let (health, now) = (&context.health, std::time::Instant::now());
+    let reports = health.register_beating("ingest-reports", reports::SILENCE_MAX);
+    let producer = Producer::new(kafka, &config.limits, reports)?;
+    let reports = health.register_beating("ingest-quarantine-reports", reports::SILENCE_MAX);
+    let quarantine = Quarantine::new(config.quarantine.clone(), kafka, reports, now)?;
+    Ok(Ingest {
+        endpoints: ArcSwap::from_pointee(Endpoints::new(config, context.clock.now())),
+        unmatched: Arc::new(EndpointMetrics::new(config::NO_ENDPOINT, false, [])),
+        limits: config.limits.clone(),
+        topics: kafka.topics(),
+        producer: Arc::new(producer),
+        context: context.clone(),
+        tls: Arc::new(ArcSwapOption::from(loaded.tls.clone().map(Arc::new))),
+        tokens: TokenEndpoint::new(),
+        quarantine: Arc::new(quarantine),
+        floods: Floods::default(),
+        reading: Reading::new(&config.limits, metrics::PROCESS.requests_displaced.clone()),
+        known: KnownAddresses::new(config.limits.known_for, now),
+    })
+}
+
+/// Starts the tasks: the listener, and what looks after the producer, the topics and what expires, until requests have ended.
+fn serve_until_end(
+    listener: TcpListener,
+    ingest: Arc<Ingest>,
+    limits: config::LimitsConfig,
+    kafka: &KafkaConfig,
+    component: Component,
+) {
+    let (shutdown, served) = (ingest.context.shutdown.clone(), CancellationToken::new());
+    let readiness = Arc::new(Readiness::new(component));
+    let supervisor = Supervisor {
+        producer: Arc::clone(&ingest.producer),
+        kafka: kafka.clone(),
+        readiness: Arc::clone(&readiness),
+        unready_after: limits.unready_after,
+    };
+    let expiries = expiry::watch(Arc::clone(&ingest));
+    let end = served.clone();
+    shutdown.spawn("ingest-supervisor", async move {
+        tokio::join!(supervisor.run(end.clone()), end.run_until_cancelled(expiries));
+        Ok::<_, Infallible>(())
+    });
+    let soft = shutdown.soft().clone();
+    shutdown.clone().spawn("ingest", async move {
+        let router = Router::new().fallback(handle).with_state(Arc::clone(&ingest));
+        let (tls, door) = (Arc::clone(&ingest.tls), Arc::clone(&ingest));
+        let tell = async {
+            soft.cancelled().await;
+            readiness.set(Obstacle::Ending, Some("ending".to_owned()));
+        };
+        tokio::join!(server::serve(listener, router, tls, limits, door, shutdown), tell);
+        served.cancel();
+        tokio::join!(ingest.producer.close(), ingest.quarantine.close());
+        Ok::<_, Infallible>(())
+    });
+}
+
 /// Serves a router behind ingest's own listener until the shutdown, so that a benchmark can compare other work with ingest's.
 pub async fn serve(listener: TcpListener, router: Router, limits: config::LimitsConfig, shutdown: Shutdown) {
-    server::serve(listener, router, Arc::default(), limits, shutdown).await;
+    server::serve(listener, router, Arc::default(), limits, Arc::new(server::OpenDoor), shutdown).await;
 }

@@ -1,14 +1,14 @@
 //! What ingest counts. Names and labels are promises to dashboards: add, never rename.
 
-use std::{
-    sync::{Arc, LazyLock},
-    time::Instant,
-};
+use std::sync::LazyLock;
 
-use chrono::{DateTime, Utc};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+
+mod endpoint;
+
+pub(crate) use endpoint::{EndpointMetrics, Tally, seconds};
 
 /// Requests, by `endpoint` (its name, or `none`) and [`Outcome`].
 pub const REQUESTS: &str = "ingest_requests_total";
@@ -54,6 +54,29 @@ pub const TLS_HANDSHAKES_FAILED: &str = "ingest_tls_handshakes_failed_total";
 /// Lines about refused requests that were not written, because there were enough within their second.
 pub const LOG_LINES_SUPPRESSED: &str = "ingest_log_lines_suppressed_total";
 
+/// Authentic requests that were odd and are stored all the same, by `endpoint` and [`Oddity`].
+pub const ODD_REQUESTS: &str = "riverlock_ingest_odd_requests_total";
+/// Requests that lost their place, unfinished, because it was needed for another.
+pub const REQUESTS_DISPLACED: &str = "riverlock_ingest_requests_displaced_total";
+/// Connections that lost their place because it was needed for another.
+pub const CONNECTIONS_DISPLACED: &str = "riverlock_ingest_connections_displaced_total";
+/// Connections that ingest closed itself, by [`Closed`].
+pub const CONNECTIONS_CLOSED: &str = "riverlock_ingest_connections_closed_total";
+/// Connections that could not be accepted, for example for lack of file descriptors.
+pub const ACCEPT_ERRORS: &str = "riverlock_ingest_accept_errors_total";
+/// 1 while ingest takes events, as `/readyz` says it, else 0.
+pub const READY: &str = "riverlock_ingest_ready";
+/// When the certificate of the listener expires, in seconds since 1970; 0 without TLS.
+pub const CERTIFICATE_EXPIRY: &str = "riverlock_ingest_certificate_expiry_timestamp_seconds";
+/// When a `secret` of an `endpoint` expires, in seconds since 1970; 0 for never.
+pub const SECRET_EXPIRY: &str = "riverlock_ingest_secret_expiry_timestamp_seconds";
+/// Secrets that expired while the process ran, by `endpoint` and `secret`.
+pub const SECRETS_EXPIRED: &str = "riverlock_ingest_secrets_expired_total";
+/// 1 for an `endpoint` that has signing secrets of which none counts now, so that it refuses everything, else 0.
+pub const WITHOUT_SECRET: &str = "riverlock_ingest_endpoint_without_active_secret";
+/// Records of its own that ingest wrote to see whether Kafka answers again, by `outcome`.
+pub const PROBES: &str = "riverlock_ingest_kafka_probes_total";
+
 /// Declares an enum whose variants are values of a label.
 macro_rules! outcomes {
     ($(#[$enum_doc:meta])* $enum:ident { $($(#[$doc:meta])* $name:ident = $label:literal,)+ }) => {
@@ -91,7 +114,9 @@ outcomes! {
         BreakerOpen = "breaker_open",
         /// 503: as many events as may be are in flight.
         Busy = "busy",
-        /// 415: not JSON, or compressed.
+        /// 503: the request was not complete when its place was needed for another.
+        Displaced = "displaced",
+        /// 415, in former versions: not JSON, or compressed. Such requests are stored now if they are authentic.
         UnsupportedMediaType = "unsupported_media_type",
         /// 413: the body is too long.
         TooLarge = "too_large",
@@ -103,7 +128,7 @@ outcomes! {
         Aborted = "aborted",
         /// 401: signature, password or token is missing or wrong.
         Unauthenticated = "unauthenticated",
-        /// 400: not an event.
+        /// 400: not an event, sent to an endpoint that authenticates nobody.
         NotAnEvent = "not_an_event",
         /// 503: Kafka did not take it.
         NotStored = "not_stored",
@@ -143,6 +168,46 @@ outcomes! {
         Limited = "limited",
         /// 503: too many at once.
         Busy = "busy",
+        /// 403: no endpoint with OAuth clients takes requests from this address.
+        AddressNotAllowed = "address_not_allowed",
+    }
+}
+
+outcomes! {
+    /// What is odd about an authentic request: the label `oddity` of [`ODD_REQUESTS`].
+    Oddity {
+        /// The media type is not JSON's.
+        MediaType = "media_type",
+        /// The body is encoded, or the request says so.
+        ContentEncoding = "content_encoding",
+        /// The body is larger than what consumers interpret.
+        Size = "size",
+        /// The body is no event.
+        NotAnEvent = "not_an_event",
+    }
+}
+
+outcomes! {
+    /// Why ingest closed a connection: the label `reason` of [`CONNECTIONS_CLOSED`].
+    Closed {
+        /// No endpoint takes requests from its address.
+        AddressNotAllowed = "address_not_allowed",
+        /// The head of its next request took too long to arrive.
+        HeadTimeout = "head_timeout",
+        /// It carried no request for too long.
+        Idle = "idle",
+        /// It was as old as connections may get.
+        Age = "age",
+    }
+}
+
+outcomes! {
+    /// What became of a record of ingest's own: the label `outcome` of [`PROBES`].
+    Probe {
+        /// Kafka acknowledged it.
+        Acknowledged = "acknowledged",
+        /// Kafka did not.
+        Failed = "failed",
     }
 }
 
@@ -155,6 +220,8 @@ outcomes! {
         Failed = "failed",
         /// There were enough within their second.
         Limited = "limited",
+        /// Kafka has not acknowledged those before it.
+        Busy = "busy",
         /// It is longer than what is kept.
         TooLarge = "too_large",
         /// The body is no event.
@@ -190,7 +257,26 @@ pub fn describe() {
     describe_counter!(TOKEN_REQUESTS, "Requests for an OAuth token by outcome");
     describe_counter!(TLS_HANDSHAKES_FAILED, "Connections that ended before TLS was agreed on");
     describe_counter!(LOG_LINES_SUPPRESSED, "Lines about refused requests that were not written");
+    describe_added();
     LazyLock::force(&PROCESS);
+}
+
+fn describe_added() {
+    describe_counter!(ODD_REQUESTS, "Authentic requests that were odd and are stored all the same, by what was odd");
+    describe_counter!(REQUESTS_DISPLACED, "Unfinished requests whose place was needed for another");
+    describe_counter!(CONNECTIONS_DISPLACED, "Connections whose place was needed for another");
+    describe_counter!(CONNECTIONS_CLOSED, "Connections that ingest closed itself, by reason");
+    describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted");
+    describe_gauge!(READY, "1 while ingest takes events");
+    describe_gauge!(
+        CERTIFICATE_EXPIRY,
+        Unit::Seconds,
+        "When the listener's certificate expires, since 1970; 0 without TLS"
+    );
+    describe_gauge!(SECRET_EXPIRY, Unit::Seconds, "When a signing secret expires, since 1970; 0 for never");
+    describe_counter!(SECRETS_EXPIRED, "Signing secrets that expired while the process ran");
+    describe_gauge!(WITHOUT_SECRET, "1 for an endpoint that has signing secrets of which none counts now");
+    describe_counter!(PROBES, "Records that ingest wrote to see whether Kafka answers again, by outcome");
 }
 
 /// The metrics without labels.
@@ -208,11 +294,28 @@ pub(crate) struct ProcessMetrics {
     token_requests: Vec<Counter>,
     pub(crate) tls_handshakes_failed: Counter,
     pub(crate) log_lines_suppressed: Counter,
+    pub(crate) requests_displaced: Counter,
+    pub(crate) connections_displaced: Counter,
+    /// In the order of [`Closed::ALL`].
+    connections_closed: Vec<Counter>,
+    pub(crate) accept_errors: Counter,
+    pub(crate) ready: Gauge,
+    pub(crate) certificate_expiry: Gauge,
+    /// In the order of [`Probe::ALL`].
+    probes: Vec<Counter>,
 }
 
 impl ProcessMetrics {
     pub(crate) fn token_requests(&self, outcome: TokenOutcome) {
         self.token_requests[outcome as usize].increment(1);
+    }
+
+    pub(crate) fn connection_closed(&self, reason: Closed) {
+        self.connections_closed[reason as usize].increment(1);
+    }
+
+    pub(crate) fn probe(&self, outcome: Probe) {
+        self.probes[outcome as usize].increment(1);
     }
 
     pub(crate) fn reloaded(&self, outcome: Reload) {
@@ -237,6 +340,16 @@ pub(crate) static PROCESS: LazyLock<ProcessMetrics> = LazyLock::new(|| ProcessMe
         .collect(),
     tls_handshakes_failed: zero(counter!(TLS_HANDSHAKES_FAILED)),
     log_lines_suppressed: zero(counter!(LOG_LINES_SUPPRESSED)),
+    requests_displaced: zero(counter!(REQUESTS_DISPLACED)),
+    connections_displaced: zero(counter!(CONNECTIONS_DISPLACED)),
+    connections_closed: Closed::ALL
+        .iter()
+        .map(|reason| zero(counter!(CONNECTIONS_CLOSED, "reason" => reason.as_str())))
+        .collect(),
+    accept_errors: zero(counter!(ACCEPT_ERRORS)),
+    ready: zero_gauge(gauge!(READY)),
+    certificate_expiry: zero_gauge(gauge!(CERTIFICATE_EXPIRY)),
+    probes: Probe::ALL.iter().map(|outcome| zero(counter!(PROBES, "outcome" => outcome.as_str()))).collect(),
 });
 
 fn zero(counter: Counter) -> Counter {
@@ -247,93 +360,4 @@ fn zero(counter: Counter) -> Counter {
 fn zero_gauge(gauge: Gauge) -> Gauge {
     gauge.set(0.0);
     gauge
-}
-
-/// An endpoint's metrics, looked up once.
-pub(crate) struct EndpointMetrics {
-    /// In the order of [`Outcome::ALL`].
-    requests: Vec<Counter>,
-    answer: Histogram,
-    pub(crate) ambiguous: Counter,
-    pub(crate) late_acks: Counter,
-    pub(crate) body_bytes: Counter,
-    pub(crate) mode_mismatches: Counter,
-    insecure: Gauge,
-    /// In the order of [`Quarantined::ALL`].
-    quarantine: Vec<Counter>,
-    /// In the order of the configuration.
-    secrets: Vec<(Counter, Gauge)>,
-}
-
-impl EndpointMetrics {
-    pub(crate) fn new<'a>(endpoint: &str, insecure: bool, secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        let name = endpoint.to_owned();
-        let request =
-            |outcome: &Outcome| zero(counter!(REQUESTS, "endpoint" => name.clone(), "outcome" => outcome.as_str()));
-        let quarantined = |outcome: &Quarantined| {
-            zero(counter!(QUARANTINE, "endpoint" => name.clone(), "outcome" => outcome.as_str()))
-        };
-        let secret = |id: &str| {
-            let counter = counter!(SECRET_MATCHES, "endpoint" => name.clone(), "secret" => id.to_owned());
-            let gauge = gauge!(SECRET_LAST_MATCH, "endpoint" => name.clone(), "secret" => id.to_owned());
-            // Not set: a secret that stays when the configuration changes keeps its time.
-            gauge.increment(0.0);
-            (zero(counter), gauge)
-        };
-        let is_insecure = gauge!(ENDPOINT_INSECURE, "endpoint" => name.clone());
-        is_insecure.set(if insecure { 1.0 } else { 0.0 });
-        Self {
-            insecure: is_insecure,
-            quarantine: Quarantined::ALL.iter().map(quarantined).collect(),
-            requests: Outcome::ALL.iter().map(request).collect(),
-            answer: histogram!(ANSWER_SECONDS, "endpoint" => name.clone()),
-            ambiguous: zero(counter!(AMBIGUOUS, "endpoint" => name.clone())),
-            late_acks: zero(counter!(LATE_ACKS, "endpoint" => name.clone())),
-            body_bytes: zero(counter!(BODY_BYTES, "endpoint" => name.clone())),
-            mode_mismatches: zero(counter!(MODE_MISMATCHES, "endpoint" => name.clone())),
-            secrets: secrets.into_iter().map(secret).collect(),
-        }
-    }
-
-    pub(crate) fn quarantined(&self, outcome: Quarantined) {
-        self.quarantine[outcome as usize].increment(1);
-    }
-
-    /// The endpoint is no more: it must not stand there as insecure for ever.
-    pub(crate) fn retire(&self) {
-        self.insecure.set(0.0);
-    }
-
-    pub(crate) fn secret_matched(&self, index: usize, now: DateTime<Utc>) {
-        if let Some((matches, last)) = self.secrets.get(index) {
-            matches.increment(1);
-            #[expect(clippy::cast_precision_loss, reason = "exact for the next 285 million years")]
-            last.set(now.timestamp() as f64);
-        }
-    }
-}
-
-/// Counts one request exactly once, when it is dropped: whoever holds it last, and however that ends.
-pub(crate) struct Tally {
-    metrics: Arc<EndpointMetrics>,
-    started: Instant,
-    outcome: Outcome,
-}
-
-impl Tally {
-    /// Begins to count; ends as [`Outcome::Aborted`] unless told otherwise.
-    pub(crate) fn new(metrics: &Arc<EndpointMetrics>, started: Instant) -> Self {
-        Self { metrics: Arc::clone(metrics), started, outcome: Outcome::Aborted }
-    }
-
-    pub(crate) fn set(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        self.metrics.requests[self.outcome as usize].increment(1);
-        self.metrics.answer.record(self.started.elapsed());
-    }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -21,19 +21,24 @@ use rdkafka::{
     message::{BorrowedMessage, DeliveryResult, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
-use riverlock_runtime::kafka::KafkaConfig;
+use riverlock_runtime::{Component, kafka::KafkaConfig};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     breaker::{Breaker, Ticket},
     config::LimitsConfig,
+    lanes::{Lane, Lanes},
     metrics::PROCESS,
     refusal::Refusal,
     reports::{self, Traffic},
+    trouble::Troubles,
 };
 
 /// How long events in flight may take at shutdown.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much more than the bodies in flight librdkafka may hold, in kilobytes: keys and headers.
+const QUEUE_KBYTES_MORE: usize = 64 * 1024;
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,20 +53,10 @@ pub(crate) enum Delivery {
 
 /// The right to send one event, and what it occupies until Kafka's delivery report.
 pub(crate) struct Admission {
-    bytes: OwnedSemaphorePermit,
-    pool: Arc<Semaphore>,
+    _bytes: OwnedSemaphorePermit,
+    _lane: Lane,
     /// Given back last.
     _permit: OwnedSemaphorePermit,
-}
-
-impl Admission {
-    /// Reserves room for more of the body.
-    pub(crate) fn add_bytes(&mut self, count: usize) -> Result<(), Refusal> {
-        let count = u32::try_from(count).map_err(|_| Refusal::Busy)?;
-        let more = Arc::clone(&self.pool).try_acquire_many_owned(count).map_err(|_| Refusal::Busy)?;
-        self.bytes.merge(more);
-        Ok(())
-    }
 }
 
 impl Drop for Admission {
@@ -73,6 +68,11 @@ impl Drop for Admission {
 /// An event that librdkafka holds.
 pub(crate) struct Pending {
     answer: oneshot::Sender<Delivery>,
+    /// What an event has, and ingest's own records have not.
+    event: Option<Event>,
+}
+
+struct Event {
     ticket: Ticket,
     late_acks: Counter,
     admission: Admission,
@@ -84,6 +84,8 @@ pub(crate) struct Record<'a> {
     pub(crate) key: &'a str,
     pub(crate) payload: &'a [u8],
     pub(crate) headers: OwnedHeaders,
+    /// When the answer to its request is due.
+    pub(crate) deadline: Instant,
 }
 
 /// What the producer and librdkafka's callbacks share.
@@ -92,7 +94,8 @@ pub(crate) struct Shared {
     /// Warmed up, and not failed for good.
     accepting: AtomicBool,
     pub(crate) failed: Notify,
-    last_error: Mutex<Option<String>>,
+    /// What Kafka complained about.
+    pub(crate) troubles: Mutex<Troubles>,
 }
 
 impl Shared {
@@ -101,10 +104,8 @@ impl Shared {
         self.failed.notify_one();
     }
 
-    /// What librdkafka complained about last, for people.
-    pub(crate) fn last_error(&self) -> String {
-        let text = self.last_error.lock().expect("no code panics while it holds the text").clone();
-        text.unwrap_or_else(|| "Kafka gave no reason".to_owned())
+    pub(crate) fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().expect("no code panics while it holds the troubles")
     }
 }
 
@@ -118,7 +119,7 @@ impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
         self.traffic.called_back();
         tracing::debug!(%error, "Kafka client: {reason}");
-        *self.shared.last_error.lock().expect("no code panics while it holds the text") = Some(reason.to_owned());
+        self.shared.troubles().note_client(reason, Instant::now());
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.shared.fail();
         }
@@ -129,19 +130,29 @@ impl ProducerContext for Callbacks {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, report: &DeliveryResult<'_>, pending: Self::DeliveryOpaque) {
-        let Pending { answer, ticket, late_acks, admission } = *pending;
+        let Pending { answer, event } = *pending;
         self.traffic.called_back();
         self.traffic.settled();
-        // Before the answer: who has it may send the next event at once.
-        drop(admission);
         let delivery = outcome(report);
         let persisted = matches!(delivery, Delivery::Persisted { .. });
-        let took = self.shared.breaker.settle(ticket, persisted, Instant::now());
-        if persisted {
-            PROCESS.kafka_ack.record(took);
+        if let Err((error, message)) = report {
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            self.shared.troubles().note_delivery(message.topic(), code, Instant::now());
         }
+        let late_acks = event.map(|Event { ticket, late_acks, admission }| {
+            // Before the answer: who has it may send the next event at once.
+            drop(admission);
+            let took = self.shared.breaker.settle(ticket, persisted, Instant::now());
+            if persisted {
+                PROCESS.kafka_ack.record(took);
+            }
+            late_acks
+        });
         // Nobody listens any more: the answer was 503.
-        if answer.send(delivery).is_err() && persisted {
+        if answer.send(delivery).is_err()
+            && persisted
+            && let Some(late_acks) = late_acks
+        {
             late_acks.increment(1);
         }
     }
@@ -186,26 +197,34 @@ pub(crate) struct Producer {
     current: ArcSwapOption<Handle>,
     permits: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    lanes: Arc<Lanes>,
+    /// Moves while delivery reports are fetched.
+    reports: Component,
     pub(crate) shared: Arc<Shared>,
 }
 
 impl Producer {
     /// Makes the first producer. It accepts nothing until it is warmed up. To be called where there is a runtime.
-    pub(crate) fn new(kafka: &KafkaConfig, limits: &LimitsConfig) -> Result<Self, KafkaError> {
+    pub(crate) fn new(kafka: &KafkaConfig, limits: &LimitsConfig, reports: Component) -> Result<Self, KafkaError> {
         let mut config = kafka.producer();
-        // A hard bound behind the permits; a message counts until its delivery report is served.
-        config.set("queue.buffering.max.messages", (2 * limits.in_flight_max).to_string());
+        // Hard bounds behind the permits; a message counts until its delivery report is served. Lower ones would refuse events
+        // that have a permit.
+        let kbytes = limits.in_flight_bytes_max / 1024 + QUEUE_KBYTES_MORE;
+        raise(&mut config, kafka, "queue.buffering.max.messages", 2 * limits.in_flight_max);
+        raise(&mut config, kafka, "queue.buffering.max.kbytes", kbytes);
         let shared = Arc::new(Shared {
-            breaker: Breaker::new(limits.answer_deadline),
+            breaker: Breaker::default(),
             accepting: AtomicBool::new(false),
             failed: Notify::new(),
-            last_error: Mutex::default(),
+            troubles: Mutex::default(),
         });
         let producer = Self {
             config,
             current: ArcSwapOption::empty(),
             permits: Arc::new(Semaphore::new(limits.in_flight_max)),
             bytes: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
+            lanes: Lanes::new(&kafka.topics(), kafka.partitions, limits.in_flight_partition_max()),
+            reports,
             shared,
         };
         producer.current.store(Some(producer.create()?));
@@ -217,7 +236,7 @@ impl Producer {
         let traffic = Arc::new(Traffic::default());
         let callbacks = Callbacks { shared: Arc::clone(&self.shared), traffic: Arc::clone(&traffic) };
         let handle: Arc<Handle> = Arc::new(self.config.create_with_context(callbacks)?);
-        reports::start(&handle, &traffic);
+        reports::start(&handle, &traffic, self.reports.clone());
         Ok(handle)
     }
 
@@ -231,23 +250,25 @@ impl Producer {
         self.shared.accepting.store(accepting, Ordering::Release);
     }
 
-    /// Asks for the right to send an event: refused at once when it could not be stored in time.
-    pub(crate) fn admit(&self, now: Instant) -> Result<Admission, Refusal> {
+    /// Whether a request is worth reading: refused at once when its event could not be stored in time.
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Refusal> {
         if !self.shared.accepting.load(Ordering::Acquire) {
             return Err(Refusal::NotReady);
         }
         if !self.shared.breaker.lets_through(now) {
             return Err(Refusal::BreakerOpen);
         }
-        self.reserve()
+        Ok(())
     }
 
-    /// As [`Self::admit`], whatever the state of the producer.
-    pub(crate) fn reserve(&self) -> Result<Admission, Refusal> {
+    /// Asks for the right to send an event of so many bytes, whatever the state of the producer.
+    pub(crate) fn reserve(&self, topic: &str, key: &str, bytes: usize) -> Result<Admission, Refusal> {
+        let bytes = u32::try_from(bytes).map_err(|_| Refusal::Busy)?;
+        let lane = self.lanes.enter(topic, key).ok_or(Refusal::Busy)?;
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Busy)?;
-        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(0).map_err(|_| Refusal::Busy)?;
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Refusal::Busy)?;
         PROCESS.in_flight.increment(1.0);
-        Ok(Admission { _permit: permit, bytes, pool: Arc::clone(&self.bytes) })
+        Ok(Admission { _permit: permit, _lane: lane, _bytes: bytes })
     }
 
     /// Hands an event to librdkafka, which copies it. The receiver gets what became of it, at some time.
@@ -257,13 +278,23 @@ impl Producer {
         admission: Admission,
         late_acks: Counter,
     ) -> Result<oneshot::Receiver<Delivery>, Refusal> {
-        let Some(handle) = self.handle() else {
-            return Err(Refusal::NotReady);
-        };
-        let ticket = self.shared.breaker.send(Instant::now()).ok_or(Refusal::BreakerOpen)?;
+        let ticket = self.shared.breaker.send(Instant::now(), record.deadline).ok_or(Refusal::BreakerOpen)?;
+        let sent = self.hand_over(record, Some(Event { ticket, late_acks, admission }));
+        if sent.is_err() {
+            self.shared.breaker.forget(ticket);
+        }
+        sent
+    }
+
+    /// Hands a record of ingest's own to librdkafka, whatever is in flight. It tells nothing to the breaker.
+    pub(crate) fn send_probe(&self, record: Record<'_>) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+        self.hand_over(record, None)
+    }
+
+    fn hand_over(&self, record: Record<'_>, event: Option<Event>) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+        let handle = self.handle().ok_or(Refusal::NotReady)?;
         let (answer, delivery) = oneshot::channel();
-        let pending = Box::new(Pending { answer, ticket, late_acks, admission });
-        let base = BaseRecord::with_opaque_to(record.topic, pending)
+        let base = BaseRecord::with_opaque_to(record.topic, Box::new(Pending { answer, event }))
             .key(record.key)
             .payload(record.payload)
             .headers(record.headers);
@@ -273,7 +304,6 @@ impl Producer {
             return Ok(delivery);
         };
         traffic.settled();
-        self.shared.breaker.forget(ticket);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Err(Refusal::Busy),
             Some(RDKafkaErrorCode::Fatal) => {
@@ -281,7 +311,8 @@ impl Producer {
                 Err(Refusal::NotReady)
             }
             _ => {
-                tracing::error!(topic = record.topic, %error, "an event could not be handed to the producer: {error}");
+                tracing::error!(topic = record.topic, %error, "a record could not be handed to the producer: {error}");
+                self.shared.troubles().note_client(&error.to_string(), Instant::now());
                 Err(Refusal::NotStored)
             }
         }
@@ -317,6 +348,19 @@ impl Producer {
     pub(crate) async fn close(&self) {
         self.set_accepting(false);
         end(self.current.swap(None), FLUSH_TIMEOUT).await;
+    }
+}
+
+/// Sets a bound to what is needed, unless a higher one is configured.
+fn raise(config: &mut ClientConfig, kafka: &KafkaConfig, name: &str, needed: usize) {
+    let configured = kafka.properties.get(name).map(|value| value.expose().parse::<usize>());
+    match configured {
+        Some(Ok(value)) if value >= needed => {}
+        Some(_) => {
+            tracing::warn!("kafka.properties.\"{name}\" is too low for ingest.limits, {needed} is used");
+            config.set(name, needed.to_string());
+        }
+        None => drop(config.set(name, needed.to_string())),
     }
 }
 

@@ -1,16 +1,19 @@
 //! Why a request is not answered 202, and the one place that turns it into an answer.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use riverlock_schemas::EnvelopeError;
+use riverlock_schemas::{EnvelopeError, text::bounded};
 use serde::Serialize;
 
 use crate::{authentication::AuthenticationError, metrics::Outcome};
+
+/// Longest text of an answer and of a log line about it, in characters: part of it may be the sender's.
+const TEXT_CHARS_MAX: usize = 200;
 
 /// What `Retry-After` says, in seconds; jittered, so that refused events do not come back all at once.
 pub(crate) const RETRY_AFTER_SECONDS: RangeInclusive<u8> = 1..=5;
@@ -30,10 +33,8 @@ pub(crate) enum Refusal {
     BreakerOpen,
     #[error("as many events as may be are in flight; send it again")]
     Busy,
-    #[error("the Content-Type must be application/json")]
-    ContentType,
-    #[error("the body must not be compressed: its signature covers the bytes that are sent")]
-    ContentEncoding,
+    #[error("the request was not complete when its place was needed for another; send it again")]
+    Displaced,
     #[error("the body is longer than {0} bytes")]
     TooLarge(usize),
     #[error("the request's head took too long to arrive")]
@@ -60,10 +61,9 @@ impl Refusal {
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotReady | Self::BreakerOpen | Self::Busy | Self::NotStored | Self::Ambiguous => {
+            Self::NotReady | Self::BreakerOpen | Self::Busy | Self::Displaced | Self::NotStored | Self::Ambiguous => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow | Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken | Self::Envelope(_) => StatusCode::BAD_REQUEST,
@@ -81,8 +81,7 @@ impl Refusal {
             Self::NotReady => ("service_unavailable", "not_ready"),
             Self::BreakerOpen => ("service_unavailable", "event_log_unavailable"),
             Self::Busy => ("service_unavailable", "busy"),
-            Self::ContentType => ("unsupported_media_type", "unsupported_content_type"),
-            Self::ContentEncoding => ("unsupported_media_type", "unsupported_content_encoding"),
+            Self::Displaced => ("service_unavailable", "displaced"),
             Self::TooLarge(_) => ("payload_too_large", "body_too_large"),
             Self::TooSlow => ("request_timeout", "head_timeout"),
             Self::BodyTimeout(_) => ("request_timeout", "body_timeout"),
@@ -104,8 +103,6 @@ impl Refusal {
             Self::Envelope(error) => error.parameter(),
             Self::Authentication(AuthenticationError::Signature(_)) => Some("DigitalRiver-Signature"),
             Self::Authentication(_) => Some("Authorization"),
-            Self::ContentType => Some("Content-Type"),
-            Self::ContentEncoding => Some("Content-Encoding"),
             _ => None,
         }
     }
@@ -118,7 +115,7 @@ impl Refusal {
             Self::NotReady => Outcome::NotReady,
             Self::BreakerOpen => Outcome::BreakerOpen,
             Self::Busy => Outcome::Busy,
-            Self::ContentType | Self::ContentEncoding => Outcome::UnsupportedMediaType,
+            Self::Displaced => Outcome::Displaced,
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::TooSlow => Outcome::HeadTimeout,
             Self::BodyTimeout(_) => Outcome::BodyTimeout,
@@ -139,18 +136,24 @@ impl Refusal {
             | Self::NotReady
             | Self::BreakerOpen
             | Self::Busy
-            | Self::ContentType
-            | Self::ContentEncoding
             | Self::TooLarge(_)
             | Self::TooSlow => true,
             Self::BodyTimeout(_)
             | Self::BodyBroken
+            | Self::Displaced
             | Self::Authentication(_)
             | Self::Envelope(_)
             | Self::NotStored
             | Self::Ambiguous
             | Self::Internal => false,
         }
+    }
+}
+
+impl Refusal {
+    /// The refusal in words, without control characters and no longer than a line may be.
+    pub(crate) fn text(&self) -> String {
+        bounded(self.to_string().into(), TEXT_CHARS_MAX).into_owned()
     }
 }
 
@@ -167,14 +170,15 @@ struct ErrorBody<'a> {
 struct ErrorItem<'a> {
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameter: Option<&'a str>,
+    parameter: Option<Cow<'a, str>>,
     message: String,
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (kind, code) = self.names();
-        let item = ErrorItem { code, parameter: self.parameter(), message: self.to_string() };
+        let parameter = self.parameter().map(|parameter| bounded(parameter.into(), TEXT_CHARS_MAX));
+        let item = ErrorItem { code, parameter, message: self.text() };
         let status = self.status();
         let mut response = (status, Json(ErrorBody { r#type: kind, errors: [item] })).into_response();
         if status.is_server_error() {
@@ -222,6 +226,17 @@ mod tests {
             body,
             r#"{"type":"service_unavailable","errors":[{"code":"busy","message":"as many events as may be are in flight; send it again"}]}"#
         );
+    }
+
+    #[tokio::test]
+    async fn what_the_sender_wrote_is_told_in_one_short_line() {
+        let written = format!("a\n2026-01-01 ERROR forged{}", "x".repeat(1_000_000));
+        for error in [EnvelopeError::DuplicateKey(written.clone()), EnvelopeError::NotJson(written)] {
+            let refusal = Refusal::Envelope(error);
+            assert!(refusal.text().chars().count() <= TEXT_CHARS_MAX && !refusal.text().contains('\n'));
+            let (status, _, body) = answer(refusal).await;
+            assert!(status == 400 && body.len() < 2_000 && !body.contains("\\n"), "{}", &body[..body.len().min(3_000)]);
+        }
     }
 
     #[tokio::test]

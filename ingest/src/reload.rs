@@ -4,39 +4,79 @@
 //! way of changing it (an editor, a Kubernetes volume whose symbolic link moves, a file on a network), which watching files
 //! does not. What is wrong is refused, and what was there before stays in use.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use riverlock_runtime::ConfigError;
+use riverlock_runtime::{Component, ConfigError};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::MissedTickBehavior,
+    time::{MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::IngestConfig,
+    credentials::{Hash, hash},
     endpoints::Endpoints,
     handler::Ingest,
     metrics::{PROCESS, Reload},
     tls::Tls,
 };
 
-/// Reads `[ingest]` of the configuration, from wherever it is.
-pub type Load = dyn Fn() -> Result<IngestConfig, ConfigError> + Send + Sync;
+/// How long reading the configuration may take: a file may be far away.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the reloader may make no step.
+pub(crate) fn silence_max(config: &IngestConfig) -> Duration {
+    2 * (config.reload_interval + READ_TIMEOUT)
+}
+
+/// Reads the configuration, from wherever it is.
+pub type Load = dyn Fn() -> Result<Configuration, ConfigError> + Send + Sync;
+
+/// What is read again while the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    ingest: IngestConfig,
+    /// Hashes of other sections, by their names: their changes take a restart, which has to be told.
+    others: BTreeMap<&'static str, Hash>,
+}
+
+impl From<IngestConfig> for Configuration {
+    fn from(ingest: IngestConfig) -> Self {
+        Self { ingest, others: BTreeMap::new() }
+    }
+}
+
+impl Configuration {
+    /// Adds a section that counts only at start, as it is written.
+    #[must_use]
+    pub fn with_section(mut self, name: &'static str, text: &str) -> Self {
+        self.others.insert(name, hash(text));
+        self
+    }
+}
 
 /// A configuration that is right, with what its files hold.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Loaded {
     pub(crate) config: IngestConfig,
     pub(crate) tls: Option<Tls>,
+    others: BTreeMap<&'static str, Hash>,
 }
 
 impl Loaded {
     /// Checks the configuration and reads the files that it names.
-    pub(crate) fn new(config: IngestConfig) -> Result<Self, ConfigError> {
+    pub(crate) fn new(configuration: Configuration) -> Result<Self, ConfigError> {
+        let Configuration { ingest: config, others } = configuration;
         config.validate()?;
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
-        Ok(Self { config, tls })
+        Ok(Self { config, tls, others })
+    }
+
+    /// The configuration that the process is started with. What other sections it has, `load` knows.
+    pub(crate) fn at_start(config: IngestConfig, load: Option<&Load>) -> Result<Self, ConfigError> {
+        let others = load.and_then(|load| load().ok()).map(|configuration| configuration.others);
+        Self::new(Configuration { ingest: config, others: others.unwrap_or_default() })
     }
 }
 
@@ -54,7 +94,12 @@ pub(crate) struct Reloader {
     load: Arc<Load>,
     ingest: Arc<Ingest>,
     hangups: Signal,
-    /// What is in use.
+    component: Component,
+    /// What the process was started with. Some of it is in use until it ends.
+    started: Loaded,
+    /// The keys and sections that have other values now than those in use.
+    pending: Vec<&'static str>,
+    /// What was taken last.
     current: Loaded,
     /// What the last look found.
     seen: Found,
@@ -63,10 +108,17 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// From here on SIGHUP no longer ends the process.
-    pub(crate) fn new(load: Arc<Load>, ingest: Arc<Ingest>, current: Loaded) -> std::io::Result<Self> {
+    /// From here on SIGHUP no longer ends the process. The component moves as long as the configuration is looked after.
+    pub(crate) fn new(
+        load: Arc<Load>,
+        ingest: Arc<Ingest>,
+        current: Loaded,
+        component: Component,
+    ) -> std::io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
-        Ok(Self { load, ingest, hangups, seen: Ok(current.clone()), judged: Ok(current.clone()), current })
+        component.ready();
+        let (seen, judged, started) = (Ok(current.clone()), Ok(current.clone()), current.clone());
+        Ok(Self { load, ingest, hangups, component, started, pending: Vec::new(), seen, judged, current })
     }
 
     /// Looks after the configuration until the process is asked to end.
@@ -74,6 +126,7 @@ impl Reloader {
         let mut interval = tokio::time::interval(self.current.config.reload_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.component.beat();
             tokio::select! {
                 () = soft.cancelled() => return,
                 Some(()) = self.hangups.recv() => self.look(Cause::Signal).await,
@@ -85,9 +138,10 @@ impl Reloader {
     async fn look(&mut self, cause: Cause) {
         let load = Arc::clone(&self.load);
         let read = move || load().and_then(Loaded::new).map_err(|error| chain(&error));
-        // A file may be far away.
-        let found =
-            tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(format!("it panicked: {error}")));
+        let found = match timeout(READ_TIMEOUT, tokio::task::spawn_blocking(read)).await {
+            Ok(found) => found.unwrap_or_else(|error| Err(format!("reading it panicked: {error}"))),
+            Err(_) => Err(format!("it cannot be read within {} s", READ_TIMEOUT.as_secs())),
+        };
         let settled = self.seen == found;
         self.seen.clone_from(&found);
         if cause == Cause::Timer && (!settled || self.judged == found) {
@@ -106,10 +160,16 @@ impl Reloader {
             Ok(loaded) => {
                 self.take(loaded.clone());
                 PROCESS.reloaded(Reload::Applied);
-                tracing::info!(
-                    endpoints = self.current.config.endpoints.len(),
-                    "the new configuration of ingest is in use"
-                );
+                let (endpoints, pending) = (self.current.config.endpoints.len(), self.pending.join(", "));
+                if pending.is_empty() {
+                    tracing::info!(endpoints, "the new configuration of ingest is in use");
+                } else {
+                    tracing::warn!(
+                        endpoints,
+                        pending,
+                        "the new configuration of ingest is in use, but for what takes a restart: {pending}"
+                    );
+                }
             }
             Err(reason) => {
                 PROCESS.reloaded(Reload::Refused);
@@ -119,9 +179,9 @@ impl Reloader {
     }
 
     fn take(&mut self, loaded: Loaded) {
-        for name in self.current.config.fixed_changes(&loaded.config) {
-            tracing::warn!("ingest.{name} has changed, which takes a restart: the old value stays until then");
-        }
+        self.pending = self.started.config.fixed_changes(&loaded.config);
+        let differs = |name: &&'static str| self.started.others.get(name) != loaded.others.get(name);
+        self.pending.extend(loaded.others.keys().copied().filter(differs));
         // A listener without TLS does not get it in the middle of its life.
         if let Some(tls) = loaded.tls.clone()
             && self.ingest.tls.load().is_some()

@@ -14,9 +14,10 @@ use std::{
 };
 
 use rdkafka::producer::{BaseProducer, ProducerContext};
+use riverlock_runtime::Component;
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 /// How often reports are fetched while events wait for theirs.
@@ -24,6 +25,12 @@ const INTERVAL: Duration = Duration::from_millis(2);
 
 /// How often errors of the client are fetched while no event waits.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the component is told that reports are fetched.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the component may hear nothing. Without reports no event is ever answered 202.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// What a producer is asked, and tells.
 #[derive(Default)]
@@ -55,23 +62,34 @@ impl Traffic {
     }
 }
 
-/// Starts to serve the reports of a producer, for as long as there is one. To be called where there is a runtime.
-pub(crate) fn start<C: ProducerContext + 'static>(producer: &Arc<BaseProducer<C>>, traffic: &Arc<Traffic>) {
+/// Starts to serve the reports of a producer, for as long as there is one, and tells `component` that it does. To be called
+/// where there is a runtime.
+pub(crate) fn start<C: ProducerContext + 'static>(
+    producer: &Arc<BaseProducer<C>>,
+    traffic: &Arc<Traffic>,
+    component: Component,
+) {
+    component.ready();
     #[expect(clippy::disallowed_methods, reason = "it ends with its producer, which the shutdown waits for")]
-    tokio::spawn(serve(Arc::downgrade(producer), Arc::clone(traffic)));
+    tokio::spawn(serve(Arc::downgrade(producer), Arc::clone(traffic), component));
 }
 
-async fn serve<C: ProducerContext>(producer: Weak<BaseProducer<C>>, traffic: Arc<Traffic>) {
+async fn serve<C: ProducerContext>(producer: Weak<BaseProducer<C>>, traffic: Arc<Traffic>, component: Component) {
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beaten = Instant::now();
     loop {
         if traffic.waiting.load(Ordering::Acquire) == 0 {
             // Either: the first event is waited for, errors need not be.
             let _ = timeout(IDLE_INTERVAL, traffic.begun.notified()).await;
         }
-        tick.tick().await;
+        let now = tick.tick().await;
         let Some(producer) = producer.upgrade() else { return };
         drain(&producer, &traffic);
+        if now.saturating_duration_since(beaten) >= BEAT_INTERVAL {
+            component.beat();
+            beaten = now;
+        }
     }
 }
 

@@ -2,12 +2,10 @@
 
 use std::{
     convert::Infallible,
-    net::IpAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,16 +20,22 @@ use riverlock_runtime::Shutdown;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::mpsc,
     time::{Instant, sleep},
 };
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+pub(crate) use crate::connection::Peer;
 use crate::{
+    address::network,
     config::LimitsConfig,
+    connection::{Connection, Due},
     first_byte::{FirstByte, Observed},
-    metrics::PROCESS,
+    metrics::{Closed, PROCESS},
+    nofile,
+    places::{Places, Standing},
     tls::Tls,
 };
 
@@ -42,19 +46,49 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes that HTTP/1 buffers for a connection; more headers than fit are refused with 431.
-const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+const HTTP1_BUFFER_BYTES: usize = 32 * 1024;
 
 /// Bytes of headers of an HTTP/2 request.
 const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
-
-/// Requests at once on an HTTP/2 connection.
-const HTTP2_STREAMS_MAX: u32 = 128;
 
 /// Bytes that an HTTP/2 connection may send before they are read.
 const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
 
 /// How often a silent HTTP/2 connection is asked whether it is still there, and how long it may take to say so.
 const HTTP2_PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// Who is at the other end of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visitor {
+    /// Somebody from whose address no request is taken.
+    NotAllowed,
+    /// A trusted proxy, which speaks for many.
+    Proxy,
+    /// Anyone else.
+    Client(Standing),
+}
+
+/// Knows who may connect.
+pub(crate) trait Door: Send + Sync + 'static {
+    /// Who has an address.
+    fn visitor(&self, address: IpAddr) -> Visitor;
+
+    /// A connection could not be accepted.
+    fn accept_failed(&self, error: &io::Error);
+}
+
+/// Lets everyone in.
+pub(crate) struct OpenDoor;
+
+impl Door for OpenDoor {
+    fn visitor(&self, _: IpAddr) -> Visitor {
+        Visitor::Proxy
+    }
+
+    fn accept_failed(&self, error: &io::Error) {
+        tracing::warn!(%error, "a connection could not be accepted: {error}");
+    }
+}
 
 /// Runs hyper's tasks where shutdown knows of them.
 #[derive(Clone)]
@@ -70,19 +104,21 @@ where
     }
 }
 
-fn builder(limits: &LimitsConfig, shutdown: &Shutdown) -> Builder<Tracked> {
+fn builder(limits: &LimitsConfig, http2_streams_max: u32, shutdown: &Shutdown) -> Builder<Tracked> {
     let mut builder = Builder::new(Tracked(shutdown.clone()));
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout)
+        // hyper counts it from the end of the last answer. The connection's own timer, which ends before, knows the difference
+        // between an idle connection and a head that does not arrive.
+        .header_read_timeout(limits.idle_timeout + limits.header_read_timeout)
         .max_buf_size(HTTP1_BUFFER_BYTES)
         // Some senders close their half after the request and wait for the answer.
         .half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_concurrent_streams(http2_streams_max)
         .max_header_list_size(HTTP2_HEADER_BYTES)
         .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .initial_stream_window_size(HTTP2_WINDOW_BYTES / 2)
@@ -91,153 +127,173 @@ fn builder(limits: &LimitsConfig, shutdown: &Shutdown) -> Builder<Tracked> {
     builder
 }
 
-/// Accepts connections until the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
+/// What all connections share.
+struct Server {
+    router: Router,
+    tls: Arc<ArcSwapOption<Tls>>,
+    limits: LimitsConfig,
+    shutdown: Shutdown,
+    /// Tells connections to end after what they are at.
+    draining: CancellationToken,
+    places: Arc<Places>,
+    known: Builder<Tracked>,
+    unknown: Builder<Tracked>,
+}
+
+/// Accepts connections until `shutdown_delay` after the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     tls: Arc<ArcSwapOption<Tls>>,
     limits: LimitsConfig,
+    door: Arc<dyn Door>,
     shutdown: Shutdown,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
-    let builder = Arc::new(builder(&limits, &shutdown));
-    let limits = Arc::new(limits);
+    let bounds = limits.connections(nofile::room_for_connections(limits.connections_max));
+    let server = Arc::new(Server {
+        places: Places::new(bounds, PROCESS.connections_displaced.clone()),
+        known: builder(&limits, limits.http2_streams_max, &shutdown),
+        unknown: builder(&limits, limits.http2_streams_unknown_max, &shutdown),
+        router,
+        tls,
+        limits,
+        shutdown,
+        draining: CancellationToken::new(),
+    });
+    // Closed when the last connection has ended.
+    let (alive, mut ended) = mpsc::channel::<Infallible>(1);
+    let mut end = pin!(server.end());
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shutdown.soft().cancelled() => break,
+            () = end.as_mut() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => server.take(stream, peer, door.as_ref(), &alive),
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted: {error}");
+                PROCESS.accept_errors.increment(1);
+                door.accept_failed(&error);
                 sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        // Closing tells the sender more than waiting in the queue of the listener would.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            PROCESS.connections_refused.increment(1);
-            continue;
-        };
-        let (builder, router, limits) = (Arc::clone(&builder), router.clone(), Arc::clone(&limits));
-        let (ending, tls) = (shutdown.clone(), tls.load_full());
-        shutdown.spawn_work(async move {
-            PROCESS.connections.increment(1.0);
-            // An answer is small and must not wait for more. A failure means that the connection is gone already.
-            let _ = stream.set_nodelay(true);
-            match tls {
-                None => connection(stream, peer.ip(), &builder, router, &limits, &ending).await,
-                Some(tls) => {
-                    if let Some(stream) = handshake(stream, &tls, &limits, &ending).await {
-                        Box::pin(connection(stream, peer.ip(), &builder, router, &limits, &ending)).await;
-                    }
-                }
-            }
-            PROCESS.connections.decrement(1.0);
-            drop(slot);
-        });
+        }
     }
-    drop(listener);
-    let all = u32::try_from(limits.connections_max).unwrap_or(u32::MAX);
-    if tokio::time::timeout(DRAIN_TIMEOUT, slots.acquire_many(all)).await.is_err() {
+    server.draining.cancel();
+    drop((listener, alive));
+    if tokio::time::timeout(DRAIN_TIMEOUT, ended.recv()).await.is_err() {
         tracing::warn!("connections were still open {} s after the end was asked for", DRAIN_TIMEOUT.as_secs());
     }
 }
 
-/// What the connection knows of a request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
-    /// Who is at the other end.
-    pub(crate) address: IpAddr,
-    /// When the request's first byte came.
-    pub(crate) since: std::time::Instant,
-}
-
-/// What a connection's timer means.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// It closes the connection unless a request has come. (hyper's own timers begin once it knows the protocol.)
-    Silent,
-    /// It ends the connection after the request that it is at.
-    Serving,
-    /// It closes the connection.
-    Closing,
-}
-
-/// Agrees on TLS, within the time that a request's head may take.
-async fn handshake(
-    stream: TcpStream,
-    tls: &Tls,
-    limits: &LimitsConfig,
-    shutdown: &Shutdown,
-) -> Option<TlsStream<TcpStream>> {
-    let agreed = tokio::time::timeout(limits.header_read_timeout, tls.acceptor.accept(stream));
-    match shutdown.soft().run_until_cancelled(agreed).await? {
-        Ok(Ok(stream)) => return Some(stream),
-        Ok(Err(error)) => tracing::debug!(%error, "TLS was not agreed on: {error}"),
-        Err(_) => tracing::debug!("TLS was not agreed on in time"),
+impl Server {
+    /// Ends when no more connections are to be accepted: load balancers had their time to notice.
+    async fn end(&self) {
+        self.shutdown.soft().cancelled().await;
+        self.shutdown.hard().run_until_cancelled(sleep(self.limits.shutdown_delay)).await;
     }
-    PROCESS.tls_handshakes_failed.increment(1);
-    None
-}
 
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    peer: IpAddr,
-    builder: &Builder<Tracked>,
-    router: Router,
-    limits: &LimitsConfig,
-    shutdown: &Shutdown,
-) {
-    let spoken = Arc::new(AtomicBool::new(false));
-    let first_byte = FirstByte::new(std::time::Instant::now());
-    let stream = Observed::new(stream, first_byte.clone());
-    let service = service_fn({
-        let spoken = Arc::clone(&spoken);
-        move |mut request: Request<Incoming>| {
-            let alone = request.version() < Version::HTTP_2;
-            let since = if alone { first_byte.begin() } else { std::time::Instant::now() };
-            request.extensions_mut().insert(Peer { address: peer.to_canonical(), since });
-            spoken.store(true, Ordering::Relaxed);
-            let (answer, first_byte) = (router.clone().oneshot(request), first_byte.clone());
-            async move {
-                let answer = answer.await.unwrap_or_else(|never| match never {});
-                first_byte.end();
-                Ok::<_, Infallible>(answer)
+    /// Serves a connection, if it may be there and there is a place for it.
+    fn take(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, door: &dyn Door, alive: &mpsc::Sender<Infallible>) {
+        let address = peer.ip().to_canonical();
+        let (network, standing) = match door.visitor(address) {
+            Visitor::NotAllowed => return PROCESS.connection_closed(Closed::AddressNotAllowed),
+            Visitor::Proxy => (None, Standing::Authenticated),
+            Visitor::Client(standing) => (Some(network(address)), standing),
+        };
+        // Closing tells the sender more than waiting in the queue of the listener would.
+        let Ok(place) = self.places.enter(network, standing) else {
+            return PROCESS.connections_refused.increment(1);
+        };
+        let connection = Connection::new(place, standing, &self.limits, std::time::Instant::now());
+        let (server, alive) = (Arc::clone(self), alive.clone());
+        self.shutdown.spawn_work(async move {
+            // An answer is small and must not wait for more. A failure means that the connection is gone already.
+            let _ = stream.set_nodelay(true);
+            match server.tls.load_full() {
+                None => server.connection(stream, address, &connection).await,
+                Some(tls) => {
+                    if let Some(stream) = server.handshake(stream, &tls, &connection).await {
+                        Box::pin(server.connection(stream, address, &connection)).await;
+                    }
+                }
             }
+            drop(alive);
+        });
+    }
+
+    /// Agrees on TLS, within the time that a request's head may take.
+    async fn handshake(&self, stream: TcpStream, tls: &Tls, connection: &Connection) -> Option<TlsStream<TcpStream>> {
+        let agreed = tokio::time::timeout(self.limits.header_read_timeout, tls.acceptor.accept(stream));
+        let agreed = tokio::select! {
+            agreed = agreed => agreed,
+            () = self.draining.cancelled() => return None,
+            () = connection.displaced() => return None,
+        };
+        match agreed {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::debug!(%error, "TLS was not agreed on: {error}"),
+            Err(_) => tracing::debug!("TLS was not agreed on in time"),
         }
-    });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut timer = pin!(sleep(limits.header_read_timeout));
-    let mut phase = Phase::Silent;
-    loop {
-        tokio::select! {
-            result = serving.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "a connection ended early: {error}");
+        PROCESS.tls_handshakes_failed.increment(1);
+        None
+    }
+
+    async fn connection(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        address: IpAddr,
+        connection: &Arc<Connection>,
+    ) {
+        let first_byte = FirstByte::new(std::time::Instant::now());
+        let stream = Observed::new(stream, first_byte.clone(), Arc::clone(connection));
+        let service = service_fn({
+            let (first_byte, connection) = (first_byte.clone(), Arc::clone(connection));
+            let router = self.router.clone();
+            move |mut request: Request<Incoming>| {
+                let is_http2 = request.version() >= Version::HTTP_2;
+                let open = connection.begin(is_http2);
+                let since = if is_http2 { std::time::Instant::now() } else { first_byte.begin() };
+                request.extensions_mut().insert(Peer { address, since, connection: Arc::clone(&connection) });
+                let (answer, first_byte) = (router.clone().oneshot(request), first_byte.clone());
+                async move {
+                    let answer = answer.await.unwrap_or_else(|never| match never {});
+                    first_byte.end();
+                    drop(open);
+                    Ok::<_, Infallible>(answer)
                 }
-                return;
             }
-            () = shutdown.hard().cancelled() => return,
-            () = shutdown.soft().cancelled(), if phase != Phase::Closing => {
-                serving.as_mut().graceful_shutdown();
-                timer.as_mut().reset(Instant::now() + DRAIN_TIMEOUT);
-                phase = Phase::Closing;
+        });
+        let builder = if connection.is_known() { &self.known } else { &self.unknown };
+        let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut timer = pin!(sleep(Duration::ZERO));
+        let mut is_closing = false;
+        loop {
+            let ended = tokio::select! {
+                result = serving.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "a connection ended early: {error}");
+                    }
+                    return;
+                }
+                () = self.shutdown.hard().cancelled() => return,
+                () = connection.displaced() => return,
+                () = self.draining.cancelled(), if !is_closing => None,
+                () = timer.as_mut() => match connection.due(&first_byte, &self.limits, std::time::Instant::now()) {
+                    _ if is_closing => return,
+                    Due::Later(until) => {
+                        timer.as_mut().reset(Instant::from_std(until));
+                        continue;
+                    }
+                    Due::Cut(reason) => return PROCESS.connection_closed(reason),
+                    Due::End(reason) => Some(reason),
+                },
+            };
+            if let Some(reason) = ended {
+                PROCESS.connection_closed(reason);
             }
-            () = timer.as_mut() => match phase {
-                Phase::Silent if spoken.load(Ordering::Relaxed) => {
-                    timer.as_mut().reset(Instant::now() + limits.connection_age_max);
-                    phase = Phase::Serving;
-                }
-                Phase::Serving => {
-                    serving.as_mut().graceful_shutdown();
-                    timer.as_mut().reset(Instant::now() + DRAIN_TIMEOUT);
-                    phase = Phase::Closing;
-                }
-                Phase::Silent | Phase::Closing => return,
-            },
+            serving.as_mut().graceful_shutdown();
+            timer.as_mut().reset(Instant::now() + DRAIN_TIMEOUT);
+            is_closing = true;
         }
     }
 }

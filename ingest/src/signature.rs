@@ -45,7 +45,7 @@ pub enum SignatureError {
     /// There is no header, or an empty one.
     #[error("the request has no DigitalRiver-Signature header")]
     Missing,
-    /// There are several headers, so that two readers could read two different ones.
+    /// There are several different headers, so that two readers could read two different ones.
     #[error("the request has more than one DigitalRiver-Signature header")]
     Repeated,
     /// The header is longer than [`HEADER_BYTES_MAX`] or has more than [`ELEMENTS_MAX`] elements.
@@ -133,8 +133,8 @@ impl Key {
         Self { id: config.id.clone(), mac, not_before: config.not_before, expires_at: config.expires_at }
     }
 
-    fn is_active(&self, now: DateTime<Utc>) -> bool {
-        self.not_before.is_none_or(|from| from <= now) && self.expires_at.is_none_or(|until| now < until)
+    fn secret(&self) -> Secret<'_> {
+        Secret { id: &self.id, not_before: self.not_before, expires_at: self.expires_at }
     }
 
     fn mac(&self, timestamp: &str, body: &[u8]) -> [u8; MAC_BYTES] {
@@ -144,6 +144,34 @@ impl Key {
         mac.update(body);
         mac.finalize().into_bytes().into()
     }
+}
+
+/// One of a verifier's secrets, without its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secret<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// It counts from then on.
+    pub not_before: Option<DateTime<Utc>>,
+    /// It counts until then.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl Secret<'_> {
+    /// Whether it counts at that time.
+    #[must_use]
+    pub fn is_active(&self, now: DateTime<Utc>) -> bool {
+        self.not_before.is_none_or(|from| from <= now) && self.expires_at.is_none_or(|until| now < until)
+    }
+}
+
+/// A signature that is right, whenever it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signed<'a> {
+    /// The secret.
+    pub secret: Match<'a>,
+    /// When it was made, as it says, in milliseconds since 1970.
+    timestamp_ms: i64,
 }
 
 /// Which secret a request was signed with.
@@ -163,20 +191,21 @@ impl Verifier {
         Self { keys: config.secrets.iter().map(Key::new).collect(), tolerance_ms }
     }
 
+    /// Its secrets, in the order of the configuration.
+    pub fn secrets(&self) -> impl Iterator<Item = Secret<'_>> {
+        self.keys.iter().map(Key::secret)
+    }
+
     /// Whether any secret counts at that time.
     #[must_use]
     pub fn has_active_secret(&self, now: DateTime<Utc>) -> bool {
-        self.keys.iter().any(|key| key.is_active(now))
+        self.secrets().any(|secret| secret.is_active(now))
     }
 
     /// Says which secret the request was signed with. `headers` are the values of all [`HEADER`] headers.
     ///
-    /// Every signature is compared with every secret's, in constant time, whatever the others gave: how long it takes tells
-    /// nothing about a secret.
-    ///
     /// # Errors
-    /// When there is not exactly one header that can be read, no signature is right, or the right one is outside the
-    /// tolerance or its secret's time.
+    /// As [`Self::signed`], and when the signature's time is outside the tolerance.
     pub fn verify<'h>(
         &self,
         headers: impl IntoIterator<Item = &'h [u8]>,
@@ -198,9 +227,29 @@ impl Verifier {
         received_at: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<Match<'_>, SignatureError> {
+        let signed = self.signed(headers, body, now)?;
+        self.check_age(&signed, received_at)?;
+        Ok(signed.secret)
+    }
+
+    /// Says which of the secrets that count `now` the request was signed with, whenever that was.
+    ///
+    /// Every signature is compared with every secret's, in constant time, whatever the others gave: how long it takes tells
+    /// nothing about a secret.
+    ///
+    /// # Errors
+    /// When there is no header or several different ones, it cannot be read, no signature is right, or the right one's secret
+    /// does not count now.
+    pub fn signed<'h>(
+        &self,
+        headers: impl IntoIterator<Item = &'h [u8]>,
+        body: &[u8],
+        now: DateTime<Utc>,
+    ) -> Result<Signed<'_>, SignatureError> {
         let mut headers = headers.into_iter();
         let header = headers.next().ok_or(SignatureError::Missing)?;
-        if headers.next().is_some() {
+        // The same value again, as some proxies write it, says nothing else.
+        if headers.any(|other| other != header) {
             return Err(SignatureError::Repeated);
         }
         let header = Header::parse(header)?;
@@ -210,27 +259,32 @@ impl Verifier {
         for (index, key) in self.keys.iter().enumerate() {
             let expected = key.mac(header.timestamp, body);
             let hit = header.signatures.iter().fold(Choice::from(0), |hit, given| hit | given.ct_eq(&expected));
-            match (bool::from(hit), key.is_active(now)) {
+            match (bool::from(hit), key.secret().is_active(now)) {
                 (true, true) => found = found.or(Some(Match { index, id: &key.id })),
                 (true, false) => inactive = Some(key),
                 (false, _) => {}
             }
         }
         match (found, inactive) {
-            (Some(found), _) => self.check_time(header.timestamp_ms, received_at).map(|()| found),
+            (Some(secret), _) => Ok(Signed { secret, timestamp_ms: header.timestamp_ms }),
             (None, Some(key)) => Err(SignatureError::Inactive { secret_id: key.id.clone() }),
             (None, None) => Err(SignatureError::Mismatch),
         }
     }
 
-    fn check_time(&self, timestamp_ms: i64, now: DateTime<Utc>) -> Result<(), SignatureError> {
-        let now_ms = now.timestamp_millis();
-        let apart_ms = now_ms.abs_diff(timestamp_ms);
+    /// Checks that a signature was made about when its request came.
+    ///
+    /// # Errors
+    /// When the times are further apart than the tolerance.
+    pub fn check_age(&self, signed: &Signed<'_>, received_at: DateTime<Utc>) -> Result<(), SignatureError> {
+        let (timestamp_ms, received_ms) = (signed.timestamp_ms, received_at.timestamp_millis());
+        let apart_ms = received_ms.abs_diff(timestamp_ms);
         if self.tolerance_ms == 0 || apart_ms <= self.tolerance_ms {
             return Ok(());
         }
         let seconds = apart_ms / 1_000;
-        Err(if timestamp_ms < now_ms { SignatureError::TooOld { seconds } } else { SignatureError::TooNew { seconds } })
+        let is_old = timestamp_ms < received_ms;
+        Err(if is_old { SignatureError::TooOld { seconds } } else { SignatureError::TooNew { seconds } })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, fs, path::Path, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use riverlock_runtime::ConfigError;
 use sha2::{Digest, Sha256};
 use tokio_rustls::{
@@ -13,12 +14,14 @@ use tokio_rustls::{
     },
 };
 
-use crate::{config::TlsConfig, credentials::Hash};
+use crate::{certificate, config::TlsConfig, credentials::Hash};
 
 /// A certificate and its key, ready to work. Equal when made from the same bytes.
 #[derive(Clone)]
 pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
+    /// When the certificate expires; `None` if that cannot be read.
+    pub(crate) expires_at: Option<DateTime<Utc>>,
     fingerprint: Hash,
 }
 
@@ -41,6 +44,7 @@ impl Tls {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
         let chain = chain.map_err(|error| refused("certificate", &config.certificate, &error))?;
         let private = PrivateKeyDer::from_pem_slice(&key).map_err(|error| refused("key", &config.key, &error))?;
+        let expires_at = chain.first().and_then(|certificate| certificate::not_after(certificate));
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
         let server = builder
             .with_safe_default_protocol_versions()
@@ -49,7 +53,7 @@ impl Tls {
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let fingerprint =
             Sha256::new().chain_update(&certificate).chain_update(b"\0").chain_update(&key).finalize().into();
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), fingerprint })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), expires_at, fingerprint })
     }
 }
 

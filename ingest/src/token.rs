@@ -157,15 +157,16 @@ impl Client {
         if now < until { Ok(()) } else { Err(BearerError::Expired) }
     }
 
-    /// Which of the clients asks for a token. Does the same work whether there is such a client or not.
+    /// Which of the clients asks for a token. `ids` and `secrets` are all that the request's may stand for. Does the same work
+    /// whether there is such a client or not.
     pub(crate) fn find<'a>(
         clients: impl Iterator<Item = &'a Self>,
-        id: &str,
+        ids: &[&str],
         secrets: &[&str],
         grant: Grant<'_>,
     ) -> Result<&'a Self, GrantError> {
-        let id = hash(id);
-        let secrets: Vec<Hash> = secrets.iter().map(|secret| hash(secret)).collect();
+        let hashes = |texts: &[&str]| texts.iter().map(|text| hash(text)).collect::<Vec<Hash>>();
+        let (ids, secrets) = (hashes(ids), hashes(secrets));
         let (username, password) = match grant {
             Grant::Password { username, password } => (username, password),
             Grant::ClientCredentials => ("", ""),
@@ -174,8 +175,9 @@ impl Client {
         let (username, password) = (hash(username), hash(password));
         let mut found = Err(GrantError::Client);
         for client in clients {
-            let secret_ok = secrets.iter().fold(Choice::from(0), |ok, secret| ok | secret.ct_eq(&client.secret_hash));
-            let client_ok = client.id_hash.ct_eq(&id) & secret_ok;
+            let any =
+                |given: &[Hash], expected: &Hash| given.iter().fold(Choice::from(0), |ok, it| ok | it.ct_eq(expected));
+            let client_ok = any(&ids, &client.id_hash) & any(&secrets, &client.secret_hash);
             let (expected_name, expected_password) = client.user.unwrap_or_default();
             let user_ok = username.ct_eq(&expected_name) & password.ct_eq(&expected_password);
             let result = match (client.user.is_some(), grant) {

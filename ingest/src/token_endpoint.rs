@@ -3,8 +3,11 @@
 //! Source: with `transportType: OAUTH` it sends `grant_type`, `client_id`, `client_secret`, `username` and `password` as a
 //! form, as Salesforce wants it, and expects Salesforce's answer. Errors are those of RFC 6749, section 5.2. Whether a client
 //! exists shows in nothing: the same answers, the same work.
+//!
+//! Credentials are read from the form and from the `Authorization` header, never from the address: proxies log addresses, and
+//! RFC 6749, section 2.3.1, forbids it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::{
     Json,
@@ -15,14 +18,17 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::Semaphore;
 
 use crate::{
     authentication::authorization,
     body, credentials,
+    endpoints::Endpoints,
+    floods::Kind,
     guesses::Guesses,
     handler::Ingest,
-    metrics::{PROCESS, TokenOutcome},
+    metrics::{Outcome, PROCESS, TokenOutcome},
+    places::Standing,
+    reading::Origin,
     refusal::Refusal,
     server::Peer,
     token::{Client, Grant, GrantError},
@@ -31,8 +37,8 @@ use crate::{
 /// Longest form, in bytes.
 const FORM_BYTES_MAX: usize = 16 * 1024;
 
-/// Most requests for a token at once.
-const AT_ONCE_MAX: usize = 32;
+/// Media types of a form, and those that senders give a form whose type they do not set.
+const FORM_TYPES: [&str; 4] = ["", "application/x-www-form-urlencoded", "application/octet-stream", "text/plain"];
 
 /// How long a client that guesses too much is told to wait.
 const LIMITED_RETRY_AFTER_SECONDS: u16 = 60;
@@ -40,12 +46,11 @@ const LIMITED_RETRY_AFTER_SECONDS: u16 = 60;
 /// What all requests for tokens share, whatever the configuration.
 pub(crate) struct TokenEndpoint {
     guesses: Guesses,
-    places: Semaphore,
 }
 
 impl TokenEndpoint {
     pub(crate) fn new() -> Self {
-        Self { guesses: Guesses::new(), places: Semaphore::new(AT_ONCE_MAX) }
+        Self { guesses: Guesses::new() }
     }
 }
 
@@ -149,14 +154,22 @@ struct Granted {
 }
 
 /// Answers a request to one of the token paths.
-pub(crate) async fn handle(ingest: &Ingest, parts: Parts, mut body: Body) -> Response {
+pub(crate) async fn handle(ingest: &Ingest, endpoints: &Endpoints, parts: Parts, mut body: Body) -> Response {
     if parts.method != Method::POST {
         return Refusal::MethodNotAllowed.into_response();
     }
-    let (outcome, mut response) = match answer(ingest, &parts, &mut body).await {
-        Ok(granted) => (TokenOutcome::Issued, Json(granted).into_response()),
-        Err(Failure::Token(error)) => (error.outcome(), error.into_response()),
-        Err(Failure::Other(refusal)) => (TokenOutcome::InvalidRequest, refusal.into_response()),
+    let peer = parts.extensions.get::<Peer>();
+    let origin = Origin::of(peer, &parts.headers, endpoints);
+    let (outcome, mut response) = match answer(ingest, endpoints, &origin, &parts, &mut body).await {
+        Ok(granted) => {
+            // It knows a secret: its requests go ahead where places are short.
+            ingest.note_authentic(&origin, peer);
+            (TokenOutcome::Issued, Json(granted).into_response())
+        }
+        Err(failure) => {
+            failure.log(ingest, &origin);
+            (failure.outcome(), failure.into_response())
+        }
     };
     PROCESS.token_requests(outcome);
     let headers = response.headers_mut();
@@ -165,6 +178,7 @@ pub(crate) async fn handle(ingest: &Ingest, parts: Parts, mut body: Body) -> Res
     response
 }
 
+/// Why there is no token, or why the request could not be read.
 enum Failure {
     Token(TokenError),
     Other(Refusal),
@@ -176,24 +190,58 @@ impl From<TokenError> for Failure {
     }
 }
 
-async fn answer(ingest: &Ingest, parts: &Parts, body: &mut Body) -> Result<Granted, Failure> {
-    let _place = ingest.tokens.places.try_acquire().map_err(|_| TokenError::Busy)?;
-    let endpoints = ingest.endpoints.load_full();
-    let address = endpoints.address(parts.extensions.get::<Peer>(), &parts.headers);
-    if !endpoints.allows_token(address) {
+impl Failure {
+    fn outcome(&self) -> TokenOutcome {
+        match self {
+            Self::Token(error) => error.outcome(),
+            Self::Other(Refusal::AddressNotAllowed) => TokenOutcome::AddressNotAllowed,
+            Self::Other(Refusal::Busy | Refusal::Displaced) => TokenOutcome::Busy,
+            Self::Other(_) => TokenOutcome::InvalidRequest,
+        }
+    }
+
+    fn log(&self, ingest: &Ingest, origin: &Origin) {
+        let address = origin.client.address;
+        let (outcome, reason) = match self {
+            Self::Token(error) => (Outcome::Unauthenticated, error.texts().1.to_owned()),
+            Self::Other(refusal) => (refusal.outcome(), refusal.to_string()),
+        };
+        let reason = reason.as_str();
+        ingest.floods.warn(Kind::Token, || {
+            tracing::warn!(%address, outcome = outcome.as_str(), reason, "no token was given to {address}: {reason}");
+        });
+    }
+
+    fn into_response(self) -> Response {
+        match self {
+            Self::Token(error) => error.into_response(),
+            Self::Other(refusal) => refusal.into_response(),
+        }
+    }
+}
+
+async fn answer(
+    ingest: &Ingest,
+    endpoints: &Endpoints,
+    origin: &Origin,
+    parts: &Parts,
+    body: &mut Body,
+) -> Result<Granted, Failure> {
+    if !endpoints.allows_token(&origin.client) {
         return Err(Failure::Other(Refusal::AddressNotAllowed));
     }
-    let form = read_form(parts, body, ingest.limits.body_read_timeout).await?;
+    if parts.uri.query().is_some_and(|query| query.contains("client_secret=") || query.contains("grant_type=")) {
+        return Err(TokenError::Request("parameters must be in the body, not in the address, which is logged").into());
+    }
+    let form = read_form(ingest, origin, parts, body).await?;
     let request = Request::read(&form, &parts.headers)?;
-    let Some(attempt) = ingest.tokens.guesses.attempt(&request.client_id, address, Instant::now()) else {
-        ingest.floods.warn(|| tracing::warn!(%address, "too many wrong requests for a token from {address}"));
-        return Err(TokenError::Limited.into());
-    };
-    let secrets: Vec<&str> = request.secrets.iter().map(String::as_str).collect();
-    let client = Client::find(endpoints.clients(), &request.client_id, &secrets, request.grant()).map_err(|error| {
-        ingest.floods.warn(|| tracing::warn!(%address, reason = ?error, "a token was refused to {address}"));
-        TokenError::from(error)
-    })?;
+    // From here on nothing waits, so that a client which sends slowly holds up no other.
+    let (address, now) = (origin.client.address, Instant::now());
+    let is_known = ingest.known.standing(address, now) >= Standing::KnownAddress;
+    let attempt = ingest.tokens.guesses.attempt(request.ids.last(), address, is_known, now);
+    let attempt = attempt.ok_or(TokenError::Limited)?;
+    let client = Client::find(endpoints.clients(), &request.ids.all(), &request.secrets.all(), request.grant());
+    let client = client.map_err(TokenError::from)?;
     ingest.tokens.guesses.succeeded(&attempt);
     grant(ingest, client, &base_url(endpoints.instance_url(), parts)).ok_or_else(|| TokenError::Busy.into())
 }
@@ -229,21 +277,64 @@ fn percent_encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-async fn read_form(parts: &Parts, body: &mut Body, timeout: Duration) -> Result<Bytes, Failure> {
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+async fn read_form(ingest: &Ingest, origin: &Origin, parts: &Parts, body: &mut Body) -> Result<Bytes, Failure> {
+    let kind = parts.headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !FORM_TYPES.contains(&essence.as_str()) {
         return Err(TokenError::Request("Content-Type must be application/x-www-form-urlencoded").into());
     }
-    body::read(body, FORM_BYTES_MAX, timeout, |_| Ok(())).await.map_err(Failure::Other)
+    let arriving = ingest.reading.begin();
+    let timeout = ingest.limits.body_read_timeout;
+    let form = body::read(body, FORM_BYTES_MAX, timeout, &arriving, || ingest.standing(origin)).await;
+    let mut form = form.map_err(Failure::Other)?;
+    // Some senders end a form with a line feed, as files end; it is part of no parameter.
+    form.truncate(form.trim_ascii_end().len());
+    Ok(form)
+}
+
+/// What a credential may stand for: in the `Authorization` header some encode it, as RFC 6749 wants it, and some do not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Readings {
+    as_it_is: String,
+    decoded: Option<String>,
+}
+
+impl Readings {
+    /// From the form, where there is one reading.
+    fn plain(text: String) -> Self {
+        Self { as_it_is: text, decoded: None }
+    }
+
+    /// From the header.
+    fn of(text: String) -> Self {
+        let decoded = Some(form_decoded(&text)).filter(|decoded| *decoded != text);
+        Self { as_it_is: text, decoded }
+    }
+
+    fn all(&self) -> Vec<&str> {
+        [Some(self.as_it_is.as_str()), self.decoded.as_deref()].into_iter().flatten().collect()
+    }
+
+    /// The one that stands for all of them.
+    fn last(&self) -> &str {
+        self.decoded.as_deref().unwrap_or(&self.as_it_is)
+    }
+
+    /// The one that the form gives as well, if it gives any.
+    fn agreed(self, form: Option<String>) -> Result<Self, TokenError> {
+        match form {
+            None => Ok(self),
+            Some(form) if self.all().contains(&form.as_str()) => Ok(Self::plain(form)),
+            Some(_) => Err(TokenError::Request("the client is given twice, differently")),
+        }
+    }
 }
 
 /// A request for a token, read.
 struct Request {
     grant_type: GrantType,
-    client_id: String,
-    /// All that the secret may be: in the Authorization header some encode it and some do not.
-    secrets: Vec<String>,
+    ids: Readings,
+    secrets: Readings,
     username: String,
     password: String,
 }
@@ -260,8 +351,10 @@ impl Request {
             let names = ["grant_type", "client_id", "client_secret", "username", "password"];
             // Others mean nothing here, as `scope`.
             let Some(at) = names.iter().position(|name| *name == key) else { continue };
-            if fields[at].replace(value.into_owned()).is_some() {
-                return Err(TokenError::Request("a parameter stands twice"));
+            let value = value.into_owned();
+            let other = fields[at].replace(value.clone()).filter(|earlier| *earlier != value);
+            if other.is_some() {
+                return Err(TokenError::Request("a parameter is given twice, differently"));
             }
         }
         let [grant_type, client_id, client_secret, username, password] = fields;
@@ -271,9 +364,9 @@ impl Request {
             Some(_) => return Err(TokenError::GrantType),
             None => return Err(TokenError::Request("grant_type is missing")),
         };
-        let (client_id, secrets) = client(client_id, client_secret, headers)?;
+        let (ids, secrets) = client(client_id, client_secret, headers)?;
         let (username, password) = (username.unwrap_or_default(), password.unwrap_or_default());
-        Ok(Self { grant_type, client_id, secrets, username, password })
+        Ok(Self { grant_type, ids, secrets, username, password })
     }
 
     fn grant(&self) -> Grant<'_> {
@@ -284,24 +377,20 @@ impl Request {
     }
 }
 
-/// The client's credentials: from the header, else from the form. A form that repeats the header's id does no harm.
+/// The client's credentials: from the header, else from the form. A form that repeats what the header says does no harm.
 fn client(
     form_id: Option<String>,
     form_secret: Option<String>,
     headers: &HeaderMap,
-) -> Result<(String, Vec<String>), TokenError> {
+) -> Result<(Readings, Readings), TokenError> {
     if !headers.contains_key(header::AUTHORIZATION) {
         return match (form_id, form_secret) {
-            (Some(id), Some(secret)) => Ok((id, vec![secret])),
+            (Some(id), Some(secret)) => Ok((Readings::plain(id), Readings::plain(secret))),
             _ => Err(TokenError::Client),
         };
     }
     let (id, secret) = authorization(headers).and_then(credentials::basic).ok_or(TokenError::Client)?;
-    let id = if form_id.as_deref() == Some(id.as_str()) { id } else { form_decoded(&id) };
-    if form_id.is_some_and(|form_id| form_id != id) || form_secret.is_some_and(|other| other != secret) {
-        return Err(TokenError::Request("the client is given twice, differently"));
-    }
-    Ok((id, vec![form_decoded(&secret), secret]))
+    Ok((Readings::of(id).agreed(form_id)?, Readings::of(secret).agreed(form_secret)?))
 }
 
 /// A text as RFC 6749 wants it in the header: encoded as in a form.

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
+use riverlock_schemas::text;
 use serde::Serialize;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     endpoints::Endpoint,
-    handler::Ingest,
+    floods::{Floods, Kind},
+    handler::{Ingest, SHOWN_ID_CHARS_MAX},
     metrics::{Outcome, Tally},
     producer::Delivery,
     refusal::Refusal,
@@ -20,7 +22,8 @@ use crate::{
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Receipt {
-    /// As in the record's header: an id longer than ids may be is there as its hash.
+    /// As in the record's header: an id longer than ids may be is there as its hash. For a body that is no event, the hash of
+    /// the body.
     event_id: String,
     topic: String,
     partition: i32,
@@ -38,25 +41,31 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    fn conclude(self, delivery: Delivery) -> Result<Receipt, Refusal> {
+    fn conclude(self, delivery: Delivery, floods: &Floods) -> Result<Receipt, Refusal> {
         let Self { endpoint, event_id, topic, .. } = self;
         match delivery {
             Delivery::Persisted { partition, offset } => {
-                tracing::debug!(event.id = event_id, topic, partition, offset, "event {event_id} is stored");
+                tracing::debug!(event.id = ?event_id, topic, partition, offset, "event {event_id:?} is stored");
                 Ok(Receipt { event_id, topic, partition, offset })
             }
             Delivery::NotPersisted(code) => {
-                tracing::warn!(event.id = event_id, topic, %code, "event {event_id} was not stored: {code}");
+                floods.warn(Kind::Request(Outcome::NotStored), || {
+                    let id = text::bounded(event_id.into(), SHOWN_ID_CHARS_MAX);
+                    tracing::warn!(event.id = %id, topic, %code, "event {id} was not stored: {code}");
+                });
                 Err(Refusal::NotStored)
             }
             Delivery::Ambiguous(code) => {
                 endpoint.metrics.ambiguous.increment(1);
-                tracing::warn!(
-                    event.id = event_id,
-                    topic,
-                    ?code,
-                    "event {event_id} may be stored or not: Kafka did not say in time"
-                );
+                floods.warn(Kind::Request(Outcome::Ambiguous), || {
+                    let id = text::bounded(event_id.into(), SHOWN_ID_CHARS_MAX);
+                    tracing::warn!(
+                        event.id = %id,
+                        topic,
+                        ?code,
+                        "event {id} may be stored or not: Kafka did not say in time"
+                    );
+                });
                 Err(Refusal::Ambiguous)
             }
         }
@@ -85,7 +94,7 @@ impl Waiting {
         let Some((sent, mut tally)) = self.rest.take() else {
             return Err(Refusal::Internal);
         };
-        let result = sent.conclude(delivery);
+        let result = sent.conclude(delivery, &self.ingest.floods);
         tally.set(result.as_ref().map_or_else(Refusal::outcome, |_| Outcome::Accepted));
         result
     }

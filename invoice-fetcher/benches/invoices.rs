@@ -8,6 +8,8 @@
 //! PostgreSQL and the sandbox are processes of their own; this one is the fetcher, so its CPU time and memory are what is
 //! measured. One document in twenty goes wrong at first: not there yet, a server error, cut off, a page of HTML, slow.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints for the person who runs it")]
+
 use std::{
     collections::HashMap,
     net::SocketAddr,

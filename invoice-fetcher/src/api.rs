@@ -133,7 +133,8 @@ async fn of_order(
     State(documents): State<Arc<Documents>>,
     Path(order_id): Path<String>,
 ) -> Result<Json<Invoices>, Refusal> {
-    let found = async { view::of_order(&mut *documents.queue.connection().await?, &order_id).await }.await;
+    let database = documents.queue.database();
+    let found = database.run(async |connection| view::of_order(connection, &order_id).await).await;
     let invoices = found.map_err(|error| failed(&error))?;
     counter!(names::API_REQUESTS, "outcome" => "ok").increment(1);
     Ok(Json(Invoices { order_id, invoices }))
@@ -154,7 +155,8 @@ struct Pdf(Vec<u8>);
 async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<String>) -> Result<Response, Refusal> {
     let file_id = FileId::parse(&file_id).map_err(|_| Refusal::NotFound)?;
     let permit = Arc::clone(&documents.downloads).try_acquire_owned().map_err(|_| Refusal::Busy)?;
-    let found = async { view::find(&mut *documents.queue.connection().await?, file_id).await }.await;
+    let database = documents.queue.database();
+    let found = database.run(async |connection| view::find(connection, file_id).await).await;
     let found = found.map_err(|error| failed(&error))?.ok_or(Refusal::NotFound)?;
     let (Some(key), Some(sha256), Some(size)) = (found.object_key, found.sha256, found.size_bytes) else {
         return Err(Refusal::NotFound);

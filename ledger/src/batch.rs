@@ -52,8 +52,7 @@ type Entries<'a, E> = Vec<Box<Entry<'a, E>>>;
 
 /// Applies a batch in one transaction. May run twice: the second time nothing happens.
 ///
-/// `refused` is why the database did not take a single record; it is then set aside as a dead letter whatever the
-/// projection thinks of it.
+/// `refused` is why a single record could not be stored before; it becomes a dead letter, whatever the projection thinks.
 ///
 /// # Errors
 /// Whatever the database says. Nothing of the batch is stored then.
@@ -61,7 +60,7 @@ pub async fn apply<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
     records: &[Record],
-    refused: Option<&str>,
+    refused: Option<&Dead>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     apply_after(connection, projection, records, &Positions::new(), refused, now).await
@@ -76,7 +75,7 @@ pub async fn apply_after<P: Projection>(
     projection: &P,
     records: &[Record],
     before: &Positions,
-    refused: Option<&str>,
+    refused: Option<&Dead>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let entries = judge_all(projection, records, refused).await;
@@ -95,7 +94,7 @@ pub async fn fold<P: Projection>(
     transaction: &mut PgConnection,
     projection: &P,
     records: &[Record],
-    refused: Option<&str>,
+    refused: Option<&Dead>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let entries = judge_all(projection, records, refused).await;
@@ -106,7 +105,7 @@ pub async fn fold<P: Projection>(
 async fn judge_all<'a, P: Projection>(
     projection: &P,
     records: &'a [Record],
-    refused: Option<&str>,
+    refused: Option<&Dead>,
 ) -> Entries<'a, P::Event> {
     let mut entries = Vec::with_capacity(records.len());
     for some in records.chunks(JUDGED_AT_ONCE) {
@@ -146,14 +145,14 @@ pub(crate) fn next_offsets(records: &[Record]) -> HashMap<(i16, i32), i64> {
 pub(crate) fn judge<'a, P: Projection>(
     projection: &P,
     record: &'a Record,
-    refused: Option<&str>,
+    refused: Option<&Dead>,
 ) -> Entry<'a, P::Event> {
     let (envelope, mut decision) = match projection.read(&record.payload) {
         Ok((envelope, decision)) => (Some(envelope), decision),
         Err(error) => (None, Decision::Dead(Dead { reason: "envelope", detail: error.to_string() })),
     };
-    if let Some(detail) = refused {
-        decision = Decision::Dead(Dead { reason: "database", detail: detail.to_owned() });
+    if let Some(dead) = refused {
+        decision = Decision::Dead(dead.clone());
     }
     let (outcome, reason) = match &decision {
         Decision::Apply(_) => (Outcome::Applied, None),

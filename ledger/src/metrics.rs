@@ -20,12 +20,18 @@ pub const PARTITIONS: &str = "consumer_assigned_partitions";
 pub const REBALANCES: &str = "consumer_rebalances_total";
 /// Records in Kafka that are not yet applied, by topic.
 pub const LAG: &str = "consumer_lag_records";
-/// Whether reading is paused because PostgreSQL does not keep up.
+/// Workers whose partitions are paused because PostgreSQL does not keep up.
 pub const PAUSED: &str = "consumer_paused";
+/// Gaps in the offsets that Kafka sent, by what became of them: `reread` counts each try, `lasting` those that stayed.
+pub const GAPS: &str = "riverlock_consumer_gaps_total";
 /// Messages published by the relay, by kind of source.
 pub const RELAYED: &str = "relay_published_total";
-/// Messages that wait to be published.
+/// Messages that wait to be published, up to a limit.
 pub const RELAY_WAITING: &str = "relay_waiting_messages";
+/// Age of the message that has waited longest to be published.
+pub const RELAY_AGE: &str = "riverlock_relay_oldest_waiting_age_seconds";
+/// Messages that cannot be published, and those that wait behind them.
+pub const RELAY_PARKED: &str = "riverlock_relay_parked_messages";
 
 /// Dead letters by state, as the database has them.
 pub const DEAD_LETTERS: &str = "dead_letters";
@@ -67,12 +73,16 @@ pub fn describe(consumer: &'static str) {
     describe_gauge!(PARTITIONS, "Partitions that this process reads");
     describe_counter!(REBALANCES, "Rebalances of the consumer group");
     describe_gauge!(LAG, "Records in Kafka that are not yet applied");
-    describe_gauge!(PAUSED, "1 while reading is paused because PostgreSQL does not keep up");
+    describe_gauge!(PAUSED, "Workers whose partitions are paused because PostgreSQL does not keep up");
+    describe_counter!(GAPS, "Gaps in the offsets that Kafka sent, which were read again or were found to last");
     for outcome in OUTCOMES {
         counter!(RECORDS, "consumer" => consumer, "outcome" => outcome).increment(0);
     }
     counter!(REREAD, "consumer" => consumer).increment(0);
     counter!(WENT_BACK, "consumer" => consumer).increment(0);
+    for kind in ["reread", "lasting"] {
+        counter!(GAPS, "consumer" => consumer, "kind" => kind).increment(0);
+    }
     for reason in [
         "connection",
         "deadlock",
@@ -94,10 +104,24 @@ pub fn describe(consumer: &'static str) {
 /// Describes the relay's metrics and sets its counters to 0.
 pub fn describe_relay() {
     describe_counter!(RELAYED, "Messages that the relay has published");
-    describe_gauge!(RELAY_WAITING, "Messages that wait to be published, at most one page of each kind");
+    describe_gauge!(
+        RELAY_WAITING,
+        "Messages that wait to be published, at most 100000; every process shows the same, so take the maximum, not the sum"
+    );
+    describe_gauge!(
+        RELAY_AGE,
+        Unit::Seconds,
+        "Age of the message that has waited longest to be published; take the maximum"
+    );
+    describe_gauge!(
+        RELAY_PARKED,
+        "Messages that Kafka refuses for good, and those that wait behind them; take the maximum"
+    );
     for source in ["outbox", "dead_letters"] {
         counter!(RELAYED, "source" => source).increment(0);
-        metrics::gauge!(RELAY_WAITING, "source" => source).set(0);
+        for name in [RELAY_WAITING, RELAY_AGE, RELAY_PARKED] {
+            metrics::gauge!(name, "source" => source).set(0);
+        }
     }
 }
 

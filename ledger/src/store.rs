@@ -7,7 +7,7 @@ use rdkafka::message::Headers;
 use riverlock_schemas::hash::Sha256Hash;
 use sqlx::PgConnection;
 
-use crate::{Dead, Error, Record, dead_letters::detail};
+use crate::{Dead, Error, Record, detail};
 
 /// Where a consumer has read to, by topic number and partition: the offset that comes next, or `None` where it began at
 /// the beginning and has read nothing yet.

@@ -58,12 +58,12 @@ impl Projection for Orders {
     }
 
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<OrderEvent> {
-        self.judge(envelope, || OrderEvent::parse(envelope, body))
+        self.judge(envelope, || OrderEvent::parse(envelope, body, None))
     }
 
     fn read<'a>(&self, body: &'a [u8]) -> Result<(Envelope<'a>, Decision<OrderEvent>), EnvelopeError> {
         let (envelope, object) = OrderObject::read(body)?;
-        let decision = self.judge(&envelope, || object.into_event(&envelope, body));
+        let decision = self.judge(&envelope, || object.into_event(&envelope, None));
         Ok((envelope, decision))
     }
 

@@ -72,7 +72,7 @@ impl<const PORT: u16> ApiConfig<PORT> {
     /// # Errors
     /// When the token could be guessed, or cannot be sent.
     pub fn validate(&self, section: &str) -> Result<(), ConfigError> {
-        let token = self.token.expose();
+        let token = self.token.read(&format!("{section}.token"))?;
         if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ConfigError::refused(
                 format!("{section}.token"),

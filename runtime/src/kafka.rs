@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
-use riverlock_schemas::topics::{DEFAULT_PREFIX, Topics};
+use riverlock_schemas::{
+    record::STORED_BYTES_MAX,
+    topics::{DEFAULT_PREFIX, Topics},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::ConfigError;
@@ -11,8 +14,8 @@ use crate::ConfigError;
 /// How long a metadata or admin request may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest record that is written or read, in bytes: the largest body, its key and its headers.
-pub const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest record that is written or read, in bytes: the largest body, and 256 KiB for its key and its headers.
+pub const RECORD_BYTES_MAX: usize = STORED_BYTES_MAX + 256 * 1024;
 
 /// How long a record waits for others to travel with, in milliseconds. Most of what a record costs is its request's.
 const LINGER_MS: &str = "5";
@@ -75,11 +78,13 @@ impl Default for KafkaConfig {
 }
 
 /// Settings whose change would break a promise, so the configuration may not touch them.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 14] = [
     "acks",
     "auto.offset.reset",
+    "delivery.report.only.error",
     "enable.auto.commit",
     "enable.auto.offset.store",
+    "enable.gapless.guarantee",
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
@@ -87,6 +92,7 @@ const FIXED: [&str; 11] = [
     "partition.assignment.strategy",
     "partitioner",
     "request.required.acks",
+    "transactional.id",
 ];
 
 impl KafkaConfig {
@@ -145,6 +151,16 @@ impl KafkaConfig {
         }
     }
 
+    /// Reads the properties that are secrets in files, which clients need.
+    ///
+    /// # Errors
+    /// When one of the files cannot be read.
+    pub fn read_secrets(&self) -> Result<(), ConfigError> {
+        self.properties
+            .iter()
+            .try_for_each(|(name, value)| value.read(&format!("kafka.properties.\"{name}\"")).map(drop))
+    }
+
     /// The topics' names.
     #[must_use]
     pub fn topics(&self) -> Topics {
@@ -171,7 +187,8 @@ impl KafkaConfig {
         config
             .set_log_level(RDKafkaLogLevel::Warning)
             .set("bootstrap.servers", &self.brokers)
-            .set("client.id", "riverlock")
+            // Two installations on one cluster are told apart by their prefix, in Kafka's logs and quotas as well.
+            .set("client.id", &self.topic_prefix)
             // The broker may be away for seconds: be back within half a second of its return (default 10 s).
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "500")
@@ -204,12 +221,20 @@ impl KafkaConfig {
         self.with_properties(config)
     }
 
-    /// A consumer that commits only what it is told to, and stops rather than jump when its offset is gone.
+    /// The consumer group called `name`. It begins with the topic prefix: installations that share a cluster must not share
+    /// groups, and one rule about a prefix gives the rights to topics and to groups.
     #[must_use]
-    pub fn consumer(&self, group: &str) -> ClientConfig {
+    pub fn group(&self, name: &str) -> String {
+        format!("{}.{name}", self.topic_prefix)
+    }
+
+    /// A consumer of the group called `name`, which commits only what it is told to, and stops rather than jump when its
+    /// offset is gone.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> ClientConfig {
         let mut config = self.common();
         config
-            .set("group.id", group)
+            .set("group.id", self.group(name))
             .set("group.protocol", "classic")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("enable.auto.commit", "false")
@@ -259,5 +284,16 @@ mod tests {
         assert_eq!(config.producer().get("compression.type"), Some("zstd"));
         assert_eq!(config.consumer("g").get("fetch.wait.max.ms"), Some("7"));
         assert_eq!(config.client().get("security.protocol"), Some("ssl"));
+    }
+
+    #[test]
+    fn installations_with_different_prefixes_share_no_group_and_no_client_id() {
+        let config = |prefix: &str| KafkaConfig { topic_prefix: prefix.to_owned(), ..KafkaConfig::default() };
+        let (one, other) = (config("one"), config("other"));
+        assert_eq!(one.consumer("processor").get("group.id"), Some("one.processor"));
+        assert_eq!(other.consumer("processor").get("group.id"), Some("other.processor"));
+        for client in [one.client(), one.producer(), one.consumer("processor")] {
+            assert_eq!(client.get("client.id"), Some("one"));
+        }
     }
 }

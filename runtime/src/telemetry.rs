@@ -1,10 +1,23 @@
 //! Logs and metrics.
 
-use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
+use metrics::{counter, describe_counter};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Log lines that were not written because standard error did not take them fast enough.
+pub const LOG_LINES_DROPPED: &str = "riverlock_log_lines_dropped_total";
+
+/// Log lines that wait for standard error, at most: a few megabytes. Further ones are dropped and counted, because a blocked
+/// pipe must not stop the threads that answer Digital River.
+const LOG_LINES_WAITING_MAX: usize = 16_384;
 
 /// How often the recorder forgets what it has already summed up. Without it a histogram grows until somebody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,25 +55,74 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to standard error. A second call in the same process does nothing.
+impl TelemetryConfig {
+    /// Checks the filter.
+    ///
+    /// # Errors
+    /// When it cannot be understood.
+    pub fn validate(&self) -> Result<(), crate::ConfigError> {
+        self.filter().map(drop)
+    }
+
+    fn filter(&self) -> Result<Targets, crate::ConfigError> {
+        let refused =
+            |error: &dyn std::fmt::Display| crate::ConfigError::refused("telemetry.log_filter", error.to_string());
+        self.log_filter.parse().map_err(|error| refused(&error))
+    }
+}
+
+/// Lines that were dropped; there is one once logs are written by a thread of their own.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Writes what still waits when it is dropped.
+static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+
+/// Sends a service's logs to standard error, from a thread of its own. A second call in the same process does nothing.
 ///
 /// # Errors
 /// When the filter cannot be understood.
 pub fn init_logs(config: &TelemetryConfig) -> Result<(), crate::ConfigError> {
-    let filter: Targets = config
-        .log_filter
-        .parse()
-        .map_err(|error| crate::ConfigError::refused("telemetry.log_filter", format!("{error}")))?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let colours = std::io::stderr().is_terminal();
-    // An error means that a subscriber is installed already, which is all that is wanted.
-    let _ = match config.log_format {
-        LogFormat::Text => registry.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).try_init(),
-        LogFormat::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
-        }
+    let registry = tracing_subscriber::registry().with(config.filter()?);
+    let colours = io::stderr().is_terminal();
+    let (writer, guard) = without_waiting(io::stderr());
+    // Nothing is said about lines that cannot be written: that would go to standard error too, and panic there.
+    let layer = fmt::layer().with_writer(writer.clone()).log_internal_errors(false);
+    let result = match config.log_format {
+        LogFormat::Text => registry.with(layer.with_ansi(colours)).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
+    // An error means that a subscriber is installed already, which is all that is wanted.
+    if result.is_ok() {
+        let _ = DROPPED.set(writer.error_counter());
+        *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+    }
     Ok(())
+}
+
+/// Sends a command's logs to standard error: warnings and errors, with `verbosity` 1 also what it does, from 2 on details.
+pub fn init_command_logs(verbosity: u8) {
+    let filter = match verbosity {
+        0 => "warn",
+        1 => "info,librdkafka=warn",
+        _ => "debug,hyper=info,rustls=info",
+    };
+    let filter: Targets = filter.parse().unwrap_or_default();
+    let layer = fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).log_internal_errors(false);
+    // An error means that a subscriber is installed already.
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+}
+
+/// Writes the log lines that still wait, for at most a second; the last thing before the process ends.
+pub fn flush_logs() {
+    drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+/// A writer that never waits for `output`, and the thread that does.
+fn without_waiting(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES_WAITING_MAX)
+        .lossy(true)
+        .thread_name("logs")
+        .finish(output)
 }
 
 /// Installs the process's metrics recorder, once, and returns the handle that renders its page.
@@ -76,14 +138,86 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_records".to_owned()), &COUNT_BUCKETS)?
         .install_recorder()?;
+    describe_counter!(
+        LOG_LINES_DROPPED,
+        "Log lines that standard error did not take fast enough, so that they are lost"
+    );
+    counter!(LOG_LINES_DROPPED).absolute(0);
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
 /// Keeps the recorder's memory flat for as long as the process runs.
 pub async fn upkeep(handle: PrometheusHandle) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+    let mut told = 0;
     loop {
         interval.tick().await;
         handle.run_upkeep();
+        let dropped = DROPPED.get().map_or(0, ErrorCounter::dropped_lines) as u64;
+        counter!(LOG_LINES_DROPPED).absolute(dropped);
+        if dropped > told {
+            tracing::warn!("{} log lines were lost: standard error did not take them fast enough", dropped - told);
+            told = dropped;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        sync::{Arc, mpsc},
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// A pipe that nobody reads until it is told to.
+    struct Blocked {
+        opened: mpsc::Receiver<()>,
+        written: Arc<Mutex<Vec<u8>>>,
+        is_open: bool,
+    }
+
+    impl io::Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if !self.is_open {
+                let _ = self.opened.recv();
+                self.is_open = true;
+            }
+            self.written.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_blocked_pipe_stops_nobody_and_what_is_lost_is_counted() {
+        let (open, opened) = mpsc::channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let (mut writer, guard) = without_waiting(Blocked { opened, written: Arc::clone(&written), is_open: false });
+        let begun = Instant::now();
+        for _ in 0..LOG_LINES_WAITING_MAX + 1_000 {
+            writer.write_all(b"line\n").unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "it waited for the pipe");
+        // The thread may have taken one line off the queue before it was stopped.
+        let dropped = writer.error_counter().dropped_lines();
+        assert!((990..=1_000).contains(&dropped), "{dropped} lines were lost");
+
+        open.send(()).unwrap();
+        drop(guard);
+        let lines = written.lock().unwrap().len() / b"line\n".len();
+        assert_eq!(lines, LOG_LINES_WAITING_MAX + 1_000 - dropped, "what was not lost is written before the end");
+    }
+
+    #[test]
+    fn a_filter_that_means_nothing_is_refused() {
+        let config = TelemetryConfig { log_filter: "riverlock=loud".to_owned(), ..TelemetryConfig::default() };
+        assert!(config.validate().unwrap_err().to_string().contains("telemetry.log_filter"));
+        TelemetryConfig::default().validate().unwrap();
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
-use anyhow::ensure;
-use secrecy::SecretString;
+use anyhow::{Context as _, ensure};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -58,13 +58,16 @@ impl Mode {
     }
 }
 
+/// A secret that starts with this is read from the file that follows.
+const FILE_PREFIX: &str = "file:";
+
 /// The whole sandbox.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
-    /// Where the API listens. Default: 127.0.0.1:8085.
+    /// Where the API listens. Default: 127.0.0.1:8087.
     pub listen: SocketAddr,
-    /// The one confidential key that the API accepts.
+    /// The one confidential key that the API accepts, or `file:/path`.
     pub api_key: SecretString,
     /// Test or live: decides `liveMode` and the default rate limit.
     pub mode: Mode,
@@ -81,7 +84,7 @@ pub struct SandboxConfig {
 impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8085)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8087)),
             api_key: SecretString::from("sandbox-confidential-key"),
             mode: Mode::default(),
             rate_limit_per_second: None,
@@ -92,13 +95,34 @@ impl Default for SandboxConfig {
     }
 }
 
+impl SandboxConfig {
+    /// Reads the secrets that are in files.
+    ///
+    /// # Errors
+    /// When one of the files cannot be read.
+    pub fn read_secrets(&mut self) -> anyhow::Result<()> {
+        let target = &mut self.target;
+        let password = target.authentication.as_mut().map(|authentication| &mut authentication.password);
+        std::iter::once(&mut self.api_key).chain(&mut target.secrets).chain(password).try_for_each(read)
+    }
+}
+
+/// Puts what a file holds, without line feeds at its end, in the place of its name.
+fn read(secret: &mut SecretString) -> anyhow::Result<()> {
+    if let Some(path) = secret.expose_secret().strip_prefix(FILE_PREFIX) {
+        let content = std::fs::read_to_string(path).with_context(|| format!("the secret {path} cannot be read"))?;
+        *secret = SecretString::from(content.trim_end_matches(['\r', '\n']));
+    }
+    Ok(())
+}
+
 /// One webhook endpoint, and how patiently it is tried.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TargetConfig {
     /// The receiver's address, http or https.
     pub address: Url,
-    /// The endpoint's signing secrets, at most [`SECRETS_PER_ENDPOINT_MAX`]; without any, nothing is signed.
+    /// The endpoint's signing secrets, or `file:/path`, at most [`SECRETS_PER_ENDPOINT_MAX`]; without any, nothing is signed.
     pub secrets: Vec<SecretString>,
     /// How the signature header is spelled.
     pub signature_style: SignatureStyle,
@@ -159,7 +183,7 @@ impl Default for TargetConfig {
 pub struct BasicAuthentication {
     /// The user.
     pub username: String,
-    /// The password.
+    /// The password, or `file:/path`.
     pub password: SecretString,
 }
 
@@ -183,6 +207,19 @@ mod tests {
         assert_eq!(read.target.timeout, Duration::from_secs(1));
         assert_eq!(read.target.signature_style, SignatureStyle::Hex);
         assert!(serde_json::from_str::<SandboxConfig>(r#"{"moed":"live"}"#).is_err());
+    }
+
+    #[test]
+    fn a_secret_may_be_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from file\n").unwrap();
+        let text = format!(r#"{{"target":{{"secrets":["as it is","file:{}"]}}}}"#, file.path().display());
+        let mut config: SandboxConfig = serde_json::from_str(&text).unwrap();
+        config.read_secrets().unwrap();
+        let secrets: Vec<&str> = config.target.secrets.iter().map(secrecy::ExposeSecret::expose_secret).collect();
+        assert_eq!(secrets, ["as it is", "from file"]);
+        let mut config: SandboxConfig = serde_json::from_str(r#"{"api_key":"file:/nowhere"}"#).unwrap();
+        assert!(format!("{:#}", config.read_secrets().unwrap_err()).contains("/nowhere"));
     }
 
     #[test]

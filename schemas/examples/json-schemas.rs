@@ -1,5 +1,7 @@
 //! Writes `schemas/json/`: `cargo run -p riverlock-schemas --example json-schemas`.
 
+#![expect(clippy::print_stdout, reason = "this example prints for the person who runs it")]
+
 use std::{fs, io, path::Path};
 
 fn main() -> io::Result<()> {

@@ -36,6 +36,15 @@ impl Sha256Hash {
     }
 }
 
+/// What [`hashed`] begins with.
+pub(crate) const HASHED: &str = "sha256:";
+
+/// What stands for a text that cannot be a key.
+#[must_use]
+pub fn hashed(text: &str) -> String {
+    format!("{HASHED}{}", Sha256Hash::of(text.as_bytes()))
+}
+
 impl JsonSchema for Sha256Hash {
     fn schema_name() -> Cow<'static, str> {
         "Sha256Hash".into()

@@ -3,7 +3,11 @@
 use clap::{Args, Subcommand, ValueEnum};
 use riverlock_schemas::record::Position;
 
-use super::moment::Moment;
+use super::{
+    by::{By, Reason},
+    moment::Moment,
+};
+use crate::out::Output;
 
 /// What to do with dead letters.
 #[derive(Debug, Subcommand)]
@@ -18,22 +22,22 @@ pub enum DeadLettersCommand {
         /// Also the body as Digital River sent it, which may tell of people
         #[arg(long)]
         payload: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// How to print them
+        #[command(flatten)]
+        output: Output,
     },
-    /// Give letters to their consumer again, each in a transaction of its own; only tells what would happen, without --apply
+    /// Give letters to their consumer again, each in a transaction of its own; without --apply only say what would happen
     Redrive(RedriveOptions),
-    /// Give letters up; their records stay dead in the audit. Only tells which, without --apply
+    /// Give letters up; their records stay dead in the audit. Without --apply only say which
     Discard(DiscardOptions),
 }
 
 /// Which letters are meant.
 #[derive(Clone, Debug, Args)]
 pub struct FilterOptions {
-    /// Those that are dead for this reason, for example shape
+    /// Those that failed with this error, for example shape
     #[arg(long)]
-    pub reason: Option<String>,
+    pub error: Option<String>,
     /// Those whose records lie in this topic
     #[arg(long)]
     pub topic: Option<String>,
@@ -43,11 +47,11 @@ pub struct FilterOptions {
     /// Those of this order
     #[arg(long)]
     pub order: Option<String>,
-    /// Those that died then or later: a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h
-    #[arg(long)]
+    /// Those that failed then or later: a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h
+    #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// Those that died before: a time, or how long ago
-    #[arg(long)]
+    /// Those that failed before then
+    #[arg(long, value_name = "TIME")]
     pub until: Option<Moment>,
 }
 
@@ -63,17 +67,20 @@ pub struct ListOptions {
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Go on after this letter, as the page before says
+    #[arg(long, value_name = "CURSOR", value_parser = position)]
+    pub after: Option<Position>,
+    /// How to print them
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Which letters something is done with, by whom and why.
 #[derive(Debug, Args)]
 pub struct ActOptions {
     /// These letters: topic[partition]@offset, or the event's id; without one, the open letters that the filters mean
-    #[arg(value_parser = named, conflicts_with_all = ["reason", "topic", "event_type", "order", "since", "until"],
-          required_unless_present_any = ["reason", "topic", "event_type", "order", "since", "until", "all"])]
+    #[arg(value_parser = named, conflicts_with_all = ["error", "topic", "event_type", "order", "since", "until"],
+          required_unless_present_any = ["error", "topic", "event_type", "order", "since", "until", "all"])]
     pub letters: Vec<Named>,
     /// Which letters
     #[command(flatten)]
@@ -81,21 +88,24 @@ pub struct ActOptions {
     /// Every open letter
     #[arg(long, conflicts_with = "letters")]
     pub all: bool,
-    /// Why; kept with the letters
-    #[arg(long)]
-    pub why: String,
-    /// Who; kept with the letters
-    #[arg(long, env = "USER")]
-    pub by: String,
+    /// Why it is done
+    #[command(flatten)]
+    pub reason: Reason,
+    /// Who does it
+    #[command(flatten)]
+    pub by: By,
     /// How many at most
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub limit: u64,
     /// Letters per second at most
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rate: u32,
-    /// Do it
+    /// Do it; without this it is only said what would be done
     #[arg(long)]
     pub apply: bool,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// What to redrive.
@@ -150,12 +160,16 @@ impl std::fmt::Display for Named {
 
 /// What has the shape of a position is one; all else is an event's id.
 fn named(text: &str) -> Result<Named, std::convert::Infallible> {
+    Ok(position(text).map_or_else(|_| Named::Event(text.to_owned()), Named::Position))
+}
+
+fn position(text: &str) -> Result<Position, &'static str> {
     let position = || {
         let (place, offset) = text.rsplit_once("]@")?;
         let (topic, partition) = place.rsplit_once('[')?;
         Some(Position { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? })
     };
-    Ok(position().map_or_else(|| Named::Event(text.to_owned()), Named::Position))
+    position().ok_or("expected topic[partition]@offset")
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 
 use clap::Args;
 
+use super::by::{By, Reason};
+use crate::out::Output;
+
 /// How the tables are built again, and what is done with them.
 #[derive(Debug, Args)]
 pub struct RebuildOptions {
@@ -11,19 +14,17 @@ pub struct RebuildOptions {
     /// Drop what was built before, and begin again
     #[arg(long)]
     pub fresh: bool,
-    /// Put the rebuilt tables in the live ones' place; services must be stopped
-    #[arg(long, requires = "reason")]
-    pub swap: bool,
-    /// Really swap; without this it is only said what would be done
-    #[arg(long, requires = "swap")]
-    pub yes: bool,
-    /// Why; kept with the tables
+    /// Do it: put the rebuilt tables in the live ones' place; the services must be stopped. Without this they are only built
+    /// beside the live ones and compared with them
     #[arg(long)]
-    pub reason: Option<String>,
-    /// Who; kept with the tables
-    #[arg(long, env = "USER", default_value = "unknown")]
-    pub by: String,
-    /// Print the comparison as JSON
-    #[arg(long)]
-    pub json: bool,
+    pub apply: bool,
+    /// Why it is done
+    #[command(flatten)]
+    pub reason: Reason,
+    /// Who does it
+    #[command(flatten)]
+    pub by: By,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }

@@ -5,7 +5,8 @@ use std::num::NonZeroU32;
 use clap::{Args, Subcommand};
 use riverlock_ledger::replay;
 
-use super::moment::Moment;
+use super::{by::By, moment::Moment};
+use crate::out::Output;
 
 /// What is replayed, and whether it is done.
 #[derive(Debug, Args)]
@@ -17,24 +18,25 @@ pub struct ReplayOptions {
     /// What is replayed
     #[command(flatten)]
     pub selection: SelectionOptions,
-    /// Only say what would change, and keep that as a plan; this is what happens without --apply
-    #[arg(long, conflicts_with = "apply")]
-    pub dry_run: bool,
-    /// Do the plan with this hash, exactly; again: go on with it where it was stopped or killed
+    /// The plan of an earlier dry run, by the hash that it printed
     #[arg(long, value_name = "PLAN-HASH", conflicts_with = "selection")]
-    pub apply: Option<String>,
+    pub plan: Option<String>,
+    /// Do it: exactly what the plan says. Said again, it goes on where it was stopped or killed. Without this it is only said
+    /// what would change, and kept as a plan
+    #[arg(long, requires = "plan")]
+    pub apply: bool,
     /// Records per second at most; it goes slower by itself when live traffic falls behind
     #[arg(long, default_value_t = replay::RATE_DEFAULT)]
     pub rate: NonZeroU32,
     /// How many orders and messages are listed; all are counted
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     pub list: usize,
-    /// Who does it, for the record
-    #[arg(long, env = "USER", default_value = "unknown")]
-    pub by: String,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Who does it
+    #[command(flatten)]
+    pub by: By,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Everything that all of these allow.
@@ -42,7 +44,7 @@ pub struct ReplayOptions {
 #[group(id = "selection", multiple = true)]
 pub struct SelectionOptions {
     /// Everything that the consumers have read
-    #[arg(long, conflicts_with_all = ["topic", "partition", "offsets", "from", "until", "order", "event"])]
+    #[arg(long, conflicts_with_all = ["topic", "partition", "offsets", "since", "until", "order", "event"])]
     pub all: bool,
     /// Records of this topic, or event type; may be given again
     #[arg(long)]
@@ -55,7 +57,7 @@ pub struct SelectionOptions {
     pub offsets: Option<Offsets>,
     /// Records that Kafka took at this time or later: 2026-01-31T08:00:00Z, or 24h for 24 hours ago
     #[arg(long, value_name = "TIME")]
-    pub from: Option<Moment>,
+    pub since: Option<Moment>,
     /// Records that Kafka took before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<Moment>,
@@ -72,12 +74,15 @@ pub struct SelectionOptions {
 pub enum ReplayCommand {
     /// List plans, and how far they were done
     List {
-        /// How many, the newest first
-        #[arg(long, default_value_t = 20)]
+        /// How many at most, the newest first
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// Go on after this plan, as the page before says
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+        /// How to print them
+        #[command(flatten)]
+        output: Output,
     },
 }
 

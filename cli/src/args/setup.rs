@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::moment::Moment;
+use crate::out::Output;
 
 /// How topics and tables are set up.
 #[derive(Clone, Debug, Default, Args)]
@@ -16,7 +17,7 @@ pub struct SetupOptions {
     /// Publish messages that were written since to the new cluster again: a time, or how long ago, such as 36h
     #[arg(long, value_name = "TIME", requires = "new_cluster")]
     pub republish_since: Option<Moment>,
-    /// Print JSON when it is done; what happens meanwhile goes to standard error
-    #[arg(long)]
-    pub json: bool,
+    /// How to print the result; with JSON, progress goes to standard error
+    #[command(flatten)]
+    pub output: Output,
 }

@@ -1,19 +1,27 @@
 //! `riverlock trace` on the command line.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+
+use crate::out::Output;
 
 /// What is followed.
 #[derive(Clone, Debug, Args)]
 pub struct TraceOptions {
     /// Digital River's id of an event or of an order
     pub id: String,
-    /// Take the id for an event's only
-    #[arg(long, conflicts_with = "order")]
-    pub event: bool,
-    /// Take the id for an order's only
-    #[arg(long)]
-    pub order: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// What the id is of, if it is the id of an event and of an order
+    #[arg(long = "as", value_name = "KIND")]
+    pub kind: Option<Kind>,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What an id is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// An event
+    Event,
+    /// An order
+    Order,
 }

@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use riverlock_invoice_fetcher::{InvoiceFetcherConfig, InvoiceQueue};
+use riverlock_invoice_fetcher::InvoiceQueue;
 use riverlock_ledger::{
     Error,
     dead_letters::{self, Cursor, Filter, Place, Redriven, Request, Run, Skip},
 };
 use riverlock_processor::Orders;
-use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_runtime::{Clock as _, ConfigError, SystemClock};
 use riverlock_schemas::topics::{Topics, without_cluster};
+use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -18,7 +19,8 @@ use super::{filter, find, shown};
 use crate::{
     args::dead_letters::{ActOptions, Named},
     config::Config,
-    out,
+    consumers, exit,
+    out::{self, Output},
 };
 
 /// Letters that are looked up with one statement. Their bodies are read one at a time.
@@ -34,7 +36,6 @@ pub(super) enum Action {
 pub(super) struct Consumers {
     orders: Orders,
     invoices: InvoiceQueue,
-    invoice_fetcher: InvoiceFetcherConfig,
     topics: Topics,
     force: bool,
 }
@@ -50,14 +51,14 @@ enum Came {
 }
 
 impl Action {
-    pub(super) fn redrive(config: &Config, force: bool) -> Self {
-        Self::Redrive(Box::new(Consumers {
-            orders: Orders::new(config.processor.modes.clone()),
-            invoices: InvoiceQueue::new(&config.invoice_fetcher),
-            invoice_fetcher: config.invoice_fetcher.clone(),
+    pub(super) fn redrive(config: &Config, force: bool) -> Result<Self, ConfigError> {
+        consumers::check(config)?;
+        Ok(Self::Redrive(Box::new(Consumers {
+            orders: consumers::orders(config),
+            invoices: consumers::invoices(config),
             topics: config.kafka.topics(),
             force,
-        }))
+        })))
     }
 
     fn name(&self) -> &'static str {
@@ -97,8 +98,6 @@ impl Consumers {
     ) -> anyhow::Result<Redriven> {
         let (topic, now) = (without_cluster(&place.position.topic).to_owned(), SystemClock.now());
         if self.topics.files().contains(&topic) {
-            // Without an account, every document would be ignored for good.
-            self.invoice_fetcher.validate()?;
             return Ok(dead_letters::redrive(connection, &self.invoices, place, request, now).await?);
         }
         if !self.topics.orders().contains(&topic) {
@@ -131,12 +130,12 @@ impl Letters {
 }
 
 /// The letters that are named, and whether one of the names means none.
-async fn places(connection: &mut PgConnection, names: &[Named]) -> anyhow::Result<(Vec<Place>, bool)> {
+async fn named(connection: &mut PgConnection, names: &[Named]) -> anyhow::Result<(Vec<Place>, bool)> {
     let (mut places, mut missing) = (Vec::new(), false);
     for named in names {
         let found = find(connection, named).await?;
         if found.is_empty() {
-            out::print(&format!("{named}: there is no such letter\n"));
+            out::note(&format!("{named}: there is no such letter"));
             missing = true;
         }
         for (place, _) in found {
@@ -148,27 +147,27 @@ async fn places(connection: &mut PgConnection, names: &[Named]) -> anyhow::Resul
     Ok((places, missing))
 }
 
-/// Does what was asked with every letter that is meant. The exit code is a failure if one of them stays as it was.
+/// Does what was asked with every letter that is meant. Something is wrong if one of them stays as it was.
 pub(super) async fn run(
     connection: &mut PgConnection,
     action: Action,
     options: ActOptions,
 ) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        !options.why.trim().is_empty() && !options.by.trim().is_empty(),
-        "--why and --by must say something"
-    );
-    let run = if options.apply { Run::Apply } else { Run::Dry };
+    let output = options.output;
+    let (run, why) = match options.apply {
+        true => (Run::Apply, options.reason.needed()?),
+        false => (Run::Dry, options.reason.of_dry_run()),
+    };
     let is_named = !options.letters.is_empty();
     let request = Request {
-        by: options.by,
-        why: options.why,
+        by: options.by.name()?,
+        why,
         run,
         discarded_too: is_named,
         looping_too: matches!(&action, Action::Redrive(consumers) if consumers.force),
     };
     let (mut letters, total, mut failed) = if is_named {
-        let (places, missing) = places(connection, &options.letters).await?;
+        let (places, missing) = named(connection, &options.letters).await?;
         let total = places.len() as u64;
         (Letters::Named(places.into_iter()), total, missing)
     } else {
@@ -187,14 +186,40 @@ pub(super) async fn run(
     {
         pace.tick().await;
         let came = action.act(connection, &place, &request).await?;
-        let line = counts.count(&place, came, run);
-        bar.suspend(|| out::print(&line));
+        bar.suspend(|| tell(&place, &came, run, output))?;
+        counts.count(came);
         bar.inc(1);
     }
     bar.finish_and_clear();
     failed |= counts.stays > 0 || (is_named && !counts.skipped.is_empty());
-    out::print(&counts.summary(action.name(), run, total));
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let summary = Summary { applied: options.apply, rest: total.saturating_sub(counts.all()), counts: &counts };
+    output.each(&serde_json::json!({ "summary": summary }), || counts.summary(action.name(), run, total))?;
+    Ok(exit::well_if(!failed))
+}
+
+/// Says in a line what came of a letter, or would.
+fn tell(place: &Place, came: &Came, run: Run, output: Output) -> anyhow::Result<()> {
+    let position = &place.position;
+    let (result, detail) = match came {
+        Came::Done(what) => ("done", what.clone()),
+        Came::Stays(why) => ("stays", why.clone()),
+        Came::Skipped(skip) => ("skipped", skip.to_string()),
+    };
+    let letter = serde_json::json!({ "letter": {
+        "topic": position.topic, "partition": position.partition, "offset": position.offset,
+        "result": result, "detail": detail, "applied": run == Run::Apply,
+    }});
+    output.each(&letter, || {
+        let would = match run {
+            Run::Apply => "",
+            Run::Dry => "would be ",
+        };
+        match came {
+            Came::Done(what) => format!("{position}  {would}{what}"),
+            Came::Stays(why) => format!("{position}  {would}still {why}"),
+            Came::Skipped(skip) => format!("{position}  passed over: {skip}"),
+        }
+    })
 }
 
 /// Progress, for who sits before it.
@@ -206,11 +231,25 @@ fn bar(total: u64) -> anyhow::Result<ProgressBar> {
     Ok(ProgressBar::new(total).with_style(style))
 }
 
+/// What a whole run came to.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    applied: bool,
+    #[serde(flatten)]
+    counts: &'a Counts,
+    /// Letters that are meant and were not reached, because of `--limit`.
+    rest: u64,
+}
+
 /// How many letters came to what.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 struct Counts {
+    /// By the outcome that their records have now.
     done: BTreeMap<String, u64>,
+    /// Stay dead.
     stays: u64,
+    /// By the reason.
     skipped: BTreeMap<String, u64>,
 }
 
@@ -219,28 +258,11 @@ impl Counts {
         self.done.values().sum::<u64>() + self.stays + self.skipped.values().sum::<u64>()
     }
 
-    /// Counts a letter, and says in a line what came of it.
-    fn count(&mut self, place: &Place, came: Came, run: Run) -> String {
-        let position = &place.position;
-        let would = match run {
-            Run::Apply => "",
-            Run::Dry => "would be ",
-        };
+    fn count(&mut self, came: Came) {
         match came {
-            Came::Done(what) => {
-                let line = format!("{position}  {would}{what}\n");
-                *self.done.entry(what).or_default() += 1;
-                line
-            }
-            Came::Stays(why) => {
-                self.stays += 1;
-                format!("{position}  {would}still {why}\n")
-            }
-            Came::Skipped(skip) => {
-                let line = format!("{position}  passed over: {skip}\n");
-                *self.skipped.entry(skip.to_string()).or_default() += 1;
-                line
-            }
+            Came::Done(what) => *self.done.entry(what).or_default() += 1,
+            Came::Stays(_) => self.stays += 1,
+            Came::Skipped(skip) => *self.skipped.entry(skip.to_string()).or_default() += 1,
         }
     }
 
@@ -253,10 +275,10 @@ impl Counts {
         let rest = if rest > 0 { format!("; {rest} more are meant: --limit does more") } else { String::new() };
         match run {
             Run::Apply => {
-                format!("{done} letters {what}{parts}, {stays} stay dead, {skipped} passed over{rest}\n")
+                format!("{done} letters {what}{parts}, {stays} stay dead, {skipped} passed over{rest}")
             }
             Run::Dry => format!(
-                "{done} letters would be {what}{parts}, {stays} would stay dead, {skipped} passed over{rest}; --apply does it\n"
+                "{done} letters would be {what}{parts}, {stays} would stay dead, {skipped} passed over{rest}; --apply --reason <why> does it"
             ),
         }
     }

@@ -13,7 +13,8 @@ use sqlx::PgConnection;
 use crate::{
     args::dead_letters::{DeadLettersCommand, FilterOptions, ListOptions, Named, StateOption},
     config::Config,
-    out,
+    exit::{self, Usage},
+    out::{self, Output, Page},
 };
 
 /// A letter, and what was done about it.
@@ -37,9 +38,9 @@ pub(crate) async fn run(file: Option<&Path>, command: DeadLettersCommand) -> any
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
     match command {
         DeadLettersCommand::List(options) => list(&mut connection, options).await,
-        DeadLettersCommand::Show { letters, payload, json } => show(&mut connection, &letters, payload, json).await,
+        DeadLettersCommand::Show { letters, payload, output } => show(&mut connection, &letters, payload, output).await,
         DeadLettersCommand::Redrive(options) => {
-            let action = act::Action::redrive(&config, options.force);
+            let action = act::Action::redrive(&config, options.force)?;
             act::run(&mut connection, action, options.act).await
         }
         DeadLettersCommand::Discard(options) => act::run(&mut connection, act::Action::Discard, options.act).await,
@@ -49,7 +50,7 @@ pub(crate) async fn run(file: Option<&Path>, command: DeadLettersCommand) -> any
 fn filter(options: FilterOptions) -> Filter {
     let now = SystemClock.now();
     Filter {
-        reason: options.reason,
+        reason: options.error,
         topic: options.topic,
         event_type: options.event_type,
         order_id: options.order,
@@ -74,21 +75,15 @@ async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Re
         StateOption::Discarded => &[State::Discarded],
         StateOption::All => &State::ALL,
     };
-    let letters = dead_letters::list(connection, states, &filter(options.filter), options.limit).await?;
-    if options.json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&letters)?));
-        return Ok(ExitCode::SUCCESS);
+    let (filter, after, limit) = (filter(options.filter), options.after.as_ref(), options.limit);
+    if let Some(after) = after
+        && dead_letters::find(connection, Some(after), None).await?.is_empty()
+    {
+        return Err(Usage(format!("--after: there is no letter {after}")).into());
     }
-    let mut text = String::new();
-    for letter in &letters {
-        writeln!(text, "{}", line(letter))?;
-    }
-    let count = letters.len();
-    match usize::try_from(options.limit) {
-        Ok(limit) if count >= limit => writeln!(text, "the first {count} letters; --limit shows more")?,
-        _ => writeln!(text, "{count} letters")?,
-    }
-    out::print(&text);
+    let letters = dead_letters::list(connection, states, &filter, after, limit + 1).await?;
+    let page = Page::cut(letters, limit, |letter| letter.position().to_string());
+    options.output.page(&page, "letters", |text, letter| writeln!(text, "{}", line(letter)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -121,12 +116,17 @@ fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-async fn show(connection: &mut PgConnection, letters: &[Named], payload: bool, json: bool) -> anyhow::Result<ExitCode> {
+async fn show(
+    connection: &mut PgConnection,
+    letters: &[Named],
+    payload: bool,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let (mut all, mut missing) = (Vec::new(), false);
     for named in letters {
         let found = find(connection, named).await?;
         if found.is_empty() {
-            eprintln!("{named}: there is no such letter");
+            out::note(&format!("{named}: there is no such letter"));
             missing = true;
         }
         for (place, letter) in found {
@@ -143,16 +143,8 @@ async fn show(connection: &mut PgConnection, letters: &[Named], payload: bool, j
             all.push(Shown { letter, header_names, actions, payload: text, payload_hex: hex });
         }
     }
-    if json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&all)?));
-    } else {
-        let mut text = String::new();
-        for shown in &all {
-            describe(&mut text, shown)?;
-        }
-        out::print(&text);
-    }
-    Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    output.whole(&all, |text| all.iter().try_for_each(|shown| describe(text, shown)))?;
+    Ok(exit::well_if(!missing))
 }
 
 fn hex_digits(bytes: &[u8]) -> String {

@@ -7,7 +7,7 @@ use riverlock_invoice_fetcher::view as documents;
 use riverlock_ledger::{audit, view};
 
 use super::{LOOK_INTERVAL, mend};
-use crate::local::Local;
+use crate::{local::Local, out};
 
 /// How long nothing may move before the wait is given up.
 const STALL_MAX: Duration = Duration::from_secs(120);
@@ -27,7 +27,7 @@ struct Left {
 /// # Errors
 /// When nothing moves any more, or a server does not answer.
 pub async fn wait(local: &mut Local) -> anyhow::Result<()> {
-    println!("waiting until every event, invoice and message is dealt with");
+    out::line("waiting until every event, invoice and message is dealt with");
     let consumers = local.config.consumers();
     let (mut last, mut moved, mut told) = (None, Instant::now(), Instant::now());
     loop {
@@ -49,7 +49,7 @@ pub async fn wait(local: &mut Local) -> anyhow::Result<()> {
             bail!("nothing has moved for {} s: {text}", STALL_MAX.as_secs());
         }
         if told.elapsed() > TELL_INTERVAL {
-            println!("  {text}");
+            out::line(&format!("  {text}"));
             told = Instant::now();
         }
         tokio::time::sleep(LOOK_INTERVAL).await;

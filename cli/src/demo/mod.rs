@@ -18,7 +18,9 @@ use tokio::net::TcpListener;
 
 use crate::{
     args::{BrokerKind, DemoOptions},
+    exit,
     local::{Local, Ports},
+    out,
 };
 
 /// How often progress is shown, and ended processes are looked for.
@@ -32,14 +34,14 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     shutdown.on_signals()?;
     if options.broker == BrokerKind::Embedded {
         refuse_what_does_not_fit(options.orders)?;
-        println!(
-            "THE EMBEDDED BROKER KEEPS NOTHING: it holds 5 MB per partition, in memory. Good for a look, not for a proof."
+        out::line(
+            "THE EMBEDDED BROKER KEEPS NOTHING: it holds 5 MB per partition, in memory. Good for a look, not for a proof.",
         );
     }
     let folder = stack::temporary_dir()?;
     let ports = Ports::free()?;
     let binary = std::env::current_exe().context("finding this program's file")?;
-    let starting = Local::start(&binary, folder.path(), &ports, options.broker, |step| println!("{step}"));
+    let starting = Local::start(&binary, folder.path(), &ports, options.broker, out::line);
     let mut local = tokio::select! {
         local = starting => local?,
         () = shutdown.soft().cancelled() => bail!("stopped while starting; everything that was started has ended"),
@@ -53,7 +55,7 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     }
     shutdown.stop();
     local.stop().await?;
-    Ok(if result? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(exit::well_if(result?))
 }
 
 /// The embedded broker drops the oldest records of a partition that is full.
@@ -88,27 +90,27 @@ async fn demonstrate(options: &DemoOptions, local: &mut Local, shutdown: &Shutdo
     drain::wait(local).await?;
 
     let mut connection = local.config.postgres.connect().await?;
-    println!("reading every record and every invoice again");
+    out::line("reading every record and every invoice again");
     let audit = audit::run(&local.config.kafka, &mut connection, &local.config.consumers()).await?;
     let verified = verify::run(&config, &local.config, &mut connection).await?;
     table::print(local, &mut connection, &played, &verified).await?;
-    println!("{audit}");
+    out::line(&audit.to_string());
     for problem in audit.findings.iter().chain(&verified.problems) {
-        println!("  {problem}");
+        out::line(&format!("  {problem}"));
     }
     // An event that was acknowledged is in Kafka, so Kafka can hold no fewer records than there were acknowledgements.
     let enough = audit.acknowledged >= played.counts.acknowledged;
     if !enough {
-        println!(
+        out::line(&format!(
             "  {} requests were acknowledged, but Kafka has {} records",
             played.counts.acknowledged, audit.acknowledged
-        );
+        ));
     }
     Ok(audit.balances() && audit.pending == 0 && enough && verified.problems_total == 0 && played.complete)
 }
 
 async fn play_with_progress(config: &PlayConfig, local: &mut Local, shutdown: &Shutdown) -> anyhow::Result<PlayReport> {
-    println!("playing {} orders with seed {}", config.orders, config.seed);
+    out::line(&format!("playing {} orders with seed {}", config.orders, config.seed));
     let bar = ProgressBar::new(config.orders)
         .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} orders {msg} {elapsed} (left: {eta})")?);
     let progress = Arc::new(Progress::new());
@@ -128,7 +130,7 @@ async fn play_with_progress(config: &PlayConfig, local: &mut Local, shutdown: &S
                 // Where there is no terminal, a line per tenth.
                 if bar.is_hidden() && counts.lives_done * 10 / config.orders.max(1) > shown {
                     shown = counts.lives_done * 10 / config.orders.max(1);
-                    println!("  {}/{} orders, {message}", counts.lives_done, config.orders);
+                    out::line(&format!("  {}/{} orders, {message}", counts.lives_done, config.orders));
                 }
                 bar.set_position(counts.lives_done);
                 bar.set_message(message);
@@ -142,7 +144,7 @@ async fn play_with_progress(config: &PlayConfig, local: &mut Local, shutdown: &S
 async fn mend(local: &mut Local) -> anyhow::Result<()> {
     let mended = local.mend().await?;
     if !mended.is_empty() {
-        println!("had ended and was started again: {}", mended.join(", "));
+        out::line(&format!("had ended and was started again: {}", mended.join(", ")));
     }
     Ok(())
 }
@@ -152,7 +154,7 @@ fn keep_logs(local: &Local) {
     for service in &local.services {
         let kept = std::env::temp_dir().join(format!("riverlock-demo-{}.log", service.service.name()));
         if std::fs::copy(service.log(), &kept).is_ok() {
-            eprintln!("the log of {} is kept in {}", service.service.name(), kept.display());
+            out::note(&format!("the log of {} is kept in {}", service.service.name(), kept.display()));
         }
     }
 }

@@ -9,7 +9,7 @@ use riverlock_sandbox::PlayReport;
 use sqlx::PgConnection;
 
 use super::verify::Verified;
-use crate::local::Local;
+use crate::{local::Local, out};
 
 pub(super) async fn print(
     local: &Local,
@@ -18,7 +18,7 @@ pub(super) async fn print(
     verified: &Verified,
 ) -> anyhow::Result<()> {
     let counts = &played.counts;
-    println!("\n{:-<78}", "");
+    out::line(&format!("\n{:-<78}", ""));
     row("events", format!("{} distinct, {} sent again on purpose", counts.events_planned, counts.duplicates_sent));
     let refused: Vec<String> = counts.refused.iter().map(|(status, count)| format!("{count} x {status}")).collect();
     let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
@@ -43,12 +43,12 @@ pub(super) async fn print(
         .filter_map(|service| Some(format!("{} {} MB", service.service.name(), service.peak_memory()? / 1_000_000)))
         .collect();
     row("peak memory", memory.join(", "));
-    println!("{:-<78}", "");
+    out::line(&format!("{:-<78}", ""));
     Ok(())
 }
 
 fn row(name: &str, value: impl Display) {
-    println!("{name:<16} {value}");
+    out::line(&format!("{name:<16} {value}"));
 }
 
 fn list(counts: impl IntoIterator<Item = (String, u64)>) -> String {

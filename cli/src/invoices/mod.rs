@@ -91,8 +91,9 @@ async fn list_missing(
     connection: &mut PgConnection,
     options: &ListOptions,
 ) -> anyhow::Result<ExitCode> {
-    config.invoice_fetcher.validate()?;
-    let orders = missing::list(connection, &config.invoice_fetcher, SystemClock.now(), options.limit).await?;
+    let missing = &config.invoice_fetcher.missing;
+    missing.validate()?;
+    let orders = missing::list(connection, missing, SystemClock.now(), options.limit).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&orders)?);
         return Ok(ExitCode::SUCCESS);
@@ -152,7 +153,7 @@ async fn try_again(connection: &mut PgConnection, options: RetryOptions) -> anyh
     let filter = filter(file_id, which)?;
     let run = if apply { Run::Apply } else { Run::Dry };
     let request = Request { by, reason: why };
-    let retried = retry::run(connection, &filter, limit, &request, run, SystemClock.now()).await?;
+    let retried = retry::run(connection, &filter, limit, &request, run).await?;
     for row in &retried {
         let error = row.last_error.as_deref().unwrap_or("never attempted");
         println!("{}  order {}  {} after {} attempts: {error}", row.file_id, row.order_id, row.state, row.attempts);

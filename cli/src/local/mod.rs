@@ -2,17 +2,18 @@
 
 mod ports;
 mod service;
+mod settings;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Context as _;
 use riverlock_ledger::cluster;
 use riverlock_runtime::topics;
 use riverlock_sandbox::stack::{Embedded, Kafka, Postgres};
 
+use self::settings::Written;
 pub use self::{ports::Ports, service::Running};
 use crate::{
     args::{BrokerKind, setup::SetupOptions},
@@ -76,9 +77,10 @@ impl Local {
             }
         };
         let config_file = home.join("riverlock.toml");
-        std::fs::write(&config_file, ports.config(home, &postgres.url(), &bootstrap))
-            .with_context(|| format!("writing {}", config_file.display()))?;
-        let config = Config::load(Some(&config_file))?;
+        if settings::write(&config_file, &ports.config(home, &postgres.url(), &bootstrap))? == Written::Kept {
+            tell(&format!("{} was edited and is used as it is; delete it to have it made anew", config_file.display()));
+        }
+        let config = Config::load_with_kafka(Some(&config_file))?;
 
         tell("creating topics and tables");
         // The embedded broker is another cluster each time.

@@ -29,7 +29,7 @@ pub struct Ports {
 impl Ports {
     /// The ports of `make up`, always the same.
     pub const FIXED: Self =
-        Self { postgres: 15432, kafka: 19092, ingest: 8080, sandbox: 8085, admin: [9464, 9465, 9466] };
+        Self { postgres: 15432, kafka: 19092, ingest: 8080, sandbox: 8087, admin: [9464, 9465, 9466] };
 
     /// Ports that nobody uses.
     ///
@@ -61,8 +61,7 @@ impl Ports {
         let Self { ingest, sandbox, admin: [admin, ..], .. } = self;
         let store = home.join("invoices").display().to_string();
         format!(
-            r#"# Written at every start of the local stack.
-[kafka]
+            r#"[kafka]
 brokers = "{brokers}"
 # Short, so that a service that is killed to see what happens is missed soon.
 session_timeout = "6s"
@@ -75,6 +74,10 @@ listen = "127.0.0.1:{admin}"
 
 [ingest]
 listen = "127.0.0.1:{ingest}"
+
+[ingest.limits]
+# No load balancer has to notice that it ends.
+shutdown_delay = "0s"
 
 [[ingest.endpoints]]
 name = "sandbox"

@@ -49,7 +49,7 @@ struct Row<'a> {
 }
 
 pub(crate) async fn run(file: Option<&Path>, command: QuarantineCommand) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     config.ingest.validate()?;
     match command {
         QuarantineCommand::List { json } => {
@@ -212,7 +212,7 @@ struct Reader {
 impl Reader {
     fn open(kafka: &KafkaConfig) -> anyhow::Result<Self> {
         let topic = kafka.topics().quarantine();
-        let consumer = Closing::create(&kafka.consumer("riverlock-quarantine"))?;
+        let consumer = Closing::create(&kafka.consumer("quarantine"))?;
         let (mut left, mut assignment) = (Vec::new(), TopicPartitionList::new());
         for partition in 0..kafka.partitions {
             let (low, high) = consumer.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT).with_context(|| {

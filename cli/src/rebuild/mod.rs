@@ -11,8 +11,9 @@ use riverlock_ledger::{
 use riverlock_processor::Orders;
 use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::{Mode, hash::Sha256Hash};
+use serde_json::json;
 
-use crate::{args::rebuild::RebuildOptions, bar, config::Config, out};
+use crate::{args::rebuild::RebuildOptions, bar, config::Config, consumers, exit, out};
 
 /// How often the live consumers may move on between two attempts to swap.
 const SWAPS_MAX: usize = 5;
@@ -26,16 +27,13 @@ struct Projections {
 }
 
 pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
-    config.processor.validate()?;
-    if documents(&config).next().is_some() {
-        config.invoice_fetcher.validate()?;
-    }
-    let reason = reason(&options)?;
-    let projections = Projections {
-        orders: Orders::new(config.processor.modes.clone()),
-        invoices: InvoiceQueue::new(&config.invoice_fetcher),
+    let config = Config::load_with_kafka(file)?;
+    consumers::check(&config)?;
+    let reason = match options.apply {
+        true => Some(Reason { by: options.by.clone().name()?, why: options.reason.clone().needed()? }),
+        false => None,
     };
+    let projections = Projections { orders: consumers::orders(&config), invoices: consumers::invoices(&config) };
     let plan = Plan {
         schema: options.schema.clone(),
         fingerprint: fingerprint(&config)?,
@@ -44,29 +42,22 @@ pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow:
     };
     let mut rebuild = Rebuild::open(&config.kafka, &config.postgres, plan).await?;
     let report = build_and_compare(&rebuild, &projections).await?;
-    print(&report, &options)?;
     let is_same = report.total == 0;
-    match reason {
-        Some(reason) if options.yes => {
-            let kept = swap(&mut rebuild, &projections, &reason).await?;
-            tell(&kept, rebuild.live_schema(), &options);
-            Ok(ExitCode::SUCCESS)
-        }
-        reason => {
-            if reason.is_some() {
-                eprintln!("nothing was swapped: stop the services, and say --yes");
-            }
-            Ok(if is_same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-    }
-}
-
-fn reason(options: &RebuildOptions) -> anyhow::Result<Option<Reason>> {
-    if !options.swap {
-        return Ok(None);
-    }
-    let why = options.reason.clone().filter(|reason| !reason.trim().is_empty()).context("--reason is empty")?;
-    Ok(Some(Reason { by: options.by.clone(), why }))
+    let Some(reason) = reason else {
+        options.output.whole(&json!({ "comparison": report }), |text| write(text, &report, &options.schema))?;
+        options
+            .output
+            .people("nothing was changed; --apply --reason <why> puts the rebuilt tables in the live ones' place");
+        return Ok(exit::well_if(is_same));
+    };
+    // What is different is told before anything is changed, because the change may be refused.
+    let mut text = String::new();
+    write(&mut text, &report, &options.schema)?;
+    out::note(text.trim_end());
+    let kept = swap(&mut rebuild, &projections, &reason).await?;
+    let swapped = json!({ "comparison": report, "keptSchema": kept.schema, "messages": kept.messages });
+    options.output.whole(&swapped, |text| tell(text, &kept, rebuild.live_schema()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What decides about records: this program, and the modes that it acts on.
@@ -132,17 +123,6 @@ async fn swap(rebuild: &mut Rebuild, projections: &Projections, reason: &Reason)
     }
 }
 
-fn print(report: &Report, options: &RebuildOptions) -> anyhow::Result<()> {
-    if options.json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(report)?));
-        return Ok(());
-    }
-    let mut text = String::new();
-    write(&mut text, report, &options.schema).expect("writing to a text never fails");
-    out::print(&text);
-    Ok(())
-}
-
 fn write(text: &mut String, report: &Report, schema: &str) -> std::fmt::Result {
     writeln!(text, "{} records were read into schema {schema}, up to where the live tables stand", report.records)?;
     for table in &report.tables {
@@ -160,13 +140,14 @@ fn write(text: &mut String, report: &Report, schema: &str) -> std::fmt::Result {
     writeln!(text, "rebuild: {result}")
 }
 
-fn tell(kept: &Kept, live: &str, options: &RebuildOptions) {
+fn tell(text: &mut String, kept: &Kept, live: &str) -> std::fmt::Result {
     let schema = &kept.schema;
-    eprintln!("swapped: the rebuilt tables are live in schema {live}; {} messages will be published", kept.messages);
-    eprintln!("start the services again. The former tables are in schema {schema}:");
-    eprintln!("  to go back   riverlock rebuild --schema {schema} --swap --yes --reason <why>");
-    eprintln!("  to drop them psql -c 'DROP SCHEMA {schema} CASCADE'");
-    if options.json {
-        out::print(&format!("{}\n", serde_json::json!({ "keptSchema": schema, "messages": kept.messages })));
-    }
+    writeln!(
+        text,
+        "swapped: the rebuilt tables are live in schema {live}; {} messages will be published",
+        kept.messages
+    )?;
+    writeln!(text, "start the services again. The former tables are in schema {schema}:")?;
+    writeln!(text, "  to go back   riverlock rebuild --schema {schema} --apply --reason <why>")?;
+    writeln!(text, "  to drop them psql -c 'DROP SCHEMA {schema} CASCADE'")
 }

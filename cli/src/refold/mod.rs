@@ -3,41 +3,41 @@
 use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_processor::{
-    Orders,
-    refold::{self, Finding, Plan, Reason, Selection, Tally},
-};
+use riverlock_processor::refold::{self, Finding, Plan, Reason, Selection, Tally};
 use riverlock_runtime::{Clock as _, SystemClock};
 
-use crate::{args::refold::RefoldOptions, bar, config::Config};
+use crate::{args::refold::RefoldOptions, bar, config::Config, consumers, exit, out::Output};
 
 pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
-    config.processor.validate()?;
+    let config = Config::load_with_kafka(file)?;
+    consumers::check(&config)?;
     let now = SystemClock.now();
     let selection = if options.all {
         Selection::All
     } else if options.order_id.is_empty() {
-        Selection::Like { status: options.status, changed_since: options.changed_since.map(|moment| moment.at(now)) }
+        Selection::Like { status: options.status, changed_since: options.since.map(|moment| moment.at(now)) }
     } else {
         Selection::Ids(options.order_id)
     };
-    let apply = if options.apply {
-        let why = options.reason.filter(|reason| !reason.trim().is_empty()).context("--reason is empty")?;
-        Some(Reason { by: options.by, why })
-    } else {
-        None
-    };
+    let apply =
+        if options.apply { Some(Reason { by: options.by.name()?, why: options.reason.needed()? }) } else { None };
     let is_applied = apply.is_some();
     let plan = Plan {
         selection,
-        orders: Orders::new(config.processor.modes.clone()),
+        orders: consumers::orders(&config),
         other_topics: config.kafka.topics().files(),
         apply,
         clock: &SystemClock,
     };
     let bar = bar::new("orders")?;
-    let mut found = |finding: Finding| bar.suspend(|| print(&finding, options.json));
+    let output = options.output;
+    let mut printed = Ok(());
+    let mut found = |finding: Finding| {
+        let result = bar.suspend(|| print(&finding, output));
+        if printed.is_ok() {
+            printed = result;
+        }
+    };
     let progress = |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -45,30 +45,33 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     let tally = refold::run(&config.kafka, &config.postgres, plan, &mut found, &progress).await;
     bar.finish_and_clear();
     let tally = tally.context("refolding did not come to its end")?;
-    if !options.json {
-        println!("{}", summary(&tally, is_applied));
-    }
+    printed?;
+    let Tally { folded, differing, written, refused, effects } = &tally;
+    let counts = serde_json::json!({ "summary": {
+        "applied": is_applied, "folded": folded, "differing": differing, "written": written, "refused": refused,
+        "messages": effects,
+    }});
+    output.each(&counts, || summary(&tally, is_applied))?;
     let is_known = tally.folded + tally.refused > 0;
     let is_right = tally.refused == 0 && (is_applied || tally.differing == 0);
-    Ok(if is_known && is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(exit::well_if(is_known && is_right))
 }
 
-fn print(finding: &Finding, json: bool) {
-    let text = match (finding, json) {
-        (Finding::Differs(diff), false) => diff.to_string(),
-        (Finding::Differs(diff), true) => serde_json::json!({ "differs": diff }).to_string(),
-        (Finding::Refused(key, refusal), false) => {
-            format!("order {} ({}) is left as it is: {refusal}", key.order_id, key.mode)
+fn print(finding: &Finding, output: Output) -> anyhow::Result<()> {
+    match finding {
+        Finding::Differs(diff) => output.each(&serde_json::json!({ "differs": diff }), || diff.to_string()),
+        Finding::Refused(key, refusal) => {
+            let (order_id, mode) = (&key.order_id, key.mode);
+            let refused = serde_json::json!({ "orderId": order_id, "mode": mode, "reason": refusal.to_string() });
+            output.each(&serde_json::json!({ "refused": refused }), || {
+                format!("order {order_id} ({mode}) is left as it is: {refusal}")
+            })
         }
-        (Finding::Refused(key, refusal), true) => {
-            let refused =
-                serde_json::json!({ "orderId": key.order_id, "mode": key.mode, "reason": refusal.to_string() });
-            serde_json::json!({ "refused": refused }).to_string()
+        Finding::Unreadable(row) => {
+            let refused = serde_json::json!({ "reason": row });
+            output.each(&serde_json::json!({ "refused": refused }), || format!("{row}; it is left as it is"))
         }
-        (Finding::Unreadable(row), false) => format!("{row}; it is left as it is"),
-        (Finding::Unreadable(row), true) => serde_json::json!({ "refused": { "reason": row } }).to_string(),
-    };
-    crate::out::print(&format!("{text}\n"));
+    }
 }
 
 fn summary(tally: &Tally, is_applied: bool) -> String {

@@ -5,9 +5,7 @@ mod progress;
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_invoice_fetcher::InvoiceQueue;
-use riverlock_ledger::replay::{self, Applied, Consumer, Planned, Replay, ReplayError, RunView, Selection};
-use riverlock_processor::Orders;
+use riverlock_ledger::replay::{self, Applied, Consumer, Planned, Replay, RunView, Selection};
 use riverlock_runtime::{Clock as _, Shutdown, SystemClock};
 use riverlock_schemas::time::to_micros;
 
@@ -15,22 +13,24 @@ use self::progress::Progress;
 use crate::{
     args::replay::{Offsets, ReplayCommand, ReplayOptions, SelectionOptions},
     config::Config,
-    out,
+    consumers as parts,
+    exit::{self, Usage, Wrong},
+    out::{Output, Page},
 };
 
-/// The plan would do something else now than it said: nothing of that was committed.
-const EXIT_REFUSED: u8 = 3;
-/// It was asked to end before it was done; the same command goes on.
-const EXIT_STOPPED: u8 = 4;
+/// Most plans that are looked through.
+const PLANS_MAX: i64 = 100_000;
 
 pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
-    if let Some(ReplayCommand::List { limit, json }) = options.command {
-        return list(&config, limit, json).await;
+    if let Some(ReplayCommand::List { limit, after, output }) = options.command {
+        return list(&Config::load(file)?, limit, after.as_deref(), output).await;
     }
-    config.processor.validate()?;
-    config.invoice_fetcher.validate()?;
-    anyhow::ensure!(!options.by.trim().is_empty(), "--by must say something");
+    if let Some(hash) = options.plan.as_deref().filter(|_| !options.apply) {
+        return show(&Config::load(file)?, hash, options.output).await;
+    }
+    let config = Config::load_with_kafka(file)?;
+    parts::check(&config)?;
+    let by = options.by.name()?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let consumers = consumers(&config);
@@ -41,34 +41,22 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
         clock: &SystemClock,
         stop: shutdown.soft().clone(),
         rate: options.rate,
-        by: &options.by,
+        by: &by,
     };
     let mut progress = Progress::new()?;
-    let result = match &options.apply {
+    match &options.plan {
         Some(hash) => {
             let applied = replay::apply(&replay, hash, &mut progress).await;
             progress.end();
-            applied.map(|applied| tell_applied(&applied, options.json))
+            tell_applied(&applied?, options.output)
         }
         None => {
             let selection = selection(&options.selection)?;
             let planned = replay::plan(&replay, &selection, options.list, &mut progress).await;
             progress.end();
-            planned.map(|planned| tell_planned(&selection, &planned, options.json))
-        }
-    };
-    match result {
-        Ok(result) => result,
-        Err(error) => {
-            let code = match &error {
-                ReplayError::Deviates { .. } | ReplayError::ConsumerWentBack { .. } | ReplayError::Superseded(_) => {
-                    EXIT_REFUSED
-                }
-                ReplayError::Stopped => EXIT_STOPPED,
-                _ => return Err(error.into()),
-            };
-            eprintln!("riverlock: {error}");
-            Ok(ExitCode::from(code))
+            let planned = planned?;
+            options.output.whole(&planned, |text| write_planned(text, &selection, &planned))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -76,45 +64,33 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
 /// The consumers as the services have them.
 pub fn consumers(config: &Config) -> [Consumer; 2] {
     let topics = config.kafka.topics();
-    [
-        Consumer::new(Orders::new(config.processor.modes.clone()), topics.orders()),
-        Consumer::new(InvoiceQueue::new(&config.invoice_fetcher), topics.files()),
-    ]
+    [Consumer::new(parts::orders(config), topics.orders()), Consumer::new(parts::invoices(config), topics.files())]
 }
 
 fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
     let now = SystemClock.now();
     let moment = |moment: Option<crate::args::moment::Moment>| {
-        let time = moment.map(|moment| moment.checked_at(now).map(to_micros).context("that is too long ago"));
-        time.transpose()
+        let too_long = || Usage("--since and --until: that is too long ago".to_owned());
+        moment.map(|moment| moment.checked_at(now).map(to_micros).ok_or_else(too_long)).transpose()
     };
     let selection = Selection {
         topics: options.topic.clone(),
         partitions: options.partition.clone(),
         offsets: options.offsets.map(|Offsets(first, end)| (first, end)),
-        from: moment(options.from)?,
+        from: moment(options.since)?,
         until: moment(options.until)?,
         orders: options.order.clone(),
         events: options.event.clone(),
     };
-    anyhow::ensure!(
-        options.all || selection != Selection::default(),
-        "say what: --order, --event, --topic (with --partition and --offsets), --from and --until, or --all"
-    );
+    if !options.all && selection == Selection::default() {
+        let what = "--order, --event, --topic (with --partition and --offsets), --since and --until, or --all";
+        return Err(Usage(format!("say what is replayed: {what}")).into());
+    }
     Ok(selection)
 }
 
-fn tell_planned(selection: &Selection, planned: &Planned, json: bool) -> anyhow::Result<ExitCode> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(planned)?);
-    } else {
-        out::print(&planned_text(selection, planned)?);
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn planned_text(selection: &Selection, planned: &Planned) -> Result<String, std::fmt::Error> {
-    let (mut text, report) = (String::new(), &planned.report);
+fn write_planned(text: &mut String, selection: &Selection, planned: &Planned) -> std::fmt::Result {
+    let report = &planned.report;
     writeln!(text, "dry run of {selection}: nothing was changed")?;
     writeln!(
         text,
@@ -127,18 +103,22 @@ fn planned_text(selection: &Selection, planned: &Planned) -> Result<String, std:
     }
     writeln!(text, "\norders     {} would change", report.orders)?;
     planned.orders.iter().try_for_each(|order| writeln!(text, "  {order}"))?;
-    more(&mut text, report.orders, planned.orders.len())?;
+    more(text, report.orders, planned.orders.len())?;
     writeln!(text, "messages   {} would be sent", report.effects)?;
     planned.effects.iter().try_for_each(|effect| writeln!(text, "  {effect}"))?;
-    more(&mut text, report.effects, planned.effects.len())?;
+    more(text, report.effects, planned.effects.len())?;
     writeln!(text, "documents  {} would be queued", report.documents)?;
     match planned.plan {
         Some(plan) => {
-            writeln!(text, "plan       {plan}\ndo it with: riverlock replay --apply {}", short(&plan.to_string()))?;
+            writeln!(text, "plan       {plan}\ndo it with: {}", do_it(&plan.to_string()))
         }
-        None => writeln!(text, "there is nothing to do, so there is no plan")?,
+        None => writeln!(text, "there is nothing to do, so there is no plan"),
     }
-    Ok(text)
+}
+
+/// The command that does a plan.
+fn do_it(plan: &str) -> String {
+    format!("riverlock replay --plan {} --apply", short(plan))
 }
 
 /// As much of a plan's hash as people need.
@@ -153,55 +133,52 @@ fn more(text: &mut String, all: u64, listed: usize) -> std::fmt::Result {
     }
 }
 
-fn tell_applied(applied: &Applied, json: bool) -> anyhow::Result<ExitCode> {
+fn tell_applied(applied: &Applied, output: Output) -> anyhow::Result<ExitCode> {
     let Applied { plan, done, records, fresh, effects, chunks, .. } = applied;
-    if json {
-        println!("{}", serde_json::to_string_pretty(applied)?);
-    } else {
-        println!("{records} records read in {chunks} chunks: {fresh} new, {effects} messages written");
-        let short = short(plan);
-        if *done {
-            println!("plan {short} is done");
-        } else {
-            println!("stopped; go on with: riverlock replay --apply {short}");
+    output.whole(applied, |text| {
+        writeln!(text, "{records} records read in {chunks} chunks: {fresh} new, {effects} messages written")?;
+        match done {
+            true => writeln!(text, "plan {} is done", short(plan)),
+            false => writeln!(text, "stopped; go on with: {}", do_it(plan)),
         }
-    }
-    Ok(if *done { ExitCode::SUCCESS } else { ExitCode::from(EXIT_STOPPED) })
+    })?;
+    Ok(ExitCode::from(if *done { exit::WELL } else { exit::STOPPED }))
 }
 
-async fn list(config: &Config, limit: i64, json: bool) -> anyhow::Result<ExitCode> {
+async fn runs(config: &Config) -> anyhow::Result<Vec<RunView>> {
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
-    let runs = replay::runs(&mut connection, limit).await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&runs)?);
-        return Ok(ExitCode::SUCCESS);
+    Ok(replay::runs(&mut connection, PLANS_MAX).await?)
+}
+
+async fn list(config: &Config, limit: i64, after: Option<&str>, output: Output) -> anyhow::Result<ExitCode> {
+    let mut runs = runs(config).await?;
+    if let Some(after) = after {
+        let found = runs.iter().position(|run| run.plan.starts_with(after));
+        let last = found.ok_or_else(|| Usage(format!("--after: there is no plan {after}")))?;
+        runs.drain(..=last);
     }
-    for RunView {
-        plan,
-        planned_at,
-        planned_by,
-        selection,
-        planned,
-        state,
-        records,
-        fresh,
-        detail,
-        started_by,
-        updated_at,
-        ..
-    } in &runs
-    {
-        let by = started_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
-        println!(
-            "{}  planned {planned_at} by {planned_by}: {selection}\n  {state}{by} {updated_at}: {records} of {} records, {fresh} of {} new",
-            short(plan),
-            planned.records,
-            planned.fresh(),
-        );
-        if let Some(detail) = detail {
-            println!("  {detail}");
-        }
-    }
-    println!("{} plans", runs.len());
+    let page = Page::cut(runs, limit, |run| short(&run.plan).to_owned());
+    output.page(&page, "plans", write_run)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of a plan.
+async fn show(config: &Config, hash: &str, output: Output) -> anyhow::Result<ExitCode> {
+    let is_meant = |run: &RunView| run.plan.starts_with(hash);
+    let run = runs(config).await?.into_iter().find(is_meant);
+    let run = run.ok_or_else(|| Wrong(format!("there is no plan {hash}; a dry run makes one and prints its hash")))?;
+    output.whole(&run, |text| {
+        write_run(text, &run)?;
+        writeln!(text, "nothing was done; do it with: {}", do_it(&run.plan))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_run(text: &mut String, run: &RunView) -> std::fmt::Result {
+    let RunView { planned_at, planned_by, selection, planned, state, records, fresh, updated_at, .. } = run;
+    let by = run.started_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+    writeln!(text, "{}  planned {planned_at} by {planned_by}: {selection}", short(&run.plan))?;
+    let (all_records, all_fresh) = (planned.records, planned.fresh());
+    writeln!(text, "  {state}{by} {updated_at}: {records} of {all_records} records, {fresh} of {all_fresh} new")?;
+    run.detail.as_deref().map_or(Ok(()), |detail| writeln!(text, "  {detail}"))
 }

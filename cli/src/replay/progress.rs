@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use riverlock_ledger::replay::Observer;
 
+use crate::out;
+
 /// How often a line is written where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -49,11 +51,11 @@ impl Observer for Progress {
             let total = self.bar.length().unwrap_or_default();
             let rate = read.saturating_sub(self.done) as f64 / elapsed.as_secs_f64();
             let left = total.saturating_sub(read) as f64 / rate.max(1.0);
-            eprintln!("  {read}/{total} records, {selected} selected, {rate:.0}/s, {left:.0} s left");
+            out::note(&format!("  {read}/{total} records, {selected} selected, {rate:.0}/s, {left:.0} s left"));
         }
     }
 
     fn say(&mut self, text: &str) {
-        self.bar.suspend(|| eprintln!("  {text}"));
+        self.bar.suspend(|| out::note(&format!("  {text}")));
     }
 }

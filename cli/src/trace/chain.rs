@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
 use riverlock_ledger::{
     cluster,
@@ -20,7 +21,12 @@ use super::{
     Link, Trace,
     receipt::{self, Found, Receipt},
 };
-use crate::{args::trace::TraceOptions, config::Config, quarantine::verdict::Judge};
+use crate::{
+    args::trace::{Kind, TraceOptions},
+    config::Config,
+    out,
+    quarantine::verdict::Judge,
+};
 
 /// Follows an id. What Kafka does not tell is said in the trace and no error.
 pub(super) async fn follow(
@@ -30,14 +36,14 @@ pub(super) async fn follow(
 ) -> anyhow::Result<Trace> {
     let (mut known_as, mut events) = (Vec::new(), BTreeMap::new());
     let mut orders = BTreeSet::new();
-    if !options.order {
+    if options.kind != Some(Kind::Order) {
         let found = view::records_of_event(connection, &event_key(&options.id)).await?;
         if !found.is_empty() {
             known_as.push("event");
         }
         add(&mut events, found);
     }
-    if !options.event && OrderId::parse(options.id.as_str()).is_ok() {
+    if options.kind != Some(Kind::Event) && OrderId::parse(options.id.as_str()).is_ok() {
         let found = view::events_of_order(connection, &options.id).await?;
         let is_order = !found.is_empty() || !store::find(connection, &options.id).await?.is_empty();
         if is_order {
@@ -104,7 +110,8 @@ impl Gathering<'_> {
         orders: &BTreeSet<String>,
         truncated: bool,
     ) -> anyhow::Result<Trace> {
-        let judge = Judge::new(&self.config.ingest, SystemClock.now());
+        let ingest = readable(&self.config.ingest);
+        let judge = Judge::new(&ingest, SystemClock.now());
         let (mut views, mut messages) = (Vec::new(), BTreeMap::new());
         for order_id in orders {
             views.extend(store::find(connection, order_id).await?);
@@ -136,6 +143,24 @@ impl Gathering<'_> {
         let intact = records.iter().all(|link| link.receipt.is_intact());
         Ok(Trace { id: options.id.clone(), known_as, intact, truncated, orders: views, records, other_messages })
     }
+}
+
+/// The endpoints with the signing secrets that may be read here: an operator need not have them to follow an event.
+fn readable(config: &IngestConfig) -> IngestConfig {
+    let mut config = config.clone();
+    for endpoint in &mut config.endpoints {
+        let name = endpoint.name.clone();
+        endpoint.secrets.retain(|secret| {
+            match secret.secret.read(&format!("secret {} of endpoint {name}", secret.id)) {
+                Ok(_) => true,
+                Err(error) => {
+                    out::note(&format!("what was signed with it is not verified: {error}"));
+                    false
+                }
+            }
+        });
+    }
+    config
 }
 
 const APPLIED: &str = "applied";

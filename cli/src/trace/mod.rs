@@ -17,7 +17,7 @@ use riverlock_ledger::view::{EventView, MessageView};
 use riverlock_processor::{history::Step, store::OrderView};
 use serde::Serialize;
 
-use crate::{args::trace::TraceOptions, config::Config, out};
+use crate::{args::trace::TraceOptions, config::Config, exit};
 
 /// All that is known of an id.
 #[derive(Debug, Serialize)]
@@ -57,13 +57,9 @@ struct Link {
 }
 
 pub(crate) async fn run(file: Option<&Path>, options: &TraceOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
     let trace = chain::follow(&config, &mut connection, options).await?;
-    if options.json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&trace)?));
-    } else {
-        out::print(&print::text(&trace));
-    }
-    Ok(if trace.known_as.is_empty() || !trace.intact { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    options.output.whole(&trace, |text| print::write(text, &trace))?;
+    Ok(exit::well_if(!trace.known_as.is_empty() && trace.intact))
 }

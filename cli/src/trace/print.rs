@@ -7,13 +7,7 @@ use riverlock_ledger::view::MessageView;
 use super::{Link, Trace, receipt::Receipt};
 
 /// The whole trace as text.
-pub(super) fn text(trace: &Trace) -> String {
-    let mut text = String::new();
-    write(&mut text, trace).expect("writing to a text never fails");
-    text
-}
-
-fn write(text: &mut String, trace: &Trace) -> fmt::Result {
+pub(super) fn write(text: &mut String, trace: &Trace) -> fmt::Result {
     let id = trace.id.escape_debug();
     match trace.known_as[..] {
         [] => {
@@ -23,7 +17,7 @@ fn write(text: &mut String, trace: &Trace) -> fmt::Result {
             );
         }
         [_, _, ..] => {
-            writeln!(text, "{id} is the id of an event and of an order; --event or --order shows one of them")?;
+            writeln!(text, "{id} is the id of an event and of an order; --as event or --as order shows one of them")?;
         }
         [known_as] => writeln!(text, "{known_as} {id}")?,
     }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::quarantine::verdict::{Judge, Kept, Verdict};
 
 /// How Kafka's logs call this.
-const GROUP: &str = "riverlock-trace";
+const GROUP: &str = "trace";
 
 /// What Kafka has under a position.
 #[derive(Debug)]
@@ -148,9 +148,10 @@ fn verify(raw: &Raw, judge: &Judge<'_>) -> (&'static str, String) {
     let verdict = judge.signature(&kept, time);
     match verdict {
         Verdict::Verifies { .. } => (VERIFIED, verdict.to_string()),
-        Verdict::Wrong(_) if !secret_id.is_empty() && !judge.knows(endpoint, secret_id) => {
-            (UNVERIFIABLE, format!("cannot be verified: secret {secret_id} is no longer configured"))
-        }
+        Verdict::Wrong(_) if !secret_id.is_empty() && !judge.knows(endpoint, secret_id) => (
+            UNVERIFIABLE,
+            format!("cannot be verified: secret {secret_id} is not configured any more or cannot be read"),
+        ),
         Verdict::Wrong(_) => (WRONG, verdict.to_string()),
         Verdict::SignatureOnly { .. } | Verdict::NoSignatures | Verdict::NoEndpoint | Verdict::NoTime => {
             (UNVERIFIABLE, verdict.to_string())

@@ -51,7 +51,7 @@ impl SecretConfig {
         if !is_name(&self.id) {
             return refused("id", name_reason(&self.id));
         }
-        let text = self.secret.expose();
+        let text = self.secret.read(&format!("{key}.secret"))?;
         if text.trim().is_empty() {
             return refused("secret", "is empty".to_owned());
         }
@@ -124,7 +124,7 @@ impl OAuthConfig {
             );
         }
         for (index, key) in self.token_keys.iter().enumerate() {
-            if key.expose().trim().chars().count() < TOKEN_KEY_CHARS_MIN {
+            if key.read(&format!("ingest.oauth.token_keys[{index}]"))?.trim().chars().count() < TOKEN_KEY_CHARS_MIN {
                 return refused(
                     &format!("token_keys[{index}]"),
                     format!("has fewer than {TOKEN_KEY_CHARS_MIN} characters"),
@@ -196,7 +196,7 @@ impl OAuthClientConfig {
                 format!("must be 1 to {CLIENT_ID_CHARS_MAX} visible characters without spaces"),
             );
         }
-        let secret = self.client_secret.expose();
+        let secret = self.client_secret.read(&format!("{key}.client_secret"))?;
         if secret.trim() != secret || secret.chars().count() < SECRET_CHARS_MIN {
             return refused(
                 "client_secret",
@@ -218,7 +218,7 @@ fn user(key: &str, username: &str, password: &Secret) -> Result<(), ConfigError>
     if !name_ok || username.contains(':') || username.chars().any(char::is_control) {
         return refused("username", format!("must be 1 to {CLIENT_ID_CHARS_MAX} characters, without a colon"));
     }
-    if password.expose().chars().count() < PASSWORD_CHARS_MIN {
+    if password.read(&format!("{key}.password"))?.chars().count() < PASSWORD_CHARS_MIN {
         return refused("password", format!("has fewer than {PASSWORD_CHARS_MIN} characters"));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 /// Stands for [`DIGITAL_RIVER_RANGES`] in a list of addresses.
@@ -53,10 +53,20 @@ impl TryFrom<Vec<String>> for AddressRanges {
                 continue;
             }
             let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            ranges.push(range.map_err(|_| NoRange(text))?);
+            ranges.push(canonical(range.map_err(|_| NoRange(text))?));
         }
         Ok(Self(ranges))
     }
+}
+
+/// A range of IPv4 addresses that is written as one of IPv6, such as `::ffff:10.0.0.0/104`, as what it is: addresses are
+/// compared in that form.
+fn canonical(range: IpNet) -> IpNet {
+    /// Bits before the IPv4 address.
+    const MAPPED_BITS: u8 = 96;
+    let IpNet::V6(v6) = range else { return range };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(MAPPED_BITS));
+    v4.and_then(|(address, bits)| Ipv4Net::new(address, bits).ok()).map_or(range, IpNet::V4)
 }
 
 impl From<AddressRanges> for Vec<String> {
@@ -107,6 +117,9 @@ mod tests {
         for outside in ["192.0.2.8", "11.0.0.0", "2001:db9::1", "::ffff:11.1.1.1", "209.87.181.0", "210.242.154.8"] {
             assert!(!list.contains(outside.parse().unwrap()), "{outside}");
         }
+        let mapped = ranges(&["::ffff:10.0.0.0/104", "::ffff:192.0.2.7"]).unwrap();
+        assert!(mapped.contains("10.1.2.3".parse().unwrap()) && mapped.contains("::ffff:192.0.2.7".parse().unwrap()));
+        assert!(!mapped.contains("11.1.2.3".parse().unwrap()));
         assert_eq!(Vec::from(list).len(), 3 + DIGITAL_RIVER_RANGES.len(), "every one of them is a range");
         for wrong in ["", "digital river", "10.0.0.0/33", "example.com", "10.0.0"] {
             assert!(ranges(&[wrong]).is_err(), "{wrong}");

@@ -4,7 +4,11 @@ use riverlock_runtime::ConfigError;
 use serde::{Deserialize, Serialize};
 
 /// `[ingest.quarantine]`: well-formed events that fail authentication are answered 401 all the same, and kept within these
-/// bounds, so that a wrong secret in the configuration loses nothing. How long and how much Kafka keeps is in `[kafka]`.
+/// bounds, so that they can be released after a wrong secret in the configuration was put right. How long and how much Kafka
+/// keeps is in `[kafka]`.
+///
+/// The bounds hold twice: for known addresses (Digital River's, and those that authentic requests came from lately) and for
+/// all others. Behind a proxy that is not in `trusted_proxies` all senders have its address, and share one bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuarantineConfig {

@@ -21,7 +21,7 @@ fn a_short_configuration_is_enough() {
     let config = load(GOOD).unwrap();
     let endpoint = &config.endpoints[0];
     assert_eq!((endpoint.mode, endpoint.tolerance.as_secs(), endpoint.insecure), (EndpointMode::Both, 300, false));
-    assert_eq!((config.limits.body_bytes_max, config.limits.answer_deadline.as_millis()), (1 << 20, 2_500));
+    assert_eq!((config.limits.body_bytes_max, config.limits.answer_deadline.as_millis()), (4 << 20, 2_500));
     assert!(!format!("{config:?}").contains("0123456789abcdef"));
     assert!(!serde_json::to_string(&config).unwrap().contains("0123456789abcdef"));
 }
@@ -67,7 +67,16 @@ fn what_is_wrong_is_refused_with_its_key() {
         (GOOD.replace("path", "insecure = true\npath"), "endpoints[0].insecure"),
         (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
         (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
-        (format!("[limits]\nbody_bytes_max = 2097152\n{GOOD}"), "limits.body_bytes_max"),
+        (format!("[limits]\nbody_bytes_max = 4194305\n{GOOD}"), "limits.body_bytes_max"),
+        (format!("[limits]\nin_flight_bytes_max = 1048576\n{GOOD}"), "limits.in_flight_bytes_max"),
+        (format!("[limits]\nreading_bytes_max = 1048576\n{GOOD}"), "limits.reading_bytes_max"),
+        (format!("[limits]\nin_flight_partition_max = 2000\n{GOOD}"), "limits.in_flight_partition_max"),
+        (format!("[limits]\nknown_share_percent = 91\n{GOOD}"), "limits.known_share_percent"),
+        (format!("[limits]\nidle_timeout = '10ms'\n{GOOD}"), "limits.idle_timeout"),
+        (format!("[limits]\nshutdown_delay = '16s'\n{GOOD}"), "limits.shutdown_delay"),
+        (GOOD.replace("path =", "tolerance = '500us'\npath ="), "endpoints[0].tolerance: is 500"),
+        (GOOD.replace("path =", "tolerance = '25h'\npath ="), "endpoints[0].tolerance"),
+        (GOOD.replace("/webhooks", "/webhooks//x"), "endpoints[0].path: `/webhooks//x` has two slashes"),
         (format!("[limits]\nbody_read_timeout = '2600ms'\n{GOOD}"), "limits.body_read_timeout"),
     ] {
         assert_refused(&text, expected);

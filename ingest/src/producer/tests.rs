@@ -1,13 +1,14 @@
 use std::ffi::CStr;
 
 use rdkafka::{bindings::rd_kafka_test_fatal_error, mocking::MockCluster, types::RDKafkaRespErr};
-use riverlock_runtime::{Context, kafka::KafkaConfig, topics};
+use riverlock_runtime::{Context, Health, kafka::KafkaConfig, topics};
 use tokio::time::Instant as TokioInstant;
 
 use super::*;
-use crate::supervisor::supervise;
+use crate::{readiness::Readiness, supervisor::Supervisor};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const OTHER: &str = "riverlock.raw.other";
 
 fn cluster() -> (MockCluster<'static, rdkafka::producer::DefaultProducerContext>, KafkaConfig) {
     let cluster = MockCluster::new(1).unwrap();
@@ -19,15 +20,20 @@ fn cluster() -> (MockCluster<'static, rdkafka::producer::DefaultProducerContext>
 }
 
 fn limits(in_flight_max: usize) -> LimitsConfig {
-    LimitsConfig { in_flight_max, ..LimitsConfig::default() }
+    LimitsConfig { in_flight_max, in_flight_partition_max: Some(in_flight_max), ..LimitsConfig::default() }
+}
+
+fn new(kafka: &KafkaConfig, in_flight_max: usize) -> Producer {
+    Producer::new(kafka, &limits(in_flight_max), Health::default().register("reports")).unwrap()
 }
 
 fn record(topic: &str) -> Record<'_> {
-    Record { topic, key: "k", payload: b"{}", headers: OwnedHeaders::new() }
+    let deadline = Instant::now() + Duration::from_millis(2_500);
+    Record { topic, key: "k", payload: b"{}", headers: OwnedHeaders::new(), deadline }
 }
 
 fn send(producer: &Producer) -> Result<oneshot::Receiver<Delivery>, Refusal> {
-    producer.send(record("riverlock.raw.other"), producer.reserve()?, Counter::noop())
+    producer.send(record(OTHER), producer.reserve(OTHER, "k", 2)?, Counter::noop())
 }
 
 async fn delivered(producer: &Producer, mut delivery: oneshot::Receiver<Delivery>) -> Delivery {
@@ -37,28 +43,40 @@ async fn delivered(producer: &Producer, mut delivery: oneshot::Receiver<Delivery
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_permit_and_its_bytes_come_back_with_the_delivery_report_and_not_before() {
     let (cluster, kafka) = cluster();
-    let producer = Producer::new(&kafka, &limits(1)).unwrap();
+    let producer = new(&kafka, 1);
     let first = send(&producer).unwrap();
     assert!(matches!(delivered(&producer, first).await, Delivery::Persisted { offset: 0, .. }));
 
     cluster.broker_down(-1).unwrap();
-    let mut admission = producer.reserve().unwrap();
-    admission.add_bytes(32 * 1024 * 1024).unwrap();
-    assert_eq!(admission.add_bytes(1), Err(Refusal::Busy));
-    let second = producer.send(record("riverlock.raw.other"), admission, Counter::noop()).unwrap();
+    assert_eq!(producer.reserve(OTHER, "k", 32 * 1024 * 1024 + 1).map(drop), Err(Refusal::Busy));
+    let admission = producer.reserve(OTHER, "k", 32 * 1024 * 1024).unwrap();
+    let second = producer.send(record(OTHER), admission, Counter::noop()).unwrap();
     // Whoever waited has gone, as when a sender hangs up: the event still occupies its place.
     drop(second);
     assert!(matches!(send(&producer), Err(Refusal::Busy)));
+    let probe = producer.send_probe(record("riverlock.probe")).expect("a probe needs no permit");
     cluster.broker_up(-1).unwrap();
     let _permit = tokio::time::timeout(PATIENCE, producer.permits.acquire()).await.unwrap().unwrap();
     assert_eq!(producer.bytes.available_permits(), 32 * 1024 * 1024);
+    assert!(matches!(tokio::time::timeout(PATIENCE, probe).await, Ok(Ok(Delivery::Persisted { .. }))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_does_not_acknowledge_leaves_permits_to_the_others() {
+    let (cluster, kafka) = cluster();
+    cluster.broker_down(-1).unwrap();
+    let limits = LimitsConfig { in_flight_partition_max: None, ..limits(8) };
+    let producer = Producer::new(&kafka, &limits, Health::default().register("reports")).unwrap();
+    let _stuck = [send(&producer).unwrap(), send(&producer).unwrap()];
+    assert_eq!(send(&producer).map(drop), Err(Refusal::Busy));
+    assert!(producer.reserve("riverlock.raw.order.accepted", "k", 2).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_refuses_and_gives_the_permit_back() {
     let (cluster, kafka) = cluster();
     cluster.broker_down(-1).unwrap();
-    let mut producer = Producer::new(&kafka, &limits(10)).unwrap();
+    let mut producer = new(&kafka, 10);
     producer.config.set("queue.buffering.max.messages", "1");
     producer.replace().await.unwrap();
     let _kept = send(&producer).unwrap();
@@ -70,7 +88,7 @@ async fn a_full_queue_refuses_and_gives_the_permit_back() {
 async fn what_a_dropped_producer_never_sent_is_known_not_to_be_stored() {
     let (cluster, kafka) = cluster();
     cluster.broker_down(-1).unwrap();
-    let producer = Producer::new(&kafka, &limits(10)).unwrap();
+    let producer = new(&kafka, 10);
     let delivery = send(&producer).unwrap();
     producer.replace().await.unwrap();
     let delivery = delivered(&producer, delivery).await;
@@ -81,7 +99,7 @@ async fn what_a_dropped_producer_never_sent_is_known_not_to_be_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_whose_deadline_passes_is_ambiguous() {
     let (cluster, kafka) = cluster();
-    let producer = Producer::new(&kafka, &limits(10)).unwrap();
+    let producer = new(&kafka, 10);
     let warm = send(&producer).unwrap();
     assert!(matches!(delivered(&producer, warm).await, Delivery::Persisted { .. }));
     cluster.broker_round_trip_time(-1, Duration::from_millis(500)).unwrap();
@@ -93,12 +111,13 @@ async fn an_event_whose_deadline_passes_is_ambiguous() {
 async fn a_producer_that_failed_for_good_is_replaced_and_events_flow_again() {
     let (_cluster, kafka) = cluster();
     let context = Context::new();
-    let producer = Arc::new(Producer::new(&kafka, &limits(10)).unwrap());
+    let producer = Arc::new(new(&kafka, 10));
     let soft = context.shutdown.soft().clone();
-    let component = context.health.register("ingest");
-    assert_eq!(producer.admit(Instant::now()).map(drop), Err(Refusal::NotReady), "it is not warmed up");
-    let supervised = supervise(Arc::clone(&producer), kafka.topics(), component, soft);
-    let supervisor = context.shutdown.spawn_work(supervised);
+    let readiness = Arc::new(Readiness::new(context.health.register("ingest")));
+    assert_eq!(producer.check(Instant::now()), Err(Refusal::NotReady), "it is not warmed up");
+    let supervisor =
+        Supervisor { producer: Arc::clone(&producer), kafka, readiness, unready_after: Duration::from_secs(10) };
+    let supervisor = context.shutdown.spawn_work(supervisor.run(soft));
     wait_until(|| context.health.not_ready().is_empty()).await;
 
     let failed = producer.handle().unwrap();
@@ -113,8 +132,8 @@ async fn a_producer_that_failed_for_good_is_replaced_and_events_flow_again() {
     drop(failed);
     wait_until(|| producer.handle().is_some_and(|handle| Arc::as_ptr(&handle) != failed_at)).await;
     wait_until(|| context.health.not_ready().is_empty()).await;
-    let admission = producer.admit(Instant::now()).unwrap();
-    let delivery = producer.send(record("riverlock.raw.other"), admission, Counter::noop()).unwrap();
+    assert_eq!(producer.check(Instant::now()), Ok(()));
+    let delivery = send(&producer).unwrap();
     assert!(matches!(delivered(&producer, delivery).await, Delivery::Persisted { .. }));
 
     context.shutdown.stop();

@@ -1,6 +1,6 @@
 //! From where requests are taken.
 
-use crate::harness::{Answer, PATH, Service, configured, event, request};
+use crate::harness::{Answer, PATH, Service, configured, event, process_metric, request};
 
 const SECRETS: &str = "secrets = [{ id = 'first', secret = 'whsec_0123456789abcdef' }]\n";
 
@@ -37,7 +37,50 @@ async fn with_an_allow_list_only_its_addresses_are_served_as_far_as_the_trusted_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_trusted_proxy_a_forwarded_address_means_nothing() {
-    let text = format!("allow = ['digital-river']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n{SECRETS}");
+    // The other endpoint is why its connection is accepted at all.
+    let text = format!(
+        "allow = ['digital-river']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n{SECRETS}[[endpoints]]\nname = 'NAME-b'\npath = '/b'\nallow = ['127.0.0.0/8']\n{SECRETS}"
+    );
     let service = configured(&text, &[]).await;
     assert_eq!(post(&service, PATH, "54.204.214.106").await.status, 403);
+    assert_eq!(post(&service, "/b", "54.204.214.106").await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_proxy_that_names_nobody_is_refused_where_there_is_a_list_even_one_with_its_address() {
+    let text = format!(
+        "trusted_proxies = ['127.0.0.1']\nallow = ['digital-river', '127.0.0.0/8']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n{SECRETS}[[endpoints]]\nname = 'NAME-b'\npath = '/b'\nallow = []\n{SECRETS}"
+    );
+    let service = configured(&text, &[]).await;
+    for (path, forwarded, status) in [
+        (PATH, "", 403),
+        (PATH, "127.0.0.1", 403),
+        (PATH, "127.0.0.2", 202),
+        (PATH, "54.204.214.106", 202),
+        ("/b", "", 202),
+    ] {
+        let answer = post(&service, path, forwarded).await;
+        assert_eq!(answer.status, status, "{path} {forwarded:?} {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_given_to_whom_an_endpoint_with_clients_takes_requests_from() {
+    let text = format!(
+        "trusted_proxies = ['127.0.0.1']\nallow = ['10.0.0.0/8']\n[oauth]\ntoken_keys = ['0123456789abcdef0123456789abcdef']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\nallow = ['digital-river']\n[[endpoints.oauth]]\nclient_id = 'NAME'\nclient_secret = 'client secret, long'\n[[endpoints]]\nname = 'NAME-b'\npath = '/b'\n{SECRETS}"
+    );
+    let service = configured(&text, &[]).await;
+    let form =
+        format!("grant_type=client_credentials&client_id={}&client_secret=client+secret%2C+long", service.endpoint);
+    let refused = || process_metric("ingest_token_requests_total{outcome=\"address_not_allowed\"}");
+    let before = refused();
+    for (forwarded, status) in [("54.204.214.106", 200), ("10.1.1.1", 403), ("203.0.113.1", 403)] {
+        let request = format!(
+            "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-For: {forwarded}\r\nContent-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        let answer = service.send(request.as_bytes()).await;
+        assert_eq!(answer.status, status, "{forwarded} {answer:?}");
+    }
+    assert!(refused() >= before + 2.0);
 }

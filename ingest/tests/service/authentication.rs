@@ -95,6 +95,9 @@ async fn a_token_is_fetched_as_digital_river_does_it_and_opens_its_endpoint_only
         ("/oauth2/token", basic(&dr, "client+secret%2C+long"), &credentials[..2]),
         ("/services/oauth2/token", basic(&sf, "client+secret%long"), &by_header),
         ("/services/oauth2/token", basic(&sf, "client%2Bsecret%25long"), &by_header),
+        ("/oauth2/token", basic(&dr, "client+secret%2C+long"), &credentials),
+        ("/oauth2/token", basic(&dr, "client secret, long"), &credentials),
+        ("//oauth2//token", String::new(), &credentials),
     ] {
         let answer = token(&service, path, &headers, form).await;
         assert_eq!(answer.status, 200, "{path} {headers} {answer:?}");
@@ -165,6 +168,48 @@ async fn wrong_requests_for_a_token_get_the_errors_of_the_standard_and_the_same_
         }
     }
     assert_eq!(last, 429, "guessing is bounded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_form_is_read_however_its_sender_labels_and_ends_it_and_never_from_the_address() {
+    let clients = "[[endpoints.oauth]]\nclient_id = 'NAME+dr%'\nclient_secret = 'client+secret%long'\n";
+    let service = configured(&format!("{OAUTH}{}", endpoint(PATH, clients)), &[]).await;
+    let (raw, form) = (format!("{}+dr%", service.endpoint), format!("{}%2Bdr%25", service.endpoint));
+    let secret = "client%2Bsecret%25long";
+    let whole = format!("grant_type=client_credentials&client_id={form}&client_secret={secret}");
+    let ask = async |path: &str, headers: &str, body: &str| {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        service.send(format!("{head}{headers}\r\n{body}").as_bytes()).await
+    };
+    let path = "/oauth2/token";
+    for (headers, body) in [
+        (String::new(), whole.clone()),
+        (String::new(), format!("{whole}\n")),
+        (String::new(), format!("{whole}\r\n")),
+        ("Content-Type: text/plain\r\n".to_owned(), whole.clone()),
+        ("Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n".to_owned(), whole.clone()),
+        (String::new(), format!("{whole}&grant_type=client_credentials")),
+        // The characters that are encoded in a form, in a header as they are and encoded, alone and together with the form.
+        (basic(&raw, "client+secret%long"), "grant_type=client_credentials".to_owned()),
+        (basic(&form, secret), "grant_type=client_credentials".to_owned()),
+        (basic(&raw, "client+secret%long"), whole.clone()),
+        (basic(&form, secret), whole.clone()),
+    ] {
+        let answer = ask(path, &headers, &body).await;
+        assert_eq!(answer.status, 200, "{headers} {body} {answer:?}");
+    }
+    for (path, headers, body) in [
+        (path, "Content-Type: application/json\r\n", "{}"),
+        (path, "", "grant_type=client_credentials&grant_type=password"),
+        (&format!("{path}?{whole}") as &str, "", ""),
+        (&format!("{path}?client_secret=x"), "", &whole),
+    ] {
+        let answer = ask(path, headers, body).await;
+        assert_eq!((answer.status, answer.body["error"].as_str()), (400, Some("invalid_request")), "{path} {answer:?}");
+    }
+    let other = ask(path, &basic(&raw, "client+secret%long"), "grant_type=client_credentials&client_id=another").await;
+    assert_eq!((other.status, other.body["error"].as_str()), (400, Some("invalid_request")), "{other:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

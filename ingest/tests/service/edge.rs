@@ -8,11 +8,14 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::harness::{Answer, PATH, PATIENCE, Service, event, read_answer, request, service, sign, start, wait_until};
+use crate::harness::{
+    Answer, PATH, PATIENCE, Service, event, limits, process_metric, read_answer, request, service, sign, start,
+    wait_until,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_dawdle_before_their_request_are_closed() {
-    let limits = LimitsConfig { header_read_timeout: Duration::from_millis(200), ..LimitsConfig::default() };
+    let limits = LimitsConfig { header_read_timeout: Duration::from_millis(200), ..limits() };
     let service = start(limits, |_| {}).await;
     for beginning in [
         &b""[..],
@@ -31,7 +34,7 @@ async fn connections_that_dawdle_before_their_request_are_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_dawdles_is_answered_408() {
-    let limits = LimitsConfig { body_read_timeout: Duration::from_millis(200), ..LimitsConfig::default() };
+    let limits = LimitsConfig { body_read_timeout: Duration::from_millis(200), ..limits() };
     let service = start(limits, |_| {}).await;
     service.ready().await;
     let bytes = request(PATH, "", event("e", "order.accepted", "o").as_bytes());
@@ -63,7 +66,7 @@ async fn the_answer_is_due_from_the_first_byte_of_the_request_however_slowly_its
     let limits = LimitsConfig {
         answer_deadline: Duration::from_millis(1_200),
         body_read_timeout: Duration::from_millis(1_200),
-        ..LimitsConfig::default()
+        ..limits()
     };
     let service = start(limits, |_| {}).await;
     service.ready().await;
@@ -101,7 +104,7 @@ async fn a_connection_that_is_kept_busy_ends_with_its_age_and_between_two_reques
     let limits = LimitsConfig {
         header_read_timeout: Duration::from_millis(500),
         connection_age_max: Duration::from_secs(1),
-        ..LimitsConfig::default()
+        ..limits()
     };
     let service = start(limits, |_| {}).await;
     service.ready().await;
@@ -126,18 +129,117 @@ async fn a_connection_that_is_kept_busy_ends_with_its_age_and_between_two_reques
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_too_many_is_closed_and_the_others_work() {
-    let service = start(LimitsConfig { connections_max: 1, ..LimitsConfig::default() }, |_| {}).await;
+async fn one_connection_too_many_takes_the_place_of_one_that_proved_nothing() {
+    let service = start(LimitsConfig { connections_max: 2, ..limits() }, |_| {}).await;
     service.ready().await;
     let bytes = request(PATH, "", event("e", "order.accepted", "o").as_bytes());
-    let mut first = service.connect().await;
-    first.write_all(&bytes[..10]).await.unwrap();
-    let mut second = service.connect().await;
+    let kept = String::from_utf8(bytes.clone()).unwrap().replace("Connection: close\r\n", "");
+    let mut proven = service.connect().await;
+    proven.write_all(kept.as_bytes()).await.unwrap();
+    let mut answer = [0; 4_096];
+    let count = proven.read(&mut answer).await.unwrap();
+    assert!(answer[..count].starts_with(b"HTTP/1.1 202"));
+
+    let mut stranger = service.connect().await;
+    stranger.write_all(&bytes[..10]).await.unwrap();
+    for _ in 0..3 {
+        let mut newcomer = service.connect().await;
+        newcomer.write_all(&bytes).await.unwrap();
+        assert_eq!(read_answer(&mut newcomer).await.status, 202);
+    }
     let mut nothing = Vec::new();
-    let _ = timeout(PATIENCE, second.read_to_end(&mut nothing)).await.expect("the connection is closed");
+    let _ = timeout(PATIENCE, stranger.read_to_end(&mut nothing)).await.expect("the connection is closed");
     assert!(nothing.is_empty());
-    first.write_all(&bytes[10..]).await.unwrap();
-    assert_eq!(read_answer(&mut first).await.status, 202);
+    proven.write_all(&bytes).await.unwrap();
+    assert_eq!(read_answer(&mut proven).await.status, 202, "it is never closed for others");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed() {
+    let limits = LimitsConfig {
+        header_read_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(1_500),
+        ..limits()
+    };
+    let service = start(limits, |_| {}).await;
+    service.ready().await;
+    let bytes = request(PATH, "", event("e", "order.accepted", "o").as_bytes());
+    let kept = String::from_utf8(bytes.clone()).unwrap().replace("Connection: close\r\n", "");
+    let mut stream = service.connect().await;
+    for _ in 0..2 {
+        stream.write_all(kept.as_bytes()).await.unwrap();
+        let mut answer = [0; 4_096];
+        let count = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..count].starts_with(b"HTTP/1.1 202"));
+        sleep(Duration::from_millis(800)).await;
+    }
+    let before = Instant::now();
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection is closed");
+    assert!(rest.is_empty() && before.elapsed() > Duration::from_millis(400), "{:?}", before.elapsed());
+
+    // A head that begins and does not end is not idle.
+    let mut stream = service.connect().await;
+    stream.write_all(kept.as_bytes()).await.unwrap();
+    let mut answer = [0; 4_096];
+    assert!(stream.read(&mut answer).await.unwrap() > 0);
+    sleep(Duration::from_millis(100)).await;
+    stream.write_all(&bytes[..10]).await.unwrap();
+    let begun = Instant::now();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection is closed");
+    assert!(rest.is_empty() && begun.elapsed() < Duration::from_millis(1_200), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_connection_of_http_2_is_closed_as_well() {
+    let limits = LimitsConfig { idle_timeout: Duration::from_millis(300), ..limits() };
+    let service = start(limits, |_| {}).await;
+    service.ready().await;
+    let closed = || process_metric("riverlock_ingest_connections_closed_total{reason=\"idle\"}");
+    let before = closed();
+    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    let body = event("e", "order.accepted", "o");
+    let request = client.post(format!("http://{}{PATH}", service.address));
+    let answer = request.header("DigitalRiver-Signature", sign(body.as_bytes())).body(body).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 202);
+    wait_until("it is closed", || closed() > before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stray_line_feed_after_a_body_does_not_start_the_clock_of_the_next_request() {
+    let limits = LimitsConfig {
+        answer_deadline: Duration::from_millis(500),
+        body_read_timeout: Duration::from_millis(500),
+        ..limits()
+    };
+    let service = start(limits, |_| {}).await;
+    service.ready().await;
+    let bytes = request(PATH, "", event("e", "order.accepted", "o").as_bytes());
+    let kept = String::from_utf8(bytes.clone()).unwrap().replace("Connection: close\r\n", "");
+    let mut stream = service.connect().await;
+    stream.write_all(kept.as_bytes()).await.unwrap();
+    let mut answer = [0; 4_096];
+    assert!(stream.read(&mut answer).await.unwrap() > 0);
+    stream.write_all(b"\r\n").await.unwrap();
+    sleep(Duration::from_millis(800)).await;
+    stream.write_all(&bytes).await.unwrap();
+    let answer = read_answer(&mut stream).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_accepted_for_a_while_after_readyz_says_that_it_ends() {
+    let service = start(LimitsConfig { shutdown_delay: Duration::from_secs(2), ..limits() }, |_| {}).await;
+    service.ready().await;
+    let ended = Instant::now();
+    service.context.shutdown.stop();
+    wait_until("it says so", || !service.context.health.not_ready().is_empty()).await;
+    assert_eq!(service.context.health.not_ready()[0].reason, "ending");
+    let answer = service.post(&event("late", "order.accepted", "o")).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert!(service.stop().await);
+    assert!(ended.elapsed() >= Duration::from_secs(2));
+    assert!(tokio::net::TcpStream::connect(service.address).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

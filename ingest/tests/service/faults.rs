@@ -7,14 +7,15 @@ use riverlock_ingest::config::LimitsConfig;
 use tokio::{io::AsyncWriteExt, time::Instant};
 
 use crate::harness::{
-    Answer, DIGITAL_RIVER_TIMEOUT, PATH, PATIENCE, Service, event, read_answer, request, service, start, wait_until,
+    Answer, DIGITAL_RIVER_TIMEOUT, PATH, PATIENCE, Service, event, limits, read_answer, request, service, start,
+    wait_until,
 };
 
 fn quick() -> LimitsConfig {
     LimitsConfig {
         answer_deadline: Duration::from_millis(400),
         body_read_timeout: Duration::from_millis(400),
-        ..LimitsConfig::default()
+        ..limits()
     }
 }
 
@@ -118,7 +119,7 @@ async fn a_refusal_of_the_broker_that_no_retry_heals_is_a_503() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_event_more_than_may_be_in_flight_is_refused_at_once() {
-    let service = start(LimitsConfig { in_flight_max: 1, ..LimitsConfig::default() }, |_| {}).await;
+    let service = start(LimitsConfig { in_flight_max: 1, ..limits() }, |_| {}).await;
     service.ready().await;
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(1_500)).unwrap();
     let mut first = service.connect().await;
@@ -133,7 +134,7 @@ async fn one_event_more_than_may_be_in_flight_is_refused_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_bytes_than_may_be_in_flight_are_refused() {
-    let limits = LimitsConfig { in_flight_bytes_max: 2_000, body_bytes_max: 2_000, ..LimitsConfig::default() };
+    let limits = LimitsConfig { in_flight_bytes_max: 2_000, body_bytes_max: 2_000, ..limits() };
     let service = start(limits, |_| {}).await;
     service.ready().await;
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(1_500)).unwrap();
@@ -164,7 +165,7 @@ async fn an_event_is_stored_and_counted_although_its_sender_hangs_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_kafka_has_taken_a_first_record_it_answers_503_and_is_not_ready() {
-    let service = start(LimitsConfig::default(), |cluster| cluster.broker_down(-1).unwrap()).await;
+    let service = start(limits(), |cluster| cluster.broker_down(-1).unwrap()).await;
     let answer = post(&service, "early").await;
     assert_eq!((answer.status, answer.code()), (503, "not_ready"), "{answer:?}");
     assert_eq!(service.context.health.not_ready()[0].component, "ingest");

@@ -20,7 +20,10 @@ use rdkafka::{
     mocking::MockCluster,
     producer::DefaultProducerContext,
 };
-use riverlock_ingest::config::{EndpointConfig, EndpointMode, IngestConfig, LimitsConfig, SecretConfig};
+use riverlock_ingest::{
+    Configuration,
+    config::{EndpointConfig, EndpointMode, IngestConfig, LimitsConfig, SecretConfig},
+};
 use riverlock_runtime::{Clock, Context, Secret, SystemClock, kafka::KafkaConfig, telemetry, topics};
 use tempfile::TempDir;
 use tokio::{
@@ -72,9 +75,14 @@ impl Answer {
     }
 }
 
+/// The usual limits, but for an end without a delay.
+pub(crate) fn limits() -> LimitsConfig {
+    LimitsConfig { shutdown_delay: Duration::ZERO, ..LimitsConfig::default() }
+}
+
 /// A service that is ready, with usual limits.
 pub(crate) async fn service() -> Service {
-    let service = start(LimitsConfig::default(), |_| {}).await;
+    let service = start(limits(), |_| {}).await;
     service.ready().await;
     service
 }
@@ -128,9 +136,10 @@ pub(crate) async fn configured(text: &str, files: &[(&str, &str)]) -> Service {
     let service =
         Service { address: ([127, 0, 0, 1], 0).into(), cluster, kafka, context: Context::new(), endpoint, folder };
     let file = service.configure(text);
-    let load = move || riverlock_runtime::config::load::<IngestConfig>(Some(&file));
-    let config = load().unwrap();
-    let server = riverlock_ingest::start_reloading(config, Arc::new(load), &service.kafka, &service.context).await;
+    let read = move || riverlock_runtime::config::load::<IngestConfig>(Some(&file));
+    let config = read().unwrap();
+    let load = Arc::new(move || read().map(Configuration::from));
+    let server = riverlock_ingest::start_reloading(config, load, &service.kafka, &service.context).await;
     let service = Service { address: server.unwrap().address, ..service };
     service.ready().await;
     service

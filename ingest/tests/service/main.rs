@@ -13,10 +13,18 @@ mod harness;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod odd;
+#[cfg(test)]
+mod places;
+#[cfg(test)]
 mod quarantine;
+#[cfg(test)]
+mod readiness;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod requests;
+#[cfg(test)]
+mod storm;
 #[cfg(test)]
 mod tls;

@@ -58,3 +58,17 @@ async fn sighup_reads_the_configuration_at_once() {
     wait_until("it is read", || unchanged() > before).await;
     assert_eq!(post(service.address, "after", SECRET).await, 202);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_takes_a_restart_is_compared_with_what_runs() {
+    let _alone = RELOADING.lock().await;
+    let text = with_secrets(&["old"]);
+    let service = configured(&text, &[("old", SECRET)]).await;
+    let applied = || process_metric("ingest_reloads_total{outcome=\"applied\"}");
+    for limits in ["[limits]\nbody_bytes_max = 10\n", "[limits]\nbody_bytes_max = 20\n", ""] {
+        let before = applied();
+        service.configure(&format!("{limits}{text}"));
+        wait_until("it is taken", || applied() > before).await;
+        assert_eq!(post(service.address, "limits", SECRET).await, 202, "the limits at start hold");
+    }
+}

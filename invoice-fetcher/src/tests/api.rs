@@ -10,7 +10,6 @@ use crate::{
     Archive,
     api::{self, ApiConfig},
     links,
-    queue::Queue,
 };
 
 const TOKEN: &str = "canary-token-canary-token-canary-token";
@@ -30,7 +29,7 @@ impl Served {
         bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
         bench.announce([8]).await;
         let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..ApiConfig::new(TOKEN) };
-        let (archive, queue) = (Archive::open(&bench.config).unwrap(), Queue::new(bench.database.pool.clone()));
+        let (archive, queue) = (Archive::open(&bench.config).unwrap(), bench.database.queue());
         let address = api::start(&config, archive, queue, &bench.context).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { bench, base: format!("http://{address}"), http }

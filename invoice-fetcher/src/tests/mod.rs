@@ -19,6 +19,9 @@ mod s3;
 mod server;
 mod station;
 mod vendors;
+mod verdicts;
+mod waiting;
+mod wire;
 
 use riverlock_runtime::Secret;
 use riverlock_schemas::FileId;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use metrics::{counter, gauge};
-use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
+use riverlock_runtime::{Component, ConfigError, Context, kafka::KafkaConfig};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
 use tokio::{runtime::Handle, sync::oneshot};
@@ -25,12 +25,17 @@ use super::{
     source::Source,
     store::{self, Proved},
 };
-use crate::{Error, PostgresConfig, context::Partition, metrics as names};
+use crate::{
+    Error, PostgresConfig,
+    context::Partition,
+    metrics as names,
+    postgres::{self, Lock},
+};
 
-/// The advisory lock that makes the running audit the only one. Any constant will do, as long as it never changes.
-pub const LOCK_ID: i64 = 0x7269_7665_7261;
 /// Records of one partition that are proved between two marks.
 const STRETCH_RECORDS: i64 = 20_000;
+/// How long the audit may be silent before the process counts as stuck, beside the time that a stretch takes at its rate.
+const STUCK_AFTER: Duration = Duration::from_secs(900);
 /// How often the metrics are read from the database, and how soon a run that failed is made again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -89,10 +94,11 @@ impl Auditor {
     /// When there can be no thread, or it panics.
     pub async fn run(self, context: Context) -> Result<(), &'static str> {
         names::describe_audit();
+        let component = context.health.register_beating("audit", STUCK_AFTER + 2 * self.stretch_duration());
         let (runtime, (result, ended)) = (Handle::current(), oneshot::channel());
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let work = move || {
-            runtime.block_on(self.work(&context));
+            runtime.block_on(self.work(&context, &component));
             // Nobody waits any more when the process drops everything.
             let _ = result.send(());
         };
@@ -100,15 +106,24 @@ impl Auditor {
         ended.await.map_err(|_| "the audit's thread panicked")
     }
 
-    async fn work(&self, context: &Context) {
+    /// How long it takes at most, as configured, to read the next stretch of every partition.
+    fn stretch_duration(&self) -> Duration {
+        let topics = self.consumers.iter().map(|(_, topics)| topics.len()).sum::<usize>();
+        let records = STRETCH_RECORDS as f64 * topics as f64 * f64::from(self.kafka.partitions);
+        Duration::from_secs_f64(records / f64::from(self.config.records_per_second_max))
+    }
+
+    async fn work(&self, context: &Context, component: &Component) {
         let soft = context.shutdown.soft();
         let mut source = None;
         while !soft.is_cancelled() {
-            match self.look_with(context, &mut source).await {
-                Ok(_) | Err(AuditError::Stopped) => {}
+            component.beat();
+            match self.look_with(context, &mut source, &|| component.beat()).await {
+                Ok(_) | Err(AuditError::Stopped) => component.ready(),
                 Err(error) => {
                     // A client that is broken is not used again.
                     source = None;
+                    component.not_ready(error.to_string());
                     counter!(names::AUDIT_RUNS, "result" => "error").increment(1);
                     tracing::warn!(%error, "the audit begins again in {} s: {error}", LOOK_INTERVAL.as_secs());
                 }
@@ -125,21 +140,27 @@ impl Auditor {
     /// # Errors
     /// When Kafka or PostgreSQL does not answer.
     pub async fn look(&self, context: &Context) -> Result<bool, AuditError> {
-        self.look_with(context, &mut None).await
+        self.look_with(context, &mut None, &|| {}).await
     }
 
-    async fn look_with(&self, context: &Context, source: &mut Option<Source>) -> Result<bool, AuditError> {
-        let mut connection = self.postgres.connect().await?;
+    /// As [`Self::look`]; calls `beat` again and again while a run continues.
+    async fn look_with(
+        &self,
+        context: &Context,
+        source: &mut Option<Source>,
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<bool, AuditError> {
+        let mut connection = self.postgres.connect_as("audit").await?;
         // Asked again under the lock: another process may just have made the run.
         let mine = self.due(&mut connection).await?
-            && store::try_lock(&mut connection, LOCK_ID).await?
+            && postgres::try_lock(&mut connection, Lock::Audit).await?
             && self.due(&mut connection).await?;
         if mine {
             let source = match source {
                 Some(source) => source,
                 none => none.insert(Source::open(&self.kafka)?),
             };
-            self.make_run(source, &mut connection, context).await?;
+            self.make_run(source, &mut connection, context, beat).await?;
         }
         show(&mut connection).await?;
         // Closed in order, so that the lock is free before the next process asks.
@@ -158,12 +179,13 @@ impl Auditor {
         source: &mut Source,
         connection: &mut PgConnection,
         context: &Context,
+        beat: &(dyn Fn() + Sync),
     ) -> Result<(), AuditError> {
         let begun = Instant::now();
         let consumers: Vec<(&str, Vec<String>)> =
             self.consumers.iter().map(|(name, topics)| (*name, topics.clone())).collect();
         let rate = Some(self.config.records_per_second_max);
-        let report = prove_new_from(source, connection, &consumers, rate, context.shutdown.soft()).await?;
+        let report = prove_new_from(source, connection, &consumers, rate, context.shutdown.soft(), beat).await?;
         store::set_last_run(connection, &report, begun.elapsed()).await?;
         let result = if report.balances() { "right" } else { "wrong" };
         counter!(names::AUDIT_RUNS, "result" => result).increment(1);
@@ -211,7 +233,7 @@ pub async fn prove_new(
     rate: Option<u32>,
     stop: &CancellationToken,
 ) -> Result<Report, AuditError> {
-    prove_new_from(&mut Source::open(kafka)?, connection, consumers, rate, stop).await
+    prove_new_from(&mut Source::open(kafka)?, connection, consumers, rate, stop, &|| {}).await
 }
 
 async fn prove_new_from(
@@ -220,6 +242,7 @@ async fn prove_new_from(
     consumers: &[(&str, Vec<String>)],
     rate: Option<u32>,
     stop: &CancellationToken,
+    beat: &(dyn Fn() + Sync),
 ) -> Result<Report, AuditError> {
     source.prepare(connection, consumers).await?;
     let source = &*source;
@@ -253,6 +276,7 @@ async fn prove_new_from(
     // What cannot be proved any more is told once.
     store::mark(connection, &passed).await?;
     while !left.is_empty() {
+        beat();
         prove_stretches(source, connection, &mut left, rate, stop, &mut report).await?;
     }
     (report.acknowledged, report.outcomes) = store::marked(connection).await?;

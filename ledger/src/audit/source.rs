@@ -37,7 +37,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn open(kafka: &KafkaConfig) -> Result<Self, AuditError> {
-        let consumer = Closing::create(&kafka.consumer("riverlock-audit"))?;
+        let consumer = Closing::create(&kafka.consumer("audit"))?;
         Ok(Self { kafka: kafka.clone(), consumer, ids: HashMap::new(), partitions: Vec::new() })
     }
 

@@ -299,9 +299,3 @@ pub(super) async fn set_last_run(
     .await?;
     Ok(())
 }
-
-/// Takes the lock that makes the running audit the only one, for as long as the connection lives.
-pub(super) async fn try_lock(connection: &mut PgConnection, lock_id: i64) -> Result<bool, Error> {
-    let lock = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "locked!""#, lock_id);
-    Ok(lock.fetch_one(connection).await?)
-}

@@ -6,7 +6,6 @@
 //!
 //! Deliberately absent: any deletion. History only grows.
 
-pub(crate) mod detail;
 mod discard;
 mod redrive;
 mod view;
@@ -16,7 +15,6 @@ use std::fmt;
 
 use riverlock_schemas::record::Position;
 
-pub use detail::explain;
 pub use discard::discard;
 pub use redrive::redrive;
 pub use view::{ActionView, Body, Cursor, Filter, LetterView, body, count, find, history, list, next_page, started};

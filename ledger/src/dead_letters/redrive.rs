@@ -7,13 +7,11 @@ use rdkafka::message::{Header, OwnedHeaders};
 use riverlock_schemas::hash::Sha256Hash;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{
-    Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State, clean,
-    detail::{explain, safe},
-};
+use super::{Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State, clean};
 use crate::{
     Dead, Decision, Error, Fresh, Projection, Record,
     batch::{self, Entry},
+    detail::safe,
     error::Disposition,
     store::{self, EventRow, Outcome},
 };
@@ -193,7 +191,7 @@ async fn settle<P: Projection>(
             return Err(error);
         }
         savepoint.rollback().await?;
-        return Ok(Err(Dead { reason: "database", detail: explain(&error) }));
+        return Ok(Err(error.dead()));
     }
     savepoint.commit().await?;
     Ok(Ok((outcome, reason)))
@@ -292,7 +290,7 @@ async fn keep_dead(connection: &mut PgConnection, place: &Place, dead: &Dead) ->
         "-- dead_letters_keep
          WITH letter AS (
              UPDATE dead_letters SET attempts = attempts + 1, attempted_at = now(), reason = $4, detail = $5,
-                                     published_at = NULL
+                                     published_at = NULL, parked_at = NULL, parked_reason = NULL
              WHERE topic_id = $1 AND partition = $2 AND record_offset = $3
          )
          UPDATE events SET reason = $4

@@ -95,7 +95,7 @@ pub struct Cursor {
     last: (DateTime<Utc>, i16, i32, i64),
 }
 
-/// Letters of the states that are asked for, the oldest first.
+/// Letters of the states that are asked for, the oldest first: from the beginning, or those that follow the letter at `after`.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
@@ -103,6 +103,7 @@ pub async fn list(
     connection: &mut PgConnection,
     states: &[State],
     filter: &Filter,
+    after: Option<&Position>,
     limit: i64,
 ) -> Result<Vec<LetterView>, Error> {
     let rows = sqlx::query_as!(
@@ -115,7 +116,11 @@ pub async fn list(
            WHERE state = ANY($1) AND ($2::text IS NULL OR d.reason = $2) AND ($3::text IS NULL OR name = $3 OR full_name = $3)
              AND ($4::text IS NULL OR event_type = $4) AND ($5::text IS NULL OR order_id = $5)
              AND ($6::timestamptz IS NULL OR d.created_at >= $6) AND ($7::timestamptz IS NULL OR d.created_at < $7)
-           ORDER BY d.created_at, topic_id, partition, record_offset LIMIT $8"#,
+             AND ($8::text IS NULL OR (d.created_at, d.topic_id, d.partition, d.record_offset) >
+                  (SELECT a.created_at, a.topic_id, a.partition, a.record_offset
+                   FROM dead_letters a JOIN topics t USING (topic_id)
+                   WHERE t.name = $8 AND a.partition = $9 AND a.record_offset = $10))
+           ORDER BY d.created_at, topic_id, partition, record_offset LIMIT $11"#,
         &states.iter().map(|state| state.as_str()).collect::<Vec<_>>() as _,
         filter.reason,
         filter.topic,
@@ -123,6 +128,9 @@ pub async fn list(
         filter.order_id,
         filter.since,
         filter.until,
+        after.map(|after| after.topic.as_str()),
+        after.map(|after| after.partition),
+        after.map(|after| after.offset),
         limit
     );
     Ok(rows.fetch_all(connection).await?)

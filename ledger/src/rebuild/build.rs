@@ -10,8 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Offsets, Rebuild, RebuildError, shadow};
 use crate::{
-    Error, Projection, Record, batch,
-    dead_letters::explain,
+    Dead, Error, Projection, Record, batch,
     error::Disposition,
     ranges::{OffsetRange, RangeReader, ask_patiently},
 };
@@ -27,7 +26,7 @@ const ATTEMPTS_MAX: u32 = 20;
 /// Longest wait before a transaction is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 /// What the readers are called in Kafka's logs.
-const GROUP: &str = "riverlock-rebuild";
+const GROUP: &str = "rebuild";
 
 impl Rebuild {
     /// Where the live consumers stand. If none of them ever read anything, because the database is new: where the topics end.
@@ -234,13 +233,13 @@ impl<P: Projection> Writer<'_, P> {
                 parts.extend([middle..part.end, part.start..middle]);
                 continue;
             }
-            self.attempt(&records[part], Some(&explain(&error))).await?;
+            self.attempt(&records[part], Some(&error.dead())).await?;
         }
         Ok(())
     }
 
     /// Runs one transaction, again if what failed may pass.
-    async fn attempt(&mut self, records: &[Record], refused: Option<&str>) -> Result<(), Error> {
+    async fn attempt(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
         let mut wait = Duration::from_millis(20);
         for attempt in 1.. {
             let Err(error) = self.apply(records, refused).await else { break };
@@ -257,7 +256,7 @@ impl<P: Projection> Writer<'_, P> {
         Ok(())
     }
 
-    async fn apply(&mut self, records: &[Record], refused: Option<&str>) -> Result<(), Error> {
+    async fn apply(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => self.connection.insert(shadow::connect_to_build(&self.rebuild.shadow).await?),

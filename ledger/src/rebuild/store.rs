@@ -92,20 +92,6 @@ pub(super) async fn identities(connection: &mut PgConnection, schema: &str, tabl
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// Sessions of services in this database.
-pub(super) async fn sessions(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
-    let rows = sqlx::query_scalar!(
-        r#"-- sessions_of_services
-           SELECT format('process %s from %s since %s', pid, coalesce(host(client_addr), 'a local socket'),
-                         to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS')) AS "session!"
-           FROM pg_stat_activity
-           WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
-           ORDER BY backend_start"#,
-        crate::postgres::APPLICATION
-    );
-    Ok(rows.fetch_all(connection).await?)
-}
-
 /// An earlier Kafka cluster that these consumers have read records of, if there is one.
 pub(super) async fn earlier_cluster(
     connection: &mut PgConnection,
@@ -119,16 +105,6 @@ pub(super) async fn earlier_cluster(
         consumers as _
     );
     Ok(cluster.fetch_optional(connection).await?)
-}
-
-/// Takes a lock until the session ends; `false` when another session has it.
-pub(super) async fn try_lock(connection: &mut PgConnection, id: i64) -> Result<bool, Error> {
-    let lock = sqlx::query_scalar!(
-        r#"-- session_lock
-           SELECT pg_try_advisory_lock($1) AS "locked!""#,
-        id
-    );
-    Ok(lock.fetch_one(connection).await?)
 }
 
 /// The statements that give others the same rights to `to`, its tables and its views as they have to `from`.

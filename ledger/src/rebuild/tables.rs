@@ -151,6 +151,8 @@ pub const TABLES: &[Table] = &[
     },
     // What the rebuild put into it was published long ago, or is added with the messages that only the rebuild has.
     Table { name: "outbox_due", class: Class::Carried, compared: None },
+    Table { name: "outbox_parked", class: Class::Carried, compared: None },
+    Table { name: "outbox_retries", class: Class::Carried, compared: None },
     // The first announcement of a document stays, and which is the first depends on the order of reading.
     Table {
         name: "invoices",

@@ -15,7 +15,13 @@ use super::{
     reading::{Chunk, Reading},
     store::{self, Plan, Run, Step},
 };
-use crate::{Error, PostgresConfig, cluster, error::Disposition, ranges::ask_patiently, store as ledger_store};
+use crate::{
+    PostgresConfig, cluster,
+    error::Disposition,
+    postgres::{self, Lock},
+    ranges::ask_patiently,
+    store as ledger_store,
+};
 
 /// How long a replay waits for a lock that live traffic holds, before it gives way and tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -73,7 +79,7 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     if run.next_chunk > 0 {
         observer.say(&format!("goes on after {} chunks that were done before", run.next_chunk));
     }
-    let group = format!("riverlock-replay-{}", run.run_id);
+    let group = format!("replay-{}", run.run_id);
     let mut reading = Reading::start(replay.kafka, &group, &plan.ranges, &run.next, &plan.selection, plan.limits)?;
     let pace = Pace::start(replay).await?;
     let mut doing = Doing {
@@ -108,16 +114,8 @@ async fn find(connection: &mut PgConnection, prefix: &str) -> Result<Plan, Repla
 }
 
 async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), ReplayError> {
-    let row = sqlx::query!(
-        r#"-- replay_plan_hold
-           SELECT pg_try_advisory_lock(hashtextextended('riverlock.replay:' || $1, 0)) AS "held!""#,
-        plan.to_string()
-    );
-    if row.fetch_one(connection).await.map_err(Error::from)?.held {
-        Ok(())
-    } else {
-        Err(ReplayError::Busy(plan.to_string()))
-    }
+    let plan = plan.to_string();
+    if postgres::try_lock(connection, Lock::Replay(&plan)).await? { Ok(()) } else { Err(ReplayError::Busy(plan)) }
 }
 
 /// Whether what the plan reads is still there, and still behind the live consumers.

@@ -11,7 +11,7 @@ use super::{
     report::{Chain, outcomes_text},
     store::{self, Position},
 };
-use crate::{Error, Record, dead_letters::explain, error::Disposition};
+use crate::{Error, Record, error::Disposition};
 
 /// A record that has an outcome now and had none before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,8 +113,7 @@ async fn isolate(
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);
                 } else {
-                    let refused = explain(&error);
-                    consumer.fold.fold(transaction, &records[part], Some(&refused), now).await?;
+                    consumer.fold.fold(transaction, &records[part], Some(&error.dead()), now).await?;
                 }
             }
             Err(error) => return Err(error),

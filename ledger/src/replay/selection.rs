@@ -238,7 +238,7 @@ async fn known_positions(
         notes.push(format!("the database knows where the events lie: {} records are read, no others", positions.len()));
         return Ok(Some(positions));
     }
-    let narrow = if selection.orders.is_empty() { "; --order or --from would make that less" } else { "" };
+    let narrow = if selection.orders.is_empty() { "; --order or --since would make that less" } else { "" };
     notes.push(format!(
         "the database does not know event {}: everything else that was selected is searched for it{narrow}",
         missing.join(", ")

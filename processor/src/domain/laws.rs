@@ -10,6 +10,7 @@ use riverlock_schemas::{
     charge_event::{Operation, OperationDetails, OperationKey, OperationKind, OperationState},
     event_type::{FULFILLMENT_CREATED, ORDER_CHARGEBACK, ORDER_DISPUTE_RESOLVED, ORDER_SNAPSHOTS},
     fulfillment_event::{Fulfillment, Reported, Tracking},
+    oddity::Oddities,
     order_event::{LineDetails, LineSnapshot, OrderDetails, OrderEvent, OrderSnapshot},
     order_state::{LineState, OrderState},
 };
@@ -28,7 +29,7 @@ fn at(minute: i64) -> DateTime<Utc> {
 fn event(id: usize, event_type: &str, states: &[(OrderState, i64)], minute: i64, listed: bool) -> OrderEvent {
     let line = |line_id: &str, quantity| LineSnapshot {
         line_id: LineId::parse(line_id).unwrap(),
-        transitions: vec![(LineState::Created, at(0)), (LineState::Fulfilled, at(minute))],
+        transitions: vec![(LineState::Created, Some(at(0))), (LineState::Fulfilled, Some(at(minute)))],
         details: LineDetails {
             sku_id: Some(format!("sku of {id}")),
             quantity: Some(quantity),
@@ -38,7 +39,7 @@ fn event(id: usize, event_type: &str, states: &[(OrderState, i64)], minute: i64,
     let order = OrderSnapshot {
         updated_time: Some(at(minute)),
         state: states.last().map(|(state, _)| *state),
-        transitions: if listed { states.iter().map(|(s, m)| (*s, at(*m))).collect() } else { Vec::new() },
+        transitions: if listed { states.iter().map(|(s, m)| (*s, Some(at(*m)))).collect() } else { Vec::new() },
         unknown_states: BTreeSet::new(),
         details: OrderDetails { currency: Some(format!("C{id}")), ..OrderDetails::default() },
         lines: vec![line("line-1", i64::from(u8::try_from(id).unwrap())), line(&format!("line-{id}"), 1)],
@@ -58,6 +59,7 @@ fn bare(id: usize, event_type: &str, minute: i64) -> OrderEvent {
         order: None,
         operations: Vec::new(),
         fulfillment: None,
+        oddities: Oddities::default(),
     }
 }
 

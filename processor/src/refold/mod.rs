@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// What the reader is called in Kafka's logs.
-const GROUP: &str = "riverlock-refold";
+const GROUP: &str = "refold";
 /// Orders that are written in one transaction, so that live traffic never waits long for one of them.
 const WRITE_ORDERS_MAX: usize = 50;
 /// How often an order is folded again because events came while it was.

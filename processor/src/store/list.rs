@@ -33,6 +33,21 @@ pub struct ListFilter {
     pub before: Option<ListPosition>,
 }
 
+impl ListFilter {
+    /// Modes, statuses, and the place that the page begins after: without one, after what is later than everything.
+    fn arguments(&self) -> (Vec<bool>, Vec<&'static str>, ListPosition) {
+        let modes = self.mode.map_or_else(|| vec![true, false], |mode| vec![mode.is_live()]);
+        let statuses =
+            self.status.map_or_else(|| Status::ALL.map(Status::as_str).to_vec(), |status| vec![status.as_str()]);
+        let before = self.before.clone().unwrap_or_else(|| ListPosition {
+            changed_at: DateTime::from_timestamp_micros(LAST_MICROS).unwrap_or_default(),
+            order_id: String::new(),
+            mode: Mode::Test,
+        });
+        (modes, statuses, before)
+    }
+}
+
 /// An order in a list.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -59,21 +74,38 @@ impl OrderSummary {
     }
 }
 
+struct Row {
+    order_id: String,
+    live_mode: bool,
+    status: String,
+    version: i32,
+    conflicted: bool,
+    first_seen_at: DateTime<Utc>,
+    changed_at: DateTime<Utc>,
+}
+
+impl From<Row> for OrderSummary {
+    fn from(row: Row) -> Self {
+        Self {
+            order_id: row.order_id,
+            mode: Mode::from_live(row.live_mode),
+            status: row.status,
+            version: row.version,
+            conflicted: row.conflicted,
+            first_seen_at: row.first_seen_at,
+            changed_at: row.changed_at,
+        }
+    }
+}
+
 /// The orders that a filter means, the newest change first.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
 pub async fn list(connection: &mut PgConnection, filter: &ListFilter, limit: i64) -> Result<Vec<OrderSummary>, Error> {
-    let modes: Vec<bool> = filter.mode.map_or_else(|| vec![true, false], |mode| vec![mode.is_live()]);
-    let statuses: Vec<&str> =
-        filter.status.map_or_else(|| Status::ALL.map(Status::as_str).to_vec(), |status| vec![status.as_str()]);
-    // Without a position the page begins after what is later than everything.
-    let before = filter.before.clone().unwrap_or_else(|| ListPosition {
-        changed_at: DateTime::from_timestamp_micros(LAST_MICROS).unwrap_or_default(),
-        order_id: String::new(),
-        mode: Mode::Test,
-    });
-    let rows = sqlx::query_file!(
+    let (modes, statuses, before) = filter.arguments();
+    let rows = sqlx::query_file_as!(
+        Row,
         "src/store/orders_page.sql",
         &modes,
         &statuses as _,
@@ -82,14 +114,28 @@ pub async fn list(connection: &mut PgConnection, filter: &ListFilter, limit: i64
         before.mode.is_live(),
         limit
     );
-    let rows = rows.fetch_all(connection).await?.into_iter().map(|row| OrderSummary {
-        order_id: row.order_id,
-        mode: Mode::from_live(row.live_mode),
-        status: row.status,
-        version: row.version,
-        conflicted: row.conflicted,
-        first_seen_at: row.first_seen_at,
-        changed_at: row.changed_at,
-    });
-    Ok(rows.collect())
+    Ok(rows.fetch_all(connection).await?.into_iter().map(OrderSummary::from).collect())
+}
+
+/// Like [`list`], of the orders only about which two different bodies came under one event id.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn list_conflicted(
+    connection: &mut PgConnection,
+    filter: &ListFilter,
+    limit: i64,
+) -> Result<Vec<OrderSummary>, Error> {
+    let (modes, statuses, before) = filter.arguments();
+    let rows = sqlx::query_file_as!(
+        Row,
+        "src/store/orders_conflicted.sql",
+        &modes,
+        &statuses as _,
+        before.changed_at,
+        before.order_id,
+        before.mode.is_live(),
+        limit
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(OrderSummary::from).collect())
 }

@@ -6,6 +6,6 @@ mod parts;
 mod read;
 mod write;
 
-pub use list::{ListFilter, ListPosition, OrderSummary, list};
+pub use list::{ListFilter, ListPosition, OrderSummary, list, list_conflicted};
 pub use read::{LineView, OperationView, OrderView, ShipmentLineView, ShipmentView, count_by_status, find, statuses};
 pub(crate) use write::{Change, read, write};

@@ -22,6 +22,8 @@
 //! one topic instead of five librdkafka alone took 18 µs where it took 27 to 29; handing records over every 5 ms instead of
 //! every ms saved 4 to 5, as a linger longer by as much does.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints for the person who runs it")]
+
 mod floor;
 mod report;
 mod rounds;

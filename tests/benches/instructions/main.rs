@@ -7,6 +7,8 @@
 //! The counts are those of one compiler version, which the baseline names: with another one they are shown and not judged.
 //! They are not those of a real processor: callgrind's has no SHA instructions, so SHA-256 is counted in its portable form.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints for the person who runs it")]
+
 use std::{collections::BTreeMap, hint::black_box, path::Path, process::Command, process::ExitCode};
 
 use anyhow::{Context as _, bail, ensure};

@@ -16,6 +16,8 @@
 //! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
 //! number: what is measured is printed beside what it should be.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints for the person who runs it")]
+
 mod backlog;
 mod drain;
 mod floor;

@@ -8,12 +8,14 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use riverlock_ledger::{
-    Record,
+    Dead, Record,
     audit::{
         self, AuditError, Report,
         running::{self, AuditConfig, Auditor},
     },
-    batch, store,
+    batch,
+    postgres::{self, Lock},
+    store,
 };
 use riverlock_processor::{CONSUMER, Orders};
 use riverlock_runtime::{Context, Secret, kafka::KafkaConfig};
@@ -90,7 +92,7 @@ impl Setting {
         records
     }
 
-    async fn consume(&mut self, records: &[Record], refused: Option<&str>) {
+    async fn consume(&mut self, records: &[Record], refused: Option<&Dead>) {
         batch::apply(&mut self.connection, &orders(), records, refused, now()).await.unwrap();
     }
 
@@ -294,7 +296,7 @@ async fn one_process_audits_at_a_time_and_the_next_one_goes_on_when_it_is_gone()
     };
     let (mut connection, mut holder) =
         (setting.database.connect().await.unwrap(), setting.database.connect().await.unwrap());
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(running::LOCK_ID).execute(&mut holder).await.unwrap();
+    assert!(postgres::try_lock(&mut holder, Lock::Audit).await.unwrap());
     let context = Context::new();
     assert!(!auditor.look(&context).await.unwrap(), "somebody else has the lock");
     assert_eq!(runs(&mut connection).await, None);

@@ -10,7 +10,7 @@ use riverlock_ledger::{Projection, Record, batch, store};
 use riverlock_processor::Orders;
 use riverlock_runtime::Secret;
 use riverlock_schemas::Mode;
-use riverlock_tests::{Database, binary, now, outcomes, record, state};
+use riverlock_tests::{Database, binary, now, outcomes, record, refused, state};
 use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::process::Command;
@@ -59,7 +59,7 @@ impl Desk {
                 ..record(3, offset, body.as_bytes())
             })
             .collect();
-        batch::apply(&mut self.connection, projection, &records, Some("division by zero"), now()).await.unwrap();
+        batch::apply(&mut self.connection, projection, &records, Some(&refused()), now()).await.unwrap();
     }
 
     async fn three() -> Self {
@@ -110,9 +110,10 @@ async fn letters_are_listed_and_shown_and_their_bodies_only_on_demand() {
         assert!(list.contains(expected), "{list}");
     }
     let json = desk.json(&["list", "--json", "--event-type", "order.accepted", "--limit", "1"]).await;
-    assert_eq!(json.as_array().unwrap().len(), 1);
-    assert_eq!((json[0]["eventId"].as_str(), json[0]["state"].as_str()), (Some("fixed"), Some("open")));
-    assert!(desk.text(&["list", "--reason", "shape"], 0).await.ends_with("0 letters\n"));
+    assert_eq!(json["items"].as_array().unwrap().len(), 1);
+    let letter = &json["items"][0];
+    assert_eq!((letter["eventId"].as_str(), letter["state"].as_str()), (Some("fixed"), Some("open")));
+    assert!(desk.text(&["list", "--error", "shape"], 0).await.ends_with("0 letters\n"));
     assert!(desk.text(&["list", "--until", "1h"], 0).await.ends_with("0 letters\n"));
     assert!(desk.text(&["list", "--since", "1h"], 0).await.ends_with("3 letters\n"));
     assert!(desk.text(&["list", "--state", "redriven"], 0).await.ends_with("0 letters\n"));
@@ -133,13 +134,15 @@ async fn letters_are_listed_and_shown_and_their_bodies_only_on_demand() {
 #[tokio::test]
 async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
     let mut desk = Desk::three().await;
-    let why = ["--why", "the database is back"];
+    let why = ["--reason", "the database is back"];
     let before = state(&mut desk.connection).await.unwrap();
-    let dry = desk.text(&[&["redrive", "--reason", "database"][..], &why].concat(), 1).await;
+    let dry = desk.text(&[&["redrive", "--error", "database"][..], &why].concat(), 1).await;
     assert!(dry.contains("riverlock.raw.order.accepted[3]@0  would be applied\n"), "{dry}");
     assert!(dry.contains("riverlock.raw.order.invoice.created[3]@0  would be applied\n"), "{dry}");
     assert!(
-        dry.contains("2 letters would be redriven (2 applied), 1 would stay dead, 0 passed over; --apply does it"),
+        dry.contains(
+            "2 letters would be redriven (2 applied), 1 would stay dead, 0 passed over; --apply --reason <why> does it"
+        ),
         "{dry}"
     );
     assert_eq!(state(&mut desk.connection).await.unwrap(), before);
@@ -180,19 +183,23 @@ async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
 #[tokio::test]
 async fn nothing_is_done_without_a_name_a_reason_and_a_word_about_which() {
     let desk = Desk::three().await;
-    desk.text(&["redrive", "--all"], 2).await;
-    desk.text(&["redrive", "--why", "x"], 2).await;
-    desk.text(&["redrive", "fixed", "--reason", "shape", "--why", "x"], 2).await;
-    desk.text(&["redrive", "fixed", "--why", " "], 1).await;
-    desk.text(&["redrive", "nobody", "--why", "x", "--apply"], 1).await;
-    let unknown = desk.text(&["discard", "--all", "--why", "x", "--rate", "0"], 2).await;
+    desk.text(&["redrive", "--all", "--apply"], 2).await;
+    let dry = desk.text(&["redrive", "--all"], 1).await;
+    assert!(dry.contains("2 letters would be redriven"), "{dry}");
+    desk.text(&["redrive", "--reason", "x"], 2).await;
+    desk.text(&["redrive", "fixed", "--error", "shape", "--reason", "x"], 2).await;
+    desk.text(&["redrive", "fixed", "--reason", " ", "--apply"], 2).await;
+    desk.text(&["redrive", "fixed", "--apply"], 2).await;
+    desk.text(&["redrive", "fixed", "--reason", "x", "--by", "", "--apply"], 2).await;
+    desk.text(&["redrive", "nobody", "--reason", "x", "--apply"], 1).await;
+    let unknown = desk.text(&["discard", "--all", "--reason", "x", "--rate", "0"], 2).await;
     assert!(unknown.is_empty());
 }
 
 #[tokio::test]
 async fn a_letter_is_discarded_and_remembers_who_and_why() {
     let mut desk = Desk::three().await;
-    let why = ["--why", "a test order"];
+    let why = ["--reason", "a test order"];
     let dry = desk.text(&[&["discard", "--order", "order-of-fixed"][..], &why].concat(), 0).await;
     assert!(
         dry.contains("1 letters would be discarded (1 discarded), 0 would stay dead, 0 passed over; --apply"),
@@ -201,7 +208,7 @@ async fn a_letter_is_discarded_and_remembers_who_and_why() {
     assert!(desk.text(&["list"], 0).await.ends_with("3 letters\n"));
     desk.text(&[&["discard", "--order", "order-of-fixed", "--apply"][..], &why].concat(), 0).await;
     assert!(desk.text(&["list"], 0).await.ends_with("2 letters\n"));
-    let discarded = desk.json(&["list", "--state", "discarded", "--json"]).await;
+    let discarded = &desk.json(&["list", "--state", "discarded", "--json"]).await["items"];
     assert_eq!((discarded[0]["eventId"].as_str(), discarded[0]["outcome"].as_str()), (Some("fixed"), Some("dead")));
     let shown = desk.text(&["show", "fixed"], 0).await;
     assert!(shown.contains("discard by ada (a test order): dead"), "{shown}");
@@ -217,7 +224,7 @@ async fn a_redrive_that_is_killed_goes_on_where_it_was() {
     let mut desk = Desk::new().await;
     let bodies: Vec<String> = (0..LETTERS).map(|i| accepted(&format!("e{i}"))).collect();
     desk.kill(&Orders::new(vec![Mode::Test]), ACCEPTED, &bodies).await;
-    let redrive = ["redrive", "--all", "--why", "again", "--apply", "--rate", "1000"];
+    let redrive = ["redrive", "--all", "--reason", "again", "--apply", "--rate", "1000"];
     for kills in 1..=3 {
         let mut child = desk.command(&redrive).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let until = tokio::time::Instant::now() + PATIENCE;

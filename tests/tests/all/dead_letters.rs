@@ -10,7 +10,7 @@ use riverlock_ledger::{
 };
 use riverlock_processor::Orders;
 use riverlock_schemas::{Envelope, Mode, event_type::is_order_snapshot};
-use riverlock_tests::{Database, events, lives, now, outcomes, record, state};
+use riverlock_tests::{Database, events, lives, now, outcomes, record, refused, state};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 
@@ -57,7 +57,7 @@ impl Morgue {
 
     /// Stores records as what the database refused.
     async fn kill(&mut self, records: &[Record]) {
-        batch::apply(&mut self.connection, &orders(), records, Some("division by zero"), now()).await.unwrap();
+        batch::apply(&mut self.connection, &orders(), records, Some(&refused()), now()).await.unwrap();
     }
 
     async fn open(&mut self) -> Vec<Place> {
@@ -396,12 +396,12 @@ async fn a_filter_means_what_it_says() {
         let mut walked: Vec<i64> =
             walk(&mut morgue.connection, &filter).await.into_iter().map(|place| place.position.offset).collect();
         walked.sort_unstable();
-        let listed = dead_letters::list(&mut morgue.connection, &State::ALL, &filter, 100).await.unwrap();
+        let listed = dead_letters::list(&mut morgue.connection, &State::ALL, &filter, None, 100).await.unwrap();
         let mut listed: Vec<i64> = listed.iter().map(|letter| letter.offset).collect();
         listed.sort_unstable();
         assert_eq!((&walked, &listed), (&expected, &expected), "{filter:?}");
     }
-    let first = dead_letters::list(&mut morgue.connection, &State::ALL, &Filter::default(), 1).await.unwrap();
+    let first = dead_letters::list(&mut morgue.connection, &State::ALL, &Filter::default(), None, 1).await.unwrap();
     assert_eq!(first[0].event_id, "e1", "the oldest comes first");
 }
 

@@ -379,7 +379,7 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     let (ok, text) = operator.run(&["refold", &damaged]).await;
     assert!(!ok && text.contains("orders.conflicted: stored true, refolded false"), "{text}");
     drop(connection);
-    let swap = ["rebuild", "--swap", "--yes", "--reason", "a mistake was put right"];
+    let swap = ["rebuild", "--apply", "--reason", "a mistake was put right"];
     let (ok, text) = operator.run(&swap).await;
     assert!(!ok && text.contains("services must be stopped"), "{text}");
 

@@ -171,7 +171,7 @@ async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
             .env("RIVERLOCK__KAFKA__PARTITIONS", setting.kafka().partitions.to_string())
             .env("RIVERLOCK__POSTGRES__URL", setting.database.config.url.expose())
             .env("RIVERLOCK__INVOICE_FETCHER__TEST__API_KEY", "key")
-            .args(["replay", "--apply", &plan[..16], "--rate", rate])
+            .args(["replay", "--plan", &plan[..16], "--apply", "--rate", rate])
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command

@@ -259,7 +259,7 @@ async fn what_is_not_as_it_was_is_said_and_fails() {
     lost.offset += 1_000;
     desk.apply(&orders(), &[record, lost]).await;
     let (text, success) = desk.text(&["e2"]).await;
-    assert!(success && text.contains("secret old is no longer configured"), "{text}");
+    assert!(success && text.contains("secret old is not configured any more"), "{text}");
     let (text, success) = desk.text(&["e3"]).await;
     assert!(success && text.contains("the record is no longer in Kafka"), "{text}");
     let (trace, _) = desk.json(&["o1"]).await;
@@ -278,8 +278,8 @@ async fn an_unknown_id_fails_a_double_one_is_told_and_none_reaches_the_terminal_
     let (text, success) = desk.text(&["o1"]).await;
     assert!(success && text.starts_with("o1 is the id of an event and of an order"), "{text}");
     assert_eq!(desk.json(&["o1"]).await.0["knownAs"], json!(["event", "order"]));
-    assert_eq!(desk.json(&["o1", "--event"]).await.0["knownAs"], json!(["event"]));
-    assert_eq!(desk.json(&["o1", "--order"]).await.0["knownAs"], json!(["order"]));
+    assert_eq!(desk.json(&["o1", "--as", "event"]).await.0["knownAs"], json!(["event"]));
+    assert_eq!(desk.json(&["o1", "--as", "order"]).await.0["knownAs"], json!(["order"]));
     let (trace, success) = desk.json(&[&long]).await;
     assert!(
         success && trace["records"][0]["reason"] == "unhandled_type",

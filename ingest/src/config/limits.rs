@@ -1,0 +1,181 @@
+//! `[ingest.limits]`: a bound on everything that is taken, and on how long it may take.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use riverlock_runtime::ConfigError;
+use riverlock_schemas::record::STORED_BYTES_MAX;
+use serde::{Deserialize, Serialize};
+
+use crate::places::Bounds;
+
+/// `[ingest.limits]`.
+///
+/// Before a request has proven who sent it, it occupies only places and bytes for reading. When these are short, the oldest
+/// unfinished request or connection of an unknown client is dropped for the next one. Room on the way to Kafka is given to
+/// authentic events only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Most authentic events between their request and Kafka's delivery report; one more is answered 503 at once.
+    ///
+    /// About half a second of the highest rate, so that a full queue drains in less than a second.
+    pub in_flight_max: usize,
+    /// Most of them on their way to one partition, so that a partition that does not acknowledge leaves room for the others;
+    /// a quarter of `in_flight_max` when absent.
+    pub in_flight_partition_max: Option<usize>,
+    /// Most bytes of bodies between their request and Kafka's delivery report; more are answered 503 at once.
+    pub in_flight_bytes_max: usize,
+    /// Most requests whose body is still arriving.
+    pub reading_max: usize,
+    /// Most of them from one client address (one /64 of IPv6), as far as trusted proxies tell it.
+    pub reading_per_address_max: usize,
+    /// Most bytes of bodies that are not complete yet.
+    pub reading_bytes_max: usize,
+    /// Most connections.
+    pub connections_max: usize,
+    /// Most of them from one address (one /64 of IPv6), not counting trusted proxies and connections over which an authentic
+    /// event came.
+    pub connections_per_address_max: usize,
+    /// The part of `reading_max` and `connections_max`, in percent, that only known clients may use: addresses of Digital
+    /// River, and those from which an authentic request came within `known_for`.
+    pub known_share_percent: u8,
+    /// How long an address is known after an authentic request.
+    #[serde(with = "humantime_serde")]
+    pub known_for: Duration,
+    /// Requests at once on an HTTP/2 connection of a known client or a trusted proxy.
+    pub http2_streams_max: u32,
+    /// Requests at once on an HTTP/2 connection of anyone else.
+    pub http2_streams_unknown_max: u32,
+    /// Requests without proof of who sent them that a connection may make at once. Beyond this it is not read from until
+    /// `unproven_per_second` allows another one. Neither holds for trusted proxies, nor once an authentic request came over it.
+    pub unproven_burst: u32,
+    /// Requests without proof of who sent them that a connection may make per second, once it made `unproven_burst`.
+    pub unproven_per_second: u32,
+    /// Longest body in bytes; a longer one is answered 413. Digital River sends 0.4 to 5 kB as a rule, hundreds of line
+    /// items make 100 kB and more. Consumers interpret bodies of up to 1 MiB; what is larger is stored, and becomes a dead
+    /// letter.
+    pub body_bytes_max: usize,
+    /// From the request's first byte (over HTTP/2 from the end of its head) to the answer, whatever Kafka does. Digital
+    /// River waits 3000 ms.
+    #[serde(with = "humantime_serde")]
+    pub answer_deadline: Duration,
+    /// How long the body may take to arrive; then the answer is 408.
+    #[serde(with = "humantime_serde")]
+    pub body_read_timeout: Duration,
+    /// How long a request's head may take to arrive, from its first byte, and the first one of a connection from the
+    /// connection's beginning; then the connection is closed.
+    #[serde(with = "humantime_serde")]
+    pub header_read_timeout: Duration,
+    /// How long a connection may be kept open without a request. Longer than proxies keep theirs (usually 60 s), so that none
+    /// sends a request over a connection that is being closed here.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// How long a connection is kept; then it is closed after the request that it is at.
+    #[serde(with = "humantime_serde")]
+    pub connection_age_max: Duration,
+    /// How long Kafka may fail to acknowledge events before `/readyz` says that ingest is not ready.
+    #[serde(with = "humantime_serde")]
+    pub unready_after: Duration,
+    /// How long connections are still accepted after the process is asked to end and `/readyz` says so, for load balancers to
+    /// notice. 0 closes the listener at once.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_delay: Duration,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            in_flight_max: 1024,
+            in_flight_partition_max: None,
+            in_flight_bytes_max: 32 * 1024 * 1024,
+            reading_max: 4_096,
+            reading_per_address_max: 1_024,
+            reading_bytes_max: 64 * 1024 * 1024,
+            connections_max: 2_048,
+            connections_per_address_max: 512,
+            known_share_percent: 25,
+            known_for: Duration::from_secs(24 * 3_600),
+            http2_streams_max: 128,
+            http2_streams_unknown_max: 32,
+            unproven_burst: 64,
+            unproven_per_second: 5,
+            body_bytes_max: STORED_BYTES_MAX,
+            answer_deadline: Duration::from_millis(2_500),
+            body_read_timeout: Duration::from_secs(1),
+            header_read_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            connection_age_max: Duration::from_secs(600),
+            unready_after: Duration::from_secs(10),
+            shutdown_delay: Duration::from_secs(5),
+        }
+    }
+}
+
+impl LimitsConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        const GIB: usize = 1024 * 1024 * 1024;
+        number("in_flight_max", self.in_flight_max, 1..=100_000)?;
+        number("in_flight_partition_max", self.in_flight_partition_max(), 1..=self.in_flight_max)?;
+        number("reading_max", self.reading_max, 1..=100_000)?;
+        number("reading_per_address_max", self.reading_per_address_max, 1..=100_000)?;
+        number("connections_max", self.connections_max, 1..=100_000)?;
+        number("connections_per_address_max", self.connections_per_address_max, 1..=100_000)?;
+        number("known_share_percent", self.known_share_percent.into(), 0..=90)?;
+        number("http2_streams_max", self.http2_streams_max as usize, 1..=1_000)?;
+        number("http2_streams_unknown_max", self.http2_streams_unknown_max as usize, 1..=1_000)?;
+        number("unproven_burst", self.unproven_burst as usize, 1..=100_000)?;
+        number("unproven_per_second", self.unproven_per_second as usize, 1..=100_000)?;
+        number("body_bytes_max", self.body_bytes_max, 1..=STORED_BYTES_MAX)?;
+        number("in_flight_bytes_max", self.in_flight_bytes_max, self.body_bytes_max..=GIB)?;
+        number("reading_bytes_max", self.reading_bytes_max, self.body_bytes_max..=GIB)?;
+        let ms = Duration::from_millis;
+        // Digital River gives up after 3000 ms; the rest is for the way there and back.
+        duration("answer_deadline", self.answer_deadline, ms(100)..=ms(2_900))?;
+        duration("body_read_timeout", self.body_read_timeout, ms(10)..=self.answer_deadline)?;
+        duration("header_read_timeout", self.header_read_timeout, ms(100)..=ms(120_000))?;
+        duration("idle_timeout", self.idle_timeout, ms(100)..=ms(3_600_000))?;
+        duration("connection_age_max", self.connection_age_max, ms(1_000)..=ms(86_400_000))?;
+        duration("known_for", self.known_for, ms(60_000)..=ms(30 * 86_400_000))?;
+        duration("unready_after", self.unready_after, ms(0)..=ms(3_600_000))?;
+        duration("shutdown_delay", self.shutdown_delay, ms(0)..=SHUTDOWN_DELAY_MAX)
+    }
+
+    /// Most events in flight to one partition.
+    pub(crate) fn in_flight_partition_max(&self) -> usize {
+        self.in_flight_partition_max.unwrap_or((self.in_flight_max / 4).max(1))
+    }
+
+    /// The bounds of requests whose body is still arriving.
+    pub(crate) fn reading(&self) -> Bounds {
+        self.bounds(self.reading_max, self.reading_per_address_max)
+    }
+
+    /// The bounds of connections, of which there may be `max`.
+    pub(crate) fn connections(&self, max: usize) -> Bounds {
+        self.bounds(max, self.connections_per_address_max)
+    }
+
+    fn bounds(&self, max: usize, per_address_max: usize) -> Bounds {
+        let reserved = max * usize::from(self.known_share_percent) / 100;
+        Bounds { max, per_address_max, unknown_max: (max - reserved).max(1) }
+    }
+}
+
+/// Longest `shutdown_delay`: what is in flight has to end within the process's grace as well.
+const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(15);
+
+fn number(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("is {value}, must be from {} to {}", range.start(), range.end());
+    Err(ConfigError::refused(format!("ingest.limits.{name}"), reason))
+}
+
+fn duration(name: &str, value: Duration, range: RangeInclusive<Duration>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("is {value:?}, must be from {:?} to {:?}", range.start(), range.end());
+    Err(ConfigError::refused(format!("ingest.limits.{name}"), reason))
+}

@@ -1,0 +1,152 @@
+//! What is counted for each endpoint.
+
+use std::{sync::Arc, time::Instant};
+
+use chrono::{DateTime, Utc};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::{
+    AMBIGUOUS, ANSWER_SECONDS, BODY_BYTES, ENDPOINT_INSECURE, LATE_ACKS, MODE_MISMATCHES, ODD_REQUESTS, Oddity,
+    Outcome, QUARANTINE, Quarantined, REQUESTS, SECRET_EXPIRY, SECRET_LAST_MATCH, SECRET_MATCHES, SECRETS_EXPIRED,
+    WITHOUT_SECRET, zero, zero_gauge,
+};
+
+/// The metrics of a signing secret.
+struct SecretMetrics {
+    matches: Counter,
+    last_match: Gauge,
+    expiry: Gauge,
+    expired: Counter,
+}
+
+/// An endpoint's metrics, looked up once.
+pub(crate) struct EndpointMetrics {
+    /// In the order of [`Outcome::ALL`].
+    requests: Vec<Counter>,
+    answer: Histogram,
+    pub(crate) ambiguous: Counter,
+    pub(crate) late_acks: Counter,
+    pub(crate) body_bytes: Counter,
+    pub(crate) mode_mismatches: Counter,
+    insecure: Gauge,
+    /// In the order of [`Quarantined::ALL`].
+    quarantine: Vec<Counter>,
+    /// In the order of [`Oddity::ALL`].
+    odd: Vec<Counter>,
+    without_secret: Gauge,
+    /// In the order of the configuration.
+    secrets: Vec<SecretMetrics>,
+}
+
+impl EndpointMetrics {
+    /// `secrets` are the ids of its signing secrets, with when they expire.
+    pub(crate) fn new<'a>(
+        endpoint: &str,
+        insecure: bool,
+        secrets: impl IntoIterator<Item = (&'a str, Option<DateTime<Utc>>)>,
+    ) -> Self {
+        let name = endpoint.to_owned();
+        let request =
+            |outcome: &Outcome| zero(counter!(REQUESTS, "endpoint" => name.clone(), "outcome" => outcome.as_str()));
+        let quarantined = |outcome: &Quarantined| {
+            zero(counter!(QUARANTINE, "endpoint" => name.clone(), "outcome" => outcome.as_str()))
+        };
+        let odd =
+            |oddity: &Oddity| zero(counter!(ODD_REQUESTS, "endpoint" => name.clone(), "oddity" => oddity.as_str()));
+        let secret = |(id, expires_at): (&str, Option<DateTime<Utc>>)| {
+            let labels = [("endpoint", name.clone()), ("secret", id.to_owned())];
+            let last_match = gauge!(SECRET_LAST_MATCH, &labels);
+            // Not set: a secret that stays when the configuration changes keeps its time.
+            last_match.increment(0.0);
+            let expiry = gauge!(SECRET_EXPIRY, &labels);
+            expiry.set(expires_at.map_or(0.0, seconds));
+            let matches = zero(counter!(SECRET_MATCHES, &labels));
+            SecretMetrics { matches, last_match, expiry, expired: zero(counter!(SECRETS_EXPIRED, &labels)) }
+        };
+        let is_insecure = gauge!(ENDPOINT_INSECURE, "endpoint" => name.clone());
+        is_insecure.set(if insecure { 1.0 } else { 0.0 });
+        Self {
+            insecure: is_insecure,
+            quarantine: Quarantined::ALL.iter().map(quarantined).collect(),
+            requests: Outcome::ALL.iter().map(request).collect(),
+            odd: Oddity::ALL.iter().map(odd).collect(),
+            answer: histogram!(ANSWER_SECONDS, "endpoint" => name.clone()),
+            ambiguous: zero(counter!(AMBIGUOUS, "endpoint" => name.clone())),
+            late_acks: zero(counter!(LATE_ACKS, "endpoint" => name.clone())),
+            body_bytes: zero(counter!(BODY_BYTES, "endpoint" => name.clone())),
+            mode_mismatches: zero(counter!(MODE_MISMATCHES, "endpoint" => name.clone())),
+            secrets: secrets.into_iter().map(secret).collect(),
+            without_secret: zero_gauge(gauge!(WITHOUT_SECRET, "endpoint" => name)),
+        }
+    }
+
+    pub(crate) fn quarantined(&self, outcome: Quarantined) {
+        self.quarantine[outcome as usize].increment(1);
+    }
+
+    pub(crate) fn odd(&self, oddity: Oddity) {
+        self.odd[oddity as usize].increment(1);
+    }
+
+    /// The endpoint is no more: it must not stand there as insecure for ever, nor as one without secrets.
+    pub(crate) fn retire(&self) {
+        self.insecure.set(0.0);
+        self.without_secret.set(0.0);
+    }
+
+    /// A secret is no more: nothing must ring because it expires.
+    pub(crate) fn retire_secret(&self, index: usize) {
+        if let Some(secret) = self.secrets.get(index) {
+            secret.expiry.set(0.0);
+        }
+    }
+
+    /// Whether it lacks a secret that counts now.
+    pub(crate) fn set_without_secret(&self, is_so: bool) {
+        self.without_secret.set(if is_so { 1.0 } else { 0.0 });
+    }
+
+    pub(crate) fn secret_matched(&self, index: usize, now: DateTime<Utc>) {
+        if let Some(secret) = self.secrets.get(index) {
+            secret.matches.increment(1);
+            secret.last_match.set(seconds(now));
+        }
+    }
+
+    pub(crate) fn secret_expired(&self, index: usize) {
+        if let Some(secret) = self.secrets.get(index) {
+            secret.expired.increment(1);
+        }
+    }
+}
+
+/// Seconds since 1970.
+#[expect(clippy::cast_precision_loss, reason = "exact for the next 285 million years")]
+pub(crate) fn seconds(time: DateTime<Utc>) -> f64 {
+    time.timestamp() as f64
+}
+
+/// Counts one request exactly once, when it is dropped: whoever holds it last, and however that ends.
+pub(crate) struct Tally {
+    metrics: Arc<EndpointMetrics>,
+    started: Instant,
+    outcome: Outcome,
+}
+
+impl Tally {
+    /// Begins to count; ends as [`Outcome::Aborted`] unless told otherwise.
+    pub(crate) fn new(metrics: &Arc<EndpointMetrics>, started: Instant) -> Self {
+        Self { metrics: Arc::clone(metrics), started, outcome: Outcome::Aborted }
+    }
+
+    pub(crate) fn set(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.metrics.requests[self.outcome as usize].increment(1);
+        self.metrics.answer.record(self.started.elapsed());
+    }
+}

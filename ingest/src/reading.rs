@@ -1,0 +1,103 @@
+//! Requests whose body is still arriving. Nothing about them is believed yet, so they take nothing but a place and bytes here.
+//!
+//! Most bodies come with their heads. Only a request that still waits after [`GRACE`] takes a place, which needs a lock.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::http::HeaderMap;
+use metrics::Counter;
+
+use crate::{
+    address::{self, Client},
+    config::LimitsConfig,
+    endpoints::Endpoints,
+    places::{Place, Places, Standing},
+    refusal::Refusal,
+    server::Peer,
+};
+
+/// How long a body may take before its request needs a place.
+pub(crate) const GRACE: Duration = Duration::from_millis(2);
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) client: Client,
+    /// An authentic request came over the same connection, or a trusted proxy is at its other end.
+    pub(crate) over_authenticated_connection: bool,
+}
+
+impl Origin {
+    pub(crate) fn of(peer: Option<&Peer>, headers: &HeaderMap, endpoints: &Endpoints) -> Self {
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address);
+        let client = address::client(address, headers, endpoints.trusted_proxies());
+        // A proxy sends the requests of all its clients over one connection.
+        let is_direct = client.is_named && client.address == address;
+        let over_authenticated_connection = is_direct && peer.is_some_and(Peer::is_authenticated);
+        Self { client, over_authenticated_connection }
+    }
+
+    /// What limits per address count by; nothing for a proxy that names nobody, which stands for many.
+    pub(crate) fn network(&self) -> Option<u64> {
+        self.client.is_named.then(|| address::network(self.client.address))
+    }
+}
+
+/// All of them.
+pub(crate) struct Reading {
+    places: Arc<Places>,
+    bytes_max: usize,
+}
+
+impl Reading {
+    pub(crate) fn new(limits: &LimitsConfig, displaced: Counter) -> Self {
+        Self { places: Places::new(limits.reading(), displaced), bytes_max: limits.reading_bytes_max }
+    }
+
+    /// A request begins to arrive.
+    pub(crate) fn begin(&self) -> Arriving<'_> {
+        Arriving { reading: self, bytes: AtomicUsize::new(0), place: OnceLock::new() }
+    }
+}
+
+/// A request that is arriving, and what it occupies.
+pub(crate) struct Arriving<'a> {
+    reading: &'a Reading,
+    /// Bytes that came before it had a place.
+    bytes: AtomicUsize,
+    place: OnceLock<Place>,
+}
+
+impl Arriving<'_> {
+    /// Reserves room for more of the body.
+    pub(crate) fn add_bytes(&self, count: usize) -> Result<(), Refusal> {
+        let Reading { places, bytes_max } = self.reading;
+        places.add_bytes(count, *bytes_max).map_err(|_| Refusal::Busy)?;
+        match self.place.get() {
+            Some(place) => place.note_bytes(count),
+            None => drop(self.bytes.fetch_add(count, Ordering::Relaxed)),
+        }
+        Ok(())
+    }
+
+    /// Takes a place: the body is not complete at once.
+    pub(crate) fn take_place(&self, network: Option<u64>, standing: Standing) -> Result<&Place, Refusal> {
+        let place = self.reading.places.enter(network, standing).map_err(|_| Refusal::Busy)?;
+        place.note_bytes(self.bytes.swap(0, Ordering::Relaxed));
+        Ok(self.place.get_or_init(|| place))
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        // Those that were counted for the place are given back with it.
+        self.reading.places.remove_bytes(self.bytes.swap(0, Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,107 @@
+//! Whether the topics that ingest writes to are there, and whether what it acknowledges is safe in them.
+
+use std::time::Duration;
+
+use rdkafka::{
+    ClientContext,
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    client::{Client, DefaultClientContext},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use riverlock_runtime::kafka::KafkaConfig;
+
+/// How long each question may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What Kafka says of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    pub(crate) partitions: usize,
+    /// Copies of the partition that has the fewest.
+    pub(crate) replicas: usize,
+}
+
+/// Why a topic cannot be written to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TopicError {
+    #[error("Kafka does not tell where topic {topic} is: {error}")]
+    Silent { topic: String, error: KafkaError },
+    #[error("topic {topic} is missing (`riverlock setup` creates it)")]
+    Missing { topic: String },
+    #[error("Kafka does not let ingest see topic {topic}: {code}")]
+    Hidden { topic: String, code: RDKafkaErrorCode },
+    #[error("{0}")]
+    NotAsked(String),
+}
+
+/// Asks Kafka about topics; blocks.
+///
+/// # Errors
+/// When it does not answer, or one of them is missing or hidden.
+pub(crate) fn topics<C: ClientContext>(client: &Client<C>, names: &[String]) -> Result<Vec<Topic>, TopicError> {
+    names.iter().map(|name| topic(client, name)).collect()
+}
+
+fn topic<C: ClientContext>(client: &Client<C>, name: &str) -> Result<Topic, TopicError> {
+    let metadata = client.fetch_metadata(Some(name), QUESTION_TIMEOUT);
+    let metadata = metadata.map_err(|error| TopicError::Silent { topic: name.to_owned(), error })?;
+    let missing = || TopicError::Missing { topic: name.to_owned() };
+    let topic = metadata.topics().iter().find(|topic| topic.name() == name).ok_or_else(missing)?;
+    match topic.error().map(RDKafkaErrorCode::from) {
+        None => {}
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Err(missing()),
+        Some(code) => return Err(TopicError::Hidden { topic: name.to_owned(), code }),
+    }
+    let partitions = topic.partitions();
+    let replicas = partitions.iter().map(|partition| partition.replicas().len()).min().ok_or_else(missing)?;
+    Ok(Topic { name: name.to_owned(), partitions: partitions.len(), replicas })
+}
+
+/// What is wrong with how safe acknowledged events are in these topics, in sentences; nothing is refused because of it.
+pub(crate) async fn risks(kafka: &KafkaConfig, topics: &[Topic]) -> Vec<String> {
+    let mut risks = Vec::new();
+    let names = |risky: &dyn Fn(&Topic) -> bool| -> Option<String> {
+        let names: Vec<&str> = topics.iter().filter(|topic| risky(topic)).map(|topic| topic.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    if let Some(names) = names(&|topic| usize::try_from(kafka.partitions) != Ok(topic.partitions)) {
+        risks.push(format!("kafka.partitions is {}, which is not so for {names}", kafka.partitions));
+    }
+    if let Some(names) = names(&|topic| topic.replicas < 2) {
+        risks.push(format!(
+            "a single broker holds every acknowledged event of {names}, and its loss loses them; three brokers and kafka.replication_factor = 3 do not"
+        ));
+    }
+    let replicated: Vec<&str> =
+        topics.iter().filter(|topic| topic.replicas > 1).map(|topic| topic.name.as_str()).collect();
+    if !replicated.is_empty() {
+        match min_insync_of_one(kafka, &replicated).await {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => risks.push(format!(
+                "min.insync.replicas is 1 for {}: events are acknowledged that only one broker has, and its loss loses them",
+                names.join(", ")
+            )),
+            // Not every broker answers this, and not to everybody.
+            Err(error) => tracing::info!("Kafka does not tell min.insync.replicas of the raw topics: {error}"),
+        }
+    }
+    risks
+}
+
+/// The topics that acknowledge what a single replica has.
+async fn min_insync_of_one(kafka: &KafkaConfig, names: &[&str]) -> Result<Vec<String>, String> {
+    let admin: AdminClient<DefaultClientContext> = kafka.client().create().map_err(|error| error.to_string())?;
+    let topics: Vec<ResourceSpecifier<'_>> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let options = AdminOptions::new().request_timeout(Some(QUESTION_TIMEOUT));
+    let resources = admin.describe_configs(&topics, &options).await.map_err(|error| error.to_string())?;
+    let mut risky = Vec::new();
+    for (name, resource) in names.iter().zip(resources) {
+        let resource = resource.map_err(|code| code.to_string())?;
+        let value = resource.get("min.insync.replicas").and_then(|entry| entry.value.as_deref());
+        if value == Some("1") {
+            risky.push((*name).to_owned());
+        }
+    }
+    Ok(risky)
+}

@@ -1,0 +1,131 @@
+//! Senders that open requests and never end them: HTTP/2 frame by frame, since no client library is that rude.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use crate::harness::PATH;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+/// How long a connection waits for frames before it opens further requests.
+const READ_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// Connections that open requests without an end, again and again.
+pub(crate) struct Storm {
+    opened: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    connections: Vec<JoinHandle<()>>,
+}
+
+impl Storm {
+    /// Opens `connections` with up to `streams` requests at once each, from one address of the loopback network.
+    pub(crate) fn start(target: SocketAddr, from: Ipv4Addr, connections: usize, streams: usize) -> Self {
+        let (opened, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let connection = |_| {
+            let (opened, stop) = (Arc::clone(&opened), Arc::clone(&stop));
+            let rage = async move {
+                while !stop.load(Ordering::Relaxed) {
+                    // A connection that is closed is opened again.
+                    let _ = rage(target, from, streams, &opened, &stop).await;
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            #[expect(clippy::disallowed_methods, reason = "a test's own sender")]
+            tokio::spawn(rage)
+        };
+        let connections = (0..connections).map(connection).collect();
+        Self { opened, stop, connections }
+    }
+
+    /// How many requests were opened.
+    pub(crate) fn opened(&self) -> usize {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    pub(crate) async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for connection in self.connections {
+            connection.await.unwrap();
+        }
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The head of a request that announces a body: indexed fields where HPACK has them, literals where not.
+fn head() -> Vec<u8> {
+    let literal = |index: u8, value: &str| [&[index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
+    [vec![0x83, 0x86], literal(0x04, PATH), literal(0x01, "riverlock"), [vec![0x0f], literal(0x0d, "1000")].concat()]
+        .concat()
+}
+
+async fn rage(
+    target: SocketAddr,
+    from: Ipv4Addr,
+    streams: usize,
+    opened: &AtomicUsize,
+    stop: &AtomicBool,
+) -> std::io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let mut stream = socket.connect(target).await?;
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await?;
+    let (mut next, mut open) = (1, 0);
+    let head = head();
+    while !stop.load(Ordering::Relaxed) {
+        let mut frames = Vec::new();
+        while open < streams {
+            frames.extend(frame(HEADERS, END_HEADERS, next, &head));
+            next += 2;
+            open += 1;
+            opened.fetch_add(1, Ordering::Relaxed);
+        }
+        stream.write_all(&frames).await?;
+        while let Ok(received) = timeout(READ_TIMEOUT, receive(&mut stream)).await {
+            match received? {
+                // An answer's head or a reset: either way the request is over. Resets after answers are not counted twice,
+                // they only make this connection open a few more.
+                HEADERS | RESET => open -= usize::from(open > 0),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a frame, answers it if it must be answered, and says of which kind it is.
+async fn receive(stream: &mut TcpStream) -> std::io::Result<u8> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await?;
+    let length = usize::try_from(u32::from_be_bytes([0, head[0], head[1], head[2]])).unwrap();
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await?;
+    let (kind, flags) = (head[3], head[4]);
+    if (kind == SETTINGS || kind == PING) && flags & ACK == 0 {
+        let payload = if kind == PING { &payload[..] } else { &[] };
+        stream.write_all(&frame(kind, ACK, 0, payload)).await?;
+    }
+    Ok(kind)
+}
