@@ -23,6 +23,8 @@ mod lag;
 pub mod metrics;
 pub mod migrations;
 pub mod outbox;
+#[doc(hidden)]
+pub mod periodic;
 mod poll;
 pub mod positions;
 pub mod postgres;

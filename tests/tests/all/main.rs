@@ -12,6 +12,7 @@ mod dead_letter_commands;
 mod dead_letter_signals;
 mod dead_letters;
 mod demo;
+mod endurance;
 mod gaps;
 mod installs;
 mod invoices;
