@@ -18,7 +18,6 @@ pub mod local;
 mod openapi;
 mod orders;
 pub mod out;
-#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod quarantine;
 mod rebuild;
 mod refold;
