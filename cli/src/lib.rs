@@ -18,7 +18,6 @@ mod openapi;
 mod orders;
 pub mod out;
 mod outbox;
-#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod quarantine;
 mod rebuild;
 mod refold;

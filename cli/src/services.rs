@@ -62,6 +62,8 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let metrics = telemetry::metrics()?;
     let context = Context::new();
     context.shutdown.on_signals()?;
+    // Before anything is registered, nothing would be found to be wanting.
+    let starting = context.health.register("start");
     let address = admin::start(&config.admin, metrics, &context).await?;
     tracing::info!("operators look at http://{address}/metrics, /livez and /readyz");
 
@@ -71,6 +73,7 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
         context.shutdown.wait(GRACE).await;
         return Err(error);
     }
+    starting.ready();
     let clean = context.shutdown.wait(GRACE).await;
     tracing::info!("riverlock ended");
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })

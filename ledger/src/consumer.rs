@@ -197,7 +197,7 @@ impl<P: Projection> Setting<'_, P> {
         };
         std::thread::Builder::new()
             .name(format!("{name}-lag"))
-            .spawn(move || lag::run(lag))
+            .spawn(move || lag::run(&lag))
             .map_err(|_| ConsumerError::Panicked(name))?;
         let (component, config) = (self.component.clone(), self.config.clone());
         let poll = Poll { name, consumer, shared: Arc::clone(&shared), config, lanes, component, reading };
@@ -240,7 +240,10 @@ impl<P: Projection> Setting<'_, P> {
             self.component.beat();
             match topic_ids(self.kafka, self.postgres, &self.topics).await {
                 Ok(ids) => return Some(ids),
-                Err(error) => tracing::warn!(%error, "{}: {error}", self.projection.name()),
+                Err(error) => {
+                    self.component.not_ready(error.to_string());
+                    tracing::warn!(%error, "{}: {error}", self.projection.name());
+                }
             }
         }
     }

@@ -59,7 +59,7 @@ pub async fn redrive<P: Projection>(
     now: DateTime<Utc>,
 ) -> Result<Redriven, Error> {
     let mut wait = RACE_WAIT;
-    for _ in 1..RACES_MAX {
+    for _ in 0..RACES_MAX {
         match attempt(connection, projection, place, request, now).await {
             Err(error) if matches!(error.label(), "lost_race" | "deadlock" | "serialization") => {
                 tracing::debug!(%error, "a letter is redriven again: {error}");
@@ -69,7 +69,8 @@ pub async fn redrive<P: Projection>(
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
         wait *= 2;
     }
-    attempt(connection, projection, place, request, now).await
+    // The other letters need not wait for this one.
+    Ok(Redriven::Skipped(Skip::Busy))
 }
 
 async fn attempt<P: Projection>(

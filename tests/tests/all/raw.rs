@@ -72,6 +72,13 @@ impl Raw {
         }
     }
 
+    /// Writes a record to a partition.
+    pub(crate) async fn produce_to(&self, topic: &str, partition: i32, body: Vec<u8>) {
+        let producer: FutureProducer = self.kafka.producer().create().unwrap();
+        let record = FutureRecord::<(), _>::to(topic).partition(partition).payload(&body);
+        producer.send(record, PATIENCE).await.unwrap();
+    }
+
     #[expect(clippy::disallowed_methods, reason = "the tests end them")]
     pub(crate) fn consume(&self, projection: Orders) -> Consumers {
         let context = Context::new();

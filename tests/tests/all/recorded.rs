@@ -38,6 +38,11 @@ impl Page {
 
     /// Compares a block with what was printed, or writes it.
     pub(crate) fn block(&mut self, name: &str, printed: &str) {
+        self.block_like(name, printed, str::to_owned);
+    }
+
+    /// Like [`Page::block`]; what `stable` leaves of both is compared.
+    pub(crate) fn block_like(&mut self, name: &str, printed: &str, stable: impl Fn(&str) -> String) {
         let (range, indent) =
             find(&self.text, name).unwrap_or_else(|| panic!("{} has no block {name}", self.path.display()));
         assert!(self.seen.insert(name.to_owned()), "block {name} is used twice");
@@ -47,7 +52,7 @@ impl Page {
             self.text.replace_range(range, &lines.collect::<String>());
             return;
         }
-        let (page, now) = (shapes(before), shapes(printed));
+        let (page, now) = (shapes(&stable(before)), shapes(&stable(printed)));
         if page != now {
             let missing: Vec<_> = now.difference(&page).collect();
             let gone: Vec<_> = page.difference(&now).collect();

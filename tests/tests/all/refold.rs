@@ -57,7 +57,7 @@ fn bodies(seed: u64, count: u64) -> Vec<Vec<u8>> {
 }
 
 /// What the tables are after all bodies were simply applied.
-async fn reference(bodies: &[Vec<u8>]) -> String {
+pub(crate) async fn reference(bodies: &[Vec<u8>]) -> String {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
     let records: Vec<_> = bodies.iter().zip(0..).map(|(body, offset)| record(0, offset, body)).collect();
