@@ -12,7 +12,6 @@ pub mod demo;
 pub mod exit;
 #[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod healthcheck;
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "does not use `out` yet")]
 mod invoices;
 pub mod local;
 mod openapi;
