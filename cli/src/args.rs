@@ -6,6 +6,7 @@ pub mod invoices;
 pub mod moment;
 pub mod orders;
 pub mod outbox;
+pub mod quarantine;
 pub mod rebuild;
 pub mod refold;
 pub mod replay;
@@ -115,7 +116,7 @@ pub enum Command {
     Quarantine {
         /// What to do with them
         #[command(subcommand)]
-        command: QuarantineCommand,
+        command: quarantine::QuarantineCommand,
     },
     /// List records that could not be processed, and redrive or discard them
     DeadLetters {
@@ -195,36 +196,6 @@ pub enum ConfigCommand {
         #[command(flatten)]
         output: Output,
     },
-}
-
-/// What to do with the quarantine.
-#[derive(Debug, Subcommand)]
-pub enum QuarantineCommand {
-    /// List what is kept, and whether it verifies with the secrets that are configured now
-    List {
-        /// Print JSON, one event per line
-        #[arg(long)]
-        json: bool,
-    },
-    /// Write what verifies to the topic of its type, where the consumers find it
-    Release(ReleaseOptions),
-}
-
-/// What is released.
-#[derive(Debug, clap::Args)]
-pub struct ReleaseOptions {
-    /// Everything that verifies
-    #[arg(long, required_unless_present = "id", conflicts_with = "id")]
-    pub all: bool,
-    /// The event with this id; may be given again
-    #[arg(long)]
-    pub id: Vec<String>,
-    /// Do it; without this it is only said what would be done
-    #[arg(long)]
-    pub apply: bool,
-    /// Also what has the right signature, but came without the right password or token, which cannot be checked again
-    #[arg(long)]
-    pub signature_only: bool,
 }
 
 /// What the sandbox does.
@@ -337,5 +308,5 @@ mod tests {
     }
 
     /// Commands that do not follow the rules yet.
-    const NOT_YET: [&str; 3] = ["release", "retry", "list"];
+    const NOT_YET: [&str; 2] = ["retry", "list"];
 }

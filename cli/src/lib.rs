@@ -12,14 +12,12 @@ pub mod demo;
 pub mod exit;
 #[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod healthcheck;
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "does not use `out` yet")]
 mod invoices;
 pub mod local;
 mod openapi;
 mod orders;
 pub mod out;
 mod outbox;
-#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod quarantine;
 mod rebuild;
 mod refold;

@@ -64,6 +64,8 @@ pub(crate) struct Connection {
     last_end: AtomicU64,
     /// Requests without proof, as long as there was none with it.
     unproven: Mutex<Unproven>,
+    /// Requests that are not to be counted as without proof.
+    excused: AtomicUsize,
 }
 
 /// What a connection's timer has to do.
@@ -90,6 +92,7 @@ impl Connection {
             requests: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
             unproven: Mutex::new(Unproven::new(limits, start)),
+            excused: AtomicUsize::new(0),
         })
     }
 
@@ -163,7 +166,10 @@ impl Drop for Open {
         let now = Instant::now();
         let nanos = u64::try_from(now.saturating_duration_since(self.0.start).as_nanos()).unwrap_or(u64::MAX);
         self.0.last_end.store(nanos, Ordering::Relaxed);
-        if !self.0.is_authenticated() {
+        let excused = &self.0.excused;
+        let is_excused =
+            excused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok();
+        if !is_excused && !self.0.is_authenticated() {
             self.0.unproven.lock().expect("no code panics while it holds the count").add(now);
         }
         self.0.open.fetch_sub(1, Ordering::Relaxed);
@@ -184,6 +190,13 @@ impl Peer {
     /// Whether an authentic request came over the connection, or a trusted proxy is at its other end.
     pub(crate) fn is_authenticated(&self) -> bool {
         self.connection.is_authenticated()
+    }
+
+    /// Notes that the request was refused before it could prove anything, for no fault of its sender's.
+    pub(crate) fn excuse(&self) {
+        if !self.is_authenticated() {
+            self.connection.excused.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Notes that an authentic request came over the connection: its place is never needed for others.
@@ -236,6 +249,19 @@ mod tests {
         assert!(connection.pause_until().unwrap() <= Instant::now() + PAUSE_MAX);
         let peer = Peer { address: [192, 0, 2, 1].into(), since: now, connection: Arc::clone(&connection) };
         peer.authenticate();
+        assert_eq!(connection.pause_until(), None);
+    }
+
+    #[test]
+    fn requests_that_could_prove_nothing_because_kafka_is_away_are_not_slowed_down() {
+        let start = Instant::now();
+        let connection = connection(start);
+        let peer = Peer { address: [192, 0, 2, 1].into(), since: start, connection: Arc::clone(&connection) };
+        for _ in 0..1_000 {
+            let open = connection.begin(false);
+            peer.excuse();
+            drop(open);
+        }
         assert_eq!(connection.pause_until(), None);
     }
 

@@ -190,7 +190,8 @@ async fn receive(
     if left.is_zero() {
         return Err(Refusal::TooSlow);
     }
-    ingest.producer.check(Instant::now())?;
+    let kafka = ingest.producer.check(Instant::now());
+    kafka.inspect_err(|_| parts.extensions.get::<Peer>().into_iter().for_each(Peer::excuse))?;
     let received_at = ingest.context.clock.now();
     let timeout = limits.body_read_timeout.min(left);
     let arriving = ingest.reading.begin();

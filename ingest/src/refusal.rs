@@ -231,12 +231,10 @@ mod tests {
     #[tokio::test]
     async fn what_the_sender_wrote_is_told_in_one_short_line() {
         let written = format!("a\n2026-01-01 ERROR forged{}", "x".repeat(1_000_000));
-        for error in [EnvelopeError::DuplicateKey(written.clone()), EnvelopeError::NotJson(written)] {
-            let refusal = Refusal::Envelope(error);
-            assert!(refusal.text().chars().count() <= TEXT_CHARS_MAX && !refusal.text().contains('\n'));
-            let (status, _, body) = answer(refusal).await;
-            assert!(status == 400 && body.len() < 2_000 && !body.contains("\\n"), "{}", &body[..body.len().min(3_000)]);
-        }
+        let refusal = Refusal::Envelope(EnvelopeError::NotJson(written));
+        assert!(refusal.text().chars().count() <= TEXT_CHARS_MAX && !refusal.text().contains('\n'));
+        let (status, _, body) = answer(refusal).await;
+        assert!(status == 400 && body.len() < 2_000 && !body.contains("\\n"), "{}", &body[..body.len().min(3_000)]);
     }
 
     #[tokio::test]

@@ -2,22 +2,14 @@
 
 use riverlock_schemas::FileId;
 use url::Url;
-use uuid::Uuid;
 
 /// How the address ends that makes links.
 pub(crate) const LINKS_PATH_END: &str = "/file-links";
 
-/// What Digital River may write before an id of a file. Source: Digital River, "Files" and "Versioning": prefixes of ids may
-/// come and go without a new version.
-const ID_PREFIX: &str = "file_";
-
-/// Whether a text is an id of this file, in any spelling: with or without [`ID_PREFIX`] and hyphens, in upper or lower case.
-/// A text of blanks names no file, so it names no other one either.
+/// Whether a text is an id of this file, in any spelling that [`FileId::parse`] takes. A text of blanks names no file, so it
+/// names no other one either.
 pub(crate) fn names(text: &str, file_id: FileId) -> bool {
-    let text = text.trim();
-    let prefix = text.get(..ID_PREFIX.len()).filter(|prefix| prefix.eq_ignore_ascii_case(ID_PREFIX));
-    let id = &text[prefix.map_or(0, str::len)..];
-    text.is_empty() || Uuid::try_parse(id).is_ok_and(|id| FileId::from(id) == file_id)
+    text.trim().is_empty() || FileId::parse(text) == Ok(file_id)
 }
 
 /// Builds the addresses under one base.

@@ -114,6 +114,18 @@ pub(crate) struct Object {
     pub(crate) stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
 }
 
+impl Object {
+    /// Hash and size (bytes) of what comes.
+    pub(crate) async fn digest(mut self) -> Result<(Sha256Hash, u64), ArchiveError> {
+        let (mut hash, mut size_bytes) = (Sha256::new(), 0);
+        while let Some(bytes) = self.stream.try_next().await? {
+            hash.update(&bytes);
+            size_bytes += bytes.len() as u64;
+        }
+        Ok((Sha256Hash::from_digest(hash.finalize().into()), size_bytes))
+    }
+}
+
 impl fmt::Debug for Archive {
     /// Only the store's name: what it holds may be credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -192,13 +204,7 @@ impl Archive {
     /// # Errors
     /// When the key is none, or the store does not have it or does not answer.
     pub async fn digest(&self, object_key: &str) -> Result<(Sha256Hash, u64), ArchiveError> {
-        let mut stream = self.read(object_key).await?;
-        let (mut hash, mut size_bytes) = (Sha256::new(), 0);
-        while let Some(bytes) = stream.try_next().await? {
-            hash.update(&bytes);
-            size_bytes += bytes.len() as u64;
-        }
-        Ok((Sha256Hash::from_digest(hash.finalize().into()), size_bytes))
+        self.get(object_key).await?.digest().await
     }
 
     /// Reads what lies under a key, if anything does.

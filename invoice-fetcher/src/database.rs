@@ -10,18 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use riverlock_ledger::{Error, PostgresConfig};
+use riverlock_ledger::{Error, PostgresConfig, postgres::bounded};
 use sqlx::{Connection as _, PgConnection};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-/// How much longer than PostgreSQL's own limit a statement may take: time for the answer to arrive.
-const ANSWER_MARGIN: Duration = Duration::from_secs(5);
-
-/// The limit where PostgreSQL has none.
-const LIMIT_DEFAULT: Duration = Duration::from_secs(60);
+/// What the sessions are called in PostgreSQL's list.
+const SESSION: &str = "invoices";
 
 /// How long a session may be idle before it is tried before its use: a server that was restarted meanwhile has ended it.
 const IDLE_TRUSTED: Duration = Duration::from_secs(1);
@@ -38,7 +35,6 @@ pub(crate) struct Database(Arc<Shared>);
 
 struct Shared {
     postgres: PostgresConfig,
-    limit: Duration,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
 }
@@ -57,13 +53,9 @@ struct Session {
 impl Database {
     /// Sessions as the configuration says; none is opened yet.
     pub(crate) fn new(postgres: &PostgresConfig) -> Self {
-        let limit = match postgres.statement_timeout {
-            Duration::ZERO => LIMIT_DEFAULT,
-            timeout => timeout.saturating_add(ANSWER_MARGIN),
-        };
         let permits = usize::try_from(postgres.connections_max).unwrap_or(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { postgres: postgres.clone(), limit, permits, idle: Mutex::default() }))
+        Self(Arc::new(Shared { postgres: postgres.clone(), permits, idle: Mutex::default() }))
     }
 
     /// Does some work in a session, within the limit.
@@ -75,7 +67,7 @@ impl Database {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut session = self.session().await?;
-        let result = limited(self.0.limit, work(&mut session.connection)).await;
+        let result = bounded(self.0.postgres.answer_limit(), work(&mut session.connection)).await;
         if result.as_ref().map_or_else(Error::leaves_connection_usable, |_| true) {
             session.give_back(&self.0);
         }
@@ -94,7 +86,7 @@ impl Database {
                 return Ok(Session { connection: idle.connection, _permit: permit });
             }
         }
-        Ok(Session { connection: self.0.postgres.connect().await?, _permit: permit })
+        Ok(Session { connection: self.0.postgres.connect_as(SESSION).await?, _permit: permit })
     }
 
     fn take_idle(&self) -> Option<Idle> {
@@ -107,12 +99,4 @@ impl Session {
         let idle = Idle { connection: self.connection, since: Instant::now() };
         shared.idle.lock().expect("no code panics while it holds the sessions").push(idle);
     }
-}
-
-/// Waits for PostgreSQL, but not for ever. What was asked may happen all the same: the connection must not be used again.
-///
-/// # Errors
-/// What PostgreSQL says; [`Error::TimedOut`] when it says nothing in time.
-pub(crate) async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(limit, work).await.unwrap_or_else(|_| Err(Error::TimedOut(limit.as_secs())))
 }

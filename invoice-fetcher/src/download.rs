@@ -343,7 +343,7 @@ mod tests {
         let full = format!(r#"{{"id":"{id}","size":7,"type":"PDF","purpose":"customer_invoice","links":[]}}"#);
         let expected = Metadata { size_bytes: Some(7), purpose: Some("customer_invoice".to_owned()) };
         assert_eq!(read(full).unwrap(), expected);
-        for id in [format!("file_{id}"), id.replace('-', ""), id.to_uppercase(), format!(" FILE_{id} "), String::new()]
+        for id in [format!("file_{id}"), id.replace('-', ""), id.to_uppercase(), format!(" file_{id} "), String::new()]
         {
             read(format!(r#"{{"id":"{id}"}}"#)).unwrap_or_else(|problem| panic!("{id}: {problem}"));
         }

@@ -42,6 +42,7 @@ pub mod retry;
 mod retry_after;
 mod sweep;
 mod upload;
+pub mod verify;
 pub mod view;
 mod watch;
 mod worker;

@@ -39,7 +39,7 @@ pub const LEFTOVERS: &str = "invoice_leftovers_removed_total";
 pub const API_REQUESTS: &str = "invoice_api_requests_total";
 
 /// [`API_REQUESTS`]: outcomes.
-pub(crate) const API_OUTCOMES: [&str; 5] = ["ok", "unauthorized", "not_found", "busy", "failed"];
+pub(crate) const API_OUTCOMES: [&str; 6] = ["ok", "unauthorized", "not_found", "lost", "busy", "failed"];
 
 /// [`ATTEMPTS`]: the document is stored.
 pub(crate) const STORED: &str = "stored";

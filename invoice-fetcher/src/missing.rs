@@ -74,7 +74,25 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The first of the orders that lack an invoice, the longest complete first.
+/// An order's place in a list of those that lack an invoice: since when it is complete, its id, its mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct MissingPosition {
+    pub complete_at: DateTime<Utc>,
+    pub order_id: String,
+    pub mode: Mode,
+}
+
+impl MissingView {
+    /// Its place in a list.
+    #[must_use]
+    pub fn position(&self) -> MissingPosition {
+        let mode = Mode::from_live(self.live_mode);
+        MissingPosition { complete_at: self.complete_at, order_id: self.order_id.clone(), mode }
+    }
+}
+
+/// Orders that lack an invoice, the longest complete first, from after a place on.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
@@ -82,6 +100,7 @@ pub async fn list(
     connection: &mut PgConnection,
     config: &MissingConfig,
     now: DateTime<Utc>,
+    after: Option<&MissingPosition>,
     limit: i64,
 ) -> Result<Vec<MissingView>, Error> {
     let scope = Scope::new(config, now);
@@ -98,10 +117,14 @@ pub async fn list(
              AND (cardinality($2::text[]) = 0 OR details->>'sellingEntityId' = ANY($2))
              AND NOT EXISTS (SELECT FROM invoices i WHERE i.order_id = o.order_id AND i.live_mode = o.live_mode
                                                      AND i.purpose = 'invoice' AND i.state = 'stored')
-           ORDER BY complete_at, order_id LIMIT $3"#,
+             AND ($4::timestamptz IS NULL OR (complete_at, order_id, live_mode) > ($4, $5::text, $6::boolean))
+           ORDER BY complete_at, order_id, live_mode LIMIT $3"#,
         scope.complete_before,
         scope.selling_entities,
-        limit
+        limit,
+        after.map(|after| after.complete_at),
+        after.map(|after| after.order_id.as_str()),
+        after.map(|after| after.mode.is_live())
     );
     Ok(rows.fetch_all(connection).await?)
 }

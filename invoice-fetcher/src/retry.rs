@@ -1,7 +1,7 @@
 //! Has documents tried again because somebody asked for it.
 
 use riverlock_ledger::Error;
-use riverlock_schemas::FileId;
+use riverlock_schemas::{FileId, Mode};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
@@ -66,7 +66,8 @@ pub async fn run(
                WHERE state <> 'stored' AND (lease_id IS NULL OR next_attempt_at <= now())
                  AND ($1::uuid IS NULL OR file_id = $1) AND ($2::text IS NULL OR order_id = $2)
                  AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR split_part(last_error, ':', 1) = $4)
-                 AND ($5::timestamptz IS NULL OR created_at < $5)
+                 AND ($5::timestamptz IS NULL OR created_at < $5) AND ($9::timestamptz IS NULL OR created_at >= $9)
+                 AND ($10::boolean IS NULL OR live_mode = $10)
                ORDER BY created_at, file_id LIMIT $6 FOR UPDATE SKIP LOCKED
            ), changed AS (
                UPDATE invoices SET state = 'due', ended_at = NULL, attempts = 0, next_attempt_at = now(), retried_at = now(),
@@ -85,6 +86,8 @@ pub async fn run(
         limit,
         clean(&request.by),
         clean(&request.reason),
+        filter.queued_since,
+        filter.mode.map(Mode::is_live),
     )
     .fetch_all(&mut *transaction)
     .await?;

@@ -197,7 +197,7 @@ impl<P: Projection> Setting<'_, P> {
         };
         std::thread::Builder::new()
             .name(format!("{name}-lag"))
-            .spawn(move || lag::run(lag))
+            .spawn(move || lag::run(&lag))
             .map_err(|_| ConsumerError::Panicked(name))?;
         let (component, config) = (self.component.clone(), self.config.clone());
         let poll = Poll { name, consumer, shared: Arc::clone(&shared), config, lanes, component, reading };

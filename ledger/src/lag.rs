@@ -43,7 +43,7 @@ pub(crate) struct Lag {
 type Lags = HashMap<Partition, (i64, Option<i64>)>;
 
 /// Measures until the session ends. Blocks: for a thread of its own.
-pub(crate) fn run(lag: Lag) {
+pub(crate) fn run(lag: &Lag) {
     let mut moved = Movement::default();
     while !lag.shared.end.is_cancelled() {
         lag.component.beat();
@@ -96,7 +96,7 @@ impl Lag {
     fn judge(&self, waiting: &[(Partition, Duration)]) {
         if let Some(refused) = self.shared.trouble_since() {
             // What Kafka refused has passed when nothing has waited since then. Without partitions nothing is known.
-            let passed = self.shared.reading().len() > 0 && waiting.iter().all(|(_, for_)| *for_ < refused.elapsed());
+            let passed = !self.shared.reading().is_empty() && waiting.iter().all(|(_, for_)| *for_ < refused.elapsed());
             if !passed {
                 return;
             }

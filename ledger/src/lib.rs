@@ -17,7 +17,7 @@ pub mod cluster;
 pub mod consumer;
 mod context;
 pub mod dead_letters;
-pub(crate) mod detail;
+pub mod detail;
 pub mod error;
 mod lag;
 pub mod metrics;

@@ -22,7 +22,7 @@ use crate::{
 
 /// How long one transaction may take before its connection is given up.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// Transactions grow again while one takes less than this.
+/// Transactions grow again while one takes less than this, and less than a quarter of what a statement may.
 const GROW_BELOW: Duration = Duration::from_secs(5);
 /// Shortest and longest wait before a transaction runs again.
 const RETRY_WAIT: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
@@ -85,7 +85,7 @@ impl<P: Projection> Worker<P> {
             match ended {
                 Ended::Stored => {
                     // One twice as large is then far from its time limit as well.
-                    if part.len() >= self.records_max && started.elapsed() < GROW_BELOW {
+                    if part.len() >= self.records_max && started.elapsed() < self.grow_below() {
                         self.records_max = self.records_max.saturating_mul(2);
                     }
                     // The rest of a batch that was halved begins where this part ended.
@@ -198,6 +198,13 @@ impl<P: Projection> Worker<P> {
         };
         bounded(self.postgres.answer_limit(), check).await?;
         Ok(connection)
+    }
+
+    /// How quick a transaction has to be for the next one to be larger.
+    fn grow_below(&self) -> Duration {
+        let limit = self.postgres.statement_timeout;
+        // For PostgreSQL, 0 means no limit.
+        if limit.is_zero() { GROW_BELOW } else { GROW_BELOW.min(limit / 4) }
     }
 
     fn count(&self, tally: &Tally) {

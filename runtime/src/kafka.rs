@@ -222,7 +222,8 @@ impl KafkaConfig {
     }
 
     /// The consumer group called `name`. It begins with the topic prefix: installations that share a cluster must not share
-    /// groups, and one rule about a prefix gives the rights to topics and to groups.
+    /// groups, and one rule about a prefix gives the rights to topics and to groups. Offsets live in PostgreSQL, so that a group
+    /// may change its name at any time.
     #[must_use]
     pub fn group(&self, name: &str) -> String {
         format!("{}.{name}", self.topic_prefix)
@@ -242,6 +243,8 @@ impl KafkaConfig {
             .set("auto.offset.reset", "error")
             .set("session.timeout.ms", self.session_timeout.as_millis().to_string())
             .set("max.poll.interval.ms", "300000")
+            // A topic that was missing, or that the consumer had no right to, is read this soon when that is mended (default 5 min).
+            .set("topic.metadata.refresh.interval.ms", "30000")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.wait.max.ms", "100")
             // Small pieces of every partition in turn: an order's events of different topics meet in one batch, and a consumer

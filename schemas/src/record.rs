@@ -42,8 +42,10 @@ pub const RELEASED_BY: &str = "released-by";
 pub const RELEASED_AT: &str = "released-at";
 /// Only with [`ORIGIN_QUARANTINE`]: why, in the operator's words.
 pub const RELEASE_REASON: &str = "release-reason";
-/// Only with [`ORIGIN_QUARANTINE`]: `true` if the operator had the age of the signature ignored.
+/// Only with [`ORIGIN_QUARANTINE`]: [`TRUE`] if the operator had the age of the signature ignored.
 pub const AGE_IGNORED: &str = "age-ignored";
+/// The value of a header that says yes.
+pub const TRUE: &str = "true";
 /// In quarantine only: why its sender was not believed, in a word.
 pub const REASON: &str = "reason";
 /// In quarantine only: [`PASSED`] or [`FAILED`]; absent when the endpoint asked for no basic authentication.

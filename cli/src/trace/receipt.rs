@@ -145,7 +145,11 @@ fn verify(raw: &Raw, judge: &Judge<'_>) -> (&'static str, String) {
     let Some(time) = parse_time(received_at) else {
         return (UNVERIFIABLE, Verdict::NoTime.to_string());
     };
-    let verdict = judge.signature(&kept, time);
+    let verdict = if raw.header(record::AGE_IGNORED) == record::TRUE {
+        judge.signature_of_any_age(&kept, time)
+    } else {
+        judge.signature(&kept, time)
+    };
     match verdict {
         Verdict::Verifies { .. } => (VERIFIED, verdict.to_string()),
         Verdict::Wrong(_) if !secret_id.is_empty() && !judge.knows(endpoint, secret_id) => (
@@ -153,9 +157,11 @@ fn verify(raw: &Raw, judge: &Judge<'_>) -> (&'static str, String) {
             format!("cannot be verified: secret {secret_id} is not configured any more or cannot be read"),
         ),
         Verdict::Wrong(_) => (WRONG, verdict.to_string()),
-        Verdict::SignatureOnly { .. } | Verdict::NoSignatures | Verdict::NoEndpoint | Verdict::NoTime => {
-            (UNVERIFIABLE, verdict.to_string())
-        }
+        Verdict::SignatureOnly { .. }
+        | Verdict::OtherTime { .. }
+        | Verdict::NoSignatures
+        | Verdict::NoEndpoint
+        | Verdict::NoTime => (UNVERIFIABLE, verdict.to_string()),
     }
 }
 

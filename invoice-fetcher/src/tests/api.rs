@@ -107,10 +107,17 @@ async fn a_document_that_was_changed_in_the_archive_never_arrives_whole() {
     let request = served.http.get(format!("{}/v1/invoices/{}", served.base, file(7))).bearer_auth(TOKEN);
     let whole = async { request.send().await?.bytes().await };
     assert!(whole.await.is_err());
-    std::fs::write(&path, "short").unwrap();
-    assert_eq!(served.get_file(file(7)).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    std::fs::remove_file(&path).unwrap();
-    assert_eq!(served.get_file(file(7)).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    for (spoil, code) in [("short", "document_changed"), ("", "document_lost")] {
+        if spoil.is_empty() {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            std::fs::write(&path, spoil).unwrap();
+        }
+        let answer = served.get_file(file(7)).await;
+        assert_eq!(answer.status(), StatusCode::GONE);
+        let problem: serde_json::Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!((problem["type"].as_str(), problem["errors"][0]["code"].as_str()), (Some("gone"), Some(code)));
+    }
     served.bench.stop().await;
 }
 

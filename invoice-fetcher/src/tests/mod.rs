@@ -20,6 +20,7 @@ mod server;
 mod station;
 mod vendors;
 mod verdicts;
+mod verifying;
 mod waiting;
 mod wire;
 

@@ -56,11 +56,11 @@ async fn a_list_shows_what_its_filter_means() {
         (Filter { queued_before: Some(noon()), ..Filter::default() }, vec![]),
         (Filter { queued_before: Some(noon() + TimeDelta::seconds(1)), ..Filter::default() }, vec![1, 2, 3]),
     ] {
-        let found = view::list(&mut connection, &filter, 10).await.unwrap();
+        let found = view::list(&mut connection, &filter, None, 10).await.unwrap();
         let found: Vec<_> = found.into_iter().map(|row| row.file_id).collect();
         assert_eq!(found, expected.into_iter().map(file).collect::<Vec<_>>(), "{filter:?}");
     }
-    assert_eq!(view::list(&mut connection, &Filter::default(), 2).await.unwrap().len(), 2);
+    assert_eq!(view::list(&mut connection, &Filter::default(), None, 2).await.unwrap().len(), 2);
     assert_eq!(view::find(&mut connection, file(2)).await.unwrap().unwrap().order_id, "order-2");
     assert!(view::find(&mut connection, file(9)).await.unwrap().is_none());
 }
@@ -149,7 +149,7 @@ async fn a_complete_order_that_should_have_an_invoice_and_has_none_is_missing_on
     ] {
         let mut config = fetcher_config();
         config.missing.selling_entities = entities;
-        let found = missing::list(&mut connection, &config.missing, noon(), 10).await.unwrap();
+        let found = missing::list(&mut connection, &config.missing, noon(), None, 10).await.unwrap();
         assert_eq!(found.iter().map(|row| row.order_id.as_str()).collect::<Vec<_>>(), expected);
         let count = missing::count(&mut connection, &config.missing, noon()).await.unwrap();
         let live = expected.iter().filter(|order| **order == "order-8").count();

@@ -13,10 +13,10 @@ mod messages;
 mod publisher;
 mod watch;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use riverlock_runtime::{Context, kafka::KafkaConfig};
+use riverlock_runtime::{Closing, Context, kafka::KafkaConfig};
 
 use self::{letters::Letters, messages::Messages, publisher::Publisher};
 use crate::{Error, PostgresConfig, metrics};
@@ -77,7 +77,7 @@ pub async fn run(kafka: KafkaConfig, postgres: PostgresConfig, context: Context)
     let (messages, letters) = (register("relay"), register("dead-letter-relay"));
     let watch = watch::Watch {
         postgres: postgres.clone(),
-        kafka: kafka.clone(),
+        client: Arc::new(Closing::create(&kafka.client())?),
         topics: [(topics.fulfillment(), messages.part("topic")), (topics.dead_letter(), letters.part("topic"))],
         component: messages.part_beating("watch", STUCK_AFTER),
     };

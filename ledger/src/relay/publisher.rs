@@ -91,7 +91,7 @@ enum Sent {
     Delivered,
     Failed(RelayError),
     /// It was not sent: one of its group before it failed, or there was no room.
-    NotSent,
+    Skipped,
 }
 
 /// What follows from what became of a page: by number of the item.
@@ -236,7 +236,7 @@ impl<Q: Queue> Publisher<Q> {
             }
             Some(Sent::Failed(error)) if error.is_refusal() => error,
             Some(Sent::Failed(error)) => return Ok(Some(error)),
-            Some(Sent::NotSent) | None => return Ok(Some(RelayError::Unknown)),
+            Some(Sent::Skipped) | None => return Ok(Some(RelayError::Unknown)),
         };
         let reason = error.to_string();
         bounded(self.postgres.answer_limit(), self.queue.park(connection, &item.id, &reason)).await?;
@@ -259,7 +259,7 @@ impl<Q: Queue> Publisher<Q> {
         let mut pending: Vec<Result<DeliveryFuture, Sent>> = Vec::with_capacity(items.len());
         for item in items {
             if !has_room || broken.contains(item.group.as_str()) {
-                pending.push(Err(Sent::NotSent));
+                pending.push(Err(Sent::Skipped));
                 continue;
             }
             let record =
@@ -268,7 +268,7 @@ impl<Q: Queue> Publisher<Q> {
             pending.push(self.producer.send_result(record).map_err(|(error, _)| {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
                     has_room = false;
-                    return Sent::NotSent;
+                    return Sent::Skipped;
                 }
                 broken.insert(&item.group);
                 Sent::Failed(error.into())
@@ -312,7 +312,7 @@ fn sort(groups: &[&str], sent: Vec<Sent>) -> Sorted {
         }
         match sent {
             Sent::Delivered => sorted.published.push(index),
-            Sent::NotSent => {
+            Sent::Skipped => {
                 stopped.insert(group);
             }
             Sent::Failed(error) => {
@@ -339,7 +339,7 @@ mod tests {
             Sent::Delivered,
             Sent::Delivered,
             Sent::Delivered,
-            Sent::NotSent,
+            Sent::Skipped,
             failed(),
         ];
         let sorted = sort(&groups, sent);

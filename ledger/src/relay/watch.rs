@@ -1,14 +1,14 @@
 //! Shows what waits to be published, and whether the topics are there. In every process: what the process that publishes says
 //! of itself stands still when that process does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use metrics::gauge;
 use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
-use riverlock_runtime::{Component, kafka::KafkaConfig};
+use riverlock_runtime::{Closing, Component};
 use sqlx::PgConnection;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ const COUNT_MAX: i64 = 100_000;
 /// What is watched, and who is told.
 pub(super) struct Watch {
     pub(super) postgres: PostgresConfig,
-    pub(super) kafka: KafkaConfig,
+    pub(super) client: Arc<Closing>,
     /// The topics that are published to.
     pub(super) topics: [(String, Component); 2],
     pub(super) component: Component,
@@ -96,11 +96,8 @@ impl Watch {
 
     /// Says of every topic whether it can be published to, as far as Kafka tells; `true` when all can.
     async fn look_at_topics(&self) -> bool {
-        let (kafka, names) = (self.kafka.clone(), self.topics.clone().map(|(name, _)| name));
-        let asked = tokio::task::spawn_blocking(move || {
-            let client: Result<BaseConsumer, KafkaError> = kafka.client().create();
-            names.map(|name| client.as_ref().map_err(Clone::clone).and_then(|client| leaders(client, &name)))
-        });
+        let (client, names) = (Arc::clone(&self.client), self.topics.clone().map(|(name, _)| name));
+        let asked = tokio::task::spawn_blocking(move || names.map(|name| leaderless(&client, &name)));
         let Ok(found) = asked.await else { return false };
         let mut all_well = true;
         for ((name, component), found) in self.topics.iter().zip(found) {
@@ -116,7 +113,7 @@ impl Watch {
 }
 
 /// A partition of the topic that has no leader, if there is one.
-fn leaders(client: &BaseConsumer, topic: &str) -> Result<Option<i32>, KafkaError> {
+fn leaderless(client: &BaseConsumer, topic: &str) -> Result<Option<i32>, KafkaError> {
     let metadata = client.fetch_metadata(Some(topic), TOPIC_TIMEOUT)?;
     let Some(topic) = metadata.topics().first() else {
         return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));

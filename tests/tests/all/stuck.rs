@@ -10,17 +10,21 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{
+    mocking::MockCluster,
+    producer::{FutureProducer, FutureRecord},
+    types::RDKafkaRespErr,
+};
 use riverlock_ledger::{
     Decision, Error, Fresh, PostgresConfig, Projection,
-    consumer::BatchConfig,
+    consumer::{self, BatchConfig},
     dead_letters::{self, Redriven, Request, Run},
     store::Outcome,
 };
 use riverlock_processor::Orders;
-use riverlock_runtime::{Context, telemetry};
+use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
 use riverlock_schemas::{Envelope, Mode};
-use riverlock_tests::{now, outcomes};
+use riverlock_tests::{Database, now, outcomes};
 use sqlx::PgConnection;
 
 use crate::{
@@ -159,6 +163,31 @@ async fn a_row_that_cannot_be_read_costs_its_events_their_effect_until_it_is_men
     sqlx::query("UPDATE orders SET details = '{}' WHERE order_id = 'broken'").execute(&mut connection).await.unwrap();
     let came = dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
     assert!(matches!(came, Redriven::Settled { outcome: Outcome::Applied, .. }), "{came:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_may_not_read_a_topic_says_so_until_it_may() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(TOPIC, 1, 1).unwrap();
+    let kafka = KafkaConfig { brokers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
+    let database = Database::create().await.unwrap();
+    cluster.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
+    let context = Context::new();
+    let task = {
+        let (postgres, context, projection) = (database.config.clone(), context.clone(), Stubborn::default());
+        async move {
+            let topics = vec![TOPIC.to_owned()];
+            consumer::run(projection, topics, BatchConfig::default(), &kafka, &postgres, &context).await
+        }
+    };
+    context.shutdown.spawn("stubborn", task);
+    let refused =
+        || context.health.not_ready().iter().any(|finding| finding.reason.contains("TopicAuthorizationFailed"));
+    until("it says nothing", refused).await;
+    cluster.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    until("it is not ready although it may read", || context.health.not_ready().is_empty()).await;
+    context.shutdown.stop();
+    assert!(context.shutdown.wait(Duration::from_secs(60)).await);
 }
 
 /// Takes a while for every event.

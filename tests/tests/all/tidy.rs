@@ -109,6 +109,14 @@ fn every_statement_has_a_name() {
     }
 }
 
+/// The files of a folder, which has some.
+fn files_in(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join(folder)).unwrap();
+    let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty(), "{folder} is empty");
+    files
+}
+
 #[test]
 fn alerts_and_panels_speak_of_metrics_that_exist() {
     let mut files = Vec::new();
@@ -117,15 +125,16 @@ fn alerts_and_panels_speak_of_metrics_that_exist() {
     }
     let code: String = files.iter().map(|file| read(file)).collect();
     let mut asked = 0;
-    for file in ["deploy/prometheus/rules/ledger.yml", "deploy/grafana/dashboards/riverlock.json"] {
-        let text = read(&root().join(file));
+    for file in files_in("deploy/prometheus/rules").into_iter().chain(files_in("deploy/grafana/dashboards")) {
+        let text = read(&file);
         for expression in text.lines().filter(|line| line.trim_start().trim_start_matches('"').starts_with("expr")) {
+            assert!(!expression.trim_end().ends_with(['>', '|', '-']), "{}: write it in one line", file.display());
             let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '$');
             // A metric's name has several words; so have these functions and variables of PromQL and Grafana.
             let functions = ["histogram_quantile", "min_over_time"];
             for word in words.filter(|word| word.contains('_') && !word.starts_with('$') && !functions.contains(word)) {
                 let name = word.trim_end_matches("_bucket");
-                assert!(code.contains(&format!("\"{name}\"")), "{file} asks for {word}, which nothing has");
+                assert!(code.contains(&format!("\"{name}\"")), "{} asks for {word}, which nothing has", file.display());
                 asked += 1;
             }
         }
