@@ -5,6 +5,7 @@ use metrics::counter;
 use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection};
 use riverlock_schemas::{
     Envelope, Mode,
+    content::Content,
     file_event::{FileEvent, Purpose},
 };
 use sqlx::PgConnection;
@@ -66,6 +67,10 @@ impl Projection for InvoiceQueue {
             Ok(_) => Decision::Ignore("mode"),
             Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
         }
+    }
+
+    fn describe(&self, event: &FileEvent, content: &mut Content) {
+        content.add_file_event(event);
     }
 
     async fn apply(

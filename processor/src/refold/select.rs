@@ -143,7 +143,7 @@ async fn by_id(connection: &mut PgConnection, ids: &[OrderId]) -> Result<Vec<Ord
            SELECT order_id AS "order_id!", live_mode AS "live_mode!" FROM orders WHERE order_id = ANY($1::text[])
            UNION
            SELECT order_id, live_mode FROM events
-           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome IN ('applied', 'conflict', 'ignored')
+           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome <> 'dead'
            ORDER BY 1, 2"#,
         &ids.iter().map(OrderId::as_str).collect::<Vec<_>>() as _
     );
@@ -194,11 +194,11 @@ async fn by_first_record(
            SELECT DISTINCT e.order_id AS "order_id!", e.live_mode AS "live_mode!" FROM events e
            WHERE (e.topic_id, e.partition, e.record_offset) > ($1, $2, $3)
              AND (e.topic_id, e.partition, e.record_offset) <= ($4, $5, $6)
-             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome IN ('applied', 'conflict', 'ignored')
+             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome <> 'dead'
              AND NOT EXISTS (
                  SELECT 1 FROM events f
                  WHERE f.order_id = e.order_id AND f.live_mode = e.live_mode
-                   AND f.outcome IN ('applied', 'conflict', 'ignored')
+                   AND f.outcome <> 'dead'
                    AND (f.topic_id, f.partition, f.record_offset) <= ($1, $2, $3))
            ORDER BY 1, 2"#,
         after.0,
@@ -220,7 +220,7 @@ async fn without_records(connection: &mut PgConnection, after: &(String, bool)) 
          SELECT o.order_id, o.live_mode FROM orders o
          WHERE (o.order_id, o.live_mode) > ($1, $2) AND NOT EXISTS (
              SELECT 1 FROM events e
-             WHERE e.order_id = o.order_id AND e.live_mode = o.live_mode AND e.outcome IN ('applied', 'conflict', 'ignored'))
+             WHERE e.order_id = o.order_id AND e.live_mode = o.live_mode AND e.outcome <> 'dead')
          ORDER BY o.order_id, o.live_mode LIMIT $3",
         after.0,
         after.1,

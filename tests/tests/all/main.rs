@@ -22,6 +22,7 @@ mod refold;
 mod replay;
 mod restore;
 mod soak;
+mod spellings;
 mod tidy;
 mod trace;
 mod trouble;
