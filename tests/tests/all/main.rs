@@ -33,6 +33,7 @@ mod restore;
 mod setup;
 mod signals;
 mod soak;
+mod spellings;
 mod stuck;
 mod tidy;
 mod tidy_docs;
