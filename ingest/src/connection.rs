@@ -19,6 +19,10 @@ use crate::{
 /// Longest pause of a connection that makes too many requests without proof.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// The same where the address is known: behind a proxy that is not configured as trusted, the next request may be authentic, and
+/// Digital River waits 3 s.
+const KNOWN_PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// Requests without proof of who sent them, as a bucket that leaks.
 #[derive(Clone, Copy, Debug)]
 struct Unproven {
@@ -26,12 +30,16 @@ struct Unproven {
     per_second: f64,
     count: f64,
     since: Instant,
+    pause_max: Duration,
 }
 
 impl Unproven {
-    fn new(limits: &LimitsConfig, now: Instant) -> Self {
+    fn new(limits: &LimitsConfig, standing: Standing, now: Instant) -> Self {
         let (burst, per_second) = (f64::from(limits.unproven_burst), f64::from(limits.unproven_per_second));
-        Self { burst, per_second, count: 0.0, since: now }
+        let pause_max = if standing == Standing::Unknown { PAUSE_MAX } else { KNOWN_PAUSE_MAX };
+        // Connections that are slowed down together must not all be read from at one moment.
+        let pause_max = pause_max.mul_f64(0.5 + fastrand::f64() / 2.0);
+        Self { burst, per_second, count: 0.0, since: now, pause_max }
     }
 
     fn add(&mut self, now: Instant) {
@@ -43,15 +51,15 @@ impl Unproven {
     /// Until when there are too many.
     fn pause_until(&self) -> Option<Instant> {
         let over = (self.count - self.burst) / self.per_second;
-        (over > 0.0).then(|| self.since + Duration::from_secs_f64(over).min(PAUSE_MAX))
+        (over > 0.0).then(|| self.since + Duration::from_secs_f64(over).min(self.pause_max))
     }
 }
 
 /// What a connection's tasks and its requests share.
 pub(crate) struct Connection {
     place: Place,
-    /// It is from a known address or a trusted proxy.
-    is_known: bool,
+    /// A trusted proxy is at its other end.
+    is_proxy: bool,
     /// An authentic request came over it, or a trusted proxy is at its other end.
     authenticated: AtomicBool,
     start: Instant,
@@ -84,21 +92,21 @@ impl Connection {
         PROCESS.connections.increment(1.0);
         Arc::new(Self {
             place,
-            is_known: standing > Standing::Unknown,
+            is_proxy: standing == Standing::Authenticated,
             authenticated: AtomicBool::new(standing == Standing::Authenticated),
             start,
             http2: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
-            unproven: Mutex::new(Unproven::new(limits, start)),
+            unproven: Mutex::new(Unproven::new(limits, standing, start)),
             excused: AtomicUsize::new(0),
         })
     }
 
-    /// Whether it came from a known address or a trusted proxy.
-    pub(crate) fn is_known(&self) -> bool {
-        self.is_known
+    /// Whether a trusted proxy is at its other end.
+    pub(crate) fn is_proxy(&self) -> bool {
+        self.is_proxy
     }
 
     fn is_authenticated(&self) -> bool {

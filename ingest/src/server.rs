@@ -136,8 +136,8 @@ struct Server {
     /// Tells connections to end after what they are at.
     draining: CancellationToken,
     places: Arc<Places>,
-    known: Builder<Tracked>,
-    unknown: Builder<Tracked>,
+    for_proxies: Builder<Tracked>,
+    for_clients: Builder<Tracked>,
 }
 
 /// Accepts connections until `shutdown_delay` after the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
@@ -152,8 +152,8 @@ pub(crate) async fn serve(
     let bounds = limits.connections(nofile::room_for_connections(limits.connections_max));
     let server = Arc::new(Server {
         places: Places::new(bounds, PROCESS.connections_displaced.clone()),
-        known: builder(&limits, limits.http2_streams_max, &shutdown),
-        unknown: builder(&limits, limits.http2_streams_unknown_max, &shutdown),
+        for_proxies: builder(&limits, limits.http2_streams_proxy_max, &shutdown),
+        for_clients: builder(&limits, limits.http2_streams_max, &shutdown),
         router,
         tls,
         limits,
@@ -263,7 +263,7 @@ impl Server {
                 }
             }
         });
-        let builder = if connection.is_known() { &self.known } else { &self.unknown };
+        let builder = if connection.is_proxy() { &self.for_proxies } else { &self.for_clients };
         let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut timer = pin!(sleep(Duration::ZERO));
         let mut is_closing = false;

@@ -42,10 +42,10 @@ pub struct LimitsConfig {
     /// How long an address is known after an authentic request.
     #[serde(with = "humantime_serde")]
     pub known_for: Duration,
-    /// Requests at once on an HTTP/2 connection of a known client or a trusted proxy.
-    pub http2_streams_max: u32,
+    /// Requests at once on an HTTP/2 connection of a trusted proxy, which sends those of many.
+    pub http2_streams_proxy_max: u32,
     /// Requests at once on an HTTP/2 connection of anyone else.
-    pub http2_streams_unknown_max: u32,
+    pub http2_streams_max: u32,
     /// Requests without proof of who sent them that a connection may make at once. Beyond this it is not read from until
     /// `unproven_per_second` allows another one. Neither holds for trusted proxies, nor once an authentic request came over it.
     pub unproven_burst: u32,
@@ -95,8 +95,8 @@ impl Default for LimitsConfig {
             connections_per_address_max: 512,
             known_share_percent: 25,
             known_for: Duration::from_secs(24 * 3_600),
-            http2_streams_max: 128,
-            http2_streams_unknown_max: 32,
+            http2_streams_proxy_max: 128,
+            http2_streams_max: 32,
             unproven_burst: 64,
             unproven_per_second: 5,
             body_bytes_max: STORED_BYTES_MAX,
@@ -121,8 +121,8 @@ impl LimitsConfig {
         number("connections_max", self.connections_max, 1..=100_000)?;
         number("connections_per_address_max", self.connections_per_address_max, 1..=100_000)?;
         number("known_share_percent", self.known_share_percent.into(), 0..=90)?;
+        number("http2_streams_proxy_max", self.http2_streams_proxy_max as usize, 1..=1_000)?;
         number("http2_streams_max", self.http2_streams_max as usize, 1..=1_000)?;
-        number("http2_streams_unknown_max", self.http2_streams_unknown_max as usize, 1..=1_000)?;
         number("unproven_burst", self.unproven_burst as usize, 1..=100_000)?;
         number("unproven_per_second", self.unproven_per_second as usize, 1..=100_000)?;
         number("body_bytes_max", self.body_bytes_max, 1..=STORED_BYTES_MAX)?;
@@ -142,7 +142,7 @@ impl LimitsConfig {
 
     /// Most events in flight to one partition.
     pub(crate) fn in_flight_partition_max(&self) -> usize {
-        self.in_flight_partition_max.unwrap_or((self.in_flight_max / 4).max(1))
+        self.in_flight_partition_max.unwrap_or_else(|| (self.in_flight_max / 4).max(1))
     }
 
     /// The bounds of requests whose body is still arriving.
