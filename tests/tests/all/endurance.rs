@@ -212,7 +212,7 @@ async fn alone() {
     raw.take(events(&lives(81, 20)).map(|event| event.body.to_vec()).collect()).await;
 
     let folder = tempfile::tempdir().unwrap();
-    let store = format!("file://{}", folder.path().join("archive").display());
+    let store = format!("file://{}", folder.path().join("archive").display()).parse().unwrap();
     std::fs::create_dir(folder.path().join("archive")).unwrap();
     let (configuration, key) = (folder.path().join("riverlock.toml"), folder.path().join("key"));
     std::fs::write(&key, "a key").unwrap();
