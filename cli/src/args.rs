@@ -5,10 +5,12 @@ pub mod dead_letters;
 pub mod invoices;
 pub mod moment;
 pub mod orders;
+pub mod outbox;
 pub mod quarantine;
 pub mod rebuild;
 pub mod refold;
 pub mod replay;
+pub mod setup;
 pub mod trace;
 
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
@@ -82,8 +84,8 @@ pub enum Command {
     InvoiceFetcher,
     /// Run the three services in one process
     Up,
-    /// Create the topics that are missing and bring the tables to this version
-    Setup,
+    /// Create the topics that are missing, show what differs of the others, and bring the tables to this version
+    Setup(setup::SetupOptions),
     /// Prove that every acknowledged event has exactly one outcome: compare Kafka with PostgreSQL, record by record
     Audit {
         /// How to print it
@@ -121,6 +123,12 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         command: dead_letters::DeadLettersCommand,
+    },
+    /// List messages that are not published, and retry parked ones
+    Outbox {
+        /// What to do with them
+        #[command(subcommand)]
+        command: outbox::OutboxCommand,
     },
     /// List, fetch, open, retry and link invoices and credit memos
     Invoices {
@@ -284,7 +292,7 @@ mod tests {
         for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
             let flag = argument.get_long().unwrap_or_default().to_owned();
             let takes = argument.get_action().takes_values();
-            let (other, by) = meanings.entry(flag.clone()).or_insert((takes, name.clone()));
+            let (other, by) = meanings.entry(flag.clone()).or_insert_with(|| (takes, name.clone()));
             assert_eq!(*other, takes, "--{flag} of {name} is another kind of flag than that of {by}");
         }
         for needed in ["reason", "by"] {

@@ -18,6 +18,13 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
         if unlisted > 0 && !report.findings.is_empty() {
             writeln!(text, "  and more: {} in all", report.wrong)?;
         }
+        for note in &report.notes {
+            writeln!(text, "  not provable: {note}")?;
+        }
+        if report.earlier > 0 {
+            let earlier = report.earlier;
+            writeln!(text, "  {earlier} rows belong to earlier Kafka clusters: stored, not provable from this one")?;
+        }
         Ok(())
     })?;
     Ok(exit::well_if(report.balances()))

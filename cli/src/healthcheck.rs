@@ -2,6 +2,8 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use crate::out;
+
 /// How long the answer may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -9,6 +11,6 @@ pub(crate) async fn run(url: &str) -> anyhow::Result<ExitCode> {
     let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build()?;
     let answer = client.get(url).send().await?;
     let (status, body) = (answer.status(), answer.text().await.unwrap_or_default());
-    println!("{status} {body}");
+    out::print(&format!("{status} {body}\n"));
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -12,19 +12,18 @@ pub mod demo;
 pub mod exit;
 #[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod healthcheck;
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "does not use `out` yet")]
 mod invoices;
 pub mod local;
 mod openapi;
 mod orders;
 pub mod out;
+mod outbox;
 mod quarantine;
 mod rebuild;
 mod refold;
 pub mod replay;
 mod sandbox;
 pub mod services;
-#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod setup;
 mod stack;
 mod trace;
@@ -77,7 +76,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Processor => services::run(file, &[services::Service::Processor]).await,
         Command::InvoiceFetcher => services::run(file, &[services::Service::InvoiceFetcher]).await,
         Command::Up => services::run(file, &services::Service::ALL).await,
-        Command::Setup => setup::run(file).await,
+        Command::Setup(options) => setup::run(file, &options).await,
         Command::Audit { output } => audit::run(file, output).await,
         Command::Orders { command } => orders::run(file, command).await,
         Command::Refold(options) => refold::run(file, options).await,
@@ -87,6 +86,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Config { command: ConfigCommand::Check { output } } => check::run(file, output),
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
+        Command::Outbox { command } => outbox::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
         Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,

@@ -63,7 +63,7 @@ pub fn note(text: &str) {
 }
 
 /// How a command prints what it found or did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct Output {
     /// Print JSON, for programs
     #[arg(long)]

@@ -5,8 +5,13 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
 use riverlock_ingest::IngestConfig;
-use riverlock_ledger::{audit::running::Auditor, dead_letters, postgres};
+use riverlock_ledger::{
+    audit::running::Auditor,
+    cluster, dead_letters,
+    postgres::{self, bounded},
+};
 use riverlock_runtime::{ConfigError, Context, admin, config::Source, shutdown::GRACE, telemetry, topics};
+use sqlx::PgConnection;
 
 use crate::config::{self, Config};
 
@@ -57,6 +62,8 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let metrics = telemetry::metrics()?;
     let context = Context::new();
     context.shutdown.on_signals()?;
+    // Before anything is registered, nothing would be found to be wanting.
+    let starting = context.health.register("start");
     let address = admin::start(&config.admin, metrics, &context).await?;
     tracing::info!("operators look at http://{address}/metrics, /livez and /readyz");
 
@@ -66,6 +73,7 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
         context.shutdown.wait(GRACE).await;
         return Err(error);
     }
+    starting.ready();
     let clean = context.shutdown.wait(GRACE).await;
     tracing::info!("riverlock ended");
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -150,13 +158,20 @@ fn watch(config: &Config, context: &Context) {
 async fn check(config: &Config) -> anyhow::Result<()> {
     topics::check(&config.kafka).await?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
-    let missing = postgres::migrations_missing(&mut connection).await?;
+    bounded(config.postgres.answer_limit(), check_tables(&mut connection)).await?;
+    Ok(cluster::ensure_current(&config.kafka, &mut connection).await?)
+}
+
+async fn check_tables(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let missing = postgres::migrations_missing(connection).await?;
     anyhow::ensure!(missing == 0, "the database lacks {missing} migrations; `riverlock setup` runs them");
-    let unknown = postgres::migrations_unknown(&mut connection).await?;
+    let unknown = postgres::migrations_unknown(connection).await?;
     anyhow::ensure!(
         unknown == 0,
         "a newer version has changed the tables ({unknown} migrations are unknown to this one); start that version"
     );
+    let current = cluster::current(connection).await?;
+    anyhow::ensure!(current.is_some(), "no Kafka cluster is recorded in the database; `riverlock setup` records it");
     Ok(())
 }
 

@@ -6,6 +6,12 @@ use url::Url;
 /// How the address ends that makes links.
 pub(crate) const LINKS_PATH_END: &str = "/file-links";
 
+/// Whether a text is an id of this file, in any spelling that [`FileId::parse`] takes. A text of blanks names no file, so it
+/// names no other one either.
+pub(crate) fn names(text: &str, file_id: FileId) -> bool {
+    text.trim().is_empty() || FileId::parse(text) == Ok(file_id)
+}
+
 /// Builds the addresses under one base.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses(Url);
@@ -35,9 +41,15 @@ impl Addresses {
         url
     }
 
-    /// Whether an address in an event is the one that a file's content has here.
+    /// Whether an address in an event is the one that a file's content has here. The id in it may be spelled otherwise.
     pub(crate) fn is_content(&self, announced: &str, file_id: FileId) -> bool {
-        Url::parse(announced).is_ok_and(|announced| announced == self.content(file_id))
+        let Ok(mut announced) = Url::parse(announced) else { return false };
+        let expected = self.content(file_id);
+        let id = announced.path().rsplit('/').nth(1).unwrap_or_default();
+        if !id.is_empty() && names(id, file_id) {
+            announced.set_path(&announced.path().replacen(id, &file_id.to_string(), 1));
+        }
+        announced == expected
     }
 
     fn build(&self, file_id: FileId, rest: &[&str]) -> Url {
@@ -66,7 +78,10 @@ mod tests {
             let addresses = Addresses::new(Url::parse(base).unwrap());
             assert_eq!(addresses.content(id).as_str(), content);
             assert_eq!(format!("{}/content", addresses.metadata(id)), content);
-            assert!(addresses.is_content(content, id));
+            let plain = id.to_string();
+            for spelling in [plain.clone(), format!("file_{id}"), plain.to_uppercase(), plain.replace('-', "")] {
+                assert!(addresses.is_content(&content.replace(&plain, &spelling), id), "{spelling}");
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{Path, State},
-    http::header,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -57,6 +57,10 @@ struct Documents {
 enum Refusal {
     Unauthorized,
     NotFound,
+    /// The archive does not have it any more.
+    Lost,
+    /// The archive has something else in its place.
+    Changed,
     Busy,
     Failed,
 }
@@ -66,12 +70,32 @@ impl IntoResponse for Refusal {
         let (error, outcome) = match self {
             Self::Unauthorized => (ApiError::unauthorized(), "unauthorized"),
             Self::NotFound => (ApiError::not_found("there is no stored document here"), "not_found"),
+            Self::Lost => {
+                (gone("document_lost", "the document was stored, and is not in the archive any more"), "lost")
+            }
+            Self::Changed => {
+                (gone("document_changed", "what is in the archive is not the document that was stored"), "lost")
+            }
             Self::Busy => (ApiError::unavailable("busy", "as many documents as may be are being sent"), "busy"),
             Self::Failed => (ApiError::internal(), "failed"),
         };
         counter!(names::API_REQUESTS, "outcome" => outcome).increment(1);
         error.into_response()
     }
+}
+
+fn gone(code: &'static str, message: &str) -> ApiError {
+    ApiError::new(StatusCode::GONE, code, message)
+}
+
+/// The refusals of a document that was stored.
+#[derive(utoipa::IntoResponses)]
+enum Gone {
+    /// The document was stored, and is not in the archive as it was: `riverlock invoices verify` finds all such documents, and
+    /// has them fetched again
+    #[response(status = 410)]
+    #[expect(dead_code, reason = "it is only described")]
+    Lost(api::ErrorBody),
 }
 
 /// What the API answers, for programs.
@@ -133,7 +157,8 @@ async fn of_order(
     State(documents): State<Arc<Documents>>,
     Path(order_id): Path<String>,
 ) -> Result<Json<Invoices>, Refusal> {
-    let found = async { view::of_order(&mut *documents.queue.connection().await?, &order_id).await }.await;
+    let database = documents.queue.database();
+    let found = database.run(async |connection| view::of_order(connection, &order_id).await).await;
     let invoices = found.map_err(|error| failed(&error))?;
     counter!(names::API_REQUESTS, "outcome" => "ok").increment(1);
     Ok(Json(Invoices { order_id, invoices }))
@@ -149,22 +174,25 @@ struct Pdf(Vec<u8>);
 #[utoipa::path(
     get, path = "/v1/invoices/{fileId}", operation_id = "getInvoice", tag = "invoices", security(("token" = [])),
     params(("fileId" = String, Path, description = "Digital River's id of the file", format = "uuid")),
-    responses((status = 200, description = "The document", body = Pdf, content_type = "application/pdf"), Refusals)
+    responses((status = 200, description = "The document", body = Pdf, content_type = "application/pdf"), Gone, Refusals)
 )]
 async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<String>) -> Result<Response, Refusal> {
     let file_id = FileId::parse(&file_id).map_err(|_| Refusal::NotFound)?;
     let permit = Arc::clone(&documents.downloads).try_acquire_owned().map_err(|_| Refusal::Busy)?;
-    let found = async { view::find(&mut *documents.queue.connection().await?, file_id).await }.await;
+    let database = documents.queue.database();
+    let found = database.run(async |connection| view::find(connection, file_id).await).await;
     let found = found.map_err(|error| failed(&error))?.ok_or(Refusal::NotFound)?;
     let (Some(key), Some(sha256), Some(size)) = (found.object_key, found.sha256, found.size_bytes) else {
         return Err(Refusal::NotFound);
     };
     let size = u64::try_from(size).unwrap_or_default();
-    let object = documents.archive.get(&key).await.map_err(|error| failed(&error))?;
+    let object = documents.archive.get(&key).await.map_err(|error| match error.is_not_found() {
+        true => not_as_stored(file_id, &"it is not there", Refusal::Lost),
+        false => failed(&error),
+    })?;
     if object.size_bytes != size {
-        counter!(names::ANOMALIES, "kind" => names::ANOMALY_ARCHIVE).increment(1);
-        let reason = format!("{key} has {} bytes in the archive, and had {size} when it was stored", object.size_bytes);
-        return Err(failed(&reason));
+        let reason = format!("{key} has {} bytes, and had {size} when it was stored", object.size_bytes);
+        return Err(not_as_stored(file_id, &reason, Refusal::Changed));
     }
     tracing::info!(file.id = %file_id, order.id = found.order_id, "file {file_id} is sent");
     let name = format!("attachment; filename=\"{}-{file_id}.pdf\"", found.purpose.replace('_', "-"));
@@ -191,6 +219,12 @@ async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<S
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
     tracing::error!("a document cannot be read: {error}");
     Refusal::Failed
+}
+
+fn not_as_stored(file_id: FileId, reason: &dyn std::fmt::Display, refusal: Refusal) -> Refusal {
+    counter!(names::ANOMALIES, "kind" => names::ANOMALY_ARCHIVE).increment(1);
+    tracing::error!(file.id = %file_id, "file {file_id} is not in the archive as it was stored: {reason}");
+    refusal
 }
 
 /// A document on its way out. One piece is held back until the next has come, and the last until all is as it must be.

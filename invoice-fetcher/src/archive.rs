@@ -1,10 +1,12 @@
 //! Where documents are kept: a local folder, S3 and what is compatible with it, Google Cloud Storage, or Azure.
 //!
 //! Invariants:
-//! - a document's key is made of its mode and its file id and of nothing else;
-//! - a document is written once: publishing is conditional on the key being free, in the store itself, so two workers (or a
-//!   worker that died after storing and its successor) cannot overwrite each other. The same bytes there already are a
-//!   success, other bytes are a conflict;
+//! - a document's key is made of its mode and its file id and of nothing else. Only where that key is taken by something that
+//!   is not the document, the first digits of the document's hash are added;
+//! - nothing is ever overwritten: publishing is conditional on the key being free, in the store itself, so two workers (or a
+//!   worker that died after storing and its successor) cannot overwrite each other;
+//! - a document that is there already counts as stored, whatever Digital River serves by now: the same file may be rendered
+//!   anew with other bytes;
 //! - nothing is visible under a document's key before it is whole and checked.
 //!
 //! How: a document of up to 5 MiB is one conditional put (`PutMode::Create`: a hard link in a folder, `If-None-Match`
@@ -33,11 +35,19 @@ use riverlock_runtime::ConfigError;
 use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use sha2::{Digest, Sha256};
 
-use crate::{InvoiceFetcherConfig, pdf::Checked, sweep::Folder, upload::Upload};
+use crate::{
+    InvoiceFetcherConfig,
+    pdf::{Checked, Checker},
+    sweep::Folder,
+    upload::Upload,
+};
 
 /// Bytes of one part of a multipart upload, and the most that is put at once. Source: S3 takes no smaller parts than 5 MiB
 /// but the last.
 pub(crate) const PART_BYTES: usize = 5 * 1024 * 1024;
+
+/// Digits of a document's hash in [`Archive::other_key`].
+pub(crate) const HASH_DIGITS: usize = 16;
 
 /// The object store did not do as it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +58,8 @@ pub enum ArchiveError {
     /// The store's folder cannot be read.
     #[error("{0}")]
     Folder(#[source] std::io::Error),
-    /// Another document is stored under the key.
-    #[error("another document is stored under {key}, with SHA-256 {stored} and not {received}")]
+    /// Something else is stored under the key, and nothing may be overwritten.
+    #[error("something else is stored under {key}, with SHA-256 {stored} and not {received}")]
     Conflict {
         /// The key.
         key: String,
@@ -60,6 +70,20 @@ pub enum ArchiveError {
     },
 }
 
+impl ArchiveError {
+    /// Whether there is nothing under the key.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Store(object_store::Error::NotFound { .. }))
+    }
+
+    /// Whether the store refused for want of rights.
+    pub(crate) fn is_denied(&self) -> bool {
+        use object_store::Error::{PermissionDenied, Unauthenticated};
+        matches!(self, Self::Store(PermissionDenied { .. } | Unauthenticated { .. }))
+    }
+}
+
 /// The documents' store.
 #[derive(Clone)]
 pub struct Archive {
@@ -68,10 +92,38 @@ pub struct Archive {
     folder: Folder,
 }
 
+/// What lies under a key, read whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inspected {
+    pub(crate) sum: Checked,
+    /// Whether it is a whole PDF.
+    pub(crate) is_document: bool,
+}
+
+/// What is put under a key.
+pub(crate) enum Source {
+    /// These bytes.
+    Payload(PutPayload),
+    /// A staged object.
+    Staged(Path),
+}
+
 /// A stored object.
 pub(crate) struct Object {
     pub(crate) size_bytes: u64,
     pub(crate) stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
+}
+
+impl Object {
+    /// Hash and size (bytes) of what comes.
+    pub(crate) async fn digest(mut self) -> Result<(Sha256Hash, u64), ArchiveError> {
+        let (mut hash, mut size_bytes) = (Sha256::new(), 0);
+        while let Some(bytes) = self.stream.try_next().await? {
+            hash.update(&bytes);
+            size_bytes += bytes.len() as u64;
+        }
+        Ok((Sha256Hash::from_digest(hash.finalize().into()), size_bytes))
+    }
 }
 
 impl fmt::Debug for Archive {
@@ -118,6 +170,12 @@ impl Archive {
         format!("invoices/{mode}/{file_id}.pdf")
     }
 
+    /// The key of a document whose usual one is taken: `invoices/{live|test}/{file id}-{16 digits of its SHA-256}.pdf`.
+    pub(crate) fn other_key(mode: Mode, file_id: FileId, sha256: Sha256Hash) -> String {
+        let hash = sha256.to_string();
+        format!("invoices/{mode}/{file_id}-{}.pdf", &hash[..HASH_DIGITS])
+    }
+
     /// The bytes of a stored object, as they come.
     ///
     /// # Errors
@@ -146,19 +204,33 @@ impl Archive {
     /// # Errors
     /// When the key is none, or the store does not have it or does not answer.
     pub async fn digest(&self, object_key: &str) -> Result<(Sha256Hash, u64), ArchiveError> {
-        let mut stream = self.read(object_key).await?;
+        self.get(object_key).await?.digest().await
+    }
+
+    /// Reads what lies under a key, if anything does.
+    ///
+    /// # Errors
+    /// When the store does not answer, or breaks off.
+    pub(crate) async fn inspect(&self, key: &str) -> Result<Option<Inspected>, ArchiveError> {
+        let mut stream = match self.read(key).await {
+            Err(error) if error.is_not_found() => return Ok(None),
+            stream => stream?,
+        };
         let (mut hash, mut size_bytes) = (Sha256::new(), 0);
+        let mut checker = Some(Checker::new(u64::MAX));
         while let Some(bytes) = stream.try_next().await? {
             hash.update(&bytes);
             size_bytes += bytes.len() as u64;
+            checker = checker.and_then(|mut checker| checker.push(&bytes).is_ok().then_some(checker));
         }
-        Ok((Sha256Hash::from_digest(hash.finalize().into()), size_bytes))
+        let sha256 = Sha256Hash::from_digest(hash.finalize().into());
+        let is_document = checker.is_some_and(|checker| checker.finish(&[]).is_ok());
+        Ok(Some(Inspected { sum: Checked { sha256, size_bytes }, is_document }))
     }
 
     /// Begins to write a document. Nothing is visible before [`Upload::publish`].
     pub(crate) fn upload(&self, mode: Mode, file_id: FileId) -> Upload {
-        let staging = Path::from(format!("staging/{mode}/{file_id}"));
-        Upload::new(self.clone(), Self::key(mode, file_id), staging)
+        Upload::new(self.clone(), mode, file_id)
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
@@ -169,35 +241,21 @@ impl Archive {
         self.part_bytes
     }
 
-    /// Puts a small document under its key, if the key is free.
-    pub(crate) async fn create(&self, key: &str, payload: PutPayload, checked: &Checked) -> Result<(), ArchiveError> {
-        let result = self.store.put_opts(&Path::from(key), payload, PutMode::Create.into()).await;
-        self.settle(result.map(drop), key, checked).await
-    }
-
-    /// Copies a staged document to its key, if the key is free.
-    pub(crate) async fn copy(&self, from: &Path, key: &str, checked: &Checked) -> Result<(), ArchiveError> {
-        let result = self.store.copy_if_not_exists(from, &Path::from(key)).await;
-        self.settle(result, key, checked).await
-    }
-
-    /// A key that is taken is a success when it holds the same bytes.
-    async fn settle(
-        &self,
-        result: Result<(), object_store::Error>,
-        key: &str,
-        checked: &Checked,
-    ) -> Result<(), ArchiveError> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                let (stored, _) = self.digest(key).await?;
-                if stored == checked.sha256 {
-                    Ok(())
-                } else {
-                    Err(ArchiveError::Conflict { key: key.to_owned(), stored, received: checked.sha256 })
-                }
+    /// Puts a document under a key, and says whether the key was free.
+    ///
+    /// # Errors
+    /// When the store does not do it.
+    pub(crate) async fn put(&self, source: &Source, key: &str) -> Result<bool, ArchiveError> {
+        let to = Path::from(key);
+        let result = match source {
+            Source::Payload(payload) => {
+                self.store.put_opts(&to, payload.clone(), PutMode::Create.into()).await.map(drop)
             }
+            Source::Staged(from) => self.store.copy_if_not_exists(from, &to).await,
+        };
+        match result {
+            Ok(()) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -25,7 +25,7 @@ const WORKERS_MAX: usize = 1_000;
 const LEASE_MARGIN: Duration = Duration::from_secs(15);
 
 /// Longest duration that may be configured.
-const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How documents are fetched and where they are kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,9 +35,9 @@ pub struct InvoiceFetcherConfig {
     pub api_base_url: Url,
     /// What addresses in events are expected to begin with. They are compared with it and never used.
     pub announced_base_url: Url,
-    /// The account for live data. Without one, events about live data are ignored for good.
+    /// The account for live data. Without one, documents with live data are queued and wait until there is one.
     pub live: Option<AccountConfig>,
-    /// The account for test data. Without one, events about test data are ignored for good.
+    /// The account for test data. Without one, documents with test data are queued and wait until there is one.
     pub test: Option<AccountConfig>,
     /// Networks besides the public ones where the host of `api_base_url` may be, for example `10.0.0.0/8` with a gateway of
     /// one's own. An answer of the DNS that leads elsewhere is not followed. An address in `api_base_url` itself needs none.
@@ -102,7 +102,8 @@ pub struct RetryConfig {
     /// How long a document that Digital River does not have yet is asked for, since it was queued.
     #[serde(with = "humantime_serde")]
     pub not_found_for: Duration,
-    /// How long a document is tried in all, since it was queued.
+    /// How long a document is tried in all, since it was queued. Also one that Digital River forbids (403) or does not accept
+    /// the key for (401) although the key works for others, and one for which it only ever answers 5xx or 429.
     #[serde(with = "humantime_serde")]
     pub retry_for: Duration,
 }
@@ -166,6 +167,26 @@ impl InvoiceFetcherConfig {
         [(Mode::Live, &self.live), (Mode::Test, &self.test)]
             .into_iter()
             .filter_map(|(mode, account)| Some((mode, account.as_ref()?)))
+    }
+
+    /// The settings that differ in another configuration and cannot be taken while the process runs.
+    pub(crate) fn outdated_by(&self, new: &Self) -> Vec<String> {
+        // What can be taken is made equal; a secret is written as the same text whatever it is.
+        let comparable = |config: &Self| serde_json::to_value(Self { live: None, test: None, ..config.clone() });
+        let mut outdated: Vec<String> = match (comparable(self), comparable(new)) {
+            (Ok(serde_json::Value::Object(old)), Ok(serde_json::Value::Object(new))) => {
+                old.iter().filter(|(key, value)| new.get(*key) != Some(value)).map(|(key, _)| key.clone()).collect()
+            }
+            _ => vec!["some settings".to_owned()],
+        };
+        for (key, differs) in
+            [("proxy", self.proxy != new.proxy), ("store_options", self.store_options != new.store_options)]
+        {
+            if differs && !outdated.iter().any(|outdated| outdated == key) {
+                outdated.push(key.to_owned());
+            }
+        }
+        outdated
     }
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {

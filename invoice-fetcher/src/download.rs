@@ -25,11 +25,11 @@ use uuid::Uuid;
 
 use crate::{
     InvoiceFetcherConfig, RetryConfig,
-    account::{Account, Key},
-    address::{Addresses, LINKS_PATH_END},
+    account::{Account, Asked, Key},
+    address::{self, Addresses, LINKS_PATH_END},
     config::is_loopback,
-    gate::Signal,
-    plan,
+    evidence::Endpoint,
+    media, plan,
     problem::Problem,
     resolver::{Guarded, System},
 };
@@ -52,9 +52,6 @@ const METADATA_BYTES_MAX: usize = 64 * 1024;
 /// Longest piece of an answer that is repeated in an error, characters.
 const QUOTE_CHARS_MAX: usize = 100;
 
-/// Content types of a PDF. The general ones are what file stores use when nobody told them.
-const CONTENT_TYPES: [&str; 3] = ["application/pdf", "application/octet-stream", "binary/octet-stream"];
-
 /// Asks Digital River.
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -62,6 +59,14 @@ pub(crate) struct Client {
     retry: RetryConfig,
     rate_min_bytes_per_second: u64,
     clock: Arc<dyn Clock>,
+}
+
+/// A document that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) file_id: FileId,
+    /// Whether its last attempt was answered 429.
+    pub(crate) was_throttled: bool,
 }
 
 /// What Digital River knows of a file. Everything may be missing: Digital River asks for tolerant readers.
@@ -123,11 +128,11 @@ impl Client {
     pub(crate) async fn metadata(
         &self,
         account: &Account,
-        file_id: FileId,
+        wanted: &Wanted,
         deadline: Instant,
     ) -> Result<Metadata, Problem> {
-        let response = self.get(account, self.addresses.metadata(file_id), "application/json", deadline).await?;
-        read_metadata(&self.text(response, deadline).await?, file_id)
+        let response = self.ask(account, wanted, Endpoint::Metadata, deadline).await?;
+        read_metadata(&self.text(response, deadline).await?, wanted.file_id)
     }
 
     /// `GET /files/{id}/content`, up to where the body begins.
@@ -137,21 +142,12 @@ impl Client {
     pub(crate) async fn content(
         &self,
         account: &Account,
-        file_id: FileId,
+        wanted: &Wanted,
         bytes_max: u64,
         deadline: Instant,
     ) -> Result<Body, Problem> {
-        let response = self.get(account, self.addresses.content(file_id), "application/pdf", deadline).await?;
-        let text = |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
-        if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
-            return Err(Problem::Encoded(quote(&encoding)));
-        }
-        if let Some(content_type) = text(header::CONTENT_TYPE) {
-            let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            if !CONTENT_TYPES.contains(&essence.as_str()) {
-                return Err(Problem::ContentType(quote(&essence)));
-            }
-        }
+        let response = self.ask(account, wanted, Endpoint::Content, deadline).await?;
+        media::judge_head(response.headers())?;
         if response.content_length().is_some_and(|length| length > bytes_max) {
             return Err(Problem::TooLarge { bytes_max });
         }
@@ -168,29 +164,51 @@ impl Client {
         wanted: &Value,
         deadline: Instant,
     ) -> Result<Value, Problem> {
+        account.admit(deadline).await?;
         let request = self.http.post(self.addresses.file_links()).json(wanted);
-        let response = self.ask(account, request, "application/json", deadline).await?;
+        let response = self.send(&account.key(), request, "application/json", deadline).await?;
         let text = self.text(response, deadline).await?;
         serde_json::from_slice(&text).map_err(|error| Problem::Metadata(format!("it is no JSON: {error}")))
     }
 
-    async fn get(&self, account: &Account, url: Url, accept: &str, deadline: Instant) -> Result<Response, Problem> {
-        self.ask(account, self.http.get(url), accept, deadline).await
-    }
-
-    /// One request through the account's gate, up to where the body begins.
+    /// One request about a document through the account's gate, up to where the body begins. Where its answer may concern
+    /// all documents, that is found out before this returns.
     async fn ask(
         &self,
         account: &Account,
-        request: RequestBuilder,
-        accept: &str,
+        wanted: &Wanted,
+        endpoint: Endpoint,
         deadline: Instant,
     ) -> Result<Response, Problem> {
         account.admit(deadline).await?;
-        let key = account.key();
-        let result = self.send(&key, request, accept, deadline).await;
-        account.report(result.as_ref().map_or_else(Problem::signal, |_| Signal::Works), &key);
-        result
+        let Wanted { file_id, was_throttled } = *wanted;
+        let asked = Asked { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
+        let result = self.head_of(&asked.key, endpoint, file_id, deadline).await;
+        let suspicion = account.learn(&asked, result.as_ref().err());
+        let Err(problem) = result else { return result };
+        if let Some(suspicion) = suspicion {
+            self.check(account, suspicion, &asked, &problem).await;
+        }
+        Err(match problem {
+            Problem::Unauthorized | Problem::Forbidden if account.is_key_refused() => Problem::KeyRefused,
+            Problem::Throttled { wait } if was_throttled && account.is_open() => Problem::ThrottledAlone { wait },
+            problem => problem,
+        })
+    }
+
+    /// The answer to a request about a file, up to where the body begins. No gate is passed and nothing is learnt.
+    pub(crate) async fn head_of(
+        &self,
+        key: &Key,
+        endpoint: Endpoint,
+        file_id: FileId,
+        deadline: Instant,
+    ) -> Result<Response, Problem> {
+        let (url, accept) = match endpoint {
+            Endpoint::Metadata => (self.addresses.metadata(file_id), "application/json"),
+            Endpoint::Content => (self.addresses.content(file_id), "application/pdf"),
+        };
+        self.send(key, self.http.get(url), accept, deadline).await
     }
 
     async fn send(
@@ -283,10 +301,10 @@ fn read_metadata(text: &[u8], file_id: FileId) -> Result<Metadata, Problem> {
         return Err(Problem::Metadata("it is no JSON object".to_owned()));
     };
     let field = |name| fields.get(name).and_then(Value::as_str);
-    if let Some(id) = field("id").filter(|id| FileId::parse(id) != Ok(file_id)) {
+    if let Some(id) = field("id").filter(|id| !address::names(id, file_id)) {
         return Err(Problem::Metadata(format!("it is that of another file, {}", quote(id))));
     }
-    if let Some(file_type) = field("type").filter(|file_type| !file_type.eq_ignore_ascii_case("pdf")) {
+    if let Some(file_type) = field("type").filter(|file_type| !media::is_pdf_type(file_type)) {
         return Err(Problem::FileType(quote(file_type)));
     }
     Ok(Metadata {
@@ -325,6 +343,10 @@ mod tests {
         let full = format!(r#"{{"id":"{id}","size":7,"type":"PDF","purpose":"customer_invoice","links":[]}}"#);
         let expected = Metadata { size_bytes: Some(7), purpose: Some("customer_invoice".to_owned()) };
         assert_eq!(read(full).unwrap(), expected);
+        for id in [format!("file_{id}"), id.replace('-', ""), id.to_uppercase(), format!(" file_{id} "), String::new()]
+        {
+            read(format!(r#"{{"id":"{id}"}}"#)).unwrap_or_else(|problem| panic!("{id}: {problem}"));
+        }
         for text in ["{}", r#"{"id":null,"size":"7","type":1,"purpose":[]}"#, r#"{"size":-1}"#] {
             assert_eq!(read(text.to_owned()).unwrap(), Metadata::default(), "{text}");
         }

@@ -1,22 +1,21 @@
 //! When requests may be made: one gate per API key, passed by every request of every worker.
 //!
 //! Pure: the time is an argument. The gate spaces requests evenly (Digital River counts per second) and closes for all when
-//! Digital River refuses the key, asks to wait, or is down. After a refusal or an outage one request is let through to see
-//! whether it is over.
+//! Digital River refuses the key, asks to wait, or is down. After a refusal or an outage it stays closed until a probe, a
+//! request that has nothing to do with any queued document, has found that it is over.
 //!
-//! Not here: what becomes of a document (the planner's), and any agreement with other processes (each has its share of the
-//! rate by configuration).
+//! Not here: what proves a refusal or an outage (`evidence.rs`, `check.rs`), what becomes of a document (the planner's), and
+//! any agreement with other processes (each has its share of the rate by configuration).
 
 use std::{
     ops::Range,
     time::{Duration, Instant},
 };
 
+use crate::evidence::Endpoint;
+
 /// How much unused time may be caught up on in a burst. Small, because Digital River counts per second.
 const BURST: Duration = Duration::from_millis(100);
-
-/// Failures in a row after which Digital River counts as down.
-const FAILURES_MAX: u32 = 10;
 
 /// How long nothing is asked after an outage was seen: first, and at most.
 const DOWN_WAIT: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
@@ -24,8 +23,11 @@ const DOWN_WAIT: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(6
 /// How long nothing is asked after the key was refused: first, and at most.
 const KEY_REFUSED_WAIT: Range<Duration> = Duration::from_secs(15)..Duration::from_secs(600);
 
-/// How long the one request that looks whether it is over may take before another may look.
+/// How long a probe may take before another may begin.
 const PROBE_TIME: Duration = Duration::from_secs(60);
+
+/// How long a document waits at least that meets a closed gate.
+const CLOSED_WAIT: Duration = Duration::from_secs(1);
 
 /// Why nothing may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,19 +54,6 @@ impl Why {
     }
 }
 
-/// What an answer says about all requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
-    /// Digital River answers, and takes the key.
-    Works,
-    /// Digital River refuses the key.
-    KeyRefused,
-    /// Digital River wants nothing for this long.
-    Throttled(Duration),
-    /// Digital River did not answer, or is in trouble.
-    Failed,
-}
-
 /// The gate is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed {
@@ -74,29 +63,13 @@ pub(crate) struct Closed {
     pub(crate) until: Instant,
 }
 
-/// A request may be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pass {
-    /// At this time, if the gate is still open then.
-    At(Instant),
-    /// At once, to see whether the trouble is over.
-    Probe,
-}
-
-/// How much work makes sense now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Capacity {
-    /// None: the gate is closed.
-    None,
-    /// One document, to see whether the trouble is over.
-    One,
-    /// As much as there is.
-    Full,
-}
-
 #[derive(Debug)]
 struct Closure {
     why: Why,
+    /// What has to work before the gate opens.
+    endpoint: Endpoint,
+    /// Since when this trouble is known: requests that were sent earlier and worked prove nothing.
+    since: Instant,
     until: Instant,
     /// How often the trouble was still there when somebody looked.
     times: u32,
@@ -110,75 +83,82 @@ pub(crate) struct Gate {
     /// The earliest time of the next request.
     next: Instant,
     closure: Option<Closure>,
-    /// Failures in a row.
-    failures: u32,
 }
 
 impl Gate {
     /// An open gate for so many requests per second (at least 1).
     pub(crate) fn new(requests_per_second: u32, now: Instant) -> Self {
-        let interval = Duration::from_secs(1) / requests_per_second.max(1);
-        Self { interval, next: now, closure: None, failures: 0 }
+        Self { interval: interval(requests_per_second), next: now, closure: None }
     }
 
-    /// Takes a place for one request.
-    pub(crate) fn admit(&mut self, now: Instant) -> Result<Pass, Closed> {
-        if let Some(closure) = &mut self.closure {
-            if now < closure.until {
-                return Err(Closed { why: closure.why, until: closure.until });
-            }
-            if closure.why != Why::Throttled {
-                closure.until = now + PROBE_TIME;
-                closure.probing = true;
-                return Ok(Pass::Probe);
-            }
-            self.closure = None;
+    /// Allows another number of requests per second (at least 1) from now on.
+    pub(crate) fn set_rate(&mut self, requests_per_second: u32) {
+        self.interval = interval(requests_per_second);
+    }
+
+    /// Takes a place for one request, and says when it may be made if the gate is still open then.
+    pub(crate) fn admit(&mut self, now: Instant) -> Result<Instant, Closed> {
+        if let Some(closed) = self.closed(now) {
+            return Err(closed);
         }
+        self.closure = None;
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         let slot = self.next.max(earliest);
         self.next = slot + self.interval;
-        Ok(Pass::At(slot.max(now)))
+        Ok(slot.max(now))
     }
 
     /// Why nothing may be asked now, if so.
     pub(crate) fn closed(&self, now: Instant) -> Option<Closed> {
-        let closure = self.closure.as_ref().filter(|closure| now < closure.until)?;
-        Some(Closed { why: closure.why, until: closure.until })
+        let closure = self.closure.as_ref()?;
+        let is_over = closure.why == Why::Throttled && now >= closure.until;
+        (!is_over).then(|| Closed { why: closure.why, until: closure.until.max(now + CLOSED_WAIT) })
     }
 
-    /// How much work makes sense now.
-    pub(crate) fn capacity(&self, now: Instant) -> Capacity {
-        match &self.closure {
-            None => Capacity::Full,
-            Some(closure) if now < closure.until => Capacity::None,
-            Some(closure) if closure.why == Why::Throttled => Capacity::Full,
-            Some(_) => Capacity::One,
-        }
+    /// Takes the turn to look whether the trouble is over, if somebody should look now. Says at what to look.
+    pub(crate) fn begin_probe(&mut self, now: Instant) -> Option<Endpoint> {
+        let closure = self.closure.as_mut().filter(|closure| closure.why != Why::Throttled && now >= closure.until)?;
+        closure.until = now + PROBE_TIME;
+        closure.probing = true;
+        Some(closure.endpoint)
     }
 
     /// What is wrong at the moment, whether or not somebody is looking if it is over.
     pub(crate) fn trouble(&self, now: Instant) -> Option<Why> {
-        let closure = self.closure.as_ref()?;
-        (closure.why != Why::Throttled || now < closure.until).then_some(closure.why)
+        self.closed(now).map(|closed| closed.why)
     }
 
-    /// Learns from an answer.
-    pub(crate) fn report(&mut self, signal: Signal, now: Instant) {
-        match signal {
-            Signal::Works => {
-                self.failures = 0;
-                // An answer to an earlier request does not shorten what Digital River asked for.
-                self.closure.take_if(|closure| closure.why != Why::Throttled);
+    /// A request that was sent at a time worked.
+    pub(crate) fn works(&mut self, endpoint: Endpoint, sent: Instant) {
+        // It does not shorten what Digital River asked for.
+        self.closure
+            .take_if(|closure| closure.why != Why::Throttled && endpoint >= closure.endpoint && sent >= closure.since);
+    }
+
+    /// Digital River refuses the key.
+    pub(crate) fn refuse_key(&mut self, endpoint: Endpoint, now: Instant) {
+        self.close(Why::KeyRefused, endpoint, &KEY_REFUSED_WAIT, now);
+    }
+
+    /// Digital River is down.
+    pub(crate) fn down(&mut self, endpoint: Endpoint, now: Instant) {
+        self.close(Why::Down, endpoint, &DOWN_WAIT, now);
+    }
+
+    /// Digital River wants nothing until this time.
+    pub(crate) fn throttle(&mut self, until: Instant, now: Instant) {
+        match &mut self.closure {
+            Some(closure) => {
+                closure.until = closure.until.max(until);
+                closure.probing = false;
             }
-            Signal::KeyRefused => self.close(Why::KeyRefused, &KEY_REFUSED_WAIT, now),
-            Signal::Throttled(wait) => self.throttle(now + wait),
-            Signal::Failed => {
-                self.failures = self.failures.saturating_add(1);
-                if self.failures >= FAILURES_MAX || self.closure.is_some() {
-                    self.close(Why::Down, &DOWN_WAIT, now);
-                }
+            None => {
+                let (why, endpoint) = (Why::Throttled, Endpoint::Metadata);
+                self.closure = Some(Closure { why, endpoint, since: now, until, times: 0, probing: false });
             }
         }
+        // What was not asked meanwhile is not made up for in a burst.
+        self.next = self.next.max(until);
     }
 
     /// The key is another one: a pause that the old one was to blame for is over.
@@ -186,19 +166,7 @@ impl Gate {
         self.closure.take_if(|closure| closure.why == Why::KeyRefused);
     }
 
-    fn throttle(&mut self, until: Instant) {
-        match &mut self.closure {
-            Some(closure) => {
-                closure.until = closure.until.max(until);
-                closure.probing = false;
-            }
-            None => self.closure = Some(Closure { why: Why::Throttled, until, times: 0, probing: false }),
-        }
-        // What was not asked meanwhile is not made up for in a burst.
-        self.next = self.next.max(until);
-    }
-
-    fn close(&mut self, why: Why, wait: &Range<Duration>, now: Instant) {
+    fn close(&mut self, why: Why, endpoint: Endpoint, wait: &Range<Duration>, now: Instant) {
         let times = match &mut self.closure {
             // Others that were under way say the same.
             Some(closure) if closure.why == why && !closure.probing => return,
@@ -212,9 +180,13 @@ impl Gate {
             _ => 0,
         };
         let wait = wait.start.saturating_mul(1 << times.min(16)).min(wait.end);
-        self.closure = Some(Closure { why, until: now + wait, times, probing: false });
+        self.closure = Some(Closure { why, endpoint, since: now, until: now + wait, times, probing: false });
         self.next = self.next.max(now);
     }
+}
+
+fn interval(requests_per_second: u32) -> Duration {
+    Duration::from_secs(1) / requests_per_second.max(1)
 }
 
 #[cfg(test)]
@@ -223,11 +195,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    const CONTENT: Endpoint = Endpoint::Content;
+
     fn at(gate: &mut Gate, now: Instant) -> Instant {
-        match gate.admit(now).unwrap() {
-            Pass::At(at) => at,
-            Pass::Probe => panic!("the gate was open"),
-        }
+        gate.admit(now).unwrap()
     }
 
     #[test]
@@ -257,70 +228,74 @@ mod tests {
     fn a_throttled_gate_is_closed_for_all_and_opens_without_a_burst() {
         let start = Instant::now() + SECOND;
         let mut gate = Gate::new(10, start);
-        gate.report(Signal::Throttled(5 * SECOND), start);
-        gate.report(Signal::Throttled(SECOND), start);
-        gate.report(Signal::Works, start);
+        gate.throttle(start + 5 * SECOND, start);
+        gate.throttle(start + SECOND, start);
+        gate.works(CONTENT, start);
         assert_eq!(gate.admit(start + 4 * SECOND), Err(Closed { why: Why::Throttled, until: start + 5 * SECOND }));
-        assert_eq!(gate.capacity(start + 4 * SECOND), Capacity::None);
+        assert_eq!(gate.begin_probe(start + 4 * SECOND), None);
         let open = start + 6 * SECOND;
-        assert_eq!((gate.capacity(open), gate.trouble(open)), (Capacity::Full, None));
+        assert_eq!((gate.closed(open), gate.trouble(open)), (None, None));
         let at_once = (0..20).filter(|_| at(&mut gate, open) == open).count();
         assert!(at_once <= 2, "{at_once}");
     }
 
     #[test]
-    fn after_a_refused_key_one_request_at_a_time_looks_whether_it_is_over() {
+    fn a_refused_key_closes_the_gate_until_a_probe_works_and_the_alarm_stays_meanwhile() {
         let mut now = Instant::now();
         let mut gate = Gate::new(10, now);
         for _ in 0..16 {
-            gate.report(Signal::KeyRefused, now);
+            gate.refuse_key(CONTENT, now);
         }
         let mut waits = Vec::new();
         for _ in 0..8 {
-            let closed = gate.admit(now).unwrap_err();
+            let closed = gate.closed(now).unwrap();
             assert_eq!(closed.why, Why::KeyRefused);
             waits.push((closed.until - now).as_secs());
             now = closed.until;
-            assert_eq!(gate.capacity(now), Capacity::One);
-            assert_eq!(gate.admit(now), Ok(Pass::Probe));
-            assert!(gate.admit(now).is_err(), "only one looks");
-            assert_eq!(gate.trouble(now), Some(Why::KeyRefused), "the alarm stays");
-            gate.report(Signal::KeyRefused, now);
+            assert!(gate.admit(now).is_err(), "no document is asked for before the probe has worked");
+            assert_eq!(gate.begin_probe(now), Some(CONTENT));
+            assert_eq!(gate.begin_probe(now), None, "only one looks");
+            assert_eq!(gate.trouble(now), Some(Why::KeyRefused));
+            gate.refuse_key(CONTENT, now);
         }
         assert_eq!(waits, [15, 30, 60, 120, 240, 480, 600, 600]);
-        now = gate.admit(now).unwrap_err().until;
-        assert_eq!(gate.admit(now), Ok(Pass::Probe));
-        gate.report(Signal::Works, now);
-        assert_eq!((gate.capacity(now), gate.trouble(now)), (Capacity::Full, None));
+        now = gate.closed(now).unwrap().until;
+        assert_eq!(gate.begin_probe(now), Some(CONTENT));
+        gate.works(CONTENT, now);
+        assert_eq!((gate.closed(now), gate.trouble(now)), (None, None));
+    }
+
+    #[test]
+    fn only_what_was_sent_after_the_gate_closed_and_asked_for_as_much_opens_it() {
+        let now = Instant::now();
+        let mut gate = Gate::new(10, now);
+        gate.down(CONTENT, now + SECOND);
+        gate.works(CONTENT, now);
+        gate.works(Endpoint::Metadata, now + 2 * SECOND);
+        assert_eq!(gate.trouble(now + 2 * SECOND), Some(Why::Down));
+        gate.works(CONTENT, now + 2 * SECOND);
+        assert_eq!(gate.trouble(now + 2 * SECOND), None);
     }
 
     #[test]
     fn a_probe_that_never_comes_back_does_not_close_the_gate_for_ever() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
-        gate.report(Signal::KeyRefused, now);
-        let open = gate.admit(now).unwrap_err().until;
-        assert_eq!(gate.admit(open), Ok(Pass::Probe));
-        assert_eq!(gate.admit(open + PROBE_TIME), Ok(Pass::Probe));
+        gate.refuse_key(CONTENT, now);
+        let open = gate.closed(now).unwrap().until;
+        assert_eq!(gate.begin_probe(open), Some(CONTENT));
+        assert_eq!(gate.begin_probe(open + PROBE_TIME), Some(CONTENT));
     }
 
     #[test]
-    fn failures_in_a_row_close_the_gate_and_one_success_in_between_does_not() {
+    fn an_outage_is_looked_at_again_after_pauses_that_double() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
-        for _ in 0..FAILURES_MAX - 1 {
-            gate.report(Signal::Failed, now);
-        }
-        gate.report(Signal::Works, now);
-        gate.report(Signal::Failed, now);
-        assert_eq!(gate.closed(now), None);
-        for _ in 0..FAILURES_MAX {
-            gate.report(Signal::Failed, now);
-        }
+        gate.down(CONTENT, now);
         let closed = gate.closed(now).unwrap();
         assert_eq!((closed.why, closed.until), (Why::Down, now + DOWN_WAIT.start));
-        assert_eq!(gate.admit(closed.until), Ok(Pass::Probe));
-        gate.report(Signal::Failed, closed.until);
+        assert_eq!(gate.begin_probe(closed.until), Some(CONTENT));
+        gate.down(CONTENT, closed.until);
         assert_eq!(gate.closed(closed.until).unwrap().until, closed.until + 2 * DOWN_WAIT.start);
     }
 
@@ -328,10 +303,10 @@ mod tests {
     fn another_key_ends_the_pause_of_a_refused_one_and_no_other_pause() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
-        gate.report(Signal::KeyRefused, now);
+        gate.refuse_key(CONTENT, now);
         gate.forgive_key();
-        assert_eq!((gate.capacity(now), gate.trouble(now)), (Capacity::Full, None));
-        gate.report(Signal::Throttled(SECOND), now);
+        assert_eq!((gate.closed(now), gate.trouble(now)), (None, None));
+        gate.throttle(now + SECOND, now);
         gate.forgive_key();
         assert_eq!(gate.trouble(now), Some(Why::Throttled));
     }
@@ -340,10 +315,8 @@ mod tests {
     fn an_outage_does_not_hide_a_refused_key() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
-        gate.report(Signal::KeyRefused, now);
-        for _ in 0..2 * FAILURES_MAX {
-            gate.report(Signal::Failed, now);
-        }
+        gate.refuse_key(CONTENT, now);
+        gate.down(CONTENT, now);
         assert_eq!(gate.trouble(now), Some(Why::KeyRefused));
     }
 }

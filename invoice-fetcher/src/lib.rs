@@ -6,7 +6,8 @@
 //! Invariants:
 //! - what is fetched is built from the configuration and the file id; an address in an event is compared and never used;
 //! - the API key goes to the configured host and nowhere else;
-//! - a document is archived under a key made of ids only, once, and only when it is whole; nothing is ever overwritten;
+//! - a document is archived under a key made of ids, once, and only when it is whole; nothing is ever overwritten, and a
+//!   document that is in the archive already is taken as it is;
 //! - every document ends stored or visibly discarded with a reason, and what says nothing about a document (a refused key, a
 //!   rate limit, a full disk, the process's end) discards none;
 //! - a worker may die between any two steps: the document becomes due again, and is found stored if it was.
@@ -14,15 +15,21 @@
 //! Deliberately absent: any other service, any parsing of PDFs, any deletion of documents.
 
 mod account;
+mod accounts;
 mod address;
 pub mod api;
 pub mod archive;
+mod attempt;
+mod check;
 pub mod config;
+mod database;
 mod download;
 pub mod error;
+mod evidence;
 mod gate;
 pub mod keys;
 pub mod links;
+mod media;
 pub mod metrics;
 pub mod missing;
 mod pdf;
@@ -35,6 +42,7 @@ pub mod retry;
 mod retry_after;
 mod sweep;
 mod upload;
+pub mod verify;
 pub mod view;
 mod watch;
 mod worker;
@@ -53,8 +61,11 @@ pub use config::{AccountConfig, InvoiceFetcherConfig, RetryConfig};
 pub use error::Error;
 pub use missing::MissingConfig;
 pub use projection::{InvoiceQueue, NAME};
+#[doc(hidden)]
+pub use sweep::sweep;
 
-/// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for new API keys.
+/// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for accounts that
+/// are added, and for new API keys and tokens.
 ///
 /// # Errors
 /// When the configuration is wrong, or the announcing events cannot be read without losing some.
@@ -68,7 +79,7 @@ pub async fn run(
     let (projection, batch, api) = (InvoiceQueue::new(&config), config.batch.clone(), config.api.clone());
     let fetcher = start(config, postgres, context)?;
     if let Some(api) = api {
-        let address = api::start(&api, fetcher.archive().clone(), fetcher.queue().clone(), context).await?;
+        let address = api::start(&api, fetcher.archive.clone(), fetcher.queue().clone(), context).await?;
         tracing::info!("documents are at http://{address}/v1/invoices/{{file id}}");
     }
     context.shutdown.spawn("invoice-keys", keys::run(fetcher, load, context.clone()));
@@ -94,8 +105,8 @@ fn start(
 ) -> Result<Arc<worker::Fetcher>, riverlock_runtime::ConfigError> {
     let (watched, lease) = (config.clone(), config.lease);
     let fetcher = Arc::new(worker::Fetcher::new(config, postgres, context.clone())?);
-    context.shutdown.spawn("invoice-watch", watch::run(fetcher.queue().clone(), watched, context.clone()));
-    context.shutdown.spawn("invoice-sweep", sweep::run(fetcher.archive().clone(), lease, context.clone()));
+    context.shutdown.spawn("invoice-watch", watch::run(Arc::clone(&fetcher), watched, context.clone()));
+    context.shutdown.spawn("invoice-sweep", sweep::run(fetcher.archive.clone(), lease, context.clone()));
     context.shutdown.spawn("invoice-downloads", Arc::clone(&fetcher).run());
     Ok(fetcher)
 }

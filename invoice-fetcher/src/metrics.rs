@@ -7,14 +7,20 @@ use crate::{gate::Why, problem::Problem, queue::AGES};
 
 /// Documents by state.
 pub const DOCUMENTS: &str = "invoice_documents";
-/// Documents that wait, by how long ago they were queued.
+/// Documents that wait and have an account, by how long ago they were queued.
 pub const DUE_DOCUMENTS: &str = "invoice_due_documents";
+/// Documents of a mode without an account, which wait until there is one, by mode.
+pub const WAITING_ACCOUNT: &str = "riverlock_invoice_waiting_account_documents";
+/// When the queue was counted last, seconds since 1970.
+pub const COUNTED: &str = "riverlock_invoice_queue_counted_timestamp_seconds";
 /// How long the document that is most overdue waits, seconds.
 pub const OLDEST_DUE: &str = "invoice_oldest_due_age_seconds";
 /// Attempts by outcome and reason.
 pub const ATTEMPTS: &str = "invoice_attempts_total";
 /// Time of an attempt.
 pub const ATTEMPT_SECONDS: &str = "invoice_attempt_duration_seconds";
+/// Documents that were in the archive already when they were to be fetched.
+pub const ADOPTED: &str = "riverlock_invoice_adopted_total";
 /// Bytes of the documents that this process stored.
 pub const STORED_BYTES: &str = "invoice_stored_bytes_total";
 /// Time that a request waited for the rate limit.
@@ -25,7 +31,7 @@ pub const ANOMALIES: &str = "invoice_anomalies_total";
 pub const PAUSED: &str = "invoice_fetching_paused";
 /// Attempts whose result was thrown away because the lease had passed to another worker.
 pub const LEASES_LOST: &str = "invoice_leases_lost_total";
-/// Complete orders that should have a stored invoice by now and have none.
+/// Complete orders that should have a stored invoice by now and have none, by mode.
 pub const MISSING_ORDERS: &str = "invoice_missing_orders";
 /// Leftovers of dead attempts that were removed from the archive's folder or staging area.
 pub const LEFTOVERS: &str = "invoice_leftovers_removed_total";
@@ -33,7 +39,7 @@ pub const LEFTOVERS: &str = "invoice_leftovers_removed_total";
 pub const API_REQUESTS: &str = "invoice_api_requests_total";
 
 /// [`API_REQUESTS`]: outcomes.
-pub(crate) const API_OUTCOMES: [&str; 5] = ["ok", "unauthorized", "not_found", "busy", "failed"];
+pub(crate) const API_OUTCOMES: [&str; 6] = ["ok", "unauthorized", "not_found", "lost", "busy", "failed"];
 
 /// [`ATTEMPTS`]: the document is stored.
 pub(crate) const STORED: &str = "stored";
@@ -51,15 +57,21 @@ pub(crate) const ANOMALY_URL: &str = "announced_url";
 pub(crate) const ANOMALY_ANNOUNCED: &str = "announced_otherwise";
 /// [`ANOMALIES`]: Digital River's file has another purpose than the event said.
 pub(crate) const ANOMALY_PURPOSE: &str = "purpose";
-/// [`ANOMALIES`]: another document is stored under the file's key.
+/// [`ANOMALIES`]: something else lay under the file's key than what came. A document that was there stays and counts;
+/// otherwise what came got another key. Nothing is overwritten, and no document is given up for it.
 pub(crate) const ANOMALY_CONFLICT: &str = "conflict";
+/// [`ANOMALIES`]: a document that was fetched again has other bytes than what was stored before.
+pub(crate) const ANOMALY_RERENDERED: &str = "rerendered";
 /// [`ANOMALIES`]: a stored document is not in the archive as it was stored.
 pub(crate) const ANOMALY_ARCHIVE: &str = "archive";
 
 /// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
-pub(crate) fn describe(modes: &[Mode]) {
+pub(crate) fn describe() {
     describe_gauge!(DOCUMENTS, "Announced documents by state");
     describe_gauge!(DUE_DOCUMENTS, "Documents that wait to be fetched, by how long ago they were queued");
+    describe_gauge!(WAITING_ACCOUNT, "Documents that wait until an account for their mode is configured");
+    describe_gauge!(COUNTED, Unit::Seconds, "When the queue was counted last, in Unix time; 0 before the first time");
+    gauge!(COUNTED).set(0);
     describe_gauge!(OLDEST_DUE, Unit::Seconds, "How long the document that is most overdue waits");
     describe_counter!(ATTEMPTS, "Attempts to fetch a document, by outcome and reason");
     describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "Time of one attempt, waiting for the rate limit included");
@@ -82,19 +94,23 @@ pub(crate) fn describe(modes: &[Mode]) {
         }
     }
     counter!(STORED_BYTES).increment(0);
-    for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT, ANOMALY_ARCHIVE] {
+    describe_counter!(ADOPTED, "Documents that were in the archive already when they were to be fetched");
+    counter!(ADOPTED).increment(0);
+    for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT, ANOMALY_RERENDERED, ANOMALY_ARCHIVE]
+    {
         counter!(ANOMALIES, "kind" => kind).increment(0);
     }
     describe_gauge!(MISSING_ORDERS, "Complete orders that should have a stored invoice by now and have none");
-    gauge!(MISSING_ORDERS).set(0);
     describe_counter!(LEFTOVERS, "Leftovers of dead attempts that were removed");
     counter!(LEFTOVERS).increment(0);
     describe_counter!(API_REQUESTS, "Requests to the API for documents, by outcome");
     for outcome in API_OUTCOMES {
         counter!(API_REQUESTS, "outcome" => outcome).increment(0);
     }
-    for mode in modes {
-        paused(*mode, None);
+    for mode in [Mode::Live, Mode::Test] {
+        paused(mode, None);
+        gauge!(WAITING_ACCOUNT, "mode" => mode.as_str()).set(0);
+        gauge!(MISSING_ORDERS, "mode" => mode.as_str()).set(0);
     }
     counter!(LEASES_LOST).increment(0);
 }
@@ -114,8 +130,8 @@ mod tests {
     #[test]
     fn every_series_is_there_before_anything_happens_and_a_refused_key_raises_the_alarm() {
         let page = riverlock_runtime::telemetry::metrics().unwrap();
+        describe();
         // A mode that no other test of this process uses.
-        describe(&[Mode::Live]);
         paused(Mode::Live, Some(Why::KeyRefused));
         let text = page.render();
         for series in [

@@ -12,8 +12,6 @@ use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use crate::InvoiceFetcherConfig;
-
 /// `[invoice_fetcher.missing]`: when a complete order without a stored invoice is one too many.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,7 +30,11 @@ impl Default for MissingConfig {
 }
 
 impl MissingConfig {
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    /// Checks the list.
+    ///
+    /// # Errors
+    /// When it holds an empty id.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         if self.selling_entities.iter().any(|entity| entity.trim().is_empty()) {
             let key = "invoice_fetcher.missing.selling_entities";
             return Err(ConfigError::refused(key, "must hold no empty id; leave the list empty for all"));
@@ -56,32 +58,49 @@ pub struct MissingView {
     pub announced: i64,
 }
 
-/// Which orders are looked at: of the modes that have an account, and complete for long enough.
+/// Which orders are looked at: those that are complete for long enough, of every mode, whether or not it has an account.
 struct Scope<'a> {
-    modes: Vec<bool>,
     complete_before: DateTime<Utc>,
     selling_entities: &'a [String],
 }
 
 impl<'a> Scope<'a> {
-    fn new(config: &'a InvoiceFetcherConfig, now: DateTime<Utc>) -> Self {
-        let after = TimeDelta::from_std(config.missing.after).unwrap_or(TimeDelta::MAX);
+    fn new(config: &'a MissingConfig, now: DateTime<Utc>) -> Self {
+        let after = TimeDelta::from_std(config.after).unwrap_or(TimeDelta::MAX);
         Self {
-            modes: config.accounts().map(|(mode, _)| Mode::is_live(mode)).collect(),
             complete_before: now.checked_sub_signed(after).unwrap_or(DateTime::<Utc>::MIN_UTC),
-            selling_entities: &config.missing.selling_entities,
+            selling_entities: &config.selling_entities,
         }
     }
 }
 
-/// The first of the orders that lack an invoice, the longest complete first.
+/// An order's place in a list of those that lack an invoice: since when it is complete, its id, its mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct MissingPosition {
+    pub complete_at: DateTime<Utc>,
+    pub order_id: String,
+    pub mode: Mode,
+}
+
+impl MissingView {
+    /// Its place in a list.
+    #[must_use]
+    pub fn position(&self) -> MissingPosition {
+        let mode = Mode::from_live(self.live_mode);
+        MissingPosition { complete_at: self.complete_at, order_id: self.order_id.clone(), mode }
+    }
+}
+
+/// Orders that lack an invoice, the longest complete first, from after a place on.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
 pub async fn list(
     connection: &mut PgConnection,
-    config: &InvoiceFetcherConfig,
+    config: &MissingConfig,
     now: DateTime<Utc>,
+    after: Option<&MissingPosition>,
     limit: i64,
 ) -> Result<Vec<MissingView>, Error> {
     let scope = Scope::new(config, now);
@@ -93,41 +112,45 @@ pub async fn list(
                   (SELECT count(*) FROM invoices i
                    WHERE i.order_id = o.order_id AND i.live_mode = o.live_mode AND i.purpose = 'invoice') AS "announced!"
            FROM orders o
-           WHERE complete_at < $1 AND live_mode = ANY($2) AND status NOT IN ('cancelled', 'blocked')
+           WHERE complete_at < $1 AND status NOT IN ('cancelled', 'blocked')
              AND coalesce((details->>'totalAmount')::numeric <> 0, true)
-             AND (cardinality($3::text[]) = 0 OR details->>'sellingEntityId' = ANY($3))
+             AND (cardinality($2::text[]) = 0 OR details->>'sellingEntityId' = ANY($2))
              AND NOT EXISTS (SELECT FROM invoices i WHERE i.order_id = o.order_id AND i.live_mode = o.live_mode
                                                      AND i.purpose = 'invoice' AND i.state = 'stored')
-           ORDER BY complete_at, order_id LIMIT $4"#,
+             AND ($4::timestamptz IS NULL OR (complete_at, order_id, live_mode) > ($4, $5::text, $6::boolean))
+           ORDER BY complete_at, order_id, live_mode LIMIT $3"#,
         scope.complete_before,
-        &scope.modes,
         scope.selling_entities,
-        limit
+        limit,
+        after.map(|after| after.complete_at),
+        after.map(|after| after.order_id.as_str()),
+        after.map(|after| after.mode.is_live())
     );
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// How many orders lack an invoice. Looks at every complete order: ask rarely.
+/// How many orders lack an invoice, by mode. Looks at every complete order: ask rarely.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
 pub(crate) async fn count(
     connection: &mut PgConnection,
-    config: &InvoiceFetcherConfig,
+    config: &MissingConfig,
     now: DateTime<Utc>,
-) -> Result<i64, Error> {
+) -> Result<[(Mode, i64); 2], Error> {
     let scope = Scope::new(config, now);
-    let count = sqlx::query_scalar!(
+    let count = sqlx::query!(
         r#"-- invoices_missing_count
-           SELECT count(*) AS "count!" FROM orders o
-           WHERE complete_at < $1 AND live_mode = ANY($2) AND status NOT IN ('cancelled', 'blocked')
+           SELECT count(*) FILTER (WHERE live_mode) AS "live!", count(*) FILTER (WHERE NOT live_mode) AS "test!"
+           FROM orders o
+           WHERE complete_at < $1 AND status NOT IN ('cancelled', 'blocked')
              AND coalesce((details->>'totalAmount')::numeric <> 0, true)
-             AND (cardinality($3::text[]) = 0 OR details->>'sellingEntityId' = ANY($3))
+             AND (cardinality($2::text[]) = 0 OR details->>'sellingEntityId' = ANY($2))
              AND NOT EXISTS (SELECT FROM invoices i WHERE i.order_id = o.order_id AND i.live_mode = o.live_mode
                                                      AND i.purpose = 'invoice' AND i.state = 'stored')"#,
         scope.complete_before,
-        &scope.modes,
         scope.selling_entities
     );
-    Ok(count.fetch_one(connection).await?)
+    let count = count.fetch_one(connection).await?;
+    Ok([(Mode::Live, count.live), (Mode::Test, count.test)])
 }

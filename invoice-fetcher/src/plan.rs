@@ -8,9 +8,13 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
-use crate::{config::RetryConfig, problem::Problem, retry_after};
+use crate::{
+    config::{DURATION_MAX, RetryConfig},
+    problem::Problem,
+    retry_after,
+};
 
 /// Fewest attempts before a document may be given up for its age: after a long standstill of our own, age alone proves nothing.
 const ATTEMPTS_MIN: i32 = 8;
@@ -29,17 +33,17 @@ const DOUBLINGS_MAX: u32 = 20;
 pub(crate) struct History {
     /// Attempts, this one included.
     pub(crate) attempts: i32,
-    /// When the document was queued.
-    pub(crate) queued_at: DateTime<Utc>,
+    /// How long ago the document was queued, or somebody had it tried again.
+    pub(crate) age: Duration,
 }
 
 /// What becomes of a document whose attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
     /// It is tried again.
-    RetryAt {
-        /// When.
-        at: DateTime<Utc>,
+    RetryAfter {
+        /// After how long.
+        wait: Duration,
         /// What its count of attempts becomes.
         attempts: i32,
     },
@@ -60,20 +64,20 @@ enum Verdict {
 }
 
 /// Plans what comes after a failed attempt. `random` is from 0 up to 1.
-pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, now: DateTime<Utc>, random: f64) -> Plan {
+pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, random: f64) -> Plan {
     let wait = backoff(history.attempts, config).mul_f64(0.5 + random);
-    let retry = |wait: Duration, attempts| Plan::RetryAt { at: later(now, wait), attempts };
+    let retry = |wait: Duration, attempts| Plan::RetryAfter { wait: wait.min(DURATION_MAX), attempts };
     match verdict(problem, config) {
         Verdict::Hopeless => Plan::Discard,
         Verdict::NotAttempted(wait) => retry(wait + SPREAD.mul_f64(random), history.attempts.saturating_sub(1).max(0)),
         Verdict::Backoff => retry(wait, history.attempts),
         Verdict::BackoffFor(limit) => {
-            let age = (now - history.queued_at).to_std().unwrap_or_default();
-            if age >= limit && history.attempts >= ATTEMPTS_MIN {
+            if history.age >= limit && history.attempts >= ATTEMPTS_MIN {
                 return Plan::Discard;
             }
             let asked = match problem {
                 Problem::ServerError { wait, .. } => wait.unwrap_or_default(),
+                Problem::ThrottledAlone { wait } => *wait,
                 _ => Duration::ZERO,
             };
             retry(wait.max(asked), history.attempts)
@@ -83,14 +87,16 @@ pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, no
 
 fn verdict(problem: &Problem, config: &RetryConfig) -> Verdict {
     match problem {
-        Problem::Gone | Problem::TooLarge { .. } | Problem::FileType(_) | Problem::Conflict { .. } => Verdict::Hopeless,
+        Problem::Gone | Problem::TooLarge { .. } | Problem::FileType(_) => Verdict::Hopeless,
         // Surely the key: the row waits behind the closed gate, first come, first served.
         Problem::KeyRefused | Problem::Stopping => Verdict::NotAttempted(Duration::ZERO),
         Problem::Throttled { wait } | Problem::Closed { wait, .. } => Verdict::NotAttempted(*wait),
-        // The key, or this file alone: were it always first in the queue, it would hold up all others.
-        Problem::Forbidden | Problem::Store(_) => Verdict::Backoff,
+        Problem::Store(_) | Problem::Conflict { .. } => Verdict::Backoff,
         Problem::NotFound => Verdict::BackoffFor(config.not_found_for),
-        Problem::Redirect(_)
+        Problem::Unauthorized
+        | Problem::Forbidden
+        | Problem::ThrottledAlone { .. }
+        | Problem::Redirect(_)
         | Problem::ServerError { .. }
         | Problem::Status(_)
         | Problem::Transport(_)
@@ -113,11 +119,6 @@ fn backoff(attempts: i32, config: &RetryConfig) -> Duration {
     config.wait_first.saturating_mul(1 << doublings).min(config.wait_max)
 }
 
-fn later(now: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
-    let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::MAX);
-    now.checked_add_signed(wait).unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
 /// What the head of an answer means: only 200 brings a body that is read.
 ///
 /// Source: Digital River, "Errors" and "Rate limits".
@@ -131,7 +132,7 @@ pub(crate) fn judge_status(
     Err(match status {
         200 => return Ok(()),
         300..=399 => Problem::Redirect(status),
-        401 => Problem::KeyRefused,
+        401 => Problem::Unauthorized,
         403 => Problem::Forbidden,
         404 => Problem::NotFound,
         410 => Problem::Gone,
@@ -159,11 +160,9 @@ mod tests {
     }
 
     /// The wait that follows, in seconds, and the attempts; `None` when it is given up.
-    fn next(problem: &Problem, attempts: i32, age: Duration) -> Option<(i64, i32)> {
-        let history = History { attempts, queued_at: start() };
-        let now = start() + age;
-        match plan(problem, history, &RetryConfig::default(), now, 0.5) {
-            Plan::RetryAt { at, attempts } => Some(((at - now).num_seconds(), attempts)),
+    fn next(problem: &Problem, attempts: i32, age: Duration) -> Option<(u64, i32)> {
+        match plan(problem, History { attempts, age }, &RetryConfig::default(), 0.5) {
+            Plan::RetryAfter { wait, attempts } => Some((wait.as_secs(), attempts)),
             Plan::Discard => None,
         }
     }
@@ -182,7 +181,7 @@ mod tests {
             (307, None, "redirect"),
             (308, None, "redirect"),
             (400, None, "status"),
-            (401, None, "key_refused"),
+            (401, None, "unauthorized"),
             (403, None, "forbidden"),
             (404, None, "not_found"),
             (409, None, "status"),
@@ -222,14 +221,15 @@ mod tests {
         ] {
             assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((seconds, 99)), "{problem}");
         }
-        for problem in [Problem::Forbidden, Problem::Store("disk full".to_owned())] {
+        let (stored, received) = (Sha256Hash::of(b"a"), Sha256Hash::of(b"b"));
+        for problem in [Problem::Store("disk full".to_owned()), Problem::Conflict { stored, received }] {
             assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((6 * 3600, 100)), "{problem}");
         }
     }
 
     #[test]
     fn the_wait_doubles_up_to_its_cap() {
-        let waits: Vec<i64> =
+        let waits: Vec<u64> =
             (0..16).map(|attempts| next(&Problem::NotFound, attempts, Duration::ZERO).unwrap().0).collect();
         assert_eq!(waits[..6], [5, 5, 10, 20, 40, 80]);
         assert_eq!(waits[13..], [5 << 12, 6 * 3600, 6 * 3600]);
@@ -239,10 +239,10 @@ mod tests {
 
     #[test]
     fn the_wait_is_spread_by_half_either_way() {
-        let history = History { attempts: 3, queued_at: start() };
-        let at = |random| plan(&Problem::NotPdf, history, &RetryConfig::default(), start(), random);
-        let after = |seconds| Plan::RetryAt { at: start() + TimeDelta::seconds(seconds), attempts: 3 };
-        assert_eq!((at(0.0), at(0.5), at(1.0)), (after(10), after(20), after(30)));
+        let history = History { attempts: 3, age: Duration::ZERO };
+        let planned = |random| plan(&Problem::NotPdf, history, &RetryConfig::default(), random);
+        let after = |seconds| Plan::RetryAfter { wait: Duration::from_secs(seconds), attempts: 3 };
+        assert_eq!((planned(0.0), planned(0.5), planned(1.0)), (after(10), after(20), after(30)));
     }
 
     #[test]
@@ -250,11 +250,20 @@ mod tests {
         let wait = Some(Duration::from_secs(900));
         assert_eq!(next(&Problem::ServerError { status: 503, wait }, 1, Duration::ZERO), Some((900, 1)));
         assert_eq!(next(&Problem::ServerError { status: 503, wait: None }, 1, Duration::ZERO), Some((5, 1)));
+        assert_eq!(next(&Problem::ThrottledAlone { wait: HOUR }, 1, Duration::ZERO), Some((3600, 1)));
     }
 
     #[test]
     fn a_document_is_given_up_for_its_age_only_after_enough_attempts() {
-        for (problem, hours) in [(Problem::NotFound, 72), (Problem::NotPdf, 168), (Problem::Redirect(302), 168)] {
+        for (problem, hours) in [
+            (Problem::NotFound, 72),
+            (Problem::NotPdf, 168),
+            (Problem::Redirect(302), 168),
+            (Problem::Forbidden, 168),
+            (Problem::Unauthorized, 168),
+            (Problem::ServerError { status: 500, wait: None }, 168),
+            (Problem::ThrottledAlone { wait: HOUR }, 168),
+        ] {
             assert!(next(&problem, ATTEMPTS_MIN, HOUR * (hours - 1)).is_some(), "{problem}");
             assert_eq!(next(&problem, ATTEMPTS_MIN, HOUR * hours), None, "{problem}");
             assert!(next(&problem, ATTEMPTS_MIN - 1, HOUR * hours).is_some(), "{problem}");
@@ -263,22 +272,9 @@ mod tests {
 
     #[test]
     fn what_will_not_pass_is_given_up_at_once() {
-        let (stored, received) = (Sha256Hash::of(b"a"), Sha256Hash::of(b"b"));
-        for problem in [
-            Problem::Gone,
-            Problem::TooLarge { bytes_max: 1 },
-            Problem::FileType("zip".to_owned()),
-            Problem::Conflict { stored, received },
-        ] {
+        for problem in [Problem::Gone, Problem::TooLarge { bytes_max: 1 }, Problem::FileType("zip".to_owned())] {
             assert_eq!(next(&problem, 1, Duration::ZERO), None, "{problem}");
         }
-    }
-
-    #[test]
-    fn a_clock_that_jumps_breaks_nothing() {
-        let history = History { attempts: 20, queued_at: DateTime::<Utc>::MAX_UTC };
-        let at = plan(&Problem::NotFound, history, &RetryConfig::default(), DateTime::<Utc>::MAX_UTC, 1.0);
-        assert_eq!(at, Plan::RetryAt { at: DateTime::<Utc>::MAX_UTC, attempts: 20 });
     }
 
     #[test]

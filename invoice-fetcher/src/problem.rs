@@ -4,21 +4,30 @@ use std::time::Duration;
 
 use riverlock_schemas::hash::Sha256Hash;
 
-use crate::gate::{Signal, Why};
+use crate::{evidence::Answer, gate::Why};
 
 /// Why an attempt did not end with a stored document. The text is kept with the row, for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
-    /// 401: the key is wrong.
-    #[error("Digital River refuses the API key (401)")]
+    /// The key is refused, for this file and for others.
+    #[error("Digital River refuses the API key")]
     KeyRefused,
-    /// 403: the key may not, either this file or at all.
-    #[error("Digital River forbids it (403)")]
+    /// 401 for this file, with a key that works for others.
+    #[error("Digital River does not accept the API key for this file (401)")]
+    Unauthorized,
+    /// 403 for this file, with a key that works for others.
+    #[error("Digital River forbids this file (403)")]
     Forbidden,
     /// 429: too many requests.
     #[error("too many requests (429); asked to wait {} s", .wait.as_secs())]
     Throttled {
         /// How long nothing gets through; capped.
+        wait: Duration,
+    },
+    /// 429 for this file again, while others are answered.
+    #[error("too many requests (429) for this file alone; asked to wait {} s", .wait.as_secs())]
+    ThrottledAlone {
+        /// How long it should not be asked for; capped.
         wait: Duration,
     },
     /// 404: not there, or not there yet.
@@ -103,8 +112,8 @@ pub(crate) enum Problem {
     /// The object store has trouble.
     #[error("the object store: {0}")]
     Store(String),
-    /// Another document is stored under the file's key. Nothing was overwritten.
-    #[error("another document is stored already, with SHA-256 {stored}; what came has {received}")]
+    /// Something else lies under both keys that the document may have. Nothing was overwritten.
+    #[error("something else lies where the document belongs, with SHA-256 {stored}; what came has {received}")]
     Conflict {
         /// What is stored.
         stored: Sha256Hash,
@@ -126,7 +135,7 @@ pub(crate) enum Problem {
 
 impl Problem {
     /// All values of [`Problem::reason`].
-    pub(crate) const REASONS: [&'static str; 25] = [
+    pub(crate) const REASONS: [&'static str; 27] = [
         "broken",
         "closed",
         "conflict",
@@ -149,17 +158,21 @@ impl Problem {
         "stopping",
         "store",
         "throttled",
+        "throttled_alone",
         "too_large",
         "too_slow",
         "transport",
+        "unauthorized",
     ];
 
     /// A short, stable name, for labels and lists.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::KeyRefused => "key_refused",
+            Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::Throttled { .. } => "throttled",
+            Self::ThrottledAlone { .. } => "throttled_alone",
             Self::NotFound => "not_found",
             Self::Gone => "gone",
             Self::Redirect(_) => "redirect",
@@ -185,13 +198,15 @@ impl Problem {
         }
     }
 
-    /// What an answer says about all requests, not only this one. Meant for what the head of an answer brought.
-    pub(crate) fn signal(&self) -> Signal {
+    /// What the head of an answer says about the account. A rate limit is not among it: see [`Self::Throttled`].
+    pub(crate) fn answer(&self) -> Answer {
         match self {
-            Self::KeyRefused | Self::Forbidden => Signal::KeyRefused,
-            Self::Throttled { wait } => Signal::Throttled(*wait),
-            Self::ServerError { .. } | Self::Transport(_) | Self::Deadline(_) => Signal::Failed,
-            Self::NotFound
+            Self::KeyRefused | Self::Unauthorized => Answer::Unauthorized,
+            Self::Forbidden => Answer::Forbidden,
+            Self::ServerError { .. } | Self::Transport(_) | Self::Deadline(_) => Answer::Failed,
+            Self::Throttled { .. }
+            | Self::ThrottledAlone { .. }
+            | Self::NotFound
             | Self::Gone
             | Self::Redirect(_)
             | Self::Status(_)
@@ -209,7 +224,7 @@ impl Problem {
             | Self::Store(_)
             | Self::Conflict { .. }
             | Self::Closed { .. }
-            | Self::Stopping => Signal::Works,
+            | Self::Stopping => Answer::Works,
         }
     }
 }
@@ -245,9 +260,11 @@ mod tests {
             Problem::Stopping,
             Problem::Store(text()),
             Problem::Throttled { wait },
+            Problem::ThrottledAlone { wait },
             Problem::TooLarge { bytes_max: 1 },
             Problem::TooSlow { received: 1, elapsed: wait },
             Problem::Transport(text()),
+            Problem::Unauthorized,
         ];
         assert_eq!(problems.map(|problem| problem.reason()), Problem::REASONS);
     }

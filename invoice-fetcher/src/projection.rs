@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use metrics::counter;
 use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection};
 use riverlock_schemas::{
-    Envelope, Mode,
+    Envelope,
+    content::Content,
     file_event::{FileEvent, Purpose},
 };
 use sqlx::PgConnection;
@@ -14,21 +15,17 @@ use crate::{InvoiceFetcherConfig, address::Addresses, metrics as names, queue};
 /// The consumer's name.
 pub const NAME: &str = "invoice-fetcher";
 
-/// Queues the documents of the modes that have an account.
+/// Queues the documents of every mode: those of a mode without an account wait until there is one.
 #[derive(Clone, Debug)]
 pub struct InvoiceQueue {
-    modes: Vec<Mode>,
     announced: Addresses,
 }
 
 impl InvoiceQueue {
-    /// A queue for the modes that are configured.
+    /// A queue that expects addresses as they are configured.
     #[must_use]
     pub fn new(config: &InvoiceFetcherConfig) -> Self {
-        Self {
-            modes: config.accounts().map(|(mode, _)| mode).collect(),
-            announced: Addresses::new(config.announced_base_url.clone()),
-        }
+        Self { announced: Addresses::new(config.announced_base_url.clone()) }
     }
 
     /// Counts and logs the events that have another address for a file than the configuration.
@@ -62,23 +59,26 @@ impl Projection for InvoiceQueue {
             return Decision::Ignore("unhandled_type");
         };
         match FileEvent::parse(envelope, purpose, body) {
-            Ok(event) if self.modes.contains(&event.mode) => Decision::Apply(event),
-            Ok(_) => Decision::Ignore("mode"),
+            Ok(event) => Decision::Apply(event),
             Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
         }
+    }
+
+    fn describe(&self, event: &FileEvent, content: &mut Content) {
+        content.add_file_event(event);
     }
 
     async fn apply(
         &self,
         connection: &mut PgConnection,
         fresh: Vec<Fresh<FileEvent>>,
-        now: DateTime<Utc>,
+        _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let mut events: Vec<FileEvent> = fresh.into_iter().map(|fresh| fresh.event).collect();
         // One order of locks for everybody; and of two events about one file the same one comes first in every batch.
         events.sort_by(|a, b| (a.file_id, &a.event_id).cmp(&(b.file_id, &b.event_id)));
         self.look_at_addresses(&events);
-        let added = queue::add(connection, &events, now).await?;
+        let added = queue::add(connection, &events).await?;
         if added < events.len() as u64 {
             let otherwise = queue::announced_otherwise(connection, &events).await?;
             for file_id in &otherwise {
@@ -95,16 +95,12 @@ impl Projection for InvoiceQueue {
 
 #[cfg(test)]
 mod tests {
-    use riverlock_runtime::Secret;
+    use riverlock_schemas::Mode;
 
     use super::*;
-    use crate::AccountConfig;
 
     fn decide(event_type: &str, live: &str, file_id: &str) -> Decision<FileEvent> {
-        let config = InvoiceFetcherConfig {
-            test: Some(AccountConfig { api_key: Secret::new("key"), requests_per_second: None }),
-            ..InvoiceFetcherConfig::default()
-        };
+        let config = InvoiceFetcherConfig::default();
         let body = format!(
             r#"{{"id":"e","type":"{event_type}"{live},"data":{{"object":{{"fileId":"{file_id}","orderId":"o"}}}}}}"#
         );
@@ -118,9 +114,11 @@ mod tests {
         for (event_type, purpose) in
             [("order.invoice.created", Purpose::Invoice), ("order.credit_memo.created", Purpose::CreditMemo)]
         {
-            let Decision::Apply(event) = decide(event_type, test, id) else { panic!("{event_type}") };
-            assert_eq!((event.purpose, event.mode, event.order_id.as_str()), (purpose, Mode::Test, "o"));
-            assert_eq!(decide(event_type, r#","liveMode":true"#, id), Decision::Ignore("mode"));
+            // Whatever accounts are configured: a document waits for one.
+            for (live, mode) in [(test, Mode::Test), (r#","liveMode":true"#, Mode::Live)] {
+                let Decision::Apply(event) = decide(event_type, live, id) else { panic!("{event_type}") };
+                assert_eq!((event.purpose, event.mode, event.order_id.as_str()), (purpose, mode, "o"));
+            }
         }
         assert_eq!(decide("order.invoice.deleted", test, id), Decision::Ignore("unhandled_type"));
         for (live, file_id, code) in

@@ -1,8 +1,7 @@
 //! Has documents tried again because somebody asked for it.
 
-use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::FileId;
+use riverlock_schemas::{FileId, Mode};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
@@ -57,7 +56,6 @@ pub async fn run(
     limit: i64,
     request: &Request,
     run: Run,
-    now: DateTime<Utc>,
 ) -> Result<Vec<Retried>, Error> {
     let mut transaction = connection.begin().await?;
     let rows = sqlx::query_as!(
@@ -65,18 +63,19 @@ pub async fn run(
         r#"-- invoices_retry_asked
            WITH chosen AS (
                SELECT file_id, order_id, state, attempts, last_error, created_at FROM invoices
-               WHERE state <> 'stored' AND (lease_id IS NULL OR next_attempt_at <= $6)
+               WHERE state <> 'stored' AND (lease_id IS NULL OR next_attempt_at <= now())
                  AND ($1::uuid IS NULL OR file_id = $1) AND ($2::text IS NULL OR order_id = $2)
                  AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR split_part(last_error, ':', 1) = $4)
-                 AND ($5::timestamptz IS NULL OR created_at < $5)
-               ORDER BY created_at, file_id LIMIT $7 FOR UPDATE SKIP LOCKED
+                 AND ($5::timestamptz IS NULL OR created_at < $5) AND ($9::timestamptz IS NULL OR created_at >= $9)
+                 AND ($10::boolean IS NULL OR live_mode = $10)
+               ORDER BY created_at, file_id LIMIT $6 FOR UPDATE SKIP LOCKED
            ), changed AS (
-               UPDATE invoices SET state = 'due', ended_at = NULL, attempts = 0, next_attempt_at = $6, retried_at = $6,
+               UPDATE invoices SET state = 'due', ended_at = NULL, attempts = 0, next_attempt_at = now(), retried_at = now(),
                                    lease_id = NULL
                FROM chosen WHERE invoices.file_id = chosen.file_id
            ), noted AS (
                INSERT INTO invoice_retries (file_id, retried_at, retried_by, reason, state, attempts, last_error)
-               SELECT file_id, $6, $8, $9, state, attempts, last_error FROM chosen
+               SELECT file_id, now(), $7, $8, state, attempts, last_error FROM chosen
            )
            SELECT file_id, order_id, state, attempts, last_error FROM chosen ORDER BY created_at, file_id"#,
         filter.file_id.map(|file_id| file_id.as_uuid()),
@@ -84,10 +83,11 @@ pub async fn run(
         filter.state.as_deref().map(clean),
         filter.reason.as_deref().map(clean),
         filter.queued_before,
-        now,
         limit,
         clean(&request.by),
         clean(&request.reason),
+        filter.queued_since,
+        filter.mode.map(Mode::is_live),
     )
     .fetch_all(&mut *transaction)
     .await?;

@@ -13,10 +13,10 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use metrics::counter;
 use object_store::{ObjectStoreExt as _, path::Path as ObjectPath};
-use riverlock_runtime::Context;
+use riverlock_runtime::{Component, Context};
 use riverlock_schemas::FileId;
 
-use crate::{Archive, ArchiveError, metrics as names};
+use crate::{Archive, ArchiveError, archive::HASH_DIGITS, metrics as names};
 
 /// How old a leftover must be. Attempts take minutes; a lease may be longer and is added.
 const AGE_MIN: Duration = Duration::from_secs(24 * 3600);
@@ -24,10 +24,19 @@ const AGE_MIN: Duration = Duration::from_secs(24 * 3600);
 /// How often leftovers are looked for.
 const INTERVAL: Duration = Duration::from_secs(12 * 3600);
 
+/// How often this task says that it is alive while it waits.
+const BEAT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long this task may stand still before the process counts as stuck: a folder of any size is looked through by then.
+const BEAT_AGE_MAX: Duration = Duration::from_secs(3600);
+
 /// Sweeps at the start and now and then, until the shutdown.
 pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> Result<(), Infallible> {
     let soft = context.shutdown.soft().clone();
+    let component = context.health.register_beating("invoice-sweep", BEAT_AGE_MAX);
+    component.ready();
     while !soft.is_cancelled() {
+        component.beat();
         let before = context.clock.now() - (AGE_MIN + lease);
         let swept = tokio::select! {
             swept = sweep(&archive, before) => swept,
@@ -41,24 +50,38 @@ pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> 
             Err(error) => tracing::warn!(%error, "leftovers of dead attempts could not be removed: {error}"),
         }
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = wait(&component) => {}
             () = soft.cancelled() => {}
         }
     }
     Ok(())
 }
 
+/// Waits for the next time.
+async fn wait(component: &Component) {
+    let until = tokio::time::Instant::now() + INTERVAL;
+    while tokio::time::Instant::now() < until {
+        component.beat();
+        tokio::time::sleep(BEAT_INTERVAL).await;
+    }
+}
+
 /// Removes leftovers that were last changed before a time, and returns how many.
-pub(crate) async fn sweep(archive: &Archive, before: DateTime<Utc>) -> Result<u64, ArchiveError> {
+///
+/// # Errors
+/// When the archive cannot be listed, or a leftover cannot be removed.
+pub async fn sweep(archive: &Archive, before: DateTime<Utc>) -> Result<u64, ArchiveError> {
     let mut removed = 0;
     let staging = ObjectPath::from("staging");
     let store = archive.store();
-    let old = store.list(Some(&staging)).try_filter(|object| std::future::ready(object.last_modified < before));
-    let old: Vec<_> = old.map_ok(|object| object.location).try_collect().await?;
-    for location in old {
-        store.delete(&location).await?;
-        removed += 1;
+    let mut staged = store.list(Some(&staging));
+    while let Some(object) = staged.try_next().await? {
+        if object.last_modified < before {
+            store.delete(&object.location).await?;
+            removed += 1;
+        }
     }
+    drop(staged);
     if let Some(folder) = archive.folder() {
         let folder = folder.to_path_buf();
         let swept = tokio::task::spawn_blocking(move || sweep_folder(&folder, before)).await;
@@ -92,11 +115,14 @@ fn sweep_folder(folder: &Path, before: DateTime<Utc>) -> std::io::Result<u64> {
     Ok(removed)
 }
 
-/// Whether a name is `{file id}.pdf#{number}`, or `{upload id}#{number}` in the staging area.
+/// Whether a name is that of a document (see [`Archive::key`] and [`Archive::other_key`]) or of a staged upload, followed by
+/// `#{number}`.
 fn is_half_written(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.split_once('#').is_some_and(|(name, number)| {
         let id = name.strip_suffix(".pdf").unwrap_or(name);
+        let hash = |rest: &str| rest.len() == HASH_DIGITS && rest.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let id = id.rsplit_once('-').filter(|(_, rest)| hash(rest)).map_or(id, |(id, _)| id);
         FileId::parse(id).is_ok() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
@@ -123,10 +149,16 @@ mod tests {
         let store = Url::from_directory_path(folder.path()).unwrap();
         let archive = Archive::open(&InvoiceFetcherConfig { store, ..Default::default() }).unwrap();
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
-        let kept = [format!("invoices/test/{id}.pdf"), "invoices/test/notes#1".to_owned(), "other/a#1".to_owned()];
+        let kept = [
+            format!("invoices/test/{id}.pdf"),
+            format!("invoices/test/{id}-0123456789abcdef.pdf"),
+            "invoices/test/notes#1".to_owned(),
+            "other/a#1".to_owned(),
+        ];
         let left = [
             format!("invoices/test/{id}.pdf#1"),
             format!("invoices/live/{id}.pdf#12"),
+            format!("invoices/live/{id}-0123456789abcdef.pdf#2"),
             format!("staging/test/{id}/{id}"),
             format!("staging/test/{id}/{id}#3"),
         ];
@@ -137,7 +169,7 @@ mod tests {
         }
         let now = SystemClock.now();
         assert_eq!(sweep(&archive, now - Duration::from_secs(60)).await.unwrap(), 0, "too young");
-        assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 4);
+        assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 5);
         assert!(kept.iter().all(|name| folder.path().join(name).exists()));
         assert!(!left.iter().any(|name| folder.path().join(name).exists()));
         assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 0);

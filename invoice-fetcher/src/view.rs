@@ -36,6 +36,9 @@ pub struct InvoiceView {
     #[schema(value_type = Option<String>)]
     pub sha256: Option<Sha256Hash>,
     pub size_bytes: Option<i64>,
+    /// Hash of what was stored before, if the document is or was fetched again and has other bytes now.
+    #[schema(value_type = Option<String>)]
+    pub earlier_sha256: Option<Sha256Hash>,
     pub ended_at: Option<DateTime<Utc>>,
 }
 
@@ -44,6 +47,12 @@ impl InvoiceView {
     #[must_use]
     pub fn mode(&self) -> Mode {
         Mode::from_live(self.live_mode)
+    }
+
+    /// Its place in a list.
+    #[must_use]
+    pub fn position(&self) -> ListPosition {
+        ListPosition { queued_at: self.queued_at, file_id: self.file_id }
     }
 }
 
@@ -80,8 +89,20 @@ pub struct Filter {
     pub state: Option<String>,
     /// Those whose last attempt failed for this reason, for example `not_found`.
     pub reason: Option<String>,
+    /// Those of this mode.
+    pub mode: Option<Mode>,
+    /// Those that were queued at this time or later.
+    pub queued_since: Option<DateTime<Utc>>,
     /// Those that were queued before this time.
     pub queued_before: Option<DateTime<Utc>>,
+}
+
+/// A document's place in a list: when it was queued, and its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ListPosition {
+    pub queued_at: DateTime<Utc>,
+    pub file_id: FileId,
 }
 
 /// A retry that somebody asked for.
@@ -112,6 +133,7 @@ struct Row {
     object_key: Option<String>,
     sha256: Option<Vec<u8>>,
     size_bytes: Option<i64>,
+    earlier_sha256: Option<Vec<u8>>,
     ended_at: Option<DateTime<Utc>>,
 }
 
@@ -131,31 +153,43 @@ impl From<Row> for InvoiceView {
             object_key: row.object_key,
             sha256: row.sha256.as_deref().and_then(Sha256Hash::from_slice),
             size_bytes: row.size_bytes,
+            earlier_sha256: row.earlier_sha256.as_deref().and_then(Sha256Hash::from_slice),
             ended_at: row.ended_at,
         }
     }
 }
 
-/// The documents that a filter means, the oldest first.
+/// The documents that a filter means, the oldest first, from after a place on.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn list(connection: &mut PgConnection, filter: &Filter, limit: i64) -> Result<Vec<InvoiceView>, Error> {
+pub async fn list(
+    connection: &mut PgConnection,
+    filter: &Filter,
+    after: Option<ListPosition>,
+    limit: i64,
+) -> Result<Vec<InvoiceView>, Error> {
     let rows = sqlx::query_as!(
         Row,
         "-- invoices_list
          SELECT file_id, order_id, live_mode, purpose, state, attempts, created_at, retried_at, next_attempt_at, last_error,
-                object_key, sha256, size_bytes, ended_at
+                object_key, sha256, size_bytes, earlier_sha256, ended_at
          FROM invoices
          WHERE ($1::uuid IS NULL OR file_id = $1) AND ($2::text IS NULL OR order_id = $2)
            AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR split_part(last_error, ':', 1) = $4)
-           AND ($5::timestamptz IS NULL OR created_at < $5)
-         ORDER BY created_at, file_id LIMIT $6",
+           AND ($5::timestamptz IS NULL OR created_at < $5) AND ($6::timestamptz IS NULL OR created_at >= $6)
+           AND ($7::boolean IS NULL OR live_mode = $7)
+           AND ($8::timestamptz IS NULL OR (created_at, file_id) > ($8, $9::uuid))
+         ORDER BY created_at, file_id LIMIT $10",
         filter.file_id.map(|file_id| file_id.as_uuid()),
         filter.order_id.as_deref().map(clean),
         filter.state.as_deref().map(clean),
         filter.reason.as_deref().map(clean),
         filter.queued_before,
+        filter.queued_since,
+        filter.mode.map(Mode::is_live),
+        after.map(|after| after.queued_at),
+        after.map(|after| after.file_id.as_uuid()),
         limit
     );
     Ok(rows.fetch_all(connection).await?.into_iter().map(InvoiceView::from).collect())
@@ -167,7 +201,7 @@ pub async fn list(connection: &mut PgConnection, filter: &Filter, limit: i64) ->
 /// When PostgreSQL refuses.
 pub async fn find(connection: &mut PgConnection, file_id: FileId) -> Result<Option<InvoiceView>, Error> {
     let filter = Filter { file_id: Some(file_id), ..Filter::default() };
-    Ok(list(connection, &filter, 1).await?.pop())
+    Ok(list(connection, &filter, None, 1).await?.pop())
 }
 
 /// The documents of an order, in the order in which they were queued.
@@ -176,7 +210,7 @@ pub async fn find(connection: &mut PgConnection, file_id: FileId) -> Result<Opti
 /// When PostgreSQL refuses.
 pub async fn of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<InvoiceView>, Error> {
     let filter = Filter { order_id: Some(order_id.to_owned()), ..Filter::default() };
-    list(connection, &filter, ROWS_MAX).await
+    list(connection, &filter, None, ROWS_MAX).await
 }
 
 /// The documents that an event announced.

@@ -4,28 +4,34 @@
 //! written down. When PostgreSQL is away, the loop waits; a task repeats the writing until its lease ends, and then the
 //! document is simply due again, and is found stored.
 
-use std::{convert::Infallible, sync::Arc, time::Duration, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use metrics::{counter, histogram};
 use riverlock_ledger::{Error, PostgresConfig};
 use riverlock_runtime::{Component, ConfigError, Context};
 use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
 };
 
 use crate::{
     InvoiceFetcherConfig,
     account::Account,
-    archive::{Archive, ArchiveError},
-    download::{Body, Client, Metadata, quote},
-    gate::Capacity,
+    accounts::Accounts,
+    archive::Archive,
+    database::Database,
+    download::Client,
     metrics as names,
-    pdf::{Checked, Checker},
     plan::{History, Plan, plan},
     problem::Problem,
-    queue::{Document, End, Leased, Queue, Written},
-    upload::Upload,
+    queue::{Document, End, Leased, Queue, Room, Written},
 };
 
 /// Most documents that are leased at once.
@@ -43,24 +49,23 @@ const STOP_WAIT: Duration = Duration::from_secs(15);
 /// How much longer than a lease the loop may stand still before the process counts as stuck.
 const BEAT_MARGIN: Duration = Duration::from_secs(60);
 
-/// New keys could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TakeKeysError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Database(#[from] Error),
-}
-
 /// Everything that fetching needs.
 pub(crate) struct Fetcher {
-    config: InvoiceFetcherConfig,
-    accounts: Vec<Account>,
-    client: Client,
-    archive: Archive,
+    pub(crate) config: InvoiceFetcherConfig,
+    pub(crate) accounts: Accounts,
+    pub(crate) client: Client,
+    pub(crate) archive: Archive,
     queue: Queue,
     context: Context,
     component: Component,
+    /// How often documents were leased: the accounts take turns.
+    turns: AtomicUsize,
+    /// Documents that are being fetched now and have been attempted before.
+    repeated: AtomicUsize,
+    /// Whether it was told that the archive cannot be looked at.
+    pub(crate) told_denied: AtomicBool,
+    /// Settings that differ in the configuration by now and take a restart, as they were told last.
+    outdated: Mutex<Vec<String>>,
 }
 
 impl Fetcher {
@@ -70,33 +75,20 @@ impl Fetcher {
         context: Context,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        let accounts: Vec<Account> =
-            config.accounts().map(|(mode, account)| Account::new(mode, account)).collect::<Result<_, _>>()?;
-        names::describe(&accounts.iter().map(Account::mode).collect::<Vec<_>>());
+        names::describe();
         Ok(Self {
-            accounts,
+            accounts: Accounts::new(&config)?,
             client: Client::new(&config, Arc::clone(&context.clock))?,
             archive: Archive::open(&config)?,
-            queue: Queue::new(postgres.pool()?),
+            queue: Queue::new(Database::new(postgres)),
             component: context.health.register_beating("invoice-downloads", config.lease + BEAT_MARGIN),
+            turns: AtomicUsize::default(),
+            repeated: AtomicUsize::default(),
+            told_denied: AtomicBool::default(),
+            outdated: Mutex::default(),
             context,
             config,
         })
-    }
-
-    #[cfg(test)]
-    pub(crate) fn use_archive(&mut self, archive: Archive) {
-        self.archive = archive;
-    }
-
-    #[cfg(test)]
-    pub(crate) fn use_client(&mut self, client: Client) {
-        self.client = client;
-    }
-
-    /// Where documents are kept.
-    pub(crate) fn archive(&self) -> &Archive {
-        &self.archive
     }
 
     /// The queue, for whoever watches it.
@@ -104,20 +96,32 @@ impl Fetcher {
         &self.queue
     }
 
-    /// Takes the keys of another configuration. Documents that only the old key was refused are due at once.
+    /// Takes what can be taken of another configuration while the process runs: accounts, with their keys and rates. Tells
+    /// which other settings have changed: they take a restart.
     ///
     /// # Errors
-    /// When a key does not fit, or PostgreSQL refuses.
-    pub(crate) async fn take_keys(&self, config: &InvoiceFetcherConfig) -> Result<(), TakeKeysError> {
-        for account in &self.accounts {
-            let mode = account.mode();
-            let Some((_, new)) = config.accounts().find(|(of, _)| *of == mode) else { continue };
-            if account.renew(new)? {
-                tracing::info!("the new API key for {mode} data is in use");
-                self.queue.wake_forbidden(mode, self.context.clock.now()).await?;
+    /// When a key does not fit.
+    pub(crate) fn reload(&self, config: &InvoiceFetcherConfig) -> Result<(), ConfigError> {
+        self.accounts.take(config)?;
+        let outdated = self.config.outdated_by(config);
+        let mut told = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != outdated {
+            if !outdated.is_empty() {
+                tracing::warn!("the configuration has changed in what takes a restart: {}", outdated.join(", "));
             }
+            *told = outdated;
         }
         Ok(())
+    }
+
+    /// Looks whether troubles are over that have closed an account's gate, where it is time for that.
+    fn probe(self: &Arc<Self>) {
+        for account in self.accounts.all() {
+            if let Some(endpoint) = account.begin_probe() {
+                let this = Arc::clone(self);
+                drop(self.context.shutdown.spawn_work(async move { this.client.probe(&account, endpoint).await }));
+            }
+        }
     }
 
     /// Fetches until the shutdown.
@@ -126,8 +130,10 @@ impl Fetcher {
         let soft = self.context.shutdown.soft();
         while !soft.is_cancelled() {
             self.component.beat();
+            self.probe();
             let first = tokio::select! {
                 Ok(permit) = Arc::clone(&permits).acquire_owned() => permit,
+                () = sleep(POLL_INTERVAL) => continue,
                 () = soft.cancelled() => break,
             };
             let others = std::iter::from_fn(|| Arc::clone(&permits).try_acquire_owned().ok());
@@ -137,11 +143,7 @@ impl Fetcher {
                     self.component.ready();
                     let wait = leased.is_empty().then_some(POLL_INTERVAL);
                     for (leased, permit) in leased.into_iter().zip(free) {
-                        let this = Arc::clone(&self);
-                        drop(self.context.shutdown.spawn_work(async move {
-                            this.work(&leased).await;
-                            drop(permit);
-                        }));
+                        self.spawn(leased, permit);
                     }
                     wait
                 }
@@ -160,22 +162,66 @@ impl Fetcher {
         Ok(())
     }
 
+    /// Fetches a document in a task of its own.
+    fn spawn(self: &Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
+        let this = Arc::clone(self);
+        let repeated = usize::from(leased.is_repeated());
+        this.repeated.fetch_add(repeated, Ordering::Relaxed);
+        drop(self.context.shutdown.spawn_work(async move {
+            this.work(&leased).await;
+            this.repeated.fetch_sub(repeated, Ordering::Relaxed);
+            drop(permit);
+        }));
+    }
+
     /// Leases up to `limit` documents that may be fetched now.
+    ///
+    /// Documents that have been attempted before get half of the workers at most: those that fail slowly, again and again,
+    /// must not hold up the others.
     pub(crate) async fn lease(&self, limit: usize) -> Result<Vec<Leased>, Error> {
+        let mut accounts = self.accounts.all();
+        if self.turns.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
+            accounts.reverse();
+        }
+        let mut repeated = (self.config.workers / 2).max(1).saturating_sub(self.repeated.load(Ordering::Relaxed));
         let mut leased = Vec::new();
-        for account in &self.accounts {
-            let room = match account.capacity() {
-                Capacity::None => 0,
-                Capacity::One => 1,
-                Capacity::Full => limit,
-            };
-            let room = room.min(limit - leased.len());
-            if room > 0 {
-                let now = self.context.clock.now();
-                leased.extend(self.queue.lease(account.mode(), room, now, now + self.config.lease).await?);
+        for account in accounts {
+            let room = Room { documents: limit - leased.len(), repeated };
+            if room.documents > 0 && account.is_open() {
+                self.prepare(&account).await?;
+                let more = self.queue.lease(account.mode(), room, self.config.lease).await?;
+                repeated = repeated.saturating_sub(more.iter().filter(|leased| leased.is_repeated()).count());
+                leased.extend(more);
             }
         }
         Ok(leased)
+    }
+
+    /// Looks up what the queue knows for an account's key, once.
+    async fn prepare(&self, account: &Account) -> Result<(), Error> {
+        if !account.begin_preparing() {
+            return Ok(());
+        }
+        let mode = account.mode();
+        let prepared = async {
+            if account.good_file().is_none()
+                && let Some(file_id) = self.queue.good_file(mode).await?
+            {
+                account.set_good_file(file_id);
+            }
+            self.queue.wake_refused(mode).await
+        };
+        match prepared.await {
+            Ok(0) => Ok(()),
+            Ok(woken) => {
+                tracing::info!("{woken} documents with {mode} data that could not be fetched before are tried again");
+                Ok(())
+            }
+            Err(error) => {
+                account.preparing_failed();
+                Err(error)
+            }
+        }
     }
 
     /// One attempt, from the lease to its end.
@@ -190,7 +236,7 @@ impl Fetcher {
         };
         histogram!(names::ATTEMPT_SECONDS).record(started.elapsed().as_secs_f64());
         let reason = result.as_ref().map_or_else(Problem::reason, |_| "");
-        let end = self.decide(leased, result);
+        let end = self.decide(leased, result, started.elapsed());
         if self.write_down(leased, &end, started + self.config.lease).await == Some(Written::Yes) {
             count(&end, reason);
         }
@@ -205,71 +251,8 @@ impl Fetcher {
         }
     }
 
-    /// Fetches a document and stores it.
-    pub(crate) async fn attempt(&self, leased: &Leased, deadline: Instant) -> Result<Document, Problem> {
-        let account = self.accounts.iter().find(|account| account.mode() == leased.mode);
-        let account = account.ok_or(Problem::Stopping)?;
-        let metadata = if self.config.check_metadata {
-            self.client.metadata(account, leased.file_id, deadline).await?
-        } else {
-            Metadata::default()
-        };
-        self.look_at_purpose(leased, &metadata);
-        let bytes_max = self.config.document_bytes_max;
-        if metadata.size_bytes.is_some_and(|size| size > bytes_max) {
-            return Err(Problem::TooLarge { bytes_max });
-        }
-        let body = self.client.content(account, leased.file_id, bytes_max, deadline).await?;
-        let mut upload = self.archive.upload(leased.mode, leased.file_id);
-        match self.transfer(body, &mut upload, &metadata, deadline).await {
-            Ok(checked) => Ok(Document {
-                object_key: Archive::key(leased.mode, leased.file_id),
-                sha256: checked.sha256,
-                size_bytes: checked.size_bytes,
-            }),
-            Err(problem) => {
-                upload.abort().await;
-                Err(problem)
-            }
-        }
-    }
-
-    /// Brings a body into the archive; only what is whole and checked becomes visible there.
-    async fn transfer(
-        &self,
-        mut body: Body,
-        upload: &mut Upload,
-        metadata: &Metadata,
-        deadline: Instant,
-    ) -> Result<Checked, Problem> {
-        let mut checker = Checker::new(self.config.document_bytes_max);
-        while let Some(bytes) = body.next(deadline).await? {
-            checker.push(&bytes)?;
-            in_store(upload.write(bytes), deadline).await?;
-        }
-        let checked = checker
-            .finish(&[("Content-Length", body.content_length()), ("the file's metadata", metadata.size_bytes)])?;
-        in_store(upload.publish(&checked), deadline).await?;
-        Ok(checked)
-    }
-
-    fn look_at_purpose(&self, leased: &Leased, metadata: &Metadata) {
-        let Some(purpose) = &metadata.purpose else { return };
-        if purpose != leased.purpose.digital_river_name() {
-            counter!(names::ANOMALIES, "kind" => names::ANOMALY_PURPOSE).increment(1);
-            tracing::warn!(
-                file.id = %leased.file_id,
-                order.id = leased.order_id.as_str(),
-                "file {} was announced as {} and is {} for Digital River; it is stored as announced",
-                leased.file_id,
-                leased.purpose.digital_river_name(),
-                quote(purpose),
-            );
-        }
-    }
-
     /// What becomes of the document.
-    fn decide(&self, leased: &Leased, result: Result<Document, Problem>) -> End {
+    fn decide(&self, leased: &Leased, result: Result<Document, Problem>, took: Duration) -> End {
         let problem = match result {
             Ok(document) => {
                 tracing::debug!(file.id = %leased.file_id, size_bytes = document.size_bytes, "file {} is stored", leased.file_id);
@@ -278,17 +261,15 @@ impl Fetcher {
             Err(problem) => problem,
         };
         let error = format!("{}: {problem}", problem.reason());
-        let history = History { attempts: leased.attempts, queued_at: leased.queued_at };
+        let history = History { attempts: leased.attempts, age: leased.age.saturating_add(took) };
         let (file_id, order_id) = (leased.file_id, leased.order_id.as_str());
-        if matches!(problem, Problem::Conflict { .. }) {
-            counter!(names::ANOMALIES, "kind" => names::ANOMALY_CONFLICT).increment(1);
-        }
-        match plan(&problem, history, &self.config.retry, self.context.clock.now(), fastrand::f64()) {
-            Plan::RetryAt { at, attempts } => {
+        match plan(&problem, history, &self.config.retry, fastrand::f64()) {
+            Plan::RetryAfter { wait, attempts } => {
                 tracing::info!(
-                    file.id = %file_id, order.id = order_id, attempts, "file {file_id} is tried again at {at}: {problem}"
+                    file.id = %file_id, order.id = order_id, attempts,
+                    "file {file_id} is tried again in {:.1} s: {problem}", wait.as_secs_f64()
                 );
-                End::RetryAt { at, attempts, error }
+                End::RetryAfter { wait, attempts, error }
             }
             Plan::Discard => {
                 tracing::error!(
@@ -325,23 +306,13 @@ impl Fetcher {
     }
 }
 
-/// Waits for the object store until the deadline.
-async fn in_store(operation: impl Future<Output = Result<(), ArchiveError>>, deadline: Instant) -> Result<(), Problem> {
-    match timeout_at(deadline.into(), operation).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(ArchiveError::Conflict { stored, received, .. })) => Err(Problem::Conflict { stored, received }),
-        Ok(Err(error @ (ArchiveError::Store(_) | ArchiveError::Folder(_)))) => Err(Problem::Store(error.to_string())),
-        Err(_) => Err(Problem::Store("took too long".to_owned())),
-    }
-}
-
 fn count(end: &End, reason: &'static str) {
     let outcome = match end {
         End::Stored(document) => {
             counter!(names::STORED_BYTES).increment(document.size_bytes);
             names::STORED
         }
-        End::RetryAt { .. } => names::RETRY,
+        End::RetryAfter { .. } => names::RETRY,
         End::Discarded { .. } => names::DISCARDED,
     };
     counter!(names::ATTEMPTS, "outcome" => outcome, "reason" => reason).increment(1);

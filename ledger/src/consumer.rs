@@ -3,46 +3,37 @@
 //! One thread owns the Kafka consumer and polls; workers own a database connection each. Correctness lives in PostgreSQL,
 //! so whatever happens to this thread, records are at worst read again.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
-use rdkafka::{
-    consumer::Consumer,
-    error::{KafkaError, RDKafkaErrorCode},
-    message::Message,
-};
-use riverlock_runtime::{Closing, Component, Context, kafka::KafkaConfig};
+use metrics::counter;
+use rdkafka::{consumer::Consumer as _, error::KafkaError};
+use riverlock_runtime::{Backoff, Closing, Component, Context, kafka::KafkaConfig};
 use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
-    sync::{
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
+    sync::{mpsc, oneshot},
 };
 
 use crate::{
-    PostgresConfig, Projection, Record,
-    context::{Batch, Buffer, Callbacks, Shared},
-    lag, metrics as names, store, watch,
+    PostgresConfig, Projection,
+    cluster::{self, ClusterError},
+    context::{Callbacks, Shared},
+    lag::{self, Lag},
+    metrics as names,
+    poll::{Ended, Lane, Poll},
+    postgres::bounded,
+    store, watch,
     worker::Worker,
 };
 
-/// How often Kafka is told how far PostgreSQL is.
-const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long one poll waits for a record when nothing is buffered.
-const POLL_WAIT: Duration = Duration::from_millis(100);
-/// How long the workers may be behind before reading is paused, so that polling can go on without records.
-const PAUSE_AFTER: Duration = Duration::from_secs(1);
-/// How long batches in flight may take to end at shutdown.
-const DRAIN_WAIT: Duration = Duration::from_secs(15);
+/// How long a worker may be silent before the process counts as stuck: longer than all that it waits for.
+const WORKER_STUCK_AFTER: Duration = Duration::from_secs(240);
+/// How long the task that compares offsets, and the thread that measures the lag, may be silent.
+const SIDE_TASK_STUCK_AFTER: Duration = Duration::from_secs(120);
 /// How long PostgreSQL may take to tell the offsets.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait before a database that went back is asked where it stands.
-const AGAIN_WAIT: Duration = Duration::from_secs(1);
+/// Shortest and longest wait before a database that went back is asked where it stands.
+const AGAIN_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(10);
 
 /// How a consumer reads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,14 +110,14 @@ pub enum ConsumerError {
         /// What Kafka says.
         reason: String,
     },
-    /// PostgreSQL refused before anything was read.
+    /// PostgreSQL refused before anything was read, or Kafka is not the cluster that its offsets belong to.
     #[error("{consumer}")]
     Ledger {
         /// Which consumer.
         consumer: &'static str,
-        /// What PostgreSQL says.
+        /// What is wrong.
         #[source]
-        source: crate::Error,
+        source: ClusterError,
     },
     /// The polling thread or a worker panicked; the log says where.
     #[error("{0}: a thread panicked")]
@@ -149,10 +140,10 @@ pub async fn run<P: Projection>(
     names::describe(name);
     let component = context.health.register_beating(name, config.stuck_after);
     let ledger = |source| ConsumerError::Ledger { consumer: name, source };
-    let mut ids = topic_ids(postgres, &topics).await.map_err(ledger)?;
+    let mut ids = topic_ids(kafka, postgres, &topics).await.map_err(ledger)?;
     let setting = Setting { projection: Arc::new(projection), topics, config, kafka, postgres, context, component };
     while setting.session(ids).await? == Ended::WentBack {
-        metrics::counter!(names::WENT_BACK, "consumer" => name).increment(1);
+        counter!(names::WENT_BACK, "consumer" => name).increment(1);
         setting.component.not_ready("the database went back");
         tracing::error!(
             "{name}: PostgreSQL lacks what it once had: it was restored from a backup, or a failover lost commits. What \
@@ -175,15 +166,6 @@ struct Setting<'a, P> {
     component: Component,
 }
 
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// The process ends.
-    Stopped,
-    /// The database lacks what it once had: the next session begins where the database stands.
-    WentBack,
-}
-
 impl<P: Projection> Setting<'_, P> {
     /// Reads until the shutdown, or until the database went back. Nothing that one session knows outlives it.
     async fn session(&self, ids: HashMap<String, i16>) -> Result<Ended, ConsumerError> {
@@ -201,30 +183,24 @@ impl<P: Projection> Setting<'_, P> {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(broken)?;
 
-        let mut senders = Vec::with_capacity(self.config.workers);
-        for _ in 0..self.config.workers {
-            let (sender, receiver) = mpsc::channel(1);
-            let worker = Worker {
-                projection: Arc::clone(&self.projection),
-                postgres: self.postgres.clone(),
-                shared: Arc::clone(&shared),
-                component: self.component.clone(),
-                clock: Arc::clone(&self.context.clock),
-                connection: None,
-            };
-            drop(self.context.shutdown.spawn_work(worker.run(receiver)));
-            senders.push(sender);
-        }
-        let watch = watch::run(name, self.postgres.clone(), Arc::clone(&shared));
+        let lanes = (0..self.config.workers).map(|index| self.start_worker(index, &shared)).collect();
+        let beat = self.component.part_beating("offsets", SIDE_TASK_STUCK_AFTER);
+        let watch = watch::run(name, self.postgres.clone(), Arc::clone(&shared), beat);
         drop(self.context.shutdown.spawn_work(watch));
-        let client = self.kafka.client().create().map_err(broken)?;
-        let measured = Arc::clone(&shared);
+        let reading = self.component.part("reading");
+        let lag = Lag {
+            consumer: name,
+            client: self.kafka.client().create().map_err(broken)?,
+            shared: Arc::clone(&shared),
+            reading: reading.clone(),
+            component: self.component.part_beating("lag", SIDE_TASK_STUCK_AFTER),
+        };
         std::thread::Builder::new()
             .name(format!("{name}-lag"))
-            .spawn(move || lag::run(name, &client, &measured))
+            .spawn(move || lag::run(&lag))
             .map_err(|_| ConsumerError::Panicked(name))?;
         let (component, config) = (self.component.clone(), self.config.clone());
-        let poll = Poll { name, consumer, shared: Arc::clone(&shared), config, senders, component };
+        let poll = Poll { name, consumer, shared: Arc::clone(&shared), config, lanes, component, reading };
         let (result, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name(format!("{name}-poll"))
@@ -236,26 +212,52 @@ impl<P: Projection> Setting<'_, P> {
         ended
     }
 
+    /// Starts a worker, and returns the way to it.
+    fn start_worker(&self, index: usize, shared: &Arc<Shared>) -> Lane {
+        let (sender, receiver) = mpsc::channel(1);
+        let worker = Worker {
+            projection: Arc::clone(&self.projection),
+            postgres: self.postgres.clone(),
+            shared: Arc::clone(shared),
+            component: self.component.part_beating(format!("worker {index}"), WORKER_STUCK_AFTER),
+            clock: Arc::clone(&self.context.clock),
+            connection: None,
+            records_max: usize::MAX,
+        };
+        drop(self.context.shutdown.spawn_work(worker.run(receiver)));
+        Lane { sender, behind_since: None, paused: false }
+    }
+
     /// The topics' numbers in a database that went back; `None` when the process ends first.
     async fn topic_ids_again(&self) -> Option<HashMap<String, i16>> {
         let soft = self.context.shutdown.soft();
+        let mut backoff = Backoff::new(AGAIN_WAIT);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(AGAIN_WAIT) => {}
+                () = tokio::time::sleep(backoff.next_wait()) => {}
                 () = soft.cancelled() => return None,
             }
             self.component.beat();
-            match topic_ids(self.postgres, &self.topics).await {
+            match topic_ids(self.kafka, self.postgres, &self.topics).await {
                 Ok(ids) => return Some(ids),
-                Err(error) => tracing::warn!(%error, "{}: {error}", self.projection.name()),
+                Err(error) => {
+                    self.component.not_ready(error.to_string());
+                    tracing::warn!(%error, "{}: {error}", self.projection.name());
+                }
             }
         }
     }
 }
 
-async fn topic_ids(postgres: &PostgresConfig, topics: &[String]) -> Result<HashMap<String, i16>, crate::Error> {
+/// The topics' numbers, if Kafka is the cluster that the database belongs to.
+async fn topic_ids(
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    topics: &[String],
+) -> Result<HashMap<String, i16>, ClusterError> {
     let mut connection = postgres.connect().await?;
-    store::topic_ids(&mut connection, topics).await
+    cluster::ensure_current(kafka, &mut connection).await?;
+    Ok(bounded(postgres.answer_limit(), store::topic_ids(&mut connection, topics)).await?)
 }
 
 /// Asks PostgreSQL for the offsets, from the polling thread.
@@ -266,151 +268,6 @@ fn load_offsets(name: &'static str, postgres: PostgresConfig) -> crate::context:
             let mut connection = postgres.connect().await?;
             store::offsets(&mut connection, name).await
         };
-        let loaded = async { tokio::time::timeout(OFFSETS_TIMEOUT, load).await };
-        runtime.block_on(loaded).unwrap_or(Err(crate::Error::TimedOut(OFFSETS_TIMEOUT.as_secs())))
+        runtime.block_on(bounded(OFFSETS_TIMEOUT, load))
     })
-}
-
-/// The polling thread.
-struct Poll {
-    name: &'static str,
-    consumer: Closing<Callbacks>,
-    shared: Arc<Shared>,
-    config: BatchConfig,
-    senders: Vec<mpsc::Sender<Batch>>,
-    component: Component,
-}
-
-impl Poll {
-    fn run(self) -> Result<Ended, ConsumerError> {
-        let mut committed = Instant::now();
-        let mut behind_since: Option<Instant> = None;
-        let mut paused = false;
-        self.component.ready();
-        while !self.shared.end.is_cancelled() {
-            self.component.beat();
-            if self.hand_over()? {
-                behind_since = None;
-                if std::mem::take(&mut paused) {
-                    self.pause(false);
-                }
-                self.poll(if self.shared.lock().buffers.iter().all(|buffer| buffer.records.is_empty()) {
-                    POLL_WAIT
-                } else {
-                    self.config.linger
-                })?;
-            } else if behind_since.get_or_insert_with(Instant::now).elapsed() < PAUSE_AFTER {
-                std::thread::sleep(Duration::from_millis(1));
-            } else {
-                // Polling must go on, or Kafka takes the partitions away; without records, or memory would grow. A
-                // rebalance may bring partitions that are not paused yet.
-                self.pause(true);
-                paused = true;
-                self.poll(POLL_WAIT)?;
-            }
-            if committed.elapsed() >= COMMIT_INTERVAL {
-                self.shared.commit(&self.consumer, None);
-                committed = Instant::now();
-            }
-        }
-        // What is only buffered is read again later; what a worker has is stored first.
-        drop(self.senders);
-        if !self.shared.wait_idle(None, DRAIN_WAIT) {
-            tracing::warn!("{} ends while batches are in flight; they are read again", self.name);
-        }
-        if self.shared.went_back() {
-            return Ok(Ended::WentBack);
-        }
-        // Closing the consumer waits for the answer.
-        self.shared.commit(&self.consumer, None);
-        Ok(Ended::Stopped)
-    }
-
-    /// Reads what is there, up to the first full buffer.
-    fn poll(&self, wait: Duration) -> Result<(), ConsumerError> {
-        let mut next = self.consumer.poll(wait);
-        while let Some(result) = next {
-            match result {
-                Ok(message) => {
-                    let id = self.shared.ids[message.topic()];
-                    let topic = Arc::clone(&self.shared.names[&id]);
-                    if self.push(Record::copy(&message, id, topic)) {
-                        return Ok(());
-                    }
-                }
-                Err(error) => self.judge(error)?,
-            }
-            next = self.consumer.poll(Duration::ZERO);
-        }
-        Ok(())
-    }
-
-    /// Puts a record into its worker's buffer; `true` when the buffer is full.
-    fn push(&self, record: Record) -> bool {
-        let worker = usize::try_from(record.partition).unwrap_or_default() % self.senders.len();
-        let mut state = self.shared.lock();
-        if !state.reads((record.topic_id, record.partition)) {
-            // Given away in the meantime: whoever has the partition reads it.
-            return false;
-        }
-        let buffer = &mut state.buffers[worker];
-        buffer.since.get_or_insert_with(Instant::now);
-        buffer.bytes += record.bytes();
-        buffer.records.push(record);
-        self.is_full(buffer)
-    }
-
-    fn is_full(&self, buffer: &Buffer) -> bool {
-        buffer.records.len() >= self.config.records_max || buffer.bytes >= self.config.bytes_max
-    }
-
-    /// Gives every worker its batch, if the batch is full or old enough. `false` when a full one could not be given.
-    fn hand_over(&self) -> Result<bool, ConsumerError> {
-        let mut keeps_up = true;
-        for (index, sender) in self.senders.iter().enumerate() {
-            let mut state = self.shared.lock();
-            let buffer = &mut state.buffers[index];
-            let full = self.is_full(buffer);
-            let due = full || buffer.since.is_some_and(|since| since.elapsed() >= self.config.linger);
-            if buffer.records.is_empty() {
-                buffer.since = None;
-                continue;
-            }
-            if !due {
-                continue;
-            }
-            match sender.try_reserve() {
-                Ok(permit) => permit.send(state.take_batch(index)),
-                Err(TrySendError::Full(())) => keeps_up &= !full,
-                // Workers end after this thread; this one has panicked.
-                Err(TrySendError::Closed(())) => return Err(ConsumerError::Panicked(self.name)),
-            }
-        }
-        Ok(keeps_up)
-    }
-
-    fn pause(&self, pause: bool) {
-        let result = if pause { self.shared.pause(&self.consumer) } else { self.shared.resume(&self.consumer) };
-        if let Err(error) = result {
-            tracing::warn!(%error, "{} could not {} reading: {error}", self.name, if pause { "pause" } else { "resume" });
-        }
-        metrics::gauge!(names::PAUSED, "consumer" => self.name).set(f64::from(u8::from(pause)));
-    }
-
-    /// What an error of the consumer means: most pass, some must end the process.
-    fn judge(&self, error: KafkaError) -> Result<(), ConsumerError> {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Err(ConsumerError::OffsetGone { consumer: self.name, reason: error.to_string() })
-            }
-            Some(RDKafkaErrorCode::Fatal) => Err(ConsumerError::Kafka { consumer: self.name, source: error }),
-            _ if self.consumer.client().fatal_error().is_some() => {
-                Err(ConsumerError::Kafka { consumer: self.name, source: error })
-            }
-            _ => {
-                tracing::warn!(%error, "{}: {error}", self.name);
-                Ok(())
-            }
-        }
-    }
 }

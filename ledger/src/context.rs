@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -12,19 +13,25 @@ use std::{
 use metrics::{counter, gauge};
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
+    client::DefaultClientContext,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
     types::RDKafkaRespErr,
 };
-use riverlock_runtime::Component;
+use riverlock_runtime::{Backoff, Component};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Record, batch, metrics as names, store::Positions};
 
 /// How long a revoked partition's batches may take to end before the partition is given away all the same.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
-/// How long to wait before PostgreSQL is asked again for offsets.
-const OFFSETS_RETRY: Duration = Duration::from_millis(500);
+/// Shortest and longest wait before PostgreSQL is asked again for offsets.
+const OFFSETS_RETRY: Range<Duration> = Duration::from_millis(250)..Duration::from_secs(5);
+/// How often a gap is read again before it is taken for one that Kafka has: a partition must not stand still for ever.
+const GAP_REREADS_MAX: u32 = 3;
+/// The same in a partition that has had such a gap, as one that was copied with transactions has many.
+const GAP_REREADS_AGAIN: u32 = 1;
 
 /// A partition, by the topic's number.
 pub(crate) type Partition = (i16, i32);
@@ -52,6 +59,12 @@ pub(crate) struct State {
     positions: Positions,
     /// Up to where PostgreSQL has said that it has those partitions.
     confirmed: HashMap<Partition, i64>,
+    /// The offset that Kafka sends next of each partition of which a record has come, or whose beginning is known.
+    expected: HashMap<Partition, i64>,
+    /// Gaps that are read again: the offset before which something is missing, and how often it was tried.
+    gaps: HashMap<Partition, (i64, u32)>,
+    /// Partitions in which a gap was found that Kafka has.
+    with_gaps: HashSet<Partition>,
     /// Those of them that Kafka has been told to send nothing of.
     paused: HashSet<Partition>,
     /// Batches per partition that a worker has and has not finished.
@@ -60,10 +73,67 @@ pub(crate) struct State {
     uncommitted: HashMap<Partition, i64>,
 }
 
+/// How a record that Kafka sends fits to those that it sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It is the next one.
+    Next,
+    /// It came before.
+    Stale,
+    /// Records between the last one and this one did not come. Raw topics have an offset for every record, and nothing else
+    /// takes any, so they must be read again.
+    Gap {
+        /// The first offset that is missing.
+        missing: i64,
+    },
+    /// As a gap, and reading it again did not help: Kafka has nothing there. It is the next one all the same.
+    LastingGap {
+        /// The first offset that is missing.
+        missing: i64,
+    },
+}
+
 impl State {
     /// Whether this process reads the partition.
     pub(crate) fn reads(&self, partition: Partition) -> bool {
         self.positions.contains_key(&partition)
+    }
+
+    /// Checks that no record of a partition is skipped.
+    pub(crate) fn arrive(&mut self, partition: Partition, offset: i64) -> Arrival {
+        // Without a known beginning, the first record that Kafka has is the first.
+        let expected = self.expected.get(&partition).copied().unwrap_or(offset);
+        let rereads = if self.with_gaps.contains(&partition) { GAP_REREADS_AGAIN } else { GAP_REREADS_MAX };
+        let arrival = if offset < expected {
+            return Arrival::Stale;
+        } else if offset == expected {
+            Arrival::Next
+        } else if self.gaps.get(&partition).is_some_and(|gap| *gap == (expected, rereads)) {
+            self.with_gaps.insert(partition);
+            Arrival::LastingGap { missing: expected }
+        } else {
+            return Arrival::Gap { missing: expected };
+        };
+        self.gaps.remove(&partition);
+        self.expected.insert(partition, offset + 1);
+        arrival
+    }
+
+    /// The partition is read again from `missing` on.
+    pub(crate) fn reread(&mut self, partition: Partition, missing: i64) {
+        let gap = self.gaps.entry(partition).or_insert((missing, 0));
+        *gap = if gap.0 == missing { (missing, gap.1 + 1) } else { (missing, 1) };
+    }
+
+    /// The worker that a partition's records go to.
+    pub(crate) fn worker_of(&self, partition: Partition) -> usize {
+        usize::try_from(partition.1).unwrap_or_default() % self.buffers.len()
+    }
+
+    /// Whether a worker has nothing to do although it has partitions to read.
+    pub(crate) fn starves(&self, worker: usize) -> bool {
+        let own = |partition: &Partition| self.worker_of(*partition) == worker;
+        self.buffers[worker].records.is_empty() && self.positions.keys().any(own) && !self.in_flight.keys().any(own)
     }
 
     /// Takes what a worker's buffer holds as its next batch.
@@ -87,6 +157,8 @@ pub(crate) struct Shared {
     pub(crate) ids: HashMap<String, i16>,
     /// Whether the database was found to lack what it once had.
     went_back: AtomicBool,
+    /// When Kafka last refused what a consumer needs, and nothing has shown since that it does not any more.
+    trouble: Mutex<Option<Instant>>,
     /// Ends the session: the process ends, or everything is read again from where the database stands.
     pub(crate) end: CancellationToken,
 }
@@ -95,7 +167,30 @@ impl Shared {
     pub(crate) fn new(ids: HashMap<String, i16>, workers: usize, end: CancellationToken) -> Self {
         let state = State { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..State::default() };
         let names = ids.iter().map(|(name, &id)| (id, Arc::from(name.as_str()))).collect();
-        Self { state: Mutex::new(state), finished: Condvar::new(), names, ids, went_back: AtomicBool::new(false), end }
+        Self {
+            state: Mutex::new(state),
+            finished: Condvar::new(),
+            names,
+            ids,
+            went_back: AtomicBool::new(false),
+            trouble: Mutex::new(None),
+            end,
+        }
+    }
+
+    /// Kafka refuses what the consumer needs: a right, a topic.
+    pub(crate) fn trouble(&self) {
+        *self.trouble.lock().expect("no code panics while it holds the time") = Some(Instant::now());
+    }
+
+    /// Kafka gives what it refused.
+    pub(crate) fn trouble_passed(&self) {
+        *self.trouble.lock().expect("no code panics while it holds the time") = None;
+    }
+
+    /// Since when Kafka has refused what the consumer needs.
+    pub(crate) fn trouble_since(&self) -> Option<Instant> {
+        *self.trouble.lock().expect("no code panics while it holds the time")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -144,10 +239,11 @@ impl Shared {
     }
 
     /// This process reads the partition from `next` on.
-    fn start(&self, partition: Partition, next: Option<i64>) {
+    pub(crate) fn start(&self, partition: Partition, next: Option<i64>) {
         let mut state = self.lock();
         state.positions.insert(partition, next);
         state.confirmed.extend(next.map(|next| (partition, next)));
+        state.expected.extend(next.map(|next| (partition, next)));
     }
 
     /// This process does not read the partitions any more; what is only buffered of them is dropped.
@@ -159,6 +255,9 @@ impl Shared {
         }
         state.positions.retain(|partition, _| !partitions.contains(partition));
         state.confirmed.retain(|partition, _| !partitions.contains(partition));
+        state.expected.retain(|partition, _| !partitions.contains(partition));
+        state.gaps.retain(|partition, _| !partitions.contains(partition));
+        state.with_gaps.retain(|partition| !partitions.contains(partition));
         state.paused.retain(|partition| !partitions.contains(partition));
     }
 
@@ -168,19 +267,27 @@ impl Shared {
         self.lock().positions.len()
     }
 
-    /// Stops reading for a while: of every partition that is not paused yet.
-    pub(crate) fn pause<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> KafkaResult<()> {
+    /// Stops reading the partitions of a worker for a while: those that are not paused yet. A rebalance may have brought some.
+    pub(crate) fn pause<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, worker: usize) -> KafkaResult<()> {
         let mut state = self.lock();
-        let reading: HashSet<Partition> =
-            state.positions.keys().filter(|partition| !state.paused.contains(*partition)).copied().collect();
+        let reading: HashSet<Partition> = state
+            .positions
+            .keys()
+            .filter(|partition| state.worker_of(**partition) == worker && !state.paused.contains(*partition))
+            .copied()
+            .collect();
         state.paused.extend(&reading);
         drop(state);
         if reading.is_empty() { Ok(()) } else { consumer.pause(&self.list(reading)) }
     }
 
-    /// Goes on reading what is paused.
-    pub(crate) fn resume<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> KafkaResult<()> {
-        let paused = std::mem::take(&mut self.lock().paused);
+    /// Goes on reading the partitions of a worker that are paused.
+    pub(crate) fn resume<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, worker: usize) -> KafkaResult<()> {
+        let mut state = self.lock();
+        let paused: HashSet<Partition> =
+            state.paused.iter().filter(|partition| state.worker_of(**partition) == worker).copied().collect();
+        state.paused.retain(|partition| !paused.contains(partition));
+        drop(state);
         if paused.is_empty() { Ok(()) } else { consumer.resume(&self.list(paused)) }
     }
 
@@ -244,6 +351,7 @@ pub(crate) struct Callbacks {
 impl Callbacks {
     /// Starts the partitions where PostgreSQL says, whatever Kafka remembers.
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
+        let mut backoff = Backoff::new(OFFSETS_RETRY);
         let offsets = loop {
             match (self.load_offsets)() {
                 Ok(offsets) => break offsets,
@@ -253,10 +361,11 @@ impl Callbacks {
                     self.component.not_ready(error.to_string());
                     // It waits for PostgreSQL; a new process would wait for it as well.
                     self.component.beat();
-                    std::thread::sleep(OFFSETS_RETRY);
+                    std::thread::sleep(backoff.next_wait());
                 }
             }
         };
+        self.component.ready();
         // librdkafka remembers that a partition was paused when it was given away, and would never read it again.
         if let Err(error) = consumer.resume(&self.shared.list(self.shared.partitions(list))) {
             tracing::error!(%error, "{} could not go on reading its partitions: {error}", self.consumer);
@@ -293,7 +402,18 @@ impl Callbacks {
     }
 }
 
+/// The facility of librdkafka's warning that a broker belongs to another cluster than the client knew.
+const OTHER_CLUSTER: &str = "CLUSTERID";
+
 impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
+        if fac == OTHER_CLUSTER {
+            // Offsets mean nothing there. The next session begins only on the cluster that the database belongs to.
+            self.shared.go_back();
+        }
+        DefaultClientContext.log(level, fac, log_message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, "{}: Kafka: {reason}", self.consumer);
     }
@@ -304,6 +424,7 @@ impl ConsumerContext for Callbacks {
         let kind = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 self.assign(consumer, list);
+                self.shared.trouble_passed();
                 "assign"
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
@@ -326,5 +447,61 @@ impl ConsumerContext for Callbacks {
         if let Err(error) = result {
             tracing::debug!(%error, "offsets were not committed to Kafka, which only shows in its lag: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTITION: Partition = (1, 2);
+
+    fn state(workers: usize) -> State {
+        State { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..State::default() }
+    }
+
+    #[test]
+    fn a_record_is_skipped_only_when_reading_again_does_not_find_it() {
+        let mut state = state(1);
+        for offset in [7, 8] {
+            assert_eq!(state.arrive(PARTITION, offset), Arrival::Next);
+        }
+        assert_eq!(state.arrive(PARTITION, 8), Arrival::Stale);
+        for _ in 0..GAP_REREADS_MAX {
+            assert_eq!(state.arrive(PARTITION, 11), Arrival::Gap { missing: 9 });
+            state.reread(PARTITION, 9);
+        }
+        assert_eq!(state.arrive(PARTITION, 11), Arrival::LastingGap { missing: 9 });
+        assert_eq!(state.arrive(PARTITION, 12), Arrival::Next);
+        assert!(state.gaps.is_empty());
+        assert_eq!(state.arrive(PARTITION, 14), Arrival::Gap { missing: 13 });
+        state.reread(PARTITION, 13);
+        assert_eq!(state.arrive(PARTITION, 14), Arrival::LastingGap { missing: 13 }, "it is known to have gaps");
+    }
+
+    #[test]
+    fn a_gap_that_was_a_fault_of_the_transport_is_closed_by_reading_it_again() {
+        let mut state = state(1);
+        state.expected.insert(PARTITION, 0);
+        assert_eq!(state.arrive(PARTITION, 5), Arrival::Gap { missing: 0 });
+        state.reread(PARTITION, 0);
+        for offset in 0..6 {
+            assert_eq!(state.arrive(PARTITION, offset), Arrival::Next);
+        }
+        // The next gap has all its tries again.
+        assert_eq!(state.arrive(PARTITION, 9), Arrival::Gap { missing: 6 });
+        state.reread(PARTITION, 6);
+        assert_eq!(state.gaps[&PARTITION], (6, 1));
+    }
+
+    #[test]
+    fn a_worker_starves_when_it_has_partitions_and_nothing_of_them() {
+        let mut state = state(2);
+        state.positions.extend([((1, 0), Some(0)), ((1, 1), Some(0))]);
+        assert!(state.starves(0) && state.starves(1));
+        state.in_flight.insert((1, 1), 1);
+        assert!(state.starves(0) && !state.starves(1));
+        state.positions.remove(&(1, 0));
+        assert!(!state.starves(0), "it has no partition");
     }
 }

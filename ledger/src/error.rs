@@ -1,5 +1,7 @@
 //! What can go wrong with the database, and what to do about it.
 
+use crate::{Dead, detail::explain};
+
 /// A transaction did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,8 +28,8 @@ pub enum Error {
     /// taken for poison.
     #[error("a newer version has changed the tables ({0} migrations are unknown to this one)")]
     Newer(usize),
-    /// The transaction took longer than it may; its connection was given up.
-    #[error("the transaction took longer than {0} s")]
+    /// PostgreSQL did not answer in time; the connection was given up.
+    #[error("PostgreSQL did not answer within {0} s")]
     TimedOut(u64),
 }
 
@@ -43,8 +45,9 @@ pub enum Disposition {
 impl Error {
     /// What to do.
     ///
-    /// Only what the *data* is to blame for (SQLSTATE class 22, data exception; class 23, integrity; 54, limits) may cost a
-    /// record its effect. Everything else, a missing table included, is the installation's and is waited for.
+    /// Only what the *data* is to blame for may cost a record its effect: what PostgreSQL refuses (SQLSTATE class 22, data
+    /// exception; class 23, integrity; 54, limits), and a stored row that cannot be read, which no waiting mends. Everything
+    /// else, a missing table included, is the installation's and is waited for.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
@@ -53,13 +56,33 @@ impl Error {
                 Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Disposition::Isolate,
                 _ => Disposition::Retry,
             },
-            Self::Sql(_)
-            | Self::LostRace(_)
-            | Self::Inconsistent { .. }
-            | Self::WentBack
-            | Self::Newer(_)
-            | Self::TimedOut(_) => Disposition::Retry,
+            Self::Inconsistent { .. } => Disposition::Isolate,
+            Self::Sql(_) | Self::LostRace(_) | Self::WentBack | Self::Newer(_) | Self::TimedOut(_) => {
+                Disposition::Retry
+            }
         }
+    }
+
+    /// Whether the transaction did not come to its end in time, so that a smaller one may.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Sql(sqlx::Error::Database(error)) => error.code().as_deref() == Some("57014"),
+            Self::TimedOut(_) => true,
+            _ => false,
+        }
+    }
+
+    /// What becomes of a record whose transaction fails with this for good.
+    #[must_use]
+    pub fn dead(&self) -> Dead {
+        let reason = match self {
+            // The stored row is at fault, not the record: refolding the order and redriving the letter mends it.
+            Self::Inconsistent { .. } => "unreadable_row",
+            _ => "database",
+        };
+        // Without values: PostgreSQL's own text repeats what it refuses.
+        Dead { reason, detail: explain(self) }
     }
 
     /// A short, stable name, for labels.

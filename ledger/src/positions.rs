@@ -4,15 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
-use rdkafka::{
-    consumer::{BaseConsumer, Consumer as _},
-    error::{KafkaError, RDKafkaErrorCode},
-    message::Message as _,
-};
-use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};
+use rdkafka::{consumer::BaseConsumer, message::Message as _};
+use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_schemas::record::Position;
 
-use crate::ranges::{OffsetRange, RangeError, RangeReader};
+use crate::ranges::{OffsetRange, RangeError, RangeReader, limits};
 
 /// Records that are read in vain rather than begin anew behind them.
 const GAP_RECORDS_MAX: i64 = 256;
@@ -65,37 +61,18 @@ impl PositionReader {
 
     /// Those positions that lie within what the topics keep.
     fn kept(&self, wanted: &BTreeSet<Position>) -> Result<BTreeSet<Position>, RangeError> {
-        let mut limits: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
+        let mut known: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
         for position in wanted {
             let key = (position.topic.as_str(), position.partition);
-            if let Entry::Vacant(unknown) = limits.entry(key) {
-                unknown.insert(self.limits(key.0, key.1)?);
+            if let Entry::Vacant(unknown) = known.entry(key) {
+                unknown.insert(limits(&self.consumer, key.0, key.1)?);
             }
         }
         let is_kept = |position: &&Position| {
-            let (low, high) = limits[&(position.topic.as_str(), position.partition)];
+            let (low, high) = known[&(position.topic.as_str(), position.partition)];
             (low..high).contains(&position.offset)
         };
         Ok(wanted.iter().filter(is_kept).cloned().collect())
-    }
-
-    /// The first offset that a partition has, and the one after its last. A topic that does not exist has none.
-    fn limits(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
-        match self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
-            Err(error)
-                if matches!(
-                    error.rdkafka_error_code(),
-                    Some(
-                        RDKafkaErrorCode::UnknownTopic
-                            | RDKafkaErrorCode::UnknownTopicOrPartition
-                            | RDKafkaErrorCode::UnknownPartition
-                    )
-                ) =>
-            {
-                Ok((0, 0))
-            }
-            limits => limits,
-        }
     }
 }
 

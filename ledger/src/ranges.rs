@@ -10,17 +10,25 @@ use std::{
 
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
-use riverlock_runtime::{Closing, kafka::KafkaConfig};
+use riverlock_runtime::{
+    Closing,
+    kafka::{KafkaConfig, REQUEST_TIMEOUT},
+};
+use riverlock_schemas::topics::is_of_earlier_cluster;
 use serde::{Deserialize, Serialize};
 
 /// How long Kafka may send nothing while records are known to be there.
 pub const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long one poll waits.
 const POLL_WAIT: Duration = Duration::from_millis(500);
+/// How long [`ask_patiently`] goes on.
+const ASK_PATIENCE: Duration = Duration::from_secs(15);
+/// How long it waits between two questions.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Ranges that are at most this long, in records, are read in small pieces.
 const SMALL_RECORDS: u64 = 10;
@@ -68,9 +76,32 @@ pub enum RangeError {
         /// What Kafka says.
         reason: String,
     },
+    /// A partition has no leader that could be asked.
+    #[error("Kafka cannot be asked for {topic}[{partition}]")]
+    Unavailable {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// What Kafka says.
+        #[source]
+        source: KafkaError,
+    },
     /// Kafka has records and does not send them.
     #[error("Kafka sent nothing of {0} for {seconds} s although records are there", seconds = STALL_MAX.as_secs())]
     Stalled(OffsetRange),
+}
+
+impl RangeError {
+    /// The partition that cannot be read, where the others may be readable.
+    #[must_use]
+    pub fn partition(&self) -> Option<(&str, i32)> {
+        match self {
+            Self::Kafka(_) => None,
+            Self::Gone { range, .. } | Self::Stalled(range) => Some((&range.topic, range.partition)),
+            Self::Unavailable { topic, partition, .. } => Some((topic, *partition)),
+        }
+    }
 }
 
 /// Reads ranges one after the other, each from its start to its end, in the order in which they were given: what is read,
@@ -162,21 +193,159 @@ fn begin(consumer: &BaseConsumer, left: &VecDeque<OffsetRange>) -> Result<(), Ka
     consumer.assign(&assignment)
 }
 
-/// What an error means: most pass, some mean that the records do not come.
+/// What an error of a consumer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The client recovers by itself: a broker restarts, a leader moves, a connection is lost.
+    Passing,
+    /// Kafka does not have the records: it has deleted them, or never had them.
+    Gone,
+    /// The client cannot be used any more.
+    Fatal,
+}
+
+impl Trouble {
+    pub(crate) fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: &KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic,
+            ) => Self::Gone,
+            Some(RDKafkaErrorCode::Fatal) => Self::Fatal,
+            _ if consumer.client().fatal_error().is_some() => Self::Fatal,
+            _ => Self::Passing,
+        }
+    }
+}
+
+/// What an error means for a range.
 fn judge(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Result<(), RangeError> {
-    match error.rdkafka_error_code() {
-        Some(
-            RDKafkaErrorCode::AutoOffsetReset
-            | RDKafkaErrorCode::OffsetOutOfRange
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::UnknownTopic,
-        ) => Err(RangeError::Gone { range: range.clone(), reason: error.to_string() }),
-        Some(RDKafkaErrorCode::Fatal) => Err(error.into()),
-        _ if consumer.client().fatal_error().is_some() => Err(error.into()),
-        _ => {
+    let trouble = match Trouble::of(consumer, &error) {
+        // A partition without a leader is not known to librdkafka for a while, and is there all the same.
+        Trouble::Gone if is_unknown(&error) && has_partition(consumer, &range.topic, range.partition)? => {
+            Trouble::Passing
+        }
+        trouble => trouble,
+    };
+    match trouble {
+        Trouble::Gone => Err(RangeError::Gone { range: range.clone(), reason: error.to_string() }),
+        Trouble::Fatal => Err(error.into()),
+        Trouble::Passing => {
             tracing::warn!(%error, "reading {range}: {error}");
             Ok(())
         }
+    }
+}
+
+/// The first offset that a partition has, and the one after its last; `(0, 0)` where Kafka has no such topic or partition, such
+/// as one of an earlier cluster. Blocks.
+///
+/// # Errors
+/// When Kafka cannot be asked; [`RangeError::Unavailable`] where only the partition cannot.
+pub fn limits<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), RangeError> {
+    if is_of_earlier_cluster(topic) {
+        return Ok((0, 0));
+    }
+    match ask_patiently(|| consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)) {
+        Ok(limits) => Ok(limits),
+        Err(error) if is_unknown(&error) || passes(&error) => {
+            if has_partition(consumer, topic, partition)? {
+                Err(RangeError::Unavailable { topic: topic.to_owned(), partition, source: error })
+            } else {
+                Ok((0, 0))
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether librdkafka does not know a topic or a partition. It says so of a partition without a leader, too.
+fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+        )
+    )
+}
+
+/// Whether Kafka has a partition, readable or not.
+fn has_partition<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<bool, KafkaError> {
+    let metadata = ask_patiently(|| consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    Ok(found.is_some_and(|found| found.partitions().iter().any(|found| found.id() == partition)))
+}
+
+/// Asks Kafka, and asks again for up to [`ASK_PATIENCE`] while the answer is an error that passes by itself, such as those in
+/// the seconds after a broker's restart. Blocks.
+pub(crate) fn ask_patiently<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    let started = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if passes(&error) && started.elapsed() < ASK_PATIENCE => {
+                tracing::debug!(%error, "Kafka is asked again: {error}");
+                std::thread::sleep(ASK_AGAIN);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether an answer may be another one in a moment.
+fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::ReplicaNotAvailable
+                | RDKafkaErrorCode::BrokerNotAvailable
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::NetworkException
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
+                | RDKafkaErrorCode::KafkaStorageError
+                | RDKafkaErrorCode::WaitingForCoordinator
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_a_restarting_broker_answers_is_asked_again_and_other_errors_are_not() {
+        let asked = Cell::new(0);
+        let answer = ask_patiently(|| {
+            asked.set(asked.get() + 1);
+            if asked.get() < 3 { Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NotLeaderForPartition)) } else { Ok(7) }
+        });
+        assert_eq!((answer, asked.get()), (Ok(7), 3));
+        asked.set(0);
+        let answer = ask_patiently::<()>(|| {
+            asked.set(asked.get() + 1);
+            Err(KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed))
+        });
+        assert!(answer.is_err() && asked.get() == 1);
     }
 }

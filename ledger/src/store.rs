@@ -4,10 +4,10 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use rdkafka::message::Headers;
-use riverlock_schemas::hash::Sha256Hash;
+use riverlock_schemas::{content::Content, hash::Sha256Hash};
 use sqlx::PgConnection;
 
-use crate::{Dead, Error, Record};
+use crate::{Dead, Error, Record, detail};
 
 /// Where a consumer has read to, by topic number and partition: the offset that comes next, or `None` where it began at
 /// the beginning and has read nothing yet.
@@ -65,6 +65,9 @@ pub struct EventRow<'a> {
     pub received_at: DateTime<Utc>,
     /// Hash of the body.
     pub body_sha256: Sha256Hash,
+    /// What it says, for comparison with other bodies under its event's id; `None` when it is no event, and when another
+    /// record has the same bytes.
+    pub content: Option<Content>,
     /// The outcome.
     pub outcome: Outcome,
     /// Why, for what was ignored or is dead.
@@ -80,14 +83,27 @@ pub struct FirstRecord {
     pub body_sha256: Vec<u8>,
 }
 
-/// The numbers of topics; new names get one.
+/// The numbers of topics of the current cluster; a topic without a number gets one.
+///
+/// Nothing is written, and no number of the sequence is used up, when all topics have numbers: this is called again and
+/// again, and numbers are `smallint`.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
 pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
+    let known = known_topic_ids(connection, names).await?;
+    if names.iter().all(|name| known.contains_key(name)) {
+        return Ok(known);
+    }
+    // `ON CONFLICT` for the case that another process adds the same name at this moment.
     sqlx::query!(
         "-- topics_add
-         INSERT INTO topics (name) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING",
+         INSERT INTO topics (cluster_id, name)
+         SELECT c.cluster_id, n.name
+         FROM (SELECT DISTINCT * FROM unnest($1::text[])) AS n (name),
+              (SELECT coalesce((SELECT cluster_id FROM kafka_clusters WHERE is_current), '') AS cluster_id) c
+         WHERE NOT EXISTS (SELECT FROM topics t WHERE t.cluster_id = c.cluster_id AND t.name = n.name)
+         ON CONFLICT DO NOTHING",
         names
     )
     .execute(&mut *connection)
@@ -95,15 +111,32 @@ pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Resul
     known_topic_ids(connection, names).await
 }
 
-/// The numbers of those topics that have one.
+/// The numbers of those topics of the current cluster that have one.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
 pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
-    let rows = sqlx::query!("-- topics_of\nSELECT topic_id, name FROM topics WHERE name = ANY($1)", names)
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query!(
+        "-- topics_of
+         SELECT topic_id, name FROM topics
+         WHERE name = ANY($1)
+           AND cluster_id = coalesce((SELECT cluster_id FROM kafka_clusters WHERE is_current), '')",
+        names
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(rows.into_iter().map(|row| (row.name, row.topic_id)).collect())
+}
+
+/// The numbers of topics, for what only reads: a topic without a number gets a negative one, which is used by no row.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn topic_ids_to_read(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
+    let mut ids = known_topic_ids(connection, names).await?;
+    let unknown: Vec<&String> = names.iter().filter(|name| !ids.contains_key(*name)).collect();
+    ids.extend(unknown.into_iter().cloned().zip((i16::MIN..0).rev()));
+    Ok(ids)
 }
 
 /// Adds rows of the audit that are not there yet, and returns where those are that were added.
@@ -119,9 +152,10 @@ pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -
     let added = sqlx::query!(
         r#"-- events_add
            INSERT INTO events (topic_id, partition, record_offset, event_id, event_type, live_mode, order_id, created_at,
-                               received_at, body_sha256, outcome, reason)
+                               received_at, body_sha256, content, outcome, reason)
            SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::text[], $5::text[], $6::boolean[],
-                                $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bytea[], $11::text[], $12::text[])
+                                $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::text[],
+                                $13::text[])
            ON CONFLICT DO NOTHING
            RETURNING topic_id, partition, record_offset"#,
         &rows.iter().map(|row| row.topic_id).collect::<Vec<_>>(),
@@ -134,6 +168,7 @@ pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -
         &rows.iter().map(|row| row.created_at).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.received_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.body_sha256.as_bytes().as_slice()).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.content.as_ref().map(|content| content.as_bytes().as_slice())).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.outcome.as_str()).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.reason).collect::<Vec<_>>() as _,
     )
@@ -186,7 +221,7 @@ pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record
             record.partition,
             record.offset,
             dead.reason,
-            dead.detail.replace('\0', "\u{fffd}"),
+            detail::safe(&dead.detail),
             record.key.as_deref(),
             &names,
             &values,

@@ -28,6 +28,7 @@ pub struct EventView {
     pub received_at: DateTime<Utc>,
     /// When the record had its outcome.
     pub recorded_at: DateTime<Utc>,
+    /// Of an earlier Kafka cluster: `<cluster id>/<topic>`.
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
@@ -77,9 +78,9 @@ pub async fn events_of_order(connection: &mut PgConnection, order_id: &str) -> R
     let rows = sqlx::query_as!(
         EventView,
         r#"-- events_of_order
-           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, name AS topic,
+           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, full_name AS "topic!",
                   partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
-           FROM events JOIN topics USING (topic_id) WHERE order_id = $1 ORDER BY received_at, record_offset LIMIT $2"#,
+           FROM events JOIN topic_names USING (topic_id) WHERE order_id = $1 ORDER BY received_at, record_offset LIMIT $2"#,
         order_id,
         ROWS_MAX
     );
@@ -100,12 +101,12 @@ pub async fn events_of_order_page(
     let rows = sqlx::query_as!(
         EventView,
         r#"-- events_of_order_page
-           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, name AS topic,
+           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, full_name AS "topic!",
                   partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
-           FROM events JOIN topics USING (topic_id)
+           FROM events JOIN topic_names USING (topic_id)
            WHERE order_id = $1 AND ($2::boolean IS NULL OR live_mode = $2)
-             AND ($3::timestamptz IS NULL OR (received_at, name, partition, record_offset) < ($3, $4, $5, $6))
-           ORDER BY received_at DESC, name DESC, partition DESC, record_offset DESC LIMIT $7"#,
+             AND ($3::timestamptz IS NULL OR (received_at, full_name, partition, record_offset) < ($3, $4, $5, $6))
+           ORDER BY received_at DESC, full_name DESC, partition DESC, record_offset DESC LIMIT $7"#,
         order_id,
         live_mode,
         before.map(|before| before.received_at),
@@ -125,13 +126,13 @@ pub async fn records_of_event(connection: &mut PgConnection, event_id: &str) -> 
     let rows = sqlx::query_as!(
         EventView,
         r#"-- records_of_event
-           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, name AS topic,
+           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, full_name AS "topic!",
                   partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
-           FROM events JOIN topics USING (topic_id)
+           FROM events JOIN topic_names USING (topic_id)
            -- In two halves, each of which has an index.
            WHERE (event_id = $1 AND outcome IN ('applied', 'ignored', 'dead'))
               OR (event_id = $1 AND outcome IN ('duplicate', 'conflict'))
-           ORDER BY recorded_at, received_at, name, partition, record_offset LIMIT $2"#,
+           ORDER BY recorded_at, received_at, full_name, partition, record_offset LIMIT $2"#,
         event_id,
         ROWS_MAX
     );
@@ -150,7 +151,7 @@ pub async fn dead_letter(
         r#"-- dead_letter_of_record
            SELECT to_jsonb(d) - '{topic_id,partition,record_offset,record_key,header_names,header_values,payload}'::text[]
                   AS "letter!"
-           FROM dead_letters d JOIN topics USING (topic_id) WHERE name = $1 AND partition = $2 AND record_offset = $3"#,
+           FROM dead_letters d JOIN topic_names USING (topic_id) WHERE full_name = $1 AND partition = $2 AND record_offset = $3"#,
         record.topic,
         record.partition,
         record.offset
@@ -171,7 +172,8 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
         MessageView,
         r#"-- outbox_of_order
            SELECT kind, effect_key, live_mode, created_at,
-                  NOT EXISTS (SELECT FROM outbox_due d WHERE d.message_id = o.message_id) AS "published!"
+                  NOT EXISTS (SELECT FROM outbox_due d WHERE d.message_id = o.message_id)
+                      AND NOT EXISTS (SELECT FROM outbox_parked p WHERE p.message_id = o.message_id) AS "published!"
            FROM outbox o WHERE order_id = $1 ORDER BY message_id LIMIT $2"#,
         order_id,
         ROWS_MAX
@@ -186,7 +188,8 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
 pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), Error> {
     let row = sqlx::query!(
         r#"-- outbox_counts
-           SELECT (SELECT count(*) FROM outbox) AS "all!", (SELECT count(*) FROM outbox_due) AS "waiting!""#
+           SELECT (SELECT count(*) FROM outbox) AS "all!",
+                  (SELECT count(*) FROM outbox_due) + (SELECT count(*) FROM outbox_parked) AS "waiting!""#
     );
     let row = row.fetch_one(connection).await?;
     Ok((u64::try_from(row.all).unwrap_or_default(), u64::try_from(row.waiting).unwrap_or_default()))
@@ -199,7 +202,10 @@ pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), 
 pub async fn known_events(connection: &mut PgConnection, event_ids: &[String]) -> Result<HashSet<String>, Error> {
     let rows = sqlx::query!(
         "-- events_known
-         SELECT DISTINCT event_id FROM events WHERE event_id = ANY($1)",
+         SELECT DISTINCT event_id FROM events
+         -- In two halves, each of which has an index.
+         WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
+            OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict'))",
         event_ids
     );
     Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.event_id).collect())

@@ -5,10 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use riverlock_runtime::Component;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{Error, PostgresConfig, context::Shared, store};
+use crate::{Error, PostgresConfig, context::Shared, postgres::bounded, store};
 
 /// How often PostgreSQL is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -16,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Compares PostgreSQL's offsets with those that it has confirmed, until the session ends.
-pub(crate) async fn run(consumer: &'static str, postgres: PostgresConfig, shared: Arc<Shared>) {
+pub(crate) async fn run(consumer: &'static str, postgres: PostgresConfig, shared: Arc<Shared>, component: Component) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection: Option<PgConnection> = None;
@@ -25,18 +26,19 @@ pub(crate) async fn run(consumer: &'static str, postgres: PostgresConfig, shared
             _ = ticks.tick() => {}
             () = shared.end.cancelled() => return,
         }
-        let look = look(consumer, &postgres, &shared, connection.take());
-        match tokio::time::timeout(ANSWER_TIMEOUT, look).await {
-            Ok(Ok(usable)) => connection = Some(usable),
-            Ok(Err(Error::WentBack)) => shared.go_back(),
-            // Whoever has work for the database says that it is away.
-            Ok(Err(error)) => tracing::debug!(%error, "{consumer}: the offsets could not be compared: {error}"),
-            Err(_) => tracing::debug!("{consumer}: the offsets could not be compared in time"),
+        component.beat();
+        match bounded(ANSWER_TIMEOUT, look(consumer, &postgres, &shared, connection.take())).await {
+            Ok(usable) => {
+                connection = Some(usable);
+                component.ready();
+            }
+            Err(Error::WentBack) => shared.go_back(),
+            Err(error) => component.not_ready(error.to_string()),
         }
     }
 }
 
-async fn look(
+pub(crate) async fn look(
     consumer: &str,
     postgres: &PostgresConfig,
     shared: &Shared,
@@ -44,7 +46,7 @@ async fn look(
 ) -> Result<PgConnection, Error> {
     let mut connection = match connection {
         Some(connection) => connection,
-        None => postgres.connect().await?,
+        None => postgres.connect_as("offsets").await?,
     };
     // Taken before PostgreSQL is asked: offsets only grow, so it cannot have less than it has confirmed already.
     let confirmed = shared.confirmed();

@@ -39,11 +39,16 @@ fn answer(findings: &[Finding]) -> (StatusCode, Json<Answer>) {
     }
 }
 
+/// What keeps the process from doing its work. A component that has stopped moving does not, whatever it said last.
+fn unready(health: &Health) -> Vec<Finding> {
+    [health.not_ready(), health.stuck()].concat()
+}
+
 /// The routes.
 pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
     Router::new()
         .route("/livez", get(|State(health): State<Health>| async move { answer(&health.stuck()) }))
-        .route("/readyz", get(|State(health): State<Health>| async move { answer(&health.not_ready()) }))
+        .route("/readyz", get(|State(health): State<Health>| async move { answer(&unready(&health)) }))
         .with_state(health)
         .route("/metrics", get(move || async move { metrics.render() }))
 }
@@ -68,4 +73,22 @@ pub async fn start(config: &AdminConfig, metrics: PrometheusHandle, context: &Co
         }
     });
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_component_that_is_ready_and_stuck_is_not_ready() {
+        let health = Health::default();
+        let component = health.register_beating("relay", Duration::ZERO);
+        component.ready();
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(health.not_ready().is_empty());
+        assert_eq!(unready(&health)[0].component, "relay");
+        assert_eq!(answer(&unready(&health)).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

@@ -1,20 +1,30 @@
-//! How the process is: which components are ready, and which have stopped moving.
+//! The state of the process: which components are ready, and which have stopped moving.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant},
 };
 
 /// All components of a process. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
 pub struct Health {
-    components: Arc<Mutex<Vec<Arc<State>>>>,
+    list: Arc<Mutex<List>>,
+}
+
+#[derive(Default)]
+struct List {
+    /// Components live as long as the process.
+    components: Vec<Arc<State>>,
+    /// Parts live as long as their owner: a task that ended is neither unready nor stuck.
+    parts: Vec<Weak<State>>,
 }
 
 struct State {
     name: &'static str,
-    /// Why the component is not ready; `None` when it is.
+    /// Which part of the component this is; `None` for the component itself.
+    part: Option<String>,
+    /// Why it is not ready; `None` when it is.
     obstacle: Mutex<Option<String>>,
     beat: Option<Beat>,
 }
@@ -26,14 +36,17 @@ struct Beat {
 
 /// One part of the process that can be ready or not.
 #[derive(Clone)]
-pub struct Component(Arc<State>);
+pub struct Component {
+    state: Arc<State>,
+    health: Health,
+}
 
 /// A component that is not as it should be, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The component's name.
     pub component: &'static str,
-    /// What is wrong.
+    /// What is wrong; begins with the part's name when only a part is concerned.
     pub reason: String,
 }
 
@@ -53,13 +66,13 @@ impl Health {
     /// Adds a component that has to call [`Component::beat`] at least every `age_max`, or the process counts as stuck.
     #[must_use]
     pub fn register_beating(&self, name: &'static str, age_max: Duration) -> Component {
-        self.add(name, Some(Beat { last: Mutex::new(Instant::now()), age_max }))
+        self.add(name, Some(Beat::new(age_max)))
     }
 
     fn add(&self, name: &'static str, beat: Option<Beat>) -> Component {
-        let state = Arc::new(State { name, obstacle: Mutex::new(Some("starting".to_owned())), beat });
-        self.components.lock().expect("no code panics while it holds the list").push(Arc::clone(&state));
-        Component(state)
+        let state = Arc::new(State { name, part: None, obstacle: Mutex::new(Some("starting".to_owned())), beat });
+        self.lock().components.push(Arc::clone(&state));
+        Component { state, health: self.clone() }
     }
 
     /// The components that are not ready. Empty means: send work.
@@ -79,14 +92,54 @@ impl Health {
         })
     }
 
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().expect("no code panics while it holds the list")
+    }
+
     fn findings(&self, look: impl Fn(&State) -> Option<String>) -> Vec<Finding> {
-        let components = self.components.lock().expect("no code panics while it holds the list");
-        let found = |state: &Arc<State>| Some(Finding { component: state.name, reason: look(state)? });
-        components.iter().filter_map(found).collect()
+        let states: Vec<Arc<State>> = {
+            let list = self.lock();
+            list.components.iter().cloned().chain(list.parts.iter().filter_map(Weak::upgrade)).collect()
+        };
+        let found = |state: &Arc<State>| {
+            let reason = look(state)?;
+            let reason = state.part.as_ref().map_or_else(|| reason.clone(), |part| format!("{part}: {reason}"));
+            Some(Finding { component: state.name, reason })
+        };
+        states.iter().filter_map(found).collect()
+    }
+}
+
+impl Beat {
+    fn new(age_max: Duration) -> Self {
+        Self { last: Mutex::new(Instant::now()), age_max }
     }
 }
 
 impl Component {
+    /// A part of the component that is ready or not by itself: what one part says does not hide what another says. It is
+    /// ready until it says otherwise, and is forgotten when its last clone is dropped.
+    #[must_use]
+    pub fn part(&self, name: impl Into<String>) -> Self {
+        self.add_part(name.into(), None)
+    }
+
+    /// As [`Self::part`], and it has to call [`Self::beat`] at least every `age_max`, or the process counts as stuck.
+    #[must_use]
+    pub fn part_beating(&self, name: impl Into<String>, age_max: Duration) -> Self {
+        self.add_part(name.into(), Some(Beat::new(age_max)))
+    }
+
+    fn add_part(&self, part: String, beat: Option<Beat>) -> Self {
+        let state = Arc::new(State { name: self.state.name, part: Some(part), obstacle: Mutex::new(None), beat });
+        let mut list = self.health.lock();
+        // Parts come and go with their tasks; the list must not grow with them.
+        list.parts.retain(|part| part.strong_count() > 0);
+        list.parts.push(Arc::downgrade(&state));
+        drop(list);
+        Self { state, health: self.health.clone() }
+    }
+
     /// The component takes work.
     pub fn ready(&self) {
         self.set(None);
@@ -98,11 +151,13 @@ impl Component {
     }
 
     fn set(&self, obstacle: Option<String>) {
-        let mut current = self.0.obstacle.lock().expect("no code panics while it holds the text");
+        let State { name, part, .. } = &*self.state;
+        let mut current = self.state.obstacle.lock().expect("no code panics while it holds the text");
         if *current != obstacle {
+            let part = part.as_ref().map(|part| format!(" ({part})")).unwrap_or_default();
             match &obstacle {
-                None => tracing::info!(component = self.0.name, "{} is ready", self.0.name),
-                Some(reason) => tracing::warn!(component = self.0.name, "{} is not ready: {reason}", self.0.name),
+                None => tracing::info!(component = name, "{name}{part} is ready"),
+                Some(reason) => tracing::warn!(component = name, "{name}{part} is not ready: {reason}"),
             }
             *current = obstacle;
         }
@@ -110,7 +165,7 @@ impl Component {
 
     /// The component is moving.
     pub fn beat(&self) {
-        if let Some(beat) = &self.0.beat {
+        if let Some(beat) = &self.state.beat {
             *beat.last.lock().expect("no code panics while it holds the time") = Instant::now();
         }
     }
@@ -139,5 +194,33 @@ mod tests {
         calm.beat();
         std::thread::sleep(Duration::from_millis(1));
         assert_eq!(health.stuck().iter().map(|f| f.component).collect::<Vec<_>>(), ["stopped"]);
+    }
+
+    #[test]
+    fn one_part_does_not_hide_what_another_says() {
+        let health = Health::default();
+        let component = health.register("consumer");
+        component.ready();
+        let (first, second) = (component.part("worker 0"), component.part("worker 1"));
+        first.not_ready("no connection");
+        second.ready();
+        component.ready();
+        assert_eq!(
+            health.not_ready().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["consumer: worker 0: no connection"]
+        );
+    }
+
+    #[test]
+    fn a_part_that_ended_is_neither_unready_nor_stuck_and_takes_no_memory() {
+        let health = Health::default();
+        let component = health.register("consumer");
+        component.ready();
+        for _ in 0..10_000 {
+            let part = component.part_beating("worker 0", Duration::ZERO);
+            part.not_ready("no connection");
+        }
+        assert!(health.not_ready().is_empty() && health.stuck().is_empty());
+        assert_eq!(health.lock().parts.len(), 1);
     }
 }

@@ -39,6 +39,11 @@ pub struct KafkaConfig {
     pub replication_factor: i32,
     /// How long raw events are kept, in milliseconds; -1 keeps them for ever.
     pub retention_ms: i64,
+    /// How long published dead letters are kept, in milliseconds; -1 keeps them for ever. They stay in PostgreSQL in any case.
+    pub dead_letter_retention_ms: i64,
+    /// How long messages to other systems are kept, in milliseconds; -1 keeps them for ever. It must be longer than any of
+    /// those systems may be away.
+    pub fulfillment_retention_ms: i64,
     /// How long a consumer may be silent before its partitions are given to another; a killed one is missed this long.
     #[serde(with = "humantime_serde")]
     pub session_timeout: Duration,
@@ -62,6 +67,8 @@ impl Default for KafkaConfig {
             partitions: 3,
             replication_factor: 1,
             retention_ms: -1,
+            dead_letter_retention_ms: -1,
+            fulfillment_retention_ms: -1,
             session_timeout: Duration::from_secs(45),
             quarantine_retention_ms: 14 * 24 * 3_600_000,
             quarantine_retention_bytes: 64 * 1024 * 1024,
@@ -105,6 +112,16 @@ impl KafkaConfig {
         }
         if !(Duration::from_secs(6)..=Duration::from_secs(300)).contains(&self.session_timeout) {
             return Err(ConfigError::refused("kafka.session_timeout", "must be from 6s to 5m"));
+        }
+        for (key, value) in [
+            ("retention_ms", self.retention_ms),
+            ("dead_letter_retention_ms", self.dead_letter_retention_ms),
+            ("fulfillment_retention_ms", self.fulfillment_retention_ms),
+        ] {
+            if value != -1 && value < 1 {
+                let reason = format!("is {value}; expected milliseconds, or -1 to keep everything");
+                return Err(ConfigError::refused(format!("kafka.{key}"), reason));
+            }
         }
         for (key, value) in [
             ("quarantine_retention_ms", self.quarantine_retention_ms),
@@ -170,7 +187,8 @@ impl KafkaConfig {
         config
             .set_log_level(RDKafkaLogLevel::Warning)
             .set("bootstrap.servers", &self.brokers)
-            .set("client.id", "riverlock")
+            // Two installations on one cluster are told apart by their prefix, in Kafka's logs and quotas as well.
+            .set("client.id", &self.topic_prefix)
             // The broker may be away for seconds: be back within half a second of its return (default 10 s).
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "500")
@@ -203,12 +221,21 @@ impl KafkaConfig {
         self.with_properties(config)
     }
 
-    /// A consumer that commits only what it is told to, and stops rather than jump when its offset is gone.
+    /// The consumer group called `name`. It begins with the topic prefix: installations that share a cluster must not share
+    /// groups, and one rule about a prefix gives the rights to topics and to groups. Offsets live in PostgreSQL, so that a group
+    /// may change its name at any time.
     #[must_use]
-    pub fn consumer(&self, group: &str) -> ClientConfig {
+    pub fn group(&self, name: &str) -> String {
+        format!("{}.{name}", self.topic_prefix)
+    }
+
+    /// A consumer of the group called `name`, which commits only what it is told to, and stops rather than jump when its
+    /// offset is gone.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> ClientConfig {
         let mut config = self.common();
         config
-            .set("group.id", group)
+            .set("group.id", self.group(name))
             .set("group.protocol", "classic")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("enable.auto.commit", "false")
@@ -216,6 +243,8 @@ impl KafkaConfig {
             .set("auto.offset.reset", "error")
             .set("session.timeout.ms", self.session_timeout.as_millis().to_string())
             .set("max.poll.interval.ms", "300000")
+            // A topic that was missing, or that the consumer had no right to, is read this soon when that is mended (default 5 min).
+            .set("topic.metadata.refresh.interval.ms", "30000")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.wait.max.ms", "100")
             // Small pieces of every partition in turn: an order's events of different topics meet in one batch, and a consumer
@@ -243,6 +272,9 @@ mod tests {
         let unbounded = KafkaConfig { quarantine_retention_bytes: -1, ..KafkaConfig::default() };
         let error = unbounded.validate().unwrap_err().to_string();
         assert!(error.contains("kafka.quarantine_retention_bytes"), "{error}");
+        let nothing_kept = KafkaConfig { fulfillment_retention_ms: 0, ..KafkaConfig::default() };
+        let error = nothing_kept.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.fulfillment_retention_ms"), "{error}");
     }
 
     #[test]
@@ -255,5 +287,16 @@ mod tests {
         assert_eq!(config.producer().get("compression.type"), Some("zstd"));
         assert_eq!(config.consumer("g").get("fetch.wait.max.ms"), Some("7"));
         assert_eq!(config.client().get("security.protocol"), Some("ssl"));
+    }
+
+    #[test]
+    fn installations_with_different_prefixes_share_no_group_and_no_client_id() {
+        let config = |prefix: &str| KafkaConfig { topic_prefix: prefix.to_owned(), ..KafkaConfig::default() };
+        let (one, other) = (config("one"), config("other"));
+        assert_eq!(one.consumer("processor").get("group.id"), Some("one.processor"));
+        assert_eq!(other.consumer("processor").get("group.id"), Some("other.processor"));
+        for client in [one.client(), one.producer(), one.consumer("processor")] {
+            assert_eq!(client.get("client.id"), Some("one"));
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod backoff;
 pub mod clock;
 pub mod closing;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod topics;
 
+pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock};
 pub use closing::Closing;
 pub use config::{ConfigError, Secret};

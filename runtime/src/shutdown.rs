@@ -83,12 +83,14 @@ impl Shutdown {
         self.soft.cancel();
     }
 
-    /// Listens for SIGTERM and SIGINT: the first asks for a soft end, the second drops everything.
+    /// Listens for SIGTERM and SIGINT: the first asks for a soft end, the second drops everything. SIGHUP, whose default is
+    /// to kill the process, is only logged here; services that read their configuration again listen for it themselves.
     ///
     /// # Errors
     /// When the signal handlers cannot be installed.
     pub fn on_signals(&self) -> std::io::Result<()> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hangup = signal(SignalKind::hangup())?;
         let this = self.clone();
         #[expect(clippy::disallowed_methods, reason = "it must outlive the tasks that it ends")]
         tokio::spawn(async move {
@@ -96,6 +98,10 @@ impl Shutdown {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
+                    _ = hangup.recv() => {
+                        tracing::info!("SIGHUP: services that reload read their configuration again; all else needs a restart");
+                        continue;
+                    }
                 }
                 if this.soft.is_cancelled() {
                     tracing::warn!("asked to end again: dropping what is in flight");

@@ -1,14 +1,28 @@
-//! Makes the topics with their settings, and checks them at start.
+//! Creates the topics with their settings, compares those that exist with the configuration, and changes what differs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier,
+        TopicReplication,
+    },
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
+use serde::Serialize;
 
 use crate::kafka::{KafkaConfig, RECORD_BYTES_MAX, REQUEST_TIMEOUT};
+
+/// How long the record that proves that Kafka can be written to is kept, in milliseconds.
+const PROBE_RETENTION_MS: i64 = 3_600_000;
+/// No limit, as Kafka writes it.
+const UNLIMITED: i64 = -1;
+
+const PARTITIONS: &str = "partitions";
+const REPLICATION_FACTOR: &str = "replication.factor";
+const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
 /// Why the topics are not as they must be.
 #[derive(Debug, thiserror::Error)]
@@ -24,24 +38,29 @@ pub enum TopicError {
         #[source]
         source: KafkaError,
     },
-    /// Kafka refused to make a topic.
+    /// Kafka refused to create a topic.
     #[error("topic {0} could not be created: {1}")]
     Create(String, RDKafkaErrorCode),
+    /// Kafka refused to change a topic's settings.
+    #[error("the settings of topic {0} could not be changed: {1}")]
+    Alter(String, RDKafkaErrorCode),
     /// Topics are missing.
     #[error("these topics are missing (`riverlock setup` creates them): {}", .0.join(", "))]
     Missing(Vec<String>),
-    /// A topic has another number of partitions than is configured: keys would meet in the wrong place.
+    /// A topic has another number of partitions than is configured: an order's records would be in different partition numbers.
     #[error("topic {topic} has {found} partitions, but kafka.partitions is {expected}")]
     Partitions {
         /// The topic.
         topic: String,
         /// Its partitions.
-        found: usize,
+        found: String,
         /// What the configuration says.
-        expected: i32,
+        expected: String,
     },
     /// A topic has a setting that could lose or reorder events.
-    #[error("topic {topic} has {key}={found}, but {key}={expected} is needed")]
+    #[error(
+        "topic {topic} has {key}={found}, but {key}={expected} is needed (`riverlock setup` says how it can be changed)"
+    )]
     Setting {
         /// The topic.
         topic: String,
@@ -57,31 +76,35 @@ pub enum TopicError {
 /// A topic as it should be.
 struct Wanted {
     name: String,
+    /// Whether it is a raw topic: its partitions are where orders' events are looked for.
+    is_raw: bool,
     settings: Vec<(&'static str, String)>,
 }
 
 fn wanted(config: &KafkaConfig) -> Vec<Wanted> {
     let topics = config.topics();
     let min_insync = (config.replication_factor - 1).clamp(1, 2).to_string();
-    let settings = |retention: String, bytes: String| {
-        vec![
+    let topic = |name: String, is_raw: bool, retention_ms: i64, retention_bytes: i64| Wanted {
+        name,
+        is_raw,
+        settings: vec![
             ("cleanup.policy", "delete".to_owned()),
-            ("retention.ms", retention),
-            ("retention.bytes", bytes),
+            ("retention.ms", retention_ms.to_string()),
+            ("retention.bytes", retention_bytes.to_string()),
             ("message.timestamp.type", "LogAppendTime".to_owned()),
-            ("min.insync.replicas", min_insync.clone()),
+            (MIN_INSYNC_REPLICAS, min_insync.clone()),
             ("unclean.leader.election.enable", "false".to_owned()),
-            ("max.message.bytes", RECORD_BYTES_MAX.to_string()),
-        ]
+            (MAX_MESSAGE_BYTES, RECORD_BYTES_MAX.to_string()),
+        ],
     };
-    let unbounded = || "-1".to_owned();
-    let kept = topics.all_raw().into_iter().chain([topics.dead_letter(), topics.fulfillment()]);
-    let mut wanted: Vec<Wanted> =
-        kept.map(|name| Wanted { name, settings: settings(config.retention_ms.to_string(), unbounded()) }).collect();
-    wanted.push(Wanted { name: topics.probe(), settings: settings("3600000".to_owned(), unbounded()) });
-    let (ms, bytes) = (config.quarantine_retention_ms.to_string(), config.quarantine_retention_bytes.to_string());
-    wanted.push(Wanted { name: topics.quarantine(), settings: settings(ms, bytes) });
-    wanted
+    let raw = topics.all_raw().into_iter().map(|name| topic(name, true, config.retention_ms, UNLIMITED));
+    let others = [
+        (topics.dead_letter(), config.dead_letter_retention_ms, UNLIMITED),
+        (topics.fulfillment(), config.fulfillment_retention_ms, UNLIMITED),
+        (topics.probe(), PROBE_RETENTION_MS, UNLIMITED),
+        (topics.quarantine(), config.quarantine_retention_ms, config.quarantine_retention_bytes),
+    ];
+    raw.chain(others.map(|(name, ms, bytes)| topic(name, false, ms, bytes))).collect()
 }
 
 /// The names of all topics that the services use.
@@ -118,11 +141,47 @@ pub async fn create(config: &KafkaConfig) -> Result<Vec<String>, TopicError> {
     Ok(missing.into_iter().map(|topic| topic.name).collect())
 }
 
-/// Checks that every topic exists, with the number of partitions and the settings that the services rely on.
+/// A topic as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicState {
+    /// The topic.
+    pub name: String,
+    /// Its partitions.
+    pub partitions: usize,
+    /// What differs from the configuration.
+    pub differences: Vec<Difference>,
+    /// Why its settings could not be compared, if so: not every broker tells them.
+    pub not_compared: Option<String>,
+}
+
+/// A setting of a topic that differs from the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Difference {
+    /// Kafka's name of the setting; `partitions` and `replication.factor` for what is no setting.
+    pub key: String,
+    /// Its value; empty where Kafka does not tell it.
+    pub found: String,
+    /// What the configuration asks for.
+    pub wanted: String,
+    /// Whether events could be lost or reordered as it is, so that the services refuse to start.
+    pub is_required: bool,
+    /// Whether [`apply`] changes it.
+    pub can_be_applied: bool,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is {}, configured is {}", self.key, self.found, self.wanted)
+    }
+}
+
+/// Compares every topic with the configuration.
 ///
 /// # Errors
-/// When Kafka cannot be reached, or a topic is missing or different.
-pub async fn check(config: &KafkaConfig) -> Result<(), TopicError> {
+/// When Kafka cannot be reached, or a topic is missing.
+pub async fn compare(config: &KafkaConfig) -> Result<Vec<TopicState>, TopicError> {
     let admin = admin(config)?;
     let existing = existing(config, &admin)?;
     let wanted = wanted(config);
@@ -131,44 +190,166 @@ pub async fn check(config: &KafkaConfig) -> Result<(), TopicError> {
     if !missing.is_empty() {
         return Err(TopicError::Missing(missing));
     }
-    for topic in &wanted {
+    let names: Vec<&str> = wanted.iter().map(|topic| topic.name.as_str()).collect();
+    let settings = describe(&admin, &names).await;
+    let states = wanted.iter().map(|topic| {
         let found = existing[&topic.name];
-        if usize::try_from(config.partitions) != Ok(found) {
-            return Err(TopicError::Partitions { topic: topic.name.clone(), found, expected: config.partitions });
+        let mut state = TopicState {
+            name: topic.name.clone(),
+            partitions: found.partitions,
+            differences: found.differences(config, topic),
+            not_compared: None,
+        };
+        match settings.get(&topic.name) {
+            Some(Ok(resource)) => state.differences.extend(differing_settings(topic, found, resource)),
+            Some(Err(reason)) => state.not_compared = Some(reason.clone()),
+            None => state.not_compared = Some("Kafka did not tell them".to_owned()),
         }
-    }
-    let specifiers: Vec<ResourceSpecifier<'_>> =
-        wanted.iter().map(|topic| ResourceSpecifier::Topic(&topic.name)).collect();
-    match admin.describe_configs(&specifiers, &options()).await {
-        Ok(resources) => wanted.iter().zip(resources).try_for_each(|(topic, resource)| check_settings(topic, resource)),
-        // Not every broker answers this (a managed one without the permission, the embedded one at all).
-        Err(error) => {
-            tracing::warn!(%error, "the topics' settings could not be checked: {error}");
-            Ok(())
-        }
-    }
+        state
+    });
+    Ok(states.collect())
 }
 
-fn check_settings(topic: &Wanted, resource: Result<ConfigResource, RDKafkaErrorCode>) -> Result<(), TopicError> {
-    let resource = match resource {
-        Ok(resource) => resource,
-        Err(error) => {
-            tracing::warn!(topic = topic.name, %error, "the settings of topic {} could not be checked: {error}", topic.name);
-            return Ok(());
+/// Changes those settings of topics that differ and can be changed, and leaves all others of these topics as they are.
+/// Returns the names of the topics that were changed.
+///
+/// # Errors
+/// When Kafka cannot be reached or refuses.
+pub async fn apply(config: &KafkaConfig, states: &[TopicState]) -> Result<Vec<String>, TopicError> {
+    let applicable = |state: &&TopicState| state.differences.iter().any(|difference| difference.can_be_applied);
+    let states: Vec<&TopicState> = states.iter().filter(applicable).collect();
+    let admin = admin(config)?;
+    let names: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
+    let described = describe(&admin, &names).await;
+    for state in &states {
+        // The request replaces all settings of a topic, so those that were set by others are sent as well.
+        let mut settings: BTreeMap<&str, &str> = BTreeMap::new();
+        if let Some(Ok(resource)) = described.get(&state.name) {
+            let set = resource.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+            settings.extend(set.filter_map(|entry| Some((entry.name.as_str(), entry.value.as_deref()?))));
         }
-    };
-    // Retention is the operator's; the rest decides whether events can be lost.
-    let needed = topic.settings.iter().filter(|(key, _)| !key.starts_with("retention"));
-    for (key, expected) in needed {
-        let found = resource.get(key).and_then(|entry| entry.value.clone()).unwrap_or_default();
-        let at_least = matches!(*key, "max.message.bytes" | "min.insync.replicas");
-        let enough = at_least && found.parse::<u64>().ok() >= expected.parse::<u64>().ok();
-        if found != *expected && !enough {
-            let (topic, key) = (topic.name.clone(), (*key).to_owned());
-            return Err(TopicError::Setting { topic, key, found, expected: expected.clone() });
+        for difference in state.differences.iter().filter(|difference| difference.can_be_applied) {
+            settings.insert(&difference.key, &difference.wanted);
+        }
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&state.name));
+        let change = settings.into_iter().fold(change, |change, (key, value)| change.set(key, value));
+        let results = admin.alter_configs([&change], &options()).await;
+        for result in results.map_err(|error| kafka(config, "change topics", error))? {
+            result.map_err(|(_, code)| TopicError::Alter(state.name.clone(), code))?;
+        }
+    }
+    Ok(states.iter().map(|state| state.name.clone()).collect())
+}
+
+/// Checks that every topic exists, with the number of partitions and the settings that the services rely on.
+///
+/// # Errors
+/// When Kafka cannot be reached, or a topic is missing or different.
+pub async fn check(config: &KafkaConfig) -> Result<(), TopicError> {
+    for state in compare(config).await? {
+        if let Some(reason) = &state.not_compared {
+            tracing::warn!(topic = state.name, "the settings of topic {} could not be checked: {reason}", state.name);
+        }
+        for Difference { key, found, wanted: expected, is_required, .. } in state.differences {
+            let topic = state.name.clone();
+            match (is_required, key.as_str()) {
+                (true, PARTITIONS) => return Err(TopicError::Partitions { topic, found, expected }),
+                (true, _) => return Err(TopicError::Setting { topic, key, found, expected }),
+                (false, _) => tracing::debug!(topic, key, found, expected, "a topic differs from the configuration"),
+            }
         }
     }
     Ok(())
+}
+
+/// How many partitions a topic really has, whatever the configuration says: reading only as many as are configured would
+/// leave records out when there are more. Blocks.
+///
+/// # Errors
+/// When Kafka cannot be reached, or does not have the topic.
+pub fn partitions_of(config: &KafkaConfig, topic: &str) -> Result<i32, TopicError> {
+    let admin = admin(config)?;
+    let metadata = admin
+        .inner()
+        .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+        .map_err(|error| kafka(config, "describe a topic", error))?;
+    let found =
+        metadata.topics().iter().find(|found| found.name() == topic).map_or(0, |found| found.partitions().len());
+    match i32::try_from(found) {
+        Ok(found) if found > 0 => Ok(found),
+        _ => Err(TopicError::Missing(vec![topic.to_owned()])),
+    }
+}
+
+/// What the metadata tells of a topic.
+#[derive(Clone, Copy, Debug)]
+struct Existing {
+    partitions: usize,
+    /// Copies of the partition that has the fewest.
+    replicas: usize,
+}
+
+impl Existing {
+    /// What differs that cannot be changed while events come in.
+    fn differences(self, config: &KafkaConfig, topic: &Wanted) -> Vec<Difference> {
+        let difference = |key: &str, found: usize, wanted: i32, is_required: bool| Difference {
+            key: key.to_owned(),
+            found: found.to_string(),
+            wanted: wanted.to_string(),
+            is_required,
+            can_be_applied: false,
+        };
+        let mut differences = Vec::new();
+        if usize::try_from(config.partitions) != Ok(self.partitions) {
+            differences.push(difference(PARTITIONS, self.partitions, config.partitions, topic.is_raw));
+        }
+        if usize::try_from(config.replication_factor).is_ok_and(|wanted| self.replicas < wanted) {
+            differences.push(difference(REPLICATION_FACTOR, self.replicas, config.replication_factor, false));
+        }
+        differences
+    }
+}
+
+fn differing_settings(topic: &Wanted, existing: Existing, resource: &ConfigResource) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    for (key, wanted) in &topic.settings {
+        let found = resource.get(key).and_then(|entry| entry.value.clone()).unwrap_or_default();
+        let at_least = matches!(*key, MAX_MESSAGE_BYTES | MIN_INSYNC_REPLICAS);
+        let is_enough = at_least && found.parse::<u64>().ok() >= wanted.parse::<u64>().ok();
+        if found == *wanted || is_enough {
+            continue;
+        }
+        // With as many in-sync replicas as there are copies, one broker that is away would stop all writing.
+        let is_safe = *key != MIN_INSYNC_REPLICAS || wanted.parse::<usize>().is_ok_and(|min| min < existing.replicas);
+        differences.push(Difference {
+            key: (*key).to_owned(),
+            found,
+            wanted: wanted.clone(),
+            // How long records are kept is the operator's; the rest decides whether events can be lost.
+            is_required: !key.starts_with("retention"),
+            can_be_applied: is_safe,
+        });
+    }
+    differences
+}
+
+/// The settings of topics by their names; the error says why they are not known.
+async fn describe(
+    admin: &AdminClient<DefaultClientContext>,
+    names: &[&str],
+) -> HashMap<String, Result<ConfigResource, String>> {
+    if names.is_empty() {
+        return HashMap::new();
+    }
+    let specifiers: Vec<ResourceSpecifier<'_>> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let name = |name: &&str| (*name).to_owned();
+    match admin.describe_configs(&specifiers, &options()).await {
+        Ok(found) => {
+            names.iter().map(name).zip(found.into_iter().map(|one| one.map_err(|code| code.to_string()))).collect()
+        }
+        // Not every broker answers this: a managed one without the permission does not, nor does the embedded one.
+        Err(error) => names.iter().map(|one| (name(one), Err(error.to_string()))).collect(),
+    }
 }
 
 fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, TopicError> {
@@ -178,10 +359,15 @@ fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, Topi
 fn existing(
     config: &KafkaConfig,
     admin: &AdminClient<DefaultClientContext>,
-) -> Result<HashMap<String, usize>, TopicError> {
+) -> Result<HashMap<String, Existing>, TopicError> {
     let metadata =
         admin.inner().fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| kafka(config, "list its topics", error))?;
-    Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+    let topics = metadata.topics().iter().map(|topic| {
+        let replicas = topic.partitions().iter().map(|partition| partition.replicas().len()).min();
+        let existing = Existing { partitions: topic.partitions().len(), replicas: replicas.unwrap_or_default() };
+        (topic.name().to_owned(), existing)
+    });
+    Ok(topics.collect())
 }
 
 fn options() -> AdminOptions {
@@ -190,4 +376,84 @@ fn options() -> AdminOptions {
 
 fn kafka(config: &KafkaConfig, what: &'static str, source: KafkaError) -> TopicError {
     TopicError::Kafka { brokers: config.brokers.clone(), what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::admin::{ConfigEntry, OwnedResourceSpecifier};
+
+    use super::*;
+
+    fn resource(settings: &[(&str, &str)]) -> ConfigResource {
+        let entry = |(name, value): &(&str, &str)| ConfigEntry {
+            name: (*name).to_owned(),
+            value: Some((*value).to_owned()),
+            source: ConfigSource::DynamicTopic,
+            is_read_only: false,
+            is_default: false,
+            is_sensitive: false,
+        };
+        ConfigResource {
+            specifier: OwnedResourceSpecifier::Topic("t".to_owned()),
+            entries: settings.iter().map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn each_kind_of_topic_has_a_retention_of_its_own() {
+        let config = KafkaConfig {
+            retention_ms: 1,
+            dead_letter_retention_ms: 2,
+            fulfillment_retention_ms: 3,
+            quarantine_retention_ms: 4,
+            ..KafkaConfig::default()
+        };
+        let retention =
+            |topic: &Wanted| topic.settings.iter().find(|(key, _)| *key == "retention.ms").unwrap().1.clone();
+        let found: HashMap<String, String> =
+            wanted(&config).iter().map(|topic| (topic.name.clone(), retention(topic))).collect();
+        for (name, expected) in [
+            ("riverlock.raw.other", "1"),
+            ("riverlock.dead-letter", "2"),
+            ("riverlock.fulfillment", "3"),
+            ("riverlock.quarantine", "4"),
+            ("riverlock.probe", "3600000"),
+        ] {
+            assert_eq!(found[name], expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_difference_says_whether_it_is_dangerous_and_whether_it_can_be_changed() {
+        let config = KafkaConfig { replication_factor: 3, ..KafkaConfig::default() };
+        let topic = wanted(&config).into_iter().next().unwrap();
+        let as_wanted: Vec<(&str, &str)> = topic.settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let with = |key: &str, value: &'static str, replicas: usize| {
+            let settings: Vec<(&str, &str)> =
+                as_wanted.iter().map(|(name, wanted)| (*name, if *name == key { value } else { *wanted })).collect();
+            let found = differing_settings(&topic, Existing { partitions: 3, replicas }, &resource(&settings));
+            found.into_iter().map(|one| (one.key, one.is_required, one.can_be_applied)).collect::<Vec<_>>()
+        };
+        let one = |key: &str, is_required, can_be_applied| vec![(key.to_owned(), is_required, can_be_applied)];
+        assert_eq!(with("none", "", 3), []);
+        assert_eq!(with("retention.ms", "604800000", 3), one("retention.ms", false, true));
+        assert_eq!(with("max.message.bytes", "1048588", 3), one("max.message.bytes", true, true));
+        assert_eq!(with("max.message.bytes", "9999999", 3), []);
+        assert_eq!(with("cleanup.policy", "compact", 3), one("cleanup.policy", true, true));
+        assert_eq!(with("min.insync.replicas", "1", 3), one("min.insync.replicas", true, true));
+        assert_eq!(with("min.insync.replicas", "1", 2), one("min.insync.replicas", true, false));
+        assert_eq!(with("min.insync.replicas", "3", 3), []);
+    }
+
+    #[test]
+    fn partitions_matter_where_orders_are_looked_for() {
+        let config = KafkaConfig { partitions: 6, replication_factor: 3, ..KafkaConfig::default() };
+        for topic in wanted(&config) {
+            let found = Existing { partitions: 3, replicas: 1 }.differences(&config, &topic);
+            let found: Vec<_> = found.iter().map(|one| (one.to_string(), one.is_required)).collect();
+            let partitions = ("partitions is 3, configured is 6".to_owned(), topic.is_raw);
+            let replicas = ("replication.factor is 1, configured is 3".to_owned(), false);
+            assert_eq!(found, [partitions, replicas], "{}", topic.name);
+        }
+    }
 }

@@ -216,7 +216,7 @@ mod tests {
         let text = format!(r#"{{"target":{{"secrets":["as it is","file:{}"]}}}}"#, file.path().display());
         let mut config: SandboxConfig = serde_json::from_str(&text).unwrap();
         config.read_secrets().unwrap();
-        let secrets: Vec<&str> = config.target.secrets.iter().map(|secret| secret.expose_secret()).collect();
+        let secrets: Vec<&str> = config.target.secrets.iter().map(secrecy::ExposeSecret::expose_secret).collect();
         assert_eq!(secrets, ["as it is", "from file"]);
         let mut config: SandboxConfig = serde_json::from_str(r#"{"api_key":"file:/nowhere"}"#).unwrap();
         assert!(format!("{:#}", config.read_secrets().unwrap_err()).contains("/nowhere"));

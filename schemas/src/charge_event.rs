@@ -8,12 +8,19 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::MapAccess;
 
 use crate::{
+    EventId,
     event_type::CHARGE_PREFIX,
-    ids::key_text,
-    payload::{self, Money, Text, Time},
+    ids::{event_key, is_event_key, key_text},
+    payload::{PayloadError, Times},
+    wire::{
+        Member, Members,
+        number::Money,
+        scalar::{Id, StateName, Text, text},
+        time::Time,
+    },
 };
 
 /// What is done with money.
@@ -93,8 +100,18 @@ pub struct OperationKey {
     pub kind: OperationKind,
     /// Digital River's id of the charge; empty where the event does not say which charge it means.
     pub charge_id: String,
-    /// Digital River's id of the capture, cancel or refund; empty for the charge itself, and where the event has none.
+    /// Digital River's id of the capture, cancel or refund; empty for the charge itself. Where Digital River gives none, `@`
+    /// and the id of the event that announced it; empty if no event did.
     pub operation_id: String,
+}
+
+impl OperationKey {
+    /// Digital River's id of the capture, cancel or refund; `None` for the charge itself, and where Digital River gives none.
+    #[must_use]
+    pub fn own_id(&self) -> Option<&str> {
+        let id = self.operation_id.as_str();
+        (!id.is_empty() && !is_event_key(id)).then_some(id)
+    }
 }
 
 /// What is known of an operation besides its state.
@@ -121,36 +138,82 @@ pub struct Operation {
     pub details: OperationDetails,
 }
 
-/// Digital River's charge, as it is written.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+/// The fields of Digital River's charge that are read, as they are documented.
+#[derive(Debug, Default, PartialEq, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
 pub(crate) struct WireCharge {
-    id: Option<String>,
+    pub(crate) id: Option<Id>,
     /// The order; absent where the charge stands inside an order.
-    #[expect(dead_code, reason = "the envelope reads it; it stands here for the JSON Schema")]
-    order_id: Option<String>,
-    created_time: Option<Time>,
-    currency: Option<Text>,
+    // Read with the envelope; it stands here for the JSON Schema.
+    order_id: Option<Id>,
+    pub(crate) created_time: Option<Time>,
+    pub(crate) currency: Option<Text>,
     amount: Option<Money>,
     /// `pending`, `capturable`, `processing`, `complete`, `failed`, `cancelled` …
-    state: Option<Text>,
+    pub(crate) state: Option<StateName>,
     failure_code: Option<Text>,
     captures: Option<Vec<WireOperation>>,
     cancels: Option<Vec<WireOperation>>,
     refunds: Option<Vec<WireOperation>>,
 }
 
-/// A capture, cancel or refund, as it is written.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+impl<'de> Members<'de> for WireCharge {
+    fn member<A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
+        match key {
+            "id" => value.value(&mut self.id),
+            "createdTime" => value.value(&mut self.created_time),
+            "currency" => value.value(&mut self.currency),
+            "amount" => value.value(&mut self.amount),
+            "state" => value.value(&mut self.state),
+            "failureCode" => value.value(&mut self.failure_code),
+            "captures" => value.list(&mut self.captures),
+            "cancels" => value.list(&mut self.cancels),
+            "refunds" => value.list(&mut self.refunds),
+            _ => value.ignore(),
+        }
+    }
+}
+
+/// The fields of a capture, cancel or refund that are read, as they are documented.
+#[derive(Debug, Default, PartialEq, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
 struct WireOperation {
-    id: Option<String>,
+    id: Option<Id>,
     created_time: Option<Time>,
     amount: Option<Money>,
     /// `pending`, `complete`, `failed` …
-    state: Option<Text>,
+    state: Option<StateName>,
     failure_code: Option<Text>,
     fulfillment_id: Option<Text>,
+}
+
+impl<'de> Members<'de> for WireOperation {
+    fn member<A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
+        match key {
+            "id" => value.value(&mut self.id),
+            "createdTime" => value.value(&mut self.created_time),
+            "amount" => value.value(&mut self.amount),
+            "state" => value.value(&mut self.state),
+            "failureCode" => value.value(&mut self.failure_code),
+            "fulfillmentId" => value.value(&mut self.fulfillment_id),
+            _ => value.ignore(),
+        }
+    }
+}
+
+/// An event about a charge.
+pub(crate) struct Announcement<'a> {
+    /// What the type announces.
+    announced: Option<(OperationKind, OperationState)>,
+    event_id: &'a EventId,
+    as_of: DateTime<Utc>,
+    times: Times<'a>,
+}
+
+impl<'a> Announcement<'a> {
+    pub(crate) fn new(event_type: &str, event_id: &'a EventId, as_of: DateTime<Utc>, times: Times<'a>) -> Self {
+        Self { announced: announced(event_type), event_id, as_of, times }
+    }
 }
 
 /// What the type of a charge event announces: `order.charge.capture.failed` that a capture failed.
@@ -164,51 +227,59 @@ fn announced(event_type: &str) -> Option<(OperationKind, OperationState)> {
 }
 
 /// What the charges of one event say; there are several where the event carries an order.
-pub(crate) fn operations(event_type: &str, charges: Vec<WireCharge>, as_of: DateTime<Utc>) -> Vec<Operation> {
-    let announced = announced(event_type);
-    let only = if let [charge] = &charges[..] { key_text(charge.id.as_deref()) } else { String::new() };
+///
+/// # Errors
+/// When an amount is none.
+pub(crate) fn operations(event: &Announcement<'_>, charges: Vec<WireCharge>) -> Result<Vec<Operation>, PayloadError> {
+    let id = |charge: &WireCharge| key_text(charge.id.as_ref().map(|id| id.0.as_str()));
+    let only = if let [charge] = &charges[..] { id(charge) } else { String::new() };
     let mut operations = Vec::new();
     for charge in charges {
-        charge.read(announced, as_of, &mut operations);
+        let charge_id = id(&charge);
+        charge.read(event, &charge_id, &mut operations)?;
     }
     // The event says that something happened; where no operation shows it, it is noted all the same.
-    if let Some((kind, state)) = announced {
+    if let Some((kind, state)) = event.announced {
         let told = |operation: &Operation| {
             operation.key.kind == kind && operation.reached.is_some_and(|(reached, _)| reached == state)
         };
         if !operations.iter().any(told) {
-            let key = OperationKey { kind, charge_id: only, operation_id: String::new() };
-            operations.push(Operation { key, reached: Some((state, as_of)), details: OperationDetails::default() });
+            // A charge is itself; of everything else there may be several, and what has no id is the event's.
+            let operation_id = if kind == OperationKind::Charge { String::new() } else { event_key(event.event_id) };
+            let key = OperationKey { kind, charge_id: only, operation_id };
+            let details = OperationDetails::default();
+            operations.push(Operation { key, reached: Some((state, event.as_of)), details });
         }
     }
-    operations
+    Ok(operations)
 }
 
 impl WireCharge {
-    fn read(self, announced: Option<(OperationKind, OperationState)>, as_of: DateTime<Utc>, to: &mut Vec<Operation>) {
-        let charge_id = key_text(self.id.as_deref());
-        let currency = payload::text(self.currency);
-        let state = payload::text(self.state).as_deref().and_then(OperationState::parse);
-        let created = payload::time(self.created_time);
+    fn read(self, event: &Announcement<'_>, charge_id: &str, to: &mut Vec<Operation>) -> Result<(), PayloadError> {
+        let currency = text(self.currency);
+        let created = event.times.read(self.created_time);
+        let state = self.state.and_then(|StateName(name)| OperationState::parse(&name));
         to.push(Operation {
             key: OperationKey {
                 kind: OperationKind::Charge,
-                charge_id: charge_id.clone(),
+                charge_id: charge_id.to_owned(),
                 operation_id: String::new(),
             },
             reached: match state {
                 // That a charge failed counts from the event that announces it, not from every event that mentions it:
                 // the order may have been accepted with another charge meanwhile.
-                Some(OperationState::Failed) if announced != Some((OperationKind::Charge, OperationState::Failed)) => {
+                Some(OperationState::Failed)
+                    if event.announced != Some((OperationKind::Charge, OperationState::Failed)) =>
+                {
                     None
                 }
-                Some(state) => Some((state, since(state, created, as_of))),
+                Some(state) => Some((state, since(state, created, event.as_of))),
                 None => None,
             },
             details: OperationDetails {
-                amount: self.amount.map(|money| money.0),
+                amount: Money::amount(self.amount).map_err(PayloadError::Shape)?,
                 currency: currency.clone(),
-                failure_code: payload::text(self.failure_code),
+                failure_code: text(self.failure_code),
                 fulfillment_id: None,
             },
         });
@@ -218,29 +289,45 @@ impl WireCharge {
             (OperationKind::Refund, self.refunds),
         ];
         for (kind, list) in parts {
-            to.extend(
-                list.into_iter()
-                    .flatten()
-                    .map(|operation| operation.read(kind, charge_id.clone(), currency.clone(), as_of)),
-            );
+            for operation in list.into_iter().flatten() {
+                to.push(operation.read(event, kind, charge_id.to_owned(), currency.clone())?);
+            }
         }
+        Ok(())
     }
 }
 
 impl WireOperation {
-    fn read(self, kind: OperationKind, charge_id: String, currency: Option<String>, as_of: DateTime<Utc>) -> Operation {
-        let created = payload::time(self.created_time);
-        let state = payload::text(self.state).as_deref().and_then(OperationState::parse);
-        Operation {
-            key: OperationKey { kind, charge_id, operation_id: key_text(self.id.as_deref()) },
-            reached: state.map(|state| (state, since(state, created, as_of))),
-            details: OperationDetails {
-                amount: self.amount.map(|money| money.0),
-                currency,
-                failure_code: payload::text(self.failure_code),
-                fulfillment_id: payload::text(self.fulfillment_id),
-            },
+    fn read(
+        self,
+        event: &Announcement<'_>,
+        kind: OperationKind,
+        charge_id: String,
+        currency: Option<String>,
+    ) -> Result<Operation, PayloadError> {
+        let created = event.times.read(self.created_time);
+        let state = self.state.and_then(|StateName(name)| OperationState::parse(&name));
+        let mut reached = state.map(|state| (state, since(state, created, event.as_of)));
+        let mut operation_id = key_text(self.id.as_ref().map(|id| id.0.as_str()));
+        if operation_id.is_empty() {
+            // Nothing tells several of them apart but the event that announces one. Every later event of the charge shows it
+            // again, so its failure counts from that event only: nobody is told of it twice.
+            if state.is_some() && event.announced == state.map(|state| (kind, state)) {
+                operation_id = event_key(event.event_id);
+            } else if state == Some(OperationState::Failed) {
+                reached = None;
+            }
         }
+        Ok(Operation {
+            key: OperationKey { kind, charge_id, operation_id },
+            reached,
+            details: OperationDetails {
+                amount: Money::amount(self.amount).map_err(PayloadError::Shape)?,
+                currency,
+                failure_code: text(self.failure_code),
+                fulfillment_id: text(self.fulfillment_id),
+            },
+        })
     }
 }
 
@@ -258,7 +345,7 @@ mod tests {
         let body = format!(
             r#"{{"id":"e","type":"{event_type}","liveMode":false,"createdTime":"2026-01-01T00:00:00Z","data":{{"object":{object}}}}}"#
         );
-        OrderEvent::parse(&Envelope::parse(body.as_bytes()).unwrap(), body.as_bytes())
+        OrderEvent::parse(&Envelope::parse(body.as_bytes()).unwrap(), body.as_bytes(), None)
     }
 
     fn states(event: &OrderEvent) -> Vec<(OperationKind, &str, &str, Option<OperationState>)> {
@@ -311,7 +398,9 @@ mod tests {
             ("order.charge.refund.failed", OperationKind::Refund),
         ] {
             let event = parse(event_type, r#"{"id":"c","orderId":"o"}"#).unwrap();
-            assert!(states(&event).contains(&(kind, "c", "", Some(Failed))), "{event_type}: {:?}", states(&event));
+            let operation_id = if kind == OperationKind::Charge { "" } else { "@e" };
+            let expected = (kind, "c", operation_id, Some(Failed));
+            assert!(states(&event).contains(&expected), "{event_type}: {:?}", states(&event));
         }
         let unknown = parse("order.charge.teleported", r#"{"id":"c","orderId":"o"}"#).unwrap();
         assert_eq!(states(&unknown), [(OperationKind::Charge, "c", "", None)]);
@@ -346,5 +435,47 @@ mod tests {
     fn that_a_charge_failed_counts_from_the_event_that_announces_it() {
         let later = r#"{"id":"c","orderId":"o","state":"failed"}"#;
         assert_eq!(parse("order.charge.cancel.complete", later).unwrap().operations[0].reached, None);
+    }
+
+    #[test]
+    fn what_has_no_id_is_the_events_that_announces_it_and_fails_once() {
+        use OperationKind::{Capture, Charge};
+        use OperationState::{Complete, Failed};
+        let charge = r#"{"id":"c","orderId":"o","captures":[{"state":"failed"},{"id":"@e","state":"complete"}]}"#;
+        let announced = parse("order.charge.capture.failed", charge).unwrap();
+        let hashed = key_text(Some("@e"));
+        assert_eq!(
+            states(&announced),
+            [
+                (Charge, "c", "", None),
+                (Capture, "c", "@e", Some(Failed)),
+                (Capture, "c", hashed.as_str(), Some(Complete))
+            ]
+        );
+        assert_eq!(announced.operations[1].key.own_id(), None);
+        assert_eq!(announced.operations[2].key.own_id(), Some(hashed.as_str()));
+        let mentioned = parse("order.charge.refund.complete", charge).unwrap();
+        assert!(states(&mentioned).contains(&(Capture, "c", "", None)), "{:?}", states(&mentioned));
+    }
+
+    #[test]
+    fn amounts_are_exact_and_everything_else_of_a_charge_may_be_odd() {
+        let odd = r#"{"id":7,"orderId":8,"amount":" 30.10 ","currency":978,"state":"failed","failureCode":51,
+            "captures":{"id":9,"amount":"","state":"failed","fulfillmentId":true},"cancels":"none","refunds":[null,"x"]}"#;
+        let event = parse("order.charge.failed", odd).unwrap();
+        assert_eq!(event.order_id.as_str(), "8");
+        let [charge, capture] = &event.operations[..] else { panic!("{:?}", event.operations) };
+        assert_eq!((charge.key.charge_id.as_str(), charge.details.failure_code.as_deref()), ("7", Some("51")));
+        assert_eq!(charge.details.amount.unwrap().to_string(), "30.1");
+        assert_eq!((capture.key.operation_id.as_str(), capture.details.amount), ("9", None));
+        assert_eq!(capture.details.fulfillment_id.as_deref(), Some("true"));
+        for amount in ["\"a lot\"", "true", "{}", "1e400", "\"1_000\""] {
+            for object in [
+                format!(r#"{{"id":"c","orderId":"o","amount":{amount}}}"#),
+                format!(r#"{{"id":"c","orderId":"o","captures":[{{"amount":{amount}}}]}}"#),
+            ] {
+                assert_eq!(parse("order.charge.failed", &object).unwrap_err().code(), "shape", "{object}");
+            }
+        }
     }
 }

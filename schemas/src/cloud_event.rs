@@ -2,6 +2,8 @@
 //!
 //! Messages come at least once; `id` is the same every time. Messages of one order come in order.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use schemars::JsonSchema;
@@ -13,6 +15,9 @@ use crate::{FileId, FulfillmentId, LineId, Mode, OrderId, file_event::Purpose, h
 pub const SPEC_VERSION: &str = "1.0";
 /// The CloudEvents source of every message.
 pub const SOURCE: &str = "riverlock";
+/// Most bytes that the lines of one message take. The rest of a message is far smaller than the other half of what a topic
+/// takes (2 MiB with headers), so every message can be published.
+pub const LINES_BYTES_MAX: usize = 1 << 20;
 /// The media type of every message's data.
 pub const DATA_CONTENT_TYPE: &str = "application/json";
 
@@ -73,7 +78,13 @@ pub struct FulfillmentRequested {
     pub service_level: Option<String>,
     /// Where physical lines go; `null` for digital orders.
     pub ship_to: Option<ShipTo>,
+    /// The order's lines by their ids, as many as fit into a message: about 5000.
     pub lines: Vec<RequestedLine>,
+    /// How many lines the order has.
+    pub line_count: u64,
+    /// Where all lines are when more than those in `lines` are to be fulfilled: a path of Riverlock's order API. `null` when
+    /// `lines` holds all of them.
+    pub more_lines_at: Option<String>,
 }
 
 /// One line to fulfil.
@@ -122,7 +133,13 @@ pub struct FulfillmentReported {
     pub tracking_company: Option<String>,
     pub tracking_number: Option<String>,
     pub tracking_url: Option<String>,
+    /// The lines by their ids, as many as fit into a message: about 10000.
     pub lines: Vec<ReportedLine>,
+    /// How many lines the fulfillment reports.
+    pub line_count: u64,
+    /// Where all lines are when the fulfillment reports more than those in `lines`: a path of Riverlock's order API. `null`
+    /// when `lines` holds all of them.
+    pub more_lines_at: Option<String>,
 }
 
 /// What one fulfillment says of one line.
@@ -152,6 +169,9 @@ pub struct FulfillmentCaptureFailed {
     pub charge_id: String,
     /// The capture; empty where Digital River does not name it.
     pub capture_id: String,
+    /// What tells this capture from others of the charge: its id, or what stands for it where it has none.
+    #[serde(skip)]
+    pub operation_key: String,
     /// The fulfillment whose capture failed: what to recall.
     pub fulfillment_id: Option<String>,
     /// In `currency`, as a decimal number in a text.
@@ -176,6 +196,46 @@ pub struct InvoiceStored {
     pub object_key: String,
     pub sha256: Sha256Hash,
     pub size_bytes: u64,
+}
+
+/// A line of a message.
+pub trait MessageLine {
+    /// At most so many bytes it takes in JSON, with the comma after it.
+    fn bytes_max(&self) -> usize;
+}
+
+impl MessageLine for RequestedLine {
+    fn bytes_max(&self) -> usize {
+        let sku = self.sku_id.as_ref().map_or(0, String::len);
+        text_bytes_max(self.line_id.as_str().len()) + text_bytes_max(sku) + LINE_FRAME_BYTES
+    }
+}
+
+impl MessageLine for ReportedLine {
+    fn bytes_max(&self) -> usize {
+        text_bytes_max(self.line_id.as_str().len()) + LINE_FRAME_BYTES
+    }
+}
+
+/// What names, numbers and punctuation of a line take at most: `quantity` and the other numbers have up to 19 digits.
+const LINE_FRAME_BYTES: usize = 192;
+
+/// What a text of so many bytes takes in JSON at most. Quotes and backslashes take two bytes; control characters would take
+/// six, but no id and no text from a payload holds one.
+const fn text_bytes_max(bytes: usize) -> usize {
+    2 * bytes + 2
+}
+
+/// As many lines from the beginning as fit into a message.
+#[must_use]
+pub fn fitting<T: MessageLine>(lines: impl Iterator<Item = T>) -> Vec<T> {
+    let mut bytes = 0_usize;
+    lines
+        .take_while(|line| {
+            bytes += line.bytes_max();
+            bytes <= LINES_BYTES_MAX
+        })
+        .collect()
 }
 
 impl Message {
@@ -214,8 +274,9 @@ impl Message {
         match self {
             Self::InvoiceStored(message) => message.file_id.to_string(),
             Self::FulfillmentReported(message) => message.fulfillment_id.to_string(),
+            // The parts are Digital River's ids, which may hold anything: escaped, no two different pairs look alike.
             Self::FulfillmentCaptureFailed(message) => {
-                format!("{}:{}:{}", message.operation, message.charge_id, message.capture_id)
+                format!("{}:{}:{}", message.operation, escaped(&message.charge_id), escaped(&message.operation_key))
             }
             Self::FulfillmentRequested(_)
             | Self::FulfillmentHalted(_)
@@ -232,7 +293,7 @@ impl Message {
         let separator = if key.is_empty() { "" } else { ":" };
         let event = CloudEvent {
             specversion: SPEC_VERSION,
-            id: format!("{mode}:{subject}:{kind}{separator}{key}"),
+            id: format!("{mode}:{}:{kind}{separator}{key}", escaped(subject.as_str())),
             source: SOURCE,
             r#type: kind,
             subject,
@@ -244,19 +305,100 @@ impl Message {
     }
 }
 
+/// A text without `:`. Nearly every id is one already and stays as it is.
+fn escaped(text: &str) -> Cow<'_, str> {
+    if text.contains(['%', ':']) { text.replace('%', "%25").replace(':', "%3A").into() } else { text.into() }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    #[test]
-    fn a_message_is_a_cloud_event_with_a_stable_id() {
-        let message = Message::FulfillmentHalted(FulfillmentEnded {
-            order_id: OrderId::parse("204440790336").unwrap(),
+    fn capture_failed(order_id: &str, charge_id: &str, capture_id: &str) -> Message {
+        Message::FulfillmentCaptureFailed(FulfillmentCaptureFailed {
+            order_id: OrderId::parse(order_id).unwrap(),
+            mode: Mode::Live,
+            status: "ready",
+            operation: "capture",
+            charge_id: charge_id.to_owned(),
+            capture_id: capture_id.to_owned(),
+            operation_key: capture_id.to_owned(),
+            fulfillment_id: None,
+            amount: None,
+            currency: None,
+            failure_code: None,
+            failed_at: DateTime::UNIX_EPOCH,
+        })
+    }
+
+    fn halted(order_id: &str) -> Message {
+        Message::FulfillmentHalted(FulfillmentEnded {
+            order_id: OrderId::parse(order_id).unwrap(),
             mode: Mode::Live,
             status: "cancelled",
             ended_at: DateTime::UNIX_EPOCH,
-        });
-        let text = String::from_utf8(message.to_json(DateTime::UNIX_EPOCH)).unwrap();
+        })
+    }
+
+    fn id(message: &Message) -> String {
+        let event: serde_json::Value = serde_json::from_slice(&message.to_json(DateTime::UNIX_EPOCH)).unwrap();
+        event["id"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn different_effects_have_different_keys_and_ids_whatever_the_ids_hold() {
+        let ids = ["", "a", "b", "a:b", "b:c", "a%3Ab", "a%", "%", ":", "::", "@e"];
+        let mut keys = BTreeSet::new();
+        for (charge, capture) in ids.iter().flat_map(|charge| ids.map(|capture| (*charge, capture))) {
+            let message = capture_failed("o", charge, capture);
+            assert!(keys.insert(message.effect_key()), "{charge:?} and {capture:?}");
+        }
+        assert_eq!(
+            capture_failed("o", "610000000020", "8-1").effect_key(),
+            "capture:610000000020:8-1",
+            "as it ever was"
+        );
+
+        let mut seen = BTreeSet::new();
+        for order_id in ["a", "a:fulfillment.capture_failed:capture:b:c", "a:b", "a%3Ab", "a:fulfillment.halted"] {
+            for message in [
+                halted(order_id),
+                capture_failed(order_id, "b", "c"),
+                capture_failed(order_id, "b:fulfillment.halted", ""),
+            ] {
+                assert!(seen.insert(id(&message)), "{message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_lines_that_fit_take_no_more_than_they_may() {
+        let line = |index: usize| RequestedLine {
+            line_id: LineId::parse(format!("{index}{}", "\"".repeat(249))).unwrap(),
+            sku_id: Some("\\".repeat(1_000)),
+            quantity: Some(i64::MIN),
+            fulfilled_quantity: i64::MIN,
+            cancelled_quantity: i64::MIN,
+            physical: Some(false),
+        };
+        let all = 1_000;
+        let lines = fitting((0..all).map(line));
+        let bytes = serde_json::to_vec(&lines).unwrap().len();
+        assert!(lines.len() < all && bytes <= LINES_BYTES_MAX, "{} lines take {bytes} bytes", lines.len());
+        assert!(bytes > LINES_BYTES_MAX * 9 / 10, "{bytes}");
+        let usual = |index: usize| RequestedLine {
+            sku_id: Some("sku-1".to_owned()),
+            line_id: LineId::parse(format!("{index:012}")).unwrap(),
+            ..line(0)
+        };
+        assert!(fitting((0..100_000).map(usual)).len() > 4_000);
+    }
+
+    #[test]
+    fn a_message_is_a_cloud_event_with_a_stable_id() {
+        let text = String::from_utf8(halted("204440790336").to_json(DateTime::UNIX_EPOCH)).unwrap();
         assert_eq!(
             text,
             r#"{"specversion":"1.0","id":"live:204440790336:fulfillment.halted","source":"riverlock","type":"fulfillment.halted","subject":"204440790336","time":"1970-01-01T00:00:00Z","datacontenttype":"application/json","data":{"orderId":"204440790336","mode":"live","status":"cancelled","endedAt":"1970-01-01T00:00:00Z"}}"#

@@ -15,7 +15,10 @@ pub const ORDER_CREDIT_MEMO_CREATED: &str = "order.credit_memo.created";
 /// `fulfillment.created`: somebody reported to Digital River what was shipped and what will not be.
 pub const FULFILLMENT_CREATED: &str = "fulfillment.created";
 
-/// Types whose object is a whole order snapshot and of which every order has some; they have topics of their own.
+/// What Digital River's page on fulfillments calls [`FULFILLMENT_CREATED`].
+const FULFILLMENT_CREATE: &str = "fulfillment.create";
+
+/// Types whose object is a whole order snapshot, those of an order's usual life.
 ///
 /// Source: Digital River's event types; each carries the order in `data.object`.
 pub const ORDER_SNAPSHOTS: [&str; 11] = [
@@ -32,7 +35,7 @@ pub const ORDER_SNAPSHOTS: [&str; 11] = [
     "order.review_opened",
 ];
 
-/// Types whose object is a whole order snapshot, too, and that share the topic of all others.
+/// Further types whose object is a whole order snapshot.
 pub const MORE_ORDER_SNAPSHOTS: [&str; 4] =
     [ORDER_DISPUTE_RESOLVED, "order.review_closed", "order.submitted", "order.updated"];
 
@@ -93,10 +96,16 @@ pub fn subject(event_type: &str) -> Option<Subject> {
     } else {
         match event_type {
             ORDER_CHARGEBACK => Some(Subject::Chargeback),
-            FULFILLMENT_CREATED => Some(Subject::Fulfillment),
+            FULFILLMENT_CREATED | FULFILLMENT_CREATE => Some(Subject::Fulfillment),
             _ => None,
         }
     }
+}
+
+/// The name of a type that has several.
+#[must_use]
+pub fn canonical(event_type: &str) -> &str {
+    if event_type == FULFILLMENT_CREATE { FULFILLMENT_CREATED } else { event_type }
 }
 
 /// Whether events of this type carry an order snapshot.
@@ -121,5 +130,7 @@ mod tests {
             [Some(Subject::Chargeback), Some(Subject::Fulfillment), None, None]
         );
         assert!(subjects(&FILES).iter().all(Option::is_none));
+        assert_eq!(subject("fulfillment.create"), Some(Subject::Fulfillment));
+        assert_eq!((canonical("fulfillment.create"), canonical(ORDER_ACCEPTED)), (FULFILLMENT_CREATED, ORDER_ACCEPTED));
     }
 }

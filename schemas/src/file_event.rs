@@ -4,11 +4,15 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::MapAccess};
 
 use crate::{
-    Envelope, EventId, FileId, Mode, OrderId, event_type,
-    payload::{self, PayloadError, Text},
+    Envelope, EventId, FileId, Mode, OrderId, envelope, event_type,
+    payload::{self, PayloadError},
+    wire::{
+        Member,
+        scalar::{Id, Text, text},
+    },
 };
 
 /// What an announced file is.
@@ -79,26 +83,47 @@ pub struct FileEvent {
     pub announced_url: Option<String>,
 }
 
-/// Digital River's announcement of a file, as it is written.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+/// The fields of Digital River's announcement of a file that are read, as they are documented.
+#[derive(Debug, Default, PartialEq, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
 pub(crate) struct WireFile {
-    id: Option<String>,
-    file_id: Option<String>,
-    #[serde(rename = "invoiceURL")]
+    // Read with the envelope; it stands here for the JSON Schema.
+    id: Option<Id>,
+    file_id: Option<Id>,
+    #[schemars(rename = "invoiceURL")]
     invoice_url: Option<Text>,
+}
+
+impl envelope::Payload for WireFile {
+    fn of_type(_: &str) -> Self {
+        Self::default()
+    }
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
+        match key {
+            "fileId" => value.value(&mut self.file_id),
+            "invoiceURL" => value.value(&mut self.invoice_url),
+            _ => value.ignore(),
+        }
+    }
 }
 
 impl FileEvent {
     /// Reads the payload of an event whose envelope is already read; `purpose` is that of the event's type.
     ///
     /// # Errors
-    /// When the event cannot be queued: no usable ids, no mode, or a payload without the shape of a file.
+    /// When the event cannot be queued: no usable ids or no mode.
     pub fn parse(envelope: &Envelope<'_>, purpose: Purpose, body: &[u8]) -> Result<Self, PayloadError> {
         let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
-        let (order_id, mode) = payload::order_key(envelope)?;
-        let file = payload::object::<WireFile>(body)?;
-        let file_id = file.file_id.or(file.id).unwrap_or_default();
+        let read = envelope::read::<WireFile>(body, None);
+        let read = read.map_err(|error| PayloadError::Shape(error.to_string()))?;
+        let (order_id, mode) = payload::order_key(envelope, &read.notes)?;
+        if let Some(fault) = read.notes.take_fault() {
+            return Err(PayloadError::Shape(fault));
+        }
+        let file = read.payload.unwrap_or_default();
+        let file_id = file.file_id.map(|Id(id)| id).filter(|id| !id.trim().is_empty());
+        let file_id = file_id.unwrap_or_else(|| read.head.id.as_text().to_owned());
         Ok(Self {
             event_id,
             created_time: envelope.created_time,
@@ -106,7 +131,7 @@ impl FileEvent {
             mode,
             file_id: FileId::parse(&file_id).map_err(PayloadError::FileId)?,
             purpose,
-            announced_url: payload::text(file.invoice_url),
+            announced_url: text(file.invoice_url),
         })
     }
 }
@@ -132,8 +157,27 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_found_in_every_spelling_of_its_id() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        for object in [
+            format!(r#"{{"id":"file_{id}","fileId":"file_{id}","orderId":"o"}}"#),
+            format!(r#"{{"fileId":"{}","orderId":"o"}}"#, id.to_uppercase()),
+            format!(r#"{{"fileId":"{}","orderId":"o"}}"#, id.replace('-', "")),
+            format!(r#"{{"fileId":" {id} ","orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":null,"orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":"","orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":{{}},"orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":"{id}","fileId":"{id}","orderId":"o","invoiceURL":7}}"#),
+        ] {
+            assert_eq!(parse(&object).unwrap().file_id.to_string(), id, "{object}");
+        }
+        let number = parse(&format!(r#"{{"fileId":"{id}","orderId":48304242}}"#)).unwrap();
+        assert_eq!(number.order_id.as_str(), "48304242");
+    }
+
+    #[test]
     fn what_is_no_file_id_never_becomes_part_of_an_address() {
-        for id in ["", "../x", "6e5bf525-3907-40c5-86a9-f14ce4f33f35/../..", "0"] {
+        for id in ["", "../x", "6e5bf525-3907-40c5-86a9-f14ce4f33f35/../..", "0", "fbe7-0b79-4302-a40b-fec2", "file_"] {
             assert_eq!(parse(&format!(r#"{{"fileId":"{id}","orderId":"o"}}"#)).unwrap_err().code(), "file_id", "{id}");
         }
     }

@@ -6,7 +6,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::text::has_control;
+use crate::{
+    hash::{HASHED, hashed},
+    text::has_control,
+};
 
 /// Longest id that is accepted as a key, in bytes of UTF-8.
 ///
@@ -26,9 +29,12 @@ pub enum IdError {
     /// The text holds a control character (PostgreSQL cannot store NUL, people cannot read the others).
     #[error("holds a control character")]
     ControlCharacter,
-    /// The text is not a UUID in its usual form (file ids only).
+    /// The text is not a UUID (file ids only).
     #[error("is not a UUID")]
     NotUuid,
+    /// A part of the id could not be decoded and was replaced, so it may be another id.
+    #[error("is damaged: it holds bytes or escapes that are no characters")]
+    Damaged,
 }
 
 fn check(text: &str) -> Result<(), IdError> {
@@ -121,14 +127,32 @@ text_id! {
     FulfillmentId
 }
 
-/// An id that is only ever compared: as it is, its SHA-256 where it cannot be a key, empty where there is none.
+/// What the key of something begins with that Digital River gives no id; see [`event_key`].
+const OF_EVENT: char = '@';
+
+/// An id that is only ever compared: as it is, its SHA-256 where it cannot be a key or could be mistaken for another kind of
+/// key, empty where there is none.
 pub(crate) fn key_text(id: Option<&str>) -> String {
     match id {
-        None => String::new(),
-        Some(id) if check(id).is_ok() || id.is_empty() => id.to_owned(),
-        Some(id) => crate::record::hashed(id),
+        None | Some("") => String::new(),
+        Some(id) if check(id).is_ok() && !id.starts_with(OF_EVENT) && !id.starts_with(HASHED) => id.to_owned(),
+        Some(id) => hashed(id),
     }
 }
+
+/// The key of something that has no id of its own and was announced by this event.
+pub(crate) fn event_key(event_id: &EventId) -> String {
+    format!("{OF_EVENT}{event_id}")
+}
+
+/// Whether a key was made by [`event_key`].
+pub(crate) fn is_event_key(key: &str) -> bool {
+    key.starts_with(OF_EVENT)
+}
+
+/// What Digital River's file ids may begin with. Its documentation shows ids with and without it, and announces that prefixes
+/// come and go without a new API version.
+const FILE_PREFIX: &str = "file_";
 
 /// Digital River's id of a file, such as an invoice. Always a UUID, so it can be put into a path or an object key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -150,18 +174,22 @@ impl JsonSchema for FileId {
 }
 
 impl FileId {
-    /// Checks and takes the text.
+    /// Checks and takes the text: a UUID with or without hyphens, in lower or upper case, with or without the prefix `file_`
+    /// and white space around it.
     ///
     /// # Errors
-    /// When the text is not a UUID in the hyphenated form that Digital River writes.
+    /// When the text is not a UUID.
     pub fn parse(text: &str) -> Result<Self, IdError> {
+        let text = text.trim();
         if text.is_empty() {
             return Err(IdError::Empty);
         }
-        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+        let uuid = text.strip_prefix(FILE_PREFIX).unwrap_or(text);
+        // Not in braces and not as a URN: Digital River writes neither.
+        if uuid.len() != uuid::fmt::Hyphenated::LENGTH && uuid.len() != uuid::fmt::Simple::LENGTH {
             return Err(IdError::NotUuid);
         }
-        Uuid::try_parse(text).map(Self).map_err(|_| IdError::NotUuid)
+        Uuid::try_parse(uuid).map(Self).map_err(|_| IdError::NotUuid)
     }
 
     /// The id as a UUID.
@@ -242,18 +270,43 @@ mod tests {
     }
 
     #[test]
-    fn file_ids_are_hyphenated_uuids_and_nothing_else() {
-        let text = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
-        assert_eq!(FileId::parse(text).unwrap().to_string(), text);
+    fn file_ids_are_uuids_in_any_usual_spelling_and_nothing_else() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        for text in [
+            id,
+            "6E5BF525-3907-40C5-86A9-F14CE4F33F35",
+            "6e5bf525390740c586a9f14ce4f33f35",
+            "file_6e5bf525-3907-40c5-86a9-f14ce4f33f35",
+            "file_6e5bf525390740c586a9f14ce4f33f35",
+            " 6e5bf525-3907-40c5-86a9-f14ce4f33f35\n",
+        ] {
+            assert_eq!(FileId::parse(text).unwrap().to_string(), id, "{text}");
+        }
         for text in [
             "",
+            " ",
+            "file_",
             "..",
             "../../etc/passwd",
-            "6e5bf525390740c586a9f14ce4f33f35",
+            "fbe7-0b79-4302-a40b-fec2",
             "{6e5bf525-3907-40c5-86a9-f14ce4f33f35}",
             "6e5bf525-3907-40c5-86a9-f14ce4f33f3/",
+            "file_file_6e5bf525390740c586a9f14ce4f33f35",
         ] {
             assert!(FileId::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_of_different_things_differ() {
+        assert_eq!(key_text(None), "");
+        assert_eq!(key_text(Some("a:b")), "a:b");
+        let event = EventId::parse("e").unwrap();
+        assert!(is_event_key(&event_key(&event)));
+        let long = "x".repeat(ID_BYTES_MAX + 1);
+        for id in ["@e", &key_text(Some(&long)), "a\nb", &long] {
+            let key = key_text(Some(id));
+            assert!(key.starts_with(HASHED) && key != id && !is_event_key(&key), "{id}: {key}");
         }
     }
 }

@@ -1,8 +1,9 @@
 //! JSON Schemas: of the events as Riverlock reads them, and of the messages that it sends.
 //!
 //! They are generated from the Rust types and checked in under `schemas/json/`; a test fails when the two differ. An event's
-//! schema is what a *tolerant reader* needs: what it does not name may be there, and nearly everything may be absent. A
-//! message's schema is a promise: what it requires is there in every message, fields may be added, and none is taken away.
+//! schema is the documented shape as far as it is read: what it does not name may be there, and nearly everything may be
+//! absent. Events that it does not allow may be read all the same (see `wire`); those that it allows always are. A message's
+//! schema is a promise: what it requires is there in every message, fields may be added, and none is taken away.
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
@@ -16,9 +17,9 @@ use crate::{
     event_type,
     file_event::WireFile,
     fulfillment_event::WireFulfillment,
-    order_event::WireOrder,
     order_object::WireOrderCharges,
-    payload::Time,
+    order_snapshot::WireOrder,
+    wire::time::Time,
 };
 
 /// A schema with the file that it is kept in.
@@ -59,7 +60,7 @@ pub fn documents() -> Vec<Document> {
     ]
 }
 
-/// The schema that an event of this type has to meet to take effect: that of its subject, or else that of any event.
+/// The schema of the events of this type: that of their subject, or else that of any event.
 #[must_use]
 pub fn event_path(event_type: &str) -> &'static str {
     match event_type::subject(event_type) {
@@ -90,7 +91,7 @@ fn envelope() -> Value {
     })
 }
 
-/// An event that takes effect.
+/// An event that has a consumer.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(

@@ -4,10 +4,11 @@
 //! here is pure: no I/O, no clock, no async. A service may depend on this crate; this crate depends on no service.
 //!
 //! Digital River asks for a *tolerant reader* (fields come and go, order means nothing), so every payload type ignores
-//! what it does not know and treats nearly everything as optional.
+//! what it does not know and treats nearly everything as optional. How values of unexpected kinds are read says `wire`.
 
 pub mod charge_event;
 pub mod cloud_event;
+pub mod content;
 pub mod envelope;
 pub mod event_type;
 pub mod file_event;
@@ -15,8 +16,10 @@ pub mod fulfillment_event;
 pub mod hash;
 pub mod ids;
 pub mod json_schema;
+pub mod oddity;
 pub mod order_event;
 pub mod order_object;
+mod order_snapshot;
 pub mod order_state;
 pub mod partitioner;
 pub mod payload;
@@ -24,6 +27,7 @@ pub mod record;
 pub mod text;
 pub mod time;
 pub mod topics;
+mod wire;
 
 pub use envelope::{Envelope, EnvelopeError};
 pub use ids::{EventId, FileId, FulfillmentId, LineId, Mode, OrderId};

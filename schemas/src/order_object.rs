@@ -2,75 +2,139 @@
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::de::MapAccess;
 
 use crate::{
     Envelope, EnvelopeError, EventId,
-    charge_event::{self, Operation, WireCharge},
-    envelope::Payload,
+    charge_event::{self, Announcement, Operation, WireCharge},
+    envelope::{self, Head, Payload, Scalar},
     event_type::{self, Subject},
     fulfillment_event::{Fulfillment, WireFulfillment},
     ids::IdError,
-    order_event::{OrderEvent, OrderSnapshot, WireOrder},
-    payload::{self, PayloadError, Text, Time},
+    oddity::Oddities,
+    order_event::OrderEvent,
+    order_snapshot::{OrderSnapshot, WireOrder},
+    payload::{self, PayloadError, Times},
+    wire::{Member, Members, Notes, scalar::Id},
 };
 
-/// What was read of an event's object along with the envelope: usually all of it, so that the body is passed through once.
-#[derive(Default)]
-pub struct OrderObject(Option<WireObject>);
+/// What was read of an event's object along with the envelope, so that the body is passed through once.
+#[derive(Debug)]
+pub struct OrderObject<'a> {
+    head: Head<'a>,
+    object: WireObject,
+    notes: Notes,
+}
 
+/// An object by what its event's type says it is.
+#[derive(Debug)]
 enum WireObject {
+    /// None, or one that no consumer of orders needs.
+    None,
     Order(Box<WireOrder>),
+    /// What a charge's object is only a look at all of it tells.
+    Charge(Box<WireChargeOrOrder>),
     Fulfillment(Box<WireFulfillment>),
 }
 
-impl<'de> Payload<'de> for WireObject {
-    fn read<D: Deserializer<'de>>(event_type: &str, object: D) -> Result<Option<Self>, D::Error> {
-        Ok(match event_type::subject(event_type) {
-            Some(Subject::Order) => Some(Self::Order(Deserialize::deserialize(object)?)),
-            Some(Subject::Fulfillment) => Some(Self::Fulfillment(Deserialize::deserialize(object)?)),
-            // What a charge's object is only a look at all of it tells.
-            Some(Subject::Charge | Subject::Chargeback) | None => {
-                IgnoredAny::deserialize(object)?;
-                None
-            }
+impl Payload for WireObject {
+    fn of_type(event_type: &str) -> Self {
+        match event_type::subject(event_type) {
+            None => Self::None,
+            Some(Subject::Order) => Self::Order(Box::default()),
+            Some(Subject::Charge | Subject::Chargeback) => Self::Charge(Box::default()),
+            Some(Subject::Fulfillment) => Self::Fulfillment(Box::default()),
+        }
+    }
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
+        match self {
+            Self::None => value.ignore(),
+            Self::Order(order) => order.member(key, value),
+            Self::Charge(charge) => charge.member(key, value),
+            Self::Fulfillment(fulfillment) => fulfillment.member(key, value),
+        }
+    }
+}
+
+impl<'a> OrderObject<'a> {
+    /// Reads the envelope of a body, and its object.
+    ///
+    /// # Errors
+    /// When the body is not an event at all.
+    pub fn read(body: &'a [u8]) -> Result<(Envelope<'a>, Self), EnvelopeError> {
+        let mut read = envelope::read::<WireObject>(body, None)?;
+        // The object stands before the type: now that this is known, it is read again.
+        let is_needed = event_type::subject(&read.envelope.event_type).is_some();
+        if is_needed && matches!(read.payload, Some(WireObject::None)) {
+            let event_type = read.envelope.event_type.clone();
+            read = envelope::read(body, Some(&event_type))?;
+        }
+        let object = read.payload.unwrap_or(WireObject::None);
+        Ok((read.envelope, Self { head: read.head, object, notes: read.notes }))
+    }
+
+    /// What is unusual in the body, as far as it was read.
+    #[must_use]
+    pub fn oddities(&self) -> Oddities {
+        self.notes.oddities()
+    }
+
+    /// The event. `received_at` is when the broker took it; `None` where that is not known.
+    ///
+    /// # Errors
+    /// As for [`OrderEvent::parse`].
+    pub fn into_event(
+        self,
+        envelope: &Envelope<'_>,
+        received_at: Option<DateTime<Utc>>,
+    ) -> Result<OrderEvent, PayloadError> {
+        let Self { head, object, notes } = self;
+        let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
+        let (order_id, mode) = payload::order_key(envelope, &notes)?;
+        if let Some(fault) = notes.take_fault() {
+            return Err(PayloadError::Shape(fault));
+        }
+        let created_time = Times::new(received_at, None, &notes).believed(envelope.created_time);
+        let event = Event { id: &event_id, envelope, created_time, received_at, notes: &notes };
+        let said = match object {
+            WireObject::None => return Err(PayloadError::Shape("the event has no object".to_owned())),
+            WireObject::Order(order) => event.order(*order)?,
+            WireObject::Charge(charge) => event.charge(*charge, head)?,
+            WireObject::Fulfillment(fulfillment) => event.fulfillment(*fulfillment, head)?,
+        };
+        let Said { as_of, order, operations, fulfillment } = said;
+        Ok(OrderEvent {
+            event_type: event_type::canonical(&envelope.event_type).to_owned(),
+            created_time,
+            as_of: as_of.or(received_at).ok_or(PayloadError::Time)?,
+            order_id,
+            mode,
+            order,
+            operations,
+            fulfillment,
+            oddities: notes.oddities(),
+            event_id,
         })
     }
 }
 
-impl OrderObject {
-    /// Reads the envelope of a body and, as far as the event is as usual, the object.
+impl OrderEvent {
+    /// Reads the payload of an event whose envelope is already read. `received_at` is when the broker took it; `None` where
+    /// that is not known.
     ///
     /// # Errors
-    /// When the body is not an event at all.
-    pub fn read(body: &[u8]) -> Result<(Envelope<'_>, Self), EnvelopeError> {
-        let (envelope, object) = Envelope::parse_with(body)?;
-        Ok((envelope, Self(object)))
-    }
-
-    /// The event; what was not read of its object yet is read from the body.
-    ///
-    /// # Errors
-    /// As for [`OrderEvent::parse`].
-    pub fn into_event(self, envelope: &Envelope<'_>, body: &[u8]) -> Result<OrderEvent, PayloadError> {
-        let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
-        let (order_id, mode) = payload::order_key(envelope)?;
-        let said = match self.0 {
-            Some(WireObject::Order(order)) => Said::of_order(*order, envelope.created_time)?,
-            Some(WireObject::Fulfillment(fulfillment)) => Said::of_fulfillment(*fulfillment, envelope)?,
-            None => Said::read(event_type::subject(&envelope.event_type).unwrap_or(Subject::Order), envelope, body)?,
-        };
-        Ok(OrderEvent {
-            event_id,
-            event_type: envelope.event_type.to_string(),
-            created_time: envelope.created_time,
-            as_of: said.as_of.ok_or(PayloadError::Time)?,
-            order_id,
-            mode,
-            order: said.order,
-            operations: said.operations,
-            fulfillment: said.fulfillment,
-        })
+    /// When the event cannot be applied to an order: no usable ids, no mode, no time at all, or quantities and amounts that
+    /// are none.
+    pub fn parse(
+        envelope: &Envelope<'_>,
+        body: &[u8],
+        received_at: Option<DateTime<Utc>>,
+    ) -> Result<Self, PayloadError> {
+        let read = envelope::read::<WireObject>(body, Some(&envelope.event_type));
+        let read = read.map_err(|error| PayloadError::Shape(error.to_string()))?;
+        let object = read.payload.unwrap_or(WireObject::None);
+        OrderObject { head: read.head, object, notes: read.notes }.into_event(envelope, received_at)
     }
 }
 
@@ -83,97 +147,125 @@ struct Said {
     fulfillment: Option<Fulfillment>,
 }
 
-impl Said {
-    fn read(subject: Subject, envelope: &Envelope<'_>, body: &[u8]) -> Result<Self, PayloadError> {
-        let created = envelope.created_time;
-        match subject {
-            Subject::Order => Self::of_order(payload::object(body)?, created),
-            Subject::Charge | Subject::Chargeback => {
-                let shape = payload::object::<WireShape>(body)?;
-                if !shape.names_order() && !shape.is_order() {
-                    // The envelope took the object's own id for the order's, and it is not.
-                    return Err(PayloadError::OrderId(IdError::Empty));
-                }
-                let mut said = if shape.is_order() {
-                    Self::of_order(payload::object(body)?, created)?
-                } else {
-                    Self { as_of: created.or_else(|| payload::time(shape.created_time)), ..Self::default() }
-                };
-                if let (Subject::Charge, Some(as_of)) = (subject, created.or(said.as_of)) {
-                    let charges = if shape.is_order() {
-                        payload::object::<WireOrderCharges>(body)?.into_charges()
-                    } else {
-                        vec![payload::object(body)?]
-                    };
-                    said.operations = charge_event::operations(&envelope.event_type, charges, as_of);
-                }
-                Ok(said)
-            }
-            Subject::Fulfillment => Self::of_fulfillment(payload::object(body)?, envelope),
-        }
+/// What the object of an event is read with.
+struct Event<'a> {
+    id: &'a EventId,
+    envelope: &'a Envelope<'a>,
+    created_time: Option<DateTime<Utc>>,
+    received_at: Option<DateTime<Utc>>,
+    notes: &'a Notes,
+}
+
+impl Event<'_> {
+    fn times(&self) -> Times<'_> {
+        Times::new(self.received_at, self.created_time, self.notes)
     }
 
-    fn of_order(order: WireOrder, created: Option<DateTime<Utc>>) -> Result<Self, PayloadError> {
-        let order = order.into_snapshot()?;
-        Ok(Self { as_of: order.updated_time.or(created), order: Some(order), ..Self::default() })
+    fn order(&self, order: WireOrder) -> Result<Said, PayloadError> {
+        let order = order.into_snapshot(self.times())?;
+        Ok(Said { as_of: order.updated_time.or(self.created_time), order: Some(order), ..Said::default() })
     }
 
-    fn of_fulfillment(wire: WireFulfillment, envelope: &Envelope<'_>) -> Result<Self, PayloadError> {
-        if wire.order_id.as_deref().unwrap_or_default().is_empty() {
+    fn charge(&self, wire: WireChargeOrOrder, head: Head<'_>) -> Result<Said, PayloadError> {
+        let names_order = !head.order_id.as_text().is_empty();
+        let is_order = !names_order && wire.is_order();
+        if !names_order && !is_order {
+            // The envelope took the object's own id for the order's, and it is not.
             return Err(PayloadError::OrderId(IdError::Empty));
         }
-        let (fulfillment, order) = wire.split()?;
-        let details_id = order.as_ref().and_then(|order| order.id.as_ref());
-        if details_id.is_some_and(|id| envelope.order_id.as_deref() != Some(id.0.as_str())) {
+        let WireChargeOrOrder { order, mut charge, payment, charges } = wire;
+        let (mut said, charges) = if is_order {
+            let of_order = payment.and_then(|payment| payment.charges).or(charges).unwrap_or_default();
+            (self.order(order)?, of_order)
+        } else {
+            let created = self.times().read(charge.created_time);
+            (charge.id, charge.state, charge.currency) = (id(head.id), order.state, order.currency);
+            (Said { as_of: self.created_time.or(created), ..Said::default() }, vec![charge])
+        };
+        let as_of = self.created_time.or(said.as_of).or(self.received_at);
+        let is_chargeback = event_type::subject(&self.envelope.event_type) == Some(Subject::Chargeback);
+        if let (false, Some(as_of)) = (is_chargeback, as_of) {
+            let event = Announcement::new(&self.envelope.event_type, self.id, as_of, self.times());
+            said.operations = charge_event::operations(&event, charges)?;
+        }
+        Ok(said)
+    }
+
+    fn fulfillment(&self, mut wire: WireFulfillment, head: Head<'_>) -> Result<Said, PayloadError> {
+        if head.order_id.as_text().is_empty() {
+            return Err(PayloadError::OrderId(IdError::Empty));
+        }
+        wire.id = id(head.id);
+        let times = self.times();
+        let (fulfillment, order) = wire.split(times)?;
+        let details_id = order.as_ref().and_then(|order| order.id.as_ref()).map(|id| id.0.as_str());
+        if details_id.is_some_and(|id| !id.is_empty() && self.envelope.order_id.as_deref() != Some(id)) {
             return Err(PayloadError::Shape("`orderDetails` are those of another order".to_owned()));
         }
-        Ok(Self {
-            as_of: envelope.created_time.or(fulfillment.created_time),
-            order: order.map(WireOrder::into_snapshot).transpose()?,
+        Ok(Said {
+            as_of: self.created_time.or(fulfillment.created_time),
+            order: order.map(|order| order.into_snapshot(times)).transpose()?,
             fulfillment: Some(fulfillment),
-            ..Self::default()
+            ..Said::default()
         })
     }
 }
 
-/// As much of an object as tells an order from what only names one.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireShape {
-    order_id: Option<Text>,
-    created_time: Option<Time>,
-    items: Option<IgnoredAny>,
-    payment: Option<IgnoredAny>,
-    charges: Option<IgnoredAny>,
-    state_transitions: Option<IgnoredAny>,
+/// The id of an object that was read with the envelope.
+fn id(id: Scalar<'_>) -> Option<Id> {
+    id.into_text().map(|text| Id(text.into_owned()))
 }
 
-impl WireShape {
-    /// An empty id names nothing; the envelope passes over it, too.
-    fn names_order(&self) -> bool {
-        self.order_id.as_ref().is_some_and(|id| !id.0.is_empty())
-    }
+/// A charge that names its order, or an order with its charges: the fields of both.
+#[derive(Debug, Default, PartialEq)]
+struct WireChargeOrOrder {
+    /// `state` and `currency` are here, whichever of the two it is.
+    order: WireOrder,
+    charge: WireCharge,
+    payment: Option<WirePayment>,
+    charges: Option<Vec<WireCharge>>,
+}
 
+impl<'de> Members<'de> for WireChargeOrOrder {
+    fn member<A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
+        match key {
+            "payment" => value.object(&mut self.payment),
+            "charges" => value.list(&mut self.charges),
+            "createdTime" | "amount" | "failureCode" | "captures" | "cancels" | "refunds" => {
+                self.charge.member(key, value)
+            }
+            _ => self.order.member(key, value),
+        }
+    }
+}
+
+impl WireChargeOrOrder {
     fn is_order(&self) -> bool {
-        let parts = [&self.items, &self.payment, &self.charges, &self.state_transitions];
-        !self.names_order() && parts.iter().any(|part| part.is_some())
+        self.order.items.is_some()
+            || self.order.state_transitions.is_some()
+            || self.payment.is_some()
+            || self.charges.is_some()
     }
 }
 
 /// The charges of an order: under `payment`, and in older events directly under the order.
-#[derive(Deserialize, JsonSchema)]
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the fields are there for the schema")]
 pub(crate) struct WireOrderCharges {
     payment: Option<WirePayment>,
     charges: Option<Vec<WireCharge>>,
 }
 
-#[derive(Deserialize, JsonSchema)]
-struct WirePayment {
+#[derive(Debug, Default, PartialEq, JsonSchema)]
+pub(crate) struct WirePayment {
     charges: Option<Vec<WireCharge>>,
 }
 
-impl WireOrderCharges {
-    fn into_charges(self) -> Vec<WireCharge> {
-        self.payment.and_then(|payment| payment.charges).or(self.charges).unwrap_or_default()
+impl<'de> Members<'de> for WirePayment {
+    fn member<A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
+        if key == "charges" { value.list(&mut self.charges) } else { value.ignore() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{hash::Sha256Hash, ids::ID_BYTES_MAX};
+pub use crate::hash::hashed;
+use crate::{ids::ID_BYTES_MAX, text::has_control};
 
 /// The event's id.
 pub const EVENT_ID: &str = "event-id";
@@ -65,18 +66,13 @@ pub const FOLDED_BYTES_MAX: usize = 1 << 20;
 /// headers.
 pub const STORED_BYTES_MAX: usize = 4 << 20;
 
-/// A text that is safe as a record's key or header: as it is, or its SHA-256 where it is longer than an id may be.
+/// A text that is safe as a record's key or header, and in a line of a log: as it is, or its SHA-256 where it is longer than
+/// an id may be or holds a control character.
 ///
 /// The full text is in the record's value in any case; a key of a megabyte would only make the record too large to store.
 #[must_use]
 pub fn bounded(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.len() <= ID_BYTES_MAX { text.into() } else { hashed(text).into() }
-}
-
-/// What stands for a text that cannot be a key.
-#[must_use]
-pub fn hashed(text: &str) -> String {
-    format!("sha256:{}", Sha256Hash::of(text.as_bytes()))
+    if text.len() <= ID_BYTES_MAX && !has_control(text) { text.into() } else { hashed(text).into() }
 }
 
 /// Where a record lies in Kafka.
@@ -93,5 +89,18 @@ pub struct Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]@{}", self.topic, self.partition, self.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_short_and_one_line() {
+        assert_eq!(bounded("o-1"), "o-1");
+        for text in ["a\n2026 ERROR forged", "\0", &"x".repeat(ID_BYTES_MAX + 1)] {
+            assert_eq!(bounded(text), hashed(text));
+        }
     }
 }

@@ -23,6 +23,15 @@ pub fn bounded(text: Cow<'_, str>, chars_max: usize) -> Cow<'_, str> {
     text.chars().take(chars_max).map(clean).collect()
 }
 
+/// The JSON text of a body. A byte order mark is no JSON, but it hides no meaning either, so it is passed over.
+///
+/// # Errors
+/// When the body is not UTF-8.
+pub(crate) fn json_text(body: &[u8]) -> Result<&str, std::str::Utf8Error> {
+    let text = std::str::from_utf8(body)?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
 /// A string of a JSON text, borrowed where it has no escapes.
 pub(crate) struct Str<'a>(pub(crate) Cow<'a, str>);
 

@@ -10,6 +10,22 @@ use crate::event_type;
 /// What every topic's name starts with, unless configured otherwise.
 pub const DEFAULT_PREFIX: &str = "riverlock";
 
+/// What stands between a Kafka cluster's id and a topic's name where a topic of an earlier cluster is named. No topic's name may
+/// contain it.
+pub const CLUSTER_SEPARATOR: char = '/';
+
+/// Whether this names a topic of an earlier Kafka cluster, which the current one does not have.
+#[must_use]
+pub fn is_of_earlier_cluster(topic: &str) -> bool {
+    topic.contains(CLUSTER_SEPARATOR)
+}
+
+/// The topic's name alone, without the earlier cluster that it may be of.
+#[must_use]
+pub fn without_cluster(topic: &str) -> &str {
+    topic.rsplit(CLUSTER_SEPARATOR).next().unwrap_or(topic)
+}
+
 /// The topics' names under a prefix, and the routing of event types to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
@@ -119,6 +135,13 @@ mod tests {
         assert_eq!(topics.raw("order.cancelled"), "riverlock.raw.other");
         assert_eq!(topics.raw("payout.created"), "riverlock.raw.other");
         assert_eq!(topics.raw("other"), "riverlock.raw.other");
+    }
+
+    #[test]
+    fn a_topic_of_an_earlier_cluster_is_told_apart() {
+        let named = format!("5L6g3nShT-eMCtK--X86sw{CLUSTER_SEPARATOR}riverlock.raw.other");
+        assert!(is_of_earlier_cluster(&named) && !is_of_earlier_cluster("riverlock.raw.other"));
+        assert_eq!((without_cluster(&named), without_cluster("a.b")), ("riverlock.raw.other", "a.b"));
     }
 
     #[test]

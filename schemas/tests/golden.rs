@@ -16,7 +16,7 @@ fn golden(name: &str) -> Vec<u8> {
 
 fn event(name: &str) -> OrderEvent {
     let body = golden(name);
-    OrderEvent::parse(&Envelope::parse(&body).unwrap(), &body).unwrap_or_else(|error| panic!("{name}: {error}"))
+    OrderEvent::parse(&Envelope::parse(&body).unwrap(), &body, None).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn order(name: &str) -> OrderSnapshot {

@@ -10,7 +10,7 @@ use riverlock_ledger::{
 };
 use riverlock_processor::Orders;
 use riverlock_runtime::{Clock as _, ConfigError, SystemClock};
-use riverlock_schemas::topics::Topics;
+use riverlock_schemas::topics::{Topics, without_cluster};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
@@ -96,14 +96,13 @@ impl Consumers {
         place: &Place,
         request: &Request,
     ) -> anyhow::Result<Redriven> {
-        let (topic, now) = (&place.position.topic, SystemClock.now());
-        if self.topics.files().contains(topic) {
+        let (topic, now) = (without_cluster(&place.position.topic).to_owned(), SystemClock.now());
+        if self.topics.files().contains(&topic) {
             return Ok(dead_letters::redrive(connection, &self.invoices, place, request, now).await?);
         }
-        anyhow::ensure!(
-            self.topics.orders().contains(topic),
-            "no consumer reads topic {topic} in this configuration (kafka.topic_prefix, kafka.routed_types)"
-        );
+        if !self.topics.orders().contains(&topic) {
+            return Ok(Redriven::Skipped(Skip::NoConsumer));
+        }
         Ok(dead_letters::redrive(connection, &self.orders, place, request, now).await?)
     }
 }

@@ -9,12 +9,18 @@ use std::{
     time::Duration,
 };
 
+use riverlock_ledger::cluster;
 use riverlock_runtime::topics;
 use riverlock_sandbox::stack::{Embedded, Kafka, Postgres};
 
 use self::settings::Written;
 pub use self::{ports::Ports, service::Running};
-use crate::{args::BrokerKind, config::Config, services::Service, setup};
+use crate::{
+    args::{BrokerKind, setup::SetupOptions},
+    config::Config,
+    services::Service,
+    setup,
+};
 
 /// How long a service may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -77,7 +83,13 @@ impl Local {
         let config = Config::load_with_kafka(Some(&config_file))?;
 
         tell("creating topics and tables");
-        setup::setup(&config).await?;
+        // The embedded broker is another cluster each time.
+        let new_cluster = match &broker {
+            Broker::Kafka(_) => None,
+            Broker::Embedded { .. } => Some(cluster::connected(&config.kafka).await?),
+        };
+        let options = SetupOptions { new_cluster, ..SetupOptions::default() };
+        setup::setup(&config, &options, &|_| {}).await?;
         tell("starting ingest, processor and invoice-fetcher");
         let mut services = Vec::new();
         for (service, admin) in Service::ALL.into_iter().zip(ports.admin) {

@@ -44,7 +44,7 @@ impl Reader {
     /// Kafka says which partitions there are: the configuration may be another machine's.
     pub(super) fn open(kafka: &KafkaConfig, after: Option<Cursor>) -> anyhow::Result<Self> {
         let topic = kafka.topics().quarantine();
-        let consumer = Closing::create(&kafka.consumer("riverlock-quarantine"))?;
+        let consumer = Closing::create(&kafka.consumer("quarantine"))?;
         let asked = || format!("Kafka does not tell what topic {topic} holds (`riverlock setup` creates it)");
         let metadata = consumer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).with_context(asked)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);

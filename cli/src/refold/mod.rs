@@ -67,6 +67,10 @@ fn print(finding: &Finding, output: Output) -> anyhow::Result<()> {
                 format!("order {order_id} ({mode}) is left as it is: {refusal}")
             })
         }
+        Finding::Unreadable(row) => {
+            let refused = serde_json::json!({ "reason": row });
+            output.each(&serde_json::json!({ "refused": refused }), || format!("{row}; it is left as it is"))
+        }
     }
 }
 

@@ -5,23 +5,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context as _;
 use rdkafka::{
     Message as _,
-    consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    consumer::BaseConsumer,
     message::{BorrowedMessage, Headers as _},
 };
-use riverlock_ledger::ranges::{OffsetRange, RangeError, RangeReader};
-use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};
+use riverlock_ledger::ranges::{OffsetRange, RangeError, RangeReader, limits};
+use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_schemas::{
     hash::Sha256Hash,
     record::{self, Position},
     time::parse_time,
+    topics::is_of_earlier_cluster,
 };
 use serde::Serialize;
 
 use crate::quarantine::verdict::{Judge, Kept, Verdict};
 
 /// How Kafka's logs call this.
-const GROUP: &str = "riverlock-trace";
+const GROUP: &str = "trace";
 
 /// What Kafka has under a position.
 #[derive(Debug)]
@@ -173,19 +173,23 @@ pub(super) fn read(kafka: &KafkaConfig, wanted: &BTreeSet<Position>) -> anyhow::
     let mut ends = BTreeMap::new();
     let mut unreachable: Option<String> = None;
     for position in wanted {
+        if is_of_earlier_cluster(&position.topic) {
+            found.insert(position.clone(), Found::Gone("it was in an earlier Kafka cluster".to_owned()));
+            continue;
+        }
         if let Some(reason) = &unreachable {
             found.insert(position.clone(), Found::Unreadable(reason.clone()));
             continue;
         }
-        let ask = || consumer.fetch_watermarks(&position.topic, position.partition, REQUEST_TIMEOUT);
+        let ask = || limits(&consumer, &position.topic, position.partition);
         match ends.entry((position.topic.as_str(), position.partition)).or_insert_with(ask) {
             Ok((low, high)) if (*low..*high).contains(&position.offset) => there.push(position.clone()),
             Ok((low, high)) => {
                 let reason = format!("{} has the offsets from {low} to before {high}", position.topic);
                 found.insert(position.clone(), Found::Gone(reason));
             }
-            Err(error) if is_unknown(error) => {
-                found.insert(position.clone(), Found::Gone(error.to_string()));
+            Err(error @ RangeError::Unavailable { .. }) => {
+                found.insert(position.clone(), Found::Unreadable(error.to_string()));
             }
             Err(error) => {
                 let reason = format!("Kafka cannot be asked: {error}");
@@ -242,15 +246,4 @@ fn read_present(
 fn range(position: &Position) -> OffsetRange {
     let Position { topic, partition, offset } = position.clone();
     OffsetRange { topic, partition, start: offset, end: offset + 1 }
-}
-
-fn is_unknown(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::UnknownTopic
-        )
-    )
 }

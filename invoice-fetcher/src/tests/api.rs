@@ -10,7 +10,6 @@ use crate::{
     Archive,
     api::{self, ApiConfig},
     links,
-    queue::Queue,
 };
 
 const TOKEN: &str = "canary-token-canary-token-canary-token";
@@ -30,7 +29,7 @@ impl Served {
         bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
         bench.announce([8]).await;
         let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..ApiConfig::new(TOKEN) };
-        let (archive, queue) = (Archive::open(&bench.config).unwrap(), Queue::new(bench.database.pool.clone()));
+        let (archive, queue) = (Archive::open(&bench.config).unwrap(), bench.database.queue());
         let address = api::start(&config, archive, queue, &bench.context).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { bench, base: format!("http://{address}"), http }
@@ -108,10 +107,17 @@ async fn a_document_that_was_changed_in_the_archive_never_arrives_whole() {
     let request = served.http.get(format!("{}/v1/invoices/{}", served.base, file(7))).bearer_auth(TOKEN);
     let whole = async { request.send().await?.bytes().await };
     assert!(whole.await.is_err());
-    std::fs::write(&path, "short").unwrap();
-    assert_eq!(served.get_file(file(7)).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    std::fs::remove_file(&path).unwrap();
-    assert_eq!(served.get_file(file(7)).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    for (spoil, code) in [("short", "document_changed"), ("", "document_lost")] {
+        if spoil.is_empty() {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            std::fs::write(&path, spoil).unwrap();
+        }
+        let answer = served.get_file(file(7)).await;
+        assert_eq!(answer.status(), StatusCode::GONE);
+        let problem: serde_json::Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!((problem["type"].as_str(), problem["errors"][0]["code"].as_str()), (Some("gone"), Some(code)));
+    }
     served.bench.stop().await;
 }
 

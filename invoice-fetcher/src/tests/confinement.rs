@@ -57,13 +57,15 @@ impl Resolve for Dns {
     }
 }
 
-/// A fetcher of its own, so that no connection and no failure of another one counts.
+/// A fetcher and an archive of its own, so that no connection, no failure and no document of another one counts.
 async fn attempt(config: &InvoiceFetcherConfig, dns: Arc<Dns>) -> Result<Document, Problem> {
+    let folder = tempfile::tempdir().unwrap();
+    let config = &InvoiceFetcherConfig { store: Url::from_directory_path(folder.path()).unwrap(), ..config.clone() };
     let trusted = [RIGHT, OTHER].map(|(pem, _)| reqwest::Certificate::from_pem(pem.as_bytes()).unwrap());
     let http = reqwest::Client::builder().tls_certs_only(trusted);
     let client = Client::over(http, dns, config, Arc::new(SystemClock)).unwrap();
     let mut fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
-    fetcher.use_client(client);
+    fetcher.client = client;
     let leased = Leased::pretended(file(1), Mode::Test);
     Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(20))).await
 }
@@ -240,7 +242,7 @@ async fn beside_proxies(closed: &str) {
     let context = Context::new();
     links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await.unwrap();
     let encrypted = config_of(&closed.parse().unwrap());
-    assert_eq!(attempt(&encrypted, 1).await.unwrap_err().reason(), "transport");
+    assert_eq!(attempt(&encrypted, 3).await.unwrap_err().reason(), "transport");
     for scheme in ["http", "https"] {
         let answer = reqwest::get(format!("{scheme}://control.example/")).await;
         assert!(answer.map_or(true, |answer| answer.status() == 502));

@@ -9,6 +9,8 @@ use sqlx::{AssertSqlSafe, Executor, PgPool};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::queue::Queue;
+
 /// A PostgreSQL, for as long as a test needs it.
 struct Server {
     postgres: stack::Postgres,
@@ -45,6 +47,11 @@ impl Database {
         migrate(&mut config.connect().await.unwrap()).await.unwrap();
         let pool = config.pool().unwrap();
         Self { config, pool, _server: Some(server) }
+    }
+
+    /// The queue in it.
+    pub(super) fn queue(&self) -> Queue {
+        Queue::new(crate::database::Database::new(&self.config))
     }
 
     /// The database of a parent process, for as long as the parent has it.

@@ -13,7 +13,7 @@ use super::{
     queueing::{announce, announced},
     server::{Answer, Server},
 };
-use crate::{Archive, InvoiceFetcherConfig, queue::Leased, worker::Fetcher};
+use crate::{Archive, InvoiceFetcherConfig, queue::Leased, retry, view::Filter, worker::Fetcher};
 
 /// How long a test may wait for something to happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -157,7 +157,8 @@ async fn a_refused_key_stops_fetching_and_costs_nothing() {
     bench.start();
     bench.until("SELECT count(*) FROM invoices WHERE last_error LIKE 'key_refused%'", 4).await;
     bench.stop().await;
-    assert!(bench.server.asked().len() <= 4, "{}", bench.server.asked().len());
+    // Each worker once, and one request about a file that is nobody's.
+    assert!(bench.server.asked().len() <= 5, "{}", bench.server.asked().len());
     assert_eq!(bench.count("SELECT sum(attempts) FROM invoices").await, 0);
     bench.until(DUE, 50).await;
 
@@ -184,23 +185,64 @@ async fn a_worker_that_died_after_storing_leaves_no_double() {
     bench.check(0..2).await;
 }
 
-#[tokio::test]
-async fn another_document_under_the_same_id_is_a_conflict_and_overwrites_nothing() {
-    let bench = Bench::new().await;
-    let path = bench.folder.path().join(Archive::key(Mode::Test, file(0)));
+/// Puts something where a file's document belongs.
+fn occupy(bench: &Bench, file_id: FileId, bytes: &[u8]) -> std::path::PathBuf {
+    let path = bench.folder.path().join(Archive::key(Mode::Test, file_id));
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, "an older document").unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_document_that_is_stored_already_is_kept_although_it_would_be_rendered_anew() {
+    let bench = Bench::new().await;
+    let stored = b"%PDF-1.4 of the day before\n%%EOF\n";
+    let path = occupy(&bench, file(0), stored);
     bench.announce([0]).await;
     bench.start();
     bench.until(DUE, 0).await;
     bench.stop().await;
     let row = bench.row(file(0)).await;
-    assert_eq!(row.state, "discarded");
-    let error = row.last_error.unwrap();
-    for hash in [Sha256Hash::of(b"an older document"), Sha256Hash::of(&document(file(0)))] {
-        assert!(error.starts_with("conflict: ") && error.contains(&hash.to_string()), "{error}");
-    }
-    assert_eq!(std::fs::read(&path).unwrap(), b"an older document");
+    assert_eq!((row.state.as_str(), row.attempts), ("stored", 1), "{row:?}");
+    assert_eq!(row.sha256.as_deref(), Some(Sha256Hash::of(stored).as_bytes().as_slice()));
+    assert_eq!(std::fs::read(&path).unwrap(), stored);
+    assert_eq!(bench.server.asked().len(), 0, "nothing is fetched");
+    assert_eq!(bench.count("SELECT count(*) FROM outbox WHERE kind = 'invoice.stored'").await, 1);
+}
+
+#[tokio::test]
+async fn a_document_whose_place_is_taken_by_something_else_is_stored_beside_it() {
+    let bench = Bench::new().await;
+    let path = occupy(&bench, file(0), b"half a document");
+    bench.announce([0]).await;
+    bench.start();
+    bench.until(DUE, 0).await;
+    bench.stop().await;
+    let (row, expected) = (bench.row(file(0)).await, document(file(0)));
+    let hash = Sha256Hash::of(&expected);
+    assert_eq!(row.state, "stored", "{row:?}");
+    assert_eq!(row.sha256.as_deref(), Some(hash.as_bytes().as_slice()));
+    assert_eq!(row.object_key, Some(Archive::other_key(Mode::Test, file(0), hash)));
+    assert_eq!(std::fs::read(bench.folder.path().join(row.object_key.unwrap())).unwrap(), expected);
+    assert_eq!(std::fs::read(&path).unwrap(), b"half a document", "nothing is overwritten");
+}
+
+#[tokio::test]
+async fn a_document_that_was_given_up_as_a_conflict_is_adopted_when_it_is_tried_again() {
+    let bench = Bench::new().await;
+    let stored = b"%PDF-1.4 of the day before\n%%EOF\n";
+    occupy(&bench, file(0), stored);
+    bench.announce([0]).await;
+    let given_up = "UPDATE invoices SET state = 'discarded', ended_at = now(), last_error = 'conflict: other bytes'";
+    sqlx::query(given_up).execute(&bench.database.pool).await.unwrap();
+    bench.start();
+    let filter = Filter { reason: Some("conflict".to_owned()), ..Filter::default() };
+    let request = retry::Request { by: "ada".to_owned(), reason: "the archive has it".to_owned() };
+    let mut connection = bench.database.pool.acquire().await.unwrap();
+    retry::run(&mut connection, &filter, 10, &request, retry::Run::Apply).await.unwrap();
+    bench.until("SELECT count(*) FROM invoices WHERE state = 'stored'", 1).await;
+    bench.stop().await;
+    assert_eq!(bench.row(file(0)).await.sha256.as_deref(), Some(Sha256Hash::of(stored).as_bytes().as_slice()));
 }
 
 #[tokio::test]

@@ -195,7 +195,7 @@ async fn a_refused_key_stops_all_requests_at_once() {
     for number in 1..50 {
         assert_eq!(bench.attempt(file(number)).await.unwrap_err().reason(), "closed");
     }
-    assert_eq!(bench.server.asked().len(), 1);
+    assert_eq!(bench.server.asked().len(), 2, "the document, and a file that is nobody's");
 }
 
 #[tokio::test]

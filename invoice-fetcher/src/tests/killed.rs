@@ -118,7 +118,7 @@ async fn fetch_until_killed(told: Told) {
     let mut fetcher = Fetcher::new(config, &Database::at(&told.database).config, Context::new()).unwrap();
     let folder = LocalFileSystem::new_with_prefix(&told.folder).unwrap().with_fsync(true);
     let gated = Gated { folder, gate: told.gate };
-    fetcher.use_archive(Archive::new(Arc::new(gated), told.part_bytes));
+    fetcher.archive = Archive::new(Arc::new(gated), told.part_bytes);
     Arc::new(fetcher).run().await.unwrap();
 }
 

@@ -36,7 +36,7 @@ fn worker(bench: &Bench, part_bytes: Option<usize>) -> Fetcher {
     let mut fetcher = Fetcher::new(bench.config.clone(), &bench.database.config, Context::new()).unwrap();
     if let Some(part_bytes) = part_bytes {
         let folder = LocalFileSystem::new_with_prefix(bench.folder.path()).unwrap().with_fsync(true);
-        fetcher.use_archive(Archive::new(Arc::new(folder), part_bytes));
+        fetcher.archive = Archive::new(Arc::new(folder), part_bytes);
     }
     fetcher
 }

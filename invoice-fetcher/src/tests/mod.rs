@@ -19,6 +19,10 @@ mod s3;
 mod server;
 mod station;
 mod vendors;
+mod verdicts;
+mod verifying;
+mod waiting;
+mod wire;
 
 use riverlock_runtime::Secret;
 use riverlock_schemas::FileId;

@@ -1,5 +1,7 @@
 //! The queue against PostgreSQL.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use riverlock_ledger::{Fresh, Projection};
 use riverlock_schemas::{
@@ -11,10 +13,13 @@ use riverlock_schemas::{
 use super::{config, database::Database, file};
 use crate::{
     InvoiceQueue,
-    queue::{Document, End, Ended, Leased, Queue, Waiting, Written},
+    queue::{Document, End, Ended, Leased, Queue, Room, Written},
 };
 
-/// The time of day at which these tests play.
+/// How long a lease lasts in these tests.
+const LEASE: Duration = Duration::from_secs(120);
+
+/// A time long ago.
 pub(super) fn noon() -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000, 0).unwrap()
 }
@@ -32,13 +37,25 @@ pub(super) fn announced(number: u128) -> FileEvent {
     }
 }
 
-/// Puts events through the projection.
-pub(super) async fn announce(database: &Database, events: impl IntoIterator<Item = FileEvent>, now: DateTime<Utc>) {
+/// Puts events through the projection, as if they had come at this time.
+pub(super) async fn announce(database: &Database, events: impl IntoIterator<Item = FileEvent>, at: DateTime<Utc>) {
     let config = config(&"http://127.0.0.1:9".parse().unwrap(), std::path::Path::new("/"));
     let fresh = events.into_iter().map(|event| Fresh { event, conflict: false }).collect();
     let mut transaction = database.pool.begin().await.unwrap();
-    InvoiceQueue::new(&config).apply(&mut transaction, fresh, now).await.unwrap();
+    InvoiceQueue::new(&config).apply(&mut transaction, fresh, at).await.unwrap();
+    // The queue's times are PostgreSQL's.
+    let moved = sqlx::query("UPDATE invoices SET created_at = $1, next_attempt_at = $1 WHERE created_at = now()");
+    moved.bind(at).execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
+}
+
+/// Has so much time passed for everything that is queued.
+pub(super) async fn pass(database: &Database, seconds: i64) {
+    let moved = sqlx::query(
+        "UPDATE invoices SET created_at = created_at - $1, retried_at = retried_at - $1,
+                             next_attempt_at = next_attempt_at - $1",
+    );
+    moved.bind(TimeDelta::seconds(seconds)).execute(&database.pool).await.unwrap();
 }
 
 /// A document that is stored.
@@ -47,8 +64,8 @@ pub(super) fn document_end() -> End {
     End::Stored(Document { object_key, sha256, size_bytes: 1 })
 }
 
-pub(super) async fn lease(queue: &Queue, limit: usize, now: DateTime<Utc>) -> Vec<Leased> {
-    queue.lease(Mode::Test, limit, now, now + TimeDelta::minutes(2)).await.unwrap()
+pub(super) async fn lease(queue: &Queue, documents: usize) -> Vec<Leased> {
+    queue.lease(Mode::Test, Room { documents, repeated: documents }, LEASE).await.unwrap()
 }
 
 async fn messages(database: &Database) -> i64 {
@@ -61,8 +78,8 @@ async fn a_file_is_queued_once_however_often_it_is_announced() {
     let otherwise = FileEvent { order_id: OrderId::parse("another").unwrap(), ..announced(1) };
     announce(&database, [announced(2), announced(1), announced(1)], noon()).await;
     announce(&database, [announced(1), otherwise, announced(3)], noon()).await;
-    let queue = Queue::new(database.pool.clone());
-    let leased = lease(&queue, 10, noon()).await;
+    let queue = database.queue();
+    let leased = lease(&queue, 10).await;
     let mut found: Vec<_> = leased.iter().map(|row| (row.file_id, row.order_id.to_string(), row.attempts)).collect();
     found.sort();
     let expected: Vec<_> = (1..=3).map(|number| (file(number), format!("order-{number}"), 1)).collect();
@@ -72,21 +89,24 @@ async fn a_file_is_queued_once_however_often_it_is_announced() {
 #[tokio::test]
 async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
     let database = Database::create().await;
-    announce(&database, [announced(1)], noon()).await;
-    let queue = Queue::new(database.pool.clone());
-    let early = lease(&queue, 10, noon() - TimeDelta::seconds(1)).await;
-    assert_eq!(early, [], "not due yet");
-    assert_eq!(queue.lease(Mode::Live, 10, noon(), noon()).await.unwrap(), [], "another mode");
+    announce(&database, [announced(1)], Utc::now() + TimeDelta::seconds(600)).await;
+    let queue = database.queue();
+    assert_eq!(lease(&queue, 10).await, [], "not due yet");
+    pass(&database, 600).await;
+    let room = Room { documents: 10, repeated: 10 };
+    assert_eq!(queue.lease(Mode::Live, room, LEASE).await.unwrap(), [], "another mode");
 
-    let first = lease(&queue, 10, noon()).await.remove(0);
-    assert_eq!(lease(&queue, 10, noon() + TimeDelta::seconds(119)).await, []);
-    let second = lease(&queue, 10, noon() + TimeDelta::seconds(120)).await.remove(0);
+    let first = lease(&queue, 10).await.remove(0);
+    pass(&database, 100).await;
+    assert_eq!(lease(&queue, 10).await, []);
+    pass(&database, 20).await;
+    let second = lease(&queue, 10).await.remove(0);
     assert_eq!((first.attempts, second.attempts), (1, 2));
 
     // The first worker comes back too late, whatever it brings.
-    let error = || "x".to_owned();
+    let (wait, error) = (Duration::ZERO, || "x".to_owned());
     for end in
-        [document_end(), End::RetryAt { at: noon(), attempts: 9, error: error() }, End::Discarded { error: error() }]
+        [document_end(), End::RetryAfter { wait, attempts: 9, error: error() }, End::Discarded { error: error() }]
     {
         assert_eq!(queue.end(&first, &end, noon()).await.unwrap(), Written::LeaseLost);
     }
@@ -97,14 +117,34 @@ async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
 }
 
 #[tokio::test]
+async fn documents_that_were_attempted_before_get_no_more_room_than_is_theirs() {
+    let database = Database::create().await;
+    announce(&database, (0..20).map(announced), noon()).await;
+    let queue = database.queue();
+    assert_eq!(lease(&queue, 10).await.len(), 10);
+    // Their workers have died: ten are due again, and more overdue than the other ten.
+    sqlx::query("UPDATE invoices SET next_attempt_at = $1 WHERE attempts = 1")
+        .bind(noon() - TimeDelta::hours(1))
+        .execute(&database.pool)
+        .await
+        .unwrap();
+    let count = |leased: &[Leased]| (leased.len(), leased.iter().filter(|leased| leased.is_repeated()).count());
+    let room = |documents, repeated| queue.lease(Mode::Test, Room { documents, repeated }, LEASE);
+    assert_eq!(count(&room(8, 2).await.unwrap()), (8, 2));
+    assert_eq!(count(&room(3, 3).await.unwrap()), (3, 3), "the most overdue come first");
+    assert_eq!(count(&room(20, 0).await.unwrap()), (4, 0));
+    assert_eq!(count(&room(20, 20).await.unwrap()), (5, 5));
+}
+
+#[tokio::test]
 async fn workers_that_lease_at_the_same_time_never_get_the_same_row() {
     let database = Database::create().await;
     announce(&database, (0..200).map(announced), noon()).await;
-    let queue = Queue::new(database.pool.clone());
-    let leases = (0..40).map(|_| lease(&queue, 7, noon()));
+    let queue = database.queue();
+    let leases = (0..40).map(|_| lease(&queue, 7));
     let mut leased: Vec<_> =
         futures::future::join_all(leases).await.into_iter().flatten().map(|row| row.file_id).collect();
-    leased.extend(lease(&queue, 200, noon()).await.into_iter().map(|row| row.file_id));
+    leased.extend(lease(&queue, 200).await.into_iter().map(|row| row.file_id));
     leased.sort();
     assert_eq!(leased, (0..200).map(file).collect::<Vec<_>>());
 }
@@ -112,24 +152,32 @@ async fn workers_that_lease_at_the_same_time_never_get_the_same_row() {
 #[tokio::test]
 async fn the_most_overdue_row_comes_first_and_a_retry_waits_for_its_time() {
     let database = Database::create().await;
-    let queue = Queue::new(database.pool.clone());
+    let (queue, start) = (database.queue(), Utc::now());
     for number in [2, 1, 3] {
-        announce(&database, [announced(number)], noon() + TimeDelta::seconds(i64::try_from(number).unwrap())).await;
+        announce(&database, [announced(number)], start + TimeDelta::seconds(i64::try_from(number).unwrap())).await;
     }
-    let later = noon() + TimeDelta::minutes(1);
-    for (age, due) in
-        [(1, [0, 0, 0, 0, 3]), (62, [0, 0, 0, 1, 2]), (7_200, [0, 0, 3, 0, 0]), (300_000, [3, 0, 0, 0, 0])]
-    {
-        let waiting = Waiting { due, since: Some(noon() + TimeDelta::seconds(1)) };
-        assert_eq!(queue.waiting(noon() + TimeDelta::seconds(age)).await.unwrap(), waiting, "{age}");
+    // Half a minute is more than this test takes.
+    for (more, due) in [
+        (31, [3, 0, 0, 0, 0]),
+        (60, [0, 3, 0, 0, 0]),
+        (7_200, [0, 0, 3, 0, 0]),
+        (100_000, [0, 0, 0, 3, 0]),
+        (300_000, [0, 0, 0, 0, 3]),
+    ] {
+        pass(&database, more).await;
+        let [live, test] = queue.waiting().await.unwrap();
+        assert_eq!((live.documents(), test.due), (0, due), "{more}");
+        assert!(test.overdue.as_secs() >= u64::try_from(more - 3).unwrap());
     }
-    let first = lease(&queue, 1, later).await.remove(0);
-    assert_eq!((first.file_id, first.queued_at), (file(1), noon() + TimeDelta::seconds(1)));
-    let (at, error) = (later + TimeDelta::hours(1), format!("bad\0 {}", "x".repeat(1_000)));
-    queue.end(&first, &End::RetryAt { at, attempts: 0, error }, later).await.unwrap();
-    let others: Vec<_> = lease(&queue, 9, later).await.into_iter().map(|row| row.file_id).collect();
+    let first = lease(&queue, 1).await.remove(0);
+    assert_eq!((first.file_id, first.was_throttled), (file(1), false));
+    assert!(first.age > Duration::from_secs(407_000), "{:?}", first.age);
+    let (wait, error) = (Duration::from_secs(3600), format!("bad\0 {}", "x".repeat(1_000)));
+    queue.end(&first, &End::RetryAfter { wait, attempts: 0, error }, noon()).await.unwrap();
+    let others: Vec<_> = lease(&queue, 9).await.into_iter().map(|row| row.file_id).collect();
     assert_eq!((others.contains(&file(1)), others.len()), (false, 2));
-    let again = lease(&queue, 9, at).await.into_iter().find(|row| row.file_id == file(1)).unwrap();
+    pass(&database, 3600).await;
+    let again = lease(&queue, 9).await.into_iter().find(|row| row.file_id == file(1)).unwrap();
     assert_eq!(again.attempts, 1, "the attempt that did not count");
     let error: String = sqlx::query_scalar("SELECT last_error FROM invoices WHERE file_id = $1")
         .bind(file(1).as_uuid())
@@ -142,13 +190,17 @@ async fn the_most_overdue_row_comes_first_and_a_retry_waits_for_its_time() {
 #[tokio::test]
 async fn a_discarded_row_is_visible_with_its_reason_and_is_not_tried_again() {
     let database = Database::create().await;
-    let queue = Queue::new(database.pool.clone());
+    let queue = database.queue();
     announce(&database, [announced(1)], noon()).await;
-    let leased = lease(&queue, 1, noon()).await.remove(0);
+    let leased = lease(&queue, 1).await.remove(0);
     queue.end(&leased, &End::Discarded { error: "gone: away".to_owned() }, noon()).await.unwrap();
-    assert_eq!(lease(&queue, 1, noon() + TimeDelta::days(1_000)).await, []);
-    let row: (String, String, DateTime<Utc>) =
-        sqlx::query_as("SELECT state, last_error, ended_at FROM invoices").fetch_one(&database.pool).await.unwrap();
-    assert_eq!(row, ("discarded".to_owned(), "gone: away".to_owned(), noon()));
+    pass(&database, 1_000 * 24 * 3600).await;
+    assert_eq!(lease(&queue, 1).await, []);
+    let row: (String, String, bool) = sqlx::query_as("SELECT state, last_error, ended_at > $1 FROM invoices")
+        .bind(noon())
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    assert_eq!(row, ("discarded".to_owned(), "gone: away".to_owned(), true));
     assert_eq!(messages(&database).await, 0);
 }

@@ -78,6 +78,8 @@ struct Shared {
     descriptions: Mutex<HashMap<FileId, Description>>,
     asked: Mutex<Vec<Asked>>,
     refusal: Mutex<StatusCode>,
+    /// What every request for a content gets, if set.
+    outage: Mutex<Option<StatusCode>>,
 }
 
 /// The server; it ends with the test's runtime.
@@ -120,6 +122,11 @@ impl Server {
         *self.shared.refusal.lock().unwrap() = status;
     }
 
+    /// What every request for a content gets from now on, whatever its file; `None` ends it.
+    pub(super) fn fail_all_contents(&self, status: Option<StatusCode>) {
+        *self.shared.outage.lock().unwrap() = status;
+    }
+
     /// What was asked so far.
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().unwrap().clone()
@@ -138,6 +145,9 @@ async fn remember(State(shared): State<Arc<Shared>>, request: Request, next: axu
 
 async fn metadata(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let file_id = FileId::parse(&id).unwrap();
+    if !is_there(file_id) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let description = shared.descriptions.lock().unwrap().get(&file_id).cloned().unwrap_or_default();
     match description {
         Description::True => {
@@ -147,6 +157,11 @@ async fn metadata(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> 
         Description::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
         Description::Text(text) => text.into_response(),
     }
+}
+
+/// Only files with small numbers are there: a random id is nobody's.
+fn is_there(file_id: FileId) -> bool {
+    u64::try_from(file_id.as_uuid().as_u128()).is_ok()
 }
 
 /// A link; for file 0 the address that wants the key.
@@ -162,6 +177,12 @@ async fn link(headers: HeaderMap, axum::Json(wanted): axum::Json<serde_json::Val
 
 async fn content(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let file_id = FileId::parse(&id).unwrap();
+    if let Some(status) = *shared.outage.lock().unwrap() {
+        return status.into_response();
+    }
+    if !is_there(file_id) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let answer = {
         let mut answers = shared.answers.lock().unwrap();
         let left = answers.entry(file_id).or_insert_with(|| VecDeque::from([Answer::Document]));

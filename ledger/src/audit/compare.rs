@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use riverlock_schemas::{hash::Sha256Hash, record::Position};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
@@ -15,12 +15,14 @@ use super::{
     source::Source,
     store::{self, Found},
 };
-use crate::{context::Partition, store::Outcome};
+use crate::{
+    context::Partition,
+    ranges::{STALL_MAX, Trouble},
+    store::Outcome,
+};
 
 /// Records that are looked up with one statement.
 const PAGE_RECORDS: usize = 2_000;
-/// How long Kafka may send nothing while records are known to be there.
-pub(super) const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long one poll waits for a record.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 
@@ -37,6 +39,8 @@ pub(super) struct Counts {
     pub(super) acknowledged: u64,
     pub(super) outcomes: BTreeMap<String, i64>,
     pub(super) wrong: u64,
+    /// Offsets `[from, to)` that Kafka deleted before they could be read: nothing can be said of them any more.
+    pub(super) deleted: Vec<(i64, i64)>,
 }
 
 /// A record that was read.
@@ -62,43 +66,68 @@ impl<'a> Comparison<'a> {
         Self { source, stop: stop.clone(), rate, partitions: BTreeMap::new(), findings: Vec::new() }
     }
 
-    /// Reads the ranges, which the consumer is assigned to, and compares every record in them.
+    /// Reads the ranges, and compares every record in them. What a broker's restart interrupts is waited out; what Kafka's
+    /// retention deletes meanwhile is left out and noted.
     pub(super) async fn read(
         &mut self,
         connection: &mut PgConnection,
         mut ranges: HashMap<Partition, Range>,
     ) -> Result<(), AuditError> {
+        self.start(&mut ranges)?;
+        let source = self.source;
         let mut page = Vec::with_capacity(PAGE_RECORDS);
-        let mut heard = Instant::now();
+        let mut last_message_at = Instant::now();
         while !ranges.is_empty() {
             if self.stop.is_cancelled() {
                 return Err(AuditError::Stopped);
             }
-            match self.source.consumer.poll(POLL_WAIT) {
-                None if heard.elapsed() > STALL_MAX => return Err(AuditError::Stalled),
-                None => {}
-                Some(Err(error)) => return Err(error.into()),
+            match source.consumer().poll(POLL_WAIT) {
                 Some(Ok(message)) => {
-                    heard = Instant::now();
-                    let (topic_id, partition, offset) =
-                        (self.source.ids[message.topic()], message.partition(), message.offset());
-                    let Some(range) = ranges.get_mut(&(topic_id, partition)) else { continue };
-                    if (range.next..range.end).contains(&offset) {
-                        let body_sha256 = Sha256Hash::of(message.payload().unwrap_or_default());
-                        page.push(Read { topic_id, partition, offset, body_sha256 });
-                        range.next = offset + 1;
-                    }
-                    if offset + 1 >= range.end {
-                        ranges.remove(&(topic_id, partition));
-                    }
+                    last_message_at = Instant::now();
+                    page.extend(take(&message, source.ids[message.topic()], &mut ranges));
                 }
+                Some(Err(error)) => match source.trouble(&error) {
+                    Trouble::Fatal => return Err(error.into()),
+                    // The error does not say which partition it is about.
+                    Trouble::Gone if self.leave_out_deleted(&mut ranges)? => {
+                        self.start(&mut ranges)?;
+                        last_message_at = Instant::now();
+                    }
+                    Trouble::Gone | Trouble::Passing => tracing::debug!(%error, "the audit waits for Kafka: {error}"),
+                },
+                None => {}
+            }
+            if last_message_at.elapsed() > STALL_MAX {
+                return Err(AuditError::Stalled);
             }
             if page.len() >= PAGE_RECORDS {
                 self.compare(connection, &mut page).await?;
-                heard = Instant::now();
+                last_message_at = Instant::now();
             }
         }
+        // Nothing is to be fetched until the next run.
+        source.start([])?;
         self.compare(connection, &mut page).await
+    }
+
+    fn start(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<(), AuditError> {
+        ranges.retain(|_, range| range.next < range.end);
+        Ok(self.source.start(ranges.iter().map(|(partition, range)| (*partition, range.next)))?)
+    }
+
+    /// Takes out of the ranges what Kafka does not have any more; `false` when it has all of them.
+    fn leave_out_deleted(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<bool, AuditError> {
+        let mut is_any = false;
+        for (partition, range) in ranges.iter_mut() {
+            let (low, _) = self.source.watermarks_of(*partition)?;
+            if low > range.next {
+                let deleted = (range.next, low.min(range.end));
+                self.partitions.entry(*partition).or_default().deleted.push(deleted);
+                range.next = deleted.1;
+                is_any = true;
+            }
+        }
+        Ok(is_any)
     }
 
     async fn compare(&mut self, connection: &mut PgConnection, page: &mut Vec<Read>) -> Result<(), AuditError> {
@@ -137,6 +166,19 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// The record, if it lies in one of the ranges, which it shortens.
+fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Partition, Range>) -> Option<Read> {
+    let (partition, offset) = (message.partition(), message.offset());
+    let range = ranges.get_mut(&(topic_id, partition))?;
+    let is_within = (range.next..range.end).contains(&offset);
+    range.next = range.next.max(offset + 1);
+    if range.next >= range.end {
+        ranges.remove(&(topic_id, partition));
+    }
+    let body_sha256 = Sha256Hash::of(message.payload().unwrap_or_default());
+    is_within.then_some(Read { topic_id, partition, offset, body_sha256 })
+}
+
 /// Compares a record with its row.
 fn what_is_wrong(read: &Read, row: Option<&Found>) -> Option<&'static str> {
     let Some(row) = row else { return Some("has no outcome") };
@@ -144,8 +186,8 @@ fn what_is_wrong(read: &Read, row: Option<&Found>) -> Option<&'static str> {
         return Some("has another body than the one that had its outcome");
     }
     let first = row.first_sha256.as_deref();
-    if row.outcome == Outcome::Duplicate.as_str() && first != Some(row.body_sha256.as_slice()) {
-        return Some("is called a duplicate, but no other record with its body had an effect");
+    if row.outcome == Outcome::Duplicate.as_str() && (first.is_none() || row.contradicts_first) {
+        return Some("is called a duplicate, but no other record of its event says the same");
     }
     if row.outcome == Outcome::Conflict.as_str() && first.is_none_or(|first| first == row.body_sha256) {
         return Some("is called a conflict, but no other record of its event has another body");
@@ -165,6 +207,7 @@ mod tests {
             outcome: outcome.to_owned(),
             body_sha256: Sha256Hash::of(body).as_bytes().to_vec(),
             first_sha256: first.map(|first| Sha256Hash::of(first).as_bytes().to_vec()),
+            contradicts_first: first.is_some_and(|first| first == b"contrary"),
             has_letter,
         }
     }
@@ -177,7 +220,8 @@ mod tests {
             (Some(row("applied", b"body", None, None)), None),
             (Some(row("ignored", b"other", None, None)), Some("another body")),
             (Some(row("duplicate", b"body", Some(b"body"), None)), None),
-            (Some(row("duplicate", b"body", Some(b"other"), None)), Some("called a duplicate")),
+            (Some(row("duplicate", b"body", Some(b"another spelling"), None)), None),
+            (Some(row("duplicate", b"body", Some(b"contrary"), None)), Some("called a duplicate")),
             (Some(row("duplicate", b"body", None, None)), Some("called a duplicate")),
             (Some(row("conflict", b"body", Some(b"other"), None)), None),
             (Some(row("conflict", b"body", Some(b"body"), None)), Some("called a conflict")),

@@ -11,22 +11,20 @@ pub mod running;
 mod source;
 mod store;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
 
-use rdkafka::{TopicPartitionList, consumer::Consumer as _, error::KafkaError};
+use rdkafka::error::KafkaError;
 use riverlock_runtime::kafka::KafkaConfig;
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    compare::{Comparison, Range, STALL_MAX},
+    compare::{Comparison, Counts, Range},
     source::{Source, Watermarks},
+    store::Standing,
 };
-use crate::{Error, context::Partition, metrics::OUTCOMES};
+use crate::{Error, cluster::ClusterError, context::Partition, metrics::OUTCOMES, ranges::STALL_MAX};
 
 /// Findings that are listed; all are counted.
 const FINDINGS_MAX: usize = 20;
@@ -46,9 +44,9 @@ pub enum AuditError {
     /// Kafka has records and does not send them.
     #[error("Kafka sent nothing for {} s although records are there", STALL_MAX.as_secs())]
     Stalled,
-    /// Kafka drops old records faster than they can be counted.
-    #[error("the beginnings of the topics move while they are counted")]
-    Moving,
+    /// Kafka is not the cluster that the positions in the database belong to.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The process ends.
     #[error("the audit was stopped")]
     Stopped,
@@ -70,12 +68,16 @@ pub struct Report {
     pub outcomes: BTreeMap<String, u64>,
     /// Records that the consumers have not reached yet.
     pub pending: u64,
-    /// Rows whose records are older than what the topics keep.
+    /// Rows whose records are older than what the topics keep, or became so while they were read.
     pub expired: u64,
+    /// Rows of earlier Kafka clusters: stored, and not provable from the current one.
+    pub earlier: u64,
     /// Everything that is wrong; none means: nothing was lost and nothing invented.
     pub wrong: u64,
     /// The first of what is wrong.
     pub findings: Vec<String>,
+    /// What cannot be proved any more, and why. Nothing of it is wrong.
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -91,6 +93,35 @@ impl Report {
             self.findings.push(finding());
         }
     }
+
+    fn note(&mut self, note: String) {
+        if self.notes.len() < FINDINGS_MAX {
+            self.notes.push(note);
+        }
+    }
+
+    /// What can be wrong without a record being read.
+    fn look_at_ends(&mut self, source: &Source, standings: &BTreeMap<Partition, Standing>, watermarks: &Watermarks) {
+        for (&partition, standing) in standings {
+            let (reached, early) = (standing.reached, u64::try_from(standing.early).unwrap_or_default());
+            let high = watermarks.get(&partition).map_or(0, |(_, high)| *high);
+            self.wrong(u64::try_from(reached - high).unwrap_or_default(), || {
+                format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
+            });
+            self.wrong(early, || {
+                format!("{early} rows of {} lie at or after its consumer's offset {reached}", source.name(partition))
+            });
+        }
+        for (partition, &(low, high)) in watermarks {
+            let reached = standings.get(partition).map_or(low, |standing| standing.reached);
+            self.pending += u64::try_from(high - reached).unwrap_or_default();
+        }
+    }
+
+    /// Says that Kafka deleted records before they could be proved.
+    fn note_deleted(&mut self, name: &str, from: i64, to: i64) {
+        self.note(format!("{name}@{from}..{to} was deleted by Kafka before it could be proved"));
+    }
 }
 
 impl std::fmt::Display for Report {
@@ -105,11 +136,17 @@ impl std::fmt::Display for Report {
         if self.expired > 0 {
             write!(f, " expired={}", self.expired)?;
         }
+        if self.earlier > 0 {
+            write!(f, " earlier={}", self.earlier)?;
+        }
         write!(f, " {}", if self.balances() { "OK" } else { "FAILED" })
     }
 }
 
 /// Compares Kafka with PostgreSQL. `consumers` are the consumers' names with the topics that each reads.
+///
+/// No transaction stays open while records are read: rows before a consumer's offset neither come nor go, so that they can be
+/// counted at any time after the offsets were read.
 ///
 /// # Errors
 /// When Kafka or PostgreSQL does not answer; a difference is no error but part of the report.
@@ -118,98 +155,93 @@ pub async fn run(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
 ) -> Result<Report, AuditError> {
-    let source = Source::open(kafka, connection, consumers).await?;
-    let (snapshot, watermarks) = still_picture(&source, connection, consumers).await?;
+    let mut source = Source::open(kafka)?;
+    source.prepare(connection, consumers).await?;
+    // Records are written before they are read: Kafka's ends are asked for after the database.
+    let standings = store::standings(connection, consumers, &source.ids).await?;
+    let watermarks = source.watermarks()?;
     let mut report = Report::default();
-    count(&mut report, &source, &snapshot, &watermarks);
+    report.look_at_ends(&source, &standings, &watermarks);
+    count_others(&mut report, connection, &source, &standings, &watermarks).await?;
 
     let mut ranges: HashMap<Partition, Range> = HashMap::new();
-    let mut assignment = TopicPartitionList::new();
-    for (&partition, &(low, high)) in &watermarks {
-        let end = snapshot.reached.get(&partition).copied().unwrap_or(low);
-        if low < end.min(high) {
-            ranges.insert(partition, Range { next: low, end: end.min(high) });
-            source.add(&mut assignment, partition, low)?;
+    for (partition, &(low, high)) in &watermarks {
+        let end = standings.get(partition).map_or(low, |standing| standing.reached.min(high));
+        if low < end {
+            ranges.insert(*partition, Range { next: low, end });
         }
     }
-    source.consumer.assign(&assignment)?;
+    let read = ranges.clone();
     let mut comparison = Comparison::new(&source, &CancellationToken::new(), None);
     comparison.read(connection, ranges).await?;
-    for (_, counts) in comparison.partitions {
+    for (partition, range) in read {
+        let counts = comparison.partitions.remove(&partition).unwrap_or_default();
+        let rows = count_kept(&mut report, connection, &source, partition, range, &counts).await?;
+        let found: i64 = counts.outcomes.values().sum();
+        let more = u64::try_from(rows - found).unwrap_or_default();
+        report.wrong(more, || format!("{} has {more} rows more than records", source.name(partition)));
         report.acknowledged += counts.acknowledged;
         report.wrong += counts.wrong;
+        for (outcome, count) in counts.outcomes {
+            *report.outcomes.entry(outcome).or_default() += u64::try_from(count).unwrap_or_default();
+        }
     }
-    report.findings.extend(comparison.findings);
-    let rows: u64 = report.outcomes.values().sum();
-    let more = rows.saturating_sub(report.acknowledged);
-    report.wrong(more, || format!("there are {more} rows more than records"));
+    report.findings.append(&mut comparison.findings);
     report.findings.truncate(FINDINGS_MAX);
     Ok(report)
 }
 
-/// Times that a picture is taken before the beginnings of the topics count as moving.
-const PICTURES_MAX: u32 = 5;
-
-/// Rows and offsets of one moment, and watermarks that include it: records are written before they are read, so Kafka's ends
-/// are asked for after the database, and beginnings that move in between make the picture void.
-async fn still_picture(
-    source: &Source,
+/// How many rows there are of the records of a range, without those that Kafka deleted while it was read: those have expired.
+async fn count_kept(
+    report: &mut Report,
     connection: &mut PgConnection,
-    consumers: &[(&str, Vec<String>)],
-) -> Result<(store::Snapshot, Watermarks), AuditError> {
-    let mut watermarks = source.watermarks()?;
-    for _ in 0..PICTURES_MAX {
-        let snapshot = store::snapshot(connection, consumers, &source.ids, &watermarks).await?;
-        let after = source.watermarks()?;
-        let still =
-            after.iter().all(|(partition, (low, _))| watermarks.get(partition).map(|(low, _)| low) == Some(low));
-        if still {
-            return Ok((snapshot, after));
-        }
-        watermarks = after;
+    source: &Source,
+    partition: Partition,
+    range: Range,
+    counts: &Counts,
+) -> Result<i64, AuditError> {
+    let mut rows = store::count_rows(connection, partition, range.next, range.end).await?;
+    for &(from, to) in &counts.deleted {
+        let deleted = store::count_rows(connection, partition, from, to).await?;
+        rows -= deleted;
+        report.expired += u64::try_from(deleted).unwrap_or_default();
+        report.note_deleted(&source.name(partition), from, to);
     }
-    Err(AuditError::Moving)
+    Ok(rows)
 }
 
-/// Counts the rows by outcome, and finds those that belong to no record.
-fn count(report: &mut Report, source: &Source, snapshot: &store::Snapshot, watermarks: &Watermarks) {
-    for row in &snapshot.rows {
-        let place = || source.name((row.topic_id, row.partition));
-        match row.place {
-            // Rows and offsets are written together.
-            store::Place::Early => {
-                report
-                    .wrong(row.count, || format!("{} rows of {} lie after its consumer's offset", row.count, place()));
-            }
-            store::Place::Nowhere => {
-                report.wrong(row.count, || format!("{} rows are of {}, which Kafka does not have", row.count, place()));
-            }
-            store::Place::Expired => report.expired += row.count,
-            store::Place::Kept => *report.outcomes.entry(row.outcome.clone()).or_default() += row.count,
+/// Counts the rows that no record is read for: of records that Kafka has deleted, of earlier clusters, and those that should not
+/// be there.
+async fn count_others(
+    report: &mut Report,
+    connection: &mut PgConnection,
+    source: &Source,
+    standings: &BTreeMap<Partition, Standing>,
+    watermarks: &Watermarks,
+) -> Result<(), AuditError> {
+    for place in store::places(connection).await? {
+        let partition = (place.topic_id, place.partition);
+        let name = place.topic.unwrap_or_else(|| format!("topic number {}", place.topic_id));
+        let (from, to) = match watermarks.get(&partition) {
+            Some((low, _)) if standings.contains_key(&partition) => (0, *low),
+            _ => (0, i64::MAX),
+        };
+        let rows = store::count_rows(connection, partition, from, to).await?;
+        let count = u64::try_from(rows).unwrap_or_default();
+        let name = format!("{name}[{}]", place.partition);
+        if !place.is_current {
+            report.earlier += count;
+        } else if !source.ids.values().any(|id| *id == place.topic_id) {
+            report.wrong(count, || format!("{count} rows are of {name}, which no consumer reads"));
+        } else if !watermarks.contains_key(&partition) {
+            report.wrong(count, || format!("{count} rows are of {name}, which Kafka does not have"));
+        } else if !standings.contains_key(&partition) {
+            report.wrong(count, || format!("{count} rows are of {name}, of which its consumer has no offset"));
+        } else {
+            report.expired += count;
         }
     }
-    for (topic, count) in &snapshot.foreign {
-        report.wrong(*count, || format!("{count} rows are of topic {topic}, which no consumer reads"));
-    }
-    for (&partition, &(low, high)) in watermarks {
-        let reached = snapshot.reached.get(&partition).copied().unwrap_or(low);
-        report.pending += u64::try_from(high - reached).unwrap_or_default();
-    }
-    for (partition, reached, high) in beyond(&snapshot.reached, watermarks) {
-        report.wrong(u64::try_from(reached - high).unwrap_or_default(), || {
-            format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
-        });
-    }
-}
-
-/// Partitions that a consumer has read further than Kafka has them.
-fn beyond(reached: &HashMap<Partition, i64>, watermarks: &Watermarks) -> Vec<(Partition, i64, i64)> {
-    let end = |partition| watermarks.get(partition).map_or(0, |(_, high)| *high);
-    let mut beyond: Vec<_> =
-        reached.iter().map(|(partition, reached)| (*partition, *reached, end(partition))).collect();
-    beyond.retain(|(_, reached, high)| reached > high);
-    beyond.sort_unstable();
-    beyond
+    Ok(())
 }
 
 /// How many records the consumers have not reached yet; cheap enough to ask again and again.
@@ -221,7 +253,8 @@ pub async fn pending(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
 ) -> Result<u64, AuditError> {
-    let source = Source::open(kafka, connection, consumers).await?;
+    let mut source = Source::open(kafka)?;
+    source.prepare(connection, consumers).await?;
     let reached = store::reached(connection, consumers, &source.ids).await?;
     let waiting = source.watermarks()?.into_iter().map(|(partition, (low, high))| {
         let next = reached.get(&partition).copied().unwrap_or(low);
@@ -229,6 +262,3 @@ pub async fn pending(
     });
     Ok(waiting.sum())
 }
-
-/// How long one statement that counts a whole table may take.
-const COUNT_TIMEOUT: Duration = Duration::from_secs(3600);

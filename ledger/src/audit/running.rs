@@ -12,25 +12,30 @@ use std::{
 };
 
 use metrics::{counter, gauge};
-use rdkafka::{TopicPartitionList, consumer::Consumer as _};
-use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
+use riverlock_runtime::{Component, ConfigError, Context, kafka::KafkaConfig};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AuditError, Report, beyond,
+    AuditError, Report,
     compare::{Comparison, Range},
-    source::{Source, Watermarks},
-    store::{self, Proved, Standing},
+    count_kept,
+    source::Source,
+    store::{self, Proved},
 };
-use crate::{Error, PostgresConfig, context::Partition, metrics as names};
+use crate::{
+    Error, PostgresConfig, cluster,
+    context::Partition,
+    metrics as names,
+    postgres::{self, Lock},
+};
 
-/// The advisory lock that makes the running audit the only one. Any constant will do, as long as it never changes.
-pub const LOCK_ID: i64 = 0x7269_7665_7261;
 /// Records of one partition that are proved between two marks.
 const STRETCH_RECORDS: i64 = 20_000;
+/// How long the audit may be silent before the process counts as stuck, beside the time that a stretch takes at its rate.
+const STUCK_AFTER: Duration = Duration::from_secs(900);
 /// How often the metrics are read from the database, and how soon a run that failed is made again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -89,10 +94,11 @@ impl Auditor {
     /// When there can be no thread, or it panics.
     pub async fn run(self, context: Context) -> Result<(), &'static str> {
         names::describe_audit();
+        let component = context.health.register_beating("audit", STUCK_AFTER + 2 * self.stretch_duration());
         let (runtime, (result, ended)) = (Handle::current(), oneshot::channel());
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let work = move || {
-            runtime.block_on(self.work(&context));
+            runtime.block_on(self.work(&context, &component));
             // Nobody waits any more when the process drops everything.
             let _ = result.send(());
         };
@@ -100,12 +106,24 @@ impl Auditor {
         ended.await.map_err(|_| "the audit's thread panicked")
     }
 
-    async fn work(&self, context: &Context) {
+    /// How long it takes at most, as configured, to read the next stretch of every partition.
+    fn stretch_duration(&self) -> Duration {
+        let topics = self.consumers.iter().map(|(_, topics)| topics.len()).sum::<usize>();
+        let records = STRETCH_RECORDS as f64 * topics as f64 * f64::from(self.kafka.partitions);
+        Duration::from_secs_f64(records / f64::from(self.config.records_per_second_max))
+    }
+
+    async fn work(&self, context: &Context, component: &Component) {
         let soft = context.shutdown.soft();
+        let mut source = None;
         while !soft.is_cancelled() {
-            match self.look(context).await {
-                Ok(_) | Err(AuditError::Stopped) => {}
+            component.beat();
+            match self.look_with(context, &mut source, &|| component.beat()).await {
+                Ok(_) | Err(AuditError::Stopped) => component.ready(),
                 Err(error) => {
+                    // A client that is broken is not used again.
+                    source = None;
+                    component.not_ready(error.to_string());
                     counter!(names::AUDIT_RUNS, "result" => "error").increment(1);
                     tracing::warn!(%error, "the audit begins again in {} s: {error}", LOOK_INTERVAL.as_secs());
                 }
@@ -122,36 +140,59 @@ impl Auditor {
     /// # Errors
     /// When Kafka or PostgreSQL does not answer.
     pub async fn look(&self, context: &Context) -> Result<bool, AuditError> {
-        let mut connection = self.postgres.connect().await?;
+        self.look_with(context, &mut None, &|| {}).await
+    }
+
+    /// As [`Self::look`]; calls `beat` again and again while a run continues.
+    async fn look_with(
+        &self,
+        context: &Context,
+        source: &mut Option<Source>,
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<bool, AuditError> {
+        let mut connection = self.postgres.connect_as("audit").await?;
         // Asked again under the lock: another process may just have made the run.
-        let mine = self.due(&mut connection, context).await?
-            && store::try_lock(&mut connection, LOCK_ID).await?
-            && self.due(&mut connection, context).await?;
+        let mine = self.due(&mut connection).await?
+            && postgres::try_lock(&mut connection, Lock::Audit).await?
+            && self.due(&mut connection).await?;
         if mine {
-            self.make_run(&mut connection, context).await?;
+            let source = match source {
+                Some(source) => source,
+                none => none.insert(Source::open(&self.kafka)?),
+            };
+            self.make_run(source, &mut connection, context, beat).await?;
         }
         show(&mut connection).await?;
-        // Said good-bye to, so that the lock is free before the next process asks.
+        // Closed in order, so that the lock is free before the next process asks.
         connection.close().await?;
         Ok(mine)
     }
 
-    async fn due(&self, connection: &mut PgConnection, context: &Context) -> Result<bool, Error> {
+    async fn due(&self, connection: &mut PgConnection) -> Result<bool, Error> {
         let Some(last) = store::last_run(connection).await? else { return Ok(true) };
         // A clock that went back makes a run due at once.
-        let since = (context.clock.now() - last.ended_at).to_std();
-        Ok(since.map_or(true, |since| since >= self.config.interval))
+        Ok(last.seconds_ago < 0.0 || last.seconds_ago >= self.config.interval.as_secs_f64())
     }
 
-    async fn make_run(&self, connection: &mut PgConnection, context: &Context) -> Result<(), AuditError> {
+    async fn make_run(
+        &self,
+        source: &mut Source,
+        connection: &mut PgConnection,
+        context: &Context,
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<(), AuditError> {
         let begun = Instant::now();
         let consumers: Vec<(&str, Vec<String>)> =
             self.consumers.iter().map(|(name, topics)| (*name, topics.clone())).collect();
         let rate = Some(self.config.records_per_second_max);
-        let report = prove_new(&self.kafka, connection, &consumers, rate, context.shutdown.soft()).await?;
-        store::set_last_run(connection, &report, begun.elapsed(), context.clock.now()).await?;
+        let report = prove_new_from(source, connection, &consumers, rate, context.shutdown.soft(), beat).await?;
+        store::set_last_run(connection, &report, begun.elapsed()).await?;
         let result = if report.balances() { "right" } else { "wrong" };
         counter!(names::AUDIT_RUNS, "result" => result).increment(1);
+        counter!(names::AUDIT_UNPROVED).increment(report.expired);
+        for note in &report.notes {
+            tracing::warn!("{note}");
+        }
         if report.balances() {
             tracing::debug!("{report}");
         } else {
@@ -177,8 +218,7 @@ async fn show(connection: &mut PgConnection) -> Result<(), Error> {
     gauge!(names::AUDIT_WRONG).set(last.wrong as f64);
     gauge!(names::AUDIT_PENDING).set(last.pending as f64);
     gauge!(names::AUDIT_DURATION).set(last.duration_seconds);
-    let succeeded = last.succeeded_at.map_or(0, |at| at.timestamp());
-    gauge!(names::AUDIT_LAST_SUCCESS).set(succeeded as f64);
+    gauge!(names::AUDIT_LAST_SUCCESS).set(last.succeeded_at.unwrap_or_default());
     Ok(())
 }
 
@@ -193,58 +233,85 @@ pub async fn prove_new(
     rate: Option<u32>,
     stop: &CancellationToken,
 ) -> Result<Report, AuditError> {
-    let source = Source::open(kafka, connection, consumers).await?;
+    prove_new_from(&mut Source::open(kafka)?, connection, consumers, rate, stop, &|| {}).await
+}
+
+async fn prove_new_from(
+    source: &mut Source,
+    connection: &mut PgConnection,
+    consumers: &[(&str, Vec<String>)],
+    rate: Option<u32>,
+    stop: &CancellationToken,
+    beat: &(dyn Fn() + Sync),
+) -> Result<Report, AuditError> {
+    source.prepare(connection, consumers).await?;
+    let source = &*source;
     // Records are written before they are read: Kafka's ends are asked for after the database.
     let standings = store::standings(connection, consumers, &source.ids).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
-    look_at_ends(&mut report, &source, &standings, &watermarks);
+    report.look_at_ends(source, &standings, &watermarks);
 
     let mut left: HashMap<Partition, Range> = HashMap::new();
+    let mut passed = Vec::new();
     for (&partition, &(low, high)) in &watermarks {
-        let standing = standings.get(&partition);
-        let reached = standing.map_or(low, |standing| standing.reached);
-        report.pending += u64::try_from(high - reached).unwrap_or_default();
-        let proved = standing.and_then(|standing| standing.proved).unwrap_or_default();
-        let range = Range { next: proved.max(low), end: reached.min(high) };
+        let Some(standing) = standings.get(&partition) else { continue };
+        // A partition that was never audited begins where it begins.
+        let proved = standing.proved.unwrap_or(low);
+        report.wrong(u64::try_from(proved - high).unwrap_or_default(), || {
+            format!("{} ends at {high}, but was proved up to {proved} before", source.name(partition))
+        });
+        let unproved = (proved, low.min(standing.reached));
+        if unproved.0 < unproved.1 {
+            let rows = store::count_rows(connection, partition, unproved.0, unproved.1).await?;
+            report.expired += u64::try_from(rows).unwrap_or_default();
+            report.note_deleted(&source.name(partition), unproved.0, unproved.1);
+            passed.push(Proved { partition, to: unproved.1, outcomes: BTreeMap::new() });
+        }
+        let range = Range { next: proved.max(low), end: standing.reached.min(high) };
         if range.next < range.end {
             left.insert(partition, range);
         }
     }
+    // What cannot be proved any more is told once.
+    store::mark(connection, &passed).await?;
     while !left.is_empty() {
-        prove_stretches(&source, connection, &mut left, rate, stop, &mut report).await?;
+        beat();
+        prove_stretches(source, connection, &mut left, rate, stop, &mut report).await?;
     }
     (report.acknowledged, report.outcomes) = store::marked(connection).await?;
     Ok(report)
 }
 
-/// What can be wrong without a record being read.
-fn look_at_ends(
-    report: &mut Report,
-    source: &Source,
-    standings: &BTreeMap<Partition, Standing>,
-    watermarks: &Watermarks,
-) {
-    let reached = standings.iter().map(|(partition, standing)| (*partition, standing.reached)).collect();
-    for (partition, reached, high) in beyond(&reached, watermarks) {
-        report.wrong(u64::try_from(reached - high).unwrap_or_default(), || {
-            format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
-        });
+/// Runs as one process makes them: with one client.
+pub(crate) async fn runs(
+    kafka: &KafkaConfig,
+    connection: &mut PgConnection,
+    consumers: &[(&'static str, Vec<String>)],
+    rounds: usize,
+) -> Result<(), AuditError> {
+    let mut source = Source::open(kafka)?;
+    for _ in 0..rounds {
+        let never = CancellationToken::new();
+        let report = prove_new_from(&mut source, connection, consumers, None, &never, &|| {}).await?;
+        store::set_last_run(connection, &report, Duration::ZERO).await?;
     }
-    for (&partition, standing) in standings {
-        if let Some(last) = standing.last_row.filter(|last| *last >= standing.reached) {
-            report.wrong(1, || {
-                let (name, reached) = (source.name(partition), standing.reached);
-                format!("{name}@{last} has a row, but its consumer has read up to {reached}")
-            });
-        }
-        let high = watermarks.get(&partition).map_or(0, |(_, high)| *high);
-        if let Some(proved) = standing.proved.filter(|proved| *proved > high) {
-            report.wrong(u64::try_from(proved - high).unwrap_or_default(), || {
-                format!("{} ends at {high}, but was proved up to {proved} before", source.name(partition))
-            });
-        }
-    }
+    Ok(())
+}
+
+/// The statements of a run that finds nothing new, and of showing what is known.
+pub(crate) async fn statements(
+    connection: &mut PgConnection,
+    consumers: &[(&'static str, Vec<String>)],
+) -> Result<(), AuditError> {
+    let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
+    cluster::current(connection).await?;
+    let ids = crate::store::topic_ids_to_read(connection, &topics).await?;
+    store::standings(connection, consumers, &ids).await?;
+    store::mark(connection, &[]).await?;
+    store::marked(connection).await?;
+    store::set_last_run(connection, &Report::default(), Duration::ZERO).await?;
+    Ok(show(connection).await?)
 }
 
 /// Proves the next stretch of every partition that has one, and marks those in which nothing is wrong. A partition with
@@ -257,25 +324,21 @@ async fn prove_stretches(
     stop: &CancellationToken,
     report: &mut Report,
 ) -> Result<(), AuditError> {
-    let mut ranges = HashMap::with_capacity(left.len());
-    let mut assignment = TopicPartitionList::new();
+    let mut stretches: Vec<(Partition, Range)> = Vec::with_capacity(left.len());
     for (&partition, range) in left.iter() {
-        let end = range.end.min(range.next + STRETCH_RECORDS);
-        ranges.insert(partition, Range { next: range.next, end });
-        source.add(&mut assignment, partition, range.next)?;
+        stretches.push((partition, Range { next: range.next, end: range.end.min(range.next + STRETCH_RECORDS) }));
     }
-    let stretches: Vec<_> = ranges.iter().map(|(partition, range)| (*partition, range.next, range.end)).collect();
-    source.consumer.assign(&assignment)?;
     let mut comparison = Comparison::new(source, stop, rate);
-    comparison.read(connection, ranges).await?;
-    let rows = store::rows_within(connection, &stretches).await?;
+    comparison.read(connection, stretches.iter().copied().collect()).await?;
 
     let mut proved = Vec::new();
-    for ((partition, from, to), rows) in stretches.into_iter().zip(rows) {
+    for (partition, range) in stretches {
         let counts = comparison.partitions.remove(&partition).unwrap_or_default();
+        let rows = count_kept(report, connection, source, partition, range, &counts).await?;
         let found: i64 = counts.outcomes.values().sum();
         report.wrong += counts.wrong;
         if rows != found {
+            let Range { next: from, end: to } = range;
             report.wrong(rows.abs_diff(found), || {
                 format!("{} has {rows} rows from {from} to {to} for {found} records", source.name(partition))
             });
@@ -284,9 +347,9 @@ async fn prove_stretches(
             left.remove(&partition);
             continue;
         }
-        proved.push(Proved { partition, to, outcomes: counts.outcomes });
+        proved.push(Proved { partition, to: range.end, outcomes: counts.outcomes });
         match left.get_mut(&partition) {
-            Some(range) if to < range.end => range.next = to,
+            Some(rest) if range.end < rest.end => rest.next = range.end,
             _ => drop(left.remove(&partition)),
         }
     }

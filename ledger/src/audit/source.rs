@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _, error::KafkaError};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext},
+    error::KafkaError,
+};
 use riverlock_runtime::{
     Closing,
     kafka::{KafkaConfig, REQUEST_TIMEOUT},
@@ -10,41 +14,54 @@ use riverlock_runtime::{
 use sqlx::PgConnection;
 
 use super::AuditError;
-use crate::{context::Partition, store};
+use crate::{
+    cluster,
+    context::Partition,
+    ranges::{Trouble, ask_patiently},
+    store,
+};
 
 /// First offset and end of every partition.
 pub(super) type Watermarks = BTreeMap<Partition, (i64, i64)>;
 
-/// The raw topics that consumers read.
+/// The raw topics that consumers read. One client serves all runs of an audit: a client per run would be threads and file
+/// descriptors per run, and those of one that does not close would stay.
 pub(super) struct Source {
-    pub(super) consumer: Closing,
-    /// Numbers by topic.
+    kafka: KafkaConfig,
+    consumer: Closing,
+    /// Numbers by topic. Topics that nobody has read yet have negative ones.
     pub(super) ids: HashMap<String, i16>,
     /// Partitions of every topic, by Kafka's metadata: some may have been added since the configuration was written.
     partitions: Vec<Partition>,
 }
 
 impl Source {
-    pub(super) async fn open(
-        kafka: &KafkaConfig,
+    pub(super) fn open(kafka: &KafkaConfig) -> Result<Self, AuditError> {
+        let consumer = Closing::create(&kafka.consumer("audit"))?;
+        Ok(Self { kafka: kafka.clone(), consumer, ids: HashMap::new(), partitions: Vec::new() })
+    }
+
+    /// Looks up the topics for a run. Writes nothing.
+    pub(super) async fn prepare(
+        &mut self,
         connection: &mut PgConnection,
         consumers: &[(&str, Vec<String>)],
-    ) -> Result<Self, AuditError> {
+    ) -> Result<(), AuditError> {
         let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
-        let ids = store::topic_ids(connection, &topics).await?;
-        let consumer = Closing::create(&kafka.consumer("riverlock-audit"))?;
-        let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT)?;
+        let metadata = ask_patiently(|| self.consumer.fetch_metadata(None, REQUEST_TIMEOUT))?;
+        cluster::ensure_current_with(&self.kafka, self.consumer.client(), connection).await?;
+        self.ids = store::topic_ids_to_read(connection, &topics).await?;
         let known: HashMap<&str, _> =
             metadata.topics().iter().map(|topic| (topic.name(), topic.partitions())).collect();
-        let mut partitions = Vec::new();
+        self.partitions.clear();
         for topic in topics {
-            let id = ids[&topic];
+            let id = self.ids[&topic];
             let Some(found) = known.get(topic.as_str()).filter(|found| !found.is_empty()) else {
                 return Err(AuditError::NoTopic(topic));
             };
-            partitions.extend(found.iter().map(|partition| (id, partition.id())));
+            self.partitions.extend(found.iter().map(|partition| (id, partition.id())));
         }
-        Ok(Self { consumer, ids, partitions })
+        Ok(())
     }
 
     pub(super) fn topic(&self, topic_id: i16) -> &str {
@@ -57,20 +74,28 @@ impl Source {
     }
 
     pub(super) fn watermarks(&self) -> Result<Watermarks, KafkaError> {
-        let ask = |&(topic_id, partition): &Partition| {
-            let watermarks = self.consumer.fetch_watermarks(self.topic(topic_id), partition, REQUEST_TIMEOUT)?;
-            Ok(((topic_id, partition), watermarks))
-        };
-        self.partitions.iter().map(ask).collect()
+        self.partitions.iter().map(|partition| Ok((*partition, self.watermarks_of(*partition)?))).collect()
     }
 
-    /// Adds a partition to what is read.
-    pub(super) fn add(
-        &self,
-        assignment: &mut TopicPartitionList,
-        (topic_id, partition): Partition,
-        offset: i64,
-    ) -> Result<(), KafkaError> {
-        assignment.add_partition_offset(self.topic(topic_id), partition, Offset::Offset(offset))
+    pub(super) fn watermarks_of(&self, (topic_id, partition): Partition) -> Result<(i64, i64), KafkaError> {
+        ask_patiently(|| self.consumer.fetch_watermarks(self.topic(topic_id), partition, REQUEST_TIMEOUT))
+    }
+
+    /// Has Kafka send these partitions from these offsets on, and nothing else.
+    pub(super) fn start(&self, from: impl IntoIterator<Item = (Partition, i64)>) -> Result<(), KafkaError> {
+        let mut assignment = TopicPartitionList::new();
+        for ((topic_id, partition), offset) in from {
+            assignment.add_partition_offset(self.topic(topic_id), partition, Offset::Offset(offset))?;
+        }
+        self.consumer.assign(&assignment)
+    }
+
+    pub(super) fn consumer(&self) -> &BaseConsumer<DefaultConsumerContext> {
+        &self.consumer
+    }
+
+    /// What an error while reading means.
+    pub(super) fn trouble(&self, error: &KafkaError) -> Trouble {
+        Trouble::of(self.consumer(), error)
     }
 }

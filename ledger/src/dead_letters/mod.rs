@@ -19,6 +19,7 @@ pub use discard::discard;
 pub use redrive::redrive;
 pub use view::{ActionView, Body, Cursor, Filter, LetterView, body, count, find, history, list, next_page, started};
 pub use watch::run as watch;
+pub(crate) use watch::show;
 
 use crate::store::Outcome;
 
@@ -101,6 +102,10 @@ pub enum Skip {
     Looping(i32),
     /// Letter and audit contradict each other: somebody changed one of them.
     Contradicted(&'static str),
+    /// No consumer reads its topic.
+    NoConsumer,
+    /// Live traffic wrote the same rows again and again.
+    Busy,
 }
 
 impl fmt::Display for Skip {
@@ -113,6 +118,10 @@ impl fmt::Display for Skip {
                 write!(f, "it was redriven in vain {times} times; --force redrives it all the same")
             }
             Self::Contradicted(what) => write!(f, "{what}; nothing is done with it"),
+            Self::NoConsumer => {
+                write!(f, "no consumer reads its topic in this configuration (kafka.topic_prefix, kafka.routed_types)")
+            }
+            Self::Busy => write!(f, "live traffic changed the same rows again and again; try it later"),
         }
     }
 }

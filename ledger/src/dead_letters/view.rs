@@ -32,6 +32,7 @@ pub struct Filter {
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct LetterView {
+    /// Of an earlier Kafka cluster: `<cluster id>/<topic>`.
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
@@ -108,11 +109,11 @@ pub async fn list(
     let rows = sqlx::query_as!(
         LetterView,
         r#"-- dead_letters_list
-           SELECT name AS topic, partition, record_offset AS "offset", event_id, event_type, order_id, live_mode, state, outcome,
+           SELECT full_name AS "topic!", partition, record_offset AS "offset", event_id, event_type, order_id, live_mode, state, outcome,
                   d.reason, detail, attempts, attempted_at, d.created_at, published_at,
                   encode(body_sha256, 'hex') AS "body_sha256!", octet_length(payload)::bigint AS "body_bytes!"
-           FROM dead_letters d JOIN topics USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
-           WHERE state = ANY($1) AND ($2::text IS NULL OR d.reason = $2) AND ($3::text IS NULL OR name = $3)
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+           WHERE state = ANY($1) AND ($2::text IS NULL OR d.reason = $2) AND ($3::text IS NULL OR name = $3 OR full_name = $3)
              AND ($4::text IS NULL OR event_type = $4) AND ($5::text IS NULL OR order_id = $5)
              AND ($6::timestamptz IS NULL OR d.created_at >= $6) AND ($7::timestamptz IS NULL OR d.created_at < $7)
              AND ($8::text IS NULL OR (d.created_at, d.topic_id, d.partition, d.record_offset) >
@@ -146,11 +147,19 @@ pub async fn find(
 ) -> Result<Vec<(Place, LetterView)>, Error> {
     let rows = sqlx::query!(
         r#"-- dead_letters_find
-           SELECT topic_id, name AS topic, partition, record_offset AS "offset", event_id, event_type, order_id, live_mode,
-                  state, outcome, d.reason, detail, attempts, attempted_at, d.created_at, published_at,
+           SELECT topic_id AS "topic_id!", full_name AS "topic!", partition AS "partition!", record_offset AS "offset!",
+                  event_id, event_type, order_id, live_mode, state, outcome, d.reason, detail, attempts, attempted_at, d.created_at, published_at,
                   encode(body_sha256, 'hex') AS "body_sha256!", octet_length(payload)::bigint AS "body_bytes!"
-           FROM dead_letters d JOIN topics USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
-           WHERE (name = $1 AND partition = $2 AND record_offset = $3) OR event_id = $4
+           FROM (
+               SELECT topic_id, $2::integer AS partition, $3::bigint AS record_offset FROM topic_names WHERE full_name = $1
+               -- In two halves, each of which has an index.
+               UNION SELECT topic_id, partition, record_offset FROM events
+                     WHERE event_id = $4 AND outcome IN ('applied', 'ignored', 'dead')
+               UNION SELECT topic_id, partition, record_offset FROM events
+                     WHERE event_id = $4 AND outcome IN ('duplicate', 'conflict')
+           ) place
+           JOIN dead_letters d USING (topic_id, partition, record_offset) JOIN topic_names USING (topic_id)
+           JOIN events e USING (topic_id, partition, record_offset)
            ORDER BY d.created_at, topic_id, partition, record_offset"#,
         position.map(|position| position.topic.as_str()),
         position.map(|position| position.partition),
@@ -242,11 +251,11 @@ pub async fn next_page(
     let (attempted_at, topic_id, partition, offset) = cursor.last;
     let rows = sqlx::query!(
         r#"-- dead_letters_walk
-           SELECT topic_id, name AS topic, partition, record_offset AS "offset", attempted_at
-           FROM dead_letters d JOIN topics USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+           SELECT topic_id, full_name AS "topic!", partition, record_offset AS "offset", attempted_at
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
            WHERE state = 'open' AND attempted_at < $1
              AND (attempted_at, d.topic_id, d.partition, d.record_offset) > ($2, $3, $4, $5)
-             AND ($6::text IS NULL OR d.reason = $6) AND ($7::text IS NULL OR name = $7)
+             AND ($6::text IS NULL OR d.reason = $6) AND ($7::text IS NULL OR name = $7 OR full_name = $7)
              AND ($8::text IS NULL OR event_type = $8) AND ($9::text IS NULL OR order_id = $9)
              AND ($10::timestamptz IS NULL OR d.created_at >= $10) AND ($11::timestamptz IS NULL OR d.created_at < $11)
            ORDER BY attempted_at, d.topic_id, d.partition, d.record_offset LIMIT $12"#,
@@ -283,8 +292,8 @@ pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<u64
     let count = sqlx::query_scalar!(
         r#"-- dead_letters_count
            SELECT count(*) AS "count!"
-           FROM dead_letters d JOIN topics USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
-           WHERE state = 'open' AND ($1::text IS NULL OR d.reason = $1) AND ($2::text IS NULL OR name = $2)
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+           WHERE state = 'open' AND ($1::text IS NULL OR d.reason = $1) AND ($2::text IS NULL OR name = $2 OR full_name = $2)
              AND ($3::text IS NULL OR event_type = $3) AND ($4::text IS NULL OR order_id = $4)
              AND ($5::timestamptz IS NULL OR d.created_at >= $5) AND ($6::timestamptz IS NULL OR d.created_at < $6)"#,
         filter.reason,
@@ -297,17 +306,19 @@ pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<u64
     Ok(u64::try_from(count.fetch_one(connection).await?).unwrap_or_default())
 }
 
-/// Letters by state, since when the oldest open one is there, and how many conflicts there are.
+/// Letters by state, the age of the oldest open one by the database's clock, and how many conflicts there are.
 pub(super) struct Counts {
     pub(super) by_state: BTreeMap<String, i64>,
-    pub(super) oldest_open_at: Option<DateTime<Utc>>,
+    pub(super) oldest_open_seconds: Option<f64>,
     pub(super) conflicts: i64,
 }
 
 pub(super) async fn counts(connection: &mut PgConnection) -> Result<Counts, Error> {
     let states = sqlx::query!(
         r#"-- dead_letters_by_state
-           SELECT state, count(*) AS "count!", min(created_at) AS "oldest!" FROM dead_letters GROUP BY state"#
+           SELECT state, count(*) AS "count!",
+                  extract(epoch FROM now() - min(created_at))::double precision AS "oldest_seconds!"
+           FROM dead_letters GROUP BY state"#
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -317,6 +328,10 @@ pub(super) async fn counts(connection: &mut PgConnection) -> Result<Counts, Erro
     );
     let conflicts = conflicts.fetch_one(connection).await?;
     let open = states.iter().find(|row| row.state == State::Open.as_str());
-    let oldest_open_at = open.map(|row| row.oldest);
-    Ok(Counts { by_state: states.into_iter().map(|row| (row.state, row.count)).collect(), oldest_open_at, conflicts })
+    let oldest_open_seconds = open.map(|row| row.oldest_seconds);
+    Ok(Counts {
+        by_state: states.into_iter().map(|row| (row.state, row.count)).collect(),
+        oldest_open_seconds,
+        conflicts,
+    })
 }

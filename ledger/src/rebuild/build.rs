@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 
 use super::{Offsets, Rebuild, RebuildError, shadow};
 use crate::{
-    Error, Projection, Record, batch,
+    Dead, Error, Projection, Record, batch,
     error::Disposition,
-    ranges::{OffsetRange, RangeReader},
+    ranges::{OffsetRange, RangeReader, ask_patiently},
 };
 
 /// Partitions that are read at the same time, each into a connection of its own.
@@ -26,7 +26,7 @@ const ATTEMPTS_MAX: u32 = 20;
 /// Longest wait before a transaction is tried again.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 /// What the readers are called in Kafka's logs.
-const GROUP: &str = "riverlock-rebuild";
+const GROUP: &str = "rebuild";
 
 impl Rebuild {
     /// Where the live consumers stand. If none of them ever read anything, because the database is new: where the topics end.
@@ -62,7 +62,8 @@ impl Rebuild {
             let mut ends = Vec::new();
             for id in ids {
                 for partition in 0..kafka.partitions {
-                    let (_, high) = consumer.fetch_watermarks(&names[&id], partition, REQUEST_TIMEOUT)?;
+                    let ask = || consumer.fetch_watermarks(&names[&id], partition, REQUEST_TIMEOUT);
+                    let (_, high) = ask_patiently(ask)?;
                     ends.push((id, partition, high));
                 }
             }
@@ -169,7 +170,7 @@ fn check(
 ) -> Result<Vec<OffsetRange>, RebuildError> {
     let consumer: BaseConsumer = kafka.client().create()?;
     for OffsetRange { topic, partition, start, end } in &ranges {
-        let (low, high) = consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)?;
+        let (low, high) = ask_patiently(|| consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT))?;
         if low > *start {
             return Err(RebuildError::Expired { topic: topic.clone(), partition: *partition, low });
         }
@@ -232,13 +233,13 @@ impl<P: Projection> Writer<'_, P> {
                 parts.extend([middle..part.end, part.start..middle]);
                 continue;
             }
-            self.attempt(&records[part], Some(&error.to_string())).await?;
+            self.attempt(&records[part], Some(&error.dead())).await?;
         }
         Ok(())
     }
 
     /// Runs one transaction, again if what failed may pass.
-    async fn attempt(&mut self, records: &[Record], refused: Option<&str>) -> Result<(), Error> {
+    async fn attempt(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
         let mut wait = Duration::from_millis(20);
         for attempt in 1.. {
             let Err(error) = self.apply(records, refused).await else { break };
@@ -255,7 +256,7 @@ impl<P: Projection> Writer<'_, P> {
         Ok(())
     }
 
-    async fn apply(&mut self, records: &[Record], refused: Option<&str>) -> Result<(), Error> {
+    async fn apply(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => self.connection.insert(shadow::connect_to_build(&self.rebuild.shadow).await?),

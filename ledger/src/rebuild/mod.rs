@@ -27,7 +27,7 @@ pub use self::{
     differ::{Change, Difference},
     swap::{Kept, Reason},
 };
-use crate::{Error, PostgresConfig, ranges::RangeError};
+use crate::{Error, PostgresConfig, cluster::ClusterError, ranges::RangeError};
 
 /// The schema that is built in, unless another is named.
 pub const SCHEMA: &str = "riverlock_rebuild";
@@ -56,6 +56,15 @@ pub enum RebuildError {
     /// Records could not be read.
     #[error(transparent)]
     Ranges(#[from] RangeError),
+    /// Kafka is not the cluster that the live tables belong to.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// Some of what the live tables hold comes from a cluster that is not the current one.
+    #[error(
+        "the live tables hold records of the earlier Kafka cluster {0}, which the current one does not have: they cannot be \
+         built again from it. Nothing was changed; single orders can still be refolded"
+    )]
+    EarlierCluster(String),
     /// The first records are gone, so what they did cannot be built again.
     #[error(
         "Kafka begins {topic}[{partition}] at offset {low}: the records before it are gone, and tables without what they did \

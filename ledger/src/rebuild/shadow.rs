@@ -6,10 +6,12 @@ use riverlock_runtime::kafka::KafkaConfig;
 use sqlx::{Connection as _, PgConnection};
 
 use super::{Plan, Rebuild, RebuildError, store, tables};
-use crate::{PostgresConfig, postgres, store as ledger};
+use crate::{
+    PostgresConfig, cluster,
+    postgres::{self, Lock},
+    store as ledger,
+};
 
-/// The advisory lock that makes a rebuild the only one. Any constant will do, as long as it never changes.
-const LOCK_ID: i64 = 0x7265_6275_696c;
 /// What rebuilding sessions are called in PostgreSQL, so that they are not taken for services.
 const APPLICATION: &str = "riverlock rebuild";
 /// What the comment of a schema begins with that is being built.
@@ -33,12 +35,17 @@ impl Rebuild {
         if live_schema == plan.schema || !postgres::is_schema_name(&live_schema) {
             return Err(RebuildError::Schema(format!("the live tables are in schema {live_schema}; build in another")));
         }
-        if !store::try_lock(&mut guard, LOCK_ID).await? {
+        if !postgres::try_lock(&mut guard, Lock::Rebuild).await? {
             return Err(RebuildError::Busy);
         }
         let missing = postgres::migrations_missing(&mut guard).await?;
         if missing > 0 {
             return Err(RebuildError::NotMigrated(missing));
+        }
+        cluster::ensure_current(kafka, &mut guard).await?;
+        let names: Vec<&str> = plan.consumers.iter().map(|(name, _)| *name).collect();
+        if let Some(cluster) = store::earlier_cluster(&mut guard, &names).await? {
+            return Err(RebuildError::EarlierCluster(cluster));
         }
         let this = Self {
             kafka: kafka.clone(),
@@ -63,7 +70,16 @@ impl Rebuild {
         let mut live = connect(&self.live).await?;
         let schema = &self.shadow_schema;
         let mut comment = store::schema_comment(&mut live, schema).await?;
-        let building = format!("{BUILDING}{}", plan.fingerprint);
+        let (building, ours) = building(&self.live_schema, &plan.fingerprint);
+        if let Some(Some(comment)) = &comment
+            && comment.starts_with(&format!("{BUILDING}for "))
+            && !comment.starts_with(&ours)
+        {
+            return Err(RebuildError::Schema(format!(
+                "schema {schema} is being built for other tables than those of {}; name another with --schema",
+                self.live_schema
+            )));
+        }
         if plan.fresh && comment.as_ref().is_some_and(|comment| begins(comment.as_ref(), BUILDING)) {
             store::run(&mut live, format!("-- schema_drop\nDROP SCHEMA {schema} CASCADE")).await?;
             comment = None;
@@ -124,12 +140,20 @@ impl Rebuild {
         let names: Vec<String> = self.consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
         ledger::topic_ids(live, &names).await?;
         let (from, to) = (&self.live_schema, &self.shadow_schema);
-        let copy = format!(
-            "-- topics_copy
-             INSERT INTO {to}.topics (topic_id, name) OVERRIDING SYSTEM VALUE SELECT topic_id, name FROM {from}.topics
-             ON CONFLICT (topic_id) DO NOTHING"
-        );
-        store::run(live, copy).await?;
+        let mut transaction = live.begin().await?;
+        for copy in [
+            format!("-- clusters_forget\nDELETE FROM {to}.kafka_clusters"),
+            format!("-- clusters_copy\nINSERT INTO {to}.kafka_clusters SELECT * FROM {from}.kafka_clusters"),
+            format!(
+                "-- topics_copy
+                 INSERT INTO {to}.topics (topic_id, cluster_id, name) OVERRIDING SYSTEM VALUE
+                 SELECT topic_id, cluster_id, name FROM {from}.topics
+                 ON CONFLICT (topic_id) DO UPDATE SET cluster_id = EXCLUDED.cluster_id"
+            ),
+        ] {
+            store::run(&mut transaction, copy).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -138,6 +162,13 @@ impl Rebuild {
         let rows = sqlx::query!("-- topics_all\nSELECT topic_id, name FROM topics").fetch_all(connection).await?;
         Ok(rows.into_iter().map(|row| (row.topic_id, row.name)).collect())
     }
+}
+
+/// The comment of a schema that is built in for the tables of `live`, and what all comments of such schemas begin with.
+/// Installations in one database must not go on with each other's work, and not drop it.
+fn building(live: &str, fingerprint: &str) -> (String, String) {
+    let ours = format!("{BUILDING}for {live}: ");
+    (format!("{ours}{fingerprint}"), ours)
 }
 
 fn begins(comment: Option<&String>, with: &str) -> bool {

@@ -92,28 +92,19 @@ pub(super) async fn identities(connection: &mut PgConnection, schema: &str, tabl
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// Sessions of services in this database.
-pub(super) async fn sessions(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
-    let rows = sqlx::query_scalar!(
-        r#"-- sessions_of_services
-           SELECT format('process %s from %s since %s', pid, coalesce(host(client_addr), 'a local socket'),
-                         to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS')) AS "session!"
-           FROM pg_stat_activity
-           WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
-           ORDER BY backend_start"#,
-        crate::postgres::APPLICATION
+/// An earlier Kafka cluster that these consumers have read records of, if there is one.
+pub(super) async fn earlier_cluster(
+    connection: &mut PgConnection,
+    consumers: &[&str],
+) -> Result<Option<String>, Error> {
+    let cluster = sqlx::query_scalar!(
+        "-- rebuild_earlier_cluster
+         SELECT t.cluster_id FROM consumer_offsets o
+         JOIN topics t USING (topic_id) JOIN topic_names n USING (topic_id)
+         WHERE o.consumer = ANY($1) AND o.next_offset > 0 AND NOT n.is_current LIMIT 1",
+        consumers as _
     );
-    Ok(rows.fetch_all(connection).await?)
-}
-
-/// Takes a lock until the session ends; `false` when another session has it.
-pub(super) async fn try_lock(connection: &mut PgConnection, id: i64) -> Result<bool, Error> {
-    let lock = sqlx::query_scalar!(
-        r#"-- session_lock
-           SELECT pg_try_advisory_lock($1) AS "locked!""#,
-        id
-    );
-    Ok(lock.fetch_one(connection).await?)
+    Ok(cluster.fetch_optional(connection).await?)
 }
 
 /// The statements that give others the same rights to `to`, its tables and its views as they have to `from`.

@@ -11,7 +11,10 @@ use super::{
     Rebuild, RebuildError, shadow, store,
     tables::{self, Class, Numbered, Table},
 };
-use crate::{Error, relay};
+use crate::{
+    Error,
+    postgres::{self, Lock},
+};
 
 /// How long a session of a service that ended may take to go away.
 const SESSIONS_WAIT: Duration = Duration::from_secs(5);
@@ -48,7 +51,7 @@ impl Rebuild {
     pub async fn ensure_stopped(&mut self) -> Result<(), RebuildError> {
         let started = Instant::now();
         loop {
-            let sessions = store::sessions(&mut self.guard).await?;
+            let sessions = postgres::other_sessions(&mut self.guard).await?;
             if !sessions.is_empty() && started.elapsed() > SESSIONS_WAIT {
                 return Err(RebuildError::Running(format!(
                     "they have sessions in PostgreSQL: {}",
@@ -64,21 +67,23 @@ impl Rebuild {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        if store::try_lock(&mut self.guard, relay::LOCK_ID).await? {
-            Ok(())
-        } else {
-            Err(RebuildError::Running("a relay publishes from the live tables".to_owned()))
+        for lock in [Lock::Messages, Lock::DeadLetters] {
+            if !postgres::try_lock(&mut self.guard, lock).await? {
+                return Err(RebuildError::Running("a relay publishes from the live tables".to_owned()));
+            }
         }
+        Ok(())
     }
 
     /// How many consumers Kafka knows, alive or not missed yet.
     async fn members(&self) -> Result<usize, RebuildError> {
-        let (kafka, groups) = (self.kafka.clone(), self.consumers.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        let kafka = self.kafka.clone();
+        let groups: Vec<String> = self.consumers.iter().map(|(name, _)| kafka.group(name)).collect();
         let count = move || {
             let consumer: BaseConsumer = kafka.client().create()?;
             let mut members = 0;
             for group in groups {
-                let list = consumer.fetch_group_list(Some(group), REQUEST_TIMEOUT)?;
+                let list = consumer.fetch_group_list(Some(&group), REQUEST_TIMEOUT)?;
                 members += list.groups().iter().map(|group| group.members().len()).sum::<usize>();
             }
             Ok(members)

@@ -103,6 +103,7 @@ const fn whole(key: &'static [&'static str]) -> Compared {
 /// Every table of the migrations, but the list of the migrations. A view shows the tables of its own schema and needs nothing.
 pub const TABLES: &[Table] = &[
     // Copied before anything is read, so that a topic has the same number in both schemas.
+    Table { name: "kafka_clusters", class: Class::Carried, compared: None },
     Table { name: "topics", class: Class::Carried, compared: None },
     Table {
         name: "events",
@@ -150,6 +151,8 @@ pub const TABLES: &[Table] = &[
     },
     // What the rebuild put into it was published long ago, or is added with the messages that only the rebuild has.
     Table { name: "outbox_due", class: Class::Carried, compared: None },
+    Table { name: "outbox_parked", class: Class::Carried, compared: None },
+    Table { name: "outbox_retries", class: Class::Carried, compared: None },
     // The first announcement of a document stays, and which is the first depends on the order of reading.
     Table {
         name: "invoices",

@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use riverlock_runtime::kafka::REQUEST_TIMEOUT;
-use riverlock_schemas::{hash::Sha256Hash, time::to_micros};
+use riverlock_schemas::{hash::Sha256Hash, time::to_micros, topics::is_of_earlier_cluster};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
@@ -15,7 +15,13 @@ use super::{
     reading::{Chunk, Reading},
     store::{self, Plan, Run, Step},
 };
-use crate::{Error, PostgresConfig, error::Disposition, store as ledger_store};
+use crate::{
+    PostgresConfig, cluster,
+    error::Disposition,
+    postgres::{self, Lock},
+    ranges::ask_patiently,
+    store as ledger_store,
+};
 
 /// How long a replay waits for a lock that live traffic holds, before it gives way and tries again.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -56,6 +62,7 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     }
     // Held to the end: while this connection lives, nobody else does this plan.
     let mut holder = replay.postgres.connect().await?;
+    cluster::ensure_current(replay.kafka, &mut holder).await?;
     let plan = find(&mut holder, &hash).await?;
     hold(&mut holder, plan.hash).await?;
     check(replay, &mut holder, &plan).await?;
@@ -72,7 +79,7 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     if run.next_chunk > 0 {
         observer.say(&format!("goes on after {} chunks that were done before", run.next_chunk));
     }
-    let group = format!("riverlock-replay-{}", run.run_id);
+    let group = format!("replay-{}", run.run_id);
     let mut reading = Reading::start(replay.kafka, &group, &plan.ranges, &run.next, &plan.selection, plan.limits)?;
     let pace = Pace::start(replay).await?;
     let mut doing = Doing {
@@ -107,20 +114,16 @@ async fn find(connection: &mut PgConnection, prefix: &str) -> Result<Plan, Repla
 }
 
 async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), ReplayError> {
-    let row = sqlx::query!(
-        r#"-- replay_plan_hold
-           SELECT pg_try_advisory_lock(hashtextextended('riverlock.replay:' || $1, 0)) AS "held!""#,
-        plan.to_string()
-    );
-    if row.fetch_one(connection).await.map_err(Error::from)?.held {
-        Ok(())
-    } else {
-        Err(ReplayError::Busy(plan.to_string()))
-    }
+    let plan = plan.to_string();
+    if postgres::try_lock(connection, Lock::Replay(&plan)).await? { Ok(()) } else { Err(ReplayError::Busy(plan)) }
 }
 
 /// Whether what the plan reads is still there, and still behind the live consumers.
 async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<(), ReplayError> {
+    if let Some(assigned) = plan.ranges.iter().find(|assigned| is_of_earlier_cluster(&assigned.range.topic)) {
+        let (plan, topic) = (plan.hash.to_string(), assigned.range.topic.clone());
+        return Err(ReplayError::EarlierCluster { plan, topic });
+    }
     let client: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
     for consumer in replay.consumers {
         let offsets = ledger_store::offsets(connection, consumer.name).await?;
@@ -132,8 +135,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
                 let consumer = consumer.name;
                 return Err(ReplayError::ConsumerWentBack { consumer, topic, partition, reached, end: range.end });
             }
-            let (low, high) = client
-                .fetch_watermarks(&topic, partition, REQUEST_TIMEOUT)
+            let (low, high) = ask_patiently(|| client.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT))
                 .map_err(ReplayError::kafka("tell where its topics begin and end"))?;
             if range.start < low || range.end > high {
                 let (start, end) = (range.start, range.end);
@@ -148,7 +150,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
 async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<Run, ReplayError> {
     let now = to_micros(replay.clock.now());
     match store::last_run(connection, plan).await? {
-        None => Ok(store::begin_run(connection, plan.hash, replay.by, now).await?),
+        None => Ok(store::begin_run(connection, plan, replay.by, now).await?),
         Some(last) => match last.ended_at {
             Some(when) if last.state == "done" => {
                 Err(ReplayError::AlreadyDone { plan: plan.hash.to_string(), when, by: last.started_by })

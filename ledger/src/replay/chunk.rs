@@ -113,8 +113,7 @@ async fn isolate(
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);
                 } else {
-                    let refused = error.to_string();
-                    consumer.fold.fold(transaction, &records[part], Some(&refused), now).await?;
+                    consumer.fold.fold(transaction, &records[part], Some(&error.dead()), now).await?;
                 }
             }
             Err(error) => return Err(error),

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use rdkafka::error::KafkaError;
 
-use crate::{Error, ranges::RangeError};
+use crate::{Error, cluster::ClusterError, ranges::RangeError};
 
 /// Why a replay cannot be planned or done.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,10 @@ pub enum ReplayError {
     Range(#[from] RangeError),
     #[error(transparent)]
     Ledger(#[from] Error),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("plan {plan} reads {topic}, of an earlier Kafka cluster; make a new plan")]
+    EarlierCluster { plan: String, topic: String },
     #[error("{topic} is no raw topic and no event type with a topic of its own; there are {}", .known.join(", "))]
     UnknownTopic { topic: String, known: Vec<String> },
     #[error("there is no partition {partition}: every topic has partitions 0 to {last}")]

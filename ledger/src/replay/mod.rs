@@ -41,7 +41,7 @@ pub use self::{
     selection::Selection,
     store::{RunView, runs},
 };
-use crate::{Error, PostgresConfig, Projection, Record, batch};
+use crate::{Dead, Error, PostgresConfig, Projection, Record, batch};
 
 /// Most records in one transaction. Small, so that live batches never wait long for an order.
 pub const CHUNK_RECORDS: usize = 500;
@@ -86,7 +86,7 @@ trait Fold: Send + Sync {
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],
-        refused: Option<&'a str>,
+        refused: Option<&'a Dead>,
         now: DateTime<Utc>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 }
@@ -96,7 +96,7 @@ impl<P: Projection> Fold for P {
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],
-        refused: Option<&'a str>,
+        refused: Option<&'a Dead>,
         now: DateTime<Utc>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
         Box::pin(async move { batch::fold(transaction, self, records, refused, now).await.map(drop) })

@@ -96,7 +96,7 @@ impl Pace {
     pub(super) async fn start(replay: &Replay<'_>) -> Result<Self, ReplayError> {
         let mut connection = replay.postgres.connect().await?;
         let topics: Vec<String> = replay.consumers.iter().flat_map(|consumer| consumer.topics.clone()).collect();
-        let topics = store::topic_ids(&mut connection, &topics).await?;
+        let topics = store::topic_ids_to_read(&mut connection, &topics).await?;
         let client = replay.kafka.client().create();
         let meter = Meter {
             client: client.map_err(ReplayError::kafka("be connected to"))?,

@@ -48,7 +48,7 @@ pub async fn plan(
     let limits = Limits { records: CHUNK_RECORDS, bytes: CHUNK_BYTES };
     let (ranges, next) = (resolved.ranges, HashMap::new());
     observer.begin(ranges.iter().map(|assigned| assigned.range.records()).sum(), 0);
-    let mut reading = Reading::start(replay.kafka, "riverlock-replay", &ranges, &next, selection, limits)?;
+    let mut reading = Reading::start(replay.kafka, "replay", &ranges, &next, selection, limits)?;
     let mut pace = Pace::start(replay).await?;
 
     let mut overlay = Overlay::open(replay.postgres).await?;
@@ -89,6 +89,7 @@ pub async fn plan(
             chunks,
             created_at: to_micros(replay.clock.now()),
             created_by: replay.by.to_owned(),
+            generation: 0,
         };
         let mut transaction = connection.begin().await?;
         store::save_plan(&mut transaction, &plan).await?;

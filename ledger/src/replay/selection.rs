@@ -8,12 +8,16 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
 };
 use riverlock_runtime::kafka::REQUEST_TIMEOUT;
-use riverlock_schemas::{Envelope, partitioner, record};
+use riverlock_schemas::{partitioner, record};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::{Replay, ReplayError, store};
-use crate::{Record, batch, ranges::OffsetRange, store as ledger_store};
+use crate::{
+    Record, batch, cluster,
+    ranges::{OffsetRange, ask_patiently},
+    store as ledger_store,
+};
 
 /// How far around the time that was named records are looked at: a partition's times go back when its leader changes to a
 /// machine with another clock.
@@ -47,7 +51,7 @@ impl Selection {
         if !in_time || (self.orders.is_empty() && self.events.is_empty()) {
             return in_time;
         }
-        let Ok(envelope) = Envelope::parse(&record.payload) else { return false };
+        let Some(envelope) = batch::envelope(record) else { return false };
         let order = || envelope.order_id.as_deref().is_some_and(|id| self.orders.iter().any(|order| order == id));
         let event = || {
             let key = batch::event_key(&envelope);
@@ -112,6 +116,7 @@ pub(super) async fn resolve(
     selection: &Selection,
 ) -> Result<Resolved, ReplayError> {
     check(selection)?;
+    cluster::ensure_current(replay.kafka, connection).await?;
     let mut notes = Vec::new();
     let topics = topics(replay, &selection.topics)?;
     let partitions = partitions(replay, connection, selection, topics.len(), &mut notes).await?;
@@ -122,8 +127,7 @@ pub(super) async fn resolve(
     let times = Times::look_up(&consumer, selection, &places)?;
     let mut ranges = Vec::new();
     for place in places {
-        let (low, high) = consumer
-            .fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT)
+        let (low, high) = ask_patiently(|| consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT))
             .map_err(ReplayError::kafka("tell where its topics begin and end"))?;
         let Some((start, end)) = bounds(selection, &place, (low, high), &mut notes)? else { continue };
         let start = times.start(&place).map_or(start, |offset| offset.max(start));
@@ -249,7 +253,7 @@ async fn places(
     partitions: &BTreeSet<i32>,
 ) -> Result<Vec<Place>, ReplayError> {
     let names: Vec<String> = topics.keys().cloned().collect();
-    let ids = ledger_store::topic_ids(connection, &names).await?;
+    let ids = ledger_store::topic_ids_to_read(connection, &names).await?;
     let mut offsets = HashMap::new();
     for consumer in replay.consumers {
         offsets.insert(consumer.name, ledger_store::offsets(connection, consumer.name).await?);

@@ -35,7 +35,10 @@ pub(super) async fn records_of_events(
 ) -> Result<HashMap<String, Vec<Position>>, Error> {
     let rows = sqlx::query!(
         "-- replay_records_of_events
-         SELECT event_id, topic_id, partition, record_offset FROM events WHERE event_id = ANY($1)",
+         SELECT event_id, topic_id, partition, record_offset FROM events
+         -- In two halves, each of which has an index.
+         WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
+            OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict'))",
         event_ids
     );
     let mut found: HashMap<String, Vec<Position>> = HashMap::new();
@@ -115,6 +118,8 @@ pub(super) struct Plan {
     pub(super) chunks: HashMap<u64, PlannedChunk>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) created_by: String,
+    /// How often the plan was made; its runs have the same number. Given when the plan is kept.
+    pub(super) generation: i64,
 }
 
 /// What a chunk was planned to do.
@@ -133,7 +138,8 @@ pub(super) async fn save_plan(transaction: &mut PgConnection, plan: &Plan) -> Re
          VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (plan_hash) DO UPDATE
          SET selection = EXCLUDED.selection, summary = EXCLUDED.summary, chunk_records = EXCLUDED.chunk_records,
-             chunk_bytes = EXCLUDED.chunk_bytes, created_at = EXCLUDED.created_at, created_by = EXCLUDED.created_by",
+             chunk_bytes = EXCLUDED.chunk_bytes, created_at = EXCLUDED.created_at, created_by = EXCLUDED.created_by,
+             generation = replay_plans.generation + 1",
         hash,
         to_json(&plan.selection),
         to_json(&plan.report),
@@ -202,7 +208,7 @@ pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -
     let bytes = plan.as_bytes().as_slice();
     let row = sqlx::query!(
         "-- replay_plan_load
-         SELECT selection, summary, chunk_records, chunk_bytes, created_at, created_by
+         SELECT selection, summary, chunk_records, chunk_bytes, created_at, created_by, generation
          FROM replay_plans WHERE plan_hash = $1",
         bytes
     )
@@ -214,10 +220,10 @@ pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -
         reason: error.to_string(),
     };
     let ranges = sqlx::query!(
-        "-- replay_plan_ranges_load
-         SELECT topic_id, name, partition, start_offset, end_offset
-         FROM replay_plan_ranges JOIN topics USING (topic_id) WHERE plan_hash = $1
-         ORDER BY name, partition, start_offset",
+        r#"-- replay_plan_ranges_load
+           SELECT topic_id, full_name AS "name!", partition, start_offset, end_offset
+           FROM replay_plan_ranges JOIN topic_names USING (topic_id) WHERE plan_hash = $1
+           ORDER BY full_name, partition, start_offset"#,
         bytes
     )
     .fetch_all(&mut *connection)
@@ -249,6 +255,7 @@ pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -
         chunks: chunks.collect::<Result<_, Error>>()?,
         created_at: row.created_at,
         created_by: row.created_by,
+        generation: row.generation,
     })
 }
 
@@ -283,15 +290,15 @@ pub(super) struct LastRun {
     pub(super) ended_at: Option<DateTime<Utc>>,
 }
 
-/// The last run of a plan that was made with the plan or after it.
+/// The last run of this making of a plan.
 pub(super) async fn last_run(connection: &mut PgConnection, plan: &Plan) -> Result<Option<LastRun>, Error> {
     let row = sqlx::query_as!(
         LastRun,
         "-- replay_run_last
          SELECT run_id, state, next_chunk, started_by, ended_at FROM replay_runs
-         WHERE plan_hash = $1 AND started_at >= $2 AND state <> 'superseded' ORDER BY run_id DESC LIMIT 1",
+         WHERE plan_hash = $1 AND generation = $2 AND state <> 'superseded' ORDER BY run_id DESC LIMIT 1",
         plan.hash.as_bytes().as_slice(),
-        plan.created_at
+        plan.generation
     );
     Ok(row.fetch_optional(connection).await?)
 }
@@ -299,15 +306,16 @@ pub(super) async fn last_run(connection: &mut PgConnection, plan: &Plan) -> Resu
 /// Begins a run.
 pub(super) async fn begin_run(
     connection: &mut PgConnection,
-    plan: Sha256Hash,
+    plan: &Plan,
     by: &str,
     now: DateTime<Utc>,
 ) -> Result<Run, Error> {
     let row = sqlx::query!(
         "-- replay_run_begin
-         INSERT INTO replay_runs (plan_hash, state, started_at, started_by, updated_at) VALUES ($1, 'running', $2, $3, $2)
-         RETURNING run_id",
-        plan.as_bytes().as_slice(),
+         INSERT INTO replay_runs (plan_hash, generation, state, started_at, started_by, updated_at)
+         VALUES ($1, $2, 'running', $3, $4, $3) RETURNING run_id",
+        plan.hash.as_bytes().as_slice(),
+        plan.generation,
         now,
         by
     );
@@ -430,10 +438,10 @@ pub struct RunView {
     pub updated_at: DateTime<Utc>,
 }
 
-/// Plans with their last runs, the newest first.
+/// Plans with their last runs, the newest first. A plan whose row cannot be understood is listed with that in its detail.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or a row cannot be understood.
+/// When PostgreSQL refuses.
 pub async fn runs(connection: &mut PgConnection, limit: i64) -> Result<Vec<RunView>, Error> {
     let rows = sqlx::query!(
         r#"-- replay_runs_list
@@ -443,31 +451,33 @@ pub async fn runs(connection: &mut PgConnection, limit: i64) -> Result<Vec<RunVi
                   r.started_by AS "started_by?", coalesce(r.updated_at, p.created_at) AS "updated_at!"
            FROM replay_plans p
            LEFT JOIN LATERAL (SELECT * FROM replay_runs r
-                              WHERE r.plan_hash = p.plan_hash AND r.started_at >= p.created_at
+                              WHERE r.plan_hash = p.plan_hash AND r.generation = p.generation
                               ORDER BY run_id DESC LIMIT 1) r ON true
            ORDER BY p.created_at DESC LIMIT $1"#,
         limit
     );
     let rows = rows.fetch_all(connection).await?.into_iter().map(|row| {
-        let inconsistent = |error: serde_json::Error| Error::Inconsistent {
-            table: "replay_plans",
-            id: row.plan.clone(),
-            reason: error.to_string(),
+        let read = serde_json::from_value(row.selection)
+            .and_then(|selection: Selection| Ok((selection, serde_json::from_value::<Report>(row.summary)?)));
+        let (read, detail) = match read {
+            Ok(read) => (read, row.detail),
+            Err(error) => (Default::default(), Some(format!("this version cannot read the plan: {error}"))),
         };
-        Ok(RunView {
-            selection: serde_json::from_value(row.selection).map_err(inconsistent)?,
-            planned: serde_json::from_value(row.summary).map_err(inconsistent)?,
+        let (selection, planned) = read;
+        RunView {
             plan: row.plan,
             planned_at: row.created_at,
             planned_by: row.created_by,
+            selection,
+            planned,
             state: row.state,
             records: row.records,
             fresh: row.fresh,
             effects: row.effects,
-            detail: row.detail,
+            detail,
             started_by: row.started_by,
             updated_at: row.updated_at,
-        })
+        }
     });
-    rows.collect()
+    Ok(rows.collect())
 }

@@ -11,7 +11,7 @@ use riverlock_schemas::{
     charge_event::OperationKey,
     cloud_event::{
         FulfillmentCaptureFailed, FulfillmentEnded, FulfillmentReported, FulfillmentRequested, Message, ReportedLine,
-        RequestedLine,
+        RequestedLine, fitting,
     },
     order_state::OrderState,
 };
@@ -21,7 +21,7 @@ use super::{Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFact
 /// An effect; each fires once for ever per order. Sorted as they are sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
-    /// Start fulfillment.
+    /// Start fulfillment, once there are lines to fulfil.
     Request,
     /// Tell what was shipped, once per fulfillment.
     Report(FulfillmentId),
@@ -39,12 +39,13 @@ pub enum Effect {
 #[must_use]
 pub fn effects(facts: &Facts) -> BTreeSet<Effect> {
     let mut effects = BTreeSet::new();
-    let accepted = facts.reached(OrderState::Accepted).is_some();
-    if accepted {
+    // What there is to ship is known once an event has shown the lines; an event about a charge may come before that.
+    let requested = facts.reached(OrderState::Accepted).is_some() && !facts.lines.is_empty();
+    if requested {
         effects.insert(Effect::Request);
     }
     // What was never requested need not be stopped.
-    if accepted && facts.halted_at().is_some() {
+    if requested && facts.halted_at().is_some() {
         effects.insert(Effect::Halt);
     }
     if facts.reached(OrderState::Complete).is_some() {
@@ -78,15 +79,7 @@ fn message(effect: Effect, key: &OrderKey, facts: &Facts) -> Message {
         ended_at: ended_at.unwrap_or_default(),
     };
     match effect {
-        Effect::Request => Message::FulfillmentRequested(FulfillmentRequested {
-            order_id: key.order_id.clone(),
-            mode: key.mode,
-            status,
-            upstream_id: facts.snapshot.content.upstream_id.clone(),
-            service_level: facts.snapshot.content.service_level.clone(),
-            ship_to: facts.snapshot.content.ship_to.clone(),
-            lines: requested_lines(facts),
-        }),
+        Effect::Request => Message::FulfillmentRequested(requested(key, status, facts)),
         Effect::Report(id) => {
             let shipment = facts.shipments.get(&id).cloned().unwrap_or_default();
             Message::FulfillmentReported(reported(key, status, id, shipment))
@@ -101,10 +94,34 @@ fn message(effect: Effect, key: &OrderKey, facts: &Facts) -> Message {
     }
 }
 
-fn requested_lines(facts: &Facts) -> Vec<RequestedLine> {
+fn requested(key: &OrderKey, status: &'static str, facts: &Facts) -> FulfillmentRequested {
     let quantities = facts.quantities();
     let line = |(line_id, line): (&LineId, &LineFacts)| requested_line(line_id, line, &quantities);
-    facts.lines.iter().map(line).collect()
+    let lines = fitting(facts.lines.iter().map(line));
+    let details = &facts.snapshot.content;
+    FulfillmentRequested {
+        order_id: key.order_id.clone(),
+        mode: key.mode,
+        status,
+        upstream_id: details.upstream_id.clone(),
+        service_level: details.service_level.clone(),
+        ship_to: details.ship_to.clone(),
+        line_count: facts.lines.len() as u64,
+        more_lines_at: (lines.len() < facts.lines.len()).then(|| order_path(key)),
+        lines,
+    }
+}
+
+/// Where the order API shows an order.
+fn order_path(key: &OrderKey) -> String {
+    let mut path = String::from("/v1/orders/");
+    for byte in key.order_id.as_str().bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => path.push(char::from(byte)),
+            other => path.push_str(&format!("%{other:02X}")),
+        }
+    }
+    path
 }
 
 fn requested_line(line_id: &LineId, line: &LineFacts, quantities: &BTreeMap<&LineId, Quantities>) -> RequestedLine {
@@ -126,11 +143,12 @@ fn reported(
     fulfillment_id: FulfillmentId,
     shipment: ShipmentFacts,
 ) -> FulfillmentReported {
-    let lines = shipment.lines.into_iter().map(|(line_id, line)| ReportedLine {
+    let line_count = shipment.lines.len();
+    let lines = fitting(shipment.lines.into_iter().map(|(line_id, line)| ReportedLine {
         line_id,
         fulfilled_quantity: line.fulfilled,
         cancelled_quantity: line.cancelled,
-    });
+    }));
     FulfillmentReported {
         order_id: key.order_id.clone(),
         mode: key.mode,
@@ -141,7 +159,9 @@ fn reported(
         tracking_company: shipment.tracking.company,
         tracking_number: shipment.tracking.number,
         tracking_url: shipment.tracking.url,
-        lines: lines.collect(),
+        line_count: line_count as u64,
+        more_lines_at: (lines.len() < line_count).then(|| order_path(key)),
+        lines,
     }
 }
 
@@ -156,12 +176,53 @@ fn capture_failed(
         mode: key.mode,
         status,
         operation: operation.kind.as_str(),
+        capture_id: operation.own_id().unwrap_or_default().to_owned(),
         charge_id: operation.charge_id,
-        capture_id: operation.operation_id,
+        operation_key: operation.operation_id,
         fulfillment_id: known.details.fulfillment_id,
         amount: known.details.amount,
         currency: known.details.currency,
         failure_code: known.details.failure_code,
         failed_at: known.failed_at.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use riverlock_schemas::{Mode, OrderId, order_event::LineDetails};
+
+    use super::*;
+    use crate::domain::Snapshot;
+
+    #[test]
+    fn an_order_with_more_lines_than_fit_says_where_the_others_are() {
+        let key = OrderKey { order_id: OrderId::parse("o/1 é").unwrap(), mode: Mode::Test };
+        let mut facts = Facts::default();
+        facts.transitions.insert(OrderState::Accepted, chrono::DateTime::UNIX_EPOCH);
+        let mut shipment = ShipmentFacts::default();
+        for index in 0..20_000 {
+            let line_id = LineId::parse(format!("{index:012}")).unwrap();
+            let mut snapshot: Snapshot<LineDetails> = Snapshot::default();
+            snapshot.content.sku_id = Some("s".repeat(1_000));
+            facts.lines.insert(line_id.clone(), LineFacts { snapshot, ..LineFacts::default() });
+            shipment.lines.insert(line_id, riverlock_schemas::fulfillment_event::Reported::default());
+        }
+        facts.shipments.insert(FulfillmentId::parse("f").unwrap(), shipment);
+        let messages = new_messages(&key, &Facts::default(), &facts);
+        assert_eq!(messages.len(), 2);
+        for message in messages {
+            let (count, lines, path) = match &message {
+                Message::FulfillmentRequested(message) => {
+                    (message.line_count, message.lines.len(), &message.more_lines_at)
+                }
+                Message::FulfillmentReported(message) => {
+                    (message.line_count, message.lines.len(), &message.more_lines_at)
+                }
+                other => panic!("{other:?}"),
+            };
+            assert!(count == 20_000 && (100..20_000).contains(&lines), "{lines} of {count} lines");
+            assert_eq!(path.as_deref(), Some("/v1/orders/o%2F1%20%C3%A9"));
+            assert!(message.to_json(chrono::DateTime::UNIX_EPOCH).len() < 3 << 19, "half of a record is left");
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! What is known of an order, and how knowledge is joined.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+};
 
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{
@@ -33,7 +36,8 @@ impl OrderKey {
 /// different events have an order that everybody agrees on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
-    /// The order's `updatedTime`.
+    /// The order's `updatedTime`; where that cannot be used, the time that stands in for it, so that a snapshot is never taken
+    /// for older than it is.
     pub updated_at: Option<DateTime<Utc>>,
     /// The event's `createdTime`.
     pub created_at: Option<DateTime<Utc>>,
@@ -41,8 +45,26 @@ pub struct Stamp {
     pub event_id: String,
 }
 
-/// A last-writer-wins register: the greatest stamp counts, and between equal stamps (two bodies under one event id) the
-/// greater content, so that the result never depends on which came first.
+/// Contents that are joined where they have one stamp.
+pub trait Content {
+    /// Adds what another reading of the same snapshot says. Commutative, associative and idempotent.
+    fn join(&mut self, other: Self);
+}
+
+impl Content for OrderDetails {
+    fn join(&mut self, other: Self) {
+        Self::join(self, other);
+    }
+}
+
+impl Content for LineDetails {
+    fn join(&mut self, other: Self) {
+        Self::join(self, other);
+    }
+}
+
+/// A last-writer-wins register: the greatest stamp counts. Contents with one stamp come from several bodies under one event
+/// id, such as its standard and its expanded form; they are joined, so that the result never depends on which came first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Snapshot<T> {
     /// Where the content comes from.
@@ -51,18 +73,24 @@ pub struct Snapshot<T> {
     pub content: T,
 }
 
-impl<T: Ord> Snapshot<T> {
+impl<T: Content> Snapshot<T> {
     fn join(&mut self, other: Self) {
-        if other > *self {
-            *self = other;
+        match other.stamp.cmp(&self.stamp) {
+            Ordering::Greater => *self = other,
+            Ordering::Equal => self.content.join(other.content),
+            Ordering::Less => {}
         }
     }
 
     /// As [`Self::join`]; the stamp is copied only if it counts.
     fn add(&mut self, stamp: &Stamp, content: T) {
-        if (stamp, &content) > (&self.stamp, &self.content) {
-            self.stamp.clone_from(stamp);
-            self.content = content;
+        match stamp.cmp(&self.stamp) {
+            Ordering::Greater => {
+                self.stamp.clone_from(stamp);
+                self.content = content;
+            }
+            Ordering::Equal => self.content.join(content),
+            Ordering::Less => {}
         }
     }
 }
@@ -109,7 +137,7 @@ pub struct Facts {
     pub transitions: BTreeMap<OrderState, DateTime<Utc>>,
     /// Names of states that this version does not know.
     pub unknown_states: BTreeSet<String>,
-    /// Whether two different bodies came under one event id.
+    /// Whether two bodies that contradict each other came under one event id.
     pub conflicted: bool,
     /// The newest snapshot of the order.
     pub snapshot: Snapshot<OrderDetails>,
@@ -135,12 +163,9 @@ impl Facts {
         self.conflicted |= conflict;
         let mut transitions = Vec::new();
         if let Some(order) = event.order {
-            let stamp = Stamp {
-                updated_at: order.updated_time,
-                created_at: event.created_time,
-                event_id: event.event_id.into(),
-            };
             let as_of = order.updated_time.unwrap_or(event.as_of);
+            let stamp =
+                Stamp { updated_at: Some(as_of), created_at: event.created_time, event_id: event.event_id.into() };
             transitions = self.add_snapshot(order, stamp, as_of);
         }
         if let Some(state) = announced_state(&event.event_type) {
@@ -169,18 +194,19 @@ impl Facts {
         stamp: Stamp,
         as_of: DateTime<Utc>,
     ) -> Vec<(OrderState, DateTime<Utc>)> {
-        let mut transitions = order.transitions;
+        let mut transitions = timed(order.transitions, as_of);
         // Older payloads, and some of today's, do not list the state that the order is in; nor that of its lines.
         if let Some(state) = order.state {
             add_missing(&mut transitions, state, as_of);
         }
         self.unknown_states.extend(order.unknown_states);
-        for mut line in order.lines {
+        for line in order.lines {
+            let mut transitions = timed(line.transitions, as_of);
             if let Some(state) = line.details.state.as_deref().and_then(LineState::parse) {
-                add_missing(&mut line.transitions, state, as_of);
+                add_missing(&mut transitions, state, as_of);
             }
             let known = self.lines.entry(line.line_id).or_default();
-            join_earliest(&mut known.transitions, line.transitions);
+            join_earliest(&mut known.transitions, transitions);
             known.snapshot.add(&stamp, line.details);
         }
         self.snapshot.join(Snapshot { stamp, content: order.details });
@@ -282,6 +308,11 @@ fn join_earliest<S: Ord>(map: &mut BTreeMap<S, DateTime<Utc>>, other: impl IntoI
     for (state, time) in other {
         map.entry(state).and_modify(|known| join_earlier(known, time)).or_insert(time);
     }
+}
+
+/// States with their times. One whose time cannot be read was reached when the snapshot was made at the latest.
+fn timed<S>(listed: Vec<(S, Option<DateTime<Utc>>)>, as_of: DateTime<Utc>) -> Vec<(S, DateTime<Utc>)> {
+    listed.into_iter().map(|(state, time)| (state, time.unwrap_or(as_of))).collect()
 }
 
 /// Adds a state with its time to those that an event lists, unless it is among them.

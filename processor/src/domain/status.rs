@@ -42,10 +42,12 @@ pub enum Anomaly {
     ReportedTooMuch,
     /// Digital River says both that the order is complete and that it was cancelled or blocked.
     CompleteAndEnded,
-    /// Two different bodies came under one event id.
+    /// Two bodies that contradict each other came under one event id.
     Conflict,
     /// A state was named that this version does not know.
     UnknownState,
+    /// The order is accepted, and no event has shown a line of it: there is nothing that fulfillment could be requested for.
+    NoLines,
 }
 
 impl Status {
@@ -135,6 +137,7 @@ impl Anomaly {
             Self::CompleteAndEnded => "complete_and_ended",
             Self::Conflict => "conflict",
             Self::UnknownState => "unknown_state",
+            Self::NoLines => "no_lines",
         }
     }
 }
@@ -180,6 +183,9 @@ impl Facts {
         }
         if !self.unknown_states.is_empty() {
             anomalies.push(Anomaly::UnknownState);
+        }
+        if self.reached(OrderState::Accepted).is_some() && self.lines.is_empty() {
+            anomalies.push(Anomaly::NoLines);
         }
         anomalies
     }

@@ -15,7 +15,13 @@ mod store;
 use std::collections::BTreeMap;
 
 use riverlock_ledger::{
-    Error, PostgresConfig, error::Disposition, outbox, positions::PositionReader, ranges::RangeError,
+    Error, PostgresConfig,
+    cluster::{self, ClusterError},
+    detail::explain,
+    error::Disposition,
+    outbox,
+    positions::PositionReader,
+    ranges::RangeError,
 };
 use riverlock_runtime::{Clock, kafka::KafkaConfig};
 use riverlock_schemas::{cloud_event::Message, record::Position};
@@ -37,7 +43,7 @@ use crate::{
 };
 
 /// What the reader is called in Kafka's logs.
-const GROUP: &str = "riverlock-refold";
+const GROUP: &str = "refold";
 /// Orders that are written in one transaction, so that live traffic never waits long for one of them.
 const WRITE_ORDERS_MAX: usize = 50;
 /// How often an order is folded again because events came while it was.
@@ -52,6 +58,9 @@ pub enum RefoldError {
     /// Kafka could not be read.
     #[error(transparent)]
     Kafka(#[from] RangeError),
+    /// Kafka is not the cluster that the database belongs to.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The reading thread panicked; the log says where.
     #[error("the reading thread panicked")]
     Panicked,
@@ -81,6 +90,9 @@ pub enum Refusal {
     /// Events come faster than they are read.
     #[error("its events changed {ROUNDS_MAX} times while they were read")]
     Moving,
+    /// Some of its records lie in a partition that cannot be read now.
+    #[error("{0}: run it again when that is mended")]
+    Unavailable(String),
     /// What its events say is not allowed in the tables.
     #[error("the database refuses what its events say: {0}")]
     Database(String),
@@ -93,6 +105,8 @@ pub enum Finding {
     Differs(OrderDiff),
     /// It is left as it is.
     Refused(OrderKey, Refusal),
+    /// A row names an order that there cannot be; it is left as it is.
+    Unreadable(String),
 }
 
 /// How many orders came out how.
@@ -145,22 +159,28 @@ pub async fn run(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Tally, RefoldError> {
     let mut live = postgres.connect().await?;
+    cluster::ensure_current(kafka, &mut live).await?;
     let mut scratch = postgres.in_schema("pg_temp").connect().await?;
     let parts = store::parts(&mut live).await?;
     store::make_scratch(&mut scratch, &mut live, &parts).await?;
-    let total = select::count(&mut live, &plan.selection).await?;
-    let mut pages = Pages::new(plan.selection.clone());
+    let mut pages = Pages::new(&mut live, plan.selection.clone()).await?;
+    let total = pages.total;
     let mut refold = Refold {
         plan,
         live,
         scratch,
         parts,
         reader: Some(PositionReader::open(kafka, GROUP)?),
+        unavailable: BTreeMap::new(),
         tally: Tally::default(),
         found,
     };
     while let Some(page) = pages.next(&mut refold.live).await? {
-        let mut left = page;
+        for row in page.unreadable {
+            refold.tally.refused += 1;
+            (refold.found)(Finding::Unreadable(row));
+        }
+        let mut left = page.keys;
         for round in 0.. {
             if left.is_empty() {
                 break;
@@ -185,6 +205,8 @@ struct Refold<'a> {
     parts: Vec<Part>,
     /// Away while a thread reads with it.
     reader: Option<PositionReader>,
+    /// Partitions that could not be read, and why: they are not waited for again.
+    unavailable: BTreeMap<(String, i32), String>,
     tally: Tally,
     found: &'a mut (dyn FnMut(Finding) + Send),
 }
@@ -211,7 +233,7 @@ impl Refold<'_> {
         let sent = store::messages(&mut transaction, keys).await?;
         transaction.commit().await?;
 
-        let mut folded = self.fold(&audited).await?;
+        let mut folded = self.fold_readable(&audited).await?;
         let mut known = Vec::new();
         for key in keys {
             match folded.remove(key) {
@@ -243,6 +265,42 @@ impl Refold<'_> {
             }
         }
         self.finish(wanted).await
+    }
+
+    /// Folds those orders whose records can be read. A partition that cannot be read costs only the orders that need it.
+    async fn fold_readable(
+        &mut self,
+        audited: &BTreeMap<OrderKey, Vec<Audited>>,
+    ) -> Result<BTreeMap<OrderKey, Folded>, RefoldError> {
+        let mut readable = audited.clone();
+        let mut refused = BTreeMap::new();
+        let mut unavailable = self.unavailable.clone();
+        loop {
+            readable.retain(|key, records| match unavailable_reason(records, &unavailable) {
+                Some(reason) => {
+                    refused.insert(key.clone(), Folded::refused(Refusal::Unavailable(reason)));
+                    false
+                }
+                None => true,
+            });
+            match self.fold(&readable).await {
+                Ok(mut folded) => {
+                    folded.append(&mut refused);
+                    return Ok(folded);
+                }
+                Err(RefoldError::Kafka(error)) => {
+                    let Some((topic, partition)) = error.partition() else { return Err(error.into()) };
+                    tracing::warn!(%error, "orders with records in {topic}[{partition}] are left as they are: {error}");
+                    let partition = (topic.to_owned(), partition);
+                    if !matches!(error, RangeError::Gone { .. }) {
+                        // Waiting for it took long, and would take as long for every page.
+                        self.unavailable.insert(partition.clone(), error.to_string());
+                    }
+                    unavailable.insert(partition, error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Reads and folds, on a thread of its own.
@@ -374,6 +432,12 @@ impl Refold<'_> {
     }
 }
 
+/// Why one of the records cannot be read, if one cannot.
+fn unavailable_reason(records: &[Audited], unavailable: &BTreeMap<(String, i32), String>) -> Option<String> {
+    let needed = records.iter().filter(|record| record.kept.is_none()).map(|record| &record.body_at);
+    needed.into_iter().find_map(|body| unavailable.get(&(body.topic.clone(), body.partition)).cloned())
+}
+
 /// All of an order, whatever was there.
 fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
     Write { key: key.clone(), before: Facts::default(), after: facts.clone(), version }
@@ -381,5 +445,5 @@ fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
 
 fn refuse_for(tally: &mut Tally, found: &mut (dyn FnMut(Finding) + Send), key: &OrderKey, error: &Error) {
     tally.refused += 1;
-    found(Finding::Refused(key.clone(), Refusal::Database(error.to_string())));
+    found(Finding::Refused(key.clone(), Refusal::Database(explain(error))));
 }

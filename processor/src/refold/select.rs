@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
 use riverlock_schemas::{Mode, OrderId};
-use sqlx::PgConnection;
+use sqlx::{Acquire as _, PgConnection};
 
 use crate::domain::{OrderKey, Status};
 
 /// Orders that are folded together.
 const PAGE_ORDERS: i64 = 500;
-/// Rows of the audit that are looked at for orders that begin there.
-const PAGE_EVENTS: i64 = 2_000;
+/// Rows of the audit, or of the orders, that are looked at for the next page.
+const PAGE_ROWS: i64 = 2_000;
 
 /// Which orders are folded again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +30,20 @@ pub enum Selection {
     All,
 }
 
+/// Orders that are folded together.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) keys: Vec<OrderKey>,
+    /// Rows that name no order that there can be: what is wrong with each.
+    pub(super) unreadable: Vec<String>,
+}
+
 /// Where the next page begins.
 enum Next {
     Ids(std::vec::IntoIter<OrderId>),
-    Like {
-        status: Option<Status>,
-        changed_since: Option<DateTime<Utc>>,
-        after: (String, bool),
+    /// Orders that were chosen when the run began, by their places.
+    Chosen {
+        after: i64,
     },
     /// Orders by the first of their records, so that those are folded together whose records lie together.
     Events {
@@ -49,133 +56,133 @@ enum Next {
     End,
 }
 
-/// Gives the orders of a selection, each once.
-pub(super) struct Pages(Next);
+/// Gives the orders of a selection, each once. No statement looks at more than a part of a table, except for the one that
+/// chooses orders by what is stored of them.
+pub(super) struct Pages {
+    next: Next,
+    /// How many orders there are, about; 0 where that is not known.
+    pub(super) total: u64,
+}
 
 impl Pages {
-    pub(super) fn new(selection: Selection) -> Self {
-        Self(match selection {
+    pub(super) async fn new(connection: &mut PgConnection, selection: Selection) -> Result<Self, Error> {
+        Ok(match selection {
             Selection::Ids(ids) => {
-                Next::Ids(ids.into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().into_iter())
+                let ids = ids.into_iter().collect::<BTreeSet<_>>();
+                let total = ids.len() as u64;
+                Self { next: Next::Ids(ids.into_iter().collect::<Vec<_>>().into_iter()), total }
             }
             Selection::Like { status, changed_since } => {
-                Next::Like { status, changed_since, after: (String::new(), false) }
+                let total = choose(connection, status, changed_since).await?;
+                Self { next: Next::Chosen { after: 0 }, total }
             }
-            Selection::All => Next::Events { after: (i16::MIN, 0, 0) },
+            Selection::All => {
+                Self { next: Next::Events { after: (i16::MIN, 0, 0) }, total: estimate(connection).await? }
+            }
         })
     }
 
     /// The next page, which may be empty; `None` when there are no more.
-    pub(super) async fn next(&mut self, connection: &mut PgConnection) -> Result<Option<Vec<OrderKey>>, Error> {
-        match &mut self.0 {
+    pub(super) async fn next(&mut self, connection: &mut PgConnection) -> Result<Option<Page>, Error> {
+        let page = match &mut self.next {
             Next::Ids(ids) => {
-                let page: Vec<OrderId> = ids.take(usize::try_from(PAGE_ORDERS).unwrap_or(usize::MAX)).collect();
-                if page.is_empty() {
-                    return Ok(None);
-                }
-                by_id(connection, &page).await.map(Some)
+                let some: Vec<OrderId> = ids.take(usize::try_from(PAGE_ORDERS).unwrap_or(usize::MAX)).collect();
+                if some.is_empty() { None } else { Some(by_id(connection, &some).await?) }
             }
-            Next::Like { status, changed_since, after } => {
-                let page = like(connection, *status, *changed_since, after).await?;
-                if let Some(last) = page.last() {
-                    *after = (last.order_id.as_str().to_owned(), last.mode.is_live());
-                    Ok(Some(page))
-                } else {
-                    self.0 = Next::End;
-                    Ok(None)
-                }
-            }
+            Next::Chosen { after } => chosen(connection, after).await?,
             Next::Events { after } => match by_first_record(connection, after).await? {
-                Some(page) => Ok(Some(page)),
                 None => {
-                    self.0 = Next::Rows { after: (String::new(), false) };
-                    Ok(Some(Vec::new()))
+                    self.next = Next::Rows { after: (String::new(), false) };
+                    Some(Page::default())
                 }
+                page => page,
             },
-            Next::Rows { after } => {
-                let page = without_records(connection, after).await?;
-                if let Some(last) = page.last() {
-                    *after = (last.order_id.as_str().to_owned(), last.mode.is_live());
-                    Ok(Some(page))
-                } else {
-                    self.0 = Next::End;
-                    Ok(None)
-                }
-            }
-            Next::End => Ok(None),
+            Next::Rows { after } => without_records(connection, after).await?,
+            Next::End => None,
+        };
+        if page.is_none() {
+            self.next = Next::End;
         }
+        Ok(page)
     }
 }
 
-/// How many orders a selection has, about.
-pub(super) async fn count(connection: &mut PgConnection, selection: &Selection) -> Result<u64, Error> {
-    let (status, changed_since) = match selection {
-        Selection::Ids(ids) => return Ok(ids.len() as u64),
-        Selection::Like { status, changed_since } => (*status, *changed_since),
-        Selection::All => (None, None),
-    };
-    let count = sqlx::query_scalar!(
-        r#"-- refold_count
-           SELECT count(*) AS "count!" FROM orders
-           WHERE ($1::text IS NULL OR status = $1) AND ($2::timestamptz IS NULL OR changed_at >= $2)"#,
-        status.map(Status::as_str),
-        changed_since
+/// About how many orders there are, as PostgreSQL last estimated.
+async fn estimate(connection: &mut PgConnection) -> Result<u64, Error> {
+    let rows = sqlx::query_scalar!(
+        r#"-- refold_estimate
+           SELECT greatest(reltuples, 0)::bigint AS "rows!" FROM pg_class WHERE oid = 'orders'::regclass"#
     );
-    Ok(u64::try_from(count.fetch_one(connection).await?).unwrap_or_default())
+    Ok(u64::try_from(rows.fetch_one(connection).await?).unwrap_or_default())
 }
 
-fn keys(rows: impl IntoIterator<Item = (String, bool)>) -> Result<Vec<OrderKey>, Error> {
-    let key = |(order_id, live_mode): (String, bool)| {
-        let id = order_id.clone();
-        let order_id = OrderId::parse(order_id).map_err(|error| Error::Inconsistent {
-            table: "orders",
-            id,
-            reason: format!("the order id {error}"),
-        })?;
-        Ok(OrderKey { order_id, mode: Mode::from_live(live_mode) })
-    };
-    rows.into_iter().map(key).collect()
+/// Chooses orders by what is stored of them, once: refolding changes what is stored, and live traffic does too. Reads the whole
+/// table, so the statement may take its time.
+async fn choose(
+    connection: &mut PgConnection,
+    status: Option<Status>,
+    changed_since: Option<DateTime<Utc>>,
+) -> Result<u64, Error> {
+    let mut transaction = connection.begin().await?;
+    for statement in [
+        "-- refold_patience\nSET LOCAL statement_timeout = 0",
+        "-- refold_chosen_make
+         CREATE TEMPORARY TABLE refold_chosen (
+             place bigint PRIMARY KEY, order_id text COLLATE \"C\" NOT NULL, live_mode boolean NOT NULL)",
+    ] {
+        sqlx::query(statement).execute(&mut *transaction).await?;
+    }
+    // The table is this session's own, so the statement cannot be checked when it is compiled.
+    let chosen = sqlx::query(
+        "-- refold_choose
+         INSERT INTO refold_chosen (place, order_id, live_mode)
+         SELECT row_number() OVER (ORDER BY order_id, live_mode), order_id, live_mode FROM orders
+         WHERE ($1::text IS NULL OR status = $1) AND ($2::timestamptz IS NULL OR changed_at >= $2)",
+    );
+    let chosen = chosen.bind(status.map(Status::as_str)).bind(changed_since).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(chosen.rows_affected())
 }
 
-async fn by_id(connection: &mut PgConnection, ids: &[OrderId]) -> Result<Vec<OrderKey>, Error> {
+async fn chosen(connection: &mut PgConnection, after: &mut i64) -> Result<Option<Page>, Error> {
+    let rows = sqlx::query_as::<_, (i64, String, bool)>(
+        "-- refold_chosen
+         SELECT place, order_id, live_mode FROM refold_chosen WHERE place > $1 ORDER BY place LIMIT $2",
+    );
+    let rows = rows.bind(*after).bind(PAGE_ORDERS).fetch_all(connection).await?;
+    let Some((last, ..)) = rows.last() else { return Ok(None) };
+    *after = *last;
+    Ok(Some(page(rows.into_iter().map(|(_, order_id, live_mode)| (order_id, live_mode)))))
+}
+
+/// The orders of these rows. A row that names none stops nothing.
+fn page(rows: impl IntoIterator<Item = (String, bool)>) -> Page {
+    let mut page = Page::default();
+    for (order_id, live_mode) in rows {
+        match OrderId::parse(order_id) {
+            Ok(order_id) => page.keys.push(OrderKey { order_id, mode: Mode::from_live(live_mode) }),
+            // Not the id itself: it may hold anything.
+            Err(error) => page.unreadable.push(format!("a row ({}): the order id {error}", Mode::from_live(live_mode))),
+        }
+    }
+    page
+}
+
+async fn by_id(connection: &mut PgConnection, ids: &[OrderId]) -> Result<Page, Error> {
     let rows = sqlx::query!(
         r#"-- refold_by_id
            SELECT order_id AS "order_id!", live_mode AS "live_mode!" FROM orders WHERE order_id = ANY($1::text[])
            UNION
            SELECT order_id, live_mode FROM events
-           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome IN ('applied', 'conflict', 'ignored')
+           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome <> 'dead'
            ORDER BY 1, 2"#,
         &ids.iter().map(OrderId::as_str).collect::<Vec<_>>() as _
     );
-    keys(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.live_mode)))
-}
-
-async fn like(
-    connection: &mut PgConnection,
-    status: Option<Status>,
-    changed_since: Option<DateTime<Utc>>,
-    after: &(String, bool),
-) -> Result<Vec<OrderKey>, Error> {
-    let rows = sqlx::query!(
-        "-- refold_like
-         SELECT order_id, live_mode FROM orders
-         WHERE (order_id, live_mode) > ($1, $2)
-           AND ($3::text IS NULL OR status = $3) AND ($4::timestamptz IS NULL OR changed_at >= $4)
-         ORDER BY order_id, live_mode LIMIT $5",
-        after.0,
-        after.1,
-        status.map(Status::as_str),
-        changed_since,
-        PAGE_ORDERS
-    );
-    keys(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.live_mode)))
+    Ok(page(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.live_mode))))
 }
 
 /// The orders whose first record lies in the next rows of the audit; `None` when there are no more rows.
-async fn by_first_record(
-    connection: &mut PgConnection,
-    after: &mut (i16, i32, i64),
-) -> Result<Option<Vec<OrderKey>>, Error> {
+async fn by_first_record(connection: &mut PgConnection, after: &mut (i16, i32, i64)) -> Result<Option<Page>, Error> {
     let last = sqlx::query!(
         "-- refold_page_end
          SELECT topic_id, partition, record_offset FROM (
@@ -186,7 +193,7 @@ async fn by_first_record(
         after.0,
         after.1,
         after.2,
-        PAGE_EVENTS
+        PAGE_ROWS
     );
     let Some(last) = last.fetch_optional(&mut *connection).await? else { return Ok(None) };
     let rows = sqlx::query!(
@@ -194,11 +201,11 @@ async fn by_first_record(
            SELECT DISTINCT e.order_id AS "order_id!", e.live_mode AS "live_mode!" FROM events e
            WHERE (e.topic_id, e.partition, e.record_offset) > ($1, $2, $3)
              AND (e.topic_id, e.partition, e.record_offset) <= ($4, $5, $6)
-             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome IN ('applied', 'conflict', 'ignored')
+             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome <> 'dead'
              AND NOT EXISTS (
                  SELECT 1 FROM events f
                  WHERE f.order_id = e.order_id AND f.live_mode = e.live_mode
-                   AND f.outcome IN ('applied', 'conflict', 'ignored')
+                   AND f.outcome <> 'dead'
                    AND (f.topic_id, f.partition, f.record_offset) <= ($1, $2, $3))
            ORDER BY 1, 2"#,
         after.0,
@@ -208,23 +215,29 @@ async fn by_first_record(
         last.partition,
         last.record_offset
     );
-    let page = keys(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.live_mode)))?;
+    let rows = rows.fetch_all(connection).await?;
     *after = (last.topic_id, last.partition, last.record_offset);
-    Ok(Some(page))
+    Ok(Some(page(rows.into_iter().map(|row| (row.order_id, row.live_mode)))))
 }
 
-/// Orders of which there is no record: nobody can have folded them.
-async fn without_records(connection: &mut PgConnection, after: &(String, bool)) -> Result<Vec<OrderKey>, Error> {
+/// The next orders, as far as there is no record of them: nobody can have folded those. `None` when there are no more orders.
+async fn without_records(connection: &mut PgConnection, after: &mut (String, bool)) -> Result<Option<Page>, Error> {
     let rows = sqlx::query!(
-        "-- refold_without_records
-         SELECT o.order_id, o.live_mode FROM orders o
-         WHERE (o.order_id, o.live_mode) > ($1, $2) AND NOT EXISTS (
-             SELECT 1 FROM events e
-             WHERE e.order_id = o.order_id AND e.live_mode = o.live_mode AND e.outcome IN ('applied', 'conflict', 'ignored'))
-         ORDER BY o.order_id, o.live_mode LIMIT $3",
+        r#"-- refold_without_records
+           SELECT o.order_id, o.live_mode, EXISTS (
+               SELECT 1 FROM events e
+               WHERE e.order_id = o.order_id AND e.live_mode = o.live_mode
+                 AND e.outcome <> 'dead') AS "has_records!"
+           FROM (SELECT order_id, live_mode FROM orders WHERE (order_id, live_mode) > ($1, $2)
+                 ORDER BY order_id, live_mode LIMIT $3) o
+           ORDER BY o.order_id, o.live_mode"#,
         after.0,
         after.1,
-        PAGE_ORDERS
+        PAGE_ROWS
     );
-    keys(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.live_mode)))
+    let rows = rows.fetch_all(connection).await?;
+    let Some(last) = rows.last() else { return Ok(None) };
+    *after = (last.order_id.clone(), last.live_mode);
+    let lonely = rows.into_iter().filter(|row| !row.has_records);
+    Ok(Some(page(lonely.map(|row| (row.order_id, row.live_mode)))))
 }

@@ -18,6 +18,10 @@ fn one(error: &Error) -> String {
             format!("found {}, expected {expected}", kind(actual))
         }
         Kind::Unsupported(actual) => format!("{} is not possible here", kind(actual)),
+        Kind::UnknownField(name, expected) => {
+            format!("unknown field `{name}`, expected one of {}", expected.join(", "))
+        }
+        Kind::UnknownVariant(name, expected) => format!("found `{name}`, expected one of {}", expected.join(", ")),
         Kind::Message(text) => without_source(text),
         other => other.to_string(),
     };

@@ -1,279 +1,327 @@
 //! Reads the few values of an envelope out of any JSON, whatever kinds its values have.
 
-use std::{borrow::Cow, collections::HashSet, fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt};
 
-use serde::{
-    de::{
-        Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor,
-        value::MapAccessDeserializer,
-    },
-    forward_to_deserialize_any,
-};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Envelope, EnvelopeError};
-use crate::{Mode, text::Str, time::parse_time};
+use super::{Envelope, EnvelopeError, Payload};
+use crate::{
+    Mode,
+    oddity::Oddity,
+    text::Str,
+    wire::{Any, Kinds, Member, Notes, scalar::Flag, time::Time},
+};
 
-/// What a consumer wants of an event's object, read on the same way through the body as the envelope.
-pub(crate) trait Payload<'de>: Sized {
-    /// Reads the object of an event of this type, or passes over it where it needs a closer look.
-    fn read<D: Deserializer<'de>>(event_type: &str, object: D) -> Result<Option<Self>, D::Error>;
-}
-
-/// The envelope is enough.
-impl<'de> Payload<'de> for () {
-    fn read<D: Deserializer<'de>>(_: &str, object: D) -> Result<Option<Self>, D::Error> {
-        IgnoredAny::deserialize(object)?;
-        Ok(None)
-    }
-}
+/// The message of the error that makes a body be read more closely.
+const REPEATED: &str = "an object that stands twice";
 
 /// What the body says, before it is judged.
-pub(super) struct Fields<'a, P = ()> {
-    id: Lenient<'a>,
-    event_type: Lenient<'a>,
-    created_time: Lenient<'a>,
-    live_mode: Lenient<'a>,
-    object: Object<'a, P>,
-    duplicate: Option<String>,
-}
-
-struct Object<'a, P> {
-    id: Lenient<'a>,
-    order_id: Lenient<'a>,
-    live_mode: Lenient<'a>,
-    duplicate: Option<&'static str>,
+pub(super) struct Fields<'a, P> {
+    id: Scalar<'a>,
+    event_type: Scalar<'a>,
+    created_time: Option<Time>,
+    live_mode: Scalar<'a>,
+    head: Head<'a>,
     payload: Option<P>,
+    has_data: bool,
+    contradiction: Option<&'static str>,
 }
 
-impl<P> Default for Object<'_, P> {
+impl<P> Default for Fields<'_, P> {
     fn default() -> Self {
         Self {
-            id: Lenient::Absent,
-            order_id: Lenient::Absent,
-            live_mode: Lenient::Absent,
-            duplicate: None,
+            id: Scalar::Absent,
+            event_type: Scalar::Absent,
+            created_time: None,
+            live_mode: Scalar::Absent,
+            head: Head::default(),
             payload: None,
+            has_data: false,
+            contradiction: None,
         }
     }
 }
+
+/// What the envelope reads of an object.
+#[derive(Debug, Default)]
+pub(crate) struct Head<'a> {
+    pub(crate) id: Scalar<'a>,
+    pub(crate) order_id: Scalar<'a>,
+    live_mode: Scalar<'a>,
+}
+
+impl Head<'_> {
+    pub(crate) fn into_owned(self) -> Head<'static> {
+        Head { id: self.id.into_owned(), order_id: self.order_id.into_owned(), live_mode: self.live_mode.into_owned() }
+    }
+}
+
+type Parts<'a, P> = (Envelope<'a>, Head<'a>, Option<P>);
 
 impl<'a, P> Fields<'a, P> {
-    /// What was read of the object besides.
-    pub(super) fn take_payload(&mut self) -> Option<P> {
-        self.object.payload.take()
+    pub(super) fn into_owned(self) -> Fields<'static, P> {
+        Fields {
+            id: self.id.into_owned(),
+            event_type: self.event_type.into_owned(),
+            created_time: self.created_time,
+            live_mode: self.live_mode.into_owned(),
+            head: self.head.into_owned(),
+            payload: self.payload,
+            has_data: self.has_data,
+            contradiction: self.contradiction,
+        }
     }
 
-    /// The envelope, if the body is an event.
-    pub(super) fn into_envelope(self) -> Result<Envelope<'a>, EnvelopeError> {
-        if let Some(key) = self.duplicate.or_else(|| self.object.duplicate.map(str::to_owned)) {
+    /// The envelope, if the body is an event, with what the payload needs.
+    pub(super) fn into_envelope(self, notes: &Notes) -> Result<Parts<'a, P>, EnvelopeError> {
+        if let Some(key) = self.contradiction {
             return Err(EnvelopeError::DuplicateKey(key));
         }
-        Ok(Envelope {
-            id: self.id.text().ok_or(EnvelopeError::Missing("id"))?,
-            event_type: self.event_type.text().ok_or(EnvelopeError::Missing("type"))?,
-            created_time: self.created_time.text().and_then(|text| parse_time(&text)),
-            mode: self.live_mode.bool().or_else(|| self.object.live_mode.bool()).map(Mode::from_live),
-            order_id: self.object.order_id.text().or_else(|| self.object.id.text()),
-        })
+        // An id in which a character was replaced may be another event's.
+        let is_damaged = notes.oddities().contains(Oddity::Encoding);
+        let whole = |text: &Cow<'a, str>| !is_damaged || !text.contains(char::REPLACEMENT_CHARACTER);
+        let id = self.id.into_text().filter(whole).ok_or(EnvelopeError::Missing("id"))?;
+        let event_type = self.event_type.into_text().filter(whole).ok_or(EnvelopeError::Missing("type"))?;
+        let (of_event, of_object) = (self.live_mode.flag(notes), self.head.live_mode.flag(notes));
+        if of_event.is_some() && of_object.is_some() && of_event != of_object {
+            notes.add(Oddity::ModeContradiction);
+        }
+        let envelope = Envelope {
+            id,
+            event_type,
+            created_time: self.created_time.and_then(|time| time.0),
+            mode: of_event.or(of_object).map(Mode::from_live),
+            order_id: self.head.order_id.clone().into_text().or_else(|| self.head.id.clone().into_text()),
+        };
+        Ok((envelope, self.head, self.payload))
     }
 }
 
-impl<'a> Fields<'a> {
-    /// The slow way: splits the objects into raw members first and decodes only what is needed, each on its own.
-    pub(super) fn from_raw(text: &'a str) -> Option<Self> {
-        let top = serde_json::from_str::<Members<'a>>(text).ok()?;
-        let data = top.get("data").and_then(|raw| serde_json::from_str::<Members<'a>>(raw).ok()).unwrap_or_default();
-        let object =
-            data.get("object").and_then(|raw| serde_json::from_str::<Members<'a>>(raw).ok()).unwrap_or_default();
-        Some(Self {
-            id: top.decode("id"),
-            event_type: top.decode("type"),
-            created_time: top.decode("createdTime"),
-            live_mode: top.decode("liveMode"),
-            object: Object {
-                id: object.decode("id"),
-                order_id: object.decode("orderId"),
-                live_mode: object.decode("liveMode"),
-                duplicate: data.twice(&["object"]).or_else(|| object.twice(&["id", "orderId", "liveMode"])),
-                payload: None,
-            },
-            duplicate: top.first_duplicate(),
-        })
+/// A key whose values contradict each other although the body could be read: `data`, or `object` in it.
+pub(super) fn contradiction(text: &str) -> Result<Option<&'static str>, serde_json::Error> {
+    let top: Values<'_> = Values::of(text, "data")?;
+    let Some(data) = top.0.first() else { return Ok(None) };
+    if !top.are_same() {
+        return Ok(Some("data"));
     }
+    if !data.get().starts_with('{') {
+        return Ok(None);
+    }
+    Ok((!Values::of(data.get(), "object")?.are_same()).then_some("object"))
 }
 
-impl<'de: 'a, 'a, P: Payload<'de>> Deserialize<'de> for Fields<'a, P> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TopVisitor<P>(PhantomData<P>);
-        impl<'de, P: Payload<'de>> Visitor<'de> for TopVisitor<P> {
-            type Value = Fields<'de, P>;
+/// The values that an object has under one key, not yet decoded.
+struct Values<'a>(Vec<&'a RawValue>);
+
+impl<'a> Values<'a> {
+    fn of(object: &'a str, key: &str) -> Result<Self, serde_json::Error> {
+        struct Of<'k>(&'k str);
+        impl<'de> Visitor<'de> for Of<'_> {
+            type Value = Vec<&'de RawValue>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an event object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Fields {
-                    id: Lenient::Absent,
-                    event_type: Lenient::Absent,
-                    created_time: Lenient::Absent,
-                    live_mode: Lenient::Absent,
-                    object: Object::default(),
-                    duplicate: None,
-                };
-                let mut seen = HashSet::with_capacity(16);
+                let mut values = Vec::new();
                 while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
-                    match key.as_ref() {
-                        "id" => fields.id = map.next_value()?,
-                        "type" => fields.event_type = map.next_value()?,
-                        "createdTime" => fields.created_time = map.next_value()?,
-                        "liveMode" => fields.live_mode = map.next_value()?,
-                        "data" => {
-                            let of = Type::<P>(fields.event_type.as_text(), PhantomData);
-                            fields.object = map.next_value_seed(AnyVisitor(DataVisitor(of)))?;
-                        }
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                    if let Some(key) = seen.replace(key) {
-                        fields.duplicate.get_or_insert_with(|| key.into_owned());
+                    if key == self.0 {
+                        values.push(map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(fields)
+                Ok(values)
             }
         }
-        deserializer.deserialize_map(TopVisitor(PhantomData))
+        let mut json = serde_json::Deserializer::from_str(object);
+        let values = json.deserialize_map(Of(key))?;
+        json.end()?;
+        Ok(Self(values))
+    }
+
+    /// Whether all of them say the same, whatever their white space and the order of their keys.
+    fn are_same(&self) -> bool {
+        let Some((first, others)) = self.0.split_first() else { return true };
+        others.iter().all(|other| {
+            let parse = |raw: &RawValue| serde_json::from_str::<serde_json::Value>(raw.get()).ok();
+            first.get() == other.get() || parse(first).is_some_and(|first| parse(other) == Some(first))
+        })
     }
 }
 
-/// The event's type, as far as it is known where its object begins, and what is wanted of the object.
-struct Type<'t, P>(&'t str, PhantomData<P>);
+/// Reads a whole body into `fields`, in place, so that what was read stays there when the rest cannot be.
+pub(super) struct Top<'f, 'a, P> {
+    fields: &'f mut Fields<'a, P>,
+    event_type: Option<&'f str>,
+    notes: &'f Notes,
+    /// That `data` and `object` mean one thing where they stand twice is known.
+    are_repeats_same: bool,
+}
 
-/// Reads the value of `data`, whatever it is; only an object that holds an object is looked into.
-struct DataVisitor<'t, P>(Type<'t, P>);
-
-impl<'de, P: Payload<'de>> LenientMap<'de> for DataVisitor<'_, P> {
-    type Value = Object<'de, P>;
-
-    fn other(self) -> Self::Value {
-        Object::default()
+impl<'f, 'a, P> Top<'f, 'a, P> {
+    pub(super) fn new(fields: &'f mut Fields<'a, P>, event_type: Option<&'f str>, notes: &'f Notes) -> Self {
+        Self { fields, event_type, notes, are_repeats_same: false }
     }
 
-    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Type(event_type, wanted) = self.0;
-        let mut object: Option<Object<'de, P>> = None;
+    pub(super) fn of_repaired(fields: &'f mut Fields<'a, P>, event_type: Option<&'f str>, notes: &'f Notes) -> Self {
+        Self { are_repeats_same: true, ..Self::new(fields, event_type, notes) }
+    }
+}
+
+impl<'de, P: Payload> DeserializeSeed<'de> for Top<'_, 'de, P> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, body: D) -> Result<(), D::Error> {
+        body.deserialize_map(self)
+    }
+}
+
+impl<'de, P: Payload> Visitor<'de> for Top<'_, 'de, P> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { fields, event_type, notes, are_repeats_same } = self;
         while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
+            let mut member = Member { map: &mut map, key: &key, notes };
+            match key.as_ref() {
+                "id" => read_scalar(&mut member, "id", &mut fields.id, &mut fields.contradiction)?,
+                "type" => read_scalar(&mut member, "type", &mut fields.event_type, &mut fields.contradiction)?,
+                "liveMode" => read_scalar(&mut member, "liveMode", &mut fields.live_mode, &mut fields.contradiction)?,
+                "createdTime" => member.value(&mut fields.created_time)?,
+                "data" => {
+                    if fields.has_data {
+                        pass_repeat(member, are_repeats_same)?;
+                        continue;
+                    }
+                    fields.has_data = true;
+                    let object = Object { known_type: event_type, fields, notes, are_repeats_same };
+                    map.next_value_seed(Any(DataKinds(object)))?;
+                }
+                _ => member.ignore()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Passes over a value that stands twice, if it is known to be the same.
+fn pass_repeat<'de, A: MapAccess<'de>>(member: Member<'_, A>, is_same: bool) -> Result<(), A::Error> {
+    if !is_same {
+        return Err(A::Error::custom(REPEATED));
+    }
+    member.notes.add(Oddity::RepeatedKey);
+    member.ignore()
+}
+
+/// Reads a value that must not stand there twice with different values.
+fn read_scalar<'de, A: MapAccess<'de>>(
+    member: &mut Member<'_, A>,
+    key: &'static str,
+    slot: &mut Scalar<'de>,
+    contradiction: &mut Option<&'static str>,
+) -> Result<(), A::Error> {
+    let value = member.map.next_value_seed(Any(ScalarKinds(member.notes)))?;
+    if !matches!(slot, Scalar::Absent) {
+        member.notes.add(Oddity::RepeatedKey);
+        if !matches!(value, Scalar::Absent) && value != *slot {
+            contradiction.get_or_insert(key);
+        }
+        return Ok(());
+    }
+    *slot = value;
+    Ok(())
+}
+
+/// Where an event's object is read into.
+struct Object<'f, 'a, P> {
+    known_type: Option<&'f str>,
+    fields: &'f mut Fields<'a, P>,
+    notes: &'f Notes,
+    are_repeats_same: bool,
+}
+
+/// The value of `data`, whatever it is; only an object that holds an object is looked into.
+struct DataKinds<'f, 'a, P>(Object<'f, 'a, P>);
+
+impl<'de, P: Payload> Kinds<'de> for DataKinds<'_, 'de, P> {
+    type Value = ();
+
+    fn absent(self) {}
+
+    fn other(self) {
+        self.0.notes.add(Oddity::Kind);
+    }
+
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Object { known_type, fields, notes, are_repeats_same } = self.0;
+        let mut has_object = false;
+        while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
+            let member = Member { map: &mut map, key: &key, notes };
             if key != "object" {
-                map.next_value::<IgnoredAny>()?;
-                continue;
+                member.ignore()?;
+            } else if has_object {
+                pass_repeat(member, are_repeats_same)?;
+            } else {
+                has_object = true;
+                let object = Object { known_type, fields: &mut *fields, notes, are_repeats_same };
+                map.next_value_seed(Any(ObjectKinds(object)))?;
             }
-            let twice = object.is_some();
-            let value = object.insert(map.next_value_seed(AnyVisitor(ObjectVisitor(Type(event_type, wanted))))?);
-            if twice {
-                value.duplicate = Some("object");
+        }
+        Ok(())
+    }
+}
+
+/// The value of `object`.
+struct ObjectKinds<'f, 'a, P>(Object<'f, 'a, P>);
+
+impl<'de, P: Payload> Kinds<'de> for ObjectKinds<'_, 'de, P> {
+    type Value = ();
+
+    fn absent(self) {}
+
+    fn other(self) {
+        self.0.notes.add(Oddity::Kind);
+    }
+
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Object { known_type, fields, notes, .. } = self.0;
+        let payload = P::of_type(known_type.unwrap_or_else(|| fields.event_type.as_text()));
+        let payload = fields.payload.insert(payload);
+        let (head, contradiction) = (&mut fields.head, &mut fields.contradiction);
+        while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
+            let mut member = Member { map: &mut map, key: &key, notes };
+            match key.as_ref() {
+                "id" => read_scalar(&mut member, "id", &mut head.id, contradiction)?,
+                "orderId" => read_scalar(&mut member, "orderId", &mut head.order_id, contradiction)?,
+                "liveMode" => read_scalar(&mut member, "liveMode", &mut head.live_mode, contradiction)?,
+                _ => payload.member(&key, member)?,
             }
         }
-        Ok(object.unwrap_or_default())
-    }
-}
-
-struct ObjectVisitor<'t, P>(Type<'t, P>);
-
-impl<'de, P: Payload<'de>> LenientMap<'de> for ObjectVisitor<'_, P> {
-    type Value = Object<'de, P>;
-
-    fn other(self) -> Self::Value {
-        Object::default()
-    }
-
-    fn map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        let mut object = Object::default();
-        let watched = Watched { map, object: &mut object, member: None };
-        object.payload = P::read(self.0.0, MapAccessDeserializer::new(watched))?;
-        Ok(object)
-    }
-}
-
-/// The object's members on their way to whoever reads the payload; what the envelope needs of them is noted.
-struct Watched<'o, 'de, A, P> {
-    map: A,
-    object: &'o mut Object<'de, P>,
-    /// The member whose value comes next, if the envelope needs it.
-    member: Option<&'static str>,
-}
-
-impl<'de, A: MapAccess<'de>, P> MapAccess<'de> for Watched<'_, 'de, A, P> {
-    type Error = A::Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        let Some(Str(key)) = self.map.next_key::<Str<'de>>()? else { return Ok(None) };
-        self.member = match key.as_ref() {
-            "id" => Some("id"),
-            "orderId" => Some("orderId"),
-            "liveMode" => Some("liveMode"),
-            _ => None,
-        };
-        seed.deserialize(key.into_deserializer()).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        let Some(member) = self.member else { return self.map.next_value_seed(seed) };
-        let slot = match member {
-            "id" => &mut self.object.id,
-            "orderId" => &mut self.object.order_id,
-            _ => &mut self.object.live_mode,
-        };
-        if !matches!(slot, Lenient::Absent) {
-            self.object.duplicate = Some(member);
-        }
-        *slot = self.map.next_value()?;
-        seed.deserialize(Again(slot.clone(), PhantomData))
-    }
-}
-
-/// A value that was read already. One that is neither a text nor a boolean can only be ignored.
-struct Again<'de, E>(Lenient<'de>, PhantomData<E>);
-
-impl<'de, E: Error> Deserializer<'de> for Again<'de, E> {
-    type Error = E;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
-        match self.0 {
-            Lenient::Text(Cow::Borrowed(text)) => visitor.visit_borrowed_str(text),
-            Lenient::Text(Cow::Owned(text)) => visitor.visit_string(text),
-            Lenient::Bool(value) => visitor.visit_bool(value),
-            Lenient::Absent | Lenient::Other => Err(E::custom("neither a text nor a boolean")),
-        }
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
-        visitor.visit_unit()
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct newtype_struct
-        seq tuple tuple_struct map struct enum identifier
+        Ok(())
     }
 }
 
 /// A value that should be a text or a boolean, and may be anything.
-#[derive(Clone, Default)]
-enum Lenient<'a> {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scalar<'a> {
     #[default]
     Absent,
+    /// A text, or the digits of a number.
     Text(Cow<'a, str>),
     Bool(bool),
     Other,
 }
 
-impl<'a> Lenient<'a> {
-    fn text(self) -> Option<Cow<'a, str>> {
+impl<'a> Scalar<'a> {
+    /// The text; an empty one is none.
+    pub(crate) fn into_text(self) -> Option<Cow<'a, str>> {
         match self {
             Self::Text(text) if !text.is_empty() => Some(text),
             _ => None,
@@ -281,159 +329,59 @@ impl<'a> Lenient<'a> {
     }
 
     /// The text; empty where there is none.
-    fn as_text(&self) -> &str {
+    pub(crate) fn as_text(&self) -> &str {
         match self {
             Self::Text(text) => text,
             _ => "",
         }
     }
 
-    fn bool(&self) -> Option<bool> {
+    /// Yes or no, if it says so.
+    fn flag(&self, notes: &Notes) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
-            _ => None,
+            Self::Text(text) => {
+                notes.add(Oddity::Kind);
+                Flag::parse(text).map(|flag| flag.0)
+            }
+            Self::Absent | Self::Other => None,
+        }
+    }
+
+    fn into_owned(self) -> Scalar<'static> {
+        match self {
+            Self::Absent => Scalar::Absent,
+            Self::Text(text) => Scalar::Text(Cow::Owned(text.into_owned())),
+            Self::Bool(value) => Scalar::Bool(value),
+            Self::Other => Scalar::Other,
         }
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Lenient<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct LenientVisitor;
-        impl<'de> LenientMap<'de> for LenientVisitor {
-            type Value = Lenient<'de>;
+struct ScalarKinds<'n>(&'n Notes);
 
-            fn other(self) -> Self::Value {
-                Lenient::Other
-            }
+impl<'de> Kinds<'de> for ScalarKinds<'_> {
+    type Value = Scalar<'de>;
 
-            fn text(self, text: Cow<'de, str>) -> Self::Value {
-                Lenient::Text(text)
-            }
-
-            fn bool(self, value: bool) -> Self::Value {
-                Lenient::Bool(value)
-            }
-        }
-        deserializer.deserialize_any(AnyVisitor(LenientVisitor))
-    }
-}
-
-/// Reads any JSON value, and asks what to make of it only for the kinds that matter.
-trait LenientMap<'de>: Sized {
-    type Value;
-
-    fn other(self) -> Self::Value;
-
-    fn text(self, _text: Cow<'de, str>) -> Self::Value {
-        self.other()
+    fn absent(self) -> Self::Value {
+        Scalar::Absent
     }
 
-    fn bool(self, _value: bool) -> Self::Value {
-        self.other()
+    fn other(self) -> Self::Value {
+        self.0.add(Oddity::Kind);
+        Scalar::Other
     }
 
-    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(self.other())
-    }
-}
-
-struct AnyVisitor<T>(T);
-
-impl<'de, T: LenientMap<'de>> DeserializeSeed<'de> for AnyVisitor<T> {
-    type Value = T::Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de, T: LenientMap<'de>> Visitor<'de> for AnyVisitor<T> {
-    type Value = T::Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
+    fn text(self, text: Cow<'de, str>) -> Self::Value {
+        Scalar::Text(text)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(self.0.bool(value))
+    fn boolean(self, value: bool) -> Self::Value {
+        Scalar::Bool(value)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(self.0.other())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(self.0.other())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(self.0.other())
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(self.0.other())
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(self.0.text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(self.0.text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(self.0.other())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        self.0.map(map)
-    }
-}
-
-/// An object's members, not yet decoded.
-#[derive(Default)]
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Members<'a> {
-    fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get())
-    }
-
-    fn decode(&self, name: &str) -> Lenient<'a> {
-        self.get(name).map_or(Lenient::Absent, |raw| serde_json::from_str(raw).unwrap_or(Lenient::Other))
-    }
-
-    fn twice(&self, names: &[&'static str]) -> Option<&'static str> {
-        names.iter().copied().find(|name| self.0.iter().filter(|(key, _)| key == name).count() > 1)
-    }
-
-    fn first_duplicate(&self) -> Option<String> {
-        let mut seen = HashSet::with_capacity(self.0.len());
-        self.0.iter().find(|(key, _)| !seen.insert(key)).map(|(key, _)| key.to_string())
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
-                    members.push((key, map.next_value::<&'de RawValue>()?));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(MembersVisitor)
+    fn integer(self, number: i128) -> Self::Value {
+        self.0.add(Oddity::Kind);
+        Scalar::Text(number.to_string().into())
     }
 }

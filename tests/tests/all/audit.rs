@@ -2,17 +2,23 @@
 
 use std::time::Duration;
 
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{
+    mocking::MockCluster,
+    producer::{FutureProducer, FutureRecord},
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 use riverlock_ledger::{
-    Record,
+    Dead, Record,
     audit::{
         self, AuditError, Report,
         running::{self, AuditConfig, Auditor},
     },
-    batch, store,
+    batch,
+    postgres::{self, Lock},
+    store,
 };
 use riverlock_processor::{CONSUMER, Orders};
-use riverlock_runtime::{Context, kafka::KafkaConfig};
+use riverlock_runtime::{Context, Secret, kafka::KafkaConfig};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_schemas::Mode;
 use riverlock_tests::{Database, now, record};
@@ -30,7 +36,7 @@ struct Setting {
     kafka: KafkaConfig,
     producer: FutureProducer,
     topic_id: i16,
-    _cluster: Embedded,
+    _cluster: Option<Embedded>,
 }
 
 fn consumers() -> [(&'static str, Vec<String>); 1] {
@@ -46,13 +52,19 @@ fn accepted(id: &str, currency: &str) -> String {
 impl Setting {
     async fn new() -> Self {
         let cluster = Embedded::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
+        let brokers = cluster.bootstrap();
+        Self { _cluster: Some(cluster), ..Self::at(brokers).await }
+    }
+
+    /// On the broker at this address.
+    async fn at(brokers: String) -> Self {
         // The configuration is older than the topic: it knows of one partition.
-        let kafka = KafkaConfig { brokers: cluster.bootstrap(), partitions: 1, ..KafkaConfig::default() };
+        let kafka = KafkaConfig { brokers, partitions: 1, ..KafkaConfig::default() };
         let database = Database::create().await.unwrap();
         let mut connection = database.connect().await.unwrap();
         let topic_id = store::topic_ids(&mut connection, &[TOPIC.to_owned()]).await.unwrap()[TOPIC];
         let producer = kafka.producer().create().unwrap();
-        Self { database, connection, kafka, producer, topic_id, _cluster: cluster }
+        Self { database, connection, kafka, producer, topic_id, _cluster: None }
     }
 
     /// Writes a body to Kafka, and returns its record.
@@ -62,7 +74,25 @@ impl Setting {
         Record { topic_id: self.topic_id, topic: TOPIC.into(), ..record(partition, sent.offset, body.as_bytes()) }
     }
 
-    async fn consume(&mut self, records: &[Record], refused: Option<&str>) {
+    /// Writes many long records to one partition.
+    async fn long_records(&self, id: &str, count: usize) -> Vec<Record> {
+        let long = |i| {
+            // Nothing that could be compressed.
+            let noise: String = std::iter::repeat_with(fastrand::alphanumeric).take(LONG).collect();
+            accepted(&format!("{id}-{i}"), &format!(r#"EUR","noise":"{noise}"#))
+        };
+        let bodies: Vec<String> = (0..count).map(long).collect();
+        let send = |body| self.producer.send_result(FutureRecord::<(), _>::to(TOPIC).partition(0).payload(body));
+        let sent: Vec<_> = bodies.iter().map(|body| send(body).map_err(|(error, _)| error).unwrap()).collect();
+        let mut records = Vec::new();
+        for (body, delivery) in bodies.iter().zip(sent) {
+            let offset = delivery.await.unwrap().unwrap().offset;
+            records.push(Record { topic_id: self.topic_id, topic: TOPIC.into(), ..record(0, offset, body.as_bytes()) });
+        }
+        records
+    }
+
+    async fn consume(&mut self, records: &[Record], refused: Option<&Dead>) {
         batch::apply(&mut self.connection, &orders(), records, refused, now()).await.unwrap();
     }
 
@@ -145,7 +175,7 @@ const TAMPERINGS: [(&str, &str, bool); 10] = [
          INSERT INTO events SELECT other.topic_id, 0, 0, 'invented', event_type, live_mode, order_id, created_at,
                                    received_at, recorded_at, body_sha256, outcome, reason
          FROM events, other WHERE event_id = 'e2'",
-        "topic riverlock.raw.other, which no consumer reads",
+        "riverlock.raw.other[0], which no consumer reads",
         false,
     ),
     ("UPDATE consumer_offsets SET next_offset = next_offset + 1 WHERE partition = 2", "its consumer has read up to", true),
@@ -266,7 +296,7 @@ async fn one_process_audits_at_a_time_and_the_next_one_goes_on_when_it_is_gone()
     };
     let (mut connection, mut holder) =
         (setting.database.connect().await.unwrap(), setting.database.connect().await.unwrap());
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(running::LOCK_ID).execute(&mut holder).await.unwrap();
+    assert!(postgres::try_lock(&mut holder, Lock::Audit).await.unwrap());
     let context = Context::new();
     assert!(!auditor.look(&context).await.unwrap(), "somebody else has the lock");
     assert_eq!(runs(&mut connection).await, None);
@@ -293,6 +323,77 @@ async fn runs(connection: &mut PgConnection) -> Option<(i64, i64)> {
         .fetch_optional(connection)
         .await
         .unwrap()
+}
+
+#[tokio::test]
+async fn what_a_restarting_broker_answers_is_waited_out() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(TOPIC, PARTITIONS, 1).unwrap();
+    let mut setting = Setting::at(cluster.bootstrap_servers()).await;
+    let record = setting.produce(0, &accepted("e", "EUR")).await;
+    setting.consume(&[record], None).await;
+    for api in [RDKafkaApiKey::ListOffsets, RDKafkaApiKey::Fetch, RDKafkaApiKey::Metadata] {
+        let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; 4];
+        cluster.request_errors(api, &errors);
+        let all = setting.prove_all().await;
+        assert!(all.balances() && all.acknowledged == 1, "{api:?}: {all}");
+        cluster.clear_request_errors(api);
+    }
+}
+
+/// A record of about this many bytes.
+const LONG: usize = 2_000;
+/// As many of them as a partition of the broker keeps, and more than are compared at once.
+const KEPT: usize = 2_300;
+/// More of them than it keeps.
+const MANY: usize = 4_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_kafka_deletes_before_they_are_proved_are_named_and_nothing_else_is_wrong() {
+    let mut setting = Setting::new().await;
+    // Read in small pieces, so that Kafka is ahead of the audit.
+    for (name, value) in [("queued.max.messages.kbytes", "64"), ("fetch.message.max.bytes", "65536")] {
+        setting.kafka.properties.insert(name.to_owned(), Secret::new(value));
+    }
+    let first = setting.long_records("first", KEPT).await;
+    setting.consume(&first, None).await;
+    let (kafka, database) = (setting.kafka.clone(), setting.database.config.clone());
+    let audit = async {
+        let (mut connection, never) = (database.connect().await.unwrap(), CancellationToken::new());
+        // The first page takes seconds: what follows it is deleted meanwhile.
+        running::prove_new(&kafka, &mut connection, &consumers(), Some(500), &never).await.unwrap()
+    };
+    let deleted = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        setting.long_records("second", MANY).await
+    };
+    let (report, second) = tokio::join!(audit, deleted);
+    assert_eq!((report.wrong, report.findings.as_slice()), (0, &[][..]), "{report}");
+    assert!(
+        report.expired > 0 && report.notes[0].contains("was deleted by Kafka before it could be proved"),
+        "{report:?}"
+    );
+    let rows = u64::try_from(first.len()).unwrap();
+    assert_eq!(report.acknowledged + report.expired, rows, "{report:?}");
+
+    // Before the next run, too; and it is said once.
+    setting.consume(&second, None).await;
+    let report = setting.prove_new().await;
+    assert!(report.wrong == 0 && report.expired > 0 && report.notes.len() == 1, "{report:?}");
+    let report = setting.prove_new().await;
+    assert!(report.wrong == 0 && report.expired == 0 && report.notes.is_empty(), "{report:?}");
+    let all = setting.prove_all().await;
+    assert!(all.balances() && all.expired > 0 && all.notes.is_empty(), "{all:?}");
+}
+
+#[tokio::test]
+async fn looking_writes_nothing() {
+    let mut setting = Setting::new().await;
+    setting.produce(0, &accepted("e", "EUR")).await;
+    setting.sql("DELETE FROM topics").await;
+    sqlx::query("SET default_transaction_read_only = on").execute(&mut setting.connection).await.unwrap();
+    let all = setting.prove_all().await;
+    assert!(all.balances() && all.pending == 1, "nobody has read the topic yet: {all}");
 }
 
 #[tokio::test]

@@ -1,11 +1,17 @@
 //! What all commands have in common: exit codes, pages, closed pipes, and the secrets that they leave alone.
 
-use std::process::{Output, Stdio};
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
 
-use riverlock_ledger::{Record, batch, store};
+use riverlock_ledger::{Dead, Record, batch, store};
 use riverlock_processor::Orders;
 use riverlock_runtime::{kafka::KafkaConfig, topics};
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::{
+    sign,
+    stack::{Embedded, ports},
+};
 use riverlock_schemas::Mode;
 use riverlock_tests::{Database, binary, lives, now, record};
 use serde_json::Value;
@@ -216,6 +222,53 @@ async fn no_secret_is_read_that_is_not_needed() {
     assert!(output.status.code() == Some(2) && error.contains("/nowhere/kafka"), "{error}");
 }
 
+/// What ingest answers to an event that is signed with this secret; nothing while it does not listen.
+async fn answer(port: u16, secret: &str) -> Option<u16> {
+    let body = br#"{"id":"e","type":"test.hello"}"#;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = http.post(format!("http://127.0.0.1:{port}/test")).header("content-type", "application/json");
+    let signature = sign::header(&[secret], now().timestamp(), body);
+    let answer = request.header(sign::SIGNATURE_HEADER, signature).body(&body[..]).send().await.ok()?;
+    Some(answer.status().as_u16())
+}
+
+#[tokio::test]
+async fn ingest_starts_and_rotates_its_secret_whatever_is_wrong_with_the_others() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let kafka = KafkaConfig::default();
+    let broker = Embedded::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
+    let [port, admin]: [u16; 2] = ports::free_ports(2).unwrap().try_into().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("riverlock.toml");
+    let config = |secret: &str, others: &str| {
+        let text = format!(
+            "[kafka]\nbrokers = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n[ingest]\nlisten = '127.0.0.1:{port}'\n\
+             [[ingest.endpoints]]\nname = 'test'\npath = '/test'\nsecrets = [{{ id = 'a', secret = '{secret}' }}]\n{others}",
+            broker.bootstrap()
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    let (first, second) = ("the first secret of this test", "the second secret of this test");
+    config(first, "[postgres]\nurl = 'file:/nowhere'\n[invoice_fetcher.live]\napi_key = 'file:/nowhere'\n");
+    let mut command = Command::new(binary().unwrap());
+    let mut ingest =
+        command.arg("--config").arg(&file).arg("ingest").stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let begun = tokio::time::Instant::now();
+    while answer(port, first).await != Some(202) {
+        assert!(begun.elapsed() < PATIENCE && ingest.try_wait().unwrap().is_none(), "ingest takes no event");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(answer(port, second).await, Some(401));
+    config(second, "[processor]\nmodes = 7\n");
+    let begun = tokio::time::Instant::now();
+    while answer(port, second).await != Some(202) {
+        assert!(begun.elapsed() < PATIENCE, "the new secret is not taken");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(answer(port, first).await, Some(401));
+    ingest.kill().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_command_does_not_mind_that_nobody_reads_it() {
     let mut desk = Desk::new("").await;
@@ -257,7 +310,8 @@ async fn somebody_is_recorded_without_being_asked_for() {
         let dead =
             Record { topic_id: ids[&topic], topic: topic.as_str().into(), ..record(0, offset, &accepted(&id, "o")) };
         let orders = Orders::new(vec![Mode::Test]);
-        batch::apply(&mut desk.connection, &orders, &[dead], Some("division by zero"), now()).await.unwrap();
+        let reason = Dead { reason: "database", detail: "division by zero".to_owned() };
+        batch::apply(&mut desk.connection, &orders, &[dead], Some(&reason), now()).await.unwrap();
         let mut command = desk.command(&format!("dead-letters redrive {id} --reason x --apply"));
         command.env_remove("USER").env_remove("SUDO_USER").envs(variables.iter().copied());
         let output = command.output().await.unwrap();

@@ -10,7 +10,7 @@ use riverlock_ledger::{Projection, Record, batch, store};
 use riverlock_processor::Orders;
 use riverlock_runtime::Secret;
 use riverlock_schemas::Mode;
-use riverlock_tests::{Database, binary, now, outcomes, record, state};
+use riverlock_tests::{Database, binary, now, outcomes, record, refused, state};
 use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::process::Command;
@@ -59,7 +59,7 @@ impl Desk {
                 ..record(3, offset, body.as_bytes())
             })
             .collect();
-        batch::apply(&mut self.connection, projection, &records, Some("division by zero"), now()).await.unwrap();
+        batch::apply(&mut self.connection, projection, &records, Some(&refused()), now()).await.unwrap();
     }
 
     async fn three() -> Self {

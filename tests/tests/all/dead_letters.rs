@@ -10,7 +10,7 @@ use riverlock_ledger::{
 };
 use riverlock_processor::Orders;
 use riverlock_schemas::{Envelope, Mode, event_type::is_order_snapshot};
-use riverlock_tests::{Database, events, lives, now, outcomes, record, state};
+use riverlock_tests::{Database, events, lives, now, outcomes, record, refused, state};
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 
@@ -57,7 +57,7 @@ impl Morgue {
 
     /// Stores records as what the database refused.
     async fn kill(&mut self, records: &[Record]) {
-        batch::apply(&mut self.connection, &orders(), records, Some("division by zero"), now()).await.unwrap();
+        batch::apply(&mut self.connection, &orders(), records, Some(&refused()), now()).await.unwrap();
     }
 
     async fn open(&mut self) -> Vec<Place> {

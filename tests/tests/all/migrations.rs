@@ -113,16 +113,77 @@ async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before
 async fn connections_of_others_are_seen_before_tables_are_changed_under_them() {
     let database = Database::create().await.unwrap();
     let mut own = database.connect().await.unwrap();
-    let before = postgres::other_connections(&mut own).await.unwrap();
+    // The one that made the tables.
+    until_alone(&mut own).await;
     let other = database.connect().await.unwrap();
-    assert_eq!(postgres::other_connections(&mut own).await.unwrap(), before + 1);
+    assert_eq!(postgres::other_connections(&mut own).await.unwrap(), 1);
     other.close().await.unwrap();
-    // A server process ends a moment after its connection.
-    for _ in 0..100 {
-        if postgres::other_connections(&mut own).await.unwrap() == before {
+    until_alone(&mut own).await;
+}
+
+/// A server process ends a moment after its connection.
+async fn until_alone(connection: &mut PgConnection) {
+    for _ in 0..500 {
+        if postgres::other_connections(connection).await.unwrap() == 0 {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     panic!("a connection that was closed still counts");
+}
+
+/// The last migration that may still build an index on a table with rows while nobody can write.
+const WITH_LOCKING_INDEXES: i64 = 14;
+
+/// What a later migration may not do with an index, if it does.
+fn what_stops_writers(sql: &str, description: &str, no_tx: bool) -> Option<&'static str> {
+    let statements: String =
+        sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+    let words: Vec<&str> = statements.split_whitespace().collect();
+    let made: Vec<&str> = words.windows(3).filter(|w| w[..2] == ["CREATE", "TABLE"]).map(|w| w[2]).collect();
+    let mut builds = false;
+    for (at, _) in words.iter().enumerate().filter(|(_, word)| **word == "INDEX") {
+        let is_created = at > 0 && matches!(words[at - 1], "CREATE" | "UNIQUE");
+        let table = words[at..].iter().skip_while(|word| **word != "ON").nth(1).copied().unwrap_or_default();
+        if !is_created || made.contains(&table) {
+            continue;
+        }
+        builds = true;
+        if words.get(at + 1..at + 5) != Some(&["CONCURRENTLY", "IF", "NOT", "EXISTS"]) {
+            return Some("an index on a table with rows is built CONCURRENTLY IF NOT EXISTS");
+        }
+        if words[at - 1] == "UNIQUE" {
+            return Some("services of the former version must be able to write beside an index: it may not be unique");
+        }
+    }
+    if !builds {
+        return None;
+    }
+    if !no_tx || !sql.starts_with("-- no-transaction") {
+        return Some("such a file begins with `-- no-transaction`");
+    }
+    if statements.split(';').filter(|statement| !statement.trim().is_empty()).count() != 1 {
+        return Some("such a file has one statement");
+    }
+    (!description.starts_with("index ")).then_some("such a file is called NNNN_index_….sql")
+}
+
+#[test]
+fn new_migrations_build_indexes_without_stopping_writers() {
+    for migration in MIGRATIONS.iter().filter(|migration| migration.version > WITH_LOCKING_INDEXES) {
+        let stops = what_stops_writers(migration.sql.as_str(), &migration.description, migration.no_tx);
+        assert_eq!(stops, None, "migration {} {}", migration.version, migration.description);
+    }
+    let good = "-- no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON events (a);";
+    assert_eq!(what_stops_writers(good, "index events", true), None);
+    assert_eq!(what_stops_writers("CREATE TABLE t (a integer);\nCREATE INDEX i ON t (a);", "a table", false), None);
+    for (bad, description, no_tx) in [
+        ("CREATE INDEX i ON events (a);", "index events", false),
+        ("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i ON events (a);", "index events", true),
+        ("CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON events (a);", "index events", true),
+        (good, "events", true),
+        ("-- no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS i ON events (a); SELECT 1;", "index events", true),
+    ] {
+        assert!(what_stops_writers(bad, description, no_tx).is_some(), "{bad}");
+    }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Raw {
     pub(crate) database: Database,
     pub(crate) kafka: KafkaConfig,
     /// Held for its life only.
-    pub(crate) _cluster: Embedded,
+    pub(crate) _cluster: Option<Embedded>,
 }
 
 /// Consumers that run until they are ended.
@@ -52,7 +52,7 @@ impl Raw {
         let names = topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions));
         let cluster = Embedded::start(names).unwrap();
         let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..kafka };
-        Self { database: Database::create().await.unwrap(), kafka, _cluster: cluster }
+        Self { database: Database::create().await.unwrap(), kafka, _cluster: Some(cluster) }
     }
 
     /// Writes bodies where ingest would.
@@ -70,6 +70,13 @@ impl Raw {
         for delivery in sent {
             delivery.await.unwrap().unwrap();
         }
+    }
+
+    /// Writes a record to a partition.
+    pub(crate) async fn produce_to(&self, topic: &str, partition: i32, body: Vec<u8>) {
+        let producer: FutureProducer = self.kafka.producer().create().unwrap();
+        let record = FutureRecord::<(), _>::to(topic).partition(partition).payload(&body);
+        producer.send(record, PATIENCE).await.unwrap();
     }
 
     #[expect(clippy::disallowed_methods, reason = "the tests end them")]

@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rdkafka::mocking::MockCluster;
 use riverlock_ledger::batch;
 use riverlock_processor::{
     Orders,
+    domain::Status,
     refold::{self, Finding, OrderDiff, Plan, Reason, Refusal, Selection, Tally},
 };
-use riverlock_runtime::SystemClock;
+use riverlock_runtime::{SystemClock, kafka::KafkaConfig, topics};
 use riverlock_schemas::{Mode, OrderId};
 use riverlock_tests::{Database, events, lives, now, outcomes, record, state};
 use sqlx::PgConnection;
@@ -20,6 +22,7 @@ struct Found {
     tally: Tally,
     diffs: Vec<OrderDiff>,
     refusals: Vec<(String, Refusal)>,
+    unreadable: Vec<String>,
 }
 
 impl Found {
@@ -42,6 +45,7 @@ async fn refold(raw: &Raw, selection: Selection, apply: bool) -> Found {
     let mut tell = |finding| match finding {
         Finding::Differs(diff) => found.diffs.push(diff),
         Finding::Refused(key, refusal) => found.refusals.push((key.order_id.as_str().to_owned(), refusal)),
+        Finding::Unreadable(row) => found.unreadable.push(row),
     };
     let tally = refold::run(&raw.kafka, &raw.database.config, plan, &mut tell, &|_, _| {}).await.unwrap();
     found.tally = tally;
@@ -53,7 +57,7 @@ fn bodies(seed: u64, count: u64) -> Vec<Vec<u8>> {
 }
 
 /// What the tables are after all bodies were simply applied.
-async fn reference(bodies: &[Vec<u8>]) -> String {
+pub(crate) async fn reference(bodies: &[Vec<u8>]) -> String {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
     let records: Vec<_> = bodies.iter().zip(0..).map(|(body, offset)| record(0, offset, body)).collect();
@@ -296,4 +300,52 @@ async fn both_bodies_of_a_conflict_take_part_again() {
     execute(&mut connection, "UPDATE orders SET conflicted = false, details = '{}'").await;
     assert_eq!(refold(&raw, Selection::All, true).await.tally.written, 1);
     assert_eq!(state(&mut connection).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_row_that_names_no_order_is_told_and_stops_nothing() {
+    let raw = Raw::new().await;
+    raw.take(bodies(91, 3)).await;
+    let mut connection = raw.database.connect().await.unwrap();
+    let bad =
+        "INSERT INTO orders SELECT (jsonb_populate_record(o, '{\"order_id\":\"no\\nid\"}')).* FROM orders o LIMIT 1";
+    assert_eq!(execute(&mut connection, bad).await, 1);
+    for selection in [Selection::All, Selection::Like { status: None, changed_since: None }] {
+        let found = refold(&raw, selection.clone(), false).await;
+        assert_eq!((found.tally.folded, found.tally.refused), (3, 1), "{selection:?}: {:?}", found.refusals);
+        assert!(found.unreadable[0].contains("the order id"), "{:?}", found.unreadable);
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_cannot_be_read_costs_only_the_orders_that_need_it() {
+    let cluster = MockCluster::new(1).unwrap();
+    let kafka = KafkaConfig { partitions: 2, brokers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
+    for name in topics::names(&kafka) {
+        cluster.create_topic(&name, kafka.partitions, 1).unwrap();
+    }
+    let raw = Raw { database: Database::create().await.unwrap(), kafka, _cluster: None };
+    raw.take(bodies(92, 8)).await;
+    let topic = raw.kafka.topics().raw("order.accepted");
+    cluster.partition_leader(&topic, 1, None).unwrap();
+    let found = refold(&raw, Selection::All, false).await;
+    let refused = found.refusals.iter().filter(|(_, why)| matches!(why, Refusal::Unavailable(_))).count();
+    assert_eq!(refused, found.refusals.len(), "{:?}", found.refusals);
+    assert!(found.tally.folded > 0 && refused > 0, "{:?}", found.tally);
+    assert_eq!(found.tally.folded + found.tally.refused, 8);
+}
+
+#[tokio::test]
+async fn orders_are_chosen_as_they_were_when_the_run_began() {
+    let raw = Raw::new().await;
+    raw.take(bodies(93, 12)).await;
+    let mut connection = raw.database.connect().await.unwrap();
+    execute(&mut connection, "UPDATE orders SET status = 'on_hold'").await;
+    // Writing them changes what they were chosen by.
+    let selection = Selection::Like { status: Some(Status::OnHold), changed_since: None };
+    let found = refold(&raw, selection, true).await;
+    assert_eq!(found.tally.folded, 12, "{:?}", found.tally);
+    assert_eq!(found.tally.written, u64::try_from(found.diffs.len()).unwrap());
+    let left: i64 = value(&mut connection, "SELECT count(*) FROM refolds").await;
+    assert!(left > 5, "the test showed nothing");
 }

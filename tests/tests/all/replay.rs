@@ -132,6 +132,32 @@ async fn a_plan_that_was_stopped_between_two_chunks_goes_on_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_a_host_whose_clock_is_ahead_goes_on_where_it_stopped_and_is_done_once() {
+    let setting = Setting::with_orders(41, ORDERS).await;
+    setting.lose("true").await;
+    let planned = setting.plan(&Selection::default()).await.unwrap();
+    let mut connection = setting.connect().await;
+    let ahead = "UPDATE replay_plans SET created_at = created_at + interval '1 day'";
+    sqlx::query(ahead).execute(&mut connection).await.unwrap();
+    let first = setting.apply_watched(&planned, Watcher::that_stops_after(1)).await.unwrap();
+    assert!(!first.done && first.chunks == 1, "{first:?}");
+    let rest = setting.apply(&planned).await.unwrap();
+    assert!(rest.done && rest.resumed_at_chunk == 1, "{rest:?}");
+    let again = setting.apply(&planned).await.unwrap_err();
+    assert!(matches!(again, ReplayError::AlreadyDone { .. }), "{again}");
+    assert_eq!(setting.state().await, setting.state_of_all_bodies().await);
+
+    // A plan that this version cannot read does not hide the others.
+    let broken = "INSERT INTO replay_plans SELECT sha256('x'), '{\"orders\":7}', summary, chunk_records, chunk_bytes, created_at,
+                  'somebody' FROM replay_plans";
+    sqlx::query(broken).execute(&mut connection).await.unwrap();
+    let listed = replay::runs(&mut connection, 10).await.unwrap();
+    let by = |by: &str| listed.iter().find(|run| run.planned_by == by).unwrap();
+    assert_eq!(by("a test").state, "done");
+    assert!(by("somebody").detail.as_deref().unwrap_or_default().contains("cannot read the plan"), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
     let setting = Setting::with_orders(36, ORDERS).await;
     let complete = setting.state().await;

@@ -15,7 +15,7 @@ use riverlock_ledger::{
 };
 use riverlock_runtime::{Context, Secret, telemetry};
 use riverlock_schemas::Envelope;
-use riverlock_tests::outcomes;
+use riverlock_tests::{Database, outcomes};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
@@ -28,7 +28,7 @@ use tokio::{
 use crate::consumer::{PATIENCE, Setting, TOPIC};
 
 #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
-fn consume<P: Projection>(
+pub(crate) fn consume<P: Projection>(
     setting: &Setting,
     postgres: &PostgresConfig,
     projection: P,
@@ -313,7 +313,7 @@ async fn a_partition_that_was_given_away_while_reading_was_paused_is_read_when_i
     first_task.await.unwrap().unwrap();
 }
 
-async fn until(otherwise: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(otherwise: &str, is_so: impl Fn() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < until, "{otherwise}");
@@ -322,12 +322,20 @@ async fn until(otherwise: &str, is_so: impl Fn() -> bool) {
 }
 
 /// A way to PostgreSQL that can be cut without anybody being told.
-struct Way {
+pub(crate) struct Way {
     address: std::net::SocketAddr,
-    open: watch::Sender<bool>,
+    pub(crate) open: watch::Sender<bool>,
 }
 
 impl Way {
+    /// A way to a database, and how to go it.
+    pub(crate) async fn to_database(database: &Database) -> (Self, PostgresConfig) {
+        let options = database.config.options().unwrap();
+        let way = Self::to(options.get_port()).await;
+        let url = format!("postgres://riverlock:riverlock@{}/{}", way.address, options.get_database().unwrap());
+        (way, PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() })
+    }
+
     #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
     async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -369,11 +377,7 @@ impl Way {
 async fn a_consumer_that_stops_polling_is_seen_and_one_that_polls_again_is_well() {
     let setting = Setting::new().await;
     setting.produce(numbered(20)).await;
-    let options = setting.database.config.options().unwrap();
-    let way = Way::to(options.get_port()).await;
-    let database = options.get_database().unwrap();
-    let url = format!("postgres://riverlock:riverlock@{}/{database}", way.address);
-    let postgres = PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() };
+    let (way, postgres) = Way::to_database(&setting.database).await;
     let context = Context::new();
     let config = BatchConfig { stuck_after: Duration::from_millis(1_500), ..BatchConfig::default() };
     let task = consume(&setting, &postgres, Counting::default(), &config, &context);

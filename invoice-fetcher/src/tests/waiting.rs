@@ -1,0 +1,113 @@
+//! Documents of a mode without an account, and accounts that come and go while the process runs.
+
+use std::{sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use riverlock_runtime::{Context, Secret};
+use riverlock_schemas::{Mode, file_event::FileEvent};
+use sqlx::Executor as _;
+
+use super::{
+    API_KEY,
+    fetching::Bench,
+    file,
+    queueing::{announce, announced},
+};
+use crate::{AccountConfig, Archive, InvoiceFetcherConfig, watch::Watch, worker::Fetcher};
+
+const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
+
+async fn announce_live(bench: &Bench, numbers: impl IntoIterator<Item = u128>) {
+    let live = numbers.into_iter().map(|number| FileEvent { mode: Mode::Live, ..announced(number) });
+    announce(&bench.database, live, bench.context.clock.now()).await;
+}
+
+fn account() -> Option<AccountConfig> {
+    Some(AccountConfig { api_key: Secret::new(API_KEY), requests_per_second: Some(5_000) })
+}
+
+#[tokio::test]
+async fn documents_without_an_account_wait_are_seen_and_are_fetched_once_there_is_one() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let (page, _recorded) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
+    let waiting = |documents: u64| {
+        let series = format!("riverlock_invoice_waiting_account_documents{{mode=\"live\"}} {documents}\n");
+        page.render().contains(&series)
+    };
+    let bench = Bench::new().await;
+    announce_live(&bench, 0..20).await;
+    bench.announce(20..40).await;
+    let fetcher = crate::start(bench.config.clone(), &bench.database.config, &bench.context).unwrap();
+    bench.until(STORED, 20).await;
+    let mut watch = Watch::new(Arc::clone(&fetcher), bench.config.clone(), bench.context.clone());
+    watch.look().await;
+    assert!(waiting(20), "{}", page.render());
+    assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE live_mode AND attempts = 0").await, 20);
+
+    fetcher.reload(&InvoiceFetcherConfig { live: account(), ..bench.config.clone() }).unwrap();
+    bench.until(STORED, 40).await;
+    watch.look().await;
+    assert!(waiting(0), "{}", page.render());
+    assert!(bench.folder.path().join(Archive::key(Mode::Live, file(0))).exists());
+
+    // Without its account a mode waits again, and the other goes on.
+    fetcher.reload(&InvoiceFetcherConfig { live: account(), test: None, ..bench.config.clone() }).unwrap();
+    bench.announce(40..50).await;
+    announce_live(&bench, 50..60).await;
+    bench.until(STORED, 50).await;
+    assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE NOT live_mode AND state = 'due'").await, 10);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn documents_that_wait_for_an_account_do_not_hold_up_the_queue_of_another_mode() {
+    let bench = Bench::new().await;
+    announce_live(&bench, 1_000..3_000).await;
+    bench.announce(0..60).await;
+    bench.start();
+    bench.until(STORED, 60).await;
+    bench.stop().await;
+    bench.check(0..60).await;
+    assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE live_mode AND state = 'due'").await, 2_000);
+}
+
+#[tokio::test]
+async fn a_database_that_refuses_while_a_key_is_renewed_is_asked_again() {
+    let bench = Bench::new().await;
+    bench.announce([0]).await;
+    let forbidden = "UPDATE invoices SET attempts = 9, last_error = 'forbidden: 403', next_attempt_at = now() + '6 h'";
+    bench.database.pool.execute(forbidden).await.unwrap();
+    let old = AccountConfig { api_key: Secret::new("old"), requests_per_second: None };
+    let config = InvoiceFetcherConfig { test: Some(old), ..bench.config.clone() };
+    let fetcher = Arc::new(Fetcher::new(config, &bench.database.config, Context::new()).unwrap());
+    // The first look is before the key is renewed.
+    assert_eq!(fetcher.lease(1).await.unwrap().len(), 1);
+    bench.database.pool.execute(forbidden).await.unwrap();
+    bench.database.pool.execute("UPDATE invoices SET lease_id = NULL").await.unwrap();
+
+    bench.database.pool.execute("ALTER TABLE invoices RENAME TO away").await.unwrap();
+    fetcher.reload(&bench.config).unwrap();
+    fetcher.lease(1).await.unwrap_err();
+    bench.database.pool.execute("ALTER TABLE away RENAME TO invoices").await.unwrap();
+    assert_eq!(fetcher.lease(1).await.unwrap().len(), 1, "the document is due although it should wait for six hours");
+}
+
+#[tokio::test]
+async fn documents_that_hang_again_and_again_hold_half_of_the_workers_at_most() {
+    let mut bench = Bench::new().await;
+    bench.config.attempt_deadline = Duration::from_millis(1_500);
+    bench.config.workers = 4;
+    for number in 100..120 {
+        bench.server.answer(file(number), [super::server::Answer::Late(Duration::from_secs(600))]);
+    }
+    bench.announce(100..120).await;
+    bench.start();
+    bench.until("SELECT count(*) FROM invoices WHERE attempts > 1", 20).await;
+    bench.announce(0..40).await;
+    let started = std::time::Instant::now();
+    bench.until(STORED, 40).await;
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    bench.context.shutdown.stop();
+    bench.context.shutdown.hard().cancel();
+    bench.context.shutdown.wait(super::fetching::PATIENCE).await;
+}

@@ -1,0 +1,115 @@
+//! What is said about why a record could not take effect: what is wrong and where, and nothing of the body. The text goes to
+//! lists, message headers and logs, and the body has names and addresses of people.
+
+use sqlx::postgres::PgDatabaseError;
+
+use crate::Error;
+
+/// Longest explanation that is kept, in characters.
+const DETAIL_CHARS_MAX: usize = 500;
+/// What stands for a value that was left out.
+const LEFT_OUT: char = '…';
+/// What serde writes before a value of the body in backticks; other texts in backticks are names of the program's own.
+const BEFORE_VALUES: [&str; 7] =
+    ["integer ", "floating point ", "boolean ", "character ", "unknown field ", "unknown variant ", "value "];
+
+/// An explanation without values of the body, within [`DETAIL_CHARS_MAX`].
+///
+/// serde and PostgreSQL put values in double quotes, serde also in backticks. What is quoted is left out, except for names of
+/// fields that were expected.
+pub(crate) fn safe(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len().min(DETAIL_CHARS_MAX));
+    let mut chars = text.chars();
+    let mut count = 0;
+    while let Some(c) = chars.next() {
+        if count >= DETAIL_CHARS_MAX {
+            safe.push(LEFT_OUT);
+            break;
+        }
+        count += 1;
+        match c {
+            '"' => {
+                skip_quoted(&mut chars, '"');
+                safe.extend(['"', LEFT_OUT, '"']);
+            }
+            '`' if BEFORE_VALUES.iter().any(|before| safe.ends_with(before)) => {
+                skip_quoted(&mut chars, '`');
+                safe.extend(['`', LEFT_OUT, '`']);
+            }
+            c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Skips what is quoted, the closing quote included. An escaped quote does not close.
+fn skip_quoted(chars: &mut std::str::Chars<'_>, quote: char) {
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            c if c == quote => return,
+            _ => {}
+        }
+    }
+}
+
+/// Why the database refused a record, in its own terms and without values.
+#[must_use]
+pub fn explain(error: &Error) -> String {
+    let Error::Sql(sqlx::Error::Database(refusal)) = error else { return safe(&error.to_string()) };
+    let mut text = safe(refusal.message());
+    let mut names = Vec::new();
+    names.extend(refusal.code().map(|code| format!("SQLSTATE {code}")));
+    names.extend(refusal.table().map(|table| format!("table {table}")));
+    let column = refusal.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::column);
+    names.extend(column.map(|column| format!("column {column}")));
+    names.extend(refusal.constraint().map(|constraint| format!("constraint {constraint}")));
+    if !names.is_empty() {
+        text.push_str(&format!(" ({})", names.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the errors matter")]
+    struct Shape {
+        quantity: u8,
+        state: State,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum State {
+        Created,
+        Paid,
+    }
+
+    #[test]
+    fn what_the_body_says_is_left_out_and_what_was_expected_stays() {
+        for (body, expected) in [
+            (r#"{"quantity":"Erika \"E\" Mustermann"}"#, r#"invalid type: string "…", expected u8"#),
+            (r#"{"quantity":4915123456789}"#, "invalid value: integer `…`, expected u8"),
+            (r#"{"quantity":-1.5}"#, "invalid type: floating point `…`, expected u8"),
+            (r#"{"quantity":true}"#, "invalid type: boolean `…`, expected u8"),
+            (r#"{"quantity":1,"state":"Erika"}"#, "unknown variant `…`, expected `created` or `paid`"),
+            (r#"{"Erika Mustermann":1}"#, "unknown field `…`, expected `quantity` or `state`"),
+            (r#"{"quantity":1}"#, "missing field `state`"),
+        ] {
+            let error = serde_json::from_str::<Shape>(body).unwrap_err().to_string();
+            let safe = safe(&error);
+            assert!(safe.starts_with(expected), "{error}\nbecame\n{safe}");
+            assert!(!safe.contains("Erika") && !safe.contains("49151"), "{safe}");
+        }
+        assert_eq!(safe("a\0b\nc"), "a\u{fffd}b\u{fffd}c");
+        assert_eq!(safe(r#"an open quote "Erika"#), "an open quote \"…\"");
+        assert_eq!(safe(&"x".repeat(10_000)).chars().count(), DETAIL_CHARS_MAX + 1);
+    }
+}

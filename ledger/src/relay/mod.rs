@@ -1,0 +1,131 @@
+//! Publishes what waits in PostgreSQL: the outbox to the fulfillment topic, dead letters to theirs.
+//!
+//! At least once, with a stable id per message. One process publishes each of the two at a time, whichever has its lock, and
+//! messages of one order go out in the order in which they were written. No transaction is open while Kafka is asked.
+//!
+//! What cannot be published holds up nothing else: the two queues share no task, connection, lock or producer; an order whose
+//! message fails waits while the others go on; and a message that Kafka refuses for good is parked, with all that follow it of
+//! its order, until `riverlock outbox retry` puts them back.
+
+mod held;
+mod letters;
+mod messages;
+mod publisher;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use riverlock_runtime::{Closing, Context, kafka::KafkaConfig};
+
+use self::{letters::Letters, messages::Messages, publisher::Publisher};
+use crate::{Error, PostgresConfig, metrics};
+
+/// How long a publishing task may be silent before the process counts as stuck: longer than all that it waits for.
+const STUCK_AFTER: Duration = Duration::from_secs(180);
+
+/// The relay could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// PostgreSQL refused, or is away.
+    #[error(transparent)]
+    Ledger(#[from] Error),
+    /// Kafka did not take a message.
+    #[error("Kafka did not take a message: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Kafka took a message and did not say where; it may be lost, so it is sent again.
+    #[error("Kafka did not say where a message lies")]
+    Unproven,
+    /// Kafka did not say in time what became of a message; it is sent again.
+    #[error("Kafka did not say what became of a message")]
+    Unknown,
+}
+
+impl RelayError {
+    /// Whether Kafka refuses this very message, so that sending it again does not help.
+    fn is_refusal(&self) -> bool {
+        let Self::Kafka(error) = self else { return false };
+        matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                    | RDKafkaErrorCode::MessageBatchTooLarge
+                    | RDKafkaErrorCode::InvalidMessage
+                    | RDKafkaErrorCode::InvalidMessageSize
+                    | RDKafkaErrorCode::InvalidRecord
+                    | RDKafkaErrorCode::InvalidTimestamp
+                    | RDKafkaErrorCode::PolicyViolation
+            )
+        )
+    }
+}
+
+impl From<sqlx::Error> for RelayError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+/// Runs until the shutdown. Errors are waited out; they never end the relay.
+///
+/// # Errors
+/// When a Kafka client cannot be made.
+pub async fn run(kafka: KafkaConfig, postgres: PostgresConfig, context: Context) -> Result<(), KafkaError> {
+    metrics::describe_relay();
+    let topics = kafka.topics();
+    let register = |name| context.health.register_beating(name, STUCK_AFTER);
+    let (messages, letters) = (register("relay"), register("dead-letter-relay"));
+    let watch = watch::Watch {
+        postgres: postgres.clone(),
+        client: Arc::new(Closing::create(&kafka.client())?),
+        topics: [(topics.fulfillment(), messages.part("topic")), (topics.dead_letter(), letters.part("topic"))],
+        component: messages.part_beating("watch", STUCK_AFTER),
+    };
+    let messages = Publisher::new(Messages::default(), topics.fulfillment(), &kafka, &postgres, messages)?;
+    let letters = Publisher::new(Letters, topics.dead_letter(), &kafka, &postgres, letters)?;
+    let soft = context.shutdown.soft();
+    let ((), (), ()) = tokio::join!(messages.run(soft), letters.run(soft), watch.run(soft));
+    Ok(())
+}
+
+/// Publishes pages of both queues, one after the other and without a wait.
+pub(crate) async fn rounds(
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    context: &Context,
+    rounds: usize,
+) -> Result<(), RelayError> {
+    let topics = kafka.topics();
+    let register = |name| context.health.register_beating(name, STUCK_AFTER);
+    let messages = Messages::default();
+    let mut messages = Publisher::new(messages, topics.fulfillment(), kafka, postgres, register("relay"))?;
+    let mut letters = Publisher::new(Letters, topics.dead_letter(), kafka, postgres, register("dead-letter-relay"))?;
+    let mut connections = [postgres.connect_as("relay").await?, postgres.connect_as("relay").await?];
+    for _ in 0..rounds {
+        messages.round(&mut connections[0]).await?;
+        letters.round(&mut connections[1]).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_message_is_to_blame_for_is_refused_for_good() {
+        let failed = |code| RelayError::Kafka(KafkaError::MessageProduction(code));
+        for code in [RDKafkaErrorCode::MessageSizeTooLarge, RDKafkaErrorCode::InvalidRecord] {
+            assert!(failed(code).is_refusal(), "{code:?}");
+        }
+        for code in [
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::UnknownTopicOrPartition,
+            RDKafkaErrorCode::MessageTimedOut,
+            RDKafkaErrorCode::QueueFull,
+        ] {
+            assert!(!failed(code).is_refusal(), "{code:?}");
+        }
+        assert!(!RelayError::Unproven.is_refusal());
+    }
+}

@@ -1,0 +1,196 @@
+//! Forms of a time beside RFC 3339.
+
+use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+
+/// Latest length of a text that is looked at, in bytes. The longest form has 45 characters, fractions aside.
+const BYTES_MAX: usize = 80;
+
+/// A date and a time of day with an offset from UTC, as numbers. What is absent is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parts {
+    pub(crate) year: i64,
+    pub(crate) month: i64,
+    pub(crate) day: i64,
+    pub(crate) hour: i64,
+    pub(crate) minute: i64,
+    pub(crate) second: i64,
+    pub(crate) nano: i64,
+    /// East of Greenwich.
+    pub(crate) offset_seconds: i64,
+}
+
+impl Parts {
+    /// The moment; `None` where there is no such date or time of day. 24:00:00 is the next day's midnight.
+    pub(crate) fn moment(self) -> Option<DateTime<Utc>> {
+        let number = |value: i64| u32::try_from(value).ok();
+        let date = NaiveDate::from_ymd_opt(i32::try_from(self.year).ok()?, number(self.month)?, number(self.day)?)?;
+        let midnight = self.hour == 24 && self.minute == 0 && self.second == 0 && self.nano == 0;
+        let hour = if midnight { 0 } else { number(self.hour)? };
+        // A leap second is the next minute's first.
+        let (second, leap) = if self.second == 60 { (59, 1) } else { (number(self.second)?, 0) };
+        let time = NaiveTime::from_hms_nano_opt(hour, number(self.minute)?, second, number(self.nano)?)?;
+        let offset = FixedOffset::east_opt(i32::try_from(self.offset_seconds).ok()?)?;
+        let later = TimeDelta::days(i64::from(midnight)) + TimeDelta::seconds(leap);
+        let local = date.and_time(time).checked_add_signed(later)?;
+        let utc = local.checked_sub_offset(offset)?;
+        Some(utc.and_utc())
+    }
+}
+
+/// The moment that a number since 1970 means. Its unit follows from its size: 9 or 10 digits are seconds (from 1973 on), 13
+/// milliseconds, 16 microseconds and 19 nanoseconds (from 2001 on). Other sizes are not certain.
+pub(crate) fn epoch(number: u64) -> Option<DateTime<Utc>> {
+    let digits = number.checked_ilog10()? + 1;
+    let number = i64::try_from(number).ok()?;
+    match digits {
+        9 | 10 => DateTime::from_timestamp(number, 0),
+        13 => DateTime::from_timestamp_millis(number),
+        16 => DateTime::from_timestamp_micros(number),
+        19 => Some(DateTime::from_timestamp_nanos(number)),
+        _ => None,
+    }
+}
+
+/// Reads any form.
+pub(super) fn parse(text: &str) -> Option<DateTime<Utc>> {
+    if text.is_empty() || text.len() > BYTES_MAX || !text.is_ascii() {
+        return None;
+    }
+    if !text.as_bytes()[0].is_ascii_digit() || text.contains(' ') {
+        return named(text).or_else(|| iso(text));
+    }
+    digits(text).or_else(|| iso(text))
+}
+
+/// Forms with names of days and months: RFC 1123, and what Java's `Date` and C's `ctime` print.
+fn named(text: &str) -> Option<DateTime<Utc>> {
+    let in_utc = |form| NaiveDateTime::parse_from_str(text, form).ok().map(|time| time.and_utc());
+    DateTime::parse_from_rfc2822(text)
+        .ok()
+        .map(|time| time.to_utc())
+        .or_else(|| in_utc("%a %b %e %H:%M:%S UTC %Y"))
+        .or_else(|| in_utc("%a %b %e %H:%M:%S GMT %Y"))
+}
+
+/// A number since 1970, or a date and a time of day without any separator.
+fn digits(text: &str) -> Option<DateTime<Utc>> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !all_digits(whole) || !all_digits(fraction) {
+        return None;
+    }
+    if matches!(whole.len(), 8 | 12 | 14) && fraction.is_empty() {
+        let mut rest = Rest(whole);
+        let date = Parts { year: rest.number(4)?, month: rest.number(2)?, day: rest.number(2)?, ..Parts::default() };
+        return time_of_day(&mut rest, date)?.moment();
+    }
+    let since = epoch(whole.parse().ok()?)?;
+    if fraction.is_empty() {
+        return Some(since);
+    }
+    matches!(whole.len(), 9 | 10).then(|| since.checked_add_signed(TimeDelta::nanoseconds(nanos(fraction)?)))?
+}
+
+/// ISO 8601 in its basic or extended format.
+fn iso(text: &str) -> Option<DateTime<Utc>> {
+    let (text, zone) = match text.split_once('[') {
+        Some((text, zone)) => (text, Some(zone.strip_suffix(']')?)),
+        None => (text, None),
+    };
+    let mut rest = Rest(text);
+    let year = rest.number(4)?;
+    let extended = rest.take(b"-");
+    let month = rest.number(2)?;
+    if extended && !rest.take(b"-") {
+        return None;
+    }
+    let mut parts = Parts { year, month, day: rest.number(2)?, ..Parts::default() };
+    if rest.take(b"Tt ") && rest.starts_with_digit() {
+        parts = time_of_day(&mut rest, parts)?;
+    }
+    let offset = match (rest.0.trim_start(), zone) {
+        // A zone's name without an offset is understood only where it means UTC.
+        ("", Some(zone)) => is_utc(zone).then_some(0)?,
+        ("", None) => 0,
+        (offset, _) => offset_seconds(offset)?,
+    };
+    Parts { offset_seconds: offset, ..parts }.moment()
+}
+
+/// Hours, minutes, seconds and a fraction; each may be left out with all that follow.
+fn time_of_day(rest: &mut Rest<'_>, date: Parts) -> Option<Parts> {
+    let mut parts = date;
+    if rest.0.is_empty() {
+        return Some(parts);
+    }
+    parts.hour = rest.number(2)?;
+    let separated = rest.take(b":");
+    if !separated && !rest.starts_with_digit() {
+        return Some(parts);
+    }
+    parts.minute = rest.number(2)?;
+    if if separated { !rest.take(b":") } else { !rest.starts_with_digit() } {
+        return Some(parts);
+    }
+    parts.second = rest.number(2)?;
+    if rest.take(b".,") {
+        let length = rest.0.bytes().take_while(u8::is_ascii_digit).count();
+        parts.nano = nanos(rest.split(length)?)?;
+    }
+    Some(parts)
+}
+
+fn is_utc(zone: &str) -> bool {
+    let utc = ["UTC", "GMT", "Z", "UT", "Etc/UTC", "Etc/GMT", "Etc/UCT", "Zulu", "Universal"];
+    utc.iter().any(|name| name.eq_ignore_ascii_case(zone))
+}
+
+/// `Z`, `UTC`, `+00:00`, `+0000` or `+00`.
+fn offset_seconds(text: &str) -> Option<i64> {
+    if ["Z", "UTC", "GMT"].iter().any(|name| name.eq_ignore_ascii_case(text)) {
+        return Some(0);
+    }
+    let mut rest = Rest(text);
+    let sign = if rest.take(b"+") { 1 } else { rest.take(b"-").then_some(-1)? };
+    let hours = rest.number(2)?;
+    let minutes = if rest.take(b":") || rest.starts_with_digit() { rest.number(2)? } else { 0 };
+    let valid = rest.0.is_empty() && hours < 24 && minutes < 60;
+    valid.then_some(sign * (hours * 3_600 + minutes * 60))
+}
+
+/// The digits after a decimal point as nanoseconds; what is finer is cut off.
+fn nanos(fraction: &str) -> Option<i64> {
+    let digits = fraction.get(..fraction.len().min(9))?;
+    let scale = 9 - u32::try_from(digits.len()).ok()?;
+    Some(digits.parse::<i64>().ok()? * 10_i64.pow(scale))
+}
+
+/// What is left of an ASCII text.
+struct Rest<'a>(&'a str);
+
+impl<'a> Rest<'a> {
+    fn split(&mut self, length: usize) -> Option<&'a str> {
+        let (head, tail) = self.0.split_at_checked(length)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    /// A number of exactly so many digits.
+    fn number(&mut self, digits: usize) -> Option<i64> {
+        let head = self.split(digits)?;
+        head.bytes().all(|byte| byte.is_ascii_digit()).then(|| head.parse().ok())?
+    }
+
+    /// Passes over one of these bytes, if it comes next.
+    fn take(&mut self, any_of: &[u8]) -> bool {
+        let found = self.0.as_bytes().first().is_some_and(|byte| any_of.contains(byte));
+        if found {
+            self.0 = &self.0[1..];
+        }
+        found
+    }
+
+    fn starts_with_digit(&self) -> bool {
+        self.0.as_bytes().first().is_some_and(u8::is_ascii_digit)
+    }
+}

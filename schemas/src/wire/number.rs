@@ -1,0 +1,195 @@
+//! Amounts of money and numbers of pieces: exact or not at all.
+
+use std::borrow::Cow;
+
+use rust_decimal::Decimal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, de::Deserializer};
+use serde_json::value::RawValue;
+
+use super::{Notes, Wire, scalar::documented_as};
+use crate::{
+    oddity::Oddity,
+    text::{Str, bounded},
+};
+
+/// How much of a number that cannot be read an error shows, in characters.
+const SHOWN_CHARS_MAX: usize = 40;
+
+/// An exact decimal number, never through a binary float; what cannot be kept exactly is an error that says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Money(Result<Decimal, String>);
+
+impl Money {
+    /// # Errors
+    /// When there is a value and it is no amount.
+    pub(crate) fn amount(money: Option<Self>) -> Result<Option<Decimal>, String> {
+        money.map(|money| money.0).transpose()
+    }
+}
+
+impl<'de> Wire<'de> for Money {
+    const IS_STRICT: bool = true;
+
+    fn read<D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Self>, D::Error> {
+        Ok(digits(value, notes)?.map(|digits| {
+            Self(exact(&digits).ok_or_else(|| format!("`{}` is not an amount that can be kept exactly", shown(digits))))
+        }))
+    }
+}
+
+/// A number of pieces: a whole number from 0 to [`Quantity::MAX`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Quantity(Result<i64, String>);
+
+impl Quantity {
+    /// The most pieces that a line may have.
+    pub(crate) const MAX: i64 = 1_000_000_000;
+
+    /// # Errors
+    /// When there is a value and it is no number of pieces.
+    pub(crate) fn pieces(quantity: Option<Self>) -> Result<Option<i64>, String> {
+        quantity.map(|quantity| quantity.0).transpose()
+    }
+}
+
+impl<'de> Wire<'de> for Quantity {
+    const IS_STRICT: bool = true;
+
+    fn read<D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Self>, D::Error> {
+        Ok(digits(value, notes)?.map(|digits| {
+            let pieces =
+                exact(&digits).filter(|number| number.scale() == 0).and_then(|number| i64::try_from(number).ok());
+            let pieces = pieces.filter(|pieces| (0..=Self::MAX).contains(pieces));
+            Self(pieces.ok_or_else(|| format!("`{}` is not a number of pieces", shown(digits))))
+        }))
+    }
+}
+
+/// A number as it is written, or a text that should be one. Absent are `null` and a text with nothing but white space.
+fn digits<'de, D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let raw = <&'de RawValue>::deserialize(value)?.get();
+    if raw == "null" {
+        return Ok(None);
+    }
+    if !raw.starts_with('"') {
+        return Ok(Some(raw.into()));
+    }
+    // A text that cannot be decoded is no number either.
+    let Ok(Str(text)) = serde_json::from_str::<Str<'de>>(raw) else { return Ok(Some(raw.into())) };
+    let trimmed = text.trim();
+    if trimmed.len() < text.len() || text.is_empty() {
+        notes.add(Oddity::Kind);
+        return Ok((!trimmed.is_empty()).then(|| trimmed.to_owned().into()));
+    }
+    Ok(Some(text))
+}
+
+fn shown(text: Cow<'_, str>) -> Cow<'_, str> {
+    bounded(text, SHOWN_CHARS_MAX)
+}
+
+/// Reads a decimal number with an optional sign, fraction and exponent. `None` when it is written otherwise, or needs more
+/// digits than a [`Decimal`] has.
+pub(crate) fn exact(text: &str) -> Option<Decimal> {
+    let (is_negative, text) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = || whole.bytes().chain(fraction.bytes());
+    if whole.is_empty() && fraction.is_empty() || !digits().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Zeros at the end say nothing, and may be many.
+    let zeros = digits().rev().take_while(|byte| *byte == b'0').count();
+    let count = whole.len() + fraction.len() - zeros;
+    if count == 0 {
+        return Some(Decimal::ZERO);
+    }
+    let mut number = 0_i128;
+    for digit in digits().take(count) {
+        number = number.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
+    }
+    let scale = i64::try_from(fraction.len()).ok()? - i64::try_from(zeros).ok()? - i64::from(exponent);
+    let (number, scale) = match u32::try_from(scale) {
+        Ok(scale) => (number, scale),
+        Err(_) => (number.checked_mul(10_i128.checked_pow(u32::try_from(-scale).ok()?)?)?, 0),
+    };
+    let signed = if is_negative { -number } else { number };
+    Decimal::try_from_i128_with_scale(signed, scale).ok()
+}
+
+documented_as!(Money, { "type": ["number", "string"], "pattern": "^-?[0-9.eE+-]+$" });
+documented_as!(Quantity, { "type": ["integer", "string"], "minimum": 0, "maximum": 1_000_000_000, "pattern": "^[0-9]" });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_exact_or_none() {
+        for (text, expected) in [
+            ("27.10", "27.1"),
+            ("-0.05", "-0.05"),
+            ("+3", "3"),
+            (".5", "0.5"),
+            ("5.", "5"),
+            ("1.5e1", "15"),
+            ("15E-1", "1.5"),
+            ("0e999999999", "0"),
+            ("-0.00", "0"),
+            ("100", "100"),
+            ("53.769999999999996", "53.769999999999996"),
+            ("1.0000000000000000000000000000000000000000", "1"),
+            ("1000000000000000000000000000000e-30", "1"),
+            ("79228162514264337593543950335", "79228162514264337593543950335"),
+            ("1e-28", "0.0000000000000000000000000001"),
+        ] {
+            assert_eq!(exact(text).unwrap().to_string(), expected, "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            ".",
+            "e5",
+            "1e",
+            "1_000",
+            "1,000.00",
+            "1 000",
+            "27.01 EUR",
+            "a lot",
+            "NaN",
+            "inf",
+            "0x10",
+            "--1",
+            "1e400",
+            "1e99999999999",
+            "1e-29",
+            "79228162514264337593543950336",
+            "1.23456789012345678901234567890123e0",
+            "123456789012345678901234567890.5",
+            "\u{661}",
+        ] {
+            assert_eq!(exact(text), None, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_decimal_is_read_as_it_is_printed(mantissa in -(1_i128 << 95)..(1_i128 << 95), scale in 0_u32..=28) {
+            let number = Decimal::try_from_i128_with_scale(mantissa, scale).unwrap();
+            proptest::prop_assert_eq!(exact(&number.to_string()), Some(number));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[-+0-9.eE_ ]{0,60}") {
+            let _ = exact(&text);
+        }
+    }
+}

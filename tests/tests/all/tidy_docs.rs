@@ -1,0 +1,246 @@
+//! The rules that keep the pages true: commands, metrics and settings that they name exist.
+
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use riverlock::{args::Args, config::Config};
+
+use crate::tidy::{read, root, sources};
+
+/// Pages that quote commands.
+const PAGES: [&str; 12] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/concepts/README.md",
+    "docs/digital-river-setup.md",
+    "docs/glossary.md",
+    "docs/operations.md",
+    "docs/reference/configuration.md",
+    "docs/reference/http.md",
+    "docs/replay.md",
+    "docker-compose.yml",
+    "deploy/Dockerfile",
+];
+
+/// A command that a page quotes.
+#[derive(Debug)]
+struct Quoted {
+    place: String,
+    words: Vec<String>,
+    /// In a sentence a command may be named without all that it needs.
+    is_whole: bool,
+}
+
+/// Every `riverlock …` of a page: in fences, and between backticks.
+fn quoted(page: &str, text: &str) -> Vec<Quoted> {
+    let mut found = Vec::new();
+    let mut is_fence = false;
+    for (number, line) in text.lines().enumerate() {
+        let place = format!("{page}:{}", number + 1);
+        if line.trim_start().starts_with("```") {
+            is_fence = !is_fence;
+        } else if is_fence || (!page.ends_with(".md") && line.trim_start().starts_with('#')) {
+            // The list of commands in the README has a text behind each, after two spaces.
+            let line = line.trim_start_matches(['#', ' ']).trim_start_matches("$ ");
+            let is_list = line.starts_with("riverlock ") && line.contains("   ");
+            let command = if is_list { line.split("   ").next().unwrap_or_default() } else { line };
+            let at = command.match_indices("riverlock ").map(|(at, _)| at).find(|at| starts_word(command, *at));
+            found.extend(at.map(|at| Quoted { place, words: words(&command[at..]), is_whole: !is_list }));
+        } else if page.ends_with(".md") {
+            for code in line.split('`').skip(1).step_by(2).filter(|code| code.starts_with("riverlock ")) {
+                found.push(Quoted { place: place.clone(), words: words(code), is_whole: false });
+            }
+        }
+    }
+    found
+}
+
+/// Whether a program's name begins there: not in a path, a host name, or after another word of a command such as `docker`.
+fn starts_word(line: &str, at: usize) -> bool {
+    let before = line[..at].trim_end();
+    let is_name = line[..at].ends_with(|c: char| c.is_alphanumeric() || "/-.".contains(c));
+    let is_argument = ["-t", "-u", "-o", "ROLE", "DATABASE", "OWNER", "-g"].iter().any(|word| before.ends_with(word));
+    !is_name && !is_argument
+}
+
+/// The words of a command up to the end of the command, without quotes; placeholders become words.
+fn words(command: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let (mut quote, mut placeholder) = (None, false);
+    for c in command.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '<') => placeholder = true,
+            (None, '>') if placeholder => {
+                placeholder = false;
+                words.last_mut().unwrap().push('x');
+            }
+            (None, _) if placeholder => {}
+            (None, '|' | ';' | '#' | '>' | ')' | '…' | '`') => break,
+            (None, ' ') => words.push(String::new()),
+            (_, c) => words.last_mut().unwrap().push(c),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[test]
+fn every_quoted_command_is_one() {
+    let mut looked_at = 0;
+    for page in PAGES {
+        for quoted in quoted(page, &read(&root().join(page))) {
+            looked_at += 1;
+            let Err(error) = Args::parsed(&quoted.words) else { continue };
+            // What a sentence leaves out, and what a placeholder cannot be.
+            let is_named = matches!(
+                error.kind(),
+                ErrorKind::MissingRequiredArgument
+                    | ErrorKind::MissingSubcommand
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    | ErrorKind::ValueValidation
+            );
+            let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            assert!(is_help || (is_named && !quoted.is_whole), "{}: {:?}: {error}", quoted.place, quoted.words);
+        }
+    }
+    assert!(looked_at > 80, "only {looked_at} commands were found: the test showed nothing");
+}
+
+#[test]
+fn commands_are_found_where_pages_quote_them() {
+    let text = "Run `riverlock audit`, then `riverlock orders show ID`.\n```\n$ riverlock audit | head\nsudo -u riverlock riverlock --config x setup  # now\nriverlock orders …      all of it\n/usr/bin/riverlock x\n```\n";
+    let found: Vec<String> = quoted("a.md", text).into_iter().map(|quoted| quoted.words.join(" ")).collect();
+    assert_eq!(
+        found,
+        [
+            "riverlock audit",
+            "riverlock orders show ID",
+            "riverlock audit",
+            "riverlock --config x setup",
+            "riverlock orders"
+        ]
+    );
+    assert_eq!(words("riverlock a 'b c' --d <e f> > g"), ["riverlock", "a", "b c", "--d", "x"]);
+}
+
+#[test]
+fn every_metric_that_a_page_names_exists() {
+    let mut files = Vec::new();
+    for folder in ["runtime/src", "ingest/src", "ledger/src", "processor/src", "invoice-fetcher/src"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let code: String = files.iter().map(|file| read(file)).collect();
+    // What begins like a metric and is a setting, a schema or a folder.
+    let others = ["invoice_fetcher", "riverlock_rebuild", "riverlock_before", "audit_marks"];
+    let beginnings = [
+        "ingest_",
+        "consumer_",
+        "relay_",
+        "audit_",
+        "invoice_",
+        "invoices_",
+        "order_api_",
+        "riverlock_",
+        "dead_letters",
+    ];
+    let mut looked_at = 0;
+    for page in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "docs/digital-river-setup.md",
+        "docs/operations.md",
+        "docs/replay.md",
+    ] {
+        let text = read(&root().join(page));
+        // Commands' output has words of other kinds.
+        let prose = text.split("```").step_by(2);
+        let examples = text.split("```").skip(1).step_by(2).filter(|block| block.contains("/metrics"));
+        for word in prose.chain(examples).flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
+        {
+            let is_metric = beginnings.iter().any(|beginning| word.starts_with(beginning)) && word.contains('_');
+            if !is_metric || others.iter().any(|other| word.starts_with(other)) {
+                continue;
+            }
+            looked_at += 1;
+            let exists =
+                code.contains(&format!("\"{word}\"")) || code.contains(&format!("\"{}", word.trim_end_matches('_')));
+            assert!(exists, "{page} names the metric {word}, which nothing has");
+        }
+    }
+    assert!(looked_at > 10, "only {looked_at} names were found: the test showed nothing");
+}
+
+#[test]
+fn the_example_configuration_is_one() {
+    let example = root().join("docs/riverlock.example.toml");
+    let config = Config::load(Some(&example)).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((config.ingest.endpoints.len(), config.kafka.replication_factor), (2, 3));
+    let compose = Config::load(Some(&root().join("deploy/docker/riverlock.toml"))).unwrap();
+    assert_eq!(compose.ingest.endpoints.len(), 1);
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut looked_at = 0;
+    for page in PAGES.iter().filter(|page| page.ends_with(".md")).chain(&["CHANGELOG.md"]) {
+        let text = read(&root().join(page));
+        let folder = root().join(page).parent().unwrap().to_path_buf();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            if link.starts_with("http") {
+                continue;
+            }
+            looked_at += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target: PathBuf = if file.is_empty() { root().join(page) } else { folder.join(file) };
+            assert!(target.exists(), "{page} links to {link}, which is not there");
+            assert!(heading.is_empty() || has_heading(&target, heading), "{page} links to {link}: no such heading");
+        }
+    }
+    assert!(looked_at > 20, "only {looked_at} links were found: the test showed nothing");
+}
+
+/// Whether a page has a heading with this anchor, as GitHub makes them.
+fn has_heading(page: &Path, anchor: &str) -> bool {
+    let text = read(page);
+    let mut headings =
+        text.lines().filter_map(|line| line.strip_prefix('#')).map(|line| line.trim_start_matches('#').trim());
+    headings.any(|heading| {
+        let kept = heading
+            .to_lowercase()
+            .chars()
+            .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c))
+            .collect::<String>();
+        kept.replace(' ', "-") == anchor
+    })
+}
+
+#[test]
+fn commands_print_in_one_place() {
+    /// Modules that do not use `out` yet.
+    const NOT_YET: [&str; 4] =
+        ["cli/src/healthcheck.rs", "cli/src/invoices/", "cli/src/quarantine/", "cli/src/setup.rs"];
+    let mut files = Vec::new();
+    for folder in
+        ["cli/src", "runtime/src", "ledger/src", "ingest/src", "processor/src", "invoice-fetcher/src", "sandbox/src"]
+    {
+        sources(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 100);
+    for file in files {
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        let is_test = name.contains("/tests") || name.ends_with("tests.rs");
+        if name == "cli/src/out.rs" || is_test || NOT_YET.iter().any(|module| name.starts_with(module)) {
+            continue;
+        }
+        let text = read(&file);
+        for macro_name in ["println!", "eprintln!", "print!", "eprint!", "std::io::stdout().lock"] {
+            let found =
+                text.match_indices(macro_name).any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric()));
+            assert!(!found, "{name} has {macro_name}; use `out`");
+        }
+    }
+}
