@@ -18,7 +18,7 @@ fn reason(service: &Service) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_breaker_is_told_after_a_while_and_a_probe_closes_it_without_any_event() {
-    let service = start(LimitsConfig { unready_after: Duration::from_secs(1), ..limits() }, |_| {}).await;
+    let service = start(LimitsConfig { not_ready_after: Duration::from_secs(1), ..limits() }, |_| {}).await;
     service.ready().await;
     service.cluster.broker_down(-1).unwrap();
     let answer = service.post(&event("during", "order.accepted", "o")).await;

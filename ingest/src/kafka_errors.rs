@@ -19,13 +19,13 @@ const TOPICS_MAX: usize = 100;
 
 /// The last errors.
 #[derive(Default)]
-pub(crate) struct Troubles {
+pub(crate) struct KafkaErrors {
     last: Option<(String, Instant)>,
     /// Topics that Kafka lets ingest write nothing to, with the error.
     refused: BTreeMap<String, (RDKafkaErrorCode, Instant)>,
 }
 
-impl Troubles {
+impl KafkaErrors {
     /// Notes an error of the client, such as a connection that is refused.
     pub(crate) fn note_client(&mut self, reason: &str, now: Instant) {
         self.last = Some((reason.to_owned(), now));
@@ -71,26 +71,26 @@ mod tests {
 
     #[test]
     fn an_error_is_a_reason_for_a_minute_only() {
-        let (mut troubles, t0) = (Troubles::default(), Instant::now());
-        assert_eq!(troubles.last(t0), None);
-        troubles.note_client("connection refused", t0);
-        assert_eq!(troubles.last(t0 + Duration::from_secs(3)).as_deref(), Some("connection refused, 3 s ago"));
-        troubles.note_delivery("riverlock.raw.other", RDKafkaErrorCode::NotEnoughReplicas, t0);
-        assert!(troubles.last(t0).is_some_and(|text| text.contains("riverlock.raw.other")));
-        assert_eq!(troubles.last(t0 + Duration::from_secs(61)), None);
+        let (mut kafka_errors, t0) = (KafkaErrors::default(), Instant::now());
+        assert_eq!(kafka_errors.last(t0), None);
+        kafka_errors.note_client("connection refused", t0);
+        assert_eq!(kafka_errors.last(t0 + Duration::from_secs(3)).as_deref(), Some("connection refused, 3 s ago"));
+        kafka_errors.note_delivery("riverlock.raw.other", RDKafkaErrorCode::NotEnoughReplicas, t0);
+        assert!(kafka_errors.last(t0).is_some_and(|text| text.contains("riverlock.raw.other")));
+        assert_eq!(kafka_errors.last(t0 + Duration::from_secs(61)), None);
     }
 
     #[test]
     fn a_topic_without_rights_is_named_for_a_while() {
-        let (mut troubles, t0) = (Troubles::default(), Instant::now());
-        troubles.note_delivery("a", RDKafkaErrorCode::NotEnoughReplicas, t0);
-        assert_eq!(troubles.refused(t0), None, "that is for the breaker");
-        troubles.note_delivery("a", RDKafkaErrorCode::TopicAuthorizationFailed, t0);
-        assert!(troubles.refused(t0).is_some_and(|text| text.contains("a: ")));
-        assert_eq!(troubles.refused(t0 + REFUSED_FOR), None);
+        let (mut kafka_errors, t0) = (KafkaErrors::default(), Instant::now());
+        kafka_errors.note_delivery("a", RDKafkaErrorCode::NotEnoughReplicas, t0);
+        assert_eq!(kafka_errors.refused(t0), None, "that is for the breaker");
+        kafka_errors.note_delivery("a", RDKafkaErrorCode::TopicAuthorizationFailed, t0);
+        assert!(kafka_errors.refused(t0).is_some_and(|text| text.contains("a: ")));
+        assert_eq!(kafka_errors.refused(t0 + REFUSED_FOR), None);
         for topic in 0..1_000 {
-            troubles.note_delivery(&topic.to_string(), RDKafkaErrorCode::UnknownTopicOrPartition, t0);
+            kafka_errors.note_delivery(&topic.to_string(), RDKafkaErrorCode::UnknownTopicOrPartition, t0);
         }
-        assert_eq!(troubles.refused.len(), TOPICS_MAX);
+        assert_eq!(kafka_errors.refused.len(), TOPICS_MAX);
     }
 }

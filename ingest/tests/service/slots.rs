@@ -68,22 +68,22 @@ async fn the_first_event_after_the_start_passes_although_its_sender_is_not_known
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn places_for_reading_and_connections_that_are_all_taken_are_taken_from_the_oldest() {
+async fn slots_for_reading_and_connections_that_are_all_taken_are_taken_from_the_oldest() {
     let few = LimitsConfig { reading_max: 8, connections_max: 16, ..limits() };
     let service = start(few, |_| {}).await;
     service.ready().await;
-    let displaced = || process_metric("riverlock_ingest_requests_displaced_total");
-    let closed = || process_metric("riverlock_ingest_connections_displaced_total");
-    let before = (displaced(), closed());
+    let evicted = || process_metric("riverlock_ingest_requests_evicted_total");
+    let closed = || process_metric("riverlock_ingest_connections_evicted_total");
+    let before = (evicted(), closed());
     let storm = Storm::start(service.address, Ipv4Addr::LOCALHOST, 20, 20);
-    wait_until("places are lost", || displaced() > before.0 + 50.0 && closed() > before.1 + 10.0).await;
+    wait_until("slots are lost", || evicted() > before.0 + 50.0 && closed() > before.1 + 10.0).await;
     let mut refused = 0;
     for i in 0..50 {
         let sent = tokio::time::timeout(Duration::from_secs(3), try_post(&service, i)).await;
         refused += usize::from(!matches!(sent, Ok(Some(202))));
     }
     storm.end().await;
-    // So few connections are a lottery while hundreds are opened every second; without displacement nobody would win it.
+    // So few connections are a lottery while hundreds are opened every second; without eviction nobody would win it.
     assert!(refused < 25, "{refused} of 50 signed events were not taken");
 }
 
@@ -119,7 +119,7 @@ async fn bodies_that_stop_before_their_end_hold_no_bytes_that_a_signed_event_nee
     let body = event("e", "order.accepted", &"o".repeat(300_000));
     let answer = service.post(&body).await;
     assert_eq!(answer.status, 202, "{answer:?}");
-    assert!(service.requests("displaced") >= 1.0);
+    assert!(service.requests("evicted") >= 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
