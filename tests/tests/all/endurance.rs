@@ -122,6 +122,7 @@ struct Place {
 }
 
 /// The jobs by name, each of so many rounds.
+#[expect(clippy::print_stderr, reason = "a measurement, shown with --nocapture")]
 async fn jobs(place: &Place, rounds: usize, slow: usize) {
     let mut jobs: JoinSet<(&str, usize, Duration)> = JoinSet::new();
     macro_rules! job {
