@@ -20,6 +20,7 @@ mod address;
 pub mod api;
 pub mod archive;
 mod attempt;
+mod bucket;
 mod check;
 pub mod config;
 mod database;
