@@ -28,6 +28,7 @@ mod download;
 pub mod error;
 mod evidence;
 mod gate;
+pub mod ignored;
 pub mod keys;
 pub mod links;
 mod media;
