@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use riverlock_ledger::{ranges::RangeError, rebuild::RebuildError, replay::ReplayError};
+use riverlock_ledger::{cluster::ClusterError, ranges::RangeError, rebuild::RebuildError, replay::ReplayError};
 use riverlock_runtime::ConfigError;
 
 /// All is as it should be, or what was asked for is done.
@@ -52,6 +52,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Usage>() || cause.is::<ConfigError>() {
         return Some(USAGE);
     }
+    if let Some(error) = cause.downcast_ref() {
+        return cluster(error);
+    }
     if cause.is::<Wrong>() || matches!(cause.downcast_ref(), Some(RangeError::Gone { .. })) {
         return Some(WRONG);
     }
@@ -77,6 +80,8 @@ fn replay(error: &ReplayError) -> Option<u8> {
         | E::Deviates { .. }
         | E::Superseded(_) => Some(WRONG),
         E::Stopped => Some(STOPPED),
+        E::EarlierCluster { .. } => Some(WRONG),
+        E::Cluster(error) => cluster(error),
         E::Kafka { .. } | E::Range(_) | E::Ledger(_) | E::Panicked => None,
     }
 }
@@ -93,8 +98,14 @@ fn rebuild(error: &RebuildError) -> Option<u8> {
         | E::Mixed(_)
         | E::Running(_)
         | E::Moved => Some(WRONG),
+        E::EarlierCluster(_) => Some(WRONG),
+        E::Cluster(error) => cluster(error),
         E::Ledger(_) | E::Migrate { .. } | E::Kafka(_) | E::Ranges(_) | E::Panicked => None,
     }
+}
+
+fn cluster(error: &ClusterError) -> Option<u8> {
+    matches!(error, ClusterError::Other { .. }).then_some(WRONG)
 }
 
 #[cfg(test)]

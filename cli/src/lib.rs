@@ -10,7 +10,6 @@ mod consumers;
 mod dead_letters;
 pub mod demo;
 pub mod exit;
-#[expect(clippy::print_stdout, reason = "does not use `out` yet")]
 mod healthcheck;
 mod invoices;
 pub mod local;

@@ -52,7 +52,10 @@ pub(crate) async fn run(options: StackOptions) -> anyhow::Result<ExitCode> {
             Err(error) => out::note(&format!("could not be started again, the next try follows: {error:#}")),
         }
     }
-    out::line(&format!("\nending; the data stays in {}", home.display()));
+    out::line(&match options.broker {
+        BrokerKind::Kafka => format!("\nending; the data stays in {}", home.display()),
+        BrokerKind::Embedded => "\nending; the data goes too".to_owned(),
+    });
     local.stop().await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -82,7 +85,8 @@ fn text(local: &Local, binary: &Path, home: &Path, broker: BrokerKind, root: &Pa
     writeln!(text, "  PostgreSQL   psql {}", local.postgres.url())?;
     let processes: Vec<_> = local.processes().into_iter().map(|(name, pid)| format!("{name} {pid}")).collect();
     writeln!(text, "  processes    {}", processes.join(", "))?;
-    writeln!(text, "  settings     {config}; edit it and start again, your changes stay")?;
+    let edits = if broker == BrokerKind::Kafka { "; changes to it stay, and count from the next start" } else { "" };
+    writeln!(text, "  settings     {config}{edits}")?;
     writeln!(text, "\nSend a signed event (any file will do):\n")?;
     writeln!(
         text,

@@ -8,9 +8,9 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    places::Standing,
     reading::{Arriving, GRACE},
     refusal::Refusal,
+    slots::Standing,
 };
 
 /// How much of a body that nobody wants is read all the same, in bytes.
@@ -37,10 +37,10 @@ pub(crate) async fn read(
         return collected;
     }
     let (network, standing) = standing();
-    let place = arriving.take_place(network, standing)?;
+    let slot = arriving.take_slot(network, standing)?;
     tokio::select! {
         biased;
-        () = place.displaced() => Err(Refusal::Displaced),
+        () = slot.evicted() => Err(Refusal::Evicted),
         collected = timeout_at(until, collected) => collected.unwrap_or(Err(Refusal::BodyTimeout(time_max))),
     }
 }

@@ -37,8 +37,8 @@ pub(crate) struct Look {
     pub(crate) is_open: bool,
     /// Whether that is news since the last look.
     pub(crate) has_changed: bool,
-    /// How long there has been trouble: since it opened first, and while it is closed on probation.
-    pub(crate) trouble: Option<Duration>,
+    /// How long Kafka has not been healthy: since the breaker opened first, and while it is closed on probation.
+    pub(crate) unhealthy_for: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -66,7 +66,7 @@ struct State {
     last_sent: Option<Instant>,
     was_open: bool,
     /// When it opened, until it is closed for good.
-    trouble_since: Option<Instant>,
+    unhealthy_since: Option<Instant>,
     /// When a probe closed it.
     probed_at: Option<Instant>,
 }
@@ -84,16 +84,16 @@ impl State {
         !self.is_open(now) || !probed
     }
 
-    /// Notes how long there has been trouble.
-    fn note_trouble(&mut self, is_open: bool, now: Instant) {
+    /// Notes since when Kafka has not been healthy.
+    fn note_health(&mut self, is_open: bool, now: Instant) {
         if is_open {
-            self.trouble_since.get_or_insert(now);
+            self.unhealthy_since.get_or_insert(now);
             self.probed_at = None;
             return;
         }
         let on_probation = self.probed_at.is_some_and(|at| now.saturating_duration_since(at) < PROBATION);
         if !on_probation {
-            self.trouble_since = None;
+            self.unhealthy_since = None;
             self.probed_at = None;
         }
     }
@@ -166,9 +166,9 @@ impl Breaker {
         let mut state = self.state();
         let is_open = state.is_open(now);
         let has_changed = std::mem::replace(&mut state.was_open, is_open) != is_open;
-        state.note_trouble(is_open, now);
-        let trouble = state.trouble_since.map(|since| now.saturating_duration_since(since));
-        Look { is_open, has_changed, trouble }
+        state.note_health(is_open, now);
+        let unhealthy_for = state.unhealthy_since.map(|since| now.saturating_duration_since(since));
+        Look { is_open, has_changed, unhealthy_for }
     }
 }
 
@@ -203,10 +203,10 @@ mod tests {
         assert!(!breaker.lets_through(t0 + ms(1_100)));
         assert_eq!(send(&breaker, t0 + ms(1_100)), None);
         let second = send(&breaker, t0 + ms(1_101)).expect("and another after the interval");
-        assert_eq!(breaker.look(t0 + ms(1_101)).trouble, Some(ms(100)));
+        assert_eq!(breaker.look(t0 + ms(1_101)).unhealthy_for, Some(ms(100)));
         breaker.settle(probe, true, t0 + ms(1_150));
         assert_eq!(look(&breaker, t0 + ms(1_150)), (false, true));
-        assert_eq!(breaker.look(t0 + ms(1_150)).trouble, None, "an event is proof enough");
+        assert_eq!(breaker.look(t0 + ms(1_150)).unhealthy_for, None, "an event is proof enough");
         breaker.settle(first, true, t0 + ms(1_160));
         breaker.settle(second, true, t0 + ms(1_160));
         assert_eq!(look(&breaker, t0 + ms(90_000)), (false, false));
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(look(&breaker, t0 + ms(2_000)), (true, true));
         breaker.probed(t0 + ms(2_100));
         assert_eq!(look(&breaker, t0 + ms(2_100)), (false, true), "although the first event still waits");
-        assert_eq!(breaker.look(t0 + ms(2_200)).trouble, Some(ms(200)), "the trouble is not over yet");
+        assert_eq!(breaker.look(t0 + ms(2_200)).unhealthy_for, Some(ms(200)), "it is on probation");
 
         breaker.settle(send(&breaker, t0 + ms(2_300)).unwrap(), false, t0 + ms(2_310));
         assert_eq!(look(&breaker, t0 + ms(2_310)), (true, true));
@@ -280,23 +280,23 @@ mod tests {
         let silent = send(&breaker, t0 + ms(3_000)).unwrap();
         assert!(!breaker.look(t0 + ms(4_000)).is_open);
         assert!(breaker.look(t0 + ms(4_001)).is_open, "the next event waits too long");
-        assert_eq!(breaker.look(t0 + ms(4_001)).trouble, Some(ms(2_001)));
+        assert_eq!(breaker.look(t0 + ms(4_001)).unhealthy_for, Some(ms(2_001)));
 
         breaker.probed(t0 + ms(5_000));
         breaker.settle(silent, true, t0 + ms(5_100));
-        assert_eq!(breaker.look(t0 + ms(5_100)), Look { is_open: false, has_changed: true, trouble: None });
+        assert_eq!(breaker.look(t0 + ms(5_100)), Look { is_open: false, has_changed: true, unhealthy_for: None });
         breaker.settle(stuck, true, t0 + ms(5_100));
     }
 
     #[test]
-    fn after_a_probe_without_further_events_the_trouble_ends_by_itself() {
+    fn after_a_probe_without_further_events_the_probation_ends_by_itself() {
         let (breaker, t0) = (Breaker::default(), Instant::now());
         for _ in 0..MISSES_MAX {
             breaker.miss();
         }
         assert!(breaker.look(t0).is_open);
         breaker.probed(t0 + ms(100));
-        assert!(breaker.look(t0 + ms(100) + PROBATION - ms(1)).trouble.is_some());
-        assert_eq!(breaker.look(t0 + ms(100) + PROBATION).trouble, None);
+        assert!(breaker.look(t0 + ms(100) + PROBATION - ms(1)).unhealthy_for.is_some());
+        assert_eq!(breaker.look(t0 + ms(100) + PROBATION).unhealthy_for, None);
     }
 }

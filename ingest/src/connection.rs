@@ -1,4 +1,4 @@
-//! One connection: who is at its other end, what it is at, and when it has to end.
+//! One connection: its peer, its state, and when it has to be closed.
 
 use std::{
     net::IpAddr,
@@ -13,25 +13,34 @@ use crate::{
     config::LimitsConfig,
     first_byte::FirstByte,
     metrics::{Closed, PROCESS},
-    places::{Place, Standing},
+    slots::{Slot, Standing},
 };
 
 /// Longest pause of a connection that makes too many requests without proof.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Requests without proof of who sent them, as a bucket that leaks.
+/// The same where the address is known: behind a proxy that is not configured as trusted, the next request may be authentic, and
+/// Digital River waits 3 s.
+const KNOWN_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Unauthenticated requests, as a leaky bucket.
 #[derive(Clone, Copy, Debug)]
 struct Unproven {
     burst: f64,
     per_second: f64,
     count: f64,
     since: Instant,
+    pause_max: Duration,
 }
 
 impl Unproven {
-    fn new(limits: &LimitsConfig, now: Instant) -> Self {
-        let (burst, per_second) = (f64::from(limits.unproven_burst), f64::from(limits.unproven_per_second));
-        Self { burst, per_second, count: 0.0, since: now }
+    fn new(limits: &LimitsConfig, standing: Standing, now: Instant) -> Self {
+        let (burst, per_second) =
+            (f64::from(limits.unauthenticated_burst), f64::from(limits.unauthenticated_per_second));
+        let pause_max = if standing == Standing::Unknown { PAUSE_MAX } else { KNOWN_PAUSE_MAX };
+        // Connections that are slowed down together must not all be read from at one moment.
+        let pause_max = pause_max.mul_f64(0.5 + fastrand::f64() / 2.0);
+        Self { burst, per_second, count: 0.0, since: now, pause_max }
     }
 
     fn add(&mut self, now: Instant) {
@@ -43,15 +52,15 @@ impl Unproven {
     /// Until when there are too many.
     fn pause_until(&self) -> Option<Instant> {
         let over = (self.count - self.burst) / self.per_second;
-        (over > 0.0).then(|| self.since + Duration::from_secs_f64(over).min(PAUSE_MAX))
+        (over > 0.0).then(|| self.since + Duration::from_secs_f64(over).min(self.pause_max))
     }
 }
 
 /// What a connection's tasks and its requests share.
 pub(crate) struct Connection {
-    place: Place,
-    /// It is from a known address or a trusted proxy.
-    is_known: bool,
+    slot: Slot,
+    /// A trusted proxy is at its other end.
+    is_proxy: bool,
     /// An authentic request came over it, or a trusted proxy is at its other end.
     authenticated: AtomicBool,
     start: Instant,
@@ -80,32 +89,32 @@ pub(crate) enum Due {
 }
 
 impl Connection {
-    pub(crate) fn new(place: Place, standing: Standing, limits: &LimitsConfig, start: Instant) -> Arc<Self> {
+    pub(crate) fn new(slot: Slot, standing: Standing, limits: &LimitsConfig, start: Instant) -> Arc<Self> {
         PROCESS.connections.increment(1.0);
         Arc::new(Self {
-            place,
-            is_known: standing > Standing::Unknown,
+            slot,
+            is_proxy: standing == Standing::Authenticated,
             authenticated: AtomicBool::new(standing == Standing::Authenticated),
             start,
             http2: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
-            unproven: Mutex::new(Unproven::new(limits, start)),
+            unproven: Mutex::new(Unproven::new(limits, standing, start)),
             excused: AtomicUsize::new(0),
         })
     }
 
-    /// Whether it came from a known address or a trusted proxy.
-    pub(crate) fn is_known(&self) -> bool {
-        self.is_known
+    /// Whether a trusted proxy is at its other end.
+    pub(crate) fn is_proxy(&self) -> bool {
+        self.is_proxy
     }
 
     fn is_authenticated(&self) -> bool {
         self.authenticated.load(Ordering::Relaxed)
     }
 
-    /// Until when nothing is to be read from it: too many requests came over it that did not prove who sent them.
+    /// Until when nothing is to be read from it, because too many unauthenticated requests came over it.
     pub(crate) fn pause_until(&self) -> Option<Instant> {
         if self.is_authenticated() {
             return None;
@@ -114,9 +123,9 @@ impl Connection {
         unproven.pause_until().filter(|until| *until > Instant::now())
     }
 
-    /// Ends when its place is needed for another connection.
-    pub(crate) async fn displaced(&self) {
-        self.place.displaced().await;
+    /// Ends when its slot is needed for another connection.
+    pub(crate) async fn evicted(&self) {
+        self.slot.evicted().await;
     }
 
     /// A request's head is complete. It is being answered until what this returns is dropped.
@@ -179,7 +188,7 @@ impl Drop for Open {
 /// What the connection knows of a request.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    /// Who is at the other end.
+    /// The address of the other end.
     pub(crate) address: IpAddr,
     /// When the request's first byte came.
     pub(crate) since: Instant,
@@ -199,10 +208,10 @@ impl Peer {
         }
     }
 
-    /// Notes that an authentic request came over the connection: its place is never needed for others.
+    /// Notes that an authentic request came over the connection: its slot is never needed for others.
     pub(crate) fn authenticate(&self) {
         if !self.is_authenticated() && !self.connection.authenticated.swap(true, Ordering::Relaxed) {
-            self.connection.place.authenticate();
+            self.connection.slot.authenticate();
         }
     }
 }
@@ -210,7 +219,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::places::{Bounds, Places};
+    use crate::slots::{Bounds, Slots};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -224,15 +233,15 @@ mod tests {
     }
 
     fn connection(start: Instant) -> Arc<Connection> {
-        let places = Places::new(Bounds { max: 9, per_address_max: 9, unknown_max: 9 }, metrics::Counter::noop());
-        Connection::new(places.enter(None, Standing::Unknown).unwrap(), Standing::Unknown, &limits(), start)
+        let slots = Slots::new(Bounds { max: 9, per_address_max: 9, unknown_max: 9 }, metrics::Counter::noop());
+        Connection::new(slots.enter(None, Standing::Unknown).unwrap(), Standing::Unknown, &limits(), start)
     }
 
     #[test]
     fn requests_without_proof_are_slowed_down_until_there_is_one_with_it() {
         let start = Instant::now();
         let connection = connection(start);
-        let LimitsConfig { unproven_burst: burst, unproven_per_second: per_second, .. } = limits();
+        let LimitsConfig { unauthenticated_burst: burst, unauthenticated_per_second: per_second, .. } = limits();
         for _ in 0..burst {
             drop(connection.begin(true));
         }

@@ -1,7 +1,7 @@
 //! Bounds how often credentials may be guessed at the token endpoint: pure, the time is an argument.
 //!
 //! Only failures count: for each address, for each /48 of IPv6, and for each client id, whether there is such a client or not.
-//! A client that has proven itself from an address is not limited there any more. Otherwise whoever shares its address (all
+//! A client that has proven itself from an address is not limited there any more. Otherwise anyone who shares its address (all
 //! senders do, behind a proxy that is not configured as trusted) or knows its id could keep Digital River from its tokens.
 //! Guesses with that id from that address are then bounded by the length of the secret alone.
 //!

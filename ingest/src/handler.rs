@@ -27,12 +27,12 @@ use crate::{
     known::KnownAddresses,
     metrics::{EndpointMetrics, Oddity, Tally},
     odd::Oddities,
-    places::Standing,
     producer::{Producer, Record},
     quarantine::Quarantine,
     reading::{Origin, Reading},
     refusal::Refusal,
-    server::{Door, Peer, Visitor},
+    server::{AcceptPolicy, Peer, PeerKind},
+    slots::Standing,
     tls::Tls,
     token_endpoint::{self, TokenEndpoint},
     waiting::{Receipt, Sent, Waiting},
@@ -63,7 +63,7 @@ pub(crate) struct Ingest {
 }
 
 impl Ingest {
-    /// What the sender of a request counts as where places are short.
+    /// What the sender of a request counts as where slots are short.
     pub(crate) fn standing(&self, origin: &Origin) -> (Option<u64>, Standing) {
         let standing = if origin.over_authenticated_connection {
             Standing::Authenticated
@@ -73,7 +73,7 @@ impl Ingest {
         (origin.network(), standing)
     }
 
-    /// Notes that a request was authentic: the next ones of its sender pass ahead where places are short.
+    /// Notes that a request was authentic: the next ones of its sender pass ahead where slots are short.
     pub(crate) fn note_authentic(&self, origin: &Origin, peer: Option<&Peer>) {
         self.known.note(origin.client.address, Instant::now());
         if let Some(peer) = peer {
@@ -91,19 +91,19 @@ impl Ingest {
     }
 }
 
-impl Door for Ingest {
-    fn visitor(&self, address: IpAddr) -> Visitor {
+impl AcceptPolicy for Ingest {
+    fn peer_kind(&self, address: IpAddr) -> PeerKind {
         let endpoints = self.endpoints.load();
         if endpoints.trusted_proxies().contains(address) {
-            return Visitor::Proxy;
+            return PeerKind::Proxy;
         }
         if endpoints.admits(address) {
-            return Visitor::Client(self.known.standing(address, Instant::now()));
+            return PeerKind::Client(self.known.standing(address, Instant::now()));
         }
         self.floods.warn(Kind::Connection, || {
             tracing::warn!(%address, "no endpoint takes requests from {address}: its connection is closed");
         });
-        Visitor::NotAllowed
+        PeerKind::NotAllowed
     }
 
     fn accept_failed(&self, error: &std::io::Error) {

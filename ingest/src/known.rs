@@ -1,6 +1,6 @@
 //! Which client addresses are known: those from which an authentic request came recently, and Digital River's own.
 //!
-//! Requests from a known address pass ahead of others where places are short; nothing is believed because of it. Memory is
+//! Requests from a known address pass ahead of others where slots are short; nothing is believed because of it. Memory is
 //! fixed, and neither looking an address up nor noting one takes a lock: it happens for every event.
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 use crate::{
     address::network,
     config::{AddressRanges, DIGITAL_RIVER},
-    places::Standing,
+    slots::Standing,
 };
 
 /// Addresses that are remembered; where two share an entry, the later one replaces the earlier.

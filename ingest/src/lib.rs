@@ -44,12 +44,12 @@ mod first_byte;
 mod floods;
 mod guesses;
 mod handler;
+mod kafka_errors;
 mod known;
-mod lanes;
 pub mod metrics;
 mod nofile;
 mod odd;
-mod places;
+mod partition_limits;
 mod producer;
 mod quarantine;
 mod readiness;
@@ -59,12 +59,12 @@ mod reload;
 mod reports;
 mod server;
 pub mod signature;
+mod slots;
 mod supervisor;
 mod tls;
 mod token;
 mod token_endpoint;
 mod topic_check;
-mod trouble;
 mod waiting;
 
 pub use config::IngestConfig;
@@ -178,7 +178,7 @@ fn assemble(
         tokens: TokenEndpoint::new(),
         quarantine: Arc::new(quarantine),
         floods: Floods::default(),
-        reading: Reading::new(&config.limits, metrics::PROCESS.requests_displaced.clone()),
+        reading: Reading::new(&config.limits, metrics::PROCESS.requests_evicted.clone()),
         known: KnownAddresses::new(config.limits.known_for, now),
     })
 }
@@ -197,7 +197,7 @@ fn serve_until_end(
         producer: Arc::clone(&ingest.producer),
         kafka: kafka.clone(),
         readiness: Arc::clone(&readiness),
-        unready_after: limits.unready_after,
+        not_ready_after: limits.not_ready_after,
     };
     let expiries = expiry::watch(Arc::clone(&ingest));
     let end = served.clone();
@@ -208,12 +208,12 @@ fn serve_until_end(
     let soft = shutdown.soft().clone();
     shutdown.clone().spawn("ingest", async move {
         let router = Router::new().fallback(handle).with_state(Arc::clone(&ingest));
-        let (tls, door) = (Arc::clone(&ingest.tls), Arc::clone(&ingest));
+        let (tls, policy) = (Arc::clone(&ingest.tls), Arc::clone(&ingest));
         let tell = async {
             soft.cancelled().await;
             readiness.set(Obstacle::Ending, Some("ending".to_owned()));
         };
-        tokio::join!(server::serve(listener, router, tls, limits, door, shutdown), tell);
+        tokio::join!(server::serve(listener, router, tls, limits, policy, shutdown), tell);
         served.cancel();
         tokio::join!(ingest.producer.close(), ingest.quarantine.close());
         Ok::<_, Infallible>(())
@@ -222,5 +222,5 @@ fn serve_until_end(
 
 /// Serves a router behind ingest's own listener until the shutdown, so that a benchmark can compare other work with ingest's.
 pub async fn serve(listener: TcpListener, router: Router, limits: config::LimitsConfig, shutdown: Shutdown) {
-    server::serve(listener, router, Arc::default(), limits, Arc::new(server::OpenDoor), shutdown).await;
+    server::serve(listener, router, Arc::default(), limits, Arc::new(server::AcceptAll), shutdown).await;
 }

@@ -56,10 +56,10 @@ pub const LOG_LINES_SUPPRESSED: &str = "ingest_log_lines_suppressed_total";
 
 /// Authentic requests that were odd and are stored all the same, by `endpoint` and [`Oddity`].
 pub const ODD_REQUESTS: &str = "riverlock_ingest_odd_requests_total";
-/// Requests that lost their place, unfinished, because it was needed for another.
-pub const REQUESTS_DISPLACED: &str = "riverlock_ingest_requests_displaced_total";
-/// Connections that lost their place because it was needed for another.
-pub const CONNECTIONS_DISPLACED: &str = "riverlock_ingest_connections_displaced_total";
+/// Unfinished requests that were evicted because their slot was needed for another.
+pub const REQUESTS_EVICTED: &str = "riverlock_ingest_requests_evicted_total";
+/// Connections that were evicted because their slot was needed for another.
+pub const CONNECTIONS_EVICTED: &str = "riverlock_ingest_connections_evicted_total";
 /// Connections that ingest closed itself, by [`Closed`].
 pub const CONNECTIONS_CLOSED: &str = "riverlock_ingest_connections_closed_total";
 /// Connections that could not be accepted, for example for lack of file descriptors.
@@ -114,8 +114,8 @@ outcomes! {
         BreakerOpen = "breaker_open",
         /// 503: as many events as may be are in flight.
         Busy = "busy",
-        /// 503: the request was not complete when its place was needed for another.
-        Displaced = "displaced",
+        /// 503: the request was not complete when its slot was needed for another.
+        Evicted = "evicted",
         /// 415, in former versions: not JSON, or compressed. Such requests are stored now if they are authentic.
         UnsupportedMediaType = "unsupported_media_type",
         /// 413: the body is too long.
@@ -263,8 +263,8 @@ pub fn describe() {
 
 fn describe_added() {
     describe_counter!(ODD_REQUESTS, "Authentic requests that were odd and are stored all the same, by what was odd");
-    describe_counter!(REQUESTS_DISPLACED, "Unfinished requests whose place was needed for another");
-    describe_counter!(CONNECTIONS_DISPLACED, "Connections whose place was needed for another");
+    describe_counter!(REQUESTS_EVICTED, "Unfinished requests whose slot was needed for another");
+    describe_counter!(CONNECTIONS_EVICTED, "Connections whose slot was needed for another");
     describe_counter!(CONNECTIONS_CLOSED, "Connections that ingest closed itself, by reason");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted");
     describe_gauge!(READY, "1 while ingest takes events");
@@ -294,8 +294,8 @@ pub(crate) struct ProcessMetrics {
     token_requests: Vec<Counter>,
     pub(crate) tls_handshakes_failed: Counter,
     pub(crate) log_lines_suppressed: Counter,
-    pub(crate) requests_displaced: Counter,
-    pub(crate) connections_displaced: Counter,
+    pub(crate) requests_evicted: Counter,
+    pub(crate) connections_evicted: Counter,
     /// In the order of [`Closed::ALL`].
     connections_closed: Vec<Counter>,
     pub(crate) accept_errors: Counter,
@@ -340,8 +340,8 @@ pub(crate) static PROCESS: LazyLock<ProcessMetrics> = LazyLock::new(|| ProcessMe
         .collect(),
     tls_handshakes_failed: zero(counter!(TLS_HANDSHAKES_FAILED)),
     log_lines_suppressed: zero(counter!(LOG_LINES_SUPPRESSED)),
-    requests_displaced: zero(counter!(REQUESTS_DISPLACED)),
-    connections_displaced: zero(counter!(CONNECTIONS_DISPLACED)),
+    requests_evicted: zero(counter!(REQUESTS_EVICTED)),
+    connections_evicted: zero(counter!(CONNECTIONS_EVICTED)),
     connections_closed: Closed::ALL
         .iter()
         .map(|reason| zero(counter!(CONNECTIONS_CLOSED, "reason" => reason.as_str())))

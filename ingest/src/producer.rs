@@ -27,11 +27,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::{
     breaker::{Breaker, Ticket},
     config::LimitsConfig,
-    lanes::{Lane, Lanes},
+    kafka_errors::KafkaErrors,
     metrics::PROCESS,
+    partition_limits::{PartitionLimits, PartitionSlot},
     refusal::Refusal,
     reports::{self, Traffic},
-    trouble::Troubles,
 };
 
 /// How long events in flight may take at shutdown.
@@ -54,7 +54,7 @@ pub(crate) enum Delivery {
 /// The right to send one event, and what it occupies until Kafka's delivery report.
 pub(crate) struct Admission {
     _bytes: OwnedSemaphorePermit,
-    _lane: Lane,
+    _partition_slot: PartitionSlot,
     /// Given back last.
     _permit: OwnedSemaphorePermit,
 }
@@ -95,7 +95,7 @@ pub(crate) struct Shared {
     accepting: AtomicBool,
     pub(crate) failed: Notify,
     /// What Kafka complained about.
-    pub(crate) troubles: Mutex<Troubles>,
+    pub(crate) kafka_errors: Mutex<KafkaErrors>,
 }
 
 impl Shared {
@@ -104,8 +104,8 @@ impl Shared {
         self.failed.notify_one();
     }
 
-    pub(crate) fn troubles(&self) -> MutexGuard<'_, Troubles> {
-        self.troubles.lock().expect("no code panics while it holds the troubles")
+    pub(crate) fn kafka_errors(&self) -> MutexGuard<'_, KafkaErrors> {
+        self.kafka_errors.lock().expect("no code panics while it holds the kafka_errors")
     }
 }
 
@@ -119,7 +119,7 @@ impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, reason: &str) {
         self.traffic.called_back();
         tracing::debug!(%error, "Kafka client: {reason}");
-        self.shared.troubles().note_client(reason, Instant::now());
+        self.shared.kafka_errors().note_client(reason, Instant::now());
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.shared.fail();
         }
@@ -137,7 +137,7 @@ impl ProducerContext for Callbacks {
         let persisted = matches!(delivery, Delivery::Persisted { .. });
         if let Err((error, message)) = report {
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-            self.shared.troubles().note_delivery(message.topic(), code, Instant::now());
+            self.shared.kafka_errors().note_delivery(message.topic(), code, Instant::now());
         }
         let late_acks = event.map(|Event { ticket, late_acks, admission }| {
             // Before the answer: who has it may send the next event at once.
@@ -197,7 +197,7 @@ pub(crate) struct Producer {
     current: ArcSwapOption<Handle>,
     permits: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    lanes: Arc<Lanes>,
+    partition_limits: Arc<PartitionLimits>,
     /// Moves while delivery reports are fetched.
     reports: Component,
     pub(crate) shared: Arc<Shared>,
@@ -216,14 +216,14 @@ impl Producer {
             breaker: Breaker::default(),
             accepting: AtomicBool::new(false),
             failed: Notify::new(),
-            troubles: Mutex::default(),
+            kafka_errors: Mutex::default(),
         });
         let producer = Self {
             config,
             current: ArcSwapOption::empty(),
             permits: Arc::new(Semaphore::new(limits.in_flight_max)),
             bytes: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
-            lanes: Lanes::new(&kafka.topics(), kafka.partitions, limits.in_flight_partition_max()),
+            partition_limits: PartitionLimits::new(&kafka.topics(), kafka.partitions, limits.in_flight_partition_max()),
             reports,
             shared,
         };
@@ -264,11 +264,11 @@ impl Producer {
     /// Asks for the right to send an event of so many bytes, whatever the state of the producer.
     pub(crate) fn reserve(&self, topic: &str, key: &str, bytes: usize) -> Result<Admission, Refusal> {
         let bytes = u32::try_from(bytes).map_err(|_| Refusal::Busy)?;
-        let lane = self.lanes.enter(topic, key).ok_or(Refusal::Busy)?;
+        let partition_slot = self.partition_limits.enter(topic, key).ok_or(Refusal::Busy)?;
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Busy)?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Refusal::Busy)?;
         PROCESS.in_flight.increment(1.0);
-        Ok(Admission { _permit: permit, _lane: lane, _bytes: bytes })
+        Ok(Admission { _permit: permit, _partition_slot: partition_slot, _bytes: bytes })
     }
 
     /// Hands an event to librdkafka, which copies it. The receiver gets what became of it, at some time.
@@ -312,7 +312,7 @@ impl Producer {
             }
             _ => {
                 tracing::error!(topic = record.topic, %error, "a record could not be handed to the producer: {error}");
-                self.shared.troubles().note_client(&error.to_string(), Instant::now());
+                self.shared.kafka_errors().note_client(&error.to_string(), Instant::now());
                 Err(Refusal::NotStored)
             }
         }

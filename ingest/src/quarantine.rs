@@ -27,8 +27,8 @@ use crate::{
     config::QuarantineConfig,
     metrics::{EndpointMetrics, Quarantined},
     odd::Oddities,
-    places::Standing,
     reports::{self, Traffic},
+    slots::Standing,
 };
 
 /// Most events on their way into quarantine.

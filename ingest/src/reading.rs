@@ -1,6 +1,6 @@
-//! Requests whose body is still arriving. Nothing about them is believed yet, so they take nothing but a place and bytes here.
+//! Requests whose body is still arriving. They are not authenticated yet, so they occupy nothing but a slot and bytes here.
 //!
-//! Most bodies come with their heads. Only a request that still waits after [`GRACE`] takes a place, which needs a lock.
+//! Most bodies come with their heads. Only a request that still waits after [`GRACE`] takes a slot, which needs a lock.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -18,12 +18,12 @@ use crate::{
     address::{self, Client},
     config::LimitsConfig,
     endpoints::Endpoints,
-    places::{Place, Places, Standing},
     refusal::Refusal,
     server::Peer,
+    slots::{Slot, Slots, Standing},
 };
 
-/// How long a body may take before its request needs a place.
+/// How long a body may take before its request needs a slot.
 pub(crate) const GRACE: Duration = Duration::from_millis(2);
 
 /// Who sent a request.
@@ -52,52 +52,52 @@ impl Origin {
 
 /// All of them.
 pub(crate) struct Reading {
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     bytes_max: usize,
 }
 
 impl Reading {
-    pub(crate) fn new(limits: &LimitsConfig, displaced: Counter) -> Self {
-        Self { places: Places::new(limits.reading(), displaced), bytes_max: limits.reading_bytes_max }
+    pub(crate) fn new(limits: &LimitsConfig, evicted: Counter) -> Self {
+        Self { slots: Slots::new(limits.reading(), evicted), bytes_max: limits.reading_bytes_max }
     }
 
     /// A request begins to arrive.
     pub(crate) fn begin(&self) -> Arriving<'_> {
-        Arriving { reading: self, bytes: AtomicUsize::new(0), place: OnceLock::new() }
+        Arriving { reading: self, bytes: AtomicUsize::new(0), slot: OnceLock::new() }
     }
 }
 
 /// A request that is arriving, and what it occupies.
 pub(crate) struct Arriving<'a> {
     reading: &'a Reading,
-    /// Bytes that came before it had a place.
+    /// Bytes that came before it had a slot.
     bytes: AtomicUsize,
-    place: OnceLock<Place>,
+    slot: OnceLock<Slot>,
 }
 
 impl Arriving<'_> {
     /// Reserves room for more of the body.
     pub(crate) fn add_bytes(&self, count: usize) -> Result<(), Refusal> {
-        let Reading { places, bytes_max } = self.reading;
-        places.add_bytes(count, *bytes_max).map_err(|_| Refusal::Busy)?;
-        match self.place.get() {
-            Some(place) => place.note_bytes(count),
+        let Reading { slots, bytes_max } = self.reading;
+        slots.add_bytes(count, *bytes_max).map_err(|_| Refusal::Busy)?;
+        match self.slot.get() {
+            Some(slot) => slot.note_bytes(count),
             None => drop(self.bytes.fetch_add(count, Ordering::Relaxed)),
         }
         Ok(())
     }
 
-    /// Takes a place: the body is not complete at once.
-    pub(crate) fn take_place(&self, network: Option<u64>, standing: Standing) -> Result<&Place, Refusal> {
-        let place = self.reading.places.enter(network, standing).map_err(|_| Refusal::Busy)?;
-        place.note_bytes(self.bytes.swap(0, Ordering::Relaxed));
-        Ok(self.place.get_or_init(|| place))
+    /// Takes a slot: the body is not complete at once.
+    pub(crate) fn take_slot(&self, network: Option<u64>, standing: Standing) -> Result<&Slot, Refusal> {
+        let slot = self.reading.slots.enter(network, standing).map_err(|_| Refusal::Busy)?;
+        slot.note_bytes(self.bytes.swap(0, Ordering::Relaxed));
+        Ok(self.slot.get_or_init(|| slot))
     }
 }
 
 impl Drop for Arriving<'_> {
     fn drop(&mut self) {
-        // Those that were counted for the place are given back with it.
-        self.reading.places.remove_bytes(self.bytes.swap(0, Ordering::Relaxed));
+        // Those that were counted for the slot are given back with it.
+        self.reading.slots.remove_bytes(self.bytes.swap(0, Ordering::Relaxed));
     }
 }

@@ -33,8 +33,8 @@ pub(crate) enum Refusal {
     BreakerOpen,
     #[error("as many events as may be are in flight; send it again")]
     Busy,
-    #[error("the request was not complete when its place was needed for another; send it again")]
-    Displaced,
+    #[error("the request was not complete when its slot was needed for another; send it again")]
+    Evicted,
     #[error("the body is longer than {0} bytes")]
     TooLarge(usize),
     #[error("the request's head took too long to arrive")]
@@ -61,7 +61,7 @@ impl Refusal {
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotReady | Self::BreakerOpen | Self::Busy | Self::Displaced | Self::NotStored | Self::Ambiguous => {
+            Self::NotReady | Self::BreakerOpen | Self::Busy | Self::Evicted | Self::NotStored | Self::Ambiguous => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -81,7 +81,7 @@ impl Refusal {
             Self::NotReady => ("service_unavailable", "not_ready"),
             Self::BreakerOpen => ("service_unavailable", "event_log_unavailable"),
             Self::Busy => ("service_unavailable", "busy"),
-            Self::Displaced => ("service_unavailable", "displaced"),
+            Self::Evicted => ("service_unavailable", "evicted"),
             Self::TooLarge(_) => ("payload_too_large", "body_too_large"),
             Self::TooSlow => ("request_timeout", "head_timeout"),
             Self::BodyTimeout(_) => ("request_timeout", "body_timeout"),
@@ -115,7 +115,7 @@ impl Refusal {
             Self::NotReady => Outcome::NotReady,
             Self::BreakerOpen => Outcome::BreakerOpen,
             Self::Busy => Outcome::Busy,
-            Self::Displaced => Outcome::Displaced,
+            Self::Evicted => Outcome::Evicted,
             Self::TooLarge(_) => Outcome::TooLarge,
             Self::TooSlow => Outcome::HeadTimeout,
             Self::BodyTimeout(_) => Outcome::BodyTimeout,
@@ -140,7 +140,7 @@ impl Refusal {
             | Self::TooSlow => true,
             Self::BodyTimeout(_)
             | Self::BodyBroken
-            | Self::Displaced
+            | Self::Evicted
             | Self::Authentication(_)
             | Self::Envelope(_)
             | Self::NotStored

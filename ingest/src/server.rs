@@ -35,7 +35,7 @@ use crate::{
     first_byte::{FirstByte, Observed},
     metrics::{Closed, PROCESS},
     nofile,
-    places::{Places, Standing},
+    slots::{Slots, Standing},
     tls::Tls,
 };
 
@@ -57,32 +57,32 @@ const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
 /// How often a silent HTTP/2 connection is asked whether it is still there, and how long it may take to say so.
 const HTTP2_PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
-/// Who is at the other end of a new connection.
+/// What is known of the peer of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Visitor {
-    /// Somebody from whose address no request is taken.
+pub(crate) enum PeerKind {
+    /// No endpoint takes requests from its address.
     NotAllowed,
     /// A trusted proxy, which speaks for many.
     Proxy,
-    /// Anyone else.
+    /// Any other client.
     Client(Standing),
 }
 
-/// Knows who may connect.
-pub(crate) trait Door: Send + Sync + 'static {
-    /// Who has an address.
-    fn visitor(&self, address: IpAddr) -> Visitor;
+/// Decides which connections are accepted.
+pub(crate) trait AcceptPolicy: Send + Sync + 'static {
+    /// What is known of a peer with this address.
+    fn peer_kind(&self, address: IpAddr) -> PeerKind;
 
     /// A connection could not be accepted.
     fn accept_failed(&self, error: &io::Error);
 }
 
-/// Lets everyone in.
-pub(crate) struct OpenDoor;
+/// Accepts all connections.
+pub(crate) struct AcceptAll;
 
-impl Door for OpenDoor {
-    fn visitor(&self, _: IpAddr) -> Visitor {
-        Visitor::Proxy
+impl AcceptPolicy for AcceptAll {
+    fn peer_kind(&self, _: IpAddr) -> PeerKind {
+        PeerKind::Proxy
     }
 
     fn accept_failed(&self, error: &io::Error) {
@@ -135,9 +135,9 @@ struct Server {
     shutdown: Shutdown,
     /// Tells connections to end after what they are at.
     draining: CancellationToken,
-    places: Arc<Places>,
-    known: Builder<Tracked>,
-    unknown: Builder<Tracked>,
+    slots: Arc<Slots>,
+    for_proxies: Builder<Tracked>,
+    for_clients: Builder<Tracked>,
 }
 
 /// Accepts connections until `shutdown_delay` after the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
@@ -146,14 +146,14 @@ pub(crate) async fn serve(
     router: Router,
     tls: Arc<ArcSwapOption<Tls>>,
     limits: LimitsConfig,
-    door: Arc<dyn Door>,
+    policy: Arc<dyn AcceptPolicy>,
     shutdown: Shutdown,
 ) {
     let bounds = limits.connections(nofile::room_for_connections(limits.connections_max));
     let server = Arc::new(Server {
-        places: Places::new(bounds, PROCESS.connections_displaced.clone()),
-        known: builder(&limits, limits.http2_streams_max, &shutdown),
-        unknown: builder(&limits, limits.http2_streams_unknown_max, &shutdown),
+        slots: Slots::new(bounds, PROCESS.connections_evicted.clone()),
+        for_proxies: builder(&limits, limits.http2_streams_proxy_max, &shutdown),
+        for_clients: builder(&limits, limits.http2_streams_max, &shutdown),
         router,
         tls,
         limits,
@@ -170,10 +170,10 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => server.take(stream, peer, door.as_ref(), &alive),
+            Ok((stream, peer)) => server.take(stream, peer, policy.as_ref(), &alive),
             Err(error) => {
                 PROCESS.accept_errors.increment(1);
-                door.accept_failed(&error);
+                policy.accept_failed(&error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -192,19 +192,25 @@ impl Server {
         self.shutdown.hard().run_until_cancelled(sleep(self.limits.shutdown_delay)).await;
     }
 
-    /// Serves a connection, if it may be there and there is a place for it.
-    fn take(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, door: &dyn Door, alive: &mpsc::Sender<Infallible>) {
+    /// Serves a connection, if it may be there and there is a slot for it.
+    fn take(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        policy: &dyn AcceptPolicy,
+        alive: &mpsc::Sender<Infallible>,
+    ) {
         let address = peer.ip().to_canonical();
-        let (network, standing) = match door.visitor(address) {
-            Visitor::NotAllowed => return PROCESS.connection_closed(Closed::AddressNotAllowed),
-            Visitor::Proxy => (None, Standing::Authenticated),
-            Visitor::Client(standing) => (Some(network(address)), standing),
+        let (network, standing) = match policy.peer_kind(address) {
+            PeerKind::NotAllowed => return PROCESS.connection_closed(Closed::AddressNotAllowed),
+            PeerKind::Proxy => (None, Standing::Authenticated),
+            PeerKind::Client(standing) => (Some(network(address)), standing),
         };
         // Closing tells the sender more than waiting in the queue of the listener would.
-        let Ok(place) = self.places.enter(network, standing) else {
+        let Ok(slot) = self.slots.enter(network, standing) else {
             return PROCESS.connections_refused.increment(1);
         };
-        let connection = Connection::new(place, standing, &self.limits, std::time::Instant::now());
+        let connection = Connection::new(slot, standing, &self.limits, std::time::Instant::now());
         let (server, alive) = (Arc::clone(self), alive.clone());
         self.shutdown.spawn_work(async move {
             // An answer is small and must not wait for more. A failure means that the connection is gone already.
@@ -227,7 +233,7 @@ impl Server {
         let agreed = tokio::select! {
             agreed = agreed => agreed,
             () = self.draining.cancelled() => return None,
-            () = connection.displaced() => return None,
+            () = connection.evicted() => return None,
         };
         match agreed {
             Ok(Ok(stream)) => return Some(stream),
@@ -263,7 +269,7 @@ impl Server {
                 }
             }
         });
-        let builder = if connection.is_known() { &self.known } else { &self.unknown };
+        let builder = if connection.is_proxy() { &self.for_proxies } else { &self.for_clients };
         let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut timer = pin!(sleep(Duration::ZERO));
         let mut is_closing = false;
@@ -276,7 +282,7 @@ impl Server {
                     return;
                 }
                 () = self.shutdown.hard().cancelled() => return,
-                () = connection.displaced() => return,
+                () = connection.evicted() => return,
                 () = self.draining.cancelled(), if !is_closing => None,
                 () = timer.as_mut() => match connection.due(&first_byte, &self.limits, std::time::Instant::now()) {
                     _ if is_closing => return,

@@ -44,7 +44,7 @@ pub(crate) struct Supervisor {
     pub(crate) kafka: KafkaConfig,
     pub(crate) readiness: Arc<Readiness>,
     /// How long Kafka may fail to acknowledge events before that stands in the way.
-    pub(crate) unready_after: Duration,
+    pub(crate) not_ready_after: Duration,
 }
 
 impl Supervisor {
@@ -113,7 +113,7 @@ impl Supervisor {
     }
 
     fn last_error(&self) -> String {
-        let last = self.producer.shared.troubles().last(Instant::now());
+        let last = self.producer.shared.kafka_errors().last(Instant::now());
         last.unwrap_or_else(|| "Kafka gave no reason".to_owned())
     }
 
@@ -141,14 +141,14 @@ impl Supervisor {
                 (true, false) => tracing::info!("Kafka acknowledges events again, or a record of ingest's own"),
                 (false, _) => {}
             }
-            let lasts = look.trouble.filter(|trouble| *trouble >= self.unready_after);
+            let lasts = look.unhealthy_for.filter(|unhealthy_for| *unhealthy_for >= self.not_ready_after);
             self.readiness.set(
                 Obstacle::Kafka,
                 lasts.map(|_| format!("Kafka does not acknowledge events ({})", self.last_error())),
             );
-            let refused = self.producer.shared.troubles().refused(now);
+            let refused = self.producer.shared.kafka_errors().refused(now);
             self.readiness.set(Obstacle::Refused, refused);
-            if look.trouble.is_none() {
+            if look.unhealthy_for.is_none() {
                 prober.pause = PROBE_PAUSE.0;
             }
             prober.step(self, look.is_open, now);

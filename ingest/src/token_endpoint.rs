@@ -27,10 +27,10 @@ use crate::{
     guesses::Guesses,
     handler::Ingest,
     metrics::{Outcome, PROCESS, TokenOutcome},
-    places::Standing,
     reading::Origin,
     refusal::Refusal,
     server::Peer,
+    slots::Standing,
     token::{Client, Grant, GrantError},
 };
 
@@ -162,7 +162,7 @@ pub(crate) async fn handle(ingest: &Ingest, endpoints: &Endpoints, parts: Parts,
     let origin = Origin::of(peer, &parts.headers, endpoints);
     let (outcome, mut response) = match answer(ingest, endpoints, &origin, &parts, &mut body).await {
         Ok(granted) => {
-            // It knows a secret: its requests go ahead where places are short.
+            // It knows a secret: its requests go ahead where slots are short.
             ingest.note_authentic(&origin, peer);
             (TokenOutcome::Issued, Json(granted).into_response())
         }
@@ -195,7 +195,7 @@ impl Failure {
         match self {
             Self::Token(error) => error.outcome(),
             Self::Other(Refusal::AddressNotAllowed) => TokenOutcome::AddressNotAllowed,
-            Self::Other(Refusal::Busy | Refusal::Displaced) => TokenOutcome::Busy,
+            Self::Other(Refusal::Busy | Refusal::Evicted) => TokenOutcome::Busy,
             Self::Other(_) => TokenOutcome::InvalidRequest,
         }
     }

@@ -105,3 +105,18 @@ async fn min_insync_of_one(kafka: &KafkaConfig, names: &[&str]) -> Result<Vec<St
     }
     Ok(risky)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_single_broker_holds_and_what_is_not_as_configured_is_told() {
+        let kafka = KafkaConfig { partitions: 3, ..KafkaConfig::default() };
+        let topic = |name: &str, partitions| Topic { name: name.to_owned(), partitions, replicas: 1 };
+        let found = risks(&kafka, &[topic("a", 3), topic("b", 4)]).await;
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].ends_with("not so for b") && found[1].contains("of a, b"), "{found:?}");
+        assert_eq!(risks(&kafka, &[]).await, Vec::<String>::new());
+    }
+}

@@ -63,6 +63,8 @@ pub use config::{AccountConfig, InvoiceFetcherConfig, RetryConfig};
 pub use error::Error;
 pub use missing::MissingConfig;
 pub use projection::{InvoiceQueue, NAME};
+#[doc(hidden)]
+pub use sweep::sweep;
 
 /// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for accounts that
 /// are added, and for new API keys and tokens.

@@ -5,6 +5,7 @@ use metrics::counter;
 use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection};
 use riverlock_schemas::{
     Envelope,
+    content::Content,
     file_event::{FileEvent, Purpose},
 };
 use sqlx::PgConnection;
@@ -61,6 +62,10 @@ impl Projection for InvoiceQueue {
             Ok(event) => Decision::Apply(event),
             Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
         }
+    }
+
+    fn describe(&self, event: &FileEvent, content: &mut Content) {
+        content.add_file_event(event);
     }
 
     async fn apply(

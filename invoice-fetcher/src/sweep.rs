@@ -67,7 +67,10 @@ async fn wait(component: &Component) {
 }
 
 /// Removes leftovers that were last changed before a time, and returns how many.
-pub(crate) async fn sweep(archive: &Archive, before: DateTime<Utc>) -> Result<u64, ArchiveError> {
+///
+/// # Errors
+/// When the archive cannot be listed, or a leftover cannot be removed.
+pub async fn sweep(archive: &Archive, before: DateTime<Utc>) -> Result<u64, ArchiveError> {
     let mut removed = 0;
     let staging = ObjectPath::from("staging");
     let store = archive.store();

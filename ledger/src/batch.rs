@@ -2,20 +2,30 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
 };
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::{Envelope, EventId, Mode, OrderId, hash::Sha256Hash, record, text};
+use riverlock_schemas::{
+    Envelope, EventId, Mode, OrderId,
+    content::Content,
+    hash::Sha256Hash,
+    oddity::{Oddities, Oddity},
+    record, text,
+};
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    Dead, Decision, Error, Fresh, Projection, Record,
+    Dead, Decision, Error, Fresh, Projection, Reading, Record,
+    spellings::{self, Comparison, OrderMark, Spelling},
     store::{self, EventRow, Outcome, Positions},
 };
 
 /// Longest event type that is kept, in characters.
 const EVENT_TYPE_CHARS_MAX: usize = 100;
+
+/// Why a body larger than [`record::FOLDED_BYTES_MAX`] is dead.
+const TOO_LARGE: &str = "too_large";
 
 /// How many records are parsed before other tasks have their turn.
 const JUDGED_AT_ONCE: usize = 100;
@@ -24,6 +34,9 @@ const JUDGED_AT_ONCE: usize = 100;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     outcomes: HashMap<Outcome, u64>,
+    oddities: HashMap<Oddity, u64>,
+    /// An event whose `liveMode` contradicts its object's.
+    pub mode_contradiction: Option<String>,
     /// Records that were read again.
     pub reread: u64,
 }
@@ -35,8 +48,20 @@ impl Tally {
         self.outcomes.get(&outcome).copied().unwrap_or_default()
     }
 
-    fn count(&mut self, outcome: Outcome) {
-        *self.outcomes.entry(outcome).or_default() += 1;
+    /// Records with this oddity.
+    #[must_use]
+    pub fn odd(&self, oddity: Oddity) -> u64 {
+        self.oddities.get(&oddity).copied().unwrap_or_default()
+    }
+
+    fn count<E>(&mut self, entry: &Entry<'_, E>) {
+        *self.outcomes.entry(entry.row.outcome).or_default() += 1;
+        for oddity in entry.oddities.iter() {
+            *self.oddities.entry(oddity).or_default() += 1;
+        }
+        if entry.oddities.contains(Oddity::ModeContradiction) {
+            self.mode_contradiction.get_or_insert_with(|| entry.row.event_id.to_string());
+        }
     }
 }
 
@@ -45,6 +70,7 @@ pub(crate) struct Entry<'a, E> {
     record: &'a Record,
     pub(crate) row: EventRow<'a>,
     pub(crate) decision: Decision<E>,
+    oddities: Oddities,
 }
 
 /// The records of a batch. An entry is large; sorting and splitting move only the boxes.
@@ -122,12 +148,14 @@ async fn write<P: Projection>(
     entries: Entries<'_, P::Event>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    let (fresh, dead, tally) = settle(transaction, entries).await?;
+    let Settled { fresh, dead, marks, tally } = settle(transaction, entries).await?;
     store::add_dead_letters(transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
         .await?;
     if !fresh.is_empty() {
         projection.apply(transaction, fresh, now).await?;
     }
+    // After the effects: some of the orders may have been made by them.
+    spellings::mark_orders(transaction, &marks, now).await?;
     Ok(tally)
 }
 
@@ -147,10 +175,12 @@ pub(crate) fn judge<'a, P: Projection>(
     record: &'a Record,
     refused: Option<&Dead>,
 ) -> Entry<'a, P::Event> {
-    let (envelope, mut decision) = match projection.read(&record.payload) {
-        Ok((envelope, decision)) => (Some(envelope), decision),
-        Err(error) => (None, Decision::Dead(Dead { reason: "envelope", detail: error.to_string() })),
-    };
+    let (envelope, mut decision, oddities) = read(projection, record);
+    let envelope = envelope.as_ref();
+    let mut content = envelope.map(Content::of_envelope);
+    if let (Decision::Apply(event), Some(content)) = (&decision, &mut content) {
+        projection.describe(event, content);
+    }
     if let Some(dead) = refused {
         decision = Decision::Dead(dead.clone());
     }
@@ -159,7 +189,6 @@ pub(crate) fn judge<'a, P: Projection>(
         Decision::Ignore(reason) => (Outcome::Ignored, Some(*reason)),
         Decision::Dead(dead) => (Outcome::Dead, Some(dead.reason)),
     };
-    let envelope = envelope.as_ref();
     let row = EventRow {
         topic_id: record.topic_id,
         partition: record.partition,
@@ -171,10 +200,37 @@ pub(crate) fn judge<'a, P: Projection>(
         created_at: envelope.and_then(|envelope| envelope.created_time),
         received_at: record.timestamp,
         body_sha256: Sha256Hash::of(&record.payload),
+        content,
         outcome,
         reason,
     };
-    Entry { record, row, decision }
+    Entry { record, row, decision, oddities }
+}
+
+/// The envelope of a record, as [`judge`] reads it.
+pub(crate) fn envelope(record: &Record) -> Option<Envelope<'_>> {
+    if record.payload.len() > record::FOLDED_BYTES_MAX {
+        Envelope::peek(&record.payload)
+    } else {
+        Envelope::parse(&record.payload).ok()
+    }
+}
+
+/// Reads a record. One that is too large is not read further than to know which event it is.
+fn read<'a, P: Projection>(projection: &P, record: &'a Record) -> (Option<Envelope<'a>>, Decision<P::Event>, Oddities) {
+    let bytes = record.payload.len();
+    if bytes > record::FOLDED_BYTES_MAX {
+        let detail = format!("the body has {bytes} bytes, more than the {} that are read", record::FOLDED_BYTES_MAX);
+        let dead = Dead { reason: TOO_LARGE, detail };
+        return (Envelope::peek(&record.payload), Decision::Dead(dead), Oddities::default());
+    }
+    match projection.read(&record.payload, record.received_at()) {
+        Ok(Reading { envelope, decision, oddities }) => (Some(envelope), decision, oddities),
+        Err(error) => {
+            let dead = Dead { reason: "envelope", detail: error.to_string() };
+            (None, Decision::Dead(dead), Oddities::default())
+        }
+    }
 }
 
 /// What stands for the id of a record that is no event. With the topic's number, because the same position is another record in
@@ -199,7 +255,15 @@ pub(crate) fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
     envelope.order_id.clone().filter(|id| OrderId::check(id).is_ok())
 }
 
-type Settled<'a, E> = (Vec<Fresh<E>>, Vec<(&'a Record, Dead)>, Tally);
+/// What follows from the outcomes of a batch.
+struct Settled<'a, E> {
+    /// Events that take effect now.
+    fresh: Vec<Fresh<E>>,
+    dead: Vec<(&'a Record, Dead)>,
+    /// Orders of which an event came with contradicting bodies.
+    marks: BTreeSet<OrderMark>,
+    tally: Tally,
+}
 
 /// Writes every record's outcome, and says which events take effect now.
 async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E>) -> Result<Settled<'a, E>, Error> {
@@ -213,36 +277,32 @@ async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E
     let added = store::add_events(connection, &rows).await?;
     let (first, known) = split_added(candidates, added);
 
-    let mut tally = Tally::default();
-    let (mut fresh, mut dead) = (Vec::with_capacity(first.len()), Vec::new());
+    let mut settled = Settled {
+        fresh: Vec::with_capacity(first.len()),
+        dead: Vec::new(),
+        marks: BTreeSet::new(),
+        tally: Tally::default(),
+    };
     for entry in first {
-        tally.count(entry.row.outcome);
+        settled.tally.count(&entry);
         match entry.decision {
-            Decision::Apply(event) => fresh.push(Fresh { event, conflict: false }),
+            Decision::Apply(event) => settled.fresh.push(Fresh { event, conflict: false }),
             Decision::Ignore(_) => {}
-            Decision::Dead(reason) => dead.push((entry.record, reason)),
+            Decision::Dead(reason) => settled.dead.push((entry.record, reason)),
         }
     }
-    let repeated = known.into_iter().chain(repeated).collect();
-    for entry in settle_repeated(connection, repeated, &mut tally).await? {
-        match entry.decision {
-            Decision::Apply(event) => fresh.push(Fresh { event, conflict: true }),
-            Decision::Ignore(_) => {}
-            // Its outcome is a conflict, and what it says is missing all the same until it is redriven.
-            Decision::Dead(reason) => dead.push((entry.record, reason)),
-        }
-    }
-    Ok((fresh, dead, tally))
+    settle_repeated(connection, known.into_iter().chain(repeated).collect(), &mut settled).await?;
+    Ok(settled)
 }
 
-/// Writes the outcomes of records whose event has one already, and returns those that differ from it for the first time.
+/// Writes the outcomes of records whose event has one already. Those with other bytes take effect as well.
 async fn settle_repeated<'a, E>(
     connection: &mut PgConnection,
     mut entries: Entries<'a, E>,
-    tally: &mut Tally,
-) -> Result<Entries<'a, E>, Error> {
+    settled: &mut Settled<'a, E>,
+) -> Result<(), Error> {
     if entries.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let ids: Vec<&str> = entries.iter().map(|entry| entry.row.event_id.as_ref()).collect();
     let first = store::first_records(connection, &ids).await?;
@@ -252,30 +312,84 @@ async fn settle_repeated<'a, E>(
             // Its record is there, as a repetition of another event's id: it is read again.
             return false;
         };
-        let same = first.body_sha256 == entry.row.body_sha256.as_bytes();
-        entry.row.outcome = if same { Outcome::Duplicate } else { Outcome::Conflict };
+        entry.row.outcome = Outcome::Duplicate;
         entry.row.reason = None;
+        if first.body_sha256 == entry.row.body_sha256.as_bytes() {
+            entry.row.content = None;
+        }
         first.position != position(&entry.row)
     });
+    let mut placed = place(connection, &mut entries).await?;
     let rows: Vec<&EventRow<'_>> = entries.iter().map(|entry| &entry.row).collect();
     let added = store::add_events(connection, &rows).await?;
-    let (mut entries, _) = split_added(entries, added);
-    for entry in &entries {
-        tally.count(entry.row.outcome);
-        if entry.row.outcome == Outcome::Conflict {
-            tracing::error!(
-                event.id = entry.row.event_id.as_ref(),
-                order.id = entry.row.order_id.as_deref(),
-                "event {} came with two different bodies; this one is {} with SHA-256 {}",
-                entry.row.event_id,
-                entry.record.position(),
-                entry.row.body_sha256,
-            );
+    let (entries, _) = split_added(entries, added);
+    settled.tally.reread += total - entries.len() as u64;
+    for entry in entries {
+        settled.tally.count(&entry);
+        // A record with the same bytes as the first has no effect of its own.
+        let Some(Placed { comparison, is_only_hope }) = placed.remove(&position(&entry.row)) else { continue };
+        let Comparison { aspect, orders, .. } = comparison;
+        if let Some(aspect) = aspect {
+            log_conflict(&entry, aspect);
+        }
+        settled.marks.extend(orders);
+        match entry.decision {
+            Decision::Apply(event) => settled.fresh.push(Fresh { event, conflict: aspect.is_some() }),
+            // What a contradicting body says is missing until it is redriven; and so is the event, if no spelling can be read.
+            Decision::Dead(reason) if aspect.is_some() || is_only_hope => settled.dead.push((entry.record, reason)),
+            Decision::Dead(_) | Decision::Ignore(_) => {}
         }
     }
-    tally.reread += total - entries.len() as u64;
-    entries.retain(|entry| entry.row.outcome == Outcome::Conflict);
-    Ok(entries)
+    Ok(())
+}
+
+/// How a spelling stands beside the others of its event.
+struct Placed {
+    comparison: Comparison,
+    /// No other spelling has taken effect.
+    is_only_hope: bool,
+}
+
+/// Compares records with the other spellings of their events, and makes those that contradict one conflicts.
+async fn place<E>(
+    connection: &mut PgConnection,
+    entries: &mut Entries<'_, E>,
+) -> Result<HashMap<(i16, i32, i64), Placed>, Error> {
+    let mut placed = HashMap::new();
+    let ids: Vec<&str> =
+        entries.iter().filter(|entry| entry.row.content.is_some()).map(|entry| entry.row.event_id.as_ref()).collect();
+    if ids.is_empty() {
+        return Ok(placed);
+    }
+    let mut spellings = spellings::of_events(connection, &ids).await?;
+    for entry in entries {
+        let Some(content) = entry.row.content else { continue };
+        let others = spellings.entry(entry.row.event_id.to_string()).or_default();
+        let at = position(&entry.row);
+        let comparison = spellings::compare(at, &content, others);
+        if comparison.aspect.is_some() {
+            entry.row.outcome = Outcome::Conflict;
+        } else if others.iter().any(|other| other.has_effect && other.is_same_body(at, &entry.row.body_sha256)) {
+            // This spelling has had its effect, too.
+            entry.row.content = None;
+            continue;
+        }
+        let is_only_hope = !others.iter().any(|other| other.has_effect && other.position != at);
+        others.push(Spelling::of_row(&entry.row, content, matches!(entry.decision, Decision::Apply(_))));
+        placed.insert(at, Placed { comparison, is_only_hope });
+    }
+    Ok(placed)
+}
+
+fn log_conflict<E>(entry: &Entry<'_, E>, aspect: &str) {
+    tracing::error!(
+        event.id = entry.row.event_id.as_ref(),
+        order.id = entry.row.order_id.as_deref(),
+        "event {} came with two bodies that contradict each other ({aspect}); this one is {} with SHA-256 {}",
+        entry.row.event_id,
+        entry.record.position(),
+        entry.row.body_sha256,
+    );
 }
 
 /// Those whose rows were added, and the others.

@@ -239,7 +239,7 @@ impl Shared {
     }
 
     /// This process reads the partition from `next` on.
-    fn start(&self, partition: Partition, next: Option<i64>) {
+    pub(crate) fn start(&self, partition: Partition, next: Option<i64>) {
         let mut state = self.lock();
         state.positions.insert(partition, next);
         state.confirmed.extend(next.map(|next| (partition, next)));

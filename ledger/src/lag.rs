@@ -64,6 +64,12 @@ pub(crate) fn run(lag: &Lag) {
 }
 
 impl Lag {
+    /// Measures once, and shows it.
+    pub(crate) fn round(&self) -> Result<(), KafkaError> {
+        self.show(&self.measure()?);
+        Ok(())
+    }
+
     fn measure(&self) -> Result<Lags, KafkaError> {
         let mut lags = HashMap::new();
         for (partition, next) in self.shared.reading() {

@@ -9,7 +9,8 @@
 //! - offsets live in PostgreSQL; what is committed to Kafka only shows lag;
 //! - no transaction spans a network call, and every transaction may run twice.
 //!
-//! Deliberately absent: anything about orders or invoices.
+//! Deliberately absent: what an order or an invoice is. Only the mark of an order whose event came with contradicting bodies
+//! is set here, because any consumer may see the second body.
 
 pub mod audit;
 pub mod batch;
@@ -17,12 +18,14 @@ pub mod cluster;
 pub mod consumer;
 mod context;
 pub mod dead_letters;
-pub(crate) mod detail;
+pub mod detail;
 pub mod error;
 mod lag;
 pub mod metrics;
 pub mod migrations;
 pub mod outbox;
+#[doc(hidden)]
+pub mod periodic;
 mod poll;
 pub mod positions;
 pub mod postgres;
@@ -31,6 +34,7 @@ pub mod ranges;
 pub mod rebuild;
 pub mod relay;
 pub mod replay;
+pub mod spellings;
 pub mod store;
 pub mod view;
 mod watch;
@@ -38,4 +42,4 @@ mod worker;
 
 pub use error::Error;
 pub use postgres::PostgresConfig;
-pub use projection::{Dead, Decision, Fresh, Projection, Record};
+pub use projection::{Dead, Decision, Fresh, Projection, Reading, Record};

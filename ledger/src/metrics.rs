@@ -1,9 +1,12 @@
 //! Names of the consumers' metrics.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use riverlock_schemas::oddity::Oddity;
 
 /// Records by consumer and outcome.
 pub const RECORDS: &str = "consumer_records_total";
+/// Records whose body was unusual and was read all the same, by kind of oddity.
+pub const ODDITIES: &str = "riverlock_odd_records_total";
 /// Records read again that already had their outcome.
 pub const REREAD: &str = "consumer_reread_records_total";
 /// Time of a batch's transaction.
@@ -37,7 +40,7 @@ pub const RELAY_PARKED: &str = "riverlock_relay_parked_messages";
 pub const DEAD_LETTERS: &str = "dead_letters";
 /// Age of the oldest dead letter that waits for somebody.
 pub const DEAD_LETTERS_OLDEST: &str = "dead_letters_oldest_open_age_seconds";
-/// Records that came under an event id with another body, as the database has them.
+/// Records that came under an event id with a body that contradicts another, as the database has them.
 pub const CONFLICTS: &str = "conflict_records";
 /// Records that the running audit has proved.
 pub const AUDIT_ACKNOWLEDGED: &str = "audit_acknowledged_records";
@@ -65,6 +68,10 @@ pub const OUTCOMES: [&str; 5] = ["applied", "duplicate", "ignored", "conflict", 
 /// Describes the metrics of a consumer and sets its counters to 0, so that a dashboard shows 0 and not "no data".
 pub fn describe(consumer: &'static str) {
     describe_counter!(RECORDS, "Records by outcome; their sum is what was read from the raw topics");
+    describe_counter!(
+        ODDITIES,
+        "Records whose body has an oddity: a value of another JSON kind, an unusual time, a contradicting mode, and so on"
+    );
     describe_counter!(REREAD, "Records that were read again and already had their outcome");
     describe_histogram!(BATCH_SECONDS, Unit::Seconds, "Time of one batch's transaction, commit included");
     describe_histogram!(BATCH_RECORDS, "Records in one batch");
@@ -77,6 +84,9 @@ pub fn describe(consumer: &'static str) {
     describe_counter!(GAPS, "Gaps in the offsets that Kafka sent, which were read again or were found to last");
     for outcome in OUTCOMES {
         counter!(RECORDS, "consumer" => consumer, "outcome" => outcome).increment(0);
+    }
+    for oddity in Oddity::ALL {
+        counter!(ODDITIES, "consumer" => consumer, "kind" => oddity.as_str()).increment(0);
     }
     counter!(REREAD, "consumer" => consumer).increment(0);
     counter!(WENT_BACK, "consumer" => consumer).increment(0);
@@ -132,7 +142,7 @@ pub fn describe_dead_letters() {
         "Dead letters by state; every process shows the same, so take the maximum, not the sum"
     );
     describe_gauge!(DEAD_LETTERS_OLDEST, Unit::Seconds, "Age of the oldest dead letter that waits for somebody");
-    describe_gauge!(CONFLICTS, "Records that came under the id of another event with another body");
+    describe_gauge!(CONFLICTS, "Records whose body contradicts another under the same event id");
     for state in crate::dead_letters::State::ALL {
         metrics::gauge!(DEAD_LETTERS, "state" => state.as_str()).set(0);
     }

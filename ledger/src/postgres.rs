@@ -378,6 +378,17 @@ pub async fn other_connections(connection: &mut PgConnection) -> Result<i64, Err
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn an_answer_is_not_waited_for_for_ever() {
+        let never = std::future::pending::<Result<(), Error>>();
+        let error = bounded(Duration::from_millis(5), never).await.unwrap_err();
+        assert!(error.is_timeout() && !error.leaves_connection_usable(), "{error}");
+        assert_eq!(bounded(Duration::from_secs(60), async { Ok::<_, Error>(7) }).await.unwrap(), 7);
+        let config = |statement_timeout| PostgresConfig { statement_timeout, ..PostgresConfig::default() };
+        assert!(config(Duration::from_secs(30)).answer_limit() > Duration::from_secs(30));
+        assert!(config(Duration::ZERO).answer_limit() > Duration::from_secs(3_600), "the server has no limit");
+    }
+
     #[test]
     fn no_service_can_be_pointed_at_tables_that_are_being_built() {
         let config = |schema: &str| PostgresConfig::default().in_schema(schema);

@@ -7,7 +7,7 @@ use rdkafka::{
     Message, Timestamp,
     message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders},
 };
-use riverlock_schemas::{Envelope, EnvelopeError, record::Position};
+use riverlock_schemas::{Envelope, EnvelopeError, content::Content, oddity::Oddities, record::Position};
 use sqlx::PgConnection;
 
 use crate::Error;
@@ -23,7 +23,7 @@ pub struct Record {
     pub partition: i32,
     /// Offset in the partition.
     pub offset: i64,
-    /// When the broker took the record.
+    /// When the broker took the record; the beginning of 1970 where it did not say.
     pub timestamp: DateTime<Utc>,
     /// The record's key.
     pub key: Option<Vec<u8>>,
@@ -55,6 +55,12 @@ impl Record {
     #[must_use]
     pub fn position(&self) -> Position {
         Position { topic: self.topic.to_string(), partition: self.partition, offset: self.offset }
+    }
+
+    /// When the broker took the record; `None` where it did not say.
+    #[must_use]
+    pub fn received_at(&self) -> Option<DateTime<Utc>> {
+        (self.timestamp != DateTime::UNIX_EPOCH).then_some(self.timestamp)
     }
 
     /// What the record takes in memory, about.
@@ -89,9 +95,20 @@ pub struct Dead {
 pub struct Fresh<E> {
     /// The event.
     pub event: E,
-    /// Whether another body came under the same event id before. Both take part, so that the result does not depend on
-    /// which came first.
+    /// Whether a body that contradicts this one came under the same event id before. Both take part, so that the result does
+    /// not depend on which came first.
     pub conflict: bool,
+}
+
+/// A body, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading<'a, E> {
+    /// The event's envelope.
+    pub envelope: Envelope<'a>,
+    /// What to do with the event.
+    pub decision: Decision<E>,
+    /// What is unusual in the body.
+    pub oddities: Oddities,
 }
 
 /// What a consumer makes of events.
@@ -105,16 +122,23 @@ pub trait Projection: Send + Sync + 'static {
     /// What to make of an event. Pure: the same bytes always get the same answer.
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<Self::Event>;
 
-    /// Reads a body's envelope, and says what to make of the event: as [`Self::decide`] does, which a consumer that reads
-    /// both on one way through the body need not ask.
+    /// Reads a body, and says what to make of the event: as [`Self::decide`] does, which a consumer that reads envelope and
+    /// payload in one pass, or needs to know when the broker took the record, need not ask. Pure, as that.
     ///
     /// # Errors
     /// When the body is not an event at all.
-    fn read<'a>(&self, body: &'a [u8]) -> Result<(Envelope<'a>, Decision<Self::Event>), EnvelopeError> {
-        let envelope = Envelope::parse(body)?;
+    fn read<'a>(
+        &self,
+        body: &'a [u8],
+        _received_at: Option<DateTime<Utc>>,
+    ) -> Result<Reading<'a, Self::Event>, EnvelopeError> {
+        let (envelope, oddities) = Envelope::parse_noting(body)?;
         let decision = self.decide(&envelope, body);
-        Ok((envelope, decision))
+        Ok(Reading { envelope, decision, oddities })
     }
+
+    /// Adds what the event says to what its envelope says, so that it can be compared with other bodies under its id.
+    fn describe(&self, _event: &Self::Event, _content: &mut Content) {}
 
     /// Writes what the events do, inside the caller's transaction.
     ///

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use rdkafka::message::Headers;
-use riverlock_schemas::hash::Sha256Hash;
+use riverlock_schemas::{content::Content, hash::Sha256Hash};
 use sqlx::PgConnection;
 
 use crate::{Dead, Error, Record, detail};
@@ -65,6 +65,9 @@ pub struct EventRow<'a> {
     pub received_at: DateTime<Utc>,
     /// Hash of the body.
     pub body_sha256: Sha256Hash,
+    /// What it says, for comparison with other bodies under its event's id; `None` when it is no event, and when another
+    /// record has the same bytes.
+    pub content: Option<Content>,
     /// The outcome.
     pub outcome: Outcome,
     /// Why, for what was ignored or is dead.
@@ -149,9 +152,10 @@ pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -
     let added = sqlx::query!(
         r#"-- events_add
            INSERT INTO events (topic_id, partition, record_offset, event_id, event_type, live_mode, order_id, created_at,
-                               received_at, body_sha256, outcome, reason)
+                               received_at, body_sha256, content, outcome, reason)
            SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[], $4::text[], $5::text[], $6::boolean[],
-                                $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bytea[], $11::text[], $12::text[])
+                                $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bytea[], $11::bytea[], $12::text[],
+                                $13::text[])
            ON CONFLICT DO NOTHING
            RETURNING topic_id, partition, record_offset"#,
         &rows.iter().map(|row| row.topic_id).collect::<Vec<_>>(),
@@ -164,6 +168,7 @@ pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -
         &rows.iter().map(|row| row.created_at).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.received_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.body_sha256.as_bytes().as_slice()).collect::<Vec<_>>() as _,
+        &rows.iter().map(|row| row.content.as_ref().map(|content| content.as_bytes().as_slice())).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.outcome.as_str()).collect::<Vec<_>>() as _,
         &rows.iter().map(|row| row.reason).collect::<Vec<_>>() as _,
     )

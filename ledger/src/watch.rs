@@ -38,7 +38,7 @@ pub(crate) async fn run(consumer: &'static str, postgres: PostgresConfig, shared
     }
 }
 
-async fn look(
+pub(crate) async fn look(
     consumer: &str,
     postgres: &PostgresConfig,
     shared: &Shared,

@@ -1,9 +1,17 @@
 //! Applies batches, one after the other, until they are stored.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use metrics::{counter, histogram};
 use riverlock_runtime::{Backoff, Clock, Component};
+use riverlock_schemas::oddity::Oddity;
 use sqlx::PgConnection;
 use tokio::{
     sync::mpsc,
@@ -28,6 +36,9 @@ const GROW_BELOW: Duration = Duration::from_secs(5);
 const RETRY_WAIT: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
 /// How often a worker without work says that it is alive.
 const IDLE_BEAT: Duration = Duration::from_secs(10);
+
+/// Least time between two warnings of one kind, in seconds.
+const WARNINGS_EVERY_SECONDS: i64 = 60;
 
 pub(crate) struct Worker<P> {
     pub(crate) projection: Arc<P>,
@@ -207,11 +218,30 @@ impl<P: Projection> Worker<P> {
         if limit.is_zero() { GROW_BELOW } else { GROW_BELOW.min(limit / 4) }
     }
 
+    /// Warns of a mode that contradicts itself; the metric has how many there are.
+    fn warn_of_mode(&self, event_id: &str) {
+        static WARNED_AT_SECONDS: AtomicI64 = AtomicI64::new(0);
+        let now = self.clock.now().timestamp();
+        if now - WARNED_AT_SECONDS.load(Ordering::Relaxed) >= WARNINGS_EVERY_SECONDS {
+            WARNED_AT_SECONDS.store(now, Ordering::Relaxed);
+            tracing::warn!(
+                event.id = event_id,
+                "event {event_id} and its object disagree about `liveMode`; the event's counts"
+            );
+        }
+    }
+
     fn count(&self, tally: &Tally) {
         let consumer = self.projection.name();
         for outcome in [Outcome::Applied, Outcome::Duplicate, Outcome::Ignored, Outcome::Conflict, Outcome::Dead] {
             counter!(names::RECORDS, "consumer" => consumer, "outcome" => outcome.as_str())
                 .increment(tally.get(outcome));
+        }
+        for oddity in Oddity::ALL {
+            counter!(names::ODDITIES, "consumer" => consumer, "kind" => oddity.as_str()).increment(tally.odd(oddity));
+        }
+        if let Some(event_id) = &tally.mode_contradiction {
+            self.warn_of_mode(event_id);
         }
         counter!(names::REREAD, "consumer" => consumer).increment(tally.reread);
     }

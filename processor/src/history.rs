@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Decision, Projection as _};
 use riverlock_schemas::{
-    Envelope, Mode, OrderId,
+    Mode, OrderId,
     order_state::{LineState, OrderState},
 };
 use serde::Serialize;
@@ -50,12 +50,13 @@ pub struct History {
 }
 
 impl History {
-    /// Folds an event's body. `conflict` says that its event came before with another body.
+    /// Folds an event's body. `received_at` is when the broker took it, where that is known; `conflict` says that its event
+    /// came before with a body that contradicts it.
     ///
     /// `None` when the event says nothing of an order, or cannot be applied.
-    pub fn fold(&mut self, body: &[u8], conflict: bool) -> Option<Step> {
-        let envelope = Envelope::parse(body).ok()?;
-        let Decision::Apply(event) = Orders::new(vec![Mode::Test, Mode::Live]).decide(&envelope, body) else {
+    pub fn fold(&mut self, body: &[u8], received_at: Option<DateTime<Utc>>, conflict: bool) -> Option<Step> {
+        let reading = Orders::new(vec![Mode::Test, Mode::Live]).read(body, received_at).ok()?;
+        let Decision::Apply(event) = reading.decision else {
             return None;
         };
         let (key, news) = Facts::of(event, conflict);
@@ -90,7 +91,7 @@ fn changes(before: &Facts, after: &Facts) -> Vec<String> {
         changes.push(format!("a state is named that is not known: {state}"));
     }
     if after.conflicted && !before.conflicted {
-        changes.push("the order is marked: two bodies came under one event id".to_owned());
+        changes.push("the order is marked: two bodies under one event id contradict each other".to_owned());
     }
     for (line_id, line) in &after.lines {
         line_changes(before.lines.get(line_id), line, &format!("line {line_id}: "), &mut changes);
@@ -192,7 +193,7 @@ mod tests {
             "2026-01-01T00:01:00Z",
             r#","currency":"EUR","items":[{"id":"l","skuId":"sku","quantity":2}]"#,
         );
-        let step = history.fold(&accepted, false).unwrap();
+        let step = history.fold(&accepted, None, false).unwrap();
         assert_eq!((step.status_before, step.status_after), (None, Status::Ready));
         assert_eq!(kinds(&step), ["fulfillment.requested"]);
         for change in [
@@ -204,7 +205,7 @@ mod tests {
             assert!(step.changes.iter().any(|found| found == change), "{change}: {:?}", step.changes);
         }
 
-        let again = history.fold(&accepted, false).unwrap();
+        let again = history.fold(&accepted, None, false).unwrap();
         assert_eq!((again.changes.len(), again.effects.len()), (0, 0), "{again:?}");
 
         let older = body(
@@ -213,13 +214,13 @@ mod tests {
             "2026-01-01T00:00:30Z",
             r#","stateTransitions":{"accepted":"2026-01-01T00:00:10Z"}"#,
         );
-        let step = history.fold(&older, false).unwrap();
+        let step = history.fold(&older, None, false).unwrap();
         assert_eq!(step.status_after, Status::Ready);
         assert!(step.changes.iter().any(|change| change.contains("earlier than known")), "{:?}", step.changes);
         assert!(!step.changes.iter().any(|change| change.contains("snapshot")), "{:?}", step.changes);
 
         let cancelled = body("e2", "order.cancelled", "2026-01-01T00:02:00Z", r#","currency":"USD","items":[]"#);
-        let step = history.fold(&cancelled, true).unwrap();
+        let step = history.fold(&cancelled, None, true).unwrap();
         assert_eq!((step.status_before, step.status_after), (Some(Status::Ready), Status::Cancelled));
         assert_eq!(kinds(&step), ["fulfillment.halted"]);
         assert!(step.changes.iter().any(|change| change.contains("differs in currency")), "{:?}", step.changes);
@@ -229,8 +230,8 @@ mod tests {
     #[test]
     fn what_says_nothing_of_an_order_changes_nothing() {
         let mut history = History::default();
-        assert_eq!(history.fold(b"{}", false), None);
-        assert_eq!(history.fold(br#"{"id":"e","type":"payout.created"}"#, false), None);
-        assert_eq!(history.fold(br#"{"id":"e","type":"order.accepted","data":{"object":{}}}"#, false), None);
+        assert_eq!(history.fold(b"{}", None, false), None);
+        assert_eq!(history.fold(br#"{"id":"e","type":"payout.created"}"#, None, false), None);
+        assert_eq!(history.fold(br#"{"id":"e","type":"order.accepted","data":{"object":{}}}"#, None, false), None);
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, outbox};
+use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, Reading, outbox};
 use riverlock_schemas::{
-    Envelope, EnvelopeError, Mode, event_type, order_event::OrderEvent, order_object::OrderObject,
+    Envelope, EnvelopeError, Mode, content::Content, event_type, order_event::OrderEvent, order_object::OrderObject,
     payload::PayloadError,
 };
 use sqlx::PgConnection;
@@ -61,10 +61,22 @@ impl Projection for Orders {
         self.judge(envelope, || OrderEvent::parse(envelope, body, None))
     }
 
-    fn read<'a>(&self, body: &'a [u8]) -> Result<(Envelope<'a>, Decision<OrderEvent>), EnvelopeError> {
+    fn read<'a>(
+        &self,
+        body: &'a [u8],
+        received_at: Option<DateTime<Utc>>,
+    ) -> Result<Reading<'a, OrderEvent>, EnvelopeError> {
         let (envelope, object) = OrderObject::read(body)?;
-        let decision = self.judge(&envelope, || object.into_event(&envelope, None));
-        Ok((envelope, decision))
+        let mut oddities = object.oddities();
+        let decision = self.judge(&envelope, || object.into_event(&envelope, received_at));
+        if let Decision::Apply(event) = &decision {
+            oddities = event.oddities;
+        }
+        Ok(Reading { envelope, decision, oddities })
+    }
+
+    fn describe(&self, event: &OrderEvent, content: &mut Content) {
+        content.add_order_event(event);
     }
 
     async fn apply(

@@ -236,7 +236,7 @@ pub(crate) fn operations(event: &Announcement<'_>, charges: Vec<WireCharge>) -> 
     let mut operations = Vec::new();
     for charge in charges {
         let charge_id = id(&charge);
-        charge.read(event, charge_id, &mut operations)?;
+        charge.read(event, &charge_id, &mut operations)?;
     }
     // The event says that something happened; where no operation shows it, it is noted all the same.
     if let Some((kind, state)) = event.announced {
@@ -255,14 +255,14 @@ pub(crate) fn operations(event: &Announcement<'_>, charges: Vec<WireCharge>) -> 
 }
 
 impl WireCharge {
-    fn read(self, event: &Announcement<'_>, charge_id: String, to: &mut Vec<Operation>) -> Result<(), PayloadError> {
+    fn read(self, event: &Announcement<'_>, charge_id: &str, to: &mut Vec<Operation>) -> Result<(), PayloadError> {
         let currency = text(self.currency);
         let created = event.times.read(self.created_time);
         let state = self.state.and_then(|StateName(name)| OperationState::parse(&name));
         to.push(Operation {
             key: OperationKey {
                 kind: OperationKind::Charge,
-                charge_id: charge_id.clone(),
+                charge_id: charge_id.to_owned(),
                 operation_id: String::new(),
             },
             reached: match state {
@@ -290,7 +290,7 @@ impl WireCharge {
         ];
         for (kind, list) in parts {
             for operation in list.into_iter().flatten() {
-                to.push(operation.read(event, kind, charge_id.clone(), currency.clone())?);
+                to.push(operation.read(event, kind, charge_id.to_owned(), currency.clone())?);
             }
         }
         Ok(())

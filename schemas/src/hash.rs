@@ -36,6 +36,44 @@ impl Sha256Hash {
     }
 }
 
+/// FNV-1a: a short hash of what comes from a sender that is trusted, where SHA-256 would cost more than it is worth.
+pub(crate) struct Fnv(u64);
+
+impl Fnv {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+
+    pub(crate) fn new() -> Self {
+        Self(Self::OFFSET)
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(Self::PRIME);
+        }
+    }
+
+    /// Adds a text with its length, so that no two lists of texts look alike.
+    pub(crate) fn text(&mut self, text: &str) {
+        self.bytes(&(text.len() as u64).to_be_bytes());
+        self.bytes(text.as_bytes());
+    }
+
+    /// The hash in 16 bits.
+    pub(crate) fn value(&self) -> u16 {
+        // The lower bits of FNV depend on the lower bits of the input only.
+        let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let bytes = (mixed ^ (mixed >> 32)).to_be_bytes();
+        u16::from_be_bytes([bytes[0], bytes[1]])
+    }
+
+    /// The hash in 8 bits, never 0.
+    pub(crate) fn key(&self) -> u8 {
+        let [high, low] = self.value().to_be_bytes();
+        (high ^ low).max(1)
+    }
+}
+
 /// What [`hashed`] begins with.
 pub(crate) const HASHED: &str = "sha256:";
 

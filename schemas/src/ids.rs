@@ -134,8 +134,7 @@ const OF_EVENT: char = '@';
 /// key, empty where there is none.
 pub(crate) fn key_text(id: Option<&str>) -> String {
     match id {
-        None => String::new(),
-        Some(id) if id.is_empty() => String::new(),
+        None | Some("") => String::new(),
         Some(id) if check(id).is_ok() && !id.starts_with(OF_EVENT) && !id.starts_with(HASHED) => id.to_owned(),
         Some(id) => hashed(id),
     }

@@ -8,6 +8,7 @@
 
 pub mod charge_event;
 pub mod cloud_event;
+pub mod content;
 pub mod envelope;
 pub mod event_type;
 pub mod file_event;

@@ -395,9 +395,7 @@ impl LineSnapshot {
     /// Adds what the same line says a second time.
     fn join(&mut self, other: Self) -> Result<(), PayloadError> {
         let Self { line_id, transitions, details } = other;
-        if contradict(self.details.sku_id.as_ref(), details.sku_id.as_ref())
-            || contradict(self.details.quantity, details.quantity)
-        {
+        if contradict(&self.details.sku_id, &details.sku_id) || contradict(&self.details.quantity, &details.quantity) {
             return Err(PayloadError::LineTwice(line_id));
         }
         self.details.join(details);
@@ -416,7 +414,7 @@ fn earlier(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<D
     one.into_iter().chain(other).min()
 }
 
-fn contradict<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+fn contradict<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
     one.is_some() && other.is_some() && one != other
 }
 

@@ -173,6 +173,23 @@ impl Target {
         request
     }
 
+    /// Sends a signed body on a connection of its own, with these header lines (each ends in `\\r\\n`) in place of a
+    /// `Content-Type`, and says how it was answered.
+    ///
+    /// # Errors
+    /// When there is no connection, or no answer in time.
+    pub async fn post(&self, headers: &str, body: &[u8]) -> anyhow::Result<u16> {
+        let signature = sign::header(&[&self.secret], crate::now().timestamp(), body);
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: riverlock\r\nContent-Length: {}\r\n{headers}{}: {signature}\r\n\r\n",
+            self.path,
+            body.len(),
+            sign::SIGNATURE_HEADER,
+        );
+        let request = [head.as_bytes(), body].concat();
+        timeout(ANSWER_TIMEOUT, exchange(&mut None, self.address, &request)).await.context("no answer in time")?
+    }
+
     /// Sends one request on a connection of its own, and says how it was answered.
     ///
     /// # Errors

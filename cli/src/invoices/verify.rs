@@ -54,7 +54,7 @@ pub(super) async fn run(config: &Config, desk: &mut Desk, options: VerifyOptions
         bar.inc(1);
         if let Some(finding) = finding {
             let printed = bar.suspend(|| output.each(finding, || line(finding)));
-            failed = printed.err().or(failed.take());
+            failed = printed.err().or_else(|| failed.take());
         }
     };
     let connection = &mut desk.connection;

@@ -8,6 +8,7 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::Consumer,
     message::{BorrowedMessage, Headers},
+    metadata::{MetadataPartition, MetadataTopic},
 };
 use riverlock_runtime::{
     Closing,
@@ -48,7 +49,7 @@ impl Reader {
         let metadata = consumer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).with_context(asked)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let mut partitions: Vec<i32> =
-            found.into_iter().flat_map(|found| found.partitions()).map(|partition| partition.id()).collect();
+            found.into_iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id).collect();
         anyhow::ensure!(!partitions.is_empty(), "topic {topic} does not exist (`riverlock setup` creates it)");
         partitions.sort_unstable();
         let mut left = VecDeque::new();

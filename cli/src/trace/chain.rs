@@ -88,14 +88,18 @@ struct Gathering<'a> {
 impl Gathering<'_> {
     /// Folds an order's events as far as they can be read: after a record that is missing nothing is sure any more.
     fn fold(&mut self, events: &[EventView], last: Option<&Taken>) {
-        let mut history = History::default();
+        let (mut history, mut spellings) = (History::default(), BTreeSet::new());
         for event in events.iter().filter(|event| is_folded(self.config, event)) {
+            // A record with the same bytes as another of its event has no effect of its own.
+            if !spellings.insert((&event.event_id, &event.body_sha256)) && event.outcome == DUPLICATE {
+                continue;
+            }
             if Some(&taken_at(event)) > last {
                 return;
             }
             let position = event.position();
             let Some(Found::Record(raw)) = self.found.get(&position) else { return };
-            if let Some(step) = history.fold(&raw.body, event.outcome == CONFLICT) {
+            if let Some(step) = history.fold(&raw.body, Some(event.received_at), event.outcome == CONFLICT) {
                 self.steps.insert(position, step);
             }
         }
@@ -165,6 +169,7 @@ fn readable(config: &IngestConfig) -> IngestConfig {
 
 const APPLIED: &str = "applied";
 const CONFLICT: &str = "conflict";
+const DUPLICATE: &str = "duplicate";
 const DEAD: &str = "dead";
 
 /// Takes the messages that a step caused out of those of its order.
@@ -190,7 +195,8 @@ fn stored(
 
 /// Whether the processor folds a record: those of files are the invoice-fetcher's.
 fn is_folded(config: &Config, event: &EventView) -> bool {
-    [APPLIED, CONFLICT].contains(&event.outcome.as_str()) && !config.kafka.topics().files().contains(&event.topic)
+    [APPLIED, CONFLICT, DUPLICATE].contains(&event.outcome.as_str())
+        && !config.kafka.topics().files().contains(&event.topic)
 }
 
 /// What orders records as they had their outcomes: batches one after the other, and the records of one as they came.

@@ -65,7 +65,7 @@ fn write_link(text: &mut String, link: &Link) -> fmt::Result {
     let outcome = if event.outcome == "conflict" { "CONFLICT" } else { &event.outcome };
     writeln!(text, "  outcome    {outcome}{reason}, {}", event.recorded_at)?;
     if event.outcome == "conflict" {
-        writeln!(text, "             its event came before with another body, of another SHA-256; both take part")?;
+        writeln!(text, "             its event came before with a body that contradicts this one; both take part")?;
     }
     if let Some(letter) = &link.dead_letter {
         for (name, value) in letter {

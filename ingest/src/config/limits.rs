@@ -6,13 +6,13 @@ use riverlock_runtime::ConfigError;
 use riverlock_schemas::record::STORED_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::places::Bounds;
+use crate::slots::Bounds;
 
 /// `[ingest.limits]`.
 ///
-/// Before a request has proven who sent it, it occupies only places and bytes for reading. When these are short, the oldest
-/// unfinished request or connection of an unknown client is dropped for the next one. Room on the way to Kafka is given to
-/// authentic events only.
+/// Before a request is authenticated, it occupies only a slot and bytes for reading. When these are used up, the oldest
+/// unfinished request or connection of an unknown client is evicted for the next one. Permits on the way to Kafka are given
+/// to authentic events only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
@@ -38,19 +38,19 @@ pub struct LimitsConfig {
     pub connections_per_address_max: usize,
     /// The part of `reading_max` and `connections_max`, in percent, that only known clients may use: addresses of Digital
     /// River, and those from which an authentic request came within `known_for`.
-    pub known_share_percent: u8,
+    pub known_reserved_percent: u8,
     /// How long an address is known after an authentic request.
     #[serde(with = "humantime_serde")]
     pub known_for: Duration,
-    /// Requests at once on an HTTP/2 connection of a known client or a trusted proxy.
-    pub http2_streams_max: u32,
+    /// Requests at once on an HTTP/2 connection of a trusted proxy, which sends those of many.
+    pub http2_streams_proxy_max: u32,
     /// Requests at once on an HTTP/2 connection of anyone else.
-    pub http2_streams_unknown_max: u32,
-    /// Requests without proof of who sent them that a connection may make at once. Beyond this it is not read from until
-    /// `unproven_per_second` allows another one. Neither holds for trusted proxies, nor once an authentic request came over it.
-    pub unproven_burst: u32,
-    /// Requests without proof of who sent them that a connection may make per second, once it made `unproven_burst`.
-    pub unproven_per_second: u32,
+    pub http2_streams_max: u32,
+    /// Unauthenticated requests that a connection may make at once. Beyond this it is not read from until
+    /// `unauthenticated_per_second` allows another one. Neither holds for trusted proxies, nor once an authentic request came over it.
+    pub unauthenticated_burst: u32,
+    /// Unauthenticated requests that a connection may make per second, once it made `unauthenticated_burst`.
+    pub unauthenticated_per_second: u32,
     /// Longest body in bytes; a longer one is answered 413. Digital River sends 0.4 to 5 kB as a rule, hundreds of line
     /// items make 100 kB and more. Consumers interpret bodies of up to 1 MiB; what is larger is stored, and becomes a dead
     /// letter.
@@ -75,7 +75,7 @@ pub struct LimitsConfig {
     pub connection_age_max: Duration,
     /// How long Kafka may fail to acknowledge events before `/readyz` says that ingest is not ready.
     #[serde(with = "humantime_serde")]
-    pub unready_after: Duration,
+    pub not_ready_after: Duration,
     /// How long connections are still accepted after the process is asked to end and `/readyz` says so, for load balancers to
     /// notice. 0 closes the listener at once.
     #[serde(with = "humantime_serde")]
@@ -93,19 +93,19 @@ impl Default for LimitsConfig {
             reading_bytes_max: 64 * 1024 * 1024,
             connections_max: 2_048,
             connections_per_address_max: 512,
-            known_share_percent: 25,
+            known_reserved_percent: 25,
             known_for: Duration::from_secs(24 * 3_600),
-            http2_streams_max: 128,
-            http2_streams_unknown_max: 32,
-            unproven_burst: 64,
-            unproven_per_second: 5,
+            http2_streams_proxy_max: 128,
+            http2_streams_max: 32,
+            unauthenticated_burst: 64,
+            unauthenticated_per_second: 5,
             body_bytes_max: STORED_BYTES_MAX,
             answer_deadline: Duration::from_millis(2_500),
             body_read_timeout: Duration::from_secs(1),
             header_read_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             connection_age_max: Duration::from_secs(600),
-            unready_after: Duration::from_secs(10),
+            not_ready_after: Duration::from_secs(10),
             shutdown_delay: Duration::from_secs(5),
         }
     }
@@ -120,11 +120,11 @@ impl LimitsConfig {
         number("reading_per_address_max", self.reading_per_address_max, 1..=100_000)?;
         number("connections_max", self.connections_max, 1..=100_000)?;
         number("connections_per_address_max", self.connections_per_address_max, 1..=100_000)?;
-        number("known_share_percent", self.known_share_percent.into(), 0..=90)?;
+        number("known_reserved_percent", self.known_reserved_percent.into(), 0..=90)?;
+        number("http2_streams_proxy_max", self.http2_streams_proxy_max as usize, 1..=1_000)?;
         number("http2_streams_max", self.http2_streams_max as usize, 1..=1_000)?;
-        number("http2_streams_unknown_max", self.http2_streams_unknown_max as usize, 1..=1_000)?;
-        number("unproven_burst", self.unproven_burst as usize, 1..=100_000)?;
-        number("unproven_per_second", self.unproven_per_second as usize, 1..=100_000)?;
+        number("unauthenticated_burst", self.unauthenticated_burst as usize, 1..=100_000)?;
+        number("unauthenticated_per_second", self.unauthenticated_per_second as usize, 1..=100_000)?;
         number("body_bytes_max", self.body_bytes_max, 1..=STORED_BYTES_MAX)?;
         number("in_flight_bytes_max", self.in_flight_bytes_max, self.body_bytes_max..=GIB)?;
         number("reading_bytes_max", self.reading_bytes_max, self.body_bytes_max..=GIB)?;
@@ -136,13 +136,13 @@ impl LimitsConfig {
         duration("idle_timeout", self.idle_timeout, ms(100)..=ms(3_600_000))?;
         duration("connection_age_max", self.connection_age_max, ms(1_000)..=ms(86_400_000))?;
         duration("known_for", self.known_for, ms(60_000)..=ms(30 * 86_400_000))?;
-        duration("unready_after", self.unready_after, ms(0)..=ms(3_600_000))?;
+        duration("not_ready_after", self.not_ready_after, ms(0)..=ms(3_600_000))?;
         duration("shutdown_delay", self.shutdown_delay, ms(0)..=SHUTDOWN_DELAY_MAX)
     }
 
     /// Most events in flight to one partition.
     pub(crate) fn in_flight_partition_max(&self) -> usize {
-        self.in_flight_partition_max.unwrap_or((self.in_flight_max / 4).max(1))
+        self.in_flight_partition_max.unwrap_or_else(|| (self.in_flight_max / 4).max(1))
     }
 
     /// The bounds of requests whose body is still arriving.
@@ -156,7 +156,7 @@ impl LimitsConfig {
     }
 
     fn bounds(&self, max: usize, per_address_max: usize) -> Bounds {
-        let reserved = max * usize::from(self.known_share_percent) / 100;
+        let reserved = max * usize::from(self.known_reserved_percent) / 100;
         Bounds { max, per_address_max, unknown_max: (max - reserved).max(1) }
     }
 }

@@ -71,7 +71,7 @@ fn what_is_wrong_is_refused_with_its_key() {
         (format!("[limits]\nin_flight_bytes_max = 1048576\n{GOOD}"), "limits.in_flight_bytes_max"),
         (format!("[limits]\nreading_bytes_max = 1048576\n{GOOD}"), "limits.reading_bytes_max"),
         (format!("[limits]\nin_flight_partition_max = 2000\n{GOOD}"), "limits.in_flight_partition_max"),
-        (format!("[limits]\nknown_share_percent = 91\n{GOOD}"), "limits.known_share_percent"),
+        (format!("[limits]\nknown_reserved_percent = 91\n{GOOD}"), "limits.known_reserved_percent"),
         (format!("[limits]\nidle_timeout = '10ms'\n{GOOD}"), "limits.idle_timeout"),
         (format!("[limits]\nshutdown_delay = '16s'\n{GOOD}"), "limits.shutdown_delay"),
         (GOOD.replace("path =", "tolerance = '500us'\npath ="), "endpoints[0].tolerance: is 500"),

@@ -116,7 +116,7 @@ async fn a_producer_that_failed_for_good_is_replaced_and_events_flow_again() {
     let readiness = Arc::new(Readiness::new(context.health.register("ingest")));
     assert_eq!(producer.check(Instant::now()), Err(Refusal::NotReady), "it is not warmed up");
     let supervisor =
-        Supervisor { producer: Arc::clone(&producer), kafka, readiness, unready_after: Duration::from_secs(10) };
+        Supervisor { producer: Arc::clone(&producer), kafka, readiness, not_ready_after: Duration::from_secs(10) };
     let supervisor = context.shutdown.spawn_work(supervisor.run(soft));
     wait_until(|| context.health.not_ready().is_empty()).await;
 

@@ -129,7 +129,7 @@ async fn a_connection_that_is_kept_busy_ends_with_its_age_and_between_two_reques
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_too_many_takes_the_place_of_one_that_proved_nothing() {
+async fn one_connection_too_many_evicts_one_that_proved_nothing() {
     let service = start(LimitsConfig { connections_max: 2, ..limits() }, |_| {}).await;
     service.ready().await;
     let bytes = request(PATH, "", event("e", "order.accepted", "o").as_bytes());

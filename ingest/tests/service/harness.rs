@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -43,6 +43,40 @@ pub(crate) const DIGITAL_RIVER_TIMEOUT: Duration = Duration::from_millis(3_000);
 
 static METRICS: LazyLock<metrics_exporter_prometheus::PrometheusHandle> =
     LazyLock::new(|| telemetry::metrics().expect("this is the only recorder"));
+
+/// What was logged by all tests of this process.
+pub(crate) static LOG: LazyLock<Log> = LazyLock::new(Log::install);
+
+/// A log that can be read.
+#[derive(Clone)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn install() -> Self {
+        let log = Self(Arc::default());
+        let writer = log.clone();
+        // Another subscriber would be another test's mistake.
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).try_init().unwrap();
+        log
+    }
+
+    /// The lines that hold a text.
+    pub(crate) fn lines(&self, text: &str) -> Vec<String> {
+        let log = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// The service under test. Every test has its own endpoint name, so that its metrics are its own.
 pub(crate) struct Service {
@@ -91,6 +125,7 @@ pub(crate) async fn service() -> Service {
 fn cluster() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig, String) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     LazyLock::force(&METRICS);
+    LazyLock::force(&LOG);
     let cluster = MockCluster::new(1).unwrap();
     let kafka = KafkaConfig { brokers: cluster.bootstrap_servers(), partitions: 4, ..KafkaConfig::default() };
     for topic in topics::names(&kafka) {
@@ -123,6 +158,20 @@ pub(crate) async fn start(
     let context = Context::new();
     let address = riverlock_ingest::start(config, &kafka, &context).await.unwrap().address;
     Service { address, cluster, kafka, context, endpoint, folder: tempfile::tempdir().unwrap() }
+}
+
+/// A service that is ready, whose endpoint has a secret that expires then, at the time that a clock shows.
+pub(crate) async fn with_expiring_secret(expires_at: DateTime<Utc>, clock: Arc<dyn Clock>) -> Service {
+    let (cluster, kafka, endpoint) = cluster();
+    let mut config = endpoint_config(&endpoint, PATH);
+    config.secrets[0].expires_at = Some(expires_at);
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = IngestConfig { listen, limits: limits(), endpoints: vec![config], ..IngestConfig::default() };
+    let context = Context { clock, ..Context::new() };
+    let address = riverlock_ingest::start(config, &kafka, &context).await.unwrap().address;
+    let service = Service { address, cluster, kafka, context, endpoint, folder: tempfile::tempdir().unwrap() };
+    service.ready().await;
+    service
 }
 
 /// A service that is ready and reads its configuration from a file, again and again. `NAME` in the text stands for the name

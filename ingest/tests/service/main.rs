@@ -15,8 +15,6 @@ mod load;
 #[cfg(test)]
 mod odd;
 #[cfg(test)]
-mod places;
-#[cfg(test)]
 mod quarantine;
 #[cfg(test)]
 mod readiness;
@@ -24,6 +22,8 @@ mod readiness;
 mod reload;
 #[cfg(test)]
 mod requests;
+#[cfg(test)]
+mod slots;
 #[cfg(test)]
 mod storm;
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! What `/readyz` and `/livez` say, and what is seen of it in the metrics.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use riverlock_ingest::config::LimitsConfig;
+use riverlock_runtime::{Clock as _, SystemClock, clock::ManualClock};
 
-use crate::harness::{Service, configured, event, limits, process_metric, service, start, wait_until};
+use crate::harness::{
+    LOG, PATH, Service, configured, event, limits, process_metric, request, service, start, unsigned, wait_until,
+    with_expiring_secret,
+};
 
 fn reason(service: &Service) -> Option<String> {
     service.context.health.not_ready().first().map(ToString::to_string)
@@ -13,7 +18,7 @@ fn reason(service: &Service) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_breaker_is_told_after_a_while_and_a_probe_closes_it_without_any_event() {
-    let service = start(LimitsConfig { unready_after: Duration::from_secs(1), ..limits() }, |_| {}).await;
+    let service = start(LimitsConfig { not_ready_after: Duration::from_secs(1), ..limits() }, |_| {}).await;
     service.ready().await;
     service.cluster.broker_down(-1).unwrap();
     let answer = service.post(&event("during", "order.accepted", "o")).await;
@@ -46,4 +51,80 @@ async fn every_long_lived_task_is_seen_to_move() {
     assert!(service.context.health.stuck().is_empty());
     assert!(service.context.health.not_ready().is_empty());
     assert!((process_metric("riverlock_ingest_accept_errors_total")).abs() < f64::EPSILON);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_kafka_hides_is_named_before_any_event_comes() {
+    const HIDDEN: &str = "riverlock.raw.order.accepted";
+    let service = start(limits(), |cluster| {
+        cluster.topic_error(HIDDEN, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
+    })
+    .await;
+    wait_until("it is named", || reason(&service).is_some_and(|reason| reason.contains(HIDDEN))).await;
+    assert!(
+        reason(&service).is_some_and(|reason| reason.contains("does not let ingest see")),
+        "{:?}",
+        reason(&service)
+    );
+    service.cluster.topic_error(HIDDEN, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    service.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_expires_while_the_process_runs_is_counted_and_logged() {
+    let now = SystemClock.now();
+    let clock = Arc::new(ManualClock::new(now));
+    let service = with_expiring_secret(now + TimeDelta::seconds(30), Arc::<ManualClock>::clone(&clock)).await;
+    let expiry = service.metric("riverlock_ingest_secret_expiry_timestamp_seconds", "secret=\"first\"");
+    assert!((expiry - (now.timestamp() + 30) as f64).abs() < 1.5, "{expiry}");
+    assert_eq!(service.post(&event("before", "order.accepted", "o")).await.status, 202);
+    // A look that finds it counting comes first.
+    let lacks = || service.metric("riverlock_ingest_endpoint_without_active_secret", "") > 0.5;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!lacks());
+    clock.advance(TimeDelta::seconds(31));
+    wait_until("it is noticed", lacks).await;
+    assert_eq!(service.post(&event("after", "order.accepted", "o")).await.status, 401);
+    let expired = service.metric("riverlock_ingest_secrets_expired_total", "secret=\"first\"");
+    assert!((expired - 1.0).abs() < f64::EPSILON, "{expired}");
+    let lines = LOG.lines(&service.endpoint);
+    assert!(lines.iter().any(|line| line.contains("has expired")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("ERROR") && line.contains("refuses everything")), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_logged_in_a_line_of_its_own_without_what_its_sender_wrote() {
+    let quick = LimitsConfig { body_read_timeout: Duration::from_millis(200), body_bytes_max: 2_000, ..limits() };
+    let service = start(quick, |_| {}).await;
+    service.ready().await;
+    let body = event("e", "order.accepted", "o");
+    let signed = String::from_utf8(request(PATH, "", body.as_bytes())).unwrap();
+    let long = "x".repeat(3_000);
+    let forged = "a\\n2026-01-01T00:00:00Z ERROR forged";
+    let doubled = format!(r#"{{"{forged}":1,"{forged}":2}}"#);
+    let quoted = format!(r#""{forged}{}""#, "y".repeat(1_000));
+    for (bytes, outcome) in [
+        (signed.replace("POST", "PUT").into_bytes(), "method_not_allowed"),
+        (unsigned(PATH, "", body.as_bytes()), "was not authentic"),
+        (unsigned(PATH, "", long.as_bytes()), "too_large"),
+        (signed.as_bytes()[..signed.len() - 1].to_vec(), "body_timeout"),
+        (unsigned("/open", "", doubled.as_bytes()), "not_an_event"),
+        (unsigned("/open", "", quoted.as_bytes()), "not_an_event"),
+        (request(PATH, "", doubled.as_bytes()), "not_an_event"),
+    ] {
+        let answer = service.send(&bytes).await;
+        let logged = || LOG.lines(&service.endpoint).iter().any(|line| line.contains(outcome));
+        wait_until(outcome, logged).await;
+        assert!(answer.status == 202 || answer.status >= 400, "{answer:?}");
+    }
+    for line in LOG.lines("forged") {
+        assert!(!line.starts_with("2026-01-01"), "{line}");
+        assert!(line.len() < 1_000, "{} bytes", line.len());
+    }
+    // An id with a line feed, in the line that says that the request is odd.
+    let odd = event(forged, "order.accepted", "o");
+    let odd = String::from_utf8(request(PATH, "", odd.as_bytes())).unwrap().replace("application/json", "text/plain");
+    assert_eq!(service.send(odd.as_bytes()).await.status, 202);
+    wait_until("it is logged", || LOG.lines("is odd").iter().any(|line| line.contains("media_type"))).await;
+    assert!(!LOG.lines("forged").iter().any(|line| line.starts_with("2026-01-01")));
 }

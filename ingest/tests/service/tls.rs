@@ -34,6 +34,9 @@ async fn events_come_over_tls_and_a_new_certificate_is_taken_without_a_restart()
     let service = configured(TEXT, &[("cert.pem", FIRST.0), ("key.pem", FIRST.1)]).await;
     let (version, first) = post(&service).await;
     assert_eq!(version, reqwest::Version::HTTP_2, "agreed on in the handshake");
+    // 2126; a service without TLS, of another test, says 0.
+    let expiry = || process_metric("riverlock_ingest_certificate_expiry_timestamp_seconds");
+    crate::harness::wait_until("the certificate's expiry is told", || expiry() > 4.9e9).await;
 
     let write = |name: &str, text: &str| std::fs::write(service.folder.path().join(name), text).unwrap();
     let refused = || process_metric("ingest_reloads_total{outcome=\"refused\"}");

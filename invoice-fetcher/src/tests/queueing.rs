@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use riverlock_ledger::{Fresh, Projection};
+use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::{
     EventId, Mode, OrderId,
     file_event::{FileEvent, Purpose},
@@ -89,7 +90,7 @@ async fn a_file_is_queued_once_however_often_it_is_announced() {
 #[tokio::test]
 async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
     let database = Database::create().await;
-    announce(&database, [announced(1)], Utc::now() + TimeDelta::seconds(600)).await;
+    announce(&database, [announced(1)], SystemClock.now() + TimeDelta::seconds(600)).await;
     let queue = database.queue();
     assert_eq!(lease(&queue, 10).await, [], "not due yet");
     pass(&database, 600).await;
@@ -152,7 +153,7 @@ async fn workers_that_lease_at_the_same_time_never_get_the_same_row() {
 #[tokio::test]
 async fn the_most_overdue_row_comes_first_and_a_retry_waits_for_its_time() {
     let database = Database::create().await;
-    let (queue, start) = (database.queue(), Utc::now());
+    let (queue, start) = (database.queue(), SystemClock.now());
     for number in [2, 1, 3] {
         announce(&database, [announced(number)], start + TimeDelta::seconds(i64::try_from(number).unwrap())).await;
     }

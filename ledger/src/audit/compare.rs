@@ -186,8 +186,8 @@ fn what_is_wrong(read: &Read, row: Option<&Found>) -> Option<&'static str> {
         return Some("has another body than the one that had its outcome");
     }
     let first = row.first_sha256.as_deref();
-    if row.outcome == Outcome::Duplicate.as_str() && first != Some(row.body_sha256.as_slice()) {
-        return Some("is called a duplicate, but no other record with its body had an effect");
+    if row.outcome == Outcome::Duplicate.as_str() && (first.is_none() || row.contradicts_first) {
+        return Some("is called a duplicate, but no other record of its event says the same");
     }
     if row.outcome == Outcome::Conflict.as_str() && first.is_none_or(|first| first == row.body_sha256) {
         return Some("is called a conflict, but no other record of its event has another body");
@@ -207,6 +207,7 @@ mod tests {
             outcome: outcome.to_owned(),
             body_sha256: Sha256Hash::of(body).as_bytes().to_vec(),
             first_sha256: first.map(|first| Sha256Hash::of(first).as_bytes().to_vec()),
+            contradicts_first: first.is_some_and(|first| first == b"contrary"),
             has_letter,
         }
     }
@@ -219,7 +220,8 @@ mod tests {
             (Some(row("applied", b"body", None, None)), None),
             (Some(row("ignored", b"other", None, None)), Some("another body")),
             (Some(row("duplicate", b"body", Some(b"body"), None)), None),
-            (Some(row("duplicate", b"body", Some(b"other"), None)), Some("called a duplicate")),
+            (Some(row("duplicate", b"body", Some(b"another spelling"), None)), None),
+            (Some(row("duplicate", b"body", Some(b"contrary"), None)), Some("called a duplicate")),
             (Some(row("duplicate", b"body", None, None)), Some("called a duplicate")),
             (Some(row("conflict", b"body", Some(b"other"), None)), None),
             (Some(row("conflict", b"body", Some(b"body"), None)), Some("called a conflict")),

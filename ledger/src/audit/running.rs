@@ -26,7 +26,7 @@ use super::{
     store::{self, Proved},
 };
 use crate::{
-    Error, PostgresConfig,
+    Error, PostgresConfig, cluster,
     context::Partition,
     metrics as names,
     postgres::{self, Lock},
@@ -281,6 +281,37 @@ async fn prove_new_from(
     }
     (report.acknowledged, report.outcomes) = store::marked(connection).await?;
     Ok(report)
+}
+
+/// Runs as one process makes them: with one client.
+pub(crate) async fn runs(
+    kafka: &KafkaConfig,
+    connection: &mut PgConnection,
+    consumers: &[(&'static str, Vec<String>)],
+    rounds: usize,
+) -> Result<(), AuditError> {
+    let mut source = Source::open(kafka)?;
+    for _ in 0..rounds {
+        let never = CancellationToken::new();
+        let report = prove_new_from(&mut source, connection, consumers, None, &never, &|| {}).await?;
+        store::set_last_run(connection, &report, Duration::ZERO).await?;
+    }
+    Ok(())
+}
+
+/// The statements of a run that finds nothing new, and of showing what is known.
+pub(crate) async fn statements(
+    connection: &mut PgConnection,
+    consumers: &[(&'static str, Vec<String>)],
+) -> Result<(), AuditError> {
+    let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
+    cluster::current(connection).await?;
+    let ids = crate::store::topic_ids_to_read(connection, &topics).await?;
+    store::standings(connection, consumers, &ids).await?;
+    store::mark(connection, &[]).await?;
+    store::marked(connection).await?;
+    store::set_last_run(connection, &Report::default(), Duration::ZERO).await?;
+    Ok(show(connection).await?)
 }
 
 /// Proves the next stretch of every partition that has one, and marks those in which nothing is wrong. A partition with

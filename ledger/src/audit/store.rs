@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use riverlock_schemas::content::Content;
 use sqlx::PgConnection;
 
 use super::{Report, compare::Read};
@@ -23,6 +24,8 @@ pub(super) struct Found {
     pub(super) body_sha256: Vec<u8>,
     /// For duplicates and conflicts: the hash of the record that decided the event's outcome.
     pub(super) first_sha256: Option<Vec<u8>>,
+    /// The same: whether what it says contradicts what that record says.
+    pub(super) contradicts_first: bool,
     /// For dead records: whether there is a letter that waits or was given up.
     pub(super) has_letter: Option<bool>,
 }
@@ -118,11 +121,11 @@ pub(super) async fn look_up(
     }
     let rows = sqlx::query!(
         r#"-- audit_look_up
-           SELECT topic_id, partition, record_offset, body_sha256, outcome,
+           SELECT topic_id, partition, record_offset, body_sha256, content, outcome,
                   CASE WHEN outcome IN ('duplicate', 'conflict') THEN (
-                      SELECT first.body_sha256 FROM events first
+                      SELECT ARRAY[first.body_sha256, first.content] FROM events first
                       WHERE first.event_id = e.event_id AND first.outcome IN ('applied', 'ignored', 'dead')
-                  ) END AS first_sha256,
+                  ) END AS "first: Vec<Option<Vec<u8>>>",
                   CASE outcome WHEN 'dead' THEN EXISTS (
                       SELECT FROM dead_letters d
                       WHERE (d.topic_id, d.partition, d.record_offset) = (e.topic_id, e.partition, e.record_offset)
@@ -138,10 +141,21 @@ pub(super) async fn look_up(
     .fetch_all(connection)
     .await?;
     let found = rows.into_iter().map(|row| {
+        let (first_sha256, first_content) = row.first.map_or((None, None), |first| {
+            let mut first = first.into_iter();
+            (first.next().flatten(), first.next().flatten())
+        });
+        // Records from before spellings were compared cannot be judged by what they say.
+        let parsed = |content: Option<Vec<u8>>| content.as_deref().and_then(Content::from_slice);
+        let contradicts_first = match (parsed(row.content), parsed(first_content)) {
+            (Some(content), Some(first)) => content.contradicts(&first).is_some(),
+            _ => false,
+        };
         let found = Found {
             outcome: row.outcome,
             body_sha256: row.body_sha256,
-            first_sha256: row.first_sha256,
+            first_sha256,
+            contradicts_first,
             has_letter: row.has_letter,
         };
         ((row.topic_id, row.partition, row.record_offset), found)

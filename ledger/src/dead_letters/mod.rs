@@ -19,6 +19,7 @@ pub use discard::discard;
 pub use redrive::redrive;
 pub use view::{ActionView, Body, Cursor, Filter, LetterView, body, count, find, history, list, next_page, started};
 pub use watch::run as watch;
+pub(crate) use watch::show;
 
 use crate::store::Outcome;
 

@@ -13,6 +13,7 @@ use crate::{
     batch::{self, Entry},
     detail::safe,
     error::Disposition,
+    spellings::{self, Comparison},
     store::{self, EventRow, Outcome},
 };
 
@@ -180,11 +181,13 @@ async fn settle<P: Projection>(
         Decision::Dead(dead) => return Ok(Err(dead)),
     };
     let mut savepoint = connection.begin().await?;
-    let conflict = place_among_others(&mut savepoint, &mut row).await?;
+    let Placed { comparison, is_repeated } = place_among_others(&mut savepoint, &mut row).await?;
     let (outcome, reason) = (row.outcome, row.reason);
-    write_outcome(&mut savepoint, letter, &row).await?;
-    // A duplicate's effect has happened: another record of the event had it.
-    if let Some(event) = event.filter(|_| outcome != Outcome::Duplicate)
+    write_outcome(&mut savepoint, letter, &row, comparison.aspect).await?;
+    spellings::call_conflicts(&mut savepoint, &comparison.duplicates).await?;
+    // What has the same bytes as another record has had its effect.
+    let conflict = comparison.aspect.is_some();
+    if let Some(event) = event.filter(|_| !is_repeated)
         && let Err(error) = projection.apply(&mut savepoint, vec![Fresh { event, conflict }], now).await
     {
         if error.disposition() != Disposition::Isolate {
@@ -193,35 +196,50 @@ async fn settle<P: Projection>(
         savepoint.rollback().await?;
         return Ok(Err(error.dead()));
     }
+    spellings::mark_orders(&mut savepoint, &comparison.orders, now).await?;
     savepoint.commit().await?;
     Ok(Ok((outcome, reason)))
 }
 
-/// Gives the row the outcome that it has beside the other records of its event, as in live processing, and says whether two
-/// bodies came under the event's id. The id may be new: a record that was unreadable is read now.
-async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<bool, Error> {
-    let first = store::first_records(connection, &[row.event_id.as_ref()]).await?;
-    if let Some(first) = first.get(row.event_id.as_ref())
-        && first.position != (row.topic_id, row.partition, row.offset)
-    {
-        let same = first.body_sha256 == row.body_sha256.as_bytes();
-        row.outcome = if same { Outcome::Duplicate } else { Outcome::Conflict };
-        row.reason = None;
-        return Ok(!same);
-    }
-    let conflict = sqlx::query_scalar!(
-        r#"-- events_conflict_exists
-           SELECT EXISTS (SELECT FROM events WHERE event_id = $1 AND outcome = 'conflict') AS "exists!""#,
-        row.event_id.as_ref()
-    );
-    Ok(conflict.fetch_one(connection).await?)
+/// Where a record stands among the others of its event.
+struct Placed {
+    comparison: Comparison,
+    /// Another record has the same bytes and decided the event's outcome.
+    is_repeated: bool,
 }
 
-async fn write_outcome(connection: &mut PgConnection, letter: &Locked, row: &EventRow<'_>) -> Result<(), Error> {
+/// Gives the row the outcome that it has beside the other records of its event, as in live processing. The id may be new: a
+/// record that was unreadable is read now.
+async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<Placed, Error> {
+    let at = (row.topic_id, row.partition, row.offset);
+    let event_id = row.event_id.as_ref();
+    let first = store::first_records(connection, &[event_id]).await?;
+    let first = first.get(event_id).filter(|first| first.position != at);
+    if first.is_some_and(|first| first.body_sha256 == row.body_sha256.as_bytes()) {
+        (row.outcome, row.reason, row.content) = (Outcome::Duplicate, None, None);
+        return Ok(Placed { comparison: Comparison::default(), is_repeated: true });
+    }
+    let others = spellings::of_events(connection, &[event_id]).await?.remove(event_id).unwrap_or_default();
+    let mut comparison = row.content.map(|content| spellings::compare(at, &content, &others)).unwrap_or_default();
+    if first.is_some() {
+        row.outcome = if comparison.aspect.is_some() { Outcome::Conflict } else { Outcome::Duplicate };
+        row.reason = None;
+    } else if spellings::has_former_conflict(&others) {
+        comparison.aspect.get_or_insert("bytes");
+    }
+    Ok(Placed { comparison, is_repeated: false })
+}
+
+async fn write_outcome(
+    connection: &mut PgConnection,
+    letter: &Locked,
+    row: &EventRow<'_>,
+    aspect: Option<&str>,
+) -> Result<(), Error> {
     let written = sqlx::query!(
         "-- events_redriven
          UPDATE events SET event_id = $4, event_type = $5, live_mode = $6, order_id = $7, created_at = $8, outcome = $9,
-                           reason = $10
+                           reason = $10, content = $13
          WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome = $11 AND body_sha256 = $12",
         row.topic_id,
         row.partition,
@@ -235,6 +253,7 @@ async fn write_outcome(connection: &mut PgConnection, letter: &Locked, row: &Eve
         row.reason,
         &letter.outcome,
         row.body_sha256.as_bytes().as_slice(),
+        row.content.as_ref().map(|content| content.as_bytes().as_slice()),
     )
     .execute(connection)
     .await;
@@ -247,11 +266,11 @@ async fn write_outcome(connection: &mut PgConnection, letter: &Locked, row: &Eve
         }
         Err(error) => return Err(error.into()),
     }
-    if row.outcome == Outcome::Conflict && letter.outcome != Outcome::Conflict.as_str() {
+    if let Some(aspect) = aspect.filter(|_| letter.outcome != Outcome::Conflict.as_str()) {
         tracing::error!(
             event.id = row.event_id.as_ref(),
             order.id = row.order_id.as_deref(),
-            "event {} came with two different bodies; this one, {}, was dead as {}",
+            "event {} came with two bodies that contradict each other ({aspect}); this one, {}, was dead as {}",
             row.event_id,
             row.body_sha256,
             letter.event_id,

@@ -306,17 +306,19 @@ pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<u64
     Ok(u64::try_from(count.fetch_one(connection).await?).unwrap_or_default())
 }
 
-/// Letters by state, since when the oldest open one is there, and how many conflicts there are.
+/// Letters by state, the age of the oldest open one by the database's clock, and how many conflicts there are.
 pub(super) struct Counts {
     pub(super) by_state: BTreeMap<String, i64>,
-    pub(super) oldest_open_at: Option<DateTime<Utc>>,
+    pub(super) oldest_open_seconds: Option<f64>,
     pub(super) conflicts: i64,
 }
 
 pub(super) async fn counts(connection: &mut PgConnection) -> Result<Counts, Error> {
     let states = sqlx::query!(
         r#"-- dead_letters_by_state
-           SELECT state, count(*) AS "count!", min(created_at) AS "oldest!" FROM dead_letters GROUP BY state"#
+           SELECT state, count(*) AS "count!",
+                  extract(epoch FROM now() - min(created_at))::double precision AS "oldest_seconds!"
+           FROM dead_letters GROUP BY state"#
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -326,6 +328,10 @@ pub(super) async fn counts(connection: &mut PgConnection) -> Result<Counts, Erro
     );
     let conflicts = conflicts.fetch_one(connection).await?;
     let open = states.iter().find(|row| row.state == State::Open.as_str());
-    let oldest_open_at = open.map(|row| row.oldest);
-    Ok(Counts { by_state: states.into_iter().map(|row| (row.state, row.count)).collect(), oldest_open_at, conflicts })
+    let oldest_open_seconds = open.map(|row| row.oldest_seconds);
+    Ok(Counts {
+        by_state: states.into_iter().map(|row| (row.state, row.count)).collect(),
+        oldest_open_seconds,
+        conflicts,
+    })
 }

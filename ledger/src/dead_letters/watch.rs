@@ -24,7 +24,7 @@ pub async fn run(postgres: PostgresConfig, context: Context) -> Result<(), Infal
     let mut connection = None;
     while !soft.is_cancelled() {
         component.beat();
-        match bounded(postgres.answer_limit(), show(&postgres, &mut connection, &context)).await {
+        match bounded(postgres.answer_limit(), show(&postgres, &mut connection)).await {
             Ok(()) => component.ready(),
             Err(error) => {
                 connection = None;
@@ -39,11 +39,7 @@ pub async fn run(postgres: PostgresConfig, context: Context) -> Result<(), Infal
     Ok(())
 }
 
-async fn show(
-    postgres: &PostgresConfig,
-    kept: &mut Option<sqlx::PgConnection>,
-    context: &Context,
-) -> Result<(), Error> {
+pub(crate) async fn show(postgres: &PostgresConfig, kept: &mut Option<sqlx::PgConnection>) -> Result<(), Error> {
     let connection = match kept {
         Some(connection) => connection,
         None => kept.insert(postgres.connect_as("dead-letters").await?),
@@ -53,8 +49,7 @@ async fn show(
         let count = counts.by_state.get(state.as_str()).copied().unwrap_or_default();
         gauge!(names::DEAD_LETTERS, "state" => state.as_str()).set(count as f64);
     }
-    let age = counts.oldest_open_at.and_then(|at| (context.clock.now() - at).to_std().ok()).unwrap_or_default();
-    gauge!(names::DEAD_LETTERS_OLDEST).set(age.as_secs_f64());
+    gauge!(names::DEAD_LETTERS_OLDEST).set(counts.oldest_open_seconds.unwrap_or_default());
     gauge!(names::CONFLICTS).set(counts.conflicts as f64);
     Ok(())
 }

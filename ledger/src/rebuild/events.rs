@@ -2,18 +2,24 @@
 //!
 //! Of an event's records the first to be read decides its outcome, and which is read first is not a matter of the event:
 //! partitions are read side by side, and a replay may overtake. So the rows must be the same records with the same bodies, and
-//! the outcomes must be *an* answer to the same question: one record has the event's outcome, every other is a duplicate if
-//! its body is that one's, and a conflict if not; and where both sides chose the same body, the outcome is the same. That is
-//! exact: any other difference is one.
+//! the outcomes must be *an* answer to the same question: one record has the event's outcome, every other is a duplicate if it
+//! does not contradict that one, and a conflict if it contradicts any; and where both sides chose the same body, the outcome is
+//! the same. Any other difference is one.
+//!
+//! What a record says is kept for one record of each body, so it may stand beside another record on the other side, and records
+//! from before it was kept have none. Without it a duplicate and a conflict cannot be told apart, and either is an answer.
 
 use std::collections::BTreeMap;
 
+use riverlock_schemas::content::Content;
 use serde_json::{Map, Value};
 
 use super::Change;
 
 /// The columns that depend on which record was read first.
 const OUTCOME: [&str; 2] = ["outcome", "reason"];
+/// What a record says; see [`crate::spellings`].
+const CONTENT: &str = "content";
 
 type Position = (i64, i64, i64);
 type Row = Map<String, Value>;
@@ -50,7 +56,12 @@ fn by_position(rows: &[Value]) -> BTreeMap<Position, &Row> {
 
 /// What differs and does not depend on the order of reading.
 fn other_columns(position: Position, live: &Row, rebuilt: &Row) -> Vec<Change> {
-    let differs = |column: &&String| !OUTCOME.contains(&column.as_str()) && live.get(*column) != rebuilt.get(*column);
+    let differs = |column: &&String| match column.as_str() {
+        CONTENT => {
+            content(live).zip(content(rebuilt)).is_some_and(|(live, rebuilt)| live.contradicts(&rebuilt).is_some())
+        }
+        column => !OUTCOME.contains(&column) && live.get(column) != rebuilt.get(column),
+    };
     let change = |column: &String| {
         Change::new(&format!("{} {column}", name(position)), &text(live, column), &text(rebuilt, column))
     };
@@ -69,11 +80,29 @@ fn first<'a>(rows: &BTreeMap<Position, &'a Row>) -> Option<&'a Row> {
     let repeats = |row: &Row| matches!(text(row, "outcome").as_str(), "duplicate" | "conflict");
     let mut firsts = rows.values().filter(|row| !repeats(row));
     let (first, None) = (firsts.next()?, firsts.next()) else { return None };
-    let follows = |row: &&&Row| {
-        let same = row.get("body_sha256") == first.get("body_sha256");
-        text(row, "outcome") == if same { "duplicate" } else { "conflict" }
+    // One record of each body says what all of them say.
+    let mut contents: BTreeMap<String, Content> = BTreeMap::new();
+    for row in rows.values() {
+        if let Some(content) = content(row) {
+            contents.insert(text(row, "body_sha256"), content);
+        }
+    }
+    let of = |row: &Row| contents.get(&text(row, "body_sha256"));
+    let contradicts = |row: &Row, other: &Row| Some(of(row)?.contradicts(of(other)?).is_some());
+    let follows = |row: &Row| {
+        if row.get("body_sha256") == first.get("body_sha256") {
+            return text(row, "outcome") == "duplicate";
+        }
+        match text(row, "outcome").as_str() {
+            "duplicate" => contradicts(row, first) != Some(true),
+            _ => rows.values().any(|other| contradicts(row, other) != Some(false)),
+        }
     };
-    rows.values().filter(|row| repeats(row)).all(|row| follows(&row)).then_some(*first)
+    rows.values().filter(|row| repeats(row)).all(|row| follows(row)).then_some(*first)
+}
+
+fn content(row: &Row) -> Option<Content> {
+    Content::from_hex(row.get(CONTENT)?.as_str()?.strip_prefix("\\x")?)
 }
 
 fn name((topic_id, partition, offset): Position) -> String {
@@ -101,9 +130,17 @@ mod tests {
 
     use super::*;
 
+    /// A record with a body: `a` and its spelling `A` say the same, and `b` contradicts both.
     fn row(partition: i64, offset: i64, body: &str, outcome: &str, reason: Option<&str>) -> Value {
+        let content = Content::of_parts("order.accepted", None, Some(&body.to_lowercase()));
+        let digits: String = content.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         json!({"topic_id": 1, "partition": partition, "record_offset": offset, "event_id": "e", "body_sha256": body,
-               "outcome": outcome, "reason": reason})
+               "content": format!("\\x{digits}"), "outcome": outcome, "reason": reason})
+    }
+
+    fn without_content(mut row: Value) -> Value {
+        row["content"] = Value::Null;
+        row
     }
 
     fn applied(partition: i64, offset: i64, body: &str) -> Value {
@@ -122,6 +159,23 @@ mod tests {
         let one = [applied(0, 1, "a"), repeats(1, 5, "b", "conflict"), repeats(1, 6, "a", "duplicate")];
         let other = [repeats(0, 1, "a", "conflict"), applied(1, 5, "b"), repeats(1, 6, "a", "conflict")];
         assert_eq!(compare(&one, &other), []);
+    }
+
+    #[test]
+    fn spellings_are_duplicates_unless_they_contradict_each_other() {
+        let one =
+            [applied(0, 1, "a"), repeats(1, 5, "A", "duplicate"), without_content(repeats(1, 6, "A", "duplicate"))];
+        let other = [repeats(0, 1, "a", "duplicate"), applied(1, 5, "A"), repeats(1, 6, "A", "duplicate")];
+        assert_eq!(compare(&one, &other), []);
+        // Whether the spelling came before or after the body that contradicts it is not known.
+        let all =
+            |of_spelling: &str| [applied(0, 1, "a"), repeats(1, 5, "A", of_spelling), repeats(1, 6, "b", "conflict")];
+        assert_eq!(compare(&all("duplicate"), &all("conflict")), []);
+        let wrong = [applied(0, 1, "a"), repeats(1, 5, "A", "conflict")];
+        assert_ne!(compare(&wrong, &[applied(0, 1, "a"), repeats(1, 5, "A", "duplicate")]), []);
+        // A former version called every other body a conflict, and kept nothing to compare.
+        let former = [without_content(applied(0, 1, "a")), without_content(repeats(1, 5, "A", "conflict"))];
+        assert_eq!(compare(&former, &[applied(0, 1, "a"), repeats(1, 5, "A", "duplicate")]), []);
     }
 
     #[test]

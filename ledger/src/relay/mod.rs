@@ -88,6 +88,26 @@ pub async fn run(kafka: KafkaConfig, postgres: PostgresConfig, context: Context)
     Ok(())
 }
 
+/// Publishes pages of both queues, one after the other and without a wait.
+pub(crate) async fn rounds(
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    context: &Context,
+    rounds: usize,
+) -> Result<(), RelayError> {
+    let topics = kafka.topics();
+    let register = |name| context.health.register_beating(name, STUCK_AFTER);
+    let messages = Messages::default();
+    let mut messages = Publisher::new(messages, topics.fulfillment(), kafka, postgres, register("relay"))?;
+    let mut letters = Publisher::new(Letters, topics.dead_letter(), kafka, postgres, register("dead-letter-relay"))?;
+    let mut connections = [postgres.connect_as("relay").await?, postgres.connect_as("relay").await?];
+    for _ in 0..rounds {
+        messages.round(&mut connections[0]).await?;
+        letters.round(&mut connections[1]).await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

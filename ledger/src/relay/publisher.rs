@@ -166,20 +166,24 @@ impl<Q: Queue> Publisher<Q> {
         self.queue.begin();
         self.held = Held::new();
         while !soft.is_cancelled() {
-            self.component.beat();
-            let held = self.held.current(Instant::now());
-            let items = bounded(limit, self.queue.page(&mut connection, &held)).await?;
-            let is_full = items.len() >= Q::PAGE_ITEMS;
-            self.publish(&mut connection, &items).await?;
-            if self.held.is_empty() {
-                self.held.succeeded();
-                self.component.ready();
-            }
-            if !is_full {
+            if !self.round(&mut connection).await? {
                 pause(POLL_INTERVAL, soft).await;
             }
         }
         Ok(())
+    }
+
+    /// Publishes a page, and says whether it was full.
+    pub(super) async fn round(&mut self, connection: &mut PgConnection) -> Result<bool, RelayError> {
+        self.component.beat();
+        let held = self.held.current(Instant::now());
+        let items = bounded(self.postgres.answer_limit(), self.queue.page(connection, &held)).await?;
+        self.publish(connection, &items).await?;
+        if self.held.is_empty() {
+            self.held.succeeded();
+            self.component.ready();
+        }
+        Ok(items.len() >= Q::PAGE_ITEMS)
     }
 
     /// Publishes a page. Only what concerns everything is an error.

@@ -9,10 +9,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
-use riverlock_schemas::{
-    Envelope,
-    file_event::{FileEvent, Purpose},
-};
+use riverlock_schemas::file_event::{FileEvent, Purpose};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, postgres::PgRow};
 
 use super::{
@@ -180,15 +177,28 @@ impl Copies {
         let events = format!(
             "-- replay_overlay_events
              INSERT INTO pg_temp.events SELECT * FROM {live}.events
-             WHERE event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead') ON CONFLICT DO NOTHING"
+             -- In two halves, each of which has an index.
+             WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
+                OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict')) ON CONFLICT DO NOTHING
+             RETURNING order_id"
         );
-        sqlx::query(AssertSqlSafe(events)).bind(&concerned.events).execute(&mut *transaction).await?;
+        let others: Vec<Option<String>> =
+            sqlx::query_scalar(AssertSqlSafe(events)).bind(&concerned.events).fetch_all(&mut *transaction).await?;
+        // An order whose event is contradicted is marked.
+        let orders: Vec<String> = concerned
+            .orders
+            .iter()
+            .cloned()
+            .chain(others.into_iter().flatten())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         // Only orders that were not copied before: the copies know more by now.
         let orders: Vec<String> = sqlx::query_scalar(
             "-- replay_overlay_orders
              INSERT INTO pg_temp.replay_orders SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING RETURNING order_id",
         )
-        .bind(&concerned.orders)
+        .bind(&orders)
         .fetch_all(&mut *transaction)
         .await?;
         for table in &self.by_order {
@@ -241,7 +251,7 @@ impl Concerned {
     fn by(records: &[Record]) -> Self {
         let (mut events, mut orders, mut files) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for record in records {
-            let Ok(envelope) = Envelope::parse(&record.payload) else {
+            let Some(envelope) = batch::envelope(record) else {
                 events.insert(batch::unreadable_key(record));
                 continue;
             };

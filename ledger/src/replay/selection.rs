@@ -8,7 +8,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
 };
 use riverlock_runtime::kafka::REQUEST_TIMEOUT;
-use riverlock_schemas::{Envelope, partitioner, record};
+use riverlock_schemas::{partitioner, record};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -51,7 +51,7 @@ impl Selection {
         if !in_time || (self.orders.is_empty() && self.events.is_empty()) {
             return in_time;
         }
-        let Ok(envelope) = Envelope::parse(&record.payload) else { return false };
+        let Some(envelope) = batch::envelope(record) else { return false };
         let order = || envelope.order_id.as_deref().is_some_and(|id| self.orders.iter().any(|order| order == id));
         let event = || {
             let key = batch::event_key(&envelope);

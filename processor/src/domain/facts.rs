@@ -137,7 +137,7 @@ pub struct Facts {
     pub transitions: BTreeMap<OrderState, DateTime<Utc>>,
     /// Names of states that this version does not know.
     pub unknown_states: BTreeSet<String>,
-    /// Whether two different bodies came under one event id.
+    /// Whether two bodies that contradict each other came under one event id.
     pub conflicted: bool,
     /// The newest snapshot of the order.
     pub snapshot: Snapshot<OrderDetails>,

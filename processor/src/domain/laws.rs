@@ -1,6 +1,8 @@
 //! The laws of the fold: every order, duplication and batching of the same events ends in the same facts, status and
 //! effects, and what is over stays over.
 
+mod several;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -151,7 +153,10 @@ fn check_step(before: &Facts, after: &Facts) {
     let (was, is) = (before.status(), after.status());
     assert!(was.may_become(is), "{was} was left for {is}");
     assert!(!was.is_terminal() || is.is_terminal() || is == Status::Disputed, "{was} was left for {is}");
-    assert!(effects(after).is_superset(&effects(before)), "an effect was taken back");
+    let fired = effects(after);
+    assert!(fired.is_superset(&effects(before)), "an effect was taken back");
+    assert!(!fired.contains(&Effect::Request) || !after.lines.is_empty(), "nothing is requested");
+    assert!(!fired.contains(&Effect::Halt) || fired.contains(&Effect::Request), "what was not requested is stopped");
 }
 
 /// Folds events one at a time; collects the effects as they fire, and checks on the way what must hold at every step.
@@ -276,6 +281,41 @@ fn facts_that_do_not_go_together_are_an_anomaly() {
 }
 
 #[test]
+fn fulfillment_is_requested_once_there_are_lines_to_fulfil() {
+    use super::Anomaly;
+    let accepted = &life()[2];
+    let without_lines = spelled(accepted.clone(), [false, false, false, false, true, true]);
+    let (facts, fired) = fold([&without_lines, &troubled()[9]]);
+    assert_eq!((fired, facts.anomalies()), (vec![], vec![Anomaly::NoLines]), "nothing is requested, nor stopped");
+    let (facts, fired) = fold([&without_lines, &troubled()[9], accepted]);
+    assert_eq!((sorted(fired), facts.anomalies()), (vec![Effect::Request, Effect::Halt], vec![]));
+}
+
+#[test]
+fn what_two_spellings_of_one_event_say_is_joined() {
+    let accepted = &life()[2];
+    let says = |says| spelled(accepted.clone(), says);
+    let (one, other) = (says([true, false, true, false, true, true]), says([true, true, false, true, true, true]));
+    for events in [[&one, &other], [&other, &one]] {
+        let (facts, _) = fold(events);
+        let details = &facts.snapshot.content;
+        assert_eq!((details.upstream_id.as_deref(), details.service_level.as_deref()), (Some("U"), Some("express")));
+        assert!(facts.lines.values().all(|line| line.snapshot.content.physical == Some(true)));
+    }
+}
+
+#[test]
+fn a_snapshot_without_a_time_of_its_own_is_as_new_as_its_event() {
+    let older = event(3, "order.updated", &[(OrderState::Accepted, 3)], 10, true);
+    let newer = event(4, "order.updated", &[(OrderState::Accepted, 3)], 130, true);
+    let newer = spelled(newer, [true, false, false, false, false, false]);
+    for events in [[&older, &newer], [&newer, &older]] {
+        let (facts, _) = fold(events);
+        assert_eq!(facts.snapshot.content.currency.as_deref(), Some("C4"));
+    }
+}
+
+#[test]
 fn a_charge_that_fails_halts_the_order_unless_it_was_accepted_after_that() {
     let troubled = troubled();
     let fired = |range: &[usize]| {
@@ -352,9 +392,31 @@ prop_compose! {
         states in prop::collection::vec((prop::sample::select(OrderState::ALL.to_vec()), 0_i64..50), 0..5),
         minute in 0_i64..50,
         listed: bool,
+        spelling in any::<[bool; 6]>(),
     ) -> OrderEvent {
-        event(id, event_type, &states, minute, listed)
+        spelled(event(id, event_type, &states, minute, listed), spelling)
     }
+}
+
+/// Another body of the same event, which leaves some things out and says others.
+fn spelled(mut event: OrderEvent, says: [bool; 6]) -> OrderEvent {
+    let [has_lines, has_physical, has_upstream_id, has_service_level, has_times, has_own_time] = says;
+    let Some(order) = &mut event.order else { return event };
+    order.details.upstream_id = has_upstream_id.then(|| "U".to_owned());
+    order.details.service_level = has_service_level.then(|| "express".to_owned());
+    for line in &mut order.lines {
+        line.details.physical = has_physical.then_some(true);
+    }
+    if !has_lines {
+        order.lines.clear();
+    }
+    if !has_times {
+        order.transitions.iter_mut().for_each(|(_, time)| *time = None);
+    }
+    if !has_own_time {
+        order.updated_time = None;
+    }
+    event
 }
 
 prop_compose! {

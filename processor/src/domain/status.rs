@@ -42,7 +42,7 @@ pub enum Anomaly {
     ReportedTooMuch,
     /// Digital River says both that the order is complete and that it was cancelled or blocked.
     CompleteAndEnded,
-    /// Two different bodies came under one event id.
+    /// Two bodies that contradict each other came under one event id.
     Conflict,
     /// A state was named that this version does not know.
     UnknownState,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use riverlock_ledger::{Decision, Projection as _, positions::PositionReader, ranges::RangeError};
-use riverlock_schemas::{Envelope, hash::Sha256Hash, record::Position};
+use riverlock_schemas::{hash::Sha256Hash, record::Position};
 
 use super::{Refusal, store::Audited};
 use crate::{
@@ -95,8 +95,8 @@ fn take(order: &mut Folded, orders: &Orders, key: &OrderKey, record: &Audited, b
     if Sha256Hash::of(body).as_bytes().as_slice() != record.body_sha256 {
         return order.refuse(Refusal::OtherBody(record.position.clone()));
     }
-    let decision = match Envelope::parse(body) {
-        Ok(envelope) => orders.decide(&envelope, body),
+    let decision = match orders.read(body, record.received_at) {
+        Ok(reading) => reading.decision,
         Err(error) => {
             return order.refuse(Refusal::NotApplied(record.position.clone(), format!("it is no event: {error}")));
         }
@@ -104,7 +104,7 @@ fn take(order: &mut Folded, orders: &Orders, key: &OrderKey, record: &Audited, b
     let not_applied = |why: String| Refusal::NotApplied(record.position.clone(), why);
     match decision {
         Decision::Apply(event) => {
-            let (event_key, facts) = Facts::of(event, record.outcome == "conflict");
+            let (event_key, facts) = Facts::of(event, record.is_contradicted);
             if event_key != *key {
                 return order.refuse(not_applied(format!("it would belong to order {}", event_key.order_id)));
             }

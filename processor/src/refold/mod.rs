@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use riverlock_ledger::{
     Error, PostgresConfig,
     cluster::{self, ClusterError},
-    dead_letters::explain,
+    detail::explain,
     error::Disposition,
     outbox,
     positions::PositionReader,

@@ -174,7 +174,7 @@ async fn by_id(connection: &mut PgConnection, ids: &[OrderId]) -> Result<Page, E
            SELECT order_id AS "order_id!", live_mode AS "live_mode!" FROM orders WHERE order_id = ANY($1::text[])
            UNION
            SELECT order_id, live_mode FROM events
-           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome IN ('applied', 'conflict', 'ignored')
+           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome <> 'dead'
            ORDER BY 1, 2"#,
         &ids.iter().map(OrderId::as_str).collect::<Vec<_>>() as _
     );
@@ -201,11 +201,11 @@ async fn by_first_record(connection: &mut PgConnection, after: &mut (i16, i32, i
            SELECT DISTINCT e.order_id AS "order_id!", e.live_mode AS "live_mode!" FROM events e
            WHERE (e.topic_id, e.partition, e.record_offset) > ($1, $2, $3)
              AND (e.topic_id, e.partition, e.record_offset) <= ($4, $5, $6)
-             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome IN ('applied', 'conflict', 'ignored')
+             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome <> 'dead'
              AND NOT EXISTS (
                  SELECT 1 FROM events f
                  WHERE f.order_id = e.order_id AND f.live_mode = e.live_mode
-                   AND f.outcome IN ('applied', 'conflict', 'ignored')
+                   AND f.outcome <> 'dead'
                    AND (f.topic_id, f.partition, f.record_offset) <= ($1, $2, $3))
            ORDER BY 1, 2"#,
         after.0,
@@ -227,7 +227,7 @@ async fn without_records(connection: &mut PgConnection, after: &mut (String, boo
            SELECT o.order_id, o.live_mode, EXISTS (
                SELECT 1 FROM events e
                WHERE e.order_id = o.order_id AND e.live_mode = o.live_mode
-                 AND e.outcome IN ('applied', 'conflict', 'ignored')) AS "has_records!"
+                 AND e.outcome <> 'dead') AS "has_records!"
            FROM (SELECT order_id, live_mode FROM orders WHERE (order_id, live_mode) > ($1, $2)
                  ORDER BY order_id, live_mode LIMIT $3) o
            ORDER BY o.order_id, o.live_mode"#,

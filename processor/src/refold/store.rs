@@ -4,10 +4,10 @@
 //! only in part, is seen and put right as well. Which tables hold an order's parts, the catalog says: those that refer to
 //! `orders`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use riverlock_ledger::Error;
+use riverlock_ledger::{Error, spellings};
 use riverlock_schemas::{Mode, OrderId, record::Position};
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -27,6 +27,10 @@ pub(super) struct Audited {
     pub(super) topic_id: i16,
     pub(super) outcome: String,
     pub(super) body_sha256: Vec<u8>,
+    /// When the broker took it; `None` where it did not say.
+    pub(super) received_at: Option<DateTime<Utc>>,
+    /// Whether another body under its event's id contradicts it.
+    pub(super) is_contradicted: bool,
     /// The body, where it was kept in the database.
     pub(super) kept: Option<Vec<u8>>,
 }
@@ -103,8 +107,8 @@ pub(super) async fn audited(
     let rows = sqlx::query!(
         r#"-- refold_audited
            SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id, t.full_name AS "name!",
-                  e.partition, e.record_offset, e.outcome, e.body_sha256, d.payload AS "payload?",
-                  again.full_name AS "again_name?", again.partition AS "again_partition?",
+                  e.partition, e.record_offset, e.event_id, e.outcome, e.body_sha256, e.received_at,
+                  d.payload AS "payload?", again.full_name AS "again_name?", again.partition AS "again_partition?",
                   again.record_offset AS "again_offset?"
            FROM events e
            JOIN topic_names t USING (topic_id)
@@ -116,14 +120,18 @@ pub(super) async fn audited(
                LIMIT 1
            ) again ON true
            WHERE (e.order_id, e.live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
-             AND e.outcome IN ('applied', 'conflict', 'ignored') AND t.name <> ALL($3)
+             AND (e.outcome IN ('applied', 'conflict', 'ignored') OR (e.outcome = 'duplicate' AND e.content IS NOT NULL))
+             AND t.name <> ALL($3)
            ORDER BY t.full_name, e.partition, e.record_offset"#,
         &order_ids,
         &live_modes,
         other_topics
     );
+    let rows = rows.fetch_all(&mut *connection).await?;
+    let event_ids: BTreeSet<&str> = rows.iter().map(|row| row.event_id.as_str()).collect();
+    let contradicted = spellings::contradicted(connection, &event_ids.into_iter().collect::<Vec<_>>()).await?;
     let mut orders: BTreeMap<OrderKey, Vec<Audited>> = BTreeMap::new();
-    for row in rows.fetch_all(connection).await? {
+    for row in rows {
         let position = Position { topic: row.name, partition: row.partition, offset: row.record_offset };
         let again = match (row.again_name, row.again_partition, row.again_offset) {
             (Some(topic), Some(partition), Some(offset)) => Some(Position { topic, partition, offset }),
@@ -135,6 +143,8 @@ pub(super) async fn audited(
             topic_id: row.topic_id,
             outcome: row.outcome,
             body_sha256: row.body_sha256,
+            received_at: (row.received_at != DateTime::UNIX_EPOCH).then_some(row.received_at),
+            is_contradicted: contradicted.contains(&(row.topic_id, row.partition, row.record_offset)),
             kept: row.payload,
         };
         orders.entry(key(row.order_id, row.live_mode)?).or_default().push(audited);

@@ -189,11 +189,11 @@ impl<'de, P: Payload> Visitor<'de> for Top<'_, 'de, P> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { fields, event_type, notes, are_repeats_same } = self;
         while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
-            let member = Member { map: &mut map, key: &key, notes };
+            let mut member = Member { map: &mut map, key: &key, notes };
             match key.as_ref() {
-                "id" => read_scalar(member, "id", &mut fields.id, &mut fields.contradiction)?,
-                "type" => read_scalar(member, "type", &mut fields.event_type, &mut fields.contradiction)?,
-                "liveMode" => read_scalar(member, "liveMode", &mut fields.live_mode, &mut fields.contradiction)?,
+                "id" => read_scalar(&mut member, "id", &mut fields.id, &mut fields.contradiction)?,
+                "type" => read_scalar(&mut member, "type", &mut fields.event_type, &mut fields.contradiction)?,
+                "liveMode" => read_scalar(&mut member, "liveMode", &mut fields.live_mode, &mut fields.contradiction)?,
                 "createdTime" => member.value(&mut fields.created_time)?,
                 "data" => {
                     if fields.has_data {
@@ -222,7 +222,7 @@ fn pass_repeat<'de, A: MapAccess<'de>>(member: Member<'_, A>, is_same: bool) -> 
 
 /// Reads a value that must not stand there twice with different values.
 fn read_scalar<'de, A: MapAccess<'de>>(
-    member: Member<'_, A>,
+    member: &mut Member<'_, A>,
     key: &'static str,
     slot: &mut Scalar<'de>,
     contradiction: &mut Option<&'static str>,
@@ -296,11 +296,11 @@ impl<'de, P: Payload> Kinds<'de> for ObjectKinds<'_, 'de, P> {
         let payload = fields.payload.insert(payload);
         let (head, contradiction) = (&mut fields.head, &mut fields.contradiction);
         while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
-            let member = Member { map: &mut map, key: &key, notes };
+            let mut member = Member { map: &mut map, key: &key, notes };
             match key.as_ref() {
-                "id" => read_scalar(member, "id", &mut head.id, contradiction)?,
-                "orderId" => read_scalar(member, "orderId", &mut head.order_id, contradiction)?,
-                "liveMode" => read_scalar(member, "liveMode", &mut head.live_mode, contradiction)?,
+                "id" => read_scalar(&mut member, "id", &mut head.id, contradiction)?,
+                "orderId" => read_scalar(&mut member, "orderId", &mut head.order_id, contradiction)?,
+                "liveMode" => read_scalar(&mut member, "liveMode", &mut head.live_mode, contradiction)?,
                 _ => payload.member(&key, member)?,
             }
         }

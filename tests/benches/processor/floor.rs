@@ -58,7 +58,7 @@ pub(crate) fn read(brokers: &str, events: usize) -> anyhow::Result<()> {
     let (started, before, mut records) = (Instant::now(), usage::cpu(pid)?, 0);
     while let Some(message) = reader.read()? {
         let body = message.payload().unwrap_or_default();
-        black_box((Sha256Hash::of(body), orders.read(body).is_ok()));
+        black_box((Sha256Hash::of(body), orders.read(body, None).is_ok()));
         records += 1;
     }
     let understood = Understood { records, took: started.elapsed(), cpu: usage::cpu(pid)? - before };

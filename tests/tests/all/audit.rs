@@ -82,8 +82,9 @@ impl Setting {
             accepted(&format!("{id}-{i}"), &format!(r#"EUR","noise":"{noise}"#))
         };
         let bodies: Vec<String> = (0..count).map(long).collect();
-        let send = |body| self.producer.send_result(FutureRecord::<(), _>::to(TOPIC).partition(0).payload(body));
-        let sent: Vec<_> = bodies.iter().map(|body| send(body).map_err(|(error, _)| error).unwrap()).collect();
+        let message = |body| FutureRecord::<(), String>::to(TOPIC).partition(0).payload(body);
+        let send = |body| self.producer.send_result(message(body)).map_err(|(error, _)| error);
+        let sent: Vec<_> = bodies.iter().map(|body| send(body).unwrap()).collect();
         let mut records = Vec::new();
         for (body, delivery) in bodies.iter().zip(sent) {
             let offset = delivery.await.unwrap().unwrap().offset;

@@ -160,7 +160,7 @@ async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() 
     set_up(&raw, &[]).await;
     let first = cluster::connected(&raw.kafka).await.unwrap();
     raw.take(before.to_vec()).await;
-    relay(&raw).await;
+    Box::pin(relay(&raw)).await;
     let sent = published(&raw.kafka);
     assert!(sent > 0 && audited(&raw).await.unwrap().balances());
 
@@ -185,7 +185,7 @@ async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() 
     assert_eq!(again["applied"], known["applied"], "nothing takes effect twice");
     assert_eq!(duplicates(&again) - duplicates(&known), i64::try_from(before.len()).unwrap());
     raw.take(after.to_vec()).await;
-    relay(&raw).await;
+    Box::pin(relay(&raw)).await;
     let messages: i64 = value(&mut connection, "SELECT count(*) FROM outbox").await;
     assert_eq!(published(&raw.kafka), messages, "the new cluster has every message once, and none is left behind");
     let reference = crate::refold::reference(&all).await;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use riverlock_ledger::{Record, batch, store};
+use riverlock_ledger::{Dead, Record, batch, store};
 use riverlock_processor::Orders;
 use riverlock_runtime::{kafka::KafkaConfig, topics};
 use riverlock_sandbox::{
@@ -310,7 +310,8 @@ async fn somebody_is_recorded_without_being_asked_for() {
         let dead =
             Record { topic_id: ids[&topic], topic: topic.as_str().into(), ..record(0, offset, &accepted(&id, "o")) };
         let orders = Orders::new(vec![Mode::Test]);
-        batch::apply(&mut desk.connection, &orders, &[dead], Some("division by zero"), now()).await.unwrap();
+        let reason = Dead { reason: "database", detail: "division by zero".to_owned() };
+        batch::apply(&mut desk.connection, &orders, &[dead], Some(&reason), now()).await.unwrap();
         let mut command = desk.command(&format!("dead-letters redrive {id} --reason x --apply"));
         command.env_remove("USER").env_remove("SUDO_USER").envs(variables.iter().copied());
         let output = command.output().await.unwrap();

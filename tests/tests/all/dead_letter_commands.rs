@@ -65,7 +65,7 @@ impl Desk {
     async fn three() -> Self {
         let mut desk = Self::new().await;
         let orders = Orders::new(vec![Mode::Test, Mode::Live]);
-        let never = r#"{"id":"never","type":"order.accepted","liveMode":false,"data":{"object":{"id":7}}}"#;
+        let never = r#"{"id":"never","type":"order.accepted","liveMode":false,"data":{"object":{"id":{}}}}"#;
         desk.kill(&orders, ACCEPTED, &[accepted("fixed"), never.to_owned()]).await;
         let account = AccountConfig { api_key: Secret::new("key"), requests_per_second: None };
         let queue = InvoiceQueue::new(&InvoiceFetcherConfig { test: Some(account), ..InvoiceFetcherConfig::default() });

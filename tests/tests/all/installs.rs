@@ -162,6 +162,19 @@ async fn two_installations_share_a_database_and_a_cluster_and_neither_sees_the_o
 }
 
 #[tokio::test]
+async fn the_server_asks_a_client_that_is_silent_whether_it_is_still_there() {
+    let database = Database::create().await.unwrap();
+    let mut connection = database.connect().await.unwrap();
+    let mut settings = Vec::new();
+    for name in ["tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout"] {
+        let setting: String =
+            sqlx::query_scalar(AssertSqlSafe(format!("SHOW {name}"))).fetch_one(&mut connection).await.unwrap();
+        settings.push(setting);
+    }
+    assert_eq!(settings, ["15", "5", "3", "30000"], "as the socket has them");
+}
+
+#[tokio::test]
 async fn a_schema_with_a_long_name_has_sessions_of_its_own() {
     let database = Database::create().await.unwrap();
     let mut connections = Vec::new();

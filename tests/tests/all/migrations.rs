@@ -109,6 +109,63 @@ async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before
     assert_eq!(state(&mut former).await.unwrap(), state(&mut plain).await.unwrap(), "the processor goes on with them");
 }
 
+/// The last migration whose effects have keys that can collide.
+const WITH_FORMER_KEYS: i64 = 11;
+
+#[tokio::test]
+async fn effects_that_have_fired_keep_their_meaning_under_their_new_keys() {
+    let charge = |id: &str, minute: u32, event_type: &str, object: &str| {
+        let body = event(id, event_type, object);
+        let created = format!("2026-01-01T00:{minute:02}:00Z");
+        String::from_utf8(body).unwrap().replace("2026-01-01T00:00:00Z", &created).into_bytes()
+    };
+    let (captures, reauths) = ("order.charge.capture.failed", "order.charge.reauth.failed");
+    let named = r#"{"id":"c","orderId":"o1","captures":[{"id":"7","state":"failed"}]}"#;
+    let odd = r#"{"id":"a:b","orderId":"o2","captures":[{"id":"50%:c","state":"failed"}]}"#;
+    let bodies = [
+        charge("usual", 1, captures, named),
+        charge("odd", 2, captures, odd),
+        charge("one:capture", 3, captures, r#"{"id":"c","orderId":"o3"}"#),
+        charge("of-another", 4, captures, r#"{"id":"d","orderId":"o3"}"#),
+        charge("reauth", 5, reauths, r#"{"id":"c","orderId":"o3"}"#),
+    ];
+    let database = Database::create().await.unwrap();
+    let mut plain = database.connect().await.unwrap();
+    apply(&mut plain, &bodies, 0).await;
+    let expected = state(&mut plain).await.unwrap();
+    for key in ["capture:c:7", "capture:a%3Ab:50%25%3Ac", "capture:c:@one%3Acapture", "reauthorization:c:@reauth"] {
+        assert!(expected.contains(key), "{key} is missing in {expected}");
+    }
+
+    execute(&mut plain, format!("CREATE SCHEMA {FORMER}")).await;
+    let mut former = database.config.in_schema(FORMER).connect().await.unwrap();
+    MIGRATIONS.run_to(WITH_FORMER_KEYS, &mut former).await.unwrap();
+    for table in ["events", "orders", "charge_operations", "outbox"] {
+        let columns: String = value(
+            &mut former,
+            format!(
+                "SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute
+                 WHERE attrelid = '{FORMER}.{table}'::regclass AND attnum > 0 AND attidentity = '' AND NOT attisdropped"
+            ),
+        )
+        .await;
+        execute(&mut former, format!("INSERT INTO {FORMER}.{table} ({columns}) SELECT {columns} FROM public.{table}"))
+            .await;
+    }
+    // As the former version wrote them.
+    execute(
+        &mut former,
+        "UPDATE outbox SET effect_key = concat_ws(':', d->>'operation', d->>'chargeId', d->>'captureId')
+         FROM (SELECT message_id AS id, convert_from(payload, 'UTF8')::json->'data' AS d FROM outbox) m WHERE id = message_id",
+    )
+    .await;
+    execute(&mut former, "UPDATE charge_operations SET operation_id = '' WHERE operation_id LIKE '@%'").await;
+    assert_ne!(state(&mut former).await.unwrap(), expected);
+
+    postgres::migrate(&mut former).await.unwrap();
+    assert_eq!(state(&mut former).await.unwrap(), expected, "nothing would fire again");
+}
+
 #[tokio::test]
 async fn connections_of_others_are_seen_before_tables_are_changed_under_them() {
     let database = Database::create().await.unwrap();

@@ -55,7 +55,8 @@ async fn swap(raw: &Raw, schema: &str) -> Kept {
     rebuild.swap(&reason, now()).await.unwrap().expect("nobody moves the live tables")
 }
 
-/// Events of some orders, some of them twice, and one that came with two bodies.
+/// Events of some orders, some of them twice, one that came with contradicting bodies, one with bodies that say it differently,
+/// one of two orders, and one without any time.
 fn bodies(seed: u64, count: u64) -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = events(&lives(seed, count)).map(|event| event.body.to_vec()).collect();
     let mut random = fastrand::Rng::with_seed(seed);
@@ -66,6 +67,20 @@ fn bodies(seed: u64, count: u64) -> Vec<Vec<u8>> {
         let object = format!(r#"{{"id":"o-{seed}","updatedTime":"2026-01-01T00:00:00Z","currency":"{currency}"}}"#);
         bodies.push(event(&format!("e-{seed}"), "order.accepted", &object));
     }
+    for upstream_id in ["", r#","upstreamId":"U""#, r#","upstreamId":"U","metadata":{}"#, ""] {
+        let object =
+            format!(r#"{{"id":"s-{seed}","updatedTime":"2026-01-01T00:00:00Z","currency":"EUR"{upstream_id}}}"#);
+        bodies.push(event(&format!("s-{seed}"), "order.accepted", &object));
+    }
+    for order in ["p", "q"] {
+        let object =
+            format!(r#"{{"id":"{order}-{seed}","updatedTime":"2026-01-01T00:00:00Z","items":[{{"id":"l"}}]}}"#);
+        bodies.push(event(&format!("pq-{seed}"), "order.accepted", &object));
+    }
+    let timeless = format!(
+        r#"{{"id":"t-{seed}","type":"order.accepted","liveMode":false,"data":{{"object":{{"id":"t-{seed}"}}}}}}"#
+    );
+    bodies.push(timeless.into_bytes());
     bodies.push(event("dead", "order.accepted", r#"{"id":"o7","state":1,"state":2}"#));
     bodies
 }

@@ -349,3 +349,32 @@ async fn orders_are_chosen_as_they_were_when_the_run_began() {
     let left: i64 = value(&mut connection, "SELECT count(*) FROM refolds").await;
     assert!(left > 5, "the test showed nothing");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_folded_from_every_spelling_and_marked_for_every_contradiction() {
+    let raw = Raw::new().await;
+    let body = |id: &str, order: &str, rest: &str| {
+        let object = format!(r#"{{"id":"{order}","updatedTime":"2026-01-01T00:00:00Z","currency":"EUR"{rest}}}"#);
+        event(id, "order.accepted", &object)
+    };
+    let timeless = br#"{"id":"t","type":"order.accepted","liveMode":false,"data":{"object":{"id":"t"}}}"#.to_vec();
+    // A spelling that adds, another event of the same order, one event of two orders, and one that was when it came.
+    raw.take(vec![
+        body("s", "s", ""),
+        body("s", "s", r#","upstreamId":"U""#),
+        body("x", "p", ""),
+        body("x", "q", ""),
+        timeless,
+    ])
+    .await;
+    let mut connection = raw.database.connect().await.unwrap();
+    let expected = state(&mut connection).await.unwrap();
+    assert_eq!(expected.matches(r#""conflicted": true"#).count(), 2, "{expected}");
+    assert_eq!(refold(&raw, Selection::All, false).await.tally.differing, 0);
+    execute(&mut connection, "UPDATE orders SET conflicted = NOT conflicted, details = '{}'").await;
+    assert_eq!(refold(&raw, Selection::All, true).await.tally.written, 4);
+    assert_eq!(state(&mut connection).await.unwrap(), expected);
+    execute(&mut connection, "DELETE FROM orders").await;
+    assert_eq!(refold(&raw, Selection::All, true).await.tally.written, 4);
+    assert_eq!(state(&mut connection).await.unwrap(), expected);
+}

@@ -1,0 +1,178 @@
+//! Nobody unauthenticated uses up what the authentic need.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use riverlock_ingest::config::LimitsConfig;
+use tokio::{io::AsyncWriteExt, time::Instant};
+
+use crate::{
+    harness::{
+        Answer, PATH, Service, configured, event, limits, process_metric, request, send, service, start, unsigned,
+        wait_until,
+    },
+    storm::Storm,
+};
+
+/// Requests that are opened and never end.
+const HOSTILE_STREAMS: usize = 10_000;
+/// Events that are sent for each measurement, at least.
+const EVENTS: usize = 100;
+/// How much longer signed events may take beside the storm, which takes its share of the processor: so many times, or so long.
+const SLOWER_MAX: u32 = 20;
+const ANSWER_MAX: Duration = Duration::from_millis(1_500);
+
+/// Sends signed events one after the other, each on a connection of its own, until there were enough and `done` says so.
+/// Returns how long each took.
+async fn signed_events(service: &Service, prefix: &str, done: impl Fn() -> bool) -> Vec<Duration> {
+    let mut took = Vec::new();
+    while took.len() < EVENTS || !done() {
+        let body = event(&format!("{prefix}-{}", took.len()), "order.accepted", &format!("o-{}", took.len()));
+        let started = Instant::now();
+        let answer = service.post(&body).await;
+        assert_eq!(answer.status, 202, "event {} of {prefix}: {answer:?}", took.len());
+        took.push(started.elapsed());
+    }
+    took
+}
+
+fn p99(mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    took[(took.len() * 99).div_ceil(100) - 1]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_requests_that_never_end_keep_no_signed_event_from_its_202() {
+    // The address of the signed events is known by then or not, and is the storm's as well or not.
+    for from in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)] {
+        let service = service().await;
+        let calm = p99(signed_events(&service, "calm", || true).await);
+        let storm = Storm::start(service.address, from, 100, 100);
+        wait_until("the storm has begun", || storm.opened() >= HOSTILE_STREAMS / 10).await;
+        let beside = p99(signed_events(&service, "storm", || storm.opened() >= HOSTILE_STREAMS).await);
+        let opened = storm.opened();
+        storm.end().await;
+        println!("from {from}: p99 {calm:?} without, {beside:?} beside {opened} requests that never ended");
+        assert!(beside < ANSWER_MAX.max(SLOWER_MAX * calm), "p99 {calm:?} without the storm, {beside:?} with it");
+        assert!(service.stop().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_event_after_the_start_passes_although_its_sender_is_not_known_yet() {
+    let service = service().await;
+    let storm = Storm::start(service.address, Ipv4Addr::LOCALHOST, 40, 60);
+    wait_until("the storm has begun", || storm.opened() >= 2_000).await;
+    let answer = service.post(&event("first", "order.accepted", "o")).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    storm.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_for_reading_and_connections_that_are_all_taken_are_taken_from_the_oldest() {
+    let few = LimitsConfig { reading_max: 8, connections_max: 16, ..limits() };
+    let service = start(few, |_| {}).await;
+    service.ready().await;
+    let evicted = || process_metric("riverlock_ingest_requests_evicted_total");
+    let closed = || process_metric("riverlock_ingest_connections_evicted_total");
+    let before = (evicted(), closed());
+    let storm = Storm::start(service.address, Ipv4Addr::LOCALHOST, 20, 20);
+    wait_until("slots are lost", || evicted() > before.0 + 50.0 && closed() > before.1 + 10.0).await;
+    let mut refused = 0;
+    for i in 0..50 {
+        let sent = tokio::time::timeout(Duration::from_secs(3), try_post(&service, i)).await;
+        refused += usize::from(!matches!(sent, Ok(Some(202))));
+    }
+    storm.end().await;
+    // So few connections are a lottery while hundreds are opened every second; without eviction nobody would win it.
+    assert!(refused < 25, "{refused} of 50 signed events were not taken");
+}
+
+/// Sends a signed event, and says how it was answered; nothing when its connection was closed.
+async fn try_post(service: &Service, number: usize) -> Option<u16> {
+    use tokio::io::AsyncReadExt;
+    let body = event(&format!("e-{number}"), "order.accepted", "o");
+    let mut stream = tokio::net::TcpStream::connect(service.address).await.ok()?;
+    stream.write_all(&request(PATH, "", body.as_bytes())).await.ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok()?;
+    std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_stop_before_their_end_hold_no_bytes_that_a_signed_event_needs() {
+    let limits = LimitsConfig {
+        reading_bytes_max: 4 * 1024 * 1024,
+        // Long: nobody is saved by the timeout.
+        body_read_timeout: Duration::from_millis(2_500),
+        ..limits()
+    };
+    let service = start(limits, |_| {}).await;
+    service.ready().await;
+    let head = format!("POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n");
+    let bytes = [head.as_bytes(), &vec![b'x'; 1024 * 1024 - 1]].concat();
+    let mut stalled = Vec::new();
+    for _ in 0..6 {
+        let mut stream = service.connect().await;
+        stream.write_all(&bytes).await.unwrap();
+        stalled.push(stream);
+    }
+    let body = event("e", "order.accepted", &"o".repeat(300_000));
+    let answer = service.post(&body).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert!(service.requests("evicted") >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_from_an_address_that_nothing_is_taken_from_is_closed_at_once() {
+    let text = format!(
+        "allow = ['digital-river']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\nsecrets = [{{ id = 'first', secret = 'whsec_0123456789abcdef' }}]\n"
+    );
+    let service = configured(&text, &[]).await;
+    let closed = || process_metric("riverlock_ingest_connections_closed_total{reason=\"address_not_allowed\"}");
+    let before = closed();
+    assert_eq!(try_post(&service, 1).await, None);
+    assert!(closed() > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_for_tokens_that_never_end_keep_no_client_from_its_token() {
+    let text = format!(
+        "[oauth]\ntoken_keys = ['0123456789abcdef0123456789abcdef']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n[[endpoints.oauth]]\nclient_id = 'NAME-dr'\nclient_secret = 'client secret, long'\n"
+    );
+    let service = configured(&text, &[]).await;
+    let form =
+        format!("grant_type=client_credentials&client_id={}-dr&client_secret=client+secret%2C+long", service.endpoint);
+    let ask = async || -> Answer {
+        let request = format!(
+            "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        send(service.address, request.as_bytes()).await
+    };
+    let mut stalled = Vec::new();
+    for _ in 0..100 {
+        let mut stream = service.connect().await;
+        let head = "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ngrant_type=";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    let answer = ask().await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Wrong guesses from its own address, as behind a proxy that names nobody.
+    let wrong = form.replace("client_secret=client", "client_secret=another");
+    let mut limited = 0;
+    for i in 0..40 {
+        let form = wrong.replace("-dr&", &format!("-{i}&"));
+        let head = format!(
+            "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            form.len()
+        );
+        limited += usize::from(send(service.address, format!("{head}{form}").as_bytes()).await.status == 429);
+    }
+    assert!(limited > 10, "guessing is bounded: {limited}");
+    assert_eq!(ask().await.status, 200);
+    let bearer = ask().await.body["access_token"].as_str().unwrap().to_owned();
+    let body = event("e", "order.accepted", "o");
+    let header = format!("Authorization: Bearer {bearer}\r\n");
+    assert_eq!(service.send(&unsigned(PATH, &header, body.as_bytes())).await.status, 202);
+}

@@ -1,0 +1,228 @@
+//! One event in several bodies.
+//!
+//! Records with one event id are one event. The first decides its outcome; one with the same bytes is a duplicate. One with
+//! other bytes is another *spelling*: a duplicate as well, unless it contradicts one of the spellings that came before, which
+//! is a conflict. Every spelling takes part in what the event does, so that what only one of them says counts whichever came
+//! first. A conflict marks the orders of both bodies: which body came first, and which consumer saw the second, does not
+//! matter.
+//!
+//! Whether two spellings contradict each other says [`Content`]. Records from before spellings were compared have none; they
+//! are compared by type, mode and order alone, and what was called a conflict then stays one.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use riverlock_schemas::{Mode, content::Content, event_type, hash::Sha256Hash};
+use sqlx::PgConnection;
+
+use crate::{
+    Error,
+    store::{EventRow, Outcome},
+};
+
+/// An order by its id and whether it is live.
+pub(crate) type OrderMark = (String, bool);
+
+/// A record whose body is one of its event's spellings.
+#[derive(Clone, Debug)]
+pub(crate) struct Spelling {
+    /// Topic number, partition, offset.
+    pub(crate) position: (i16, i32, i64),
+    body_sha256: Vec<u8>,
+    content: Content,
+    outcome: String,
+    /// Whether it was called a conflict by a version that compared bytes.
+    is_former_conflict: bool,
+    /// Whether it took effect, by whichever consumer.
+    pub(crate) has_effect: bool,
+    /// The order that it took part in.
+    order: Option<OrderMark>,
+}
+
+impl Spelling {
+    /// A record that is given its outcome now.
+    pub(crate) fn of_row(row: &EventRow<'_>, content: Content, has_effect: bool) -> Self {
+        let order = row.order_id.as_deref().zip(row.live_mode).map(|(id, is_live)| (id.to_owned(), is_live));
+        Self {
+            position: (row.topic_id, row.partition, row.offset),
+            body_sha256: row.body_sha256.as_bytes().to_vec(),
+            content,
+            outcome: row.outcome.as_str().to_owned(),
+            is_former_conflict: false,
+            has_effect,
+            order: order.filter(|_| has_effect && event_type::subject(&row.event_type).is_some()),
+        }
+    }
+
+    /// Whether this is another record with the same bytes.
+    pub(crate) fn is_same_body(&self, position: (i16, i32, i64), body_sha256: &Sha256Hash) -> bool {
+        self.position != position && self.body_sha256 == body_sha256.as_bytes()
+    }
+}
+
+/// How a body stands beside the other spellings of its event.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    /// In what it contradicts one of them; `None` when it contradicts none.
+    pub(crate) aspect: Option<&'static str>,
+    /// The orders that those take part in which it contradicts.
+    pub(crate) orders: BTreeSet<OrderMark>,
+    /// Those of them that were called duplicates when they came.
+    pub(crate) duplicates: Vec<(i16, i32, i64)>,
+}
+
+/// Compares a body with the other spellings of its event.
+pub(crate) fn compare(position: (i16, i32, i64), content: &Content, others: &[Spelling]) -> Comparison {
+    let mut comparison = Comparison::default();
+    for other in others.iter().filter(|other| other.position != position) {
+        let Some(aspect) = other.content.contradicts(content) else { continue };
+        comparison.aspect.get_or_insert(aspect);
+        comparison.orders.extend(other.order.clone());
+        if other.outcome == Outcome::Duplicate.as_str() {
+            comparison.duplicates.push(other.position);
+        }
+    }
+    comparison
+}
+
+/// Whether a version that compared bytes found a conflict among these.
+pub(crate) fn has_former_conflict(spellings: &[Spelling]) -> bool {
+    spellings.iter().any(|spelling| spelling.is_former_conflict)
+}
+
+/// What a stored record says, as far as it is known.
+#[must_use]
+pub fn content_of(
+    content: Option<&[u8]>,
+    event_type: &str,
+    live_mode: Option<bool>,
+    order_id: Option<&str>,
+) -> Content {
+    let known = content.and_then(Content::from_slice);
+    known.unwrap_or_else(|| Content::of_parts(event_type, live_mode.map(Mode::from_live), order_id))
+}
+
+/// The spellings of events, by event id.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub(crate) async fn of_events(
+    connection: &mut PgConnection,
+    event_ids: &[&str],
+) -> Result<HashMap<String, Vec<Spelling>>, Error> {
+    let mut spellings: HashMap<String, Vec<Spelling>> = HashMap::new();
+    if event_ids.is_empty() {
+        return Ok(spellings);
+    }
+    let rows = sqlx::query!(
+        r#"-- events_spellings
+           SELECT e.event_id, e.topic_id, e.partition, e.record_offset, e.event_type, e.live_mode, e.order_id, e.body_sha256,
+                  e.content, e.outcome,
+                  EXISTS (
+                      SELECT FROM dead_letters d
+                      WHERE (d.topic_id, d.partition, d.record_offset) = (e.topic_id, e.partition, e.record_offset)
+                        AND d.state <> 'redriven'
+                  ) AS "is_dead!"
+           FROM events e
+           -- In two halves, each of which has an index.
+           WHERE (e.event_id = ANY($1::text[]) AND e.outcome IN ('applied', 'ignored', 'dead'))
+              OR (e.event_id = ANY($1::text[]) AND e.outcome IN ('duplicate', 'conflict')
+                  AND (e.content IS NOT NULL OR e.outcome = 'conflict'))"#,
+        event_ids as _
+    );
+    for row in rows.fetch_all(connection).await? {
+        let content = content_of(row.content.as_deref(), &row.event_type, row.live_mode, row.order_id.as_deref());
+        let has_effect = match row.outcome.as_str() {
+            "applied" => true,
+            "duplicate" | "conflict" => !row.is_dead,
+            _ => false,
+        };
+        let is_of_order = has_effect && event_type::subject(&row.event_type).is_some();
+        spellings.entry(row.event_id).or_default().push(Spelling {
+            position: (row.topic_id, row.partition, row.record_offset),
+            body_sha256: row.body_sha256,
+            content,
+            is_former_conflict: row.content.is_none() && row.outcome == Outcome::Conflict.as_str(),
+            outcome: row.outcome,
+            has_effect,
+            order: row.order_id.zip(row.live_mode).filter(|_| is_of_order),
+        });
+    }
+    Ok(spellings)
+}
+
+/// Those records of events whose bodies contradict another's. What was called a conflict when bytes were compared stays one,
+/// and all other records of its event with it.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn contradicted(
+    connection: &mut PgConnection,
+    event_ids: &[&str],
+) -> Result<HashSet<(i16, i32, i64)>, Error> {
+    // Conflicts are rare, and have an index.
+    let ids = sqlx::query_scalar!(
+        "-- events_conflicted
+         SELECT DISTINCT event_id FROM events WHERE event_id = ANY($1::text[]) AND outcome = 'conflict'",
+        event_ids as _
+    );
+    let ids = ids.fetch_all(&mut *connection).await?;
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let mut contradicted = HashSet::new();
+    for spellings in of_events(connection, &ids).await?.into_values() {
+        let is_former = has_former_conflict(&spellings);
+        let is_contradicted = |spelling: &&Spelling| {
+            is_former || compare(spelling.position, &spelling.content, &spellings).aspect.is_some()
+        };
+        contradicted.extend(spellings.iter().filter(is_contradicted).map(|spelling| spelling.position));
+    }
+    Ok(contradicted)
+}
+
+/// Marks orders of which an event came with contradicting bodies. An order that is not there took no part.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub(crate) async fn mark_orders(
+    connection: &mut PgConnection,
+    orders: &BTreeSet<OrderMark>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let (order_ids, live_modes): (Vec<&str>, Vec<bool>) =
+        orders.iter().map(|(id, is_live)| (id.as_str(), is_live)).unzip();
+    sqlx::query!(
+        "-- orders_mark_conflicted
+         UPDATE orders SET conflicted = true, version = version + 1, changed_at = $3
+         WHERE NOT conflicted AND (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))",
+        &order_ids as _,
+        &live_modes,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Calls records conflicts that were called duplicates while a body that they contradict could not be read.
+///
+/// # Errors
+/// When PostgreSQL refuses, or one of them is something else by now.
+pub(crate) async fn call_conflicts(connection: &mut PgConnection, records: &[(i16, i32, i64)]) -> Result<(), Error> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let called = sqlx::query!(
+        "-- events_call_conflicts
+         UPDATE events SET outcome = 'conflict'
+         WHERE (topic_id, partition, record_offset) IN (SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[]))
+           AND outcome = 'duplicate'",
+        &records.iter().map(|record| record.0).collect::<Vec<_>>(),
+        &records.iter().map(|record| record.1).collect::<Vec<_>>(),
+        &records.iter().map(|record| record.2).collect::<Vec<_>>(),
+    );
+    let called = called.execute(connection).await?.rows_affected();
+    if called == records.len() as u64 { Ok(()) } else { Err(Error::LostRace("a duplicate")) }
+}
