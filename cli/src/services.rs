@@ -112,7 +112,12 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     until_stopped(context, check(config)).await?;
     if services.contains(&Service::Processor) {
         if let Some(api) = &config.processor.api {
-            let address = riverlock_processor::api::start(api, &config.postgres, context).await?;
+            let file = file.map(Path::to_path_buf);
+            let load = Arc::new(move || {
+                let processor: riverlock_processor::ProcessorConfig = config::section(file.as_deref(), "processor")?;
+                Ok(processor.api)
+            });
+            let address = riverlock_processor::api::start_reloading(api, load, &config.postgres, context).await?;
             tracing::info!("orders are at http://{address}/v1/orders");
         }
         riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);

@@ -25,7 +25,7 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use metrics::counter;
 use riverlock_runtime::{
     Context,
-    api::{self, ApiError, Refusals},
+    api::{self, ApiError, Refusals, Tokens},
 };
 use riverlock_schemas::{FileId, hash::Sha256Hash};
 use serde::Serialize;
@@ -39,7 +39,7 @@ use utoipa::{OpenApi, ToSchema};
 use crate::{Archive, error::Error, metrics as names, queue::Queue, view};
 
 /// Documents that are sent at the same time; more are asked to come again.
-const DOWNLOADS_MAX: usize = 64;
+pub(crate) const DOWNLOADS_MAX: usize = 64;
 
 /// How long one document may take to be sent.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(600);
@@ -118,15 +118,16 @@ pub fn description() -> utoipa::openapi::OpenApi {
 /// # Errors
 /// When the address cannot be listened on.
 pub(crate) async fn start(
-    config: &ApiConfig,
+    listen: SocketAddr,
+    tokens: &Tokens,
     archive: Archive,
     queue: Queue,
     context: &Context,
 ) -> Result<SocketAddr, Error> {
     let documents = Documents { queue, archive, downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)) };
-    let router = api::guarded(router(Arc::new(documents)), &config.token, || Refusal::Unauthorized.into_response());
-    let started = api::start("invoice-api", config.listen, router, context).await;
-    started.map_err(|source| Error::Listen { address: config.listen, source })
+    let router = api::guarded(router(Arc::new(documents)), tokens, || Refusal::Unauthorized.into_response());
+    let started = api::start("invoice-api", listen, router, context).await;
+    started.map_err(|source| Error::Listen { address: listen, source })
 }
 
 fn router(documents: Arc<Documents>) -> Router {

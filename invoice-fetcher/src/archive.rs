@@ -16,27 +16,22 @@
 //! durable.
 //!
 //! What a death leaves behind: staged uploads, and in a folder `….pdf#1` files that were never published; `sweep.rs` removes
-//! both. In a bucket also parts of multipart uploads that never ended: set a lifecycle rule.
+//! both. In a bucket also parts of multipart uploads that never ended: set the lifecycle rules that `bucket.rs` names, where the
+//! rights and credentials are that a bucket needs.
 
-use std::{fmt, path::Path as FolderPath, str::FromStr, sync::Arc};
+use std::{fmt, path::Path as FolderPath, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload,
-    aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    azure::MicrosoftAzureBuilder,
-    gcp::GoogleCloudStorageBuilder,
-    local::LocalFileSystem,
-    path::Path,
-    prefix::PrefixStore,
+    ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload, local::LocalFileSystem, path::Path,
 };
 use riverlock_runtime::ConfigError;
 use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    InvoiceFetcherConfig,
+    InvoiceFetcherConfig, bucket,
     pdf::{Checked, Checker},
     sweep::Folder,
     upload::Upload,
@@ -141,7 +136,7 @@ impl Archive {
     pub fn open(config: &InvoiceFetcherConfig) -> Result<Self, ConfigError> {
         let (scheme, prefix) = parse(config)?;
         if scheme != ObjectStoreScheme::Local {
-            return Ok(Self::new(bucket(config, &scheme, prefix)?, PART_BYTES));
+            return Ok(Self::new(bucket::open(config, &bucket::environment(), &scheme, prefix)?, PART_BYTES));
         }
         let mut archive = Self::new(Arc::new(folder(config)?), PART_BYTES);
         archive.folder = config.store.to_file_path().ok();
@@ -153,10 +148,10 @@ impl Archive {
         let (scheme, prefix) = parse(config)?;
         match scheme {
             ObjectStoreScheme::Local => match config.store_options.keys().next() {
-                Some(key) => Err(unknown_option(key)),
+                Some(key) => Err(bucket::unknown_option(key)),
                 None => Ok(()),
             },
-            _ => bucket(config, &scheme, prefix).map(drop),
+            _ => bucket::open(config, &bucket::environment(), &scheme, prefix).map(drop),
         }
     }
 
@@ -278,51 +273,6 @@ fn folder(config: &InvoiceFetcherConfig) -> Result<LocalFileSystem, ConfigError>
     std::fs::create_dir_all(&path).map_err(|error| failed(&error))?;
     let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| failed(&error))?;
     Ok(store.with_fsync(true))
-}
-
-/// A bucket of any vendor, as far as the configuration tells; nothing is asked of it.
-fn bucket(
-    config: &InvoiceFetcherConfig,
-    scheme: &ObjectStoreScheme,
-    prefix: Path,
-) -> Result<Arc<dyn ObjectStore>, ConfigError> {
-    let url = config.store.as_str();
-    let failed = |error: object_store::Error| refused(&error);
-    Ok(match scheme {
-        ObjectStoreScheme::GoogleCloudStorage => {
-            let builder = GoogleCloudStorageBuilder::new().with_url(url);
-            let builder = with_options(config, builder, GoogleCloudStorageBuilder::with_config)?;
-            Arc::new(PrefixStore::new(builder.build().map_err(failed)?, prefix))
-        }
-        ObjectStoreScheme::MicrosoftAzure => {
-            let builder = MicrosoftAzureBuilder::new().with_url(url);
-            let builder = with_options(config, builder, MicrosoftAzureBuilder::with_config)?;
-            Arc::new(PrefixStore::new(builder.build().map_err(failed)?, prefix))
-        }
-        _ => {
-            // Amazon's own way to copy only if the key is free; other stores name theirs in the options.
-            let (key, value) = (AmazonS3ConfigKey::CopyIfNotExists, "multipart");
-            let builder = AmazonS3Builder::new().with_url(url).with_config(key, value);
-            let builder = with_options(config, builder, AmazonS3Builder::with_config)?;
-            Arc::new(PrefixStore::new(builder.build().map_err(failed)?, prefix))
-        }
-    })
-}
-
-fn with_options<B, K: FromStr>(
-    config: &InvoiceFetcherConfig,
-    builder: B,
-    with: impl Fn(B, K, String) -> B,
-) -> Result<B, ConfigError> {
-    config.store_options.iter().try_fold(builder, |builder, (name, value)| {
-        let key = name.parse().map_err(|_| unknown_option(name))?;
-        let value = value.read(&format!("invoice_fetcher.store_options.{name}"))?;
-        Ok(with(builder, key, value.to_owned()))
-    })
-}
-
-fn unknown_option(key: &str) -> ConfigError {
-    ConfigError::refused(format!("invoice_fetcher.store_options.{key}"), "is no option of this kind of object store")
 }
 
 fn refused(reason: &dyn fmt::Display) -> ConfigError {

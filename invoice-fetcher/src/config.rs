@@ -48,7 +48,8 @@ pub struct InvoiceFetcherConfig {
     /// Where documents are kept: `file:///folder`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     pub store: Url,
     /// Options of the object store, for example `aws_region`, `aws_endpoint`, `google_service_account_path` or
-    /// `azure_storage_account_name`.
+    /// `azure_storage_account_name`. What they do not say comes from the environment, as with the vendors' own tools: the
+    /// standard credentials of AWS (keys, web identity, ECS and EKS, instance roles), Google Cloud and Azure.
     pub store_options: BTreeMap<String, Secret>,
     /// Downloads at the same time.
     pub workers: usize,
@@ -172,7 +173,10 @@ impl InvoiceFetcherConfig {
     /// The settings that differ in another configuration and cannot be taken while the process runs.
     pub(crate) fn outdated_by(&self, new: &Self) -> Vec<String> {
         // What can be taken is made equal; a secret is written as the same text whatever it is.
-        let comparable = |config: &Self| serde_json::to_value(Self { live: None, test: None, ..config.clone() });
+        let comparable = |config: &Self| {
+            let api = config.api.as_ref().map(|api| ApiConfig { listen: api.listen, ..ApiConfig::new("") });
+            serde_json::to_value(Self { live: None, test: None, api, ..config.clone() })
+        };
         let mut outdated: Vec<String> = match (comparable(self), comparable(new)) {
             (Ok(serde_json::Value::Object(old)), Ok(serde_json::Value::Object(new))) => {
                 old.iter().filter(|(key, value)| new.get(*key) != Some(value)).map(|(key, _)| key.clone()).collect()
@@ -388,6 +392,27 @@ mod tests {
         ] {
             assert!(error.contains(&format!("invoice_fetcher.{key}")), "{key}: {error}");
         }
+    }
+
+    #[test]
+    fn what_takes_a_restart_is_named_and_what_does_not_is_not() {
+        let old = config();
+        let token = "x".repeat(40);
+        let with_api = |token: &str, previous: Option<&str>| InvoiceFetcherConfig {
+            api: Some(ApiConfig { previous_token: previous.map(Secret::new), ..ApiConfig::new(token) }),
+            ..config()
+        };
+        let live = AccountConfig { api_key: Secret::new("new"), requests_per_second: Some(3) };
+        assert_eq!(old.outdated_by(&InvoiceFetcherConfig { live: Some(live), test: None, ..config() }), [""; 0]);
+        assert_eq!(with_api("old", None).outdated_by(&with_api(&token, Some("old"))), [""; 0]);
+        assert_eq!(old.outdated_by(&with_api(&token, None)), ["api"]);
+        assert_eq!(old.outdated_by(&InvoiceFetcherConfig { workers: 3, ..config() }), ["workers"]);
+        let options = |value: &str| InvoiceFetcherConfig {
+            store_options: [("aws_region".to_owned(), Secret::new(value))].into(),
+            ..config()
+        };
+        assert_eq!(options("a").outdated_by(&options("b")), ["store_options"]);
+        assert_eq!(options("a").outdated_by(&options("a")), [""; 0]);
     }
 
     #[test]

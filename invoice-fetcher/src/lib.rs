@@ -20,6 +20,7 @@ mod address;
 pub mod api;
 pub mod archive;
 mod attempt;
+mod bucket;
 mod check;
 pub mod config;
 mod database;
@@ -27,6 +28,7 @@ mod download;
 pub mod error;
 mod evidence;
 mod gate;
+pub mod ignored;
 pub mod keys;
 pub mod links;
 mod media;
@@ -78,8 +80,9 @@ pub async fn run(
 ) -> Result<(), Error> {
     let (projection, batch, api) = (InvoiceQueue::new(&config), config.batch.clone(), config.api.clone());
     let fetcher = start(config, postgres, context)?;
-    if let Some(api) = api {
-        let address = api::start(&api, fetcher.archive.clone(), fetcher.queue().clone(), context).await?;
+    if let (Some(api), Some(tokens)) = (api, fetcher.tokens()) {
+        let (archive, queue) = (fetcher.archive.clone(), fetcher.queue().clone());
+        let address = api::start(api.listen, tokens, archive, queue, context).await?;
         tracing::info!("documents are at http://{address}/v1/invoices/{{file id}}");
     }
     context.shutdown.spawn("invoice-keys", keys::run(fetcher, load, context.clone()));

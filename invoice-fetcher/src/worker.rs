@@ -15,7 +15,7 @@ use std::{
 
 use metrics::{counter, histogram};
 use riverlock_ledger::{Error, PostgresConfig};
-use riverlock_runtime::{Component, ConfigError, Context};
+use riverlock_runtime::{Component, ConfigError, Context, api::Tokens};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
@@ -64,6 +64,8 @@ pub(crate) struct Fetcher {
     repeated: AtomicUsize,
     /// Whether it was told that the archive cannot be looked at.
     pub(crate) told_denied: AtomicBool,
+    /// What the API admits, if there is one.
+    tokens: Option<Tokens>,
     /// Settings that differ in the configuration by now and take a restart, as they were told last.
     outdated: Mutex<Vec<String>>,
 }
@@ -85,6 +87,7 @@ impl Fetcher {
             turns: AtomicUsize::default(),
             repeated: AtomicUsize::default(),
             told_denied: AtomicBool::default(),
+            tokens: config.api.as_ref().map(Tokens::new),
             outdated: Mutex::default(),
             context,
             config,
@@ -96,13 +99,23 @@ impl Fetcher {
         &self.queue
     }
 
-    /// Takes what can be taken of another configuration while the process runs: accounts, with their keys and rates. Tells
-    /// which other settings have changed: they take a restart.
+    /// What the API admits, if there is one.
+    pub(crate) fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
+    }
+
+    /// Takes what can be taken of another configuration while the process runs: accounts, with their keys and rates, and the
+    /// API's tokens. Tells which other settings have changed: they take a restart.
     ///
     /// # Errors
     /// When a key does not fit.
     pub(crate) fn reload(&self, config: &InvoiceFetcherConfig) -> Result<(), ConfigError> {
         self.accounts.take(config)?;
+        if let (Some(tokens), Some(api)) = (&self.tokens, &config.api)
+            && tokens.replace(api)
+        {
+            tracing::info!("the new token of the API for documents is in use");
+        }
         let outdated = self.config.outdated_by(config);
         let mut told = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
         if *told != outdated {

@@ -3,6 +3,9 @@
 //! Such an API is off unless configured, on loopback unless configured otherwise, only reads, and answers holders of its
 //! token only.
 
+mod paced;
+mod tokens;
+
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
@@ -17,14 +20,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use riverlock_schemas::hash::Sha256Hash;
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq as _;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
 
+use self::paced::Paced;
+pub use self::tokens::Tokens;
 use crate::{ConfigError, Context, Secret, Shutdown};
 
 /// Fewest characters of a token: 128 bits and more, however it is spelled.
@@ -32,6 +35,9 @@ const TOKEN_CHARS_MIN: usize = 32;
 
 /// Connections at the same time; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 256;
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG: u32 = 1024;
 
 /// How long a connection may take to send a request's head, and how long it may be silent between requests.
 const HEAD_MAX: Duration = Duration::from_secs(30);
@@ -52,8 +58,12 @@ pub struct ApiConfig<const PORT: u16> {
     /// Where it listens; loopback unless configured otherwise.
     #[serde(default = "loopback::<PORT>")]
     pub listen: SocketAddr,
-    /// What `Authorization: Bearer` must bring, or `file:/path`: at least 32 random characters.
+    /// What `Authorization: Bearer` must bring, or `file:/path`: at least 32 random characters. Read again while the process
+    /// runs.
     pub token: Secret,
+    /// A former token that is admitted as well, until everybody has the new one.
+    #[serde(default)]
+    pub previous_token: Option<Secret>,
 }
 
 fn loopback<const PORT: u16>() -> SocketAddr {
@@ -64,7 +74,7 @@ impl<const PORT: u16> ApiConfig<PORT> {
     /// The default address, with this token.
     #[must_use]
     pub fn new(token: &str) -> Self {
-        Self { listen: loopback::<PORT>(), token: Secret::new(token) }
+        Self { listen: loopback::<PORT>(), token: Secret::new(token), previous_token: None }
     }
 
     /// Checks the token of the API whose section is `section`.
@@ -72,14 +82,16 @@ impl<const PORT: u16> ApiConfig<PORT> {
     /// # Errors
     /// When the token could be guessed, or cannot be sent.
     pub fn validate(&self, section: &str) -> Result<(), ConfigError> {
-        let token = self.token.read(&format!("{section}.token"))?;
-        if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(ConfigError::refused(
-                format!("{section}.token"),
-                format!(
+        let previous = self.previous_token.iter().map(|token| ("previous_token", token));
+        for (key, token) in std::iter::once(("token", &self.token)).chain(previous) {
+            let key = format!("{section}.{key}");
+            let token = token.read(&key)?;
+            if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let reason = format!(
                     "must have at least {TOKEN_CHARS_MIN} letters, digits and signs; `openssl rand -hex 32` makes one"
-                ),
-            ));
+                );
+                return Err(ConfigError::refused(key, reason));
+            }
         }
         Ok(())
     }
@@ -209,14 +221,13 @@ impl IntoResponse for ApiError {
 /// Who is let in.
 #[derive(Clone)]
 struct Guard {
-    /// Hash of the token: what is compared has one length.
-    token: [u8; 32],
+    tokens: Tokens,
     refused: fn() -> Response,
 }
 
-/// Lets only holders of the token to the router, answers others with `refused`, and makes every answer safe to show.
-pub fn guarded(router: Router, token: &Secret, refused: fn() -> Response) -> Router {
-    let guard = Guard { token: *Sha256Hash::of(token.expose().as_bytes()).as_bytes(), refused };
+/// Lets only holders of a token to the router, answers others with `refused`, and makes every answer safe to show.
+pub fn guarded(router: Router, tokens: &Tokens, refused: fn() -> Response) -> Router {
+    let guard = Guard { tokens: tokens.clone(), refused };
     router.layer(middleware::from_fn_with_state(guard, admit))
 }
 
@@ -238,8 +249,7 @@ impl Guard {
     fn admits(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         let token = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-        let hash = Sha256Hash::of(token.map(|(_, token)| token).unwrap_or_default());
-        bool::from(hash.as_bytes().ct_eq(&self.token))
+        self.tokens.admit(token.map(|(_, token)| token).unwrap_or_default())
     }
 }
 
@@ -253,7 +263,7 @@ pub async fn start(
     router: Router,
     context: &Context,
 ) -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind(listen).await?;
+    let listener = bind(listen)?;
     let address = listener.local_addr()?;
     let shutdown = context.shutdown.clone();
     context.shutdown.spawn(name, async move {
@@ -261,6 +271,15 @@ pub async fn start(
         Ok::<_, Infallible>(())
     });
     Ok(address)
+}
+
+/// Listens for connections whose answers the kernel does not hold by the megabyte.
+fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(paced::SEND_BUFFER_BYTES)?;
+    socket.bind(listen)?;
+    socket.listen(BACKLOG)
 }
 
 async fn serve(name: &'static str, listener: TcpListener, router: Router, shutdown: Shutdown) {
@@ -293,7 +312,8 @@ async fn connection(name: &'static str, stream: TcpStream, router: Router, shutd
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let stream = TokioIo::new(Paced::new(stream, paced::RATE_MIN, paced::WINDOW));
+    let serving = builder.serve_connection(stream, TowerToHyperService::new(router));
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -9,6 +9,7 @@ pub mod closing;
 pub mod config;
 pub mod health;
 pub mod kafka;
+pub mod reload;
 pub mod shutdown;
 pub mod telemetry;
 pub mod topics;

@@ -46,6 +46,9 @@ pub enum InvoicesCommand {
     Retry(RetryOptions),
     /// Compare every stored document with the archive: is it there, with the size and the hash of the day it was stored
     Verify(VerifyOptions),
+    /// Queue documents whose events an earlier version ignored because their mode had no account; only tells how many, without
+    /// --apply
+    QueueIgnored(QueueIgnoredOptions),
     /// Make a link that a customer may open
     Link {
         /// Digital River's id of the file
@@ -187,6 +190,23 @@ pub struct VerifyOptions {
     #[command(flatten)]
     pub by: By,
     /// How to print it: as JSON, one finding a line and the totals on the last
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Whether ignored documents are queued, by whom and why.
+#[derive(Debug, Args)]
+pub struct QueueIgnoredOptions {
+    /// Why it is done
+    #[command(flatten)]
+    pub reason: Reason,
+    /// Who does it
+    #[command(flatten)]
+    pub by: By,
+    /// Do it; without this it is only said what would be done
+    #[arg(long)]
+    pub apply: bool,
+    /// How to print it
     #[command(flatten)]
     pub output: Output,
 }

@@ -7,6 +7,7 @@ use std::{fmt::Write as _, path::Path, process::ExitCode, str::FromStr, time::Du
 
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::{
+    InvoiceQueue, ignored,
     links::{self, LinkError},
     missing,
     retry::{self, Request, Retried, Run},
@@ -19,7 +20,9 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use crate::{
-    args::invoices::{Cursor, FilterOptions, InvoicesCommand, ListOptions, MissingCursor, RetryOptions, State},
+    args::invoices::{
+        Cursor, FilterOptions, InvoicesCommand, ListOptions, MissingCursor, QueueIgnoredOptions, RetryOptions, State,
+    },
     config::Config,
     exit::{self, Usage, Wrong},
     out::{self, Output, Page},
@@ -55,7 +58,10 @@ struct Desk {
 }
 
 pub(crate) async fn run(file: Option<&Path>, command: InvoicesCommand) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = match &command {
+        InvoicesCommand::QueueIgnored(_) => Config::load_with_kafka(file)?,
+        _ => Config::load(file)?,
+    };
     let connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
     let mut desk = Desk { connection, limit: config.postgres.answer_limit() };
     match command {
@@ -72,6 +78,7 @@ pub(crate) async fn run(file: Option<&Path>, command: InvoicesCommand) -> anyhow
         }
         InvoicesCommand::Retry(options) => try_again(&mut desk, options).await,
         InvoicesCommand::Verify(options) => verify::run(&config, &mut desk, options).await,
+        InvoicesCommand::QueueIgnored(options) => queue_ignored(&config, &mut desk, options).await,
         InvoicesCommand::Link { file_id, expires, output } => {
             let invoice = desk.known(file_id).await?;
             link(&config, &invoice, expires, output).await
@@ -221,6 +228,27 @@ async fn try_again(desk: &mut Desk, options: RetryOptions) -> anyhow::Result<Exi
         tried.passed_over.as_ref().map_or(Ok(()), |reason| writeln!(text, "{reason}"))
     })?;
     Ok(exit::well_if(tried.passed_over.is_none()))
+}
+
+async fn queue_ignored(config: &Config, desk: &mut Desk, options: QueueIgnoredOptions) -> anyhow::Result<ExitCode> {
+    let QueueIgnoredOptions { reason, by, apply, output } = options;
+    let (run, reason) = if apply { (Run::Apply, reason.needed()?) } else { (Run::Dry, reason.of_dry_run()) };
+    let request = Request { by: by.name()?, reason };
+    let projection = InvoiceQueue::new(&config.invoice_fetcher);
+    let totals = ignored::run(&mut desk.connection, &config.kafka, &projection, &request, run, desk.limit).await?;
+    output.whole(&totals, |text| {
+        let ignored::Totals { ignored, queued, gone, unusable } = totals;
+        writeln!(text, "{ignored} events were ignored because their mode had no account")?;
+        match apply {
+            true => writeln!(text, "the documents of {queued} are queued now")?,
+            false => writeln!(text, "the documents of {queued} would be queued; --apply does it")?,
+        }
+        if gone + unusable > 0 {
+            writeln!(text, "{gone} are not in Kafka any more, {unusable} announce no document that could be fetched")?;
+        }
+        Ok(())
+    })?;
+    Ok(exit::well_if(totals.gone + totals.unusable == 0))
 }
 
 async fn link(config: &Config, invoice: &InvoiceView, expires: Duration, output: Output) -> anyhow::Result<ExitCode> {

@@ -1,11 +1,17 @@
 //! Documents over HTTP, and links.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Response, StatusCode};
+use riverlock_runtime::{Secret, api::Tokens};
 use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
+use tokio::io::AsyncWriteExt as _;
 
-use super::{document, fetching::Bench, file};
+use super::{
+    document,
+    fetching::{Bench, PATIENCE},
+    file,
+};
 use crate::{
     Archive,
     api::{self, ApiConfig},
@@ -19,6 +25,7 @@ struct Served {
     bench: Bench,
     base: String,
     http: reqwest::Client,
+    tokens: Tokens,
 }
 
 impl Served {
@@ -28,11 +35,11 @@ impl Served {
         bench.start();
         bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
         bench.announce([8]).await;
-        let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), ..ApiConfig::new(TOKEN) };
+        let (listen, tokens) = ("127.0.0.1:0".parse().unwrap(), Tokens::new(&ApiConfig::new(TOKEN)));
         let (archive, queue) = (Archive::open(&bench.config).unwrap(), bench.database.queue());
-        let address = api::start(&config, archive, queue, &bench.context).await.unwrap();
+        let address = api::start(listen, &tokens, archive, queue, &bench.context).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { bench, base: format!("http://{address}"), http }
+        Self { bench, base: format!("http://{address}"), http, tokens }
     }
 
     async fn get(&self, path: &str) -> Response {
@@ -118,6 +125,63 @@ async fn a_document_that_was_changed_in_the_archive_never_arrives_whole() {
         let problem: serde_json::Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
         assert_eq!((problem["type"].as_str(), problem["errors"][0]["code"].as_str()), (Some("gone"), Some(code)));
     }
+    served.bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_can_be_changed_while_both_are_admitted() {
+    const NEW: &str = "another-canary-another-canary-another-canary";
+    let served = Served::new().await;
+    let status = async |token: &str| {
+        let request = served.http.get(format!("{}/v1/invoices/{}", served.base, file(7))).bearer_auth(token);
+        request.send().await.unwrap().status()
+    };
+    let both = ApiConfig { previous_token: Some(Secret::new(TOKEN)), ..ApiConfig::new(NEW) };
+    for (config, expected) in [
+        (ApiConfig::new(TOKEN), [StatusCode::OK, StatusCode::UNAUTHORIZED]),
+        (both, [StatusCode::OK, StatusCode::OK]),
+        (ApiConfig::new(NEW), [StatusCode::UNAUTHORIZED, StatusCode::OK]),
+    ] {
+        served.tokens.replace(&config);
+        assert_eq!([status(TOKEN).await, status(NEW).await], expected);
+        assert_eq!(status("").await, StatusCode::UNAUTHORIZED);
+    }
+    served.bench.stop().await;
+}
+
+#[tokio::test]
+async fn readers_that_stand_still_are_dropped_and_others_are_served_again() {
+    let served = Served::new().await;
+    // More than the kernel holds on its way.
+    let large = super::s3::pdf(b'x', 24 << 20);
+    std::fs::write(served.bench.folder.path().join(Archive::key(Mode::Test, file(7))), &large).unwrap();
+    sqlx::query("UPDATE invoices SET sha256 = $1, size_bytes = $2 WHERE state = 'stored'")
+        .bind(Sha256Hash::of(&large).as_bytes().as_slice())
+        .bind(i64::try_from(large.len()).unwrap())
+        .execute(&served.bench.database.pool)
+        .await
+        .unwrap();
+    let (address, request) = (
+        served.base.trim_start_matches("http://").to_owned(),
+        format!("GET /v1/invoices/{} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n", file(7)),
+    );
+    let mut stalled = Vec::new();
+    for _ in 0..api::DOWNLOADS_MAX {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    let started = Instant::now();
+    while served.get_file(file(7)).await.status() != StatusCode::SERVICE_UNAVAILABLE {
+        assert!(started.elapsed() < PATIENCE, "not all of them are being served");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let started = Instant::now();
+    while served.get_file(file(7)).await.status() != StatusCode::OK {
+        assert!(started.elapsed() < 3 * PATIENCE, "they keep their places for ever");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    drop(stalled);
     served.bench.stop().await;
 }
 

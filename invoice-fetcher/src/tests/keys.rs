@@ -1,23 +1,16 @@
 //! New keys while the process runs, and the proxy.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::StatusCode;
 use riverlock_ledger::PostgresConfig;
-use riverlock_runtime::{ConfigError, Context, Secret};
+use riverlock_runtime::{Context, Secret};
 use riverlock_schemas::Mode;
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use super::{API_KEY, config, fetching::Bench, file};
-use crate::{
-    keys::{self, Load, Reader},
-    queue::Leased,
-    worker::Fetcher,
-};
+use crate::{queue::Leased, worker::Fetcher};
 
 /// The alarm.
 const PAUSED: &str = "invoice_fetching_paused{mode=\"test\",reason=\"key_refused\"}";
@@ -40,17 +33,13 @@ async fn a_refused_key_raises_an_alarm_until_a_new_one_is_read_and_costs_nothing
         bench.until("SELECT least(count(*), 1) FROM invoices WHERE last_error LIKE 'key_refused%'", 1).await;
         assert!(paused(1), "{}", page.render());
 
-        let refuse: Arc<Load> = Arc::new(|| Err(ConfigError::refused("x", "as the test wants")));
-        assert!(keys::look(&fetcher, &mut Reader::new(refuse)).await.unwrap_err().contains("as the test wants"));
-        let (same, renewed) = (bench.config.clone(), good);
-        let same: Arc<Load> = Arc::new(move || Ok(same.clone()));
-        keys::look(&fetcher, &mut Reader::new(same)).await.unwrap();
+        // The same key again ends no pause.
+        fetcher.reload(&bench.config).unwrap();
         assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE state = 'due'").await, 20);
         // A document that is forbidden before the key is known to be refused makes way for another one.
         assert!(paused(1) && bench.server.asked().len() <= 2 * bench.config.workers, "{}", bench.server.asked().len());
 
-        let renewed: Arc<Load> = Arc::new(move || Ok(renewed.clone()));
-        keys::look(&fetcher, &mut Reader::new(renewed)).await.unwrap();
+        fetcher.reload(&good).unwrap();
         bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
         assert!(started.elapsed() < Duration::from_secs(14), "the pause of 15 s was waited out");
         assert!(paused(0), "{}", page.render());

@@ -5,6 +5,7 @@ mod bombs;
 mod buckets;
 mod child;
 mod confinement;
+mod credentials;
 mod database;
 mod fetching;
 mod full;

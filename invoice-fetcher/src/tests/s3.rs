@@ -17,19 +17,19 @@ use tokio::net::TcpListener;
 use super::{document, fetching::Bench, file};
 use crate::{Archive, ArchiveError, InvoiceFetcherConfig, archive::PART_BYTES, pdf::Checked, upload::Published};
 
-const BUCKET: &str = "documents";
-const KEY_ID: &str = "canary-key-id";
-const SECRET: &str = "canary-secret";
+pub(super) const BUCKET: &str = "documents";
+pub(super) const KEY_ID: &str = "canary-key-id";
+pub(super) const SECRET: &str = "canary-secret";
 
 /// An S3 server over a folder; it ends with the test's runtime.
-struct Server {
-    port: u16,
+pub(super) struct Server {
+    pub(super) port: u16,
     folder: tempfile::TempDir,
 }
 
 impl Server {
     #[expect(clippy::disallowed_methods, reason = "the server ends with the test")]
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(FileSystem::new(folder.path()).unwrap());

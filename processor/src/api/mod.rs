@@ -24,7 +24,8 @@ use riverlock_ledger::{
 };
 use riverlock_runtime::{
     ConfigError, Context,
-    api::{self, ApiError},
+    api::{self, ApiError, Tokens},
+    reload,
 };
 use riverlock_schemas::{Mode, OrderId};
 use serde::{Deserialize, Serialize};
@@ -66,18 +67,55 @@ pub enum StartError {
 /// # Errors
 /// When the configuration is wrong or the address cannot be listened on.
 pub async fn start(config: &ApiConfig, postgres: &PostgresConfig, context: &Context) -> Result<SocketAddr, StartError> {
+    serve(config, &Tokens::new(config), postgres, context).await
+}
+
+/// As [`start`]; `load` reads the section again while the process runs, for new tokens. Without the section, the former tokens
+/// stay.
+///
+/// # Errors
+/// As for [`start`].
+pub async fn start_reloading(
+    config: &ApiConfig,
+    load: Arc<reload::Load<Option<ApiConfig>>>,
+    postgres: &PostgresConfig,
+    context: &Context,
+) -> Result<SocketAddr, StartError> {
+    let tokens = Tokens::new(config);
+    let address = serve(config, &tokens, postgres, context).await?;
+    let checked: Arc<reload::Load<Option<ApiConfig>>> = Arc::new(move || {
+        let api = load()?;
+        api.as_ref().map_or(Ok(()), |api| api.validate("processor.api"))?;
+        Ok(api)
+    });
+    let take = move |api: Option<ApiConfig>| {
+        if api.is_some_and(|api| tokens.replace(&api)) {
+            tracing::info!("the new token of the API for orders is in use");
+        }
+        Ok(())
+    };
+    context.shutdown.spawn("order-api-tokens", reload::run("order-api-tokens", checked, take, context.clone()));
+    Ok(address)
+}
+
+async fn serve(
+    config: &ApiConfig,
+    tokens: &Tokens,
+    postgres: &PostgresConfig,
+    context: &Context,
+) -> Result<SocketAddr, StartError> {
     let postgres = PostgresConfig {
         connections_max: DATABASE_CONNECTIONS,
         statement_timeout: STATEMENT_MAX.min(postgres.statement_timeout),
         ..postgres.clone()
     };
     metrics::describe();
-    let router = router(config, postgres.pool()?);
+    let router = router(tokens, postgres.pool()?);
     let started = api::start("order-api", config.listen, router, context).await;
     started.map_err(|source| StartError::Listen { address: config.listen, source })
 }
 
-fn router(config: &ApiConfig, pool: PgPool) -> Router {
+fn router(tokens: &Tokens, pool: PgPool) -> Router {
     let orders = Router::new()
         .route(LIST, get(list))
         .route(ORDER, get(order))
@@ -85,7 +123,7 @@ fn router(config: &ApiConfig, pool: PgPool) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .fallback(|| async { ApiError::not_found("there is nothing under this address") })
         .with_state(Arc::new(Database(pool)));
-    let orders = api::guarded(orders, &config.token, || ApiError::unauthorized().into_response());
+    let orders = api::guarded(orders, tokens, || ApiError::unauthorized().into_response());
     // The description holds nothing that the repository does not.
     let open = Router::new().route(DESCRIPTION, get(openapi::serve));
     open.merge(orders).layer(middleware::from_fn(limit)).layer(middleware::from_fn(metrics::count))

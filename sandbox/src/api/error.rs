@@ -30,6 +30,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized", message)
     }
 
+    pub(super) fn forbidden() -> Self {
+        let message = "The confidential API key does not permit this.";
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "forbidden", message)
+    }
+
     pub(super) fn bad_request(code: &'static str, parameter: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "bad_request", code, message);
         Self { parameter: Some(parameter.into()), ..error }

@@ -66,6 +66,8 @@ pub enum Fault {
     NotFound,
     /// 401, although the key is right.
     Unauthorized,
+    /// 403: the key may not fetch this file.
+    Forbidden,
     /// 429 with `Retry-After`.
     TooManyRequests {
         /// The header's value, seconds.
@@ -134,6 +136,7 @@ pub(super) async fn misbehave(fault: Fault, file_id: Uuid) -> Result<Response, A
     match fault {
         Fault::NotFound => Err(ApiError::not_found("id", format!("There is no file '{file_id}'."))),
         Fault::Unauthorized => Err(ApiError::unauthorized()),
+        Fault::Forbidden => Err(ApiError::forbidden()),
         Fault::TooManyRequests { retry_after_seconds } => Err(ApiError::too_many_requests(retry_after_seconds)),
         Fault::ServerError => Err(ApiError::internal("Something went wrong on our side.")),
         Fault::Slow { milliseconds } => {
