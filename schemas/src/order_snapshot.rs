@@ -306,7 +306,7 @@ impl WireOrder {
         if updated_time.is_none() {
             times.notes().add(Oddity::TimeReplaced);
         }
-        let as_of = updated_time.or(times.of_event());
+        let as_of = updated_time.or_else(|| times.of_event());
         let state = self.state.map(|StateName(name)| name);
         let known = state.as_deref().and_then(OrderState::parse);
         let (transitions, unknown) = self.state_transitions.unwrap_or_default().split();
