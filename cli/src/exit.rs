@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use riverlock_ledger::{cluster::ClusterError, ranges::RangeError, rebuild::RebuildError, replay::ReplayError};
+use riverlock_ledger::{
+    audit::AuditError, cluster::ClusterError, ranges::RangeError, rebuild::RebuildError, replay::ReplayError,
+};
+use riverlock_processor::refold::RefoldError;
 use riverlock_runtime::ConfigError;
 
 /// All is as it should be, or what was asked for is done.
@@ -52,7 +55,12 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Usage>() || cause.is::<ConfigError>() {
         return Some(USAGE);
     }
-    if let Some(error) = cause.downcast_ref() {
+    // Transparent errors are not among the causes of those that hold them.
+    let held = cause.downcast_ref().or_else(|| match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(AuditError::Cluster(error)), _) | (_, Some(RefoldError::Cluster(error))) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = held {
         return cluster(error);
     }
     if cause.is::<Wrong>() || matches!(cause.downcast_ref(), Some(RangeError::Gone { .. })) {

@@ -331,15 +331,22 @@ async fn somebody_is_recorded_without_being_asked_for() {
 
 #[tokio::test]
 async fn what_the_runtime_logs_reaches_standard_error_and_defaults_are_told() {
-    // This broker cannot be asked for the settings of topics, which is a warning of the runtime.
+    // This broker cannot be asked for the settings of topics.
     let kafka = KafkaConfig::default();
     let broker = Embedded::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
     let desk = Desk::new(&format!("[kafka]\nbrokers = '{}'\n", broker.bootstrap())).await;
     let quiet = desk.run("orders list").await;
     assert_eq!(String::from_utf8_lossy(&quiet.stderr), "");
     let setup = desk.run("setup").await;
-    let logs = String::from_utf8_lossy(&setup.stderr);
-    assert!(setup.status.success() && logs.contains("WARN") && logs.contains("could not be checked"), "{logs}");
+    let told = String::from_utf8_lossy(&setup.stdout);
+    assert!(setup.status.success() && told.contains("could not be compared"), "{told}");
+
+    let lost = Desk::new("[kafka]\nbrokers = '127.0.0.1:1'\n").await;
+    let audit = lost.run("audit").await;
+    let logs = String::from_utf8_lossy(&audit.stderr);
+    assert_eq!(audit.status.code(), Some(3), "{logs}");
+    let is_logged = logs.lines().any(|line| line.contains("librdkafka") && line.contains("refused"));
+    assert!(is_logged, "{logs}");
 
     let mut command = Command::new(binary().unwrap());
     let output = command.args(["orders", "list"]).env_remove("RIVERLOCK_CONFIG").output().await.unwrap();
