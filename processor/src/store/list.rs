@@ -60,7 +60,7 @@ pub struct OrderSummary {
     pub status: String,
     /// How often the order has changed.
     pub version: i32,
-    /// Whether two different bodies came under one event id.
+    /// Whether bodies that contradict each other came under one event id.
     pub conflicted: bool,
     pub first_seen_at: DateTime<Utc>,
     pub changed_at: DateTime<Utc>,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use riverlock_ledger::{Projection, batch};
 use riverlock_processor::Orders;
-use riverlock_schemas::Mode;
+use riverlock_schemas::{Mode, oddity::Oddity, record::FOLDED_BYTES_MAX};
 use riverlock_tests::{Database, outcomes, record, state};
 use sqlx::PgConnection;
 
@@ -182,6 +182,38 @@ async fn an_event_takes_effect_by_the_spelling_that_can_be_read() {
     let also_dead = String::from_utf8(dead.clone()).unwrap().replace("\"U-1\"", "\"U-2\"").into_bytes();
     tables.taken(&[dead, also_dead]).await;
     assert_eq!(value::<i64>(&mut tables.connection, "SELECT count(*) FROM dead_letters").await, 2);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_set_aside_unread_and_a_smaller_spelling_takes_effect() {
+    let metadata = format!(r#""metadata":{{"x":"{}"}},"items""#, "x".repeat(FOLDED_BYTES_MAX));
+    let (mut tables, large) = (Tables::new().await, replaced(r#""items""#, &metadata));
+    let (_, outcomes) = tables.taken(&[large.clone(), large.clone()]).await;
+    assert_eq!(outcomes, counts(&[("dead", 1), ("duplicate", 1)]), "it is known which event it is");
+    let reason: String =
+        value(&mut tables.connection, "SELECT reason FROM dead_letters WHERE payload IS NOT NULL").await;
+    assert_eq!(reason, "too_large");
+    for bodies in orders_of(&[large, STANDARD.as_bytes().to_vec()]) {
+        let (state, _) = tables.taken(&bodies).await;
+        assert!(state.contains("fulfillment.requested") && state.contains(r#""conflicted": false"#), "{state}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_odd_about_events_is_counted_once_for_each() {
+    let mut tables = Tables::new().await;
+    let odd = STANDARD.replace("\"53111\"", "53111").replace("\"U-1\"", "7").replace("05Z", "05+0000");
+    let modes = odd.replace("\"e\"", "\"e2\"").replacen("\"liveMode\":false", "\"liveMode\":true", 1);
+    let bodies = [odd.as_str(), modes.as_str(), odd.as_str()];
+    let records: Vec<_> = bodies.iter().zip(0..).map(|(body, offset)| record(0, offset, body.as_bytes())).collect();
+    let now = riverlock_tests::now();
+    let tally = batch::apply(&mut tables.connection, &orders(), &records, None, now).await.unwrap();
+    let count = |oddity| tally.odd(oddity);
+    assert_eq!((count(Oddity::Kind), count(Oddity::TimeForm), count(Oddity::ModeContradiction)), (3, 3, 1));
+    assert_eq!((count(Oddity::Encoding), count(Oddity::RepeatedKey)), (0, 0));
+    assert_eq!(tally.mode_contradiction.as_deref(), Some("e2"));
+    let again = batch::apply(&mut tables.connection, &orders(), &records, None, now).await.unwrap();
+    assert_eq!((again.odd(Oddity::Kind), again.reread), (0, 3), "what is read again counts once");
 }
 
 #[tokio::test]
