@@ -31,6 +31,7 @@ pub mod ranges;
 pub mod rebuild;
 pub mod relay;
 pub mod replay;
+mod sequence;
 pub mod store;
 pub mod view;
 mod watch;
