@@ -22,16 +22,12 @@ use rdkafka::{
 use riverlock_runtime::{Backoff, Component};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Record, batch, metrics as names, store::Positions};
+use crate::{Record, batch, metrics as names, sequence::Sequence, store::Positions};
 
 /// How long a revoked partition's batches may take to end before the partition is given away all the same.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
 /// Shortest and longest wait before PostgreSQL is asked again for offsets.
 const OFFSETS_RETRY: Range<Duration> = Duration::from_millis(250)..Duration::from_secs(5);
-/// How often a gap is read again before it is taken for one that Kafka has: a partition must not stand still for ever.
-const GAP_REREADS_MAX: u32 = 3;
-/// The same in a partition that has had such a gap, as one that was copied with transactions has many.
-const GAP_REREADS_AGAIN: u32 = 1;
 
 /// A partition, by the topic's number.
 pub(crate) type Partition = (i16, i32);
@@ -59,12 +55,8 @@ pub(crate) struct State {
     positions: Positions,
     /// Up to where PostgreSQL has said that it has those partitions.
     confirmed: HashMap<Partition, i64>,
-    /// The offset that Kafka sends next of each partition of which a record has come, or whose beginning is known.
-    expected: HashMap<Partition, i64>,
-    /// Gaps that are read again: the offset before which something is missing, and how often it was tried.
-    gaps: HashMap<Partition, (i64, u32)>,
-    /// Partitions in which a gap was found that Kafka has.
-    with_gaps: HashSet<Partition>,
+    /// Which record of each partition comes next.
+    pub(crate) sequence: Sequence,
     /// Those of them that Kafka has been told to send nothing of.
     paused: HashSet<Partition>,
     /// Batches per partition that a worker has and has not finished.
@@ -73,56 +65,10 @@ pub(crate) struct State {
     uncommitted: HashMap<Partition, i64>,
 }
 
-/// How a record that Kafka sends fits to those that it sent before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arrival {
-    /// It is the next one.
-    Next,
-    /// It came before.
-    Stale,
-    /// Records between the last one and this one did not come. Raw topics have an offset for every record, and nothing else
-    /// takes any, so they must be read again.
-    Gap {
-        /// The first offset that is missing.
-        missing: i64,
-    },
-    /// As a gap, and reading it again did not help: Kafka has nothing there. It is the next one all the same.
-    LastingGap {
-        /// The first offset that is missing.
-        missing: i64,
-    },
-}
-
 impl State {
     /// Whether this process reads the partition.
     pub(crate) fn reads(&self, partition: Partition) -> bool {
         self.positions.contains_key(&partition)
-    }
-
-    /// Checks that no record of a partition is skipped.
-    pub(crate) fn arrive(&mut self, partition: Partition, offset: i64) -> Arrival {
-        // Without a known beginning, the first record that Kafka has is the first.
-        let expected = self.expected.get(&partition).copied().unwrap_or(offset);
-        let rereads = if self.with_gaps.contains(&partition) { GAP_REREADS_AGAIN } else { GAP_REREADS_MAX };
-        let arrival = if offset < expected {
-            return Arrival::Stale;
-        } else if offset == expected {
-            Arrival::Next
-        } else if self.gaps.get(&partition).is_some_and(|gap| *gap == (expected, rereads)) {
-            self.with_gaps.insert(partition);
-            Arrival::LastingGap { missing: expected }
-        } else {
-            return Arrival::Gap { missing: expected };
-        };
-        self.gaps.remove(&partition);
-        self.expected.insert(partition, offset + 1);
-        arrival
-    }
-
-    /// The partition is read again from `missing` on.
-    pub(crate) fn reread(&mut self, partition: Partition, missing: i64) {
-        let gap = self.gaps.entry(partition).or_insert((missing, 0));
-        *gap = if gap.0 == missing { (missing, gap.1 + 1) } else { (missing, 1) };
     }
 
     /// The worker that a partition's records go to.
@@ -243,7 +189,7 @@ impl Shared {
         let mut state = self.lock();
         state.positions.insert(partition, next);
         state.confirmed.extend(next.map(|next| (partition, next)));
-        state.expected.extend(next.map(|next| (partition, next)));
+        state.sequence.start(partition, next);
     }
 
     /// This process does not read the partitions any more; what is only buffered of them is dropped.
@@ -255,9 +201,7 @@ impl Shared {
         }
         state.positions.retain(|partition, _| !partitions.contains(partition));
         state.confirmed.retain(|partition, _| !partitions.contains(partition));
-        state.expected.retain(|partition, _| !partitions.contains(partition));
-        state.gaps.retain(|partition, _| !partitions.contains(partition));
-        state.with_gaps.retain(|partition| !partitions.contains(partition));
+        state.sequence.stop(partitions);
         state.paused.retain(|partition| !partitions.contains(partition));
     }
 
@@ -454,44 +398,8 @@ impl ConsumerContext for Callbacks {
 mod tests {
     use super::*;
 
-    const PARTITION: Partition = (1, 2);
-
     fn state(workers: usize) -> State {
         State { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..State::default() }
-    }
-
-    #[test]
-    fn a_record_is_skipped_only_when_reading_again_does_not_find_it() {
-        let mut state = state(1);
-        for offset in [7, 8] {
-            assert_eq!(state.arrive(PARTITION, offset), Arrival::Next);
-        }
-        assert_eq!(state.arrive(PARTITION, 8), Arrival::Stale);
-        for _ in 0..GAP_REREADS_MAX {
-            assert_eq!(state.arrive(PARTITION, 11), Arrival::Gap { missing: 9 });
-            state.reread(PARTITION, 9);
-        }
-        assert_eq!(state.arrive(PARTITION, 11), Arrival::LastingGap { missing: 9 });
-        assert_eq!(state.arrive(PARTITION, 12), Arrival::Next);
-        assert!(state.gaps.is_empty());
-        assert_eq!(state.arrive(PARTITION, 14), Arrival::Gap { missing: 13 });
-        state.reread(PARTITION, 13);
-        assert_eq!(state.arrive(PARTITION, 14), Arrival::LastingGap { missing: 13 }, "it is known to have gaps");
-    }
-
-    #[test]
-    fn a_gap_that_was_a_fault_of_the_transport_is_closed_by_reading_it_again() {
-        let mut state = state(1);
-        state.expected.insert(PARTITION, 0);
-        assert_eq!(state.arrive(PARTITION, 5), Arrival::Gap { missing: 0 });
-        state.reread(PARTITION, 0);
-        for offset in 0..6 {
-            assert_eq!(state.arrive(PARTITION, offset), Arrival::Next);
-        }
-        // The next gap has all its tries again.
-        assert_eq!(state.arrive(PARTITION, 9), Arrival::Gap { missing: 6 });
-        state.reread(PARTITION, 6);
-        assert_eq!(state.gaps[&PARTITION], (6, 1));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub mod ranges;
 pub mod rebuild;
 pub mod relay;
 pub mod replay;
+mod sequence;
 pub mod spellings;
 pub mod store;
 pub mod view;

@@ -20,8 +20,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use crate::{
     Record,
     consumer::{BatchConfig, ConsumerError},
-    context::{Arrival, Batch, Buffer, Callbacks, Partition, Shared},
+    context::{Batch, Buffer, Callbacks, Partition, Shared},
     metrics as names,
+    sequence::Arrival,
 };
 
 /// How often Kafka is told how far PostgreSQL is.
@@ -132,7 +133,7 @@ impl Poll {
             // Given away in the meantime: whoever has the partition reads it.
             return false;
         }
-        match state.arrive(partition, record.offset) {
+        match state.sequence.arrive(partition, record.offset) {
             Arrival::Next => {}
             Arrival::Stale => return false,
             Arrival::Gap { missing } => {
@@ -168,7 +169,7 @@ impl Poll {
             record.position(),
         );
         match self.consumer.seek(&record.topic, record.partition, Offset::Offset(missing), SEEK_TIMEOUT) {
-            Ok(()) => self.shared.lock().reread(partition, missing),
+            Ok(()) => self.shared.lock().sequence.reread(partition, missing),
             // The next record shows the gap again.
             Err(error) => tracing::warn!(%error, "{} could not go back: {error}", self.name),
         }
