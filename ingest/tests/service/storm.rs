@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::harness::PATH;
@@ -26,8 +26,9 @@ const PING: u8 = 6;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// How long a connection waits for frames before it opens further requests.
-const READ_TIMEOUT: Duration = Duration::from_millis(20);
+/// How often a connection opens further requests. Faster ones would only show how fast unoptimized builds of the storm and of
+/// its target are.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// Connections that open requests without an end, again and again.
 pub(crate) struct Storm {
@@ -93,7 +94,7 @@ async fn rage(
     let mut stream = socket.connect(target).await?;
     stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await?;
     let (mut next, mut open) = (1, 0);
-    let head = head();
+    let (head, mut received) = (head(), Vec::new());
     while !stop.load(Ordering::Relaxed) {
         let mut frames = Vec::new();
         while open < streams {
@@ -103,29 +104,35 @@ async fn rage(
             opened.fetch_add(1, Ordering::Relaxed);
         }
         stream.write_all(&frames).await?;
-        while let Ok(received) = timeout(READ_TIMEOUT, receive(&mut stream)).await {
-            match received? {
-                // An answer's head or a reset: either way the request is over. Resets after answers are not counted twice,
-                // they only make this connection open a few more.
-                HEADERS | RESET => open -= usize::from(open > 0),
-                _ => {}
+        let next_round = Instant::now() + ROUND;
+        // Reading into a buffer can be given up at any time.
+        while let Ok(read) = timeout_at(next_round, stream.read_buf(&mut received)).await {
+            if read? == 0 {
+                return Ok(());
+            }
+            while let Some((kind, flags, payload)) = take_frame(&mut received) {
+                match kind {
+                    // An answer's head or a reset: either way the request is over. Resets after answers are counted as well,
+                    // they only make this connection open a few more.
+                    HEADERS | RESET => open -= usize::from(open > 0),
+                    PING if flags & ACK == 0 => stream.write_all(&frame(PING, ACK, 0, &payload)).await?,
+                    SETTINGS if flags & ACK == 0 => stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await?,
+                    _ => {}
+                }
             }
         }
     }
     Ok(())
 }
 
-/// Reads a frame, answers it if it must be answered, and says of which kind it is.
-async fn receive(stream: &mut TcpStream) -> std::io::Result<u8> {
-    let mut head = [0; 9];
-    stream.read_exact(&mut head).await?;
-    let length = usize::try_from(u32::from_be_bytes([0, head[0], head[1], head[2]])).unwrap();
-    let mut payload = vec![0; length];
-    stream.read_exact(&mut payload).await?;
-    let (kind, flags) = (head[3], head[4]);
-    if (kind == SETTINGS || kind == PING) && flags & ACK == 0 {
-        let payload = if kind == PING { &payload[..] } else { &[] };
-        stream.write_all(&frame(kind, ACK, 0, payload)).await?;
+/// Takes a whole frame from what was received: its kind, its flags and its payload.
+fn take_frame(received: &mut Vec<u8>) -> Option<(u8, u8, Vec<u8>)> {
+    let (&[a, b, c, kind, flags, ..], _) = received.split_first_chunk::<9>()?;
+    let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).ok()?;
+    if received.len() < 9 + length {
+        return None;
     }
-    Ok(kind)
+    let payload = received[9..9 + length].to_vec();
+    received.drain(..9 + length);
+    Some((kind, flags, payload))
 }
