@@ -1,6 +1,11 @@
 //! `riverlock outbox`: look at messages that are not published, and have parked ones published again.
 
-use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use riverlock_ledger::{
@@ -13,25 +18,26 @@ use sqlx::PgConnection;
 use crate::{
     args::outbox::{ListOptions, Named, OutboxCommand, RetryOptions, named},
     config::Config,
-    out,
+    exit,
+    out::Page,
 };
 
 /// Most messages and letters that one `retry --all-parked` puts back.
 const RETRY_MAX: i64 = 100_000;
 
-/// What `list --json` prints.
+/// Something that is not published.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Listed {
-    messages: Vec<QueuedMessage>,
-    dead_letters: Vec<ParkedLetter>,
+#[serde(rename_all = "snake_case", tag = "source")]
+enum Queued {
+    Outbox(QueuedMessage),
+    DeadLetters(ParkedLetter),
 }
 
-/// What `retry --json` prints.
+/// What `retry` did, or would do.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Retried {
-    /// Whether it was done, or would be.
+    /// Whether it was done.
     applied: bool,
     messages: Vec<i64>,
     dead_letters: Vec<String>,
@@ -49,54 +55,58 @@ pub(crate) async fn run(file: Option<&Path>, command: OutboxCommand) -> anyhow::
     }
 }
 
+/// Messages by number, then dead letters by where their records lie.
 async fn list(connection: &mut PgConnection, options: &ListOptions) -> anyhow::Result<ExitCode> {
-    let messages = outbox::queued(connection, options.parked, options.after, options.limit).await?;
-    let dead_letters = outbox::parked_letters(connection, options.limit).await?;
-    let listed = Listed { messages, dead_letters };
-    if options.json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&listed)?));
-    } else {
-        out::print(&text(&listed, options.limit)?);
+    let mut wanted = options.limit + 1;
+    let (number, letter) = match &options.after {
+        None => (Some(0), None),
+        Some(Named::Message(id)) => (Some(*id), None),
+        Some(Named::Letter(position)) => (None, Some(position)),
+    };
+    let mut items = Vec::new();
+    if let Some(after) = number {
+        let messages = outbox::queued(connection, options.parked, after, wanted).await?;
+        items.extend(messages.into_iter().map(Queued::Outbox));
+        wanted -= i64::try_from(items.len()).unwrap_or(wanted);
     }
+    if wanted > 0 {
+        let letters = outbox::parked_letters(connection, letter, wanted).await?;
+        items.extend(letters.into_iter().map(Queued::DeadLetters));
+    }
+    let page = Page::cut(items, options.limit, Queued::id);
+    options.output.page(&page, "messages and dead letters", line)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A line for each message and letter, and how many there are.
-fn text(listed: &Listed, limit: i64) -> Result<String, std::fmt::Error> {
-    let mut text = String::new();
-    for message in &listed.messages {
-        let mode = if message.live_mode { "live" } else { "test" };
-        let state = match (&message.parked_at, &message.reason) {
-            (Some(at), Some(reason)) => format!("parked {at}: {}", shown(reason)),
-            _ => "waits for the relay".to_owned(),
-        };
-        writeln!(
-            text,
-            "{}  {}  {}  order {} ({mode})  {} bytes  {state}",
-            message.message_id,
-            message.created_at,
-            shown(&message.kind),
-            shown(&message.order_id),
-            message.bytes,
-        )?;
+impl Queued {
+    /// What it is named by.
+    fn id(&self) -> String {
+        match self {
+            Self::Outbox(message) => message.message_id.to_string(),
+            Self::DeadLetters(letter) => letter.position.clone(),
+        }
     }
-    for letter in &listed.dead_letters {
-        writeln!(
-            text,
-            "{}  {}  dead letter  {} bytes  parked {}: {}",
-            shown(&letter.position),
-            letter.created_at,
-            letter.bytes,
-            letter.parked_at,
-            shown(&letter.reason)
-        )?;
+}
+
+/// A message or letter in one line.
+fn line(text: &mut String, queued: &Queued) -> fmt::Result {
+    match queued {
+        Queued::Outbox(message) => {
+            let mode = if message.live_mode { "live" } else { "test" };
+            let state = match (&message.parked_at, &message.reason) {
+                (Some(at), Some(reason)) => format!("parked {at}: {}", shown(reason)),
+                _ => "waits for the relay".to_owned(),
+            };
+            let (id, at, bytes) = (message.message_id, message.created_at, message.bytes);
+            let (kind, order) = (shown(&message.kind), shown(&message.order_id));
+            writeln!(text, "{id}  {at}  {kind}  order {order} ({mode})  {bytes} bytes  {state}")
+        }
+        Queued::DeadLetters(letter) => {
+            let (position, reason) = (shown(&letter.position), shown(&letter.reason));
+            let ParkedLetter { created_at, bytes, parked_at, .. } = letter;
+            writeln!(text, "{position}  {created_at}  dead letter  {bytes} bytes  parked {parked_at}: {reason}")
+        }
     }
-    let (messages, letters) = (listed.messages.len(), listed.dead_letters.len());
-    writeln!(text, "{messages} messages, {letters} parked dead letters")?;
-    if let Some(last) = listed.messages.last().filter(|_| i64::try_from(messages).is_ok_and(|count| count >= limit)) {
-        writeln!(text, "there may be more: --after {}", last.message_id)?;
-    }
-    Ok(text)
 }
 
 /// A text from outside, without what could steer a terminal.
@@ -104,13 +114,10 @@ fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Puts back what is named, or everything. The exit code is a failure if something that was named is not parked.
+/// Puts back what is named, or everything. Something is wrong if something that was named is not parked.
 async fn retry(connection: &mut PgConnection, limit: Duration, options: RetryOptions) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        !options.reason.trim().is_empty() && !options.by.trim().is_empty(),
-        "--reason and --by must say something"
-    );
-    let request = Request { by: options.by, why: options.reason, apply: options.apply };
+    let why = if options.apply { options.reason.needed()? } else { options.reason.of_dry_run() };
+    let request = Request { by: options.by.name()?, why, apply: options.apply };
     let names = if options.all_parked { bounded(limit, all_parked(connection)).await? } else { options.ids };
     let mut retried = Retried { applied: request.apply, ..Retried::default() };
     for name in names {
@@ -132,12 +139,8 @@ async fn retry(connection: &mut PgConnection, limit: Duration, options: RetryOpt
             retried.not_parked.push(name.to_string());
         }
     }
-    if options.json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&retried)?));
-    } else {
-        out::print(&told(&retried));
-    }
-    Ok(if retried.not_parked.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    options.output.whole(&retried, |text| tell(text, &retried))?;
+    Ok(exit::well_if(retried.not_parked.is_empty()))
 }
 
 /// The names of what Kafka refused. What waits behind it comes back with it.
@@ -145,28 +148,22 @@ async fn all_parked(connection: &mut PgConnection) -> anyhow::Result<Vec<Named>>
     let messages = outbox::queued(connection, true, 0, RETRY_MAX).await?;
     let refused = messages.into_iter().filter(|message| message.behind.is_none());
     let mut names: Vec<Named> = refused.map(|message| Named::Message(message.message_id)).collect();
-    for letter in outbox::parked_letters(connection, RETRY_MAX).await? {
+    for letter in outbox::parked_letters(connection, None, RETRY_MAX).await? {
         names.push(named(&letter.position).map_err(anyhow::Error::msg)?);
     }
     Ok(names)
 }
 
-fn told(retried: &Retried) -> String {
-    let mut text = String::new();
+fn tell(text: &mut String, retried: &Retried) -> fmt::Result {
     for name in &retried.not_parked {
-        text.push_str(&format!("{name}: nothing with this name is parked\n"));
+        writeln!(text, "{name}: nothing with this name is parked")?;
     }
     let (messages, letters) = (retried.messages.len(), retried.dead_letters.len());
     if retried.applied {
-        text.push_str(&format!("{messages} messages and {letters} dead letters are published again\n"));
-    } else {
-        let ids: Vec<String> = retried.messages.iter().map(i64::to_string).collect();
-        let all = [ids, retried.dead_letters.clone()].concat();
-        text.push_str(&format!(
-            "{messages} messages and {letters} dead letters would be published again{}{}; --apply does it\n",
-            if all.is_empty() { "" } else { ": " },
-            all.join(", ")
-        ));
+        return writeln!(text, "{messages} messages and {letters} dead letters are published again");
     }
-    text
+    let ids: Vec<String> = retried.messages.iter().map(i64::to_string).collect();
+    let all = [ids, retried.dead_letters.clone()].concat();
+    let all = if all.is_empty() { String::new() } else { format!(": {}", all.join(", ")) };
+    writeln!(text, "{messages} messages and {letters} dead letters would be published again{all}; --apply does it")
 }

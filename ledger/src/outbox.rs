@@ -138,20 +138,28 @@ pub async fn queued(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// Dead letters that cannot be published, those that have been parked longest first, at most `limit`.
+/// Dead letters that cannot be published, by where their records lie: those after `after`, at most `limit`.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn parked_letters(connection: &mut PgConnection, limit: i64) -> Result<Vec<ParkedLetter>, Error> {
+pub async fn parked_letters(
+    connection: &mut PgConnection,
+    after: Option<&Position>,
+    limit: i64,
+) -> Result<Vec<ParkedLetter>, Error> {
     let rows = sqlx::query_as!(
         ParkedLetter,
         r#"-- dead_letters_parked
-           SELECT format('%s[%s]@%s', t.name, d.partition, d.record_offset) AS "position!",
+           SELECT format('%s[%s]@%s', t.full_name, d.partition, d.record_offset) AS "position!",
                   octet_length(d.payload) AS "bytes!", d.created_at, d.parked_at AS "parked_at!",
                   d.parked_reason AS "reason!"
-           FROM dead_letters d JOIN topics t USING (topic_id)
+           FROM dead_letters d JOIN topic_names t USING (topic_id)
            WHERE d.parked_at IS NOT NULL
-           ORDER BY d.parked_at, d.topic_id, d.partition, d.record_offset LIMIT $1"#,
+             AND ($1::text IS NULL OR (t.full_name, d.partition, d.record_offset) > ($1, $2, $3))
+           ORDER BY t.full_name, d.partition, d.record_offset LIMIT $4"#,
+        after.map(|after| after.topic.as_str()),
+        after.map(|after| after.partition),
+        after.map(|after| after.offset),
         limit
     );
     Ok(rows.fetch_all(connection).await?)
@@ -222,8 +230,8 @@ pub async fn retry_letter(
         "-- dead_letters_unpark
          WITH parked AS (
              SELECT d.topic_id, d.partition, d.record_offset, d.parked_at, d.parked_reason
-             FROM dead_letters d JOIN topics t USING (topic_id)
-             WHERE t.name = $1 AND d.partition = $2 AND d.record_offset = $3 AND d.parked_at IS NOT NULL
+             FROM dead_letters d JOIN topic_names t USING (topic_id)
+             WHERE t.full_name = $1 AND d.partition = $2 AND d.record_offset = $3 AND d.parked_at IS NOT NULL
              FOR UPDATE OF d
          ), back AS (
              UPDATE dead_letters d SET parked_at = NULL, parked_reason = NULL FROM parked p

@@ -302,10 +302,11 @@ impl<'de> Members<'de> for WireProduct {
 
 impl WireOrder {
     pub(crate) fn into_snapshot(self, times: Times<'_>) -> Result<OrderSnapshot, PayloadError> {
-        let updated_time = times.read(self.updated_time);
+        let updated_time = times.updated(self.updated_time);
         if updated_time.is_none() {
             times.notes().add(Oddity::TimeReplaced);
         }
+        let as_of = updated_time.or_else(|| times.of_event());
         let state = self.state.map(|StateName(name)| name);
         let known = state.as_deref().and_then(OrderState::parse);
         let (transitions, unknown) = self.state_transitions.unwrap_or_default().split();
@@ -316,9 +317,9 @@ impl WireOrder {
         Ok(OrderSnapshot {
             updated_time,
             state: known,
-            transitions: reached(transitions, times),
+            transitions: reached(transitions, as_of, times),
             unknown_states,
-            lines: lines(self.items.unwrap_or_default(), times)?,
+            lines: lines(self.items.unwrap_or_default(), as_of, times)?,
             details: OrderDetails {
                 state,
                 fraud_state: text(self.fraud_state),
@@ -335,15 +336,23 @@ impl WireOrder {
 }
 
 /// States with the times that are believed.
-fn reached<S>(transitions: Vec<(S, Time)>, times: Times<'_>) -> Vec<(S, Option<DateTime<Utc>>)> {
-    transitions.into_iter().map(|(state, time)| (state, times.read(Some(time)))).collect()
+fn reached<S>(
+    transitions: Vec<(S, Time)>,
+    as_of: Option<DateTime<Utc>>,
+    times: Times<'_>,
+) -> Vec<(S, Option<DateTime<Utc>>)> {
+    transitions.into_iter().map(|(state, time)| (state, times.reached(time, as_of))).collect()
 }
 
 /// The lines, each id once. A line that stands twice is one line if both say the same product and quantity, as far as they do.
-fn lines(items: Vec<WireItem>, times: Times<'_>) -> Result<Vec<LineSnapshot>, PayloadError> {
+fn lines(
+    items: Vec<WireItem>,
+    as_of: Option<DateTime<Utc>>,
+    times: Times<'_>,
+) -> Result<Vec<LineSnapshot>, PayloadError> {
     let mut lines = BTreeMap::new();
     for (index, item) in items.into_iter().enumerate() {
-        let line = item.into_line(index, times)?;
+        let line = item.into_line(index, as_of, times)?;
         match lines.entry(line.line_id.clone()) {
             Entry::Vacant(entry) => drop(entry.insert(line)),
             Entry::Occupied(mut entry) => {
@@ -372,7 +381,12 @@ impl WireShipTo {
 }
 
 impl WireItem {
-    fn into_line(self, index: usize, times: Times<'_>) -> Result<LineSnapshot, PayloadError> {
+    fn into_line(
+        self,
+        index: usize,
+        as_of: Option<DateTime<Utc>>,
+        times: Times<'_>,
+    ) -> Result<LineSnapshot, PayloadError> {
         let line_id = payload::id_text(self.id, times.notes()).and_then(LineId::parse);
         let product = self.product_details;
         let physical = product.as_ref().and_then(|product| product.physical).map(|flag| flag.0);
@@ -380,7 +394,7 @@ impl WireItem {
         let sku_id = text(self.sku_id).or_else(|| product.and_then(|product| text(product.id)));
         Ok(LineSnapshot {
             line_id: line_id.map_err(|source| PayloadError::LineId { index, source })?,
-            transitions: reached(self.state_transitions.unwrap_or_default().split().0, times),
+            transitions: reached(self.state_transitions.unwrap_or_default().split().0, as_of, times),
             details: LineDetails {
                 state: self.state.map(|StateName(name)| name),
                 sku_id,

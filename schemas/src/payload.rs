@@ -95,6 +95,8 @@ fn whole<'a>(id: &'a str, notes: &Notes) -> Result<&'a str, IdError> {
 #[derive(Clone, Copy)]
 pub(crate) struct Times<'n> {
     latest: Option<DateTime<Utc>>,
+    created_time: Option<DateTime<Utc>>,
+    received_at: Option<DateTime<Utc>>,
     notes: &'n Notes,
 }
 
@@ -106,7 +108,7 @@ impl<'n> Times<'n> {
         notes: &'n Notes,
     ) -> Self {
         let latest = received_at.or(created_time).and_then(|time| time.checked_add_signed(FUTURE_MAX));
-        Self { latest, notes }
+        Self { latest, created_time, received_at, notes }
     }
 
     /// The time, unless it lies in the future.
@@ -120,7 +122,28 @@ impl<'n> Times<'n> {
 
     /// The same for a time as it was written.
     pub(crate) fn read(self, time: Option<Time>) -> Option<DateTime<Utc>> {
-        self.believed(time.and_then(|time| time.0))
+        self.believed(time.and_then(Time::at))
+    }
+
+    /// The same for a time that orders snapshots. One without seconds would make its snapshot older than it is; the event's own
+    /// time is nearer to it.
+    pub(crate) fn updated(self, time: Option<Time>) -> Option<DateTime<Utc>> {
+        let moment = time.and_then(|time| time.0)?;
+        let is_exact = moment.unit == TimeDelta::zero() || self.created_time.is_none_or(|created| created < moment.at);
+        self.believed(is_exact.then_some(moment.at))
+    }
+
+    /// The same for a time at which a state was reached, in a snapshot made at `as_of`. One without seconds says nothing beside
+    /// that, if it includes it.
+    pub(crate) fn reached(self, time: Time, as_of: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+        let moment = time.0?;
+        let includes = |as_of: DateTime<Utc>| (moment.at..moment.at + moment.unit).contains(&as_of);
+        if as_of.is_some_and(includes) { None } else { self.believed(Some(moment.at)) }
+    }
+
+    /// When the event was made, or else received.
+    pub(crate) fn of_event(self) -> Option<DateTime<Utc>> {
+        self.created_time.or(self.received_at)
     }
 
     pub(crate) fn notes(self) -> &'n Notes {

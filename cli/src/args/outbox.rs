@@ -3,12 +3,15 @@
 use clap::{Args, Subcommand};
 use riverlock_schemas::record::Position;
 
+use super::by::{By, Reason};
+use crate::out::Output;
+
 /// What to do with messages that are not published.
 #[derive(Debug, Subcommand)]
 pub enum OutboxCommand {
-    /// List messages that wait to be published, and those that Kafka refuses
+    /// List messages that wait to be published, and messages and dead letters that Kafka refuses
     List(ListOptions),
-    /// Have parked messages published again, with all that wait behind them; only tells which, without --apply
+    /// Publish parked messages again, with all that wait behind them; without --apply only say which
     Retry(RetryOptions),
 }
 
@@ -18,38 +21,38 @@ pub struct ListOptions {
     /// Only what is parked: what Kafka refuses for good, and what waits behind it
     #[arg(long)]
     pub parked: bool,
-    /// Messages with a greater number than this: the last one of the page before
-    #[arg(long, default_value_t = 0)]
-    pub after: i64,
+    /// Go on after this message or letter, as the page before says
+    #[arg(long, value_name = "CURSOR", value_parser = named)]
+    pub after: Option<Named>,
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How to print them
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// What is published again, by whom and why.
 #[derive(Debug, Args)]
 pub struct RetryOptions {
     /// A message by its number, or a dead letter by topic[partition]@offset; may be given again
-    #[arg(value_parser = named, required_unless_present = "all_parked", conflicts_with = "all_parked")]
+    #[arg(value_name = "ID", value_parser = named, required_unless_present = "all_parked", conflicts_with = "all_parked")]
     pub ids: Vec<Named>,
     /// Everything that is parked
     #[arg(long)]
     pub all_parked: bool,
-    /// Why; kept with the retry
-    #[arg(long)]
-    pub reason: String,
-    /// Who; kept with the retry
-    #[arg(long, env = "USER", default_value = "unknown")]
-    pub by: String,
-    /// Do it
+    /// Why it is done
+    #[command(flatten)]
+    pub reason: Reason,
+    /// Who does it
+    #[command(flatten)]
+    pub by: By,
+    /// Do it; without this it is only said what would be done
     #[arg(long)]
     pub apply: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Something that is published, as it is named.

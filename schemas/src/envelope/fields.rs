@@ -90,7 +90,7 @@ impl<'a, P> Fields<'a, P> {
         let envelope = Envelope {
             id,
             event_type,
-            created_time: self.created_time.and_then(|time| time.0),
+            created_time: self.created_time.and_then(Time::at),
             mode: of_event.or(of_object).map(Mode::from_live),
             order_id: self.head.order_id.clone().into_text().or_else(|| self.head.id.clone().into_text()),
         };

@@ -195,6 +195,11 @@ fn a_time_in_any_form_is_read_and_otherwise_the_events_own_stands_in() {
         (r#""1795773605000""#, Some("2026-11-27T10:00:05Z")),
         (r#"[2026,11,27,10,0,5,250000000]"#, Some("2026-11-27T10:00:05.25Z")),
         (r#"[2026,11,27]"#, Some("2026-11-27T00:00:00Z")),
+        // Without seconds: the event's own time is nearer, unless it lies before.
+        (r#""2026-11-27""#, None),
+        (r#""2026-11-27T18:23Z""#, None),
+        (r#""2026-11-27T10:00""#, None),
+        (r#""2026-11-28""#, Some("2026-11-28T00:00:00Z")),
         (
             r#"{"offset":{"totalSeconds":3600,"id":"+01:00"},"nano":0,"year":2026,"monthValue":11,"month":"NOVEMBER","dayOfMonth":27,"hour":11,"minute":0,"second":5}"#,
             Some("2026-11-27T10:00:05Z"),
@@ -245,6 +250,16 @@ fn a_state_was_reached_whatever_its_time_looks_like() {
         let accepted = order.transitions.first().map(|(_, time)| *time);
         assert_eq!(accepted, expected, "{time}");
     }
+    let dated = |updated: &str| {
+        let object = format!(
+            r#"{{"id":"o","updatedTime":"{updated}","stateTransitions":{{"accepted":"2026-11-27"}},"items":[{{"id":"l","stateTransitions":{{"created":"2026-11-27T10:00"}}}}]}}"#
+        );
+        let order = order(&object);
+        (order.transitions[0].1, order.lines[0].transitions[0].1)
+    };
+    assert_eq!(dated("2026-11-27T10:00:05Z"), (None, None), "the snapshot's time is nearer");
+    let midnight = parse_time("2026-11-27T00:00:00Z");
+    assert_eq!(dated("2026-11-28T10:00:05Z"), (midnight, parse_time("2026-11-27T10:00:00Z")));
     let twice = r#"{"id":"o","stateTransitions":{"accepted":"27/11","accepted":"2026-11-27T11:00:00Z","accepted":"2026-11-27T10:00:00Z"}}"#;
     assert_eq!(order(twice).transitions, [(OrderState::Accepted, parse_time("2026-11-27T10:00:00Z"))]);
 }

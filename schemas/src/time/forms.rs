@@ -5,6 +5,20 @@ use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDel
 /// Latest length of a text that is looked at, in bytes. The longest form has 45 characters, fractions aside.
 const BYTES_MAX: usize = 80;
 
+/// A time as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) at: DateTime<Utc>,
+    /// What it was is from `at` on, and before this time later: a day for a date. Zero where seconds are written.
+    pub(crate) unit: TimeDelta,
+}
+
+impl From<DateTime<Utc>> for Moment {
+    fn from(at: DateTime<Utc>) -> Self {
+        Self { at, unit: TimeDelta::zero() }
+    }
+}
+
 /// A date and a time of day with an offset from UTC, as numbers. What is absent is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parts {
@@ -17,9 +31,20 @@ pub(crate) struct Parts {
     pub(crate) nano: i64,
     /// East of Greenwich.
     pub(crate) offset_seconds: i64,
+    /// The smallest unit that is written, if that is not the second, in seconds.
+    pub(crate) unit_seconds: i64,
 }
 
+const MINUTE_SECONDS: i64 = 60;
+const HOUR_SECONDS: i64 = 3_600;
+const DAY_SECONDS: i64 = 86_400;
+
 impl Parts {
+    /// The moment, to the smallest unit that is written.
+    fn read(self) -> Option<Moment> {
+        Some(Moment { at: self.moment()?, unit: TimeDelta::seconds(self.unit_seconds) })
+    }
+
     /// The moment; `None` where there is no such date or time of day. 24:00:00 is the next day's midnight.
     pub(crate) fn moment(self) -> Option<DateTime<Utc>> {
         let number = |value: i64| u32::try_from(value).ok();
@@ -52,12 +77,12 @@ pub(crate) fn epoch(number: u64) -> Option<DateTime<Utc>> {
 }
 
 /// Reads any form.
-pub(super) fn parse(text: &str) -> Option<DateTime<Utc>> {
+pub(super) fn parse(text: &str) -> Option<Moment> {
     if text.is_empty() || text.len() > BYTES_MAX || !text.is_ascii() {
         return None;
     }
     if !text.as_bytes()[0].is_ascii_digit() || text.contains(' ') {
-        return named(text).or_else(|| iso(text));
+        return named(text).map(Moment::from).or_else(|| iso(text));
     }
     digits(text).or_else(|| iso(text))
 }
@@ -73,7 +98,7 @@ fn named(text: &str) -> Option<DateTime<Utc>> {
 }
 
 /// A number since 1970, or a date and a time of day without any separator.
-fn digits(text: &str) -> Option<DateTime<Utc>> {
+fn digits(text: &str) -> Option<Moment> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if !all_digits(whole) || !all_digits(fraction) {
@@ -82,17 +107,18 @@ fn digits(text: &str) -> Option<DateTime<Utc>> {
     if matches!(whole.len(), 8 | 12 | 14) && fraction.is_empty() {
         let mut rest = Rest(whole);
         let date = Parts { year: rest.number(4)?, month: rest.number(2)?, day: rest.number(2)?, ..Parts::default() };
-        return time_of_day(&mut rest, date)?.moment();
+        return time_of_day(&mut rest, date)?.read();
     }
     let since = epoch(whole.parse().ok()?)?;
     if fraction.is_empty() {
-        return Some(since);
+        return Some(since.into());
     }
-    matches!(whole.len(), 9 | 10).then(|| since.checked_add_signed(TimeDelta::nanoseconds(nanos(fraction)?)))?
+    let nanos = matches!(whole.len(), 9 | 10).then(|| nanos(fraction))??;
+    Some(since.checked_add_signed(TimeDelta::nanoseconds(nanos))?.into())
 }
 
 /// ISO 8601 in its basic or extended format.
-fn iso(text: &str) -> Option<DateTime<Utc>> {
+fn iso(text: &str) -> Option<Moment> {
     let (text, zone) = match text.split_once('[') {
         Some((text, zone)) => (text, Some(zone.strip_suffix(']')?)),
         None => (text, None),
@@ -104,7 +130,7 @@ fn iso(text: &str) -> Option<DateTime<Utc>> {
     if extended && !rest.take(b"-") {
         return None;
     }
-    let mut parts = Parts { year, month, day: rest.number(2)?, ..Parts::default() };
+    let mut parts = Parts { year, month, day: rest.number(2)?, unit_seconds: DAY_SECONDS, ..Parts::default() };
     if rest.take(b"Tt ") && rest.starts_with_digit() {
         parts = time_of_day(&mut rest, parts)?;
     }
@@ -114,25 +140,25 @@ fn iso(text: &str) -> Option<DateTime<Utc>> {
         ("", None) => 0,
         (offset, _) => offset_seconds(offset)?,
     };
-    Parts { offset_seconds: offset, ..parts }.moment()
+    Parts { offset_seconds: offset, ..parts }.read()
 }
 
 /// Hours, minutes, seconds and a fraction; each may be left out with all that follow.
 fn time_of_day(rest: &mut Rest<'_>, date: Parts) -> Option<Parts> {
-    let mut parts = date;
+    let mut parts = Parts { unit_seconds: DAY_SECONDS, ..date };
     if rest.0.is_empty() {
         return Some(parts);
     }
-    parts.hour = rest.number(2)?;
+    (parts.hour, parts.unit_seconds) = (rest.number(2)?, HOUR_SECONDS);
     let separated = rest.take(b":");
     if !separated && !rest.starts_with_digit() {
         return Some(parts);
     }
-    parts.minute = rest.number(2)?;
+    (parts.minute, parts.unit_seconds) = (rest.number(2)?, MINUTE_SECONDS);
     if if separated { !rest.take(b":") } else { !rest.starts_with_digit() } {
         return Some(parts);
     }
-    parts.second = rest.number(2)?;
+    (parts.second, parts.unit_seconds) = (rest.number(2)?, 0);
     if rest.take(b".,") {
         let length = rest.0.bytes().take_while(u8::is_ascii_digit).count();
         parts.nano = nanos(rest.split(length)?)?;

@@ -4,7 +4,7 @@ mod forms;
 
 use chrono::{DateTime, Datelike as _, Utc};
 
-pub(crate) use self::forms::{Parts, epoch};
+pub(crate) use self::forms::{Moment, Parts, epoch};
 
 /// Reads a time with or without a fraction of any length. Finer than microseconds is cut off.
 ///
@@ -17,7 +17,7 @@ pub(crate) use self::forms::{Parts, epoch};
 /// Source: Digital River writes `2021-11-01T18:23:06.272054Z` and `2021-11-01T18:23:06Z`.
 #[must_use]
 pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
-    parse_rfc3339(text).or_else(|| parse_other_form(text))
+    parse_rfc3339(text).or_else(|| Some(parse_other_form(text)?.at))
 }
 
 /// Reads a time in the form that Digital River documents.
@@ -26,8 +26,9 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<DateTime<Utc>> {
 }
 
 /// Reads a time in any other form.
-pub(crate) fn parse_other_form(text: &str) -> Option<DateTime<Utc>> {
-    forms::parse(text.trim()).and_then(checked)
+pub(crate) fn parse_other_form(text: &str) -> Option<Moment> {
+    let moment = forms::parse(text.trim())?;
+    Some(Moment { at: checked(moment.at)?, ..moment })
 }
 
 /// A time that the rest of the system can hold.

@@ -13,18 +13,23 @@ use super::{
 use crate::{
     oddity::Oddity,
     text::{Str, bounded},
-    time::{Parts, checked, epoch, parse_other_form, parse_rfc3339},
+    time::{Moment, Parts, checked, epoch, parse_other_form, parse_rfc3339},
 };
 
 /// A time; `Time(None)` where something stands there that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Time(pub(crate) Option<DateTime<Utc>>);
+pub(crate) struct Time(pub(crate) Option<Moment>);
 
 impl Time {
-    fn from_other_form(time: Option<DateTime<Utc>>, notes: &Notes) -> Self {
-        let time = time.and_then(checked);
+    fn from_other_form(time: Option<Moment>, notes: &Notes) -> Self {
+        let time = time.and_then(|moment| Some(Moment { at: checked(moment.at)?, ..moment }));
         notes.add(if time.is_some() { Oddity::TimeForm } else { Oddity::TimeUnreadable });
         Self(time)
+    }
+
+    /// The time as it is written.
+    pub(crate) fn at(self) -> Option<DateTime<Utc>> {
+        self.0.map(|moment| moment.at)
     }
 }
 
@@ -49,7 +54,7 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
 
     fn text(self, text: Cow<'de, str>) -> Self::Value {
         if let Some(time) = parse_rfc3339(&text) {
-            return Some(Time(Some(time)));
+            return Some(Time(Some(time.into())));
         }
         let says_something = !text.trim().is_empty();
         says_something.then(|| Time::from_other_form(parse_other_form(&text), self.0))
@@ -66,14 +71,15 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
             self.0.add(Oddity::TimeForm);
             return None;
         }
-        Some(Time::from_other_form(u64::try_from(number).ok().and_then(epoch), self.0))
+        let time = u64::try_from(number).ok().and_then(epoch);
+        Some(Time::from_other_form(time.map(Moment::from), self.0))
     }
 
     /// As Java's libraries write times that nobody told them how to: `OffsetDateTime` and `LocalDateTime` by their parts,
     /// `Instant` as seconds and nanoseconds.
     fn map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let time = moment_of_map(map)?;
-        Ok(Some(Time::from_other_form(time, self.0)))
+        Ok(Some(Time::from_other_form(time.map(Moment::from), self.0)))
     }
 
     /// The same as a list: year, month, day, hour, minute, second, nanosecond.
@@ -97,10 +103,11 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
             minute: part(4),
             second: part(5),
             nano: part(6),
-            offset_seconds: 0,
+            ..Parts::default()
         };
+        // Java leaves out seconds that are 0, so nothing is known of its precision.
         let time = if is_time { parts.moment() } else { None };
-        Ok(Some(Time::from_other_form(time, self.0)))
+        Ok(Some(Time::from_other_form(time.map(Moment::from), self.0)))
     }
 }
 
@@ -224,7 +231,7 @@ impl<S: State> Transitions<S> {
             },
         };
         notes.add(if *known == time { Oddity::RepeatedKey } else { Oddity::ContradictingKey });
-        known.0 = known.0.into_iter().chain(time.0).min();
+        known.0 = known.0.into_iter().chain(time.0).min_by_key(|moment| moment.at);
     }
 }
 

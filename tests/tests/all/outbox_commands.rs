@@ -66,19 +66,25 @@ async fn messages_that_are_not_published_are_listed_in_pages() {
     let desk = Desk::new().await;
     let text = desk.text(&["list", "--parked"], 0).await;
     for expected in
-        ["1  ", "order stuck (test)", "too large", "riverlock.raw.other[0]@7", "2 messages, 1 parked dead letters"]
+        ["1  ", "order stuck (test)", "too large", "riverlock.raw.other[0]@7", "3 messages and dead letters"]
     {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     let ids = |page: &Value| -> Vec<i64> {
-        page["messages"].as_array().unwrap().iter().map(|message| message["messageId"].as_i64().unwrap()).collect()
+        let items = page["items"].as_array().unwrap();
+        items.iter().filter_map(|item| item["messageId"].as_i64()).collect()
     };
     let first = desk.json(&["list", "--limit", "4", "--json"]).await;
     assert_eq!(ids(&first), [1, 2, 3, 4]);
-    assert_eq!((&first["messages"][0]["reason"], &first["messages"][1]["behind"]), (&"too large".into(), &1.into()));
-    assert_eq!(first["deadLetters"][0]["position"], "riverlock.raw.other[0]@7");
-    let second = desk.json(&["list", "--limit", "4", "--after", "4", "--json"]).await;
-    assert_eq!(ids(&second), [5, 6]);
+    assert_eq!((&first["items"][0]["reason"], &first["items"][1]["behind"]), (&"too large".into(), &1.into()));
+    assert_eq!(first["next"], "4");
+    let second = desk.json(&["list", "--limit", "2", "--after", "4", "--json"]).await;
+    assert_eq!((ids(&second), &second["next"]), (vec![5, 6], &"6".into()));
+    let third = desk.json(&["list", "--limit", "2", "--after", "6", "--json"]).await;
+    assert_eq!((&third["items"][0]["position"], &third["next"]), (&"riverlock.raw.other[0]@7".into(), &Value::Null));
+    assert_eq!(third["items"][0]["source"], "dead_letters");
+    let last = desk.json(&["list", "--after", "riverlock.raw.other[0]@7", "--json"]).await;
+    assert_eq!(last["items"], serde_json::json!([]));
     assert_eq!(ids(&desk.json(&["list", "--parked", "--json"]).await), [1, 2]);
 }
 
@@ -111,8 +117,9 @@ async fn a_command_that_is_wrong_or_cannot_look_does_not_end_as_one_that_looked(
     let desk = Desk::new().await;
     desk.text(&["retry"], 2).await;
     desk.text(&["retry", "one", "--reason", "x"], 2).await;
+    desk.text(&["retry", "1", "--apply"], 2).await;
     let mut command = Command::new(binary().unwrap());
     let nowhere = "postgres://riverlock@127.0.0.1:1/riverlock";
     let output = command.args(["outbox", "list"]).env("RIVERLOCK__POSTGRES__URL", nowhere).output().await.unwrap();
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(3));
 }

@@ -211,7 +211,7 @@ async fn a_dead_letter_that_kafka_refuses_is_parked_and_put_back() {
     setting.relay(&setting.database.config);
     setting.until_count("SELECT count(*) FROM dead_letters WHERE published_at IS NOT NULL", 2).await;
     setting.until_count("SELECT count(*) FROM dead_letters WHERE parked_at IS NOT NULL", 1).await;
-    let parked = outbox::parked_letters(&mut setting.connection, 10).await.unwrap();
+    let parked = outbox::parked_letters(&mut setting.connection, None, 10).await.unwrap();
     assert_eq!(parked[0].position, "riverlock.raw.other[0]@2");
     let position =
         riverlock_schemas::record::Position { topic: "riverlock.raw.other".to_owned(), partition: 0, offset: 2 };
@@ -220,7 +220,7 @@ async fn a_dead_letter_that_kafka_refuses_is_parked_and_put_back() {
         .await
         .unwrap();
     assert!(outbox::retry_letter(&mut setting.connection, &position, &request(false)).await.unwrap());
-    assert_eq!(outbox::parked_letters(&mut setting.connection, 10).await.unwrap().len(), 1, "only asked");
+    assert_eq!(outbox::parked_letters(&mut setting.connection, None, 10).await.unwrap().len(), 1, "only asked");
     assert!(outbox::retry_letter(&mut setting.connection, &position, &request(true)).await.unwrap());
     setting.until_count("SELECT count(*) FROM dead_letters WHERE published_at IS NOT NULL", 3).await;
     assert!(!outbox::retry_letter(&mut setting.connection, &position, &request(true)).await.unwrap());
