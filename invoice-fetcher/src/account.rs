@@ -12,7 +12,7 @@ use metrics::histogram;
 use reqwest::header::HeaderValue;
 use riverlock_runtime::ConfigError;
 use riverlock_schemas::{FileId, Mode};
-use tokio::sync;
+use tokio::{sync, time::timeout};
 
 use crate::{
     config::AccountConfig,
@@ -21,6 +21,9 @@ use crate::{
     metrics as names,
     problem::Problem,
 };
+
+/// How long an attempt waits for its turn to check a suspicion. With the check itself it must end well before its lease does.
+const TURN_WAIT: Duration = Duration::from_secs(4);
 
 /// The value of the `Authorization` header.
 pub(crate) type Key = Arc<HeaderValue>;
@@ -191,9 +194,10 @@ impl Account {
         })
     }
 
-    /// Waits for the turn to find out whether a suspicion is right. `None` when somebody else has found out meanwhile.
+    /// Waits for the turn to find out whether a suspicion is right. `None` when another worker has found out meanwhile, or
+    /// takes too long.
     pub(crate) async fn begin_check(&self, asked: &Asked, problem: &Problem) -> Option<sync::MutexGuard<'_, ()>> {
-        let turn = self.checking.lock().await;
+        let turn = timeout(TURN_WAIT, self.checking.lock()).await.ok()?;
         let state = self.state();
         let is_open = state.gate.closed(Instant::now()).is_none();
         let is_suspected = match problem {

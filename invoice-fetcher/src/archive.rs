@@ -19,7 +19,11 @@
 //! both. In a bucket also parts of multipart uploads that never ended: set the lifecycle rules that `bucket.rs` names, where the
 //! rights and credentials are that a bucket needs.
 
-use std::{fmt, path::Path as FolderPath, sync::Arc};
+use std::{
+    fmt,
+    path::{Path as FolderPath, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -33,7 +37,6 @@ use sha2::{Digest, Sha256};
 use crate::{
     InvoiceFetcherConfig, bucket,
     pdf::{Checked, Checker},
-    sweep::Folder,
     upload::Upload,
 };
 
@@ -84,7 +87,8 @@ impl ArchiveError {
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     part_bytes: usize,
-    folder: Folder,
+    /// The folder of a local store, if it is one.
+    folder: Option<PathBuf>,
 }
 
 /// What lies under a key, read whole.

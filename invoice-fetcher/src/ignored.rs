@@ -160,10 +160,9 @@ fn position(row: &Row, topics: &HashMap<i16, String>) -> Position {
 /// What the record announces, if it is the one that was audited.
 fn event(projection: &InvoiceQueue, row: &Row, body: &[u8]) -> Option<FileEvent> {
     let is_same = Sha256Hash::of(body).as_bytes().as_slice() == row.body_sha256;
-    // The time of receipt orders snapshots of orders; documents do not need it.
     match projection.read(body, None).ok().filter(|_| is_same)?.decision {
         Decision::Apply(event) => Some(event),
-        _ => None,
+        Decision::Ignore(_) | Decision::Dead(_) => None,
     }
 }
 

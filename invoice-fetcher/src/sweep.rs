@@ -3,11 +3,7 @@
 //! Only what nobody can still be writing: it must be older than any attempt, by far. Documents are never touched. Parts of
 //! multipart uploads that never ended cannot be listed through this interface; buckets need a lifecycle rule for them.
 
-use std::{
-    convert::Infallible,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{convert::Infallible, path::Path, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
@@ -131,9 +127,6 @@ fn is_older(entry: &std::fs::DirEntry, before: DateTime<Utc>) -> bool {
     let changed = entry.metadata().and_then(|metadata| metadata.modified());
     changed.is_ok_and(|changed| DateTime::<Utc>::from(changed) < before)
 }
-
-/// The folder of a local store, if it is one.
-pub(crate) type Folder = Option<PathBuf>;
 
 #[cfg(test)]
 mod tests {
