@@ -30,6 +30,10 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized", message)
     }
 
+    pub(super) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "forbidden", "The API key lacks the permission for this.")
+    }
+
     pub(super) fn bad_request(code: &'static str, parameter: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "bad_request", code, message);
         Self { parameter: Some(parameter.into()), ..error }
