@@ -7,6 +7,7 @@ pub mod rebuild;
 pub mod refold;
 pub mod replay;
 pub mod trace;
+pub mod webhooks;
 
 use std::path::PathBuf;
 
@@ -74,6 +75,12 @@ pub enum Command {
         /// What to do with them
         #[command(subcommand)]
         command: invoices::InvoicesCommand,
+    },
+    /// Look at the webhooks that are registered at Digital River, and register what is configured
+    Webhooks {
+        /// What to do with them
+        #[command(subcommand)]
+        command: webhooks::WebhooksCommand,
     },
     /// Put records that were read before into the live state again: what is known does nothing, what is missing takes effect
     Replay(Box<replay::ReplayOptions>),

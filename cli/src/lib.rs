@@ -22,6 +22,7 @@ pub mod services;
 mod setup;
 mod stack;
 mod trace;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
+        Command::Webhooks { command } => webhooks::run(file, command).await,
         Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,

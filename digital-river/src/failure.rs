@@ -202,7 +202,7 @@ impl fmt::Display for Refusal {
         }
         match self.status {
             401 => f.write_str(". Check the API key; a new key needs up to 10 minutes until it works everywhere"),
-            403 => f.write_str(". The API key lacks the permission for this"),
+            403 if self.details.is_empty() => f.write_str(". The API key lacks the permission for this"),
             _ => Ok(()),
         }
     }
