@@ -4,6 +4,7 @@ pub mod dead_letters;
 pub mod invoices;
 pub mod moment;
 pub mod rebuild;
+pub mod reconcile;
 pub mod refold;
 pub mod replay;
 pub mod trace;
@@ -82,6 +83,8 @@ pub enum Command {
         #[command(subcommand)]
         command: webhooks::WebhooksCommand,
     },
+    /// Find the events that Digital River has and that never came, and write them to the raw topics
+    Reconcile(Box<reconcile::ReconcileOptions>),
     /// Put records that were read before into the live state again: what is known does nothing, what is missing takes effect
     Replay(Box<replay::ReplayOptions>),
     /// A pretend Digital River

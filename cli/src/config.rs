@@ -7,6 +7,7 @@ use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::InvoiceFetcherConfig;
 use riverlock_ledger::{PostgresConfig, audit::running::AuditConfig};
 use riverlock_processor::ProcessorConfig;
+use riverlock_reconcile::ReconcileConfig;
 use riverlock_runtime::{ConfigError, admin::AdminConfig, kafka::KafkaConfig, telemetry::TelemetryConfig};
 use riverlock_sandbox::SandboxConfig;
 use serde::Deserialize;
@@ -35,6 +36,8 @@ pub struct Config {
     pub digital_river: DigitalRiverConfig,
     /// `[[webhooks]]`: what should be registered at Digital River.
     pub webhooks: Vec<WebhookConfig>,
+    /// `[reconcile]`: how events that never came are found.
+    pub reconcile: ReconcileConfig,
     /// `[sandbox]`: the pretend Digital River.
     pub sandbox: SandboxConfig,
 }

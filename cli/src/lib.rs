@@ -15,6 +15,7 @@ mod orders;
 mod out;
 mod quarantine;
 mod rebuild;
+mod reconcile;
 mod refold;
 pub mod replay;
 mod sandbox;
@@ -50,6 +51,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
         Command::Webhooks { command } => webhooks::run(file, command).await,
+        Command::Reconcile(options) => reconcile::run(file, *options).await,
         Command::Replay(options) => replay::run(file, *options).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,

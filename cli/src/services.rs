@@ -108,6 +108,8 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         }
         riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);
         watch(config, context);
+        crate::webhooks::watch::start(config, context)?;
+        crate::reconcile::start(config, context)?;
     }
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =

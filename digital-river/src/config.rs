@@ -23,6 +23,9 @@ pub const TEST_REQUESTS_PER_SECOND: u32 = 25;
 /// Longest duration that may be configured.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// Longest time for one request with all its attempts: the leases of background work are longer.
+const DEADLINE_MAX: Duration = Duration::from_secs(300);
+
 /// Most attempts at one request that may be configured.
 const ATTEMPTS_MAX: u32 = 100;
 
@@ -168,6 +171,9 @@ impl DigitalRiverConfig {
             if duration.is_zero() || duration > DURATION_MAX {
                 return Err(refused(key, "must be above 0 and at most 24h"));
             }
+        }
+        if self.deadline > DEADLINE_MAX {
+            return Err(refused("deadline", "must be at most 5m"));
         }
         if !(1..=ATTEMPTS_MAX).contains(&self.attempts_max) {
             return Err(refused("attempts_max", format!("must be from 1 to {ATTEMPTS_MAX}")));

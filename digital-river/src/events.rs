@@ -26,6 +26,8 @@ pub struct ListedEvent {
     pub id: String,
     /// Its type.
     pub event_type: String,
+    /// Whose data it is about; `None` when it does not say.
+    pub mode: Option<Mode>,
     /// When it was created; `None` when it does not say.
     pub created_time: Option<DateTime<Utc>>,
     /// The event as it was listed, byte for byte.
@@ -67,8 +69,11 @@ pub async fn list(client: &Client, mode: Mode, query: &Query, priority: Priority
         .query("createdTime[lt]", stamp(query.to))
         .query("limit", PAGE_MAX.to_string())
         .priority(priority);
-    if !query.types.is_empty() {
-        call = call.query("types", query.types.join(","));
+    match query.types.as_slice() {
+        [] => {}
+        // A group with `*` is for `type` alone.
+        [one] => call = call.query("type", one.as_str()),
+        types => call = call.query("types", types.join(",")),
     }
     if let Some(id) = &query.starting_after {
         call = call.query("startingAfter", id.as_str());
@@ -82,6 +87,7 @@ pub async fn list(client: &Client, mode: Mode, query: &Query, priority: Priority
             Ok(envelope) => data.push(ListedEvent {
                 id: envelope.id.clone().into_owned(),
                 event_type: envelope.event_type.clone().into_owned(),
+                mode: envelope.mode,
                 created_time: envelope.created_time,
                 body: body.clone(),
             }),

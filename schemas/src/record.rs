@@ -22,12 +22,14 @@ pub const SIGNATURE: &str = "signature";
 pub const SECRET_ID: &str = "secret-id";
 /// W3C trace context, when the request carried one.
 pub const TRACEPARENT: &str = "traceparent";
-/// Where the record comes from: [`ORIGIN_WEBHOOK`] or [`ORIGIN_QUARANTINE`].
+/// Where the record comes from: [`ORIGIN_WEBHOOK`], [`ORIGIN_QUARANTINE`] or [`ORIGIN_RECONCILE`].
 pub const ORIGIN: &str = "origin";
 /// The record came through the front door.
 pub const ORIGIN_WEBHOOK: &str = "webhook";
 /// The record was kept in quarantine, and an operator released it after its signature turned out to be right.
 pub const ORIGIN_QUARANTINE: &str = "quarantine";
+/// The record was never delivered: it was fetched from Digital River's Events API, so it carries no signature.
+pub const ORIGIN_RECONCILE: &str = "reconcile";
 /// In quarantine only: why its sender was not believed, in a word.
 pub const REASON: &str = "reason";
 /// In quarantine only: [`PASSED`] or [`FAILED`]; absent when the endpoint asked for no basic authentication.

@@ -7,6 +7,7 @@ mod act;
 mod check;
 mod print;
 mod probe;
+pub(crate) mod watch;
 
 use std::{path::Path, process::ExitCode, sync::Arc};
 
@@ -60,6 +61,10 @@ impl Session {
         let digital_river = config.digital_river();
         digital_river.validate()?;
         config.validate_webhooks()?;
+        // A webhook that ingest would refuse to start with must not be registered.
+        if !config.webhooks.is_empty() {
+            config.ingest.validate()?;
+        }
         if digital_river.accounts().next().is_none() {
             bail!("no API key is configured; set digital_river.test.api_key, digital_river.live.api_key or both");
         }

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod config;
 pub mod model;
 pub mod plan;
+pub mod watch;
 
 use std::collections::BTreeSet;
 

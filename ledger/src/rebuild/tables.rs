@@ -183,6 +183,8 @@ pub const TABLES: &[Table] = &[
     Table { name: "replay_run_ranges", class: Class::Carried, compared: None },
     Table { name: "refolds", class: Class::Carried, compared: None },
     Table { name: "rebuilds", class: Class::Carried, compared: None },
+    Table { name: "reconcile_runs", class: Class::Carried, compared: None },
+    Table { name: "reconciled_events", class: Class::Carried, compared: None },
 ];
 
 /// Where sqlx remembers which migrations have run; each schema has its own.

@@ -47,6 +47,8 @@ fn each_crate_depends_only_on_what_its_place_allows() {
         ("ingest", &["sqlx", "riverlock-ledger", "riverlock-sandbox", "reqwest"]),
         ("processor", &["reqwest", "riverlock-sandbox"]),
         ("invoice-fetcher", &["riverlock-sandbox"]),
+        ("digital-river", &["axum", "sqlx", "rdkafka", "riverlock-ledger", "riverlock-sandbox"]),
+        ("reconcile", &["axum", "reqwest", "riverlock-sandbox"]),
         ("sandbox", &["sqlx", "riverlock-ledger", "riverlock-runtime"]),
     ] {
         let found = dependencies(crate_folder);
@@ -96,7 +98,7 @@ fn no_source_file_is_longer_than_it_can_be_read() {
 #[test]
 fn every_statement_has_a_name() {
     let mut files = Vec::new();
-    for folder in ["ledger/src", "processor/src", "invoice-fetcher/src"] {
+    for folder in ["ledger/src", "processor/src", "invoice-fetcher/src", "reconcile/src", "cli/src"] {
         sources(&root().join(folder), &mut files);
     }
     for file in files {
@@ -112,12 +114,24 @@ fn every_statement_has_a_name() {
 #[test]
 fn alerts_and_panels_speak_of_metrics_that_exist() {
     let mut files = Vec::new();
-    for folder in ["runtime/src", "ingest/src", "ledger/src", "processor/src", "invoice-fetcher/src"] {
+    for folder in [
+        "runtime/src",
+        "ingest/src",
+        "ledger/src",
+        "processor/src",
+        "invoice-fetcher/src",
+        "digital-river/src",
+        "reconcile/src",
+    ] {
         sources(&root().join(folder), &mut files);
     }
     let code: String = files.iter().map(|file| read(file)).collect();
     let mut asked = 0;
-    for file in ["deploy/prometheus/rules/ledger.yml", "deploy/grafana/dashboards/riverlock.json"] {
+    for file in [
+        "deploy/prometheus/rules/ledger.yml",
+        "deploy/prometheus/rules/digital-river.yml",
+        "deploy/grafana/dashboards/riverlock.json",
+    ] {
         let text = read(&root().join(file));
         for expression in text.lines().filter(|line| line.trim_start().trim_start_matches('"').starts_with("expr")) {
             let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '$');
