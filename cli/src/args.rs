@@ -7,6 +7,7 @@ pub mod rebuild;
 pub mod reconcile;
 pub mod refold;
 pub mod replay;
+pub mod shipments;
 pub mod trace;
 pub mod webhooks;
 
@@ -87,6 +88,12 @@ pub enum Command {
     Reconcile(Box<reconcile::ReconcileOptions>),
     /// Put records that were read before into the live state again: what is known does nothing, what is missing takes effect
     Replay(Box<replay::ReplayOptions>),
+    /// Store shipments, which the processor reports to Digital River, and look at what became of them
+    Shipments {
+        /// What to do with them
+        #[command(subcommand)]
+        command: shipments::ShipmentsCommand,
+    },
     /// A pretend Digital River
     Sandbox {
         /// What it does

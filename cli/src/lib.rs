@@ -21,6 +21,7 @@ pub mod replay;
 mod sandbox;
 pub mod services;
 mod setup;
+mod shipments;
 mod stack;
 mod trace;
 mod webhooks;
@@ -53,6 +54,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Webhooks { command } => webhooks::run(file, command).await,
         Command::Reconcile(options) => reconcile::run(file, *options).await,
         Command::Replay(options) => replay::run(file, *options).await,
+        Command::Shipments { command } => shipments::run(file, command).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Stack(options) => stack::run(options).await,

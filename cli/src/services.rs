@@ -110,6 +110,7 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         watch(config, context);
         crate::webhooks::watch::start(config, context)?;
         crate::reconcile::start(config, context)?;
+        crate::shipments::start(config, context)?;
     }
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =

@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 pub mod events;
 pub mod failure;
+pub mod fulfillments;
 pub mod limiter;
 pub mod metrics;
 pub mod page;

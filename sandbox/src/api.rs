@@ -132,6 +132,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/webhooks/{id}", get(webhooks::one).patch(webhooks::change).delete(webhooks::remove))
         .route("/fulfillments", get(fulfillments::list).post(fulfillments::create))
+        .route("/fulfillments/{id}", get(fulfillments::one))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), misbehaviour::layer))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::limit));
     Router::new()

@@ -15,7 +15,8 @@
 //! - Every UUID is the id of a file, and the id's last bit tells an invoice from a credit memo: files are computed, not stored.
 //! - `GET /events` goes as far back as [`events::EVENTS_KEPT_MAX`] events, not 30 days, and lists the newest first
 //!   (Digital River does not say). An unknown cursor is a bad request.
-//! - `POST /fulfillments` takes any order, and does not make an `order.fulfilled` come.
+//! - `POST /fulfillments` checks orders whose events happened through `POST /sandbox/events` and takes any other; it does not
+//!   make an `order.fulfilled` come.
 //! - Parameters and fields that do not exist are refused rather than overlooked.
 //! - There is one confidential key.
 

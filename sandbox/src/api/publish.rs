@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::{Api, ApiError, webhooks};
+use super::{Api, ApiError, fulfillments, webhooks};
 use crate::sign::{SIGNATURE_HEADER, header_in_style};
 
 /// Most deliveries under way; further ones wait.
@@ -60,7 +60,7 @@ pub(super) async fn create(
     Query(options): Query<Options>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let event = read(body)?;
+    let event = read(&api, body)?;
     api.events.record_body(&event.id, &event.event_type, event.created_time, event.body.clone());
     let targets = if options.withhold { Vec::new() } else { webhooks::sending(&api, &event.event_type) };
     let event = Arc::new(event);
@@ -77,9 +77,10 @@ pub(super) async fn create(
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": event.id, "webhooks": targets }))))
 }
 
-fn read(body: Bytes) -> Result<Event, ApiError> {
+fn read(api: &Api, body: Bytes) -> Result<Event, ApiError> {
     let value: Value = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request("invalid_body", "body", error.to_string()))?;
+    fulfillments::learn(api, &value);
     let text = |name: &str| value.get(name).and_then(Value::as_str).ok_or_else(|| ApiError::missing(name));
     let created_time = DateTime::parse_from_rfc3339(text("createdTime")?)
         .map_err(|error| ApiError::invalid("createdTime", error.to_string()))?;

@@ -22,6 +22,7 @@ mod rebuild;
 mod refold;
 mod replay;
 mod restore;
+mod shipments;
 mod soak;
 mod tidy;
 mod trace;

@@ -49,6 +49,7 @@ fn each_crate_depends_only_on_what_its_place_allows() {
         ("invoice-fetcher", &["riverlock-sandbox"]),
         ("digital-river", &["axum", "sqlx", "rdkafka", "riverlock-ledger", "riverlock-sandbox"]),
         ("reconcile", &["axum", "reqwest", "riverlock-sandbox"]),
+        ("shipments", &["axum", "reqwest", "rdkafka", "riverlock-sandbox"]),
         ("sandbox", &["sqlx", "riverlock-ledger", "riverlock-runtime"]),
     ] {
         let found = dependencies(crate_folder);
@@ -98,7 +99,7 @@ fn no_source_file_is_longer_than_it_can_be_read() {
 #[test]
 fn every_statement_has_a_name() {
     let mut files = Vec::new();
-    for folder in ["ledger/src", "processor/src", "invoice-fetcher/src", "reconcile/src", "cli/src"] {
+    for folder in ["ledger/src", "processor/src", "invoice-fetcher/src", "reconcile/src", "shipments/src", "cli/src"] {
         sources(&root().join(folder), &mut files);
     }
     for file in files {
