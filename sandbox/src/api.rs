@@ -1,6 +1,6 @@
 //! Digital River's HTTP interface, as far as a receiver of webhooks needs it, on bounded memory.
 //!
-//! `/files`, `/file-links`, `/events`, `/webhooks`, `/fulfillments` and `/sandbox/…` want the confidential key.
+//! `/files`, `/file-links`, `/orders`, `/events`, `/webhooks`, `/fulfillments` and `/sandbox/…` want the confidential key.
 //! Without it answer only `/links/…`, which is what a customer opens, and `/livez`.
 
 use std::{
@@ -42,6 +42,7 @@ mod files;
 mod fulfillments;
 mod links;
 mod misbehaviour;
+mod objects;
 mod params;
 mod publish;
 mod webhooks;
@@ -75,6 +76,7 @@ pub struct Api {
     webhook_failures_max: u32,
     publisher: publish::Publisher,
     fulfillments: Mutex<fulfillments::Fulfillments>,
+    objects: Mutex<objects::Objects>,
     salt: u64,
     ids: AtomicU64,
 }
@@ -97,6 +99,7 @@ impl Api {
             webhook_failures_max: config.webhook_failures_max.get(),
             publisher: publish::Publisher::default(),
             fulfillments: Mutex::default(),
+            objects: Mutex::default(),
             // Ids differ from those of an earlier run, which someone may still remember.
             salt: now.timestamp_micros().cast_unsigned(),
             ids: AtomicU64::new(0),
@@ -124,6 +127,9 @@ impl Api {
 /// All routes.
 pub fn router(api: Arc<Api>) -> Router {
     let limited = Router::new()
+        .route("/orders", get(objects::orders))
+        .route("/orders/{id}", get(objects::order))
+        .route("/files", get(objects::files))
         .route("/files/{id}", get(files::metadata))
         .route("/files/{id}/content", get(files::content))
         .route("/file-links", post(links::create))
@@ -141,11 +147,11 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/sandbox/events", post(publish::create))
         .merge(limited)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::require_key))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), misbehaviour::request_id))
         .route("/links/{file_id}/{expires}/{code}", get(links::open))
         .route("/livez", get(|| async { StatusCode::OK }))
         .fallback(|| async { ApiError::not_found("path", "no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), misbehaviour::request_id))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
 }
@@ -184,6 +190,9 @@ pub async fn serve(
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod contract_tests;
 
 #[cfg(test)]
 #[path = "api_tests.rs"]

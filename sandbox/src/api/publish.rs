@@ -14,12 +14,12 @@ use axum::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use reqwest::{Client, RequestBuilder, header, redirect};
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::{Api, ApiError, fulfillments, webhooks};
+use super::{Api, ApiError, fulfillments, objects, webhooks};
 use crate::sign::{SIGNATURE_HEADER, header_in_style};
 
 /// Most deliveries under way; further ones wait.
@@ -84,6 +84,7 @@ fn read(api: &Api, body: Bytes) -> Result<Event, ApiError> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).ok_or_else(|| ApiError::missing(name));
     let created_time = DateTime::parse_from_rfc3339(text("createdTime")?)
         .map_err(|error| ApiError::invalid("createdTime", error.to_string()))?;
+    objects::learn(api, &value, created_time.to_utc());
     let (id, event_type) = (text("id")?.to_owned(), text("type")?.to_owned());
     Ok(Event { id, event_type, created_time: created_time.to_utc(), body })
 }
@@ -108,7 +109,7 @@ async fn send(api: &Api, webhook: &Map<String, Value>, event: &Event) -> Result<
     let address = webhook.get("address").and_then(Value::as_str).unwrap_or_default();
     let client = client(address, api.target.timeout)?;
     let mut request = client.post(address).header(header::CONTENT_TYPE, "application/json");
-    let secrets: Vec<&str> = api.target.secrets.iter().map(|secret| secret.expose_secret()).collect();
+    let secrets: Vec<&str> = api.target.secrets.iter().map(ExposeSecret::expose_secret).collect();
     if !secrets.is_empty() {
         let now = api.clock.now().timestamp();
         request =
