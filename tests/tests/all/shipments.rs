@@ -254,3 +254,53 @@ async fn a_shipment_whose_answer_cannot_be_resolved_is_left_to_a_person() {
     let report = station.until(added.report_id, "reported").await;
     assert_eq!((report.fulfillment_id, station.found().await.len()), (Some(id), 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_store_shipments_over_http_and_are_told_which_rule_a_refused_one_breaks() {
+    const TOKEN: &str = "a-token-of-a-test-with-more-than-32-characters";
+    let station = Station::start().await;
+    let config = riverlock_processor::ApiConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        ..riverlock_processor::ApiConfig::new(TOKEN)
+    };
+    let address = riverlock_processor::api::start(&config, &station.database.config, &station.context).await.unwrap();
+    let path = format!("http://{address}/v1/orders/{}/shipments?mode=test", station.order_id);
+    let send = async |path: &str, key: Option<&str>, body: Value| {
+        let mut request = station.http.post(path).bearer_auth(TOKEN).body(body.to_string());
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let response = request.send().await.unwrap();
+        let (status, kind) = (response.status().as_u16(), response.headers()["content-type"].clone());
+        let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+        assert_eq!(kind == "application/problem+json", status >= 400, "{body}");
+        (status, body)
+    };
+    let of = |line: &str, quantity: i64| json!({ "lines": [{ "lineId": line, "quantity": quantity }] });
+    let (line, count) = (station.line.0.as_str(), station.line.1);
+    let (status, stored) = send(&path, Some("k1"), of(line, 1)).await;
+    assert_eq!((status, &stored["repeated"]), (201, &json!(false)));
+    let (status, again) = send(&path, Some("k1"), of(line, 1)).await;
+    assert_eq!((status, &again["reportId"], &again["repeated"]), (200, &stored["reportId"], &json!(true)));
+    let unknown = format!("http://{address}/v1/orders/999/shipments?mode=test");
+    for (path, key, body, status, code) in [
+        (&path, Some("k1"), of(line, 2), 409, "idempotency_key_reused"),
+        (&path, Some("k2"), of(line, count), 409, "quantity_too_large"),
+        (&path, Some("k2"), of("nothing", 1), 409, "unknown_line"),
+        (&path, Some("k2"), of(line, 0), 400, "invalid_quantity"),
+        (&path, Some("k2"), json!({ "lines": [] }), 400, "invalid_lines"),
+        (&path, Some("k2"), json!({ "lines": [], "surprise": 1 }), 400, "invalid_request"),
+        (&path, None, of(line, 1), 400, "invalid_request"),
+        (&unknown, Some("k2"), of(line, 1), 404, "unknown_order"),
+    ] {
+        let (found, problem) = send(path, key, body).await;
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{problem}");
+    }
+    let listed = station.http.get(&path).bearer_auth(TOKEN).send().await.unwrap();
+    let listed: Value = serde_json::from_slice(&listed.bytes().await.unwrap()).unwrap();
+    assert_eq!(
+        (listed["shipments"].as_array().unwrap().len(), &listed["shipments"][0]["state"]),
+        (1, &json!("waiting"))
+    );
+    assert_eq!(station.http.post(&path).body("{}").send().await.unwrap().status(), 401);
+}
