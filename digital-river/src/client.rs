@@ -251,7 +251,7 @@ impl Client {
         let failure = Failure::Unreadable(cause.into());
         Error {
             method: method_name(&call.method),
-            path: join(&self.0.base, call.path).path().to_owned(),
+            path: join(&self.0.base, call.path).path().into(),
             mode,
             repeat: repeat(call.effect, &failure),
             failure,
@@ -310,7 +310,7 @@ impl Client {
             Ok(body) => Ok(Answer { status: status.unwrap_or(200), body, request_id, upstream_id, attempts: 1 }),
             Err(failure) => Err(Error {
                 method: method_name(&call.method),
-                path: url.path().to_owned(),
+                path: url.path().into(),
                 mode,
                 repeat: repeat(call.effect, &failure),
                 failure,
@@ -392,7 +392,7 @@ impl Client {
         } else {
             // The status alone says what to do; the text is for people.
             let refusal = Refusal::read(status.as_u16(), &body.unwrap_or_default());
-            Err(Failure::Status(Refusal { retry_after, ..refusal }))
+            Err(Failure::Status(Box::new(Refusal { retry_after, ..refusal })))
         };
         (Some(status.as_u16()), request_id, outcome)
     }

@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused_with_their_key() {
-        let cases: [(fn(&mut DigitalRiverConfig), &str); 6] = [
+        type Change = fn(&mut DigitalRiverConfig);
+        let cases: [(Change, &str); 6] = [
             (|config| config.attempts_max = 0, "attempts_max"),
             (|config| config.background_percent = 101, "background_percent"),
             (|config| config.answer_timeout = Duration::ZERO, "answer_timeout"),

@@ -37,7 +37,7 @@ pub enum Failure {
     /// The request may have reached Digital River, and no complete answer came.
     Lost(String),
     /// An answer outside 2xx.
-    Status(Refusal),
+    Status(Box<Refusal>),
     /// A successful answer whose body cannot be understood.
     Unreadable(String),
 }
@@ -111,7 +111,7 @@ pub struct Error {
     /// The HTTP method.
     pub method: &'static str,
     /// The path, without the query.
-    pub path: String,
+    pub path: Box<str>,
     /// Whose data the key is for.
     pub mode: Mode,
     /// The last attempt's failure.
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn status(status: u16) -> Failure {
-        Failure::Status(Refusal { status, ..Refusal::default() })
+        Failure::Status(Box::new(Refusal { status, ..Refusal::default() }))
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod events;
 pub mod failure;
 pub mod fulfillments;
 pub mod limiter;
+pub mod lists;
 pub mod metrics;
 pub mod page;
 pub mod resolver;

@@ -1,5 +1,7 @@
 //! The client against a server that misbehaves.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     sync::{
         Arc, Mutex,

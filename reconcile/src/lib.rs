@@ -12,6 +12,7 @@ pub mod config;
 pub mod events;
 pub mod job;
 pub mod metrics;
+pub mod objects;
 pub mod report;
 mod store;
 mod topics;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use riverlock_digital_river::lists::OrderState;
 use riverlock_schemas::{Mode, record::Position};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -175,4 +176,41 @@ pub(crate) async fn forget(connection: &mut PgConnection, before: DateTime<Utc>)
         before
     );
     Ok(deleted.execute(connection).await?.rows_affected())
+}
+
+/// Which of these orders are known to have reached a state.
+pub(crate) async fn orders_in(
+    connection: &mut PgConnection,
+    mode: Mode,
+    ids: &[String],
+    state: OrderState,
+) -> Result<HashSet<String>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "-- reconcile_orders_known
+         SELECT order_id FROM orders
+         WHERE live_mode = $1 AND order_id = ANY($2) AND CASE $3::text
+             WHEN 'accepted' THEN accepted_at WHEN 'fulfilled' THEN fulfilled_at WHEN 'complete' THEN complete_at
+             WHEN 'cancelled' THEN cancelled_at ELSE blocked_at END IS NOT NULL",
+        mode.is_live(),
+        ids,
+        state.as_str()
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.order_id).collect())
+}
+
+/// Which of these documents are stored. Others may be queued, or discarded: they are not there either.
+pub(crate) async fn documents(
+    connection: &mut PgConnection,
+    mode: Mode,
+    ids: &[String],
+) -> Result<HashSet<String>, sqlx::Error> {
+    let wanted: Vec<Uuid> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+    let rows = sqlx::query!(
+        "-- reconcile_documents_known
+         SELECT file_id FROM invoices WHERE live_mode = $1 AND file_id = ANY($2) AND state = 'stored'",
+        mode.is_live(),
+        &wanted
+    );
+    let found: HashSet<Uuid> = rows.fetch_all(connection).await?.into_iter().map(|row| row.file_id).collect();
+    Ok(ids.iter().filter(|id| id.parse().is_ok_and(|id: Uuid| found.contains(&id))).cloned().collect())
 }

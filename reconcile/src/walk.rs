@@ -24,7 +24,7 @@ pub enum WalkError {
     #[error(transparent)]
     Request(#[from] Error),
     /// The list does not come to an end: the same page comes again and again.
-    #[error("Digital River's list of events does not go on after event {0}: the same page comes again and again")]
+    #[error("Digital River's list does not come to an end: the same page comes again and again (after `{0}`)")]
     Loop(String),
     /// There is more in the window than is read at once.
     #[error("one window has more than {PAGES_MAX} pages of events; set a shorter reconcile.window")]

@@ -140,7 +140,7 @@ mod tests {
 
     fn status(status: u16, code: &str) -> Error {
         let details = vec![Detail { code: code.into(), ..Detail::default() }];
-        error(Failure::Status(Refusal { status, details, ..Refusal::default() }))
+        error(Failure::Status(Box::new(Refusal { status, details, ..Refusal::default() })))
     }
 
     #[test]

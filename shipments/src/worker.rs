@@ -183,7 +183,7 @@ async fn finish(
     let text = error.map(|error| error.to_string().chars().take(ERROR_CHARS_MAX).collect::<String>());
     // The code of a refusal stays with the report until it is resolved; an answer that was lost has none.
     let conflict = error.filter(|error| error.status() == Some(409)).map(Error::code);
-    let code = conflict.or(if error.is_none() { leased.last_code.as_deref() } else { None });
+    let code = conflict.or_else(|| leased.last_code.as_deref().filter(|_| error.is_none()));
     let (state, at) = match &next {
         Next::Reported { .. } => ("reported", now),
         Next::SendAgain(wait) => ("waiting", later(*wait)),

@@ -12,7 +12,13 @@ pub struct ReconcileOptions {
     /// Write missing events to the raw topics; without this they are only reported
     #[arg(long)]
     pub apply: bool,
-    /// The oldest moment: a time, or how long ago; Digital River lists 30 days
+    /// Compare orders by their states instead of events; nothing is written, and there is no limit of 30 days
+    #[arg(long, conflicts_with_all = ["apply", "types", "documents"])]
+    pub orders: bool,
+    /// Compare invoices and credit memos instead of events; nothing is written, and there is no limit of 30 days
+    #[arg(long, conflicts_with_all = ["apply", "types"])]
+    pub documents: bool,
+    /// The oldest moment: a time, or how long ago; Digital River lists 30 days of events
     #[arg(long, default_value = "30d")]
     pub from: Moment,
     /// The newest moment: a time, or how long ago [default: `reconcile.settle` ago, 10m]

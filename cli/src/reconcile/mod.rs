@@ -9,7 +9,13 @@ use anyhow::{Context as _, bail};
 use chrono::{TimeDelta, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 use riverlock_digital_river::{Client, Priority, webhooks::plan::Plan};
-use riverlock_reconcile::{Options, Progress, Reconciler, Report, events::ReconcileError, job::Job, windows::Range};
+use riverlock_reconcile::{
+    Options, Progress, Reconciler, Report,
+    events::ReconcileError,
+    job::Job,
+    objects::{self, Objects, ObjectsReport},
+    windows::Range,
+};
 use riverlock_runtime::{Clock as _, Context, Shutdown, SystemClock};
 use riverlock_schemas::Mode;
 
@@ -20,6 +26,9 @@ const MISSING: u8 = 3;
 
 /// Orders and events that are printed one by one; JSON has more of them.
 const PRINTED_MAX: usize = 20;
+
+/// How much time one list of orders or documents covers.
+const OBJECTS_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 
 /// How far back Digital River lists events.
 const DAYS_BACK: TimeDelta = TimeDelta::days(riverlock_digital_river::events::DAYS_BACK);
@@ -34,6 +43,9 @@ pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyho
     }
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
+    if options.orders || options.documents {
+        return compare_objects(&config, &client, &options, &modes, &shutdown).await;
+    }
     let mut reports = Vec::new();
     for mode in modes {
         let wanted = wanted_of(&config, &options, mode)?;
@@ -118,6 +130,55 @@ async fn compare(config: &Config, client: &Client, options: &Options, shutdown: 
     let result = reconciler.run(&mut connection, options, &mut show).await;
     bar.finish_and_clear();
     Ok(result?)
+}
+
+/// Compares orders or documents.
+async fn compare_objects(
+    config: &Config,
+    client: &Client,
+    options: &ReconcileOptions,
+    modes: &[Mode],
+    shutdown: &Shutdown,
+) -> anyhow::Result<ExitCode> {
+    let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    let what = if options.orders { Objects::Orders } else { Objects::Documents };
+    let now = SystemClock.now();
+    let delta = |duration: Duration| TimeDelta::from_std(duration).context("a duration is too long");
+    let newest = now - delta(config.reconcile.settle)?;
+    let range = Range { from: options.from.at(now), to: options.to.map_or(newest, |to| to.at(now)).min(newest) };
+    if range.from >= range.to {
+        bail!("there is nothing between --from {} and --to {}", range.from, range.to);
+    }
+    let window = delta(options.window.unwrap_or(OBJECTS_WINDOW))?;
+    let mut reports = Vec::new();
+    for mode in modes {
+        let span = (range, window);
+        let report = objects::compare(client, &mut connection, (*mode, what), span, shutdown.soft()).await?;
+        if !options.json {
+            out::print(&objects_text(&report));
+        }
+        reports.push(report);
+    }
+    if options.json {
+        out::print(&format!("{}\n", serde_json::to_string_pretty(&reports)?));
+    }
+    let missing = reports.iter().any(|report| report.missing > 0);
+    Ok(if missing { ExitCode::from(MISSING) } else { ExitCode::SUCCESS })
+}
+
+fn objects_text(report: &ObjectsReport) -> String {
+    let mut text = String::new();
+    let ObjectsReport { mode, what, listed, missing, objects, .. } = report;
+    let time = |time: chrono::DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let _ = writeln!(text, "{mode} data from {} to {}", time(report.from), time(report.to));
+    let _ = writeln!(text, "{listed} {what} listed, {missing} not stored here");
+    for object in objects.iter().take(PRINTED_MAX) {
+        let _ = writeln!(text, "  {}  {}", object.kind, object.id);
+    }
+    if objects.len() > PRINTED_MAX {
+        let _ = writeln!(text, "  and more; --json lists up to {}", riverlock_reconcile::report::NAMED_MAX);
+    }
+    text
 }
 
 /// Starts the background job, if it is configured.

@@ -139,6 +139,7 @@ pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
     }
     digital_river.validate()?;
     let client = Client::new(&digital_river, Arc::new(SystemClock))?;
+    riverlock_digital_river::metrics::describe();
     context.shutdown.spawn("shipments", worker::run(client, config.postgres.clone(), context.clone()));
     Ok(())
 }

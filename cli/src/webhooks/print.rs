@@ -55,8 +55,9 @@ pub(super) fn one(mode: Mode, webhook: &Registration) -> String {
     let mut text = String::new();
     let spec = &webhook.spec;
     let types: Vec<&str> = spec.types.iter().map(String::as_str).collect();
-    let time =
-        |time: Option<chrono::DateTime<chrono::Utc>>| time.map_or("unknown".to_owned(), |time| time.to_rfc3339());
+    let time = |time: Option<chrono::DateTime<chrono::Utc>>| {
+        time.map_or_else(|| "unknown".to_owned(), |time| time.to_rfc3339())
+    };
     for (name, value) in [
         ("id", webhook.id.clone()),
         ("mode", mode.to_string()),

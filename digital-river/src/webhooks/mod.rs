@@ -23,10 +23,6 @@ pub use model::{Basic, OAuth, Registration, Spec, Transport};
 /// Most webhooks that one list answers with. It has no cursors. Source: Digital River, Webhooks API.
 pub const LIST_MAX: usize = 100;
 
-/// The operations that this module's requests are counted by.
-pub const OPERATIONS: [&str; 5] =
-    ["webhooks_list", "webhooks_get", "webhooks_create", "webhooks_update", "webhooks_delete"];
-
 /// What was listed.
 #[derive(Clone, Debug)]
 pub struct Listed {

@@ -231,7 +231,8 @@ fn transport_differences(current: &Transport, wanted: &Transport, add: &mut impl
         (Transport::OAuth(current), Transport::OAuth(wanted)) => {
             let OAuth { token_endpoint, client_id, client_secret, username, password, grant_type } = wanted;
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            let normal = Url::parse(&current.token_endpoint).map_or(current.token_endpoint.clone(), String::from);
+            let normal =
+                Url::parse(&current.token_endpoint).map_or_else(|_| current.token_endpoint.clone(), String::from);
             differ(add, "oauth.tokenEndPoint", &normal, token_endpoint);
             differ(add, "oauth.clientID", &current.client_id, client_id);
             secret(add, "oauth.clientSecret", current.client_secret.as_ref(), client_secret.as_ref());
@@ -314,7 +315,8 @@ mod tests {
     #[test]
     fn every_field_is_compared_and_secrets_are_masked() {
         let configured = [webhook("a", "https://h.example/a")];
-        let changes: [(fn(&mut Registration), &[&str]); 8] = [
+        type Change = fn(&mut Registration);
+        let changes: [(Change, &[&str]); 8] = [
             (|other| other.spec.enabled = false, &["enabled"]),
             (|other| drop(other.spec.types.pop_first()), &["types"]),
             (|other| other.live_mode = Some(true), &["liveMode"]),
