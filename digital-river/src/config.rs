@@ -102,7 +102,8 @@ impl Default for DigitalRiverConfig {
             proxy: None,
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(30),
-            deadline: Duration::from_secs(120),
+            // Long enough for the `Retry-After` of Digital River's documentation, 120 s.
+            deadline: DEADLINE_MAX,
             attempts_max: 6,
             wait_first: Duration::from_millis(500),
             wait_max: Duration::from_secs(30),

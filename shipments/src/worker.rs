@@ -181,9 +181,9 @@ async fn finish(
 ) -> Result<(), sqlx::Error> {
     let later = |wait: Duration| now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::zero());
     let text = error.map(|error| error.to_string().chars().take(ERROR_CHARS_MAX).collect::<String>());
-    // The code of a refusal stays with the report until it is resolved; an answer that was lost has none.
+    // The code of a refusal stays with the report until it was read back; a report that is sent again has none.
     let conflict = error.filter(|error| error.status() == Some(409)).map(Error::code);
-    let code = conflict.or_else(|| leased.last_code.as_deref().filter(|_| error.is_none()));
+    let code = conflict.or_else(|| leased.last_code.as_deref().filter(|_| !matches!(next, Next::SendAgain(_))));
     let (state, at) = match &next {
         Next::Reported { .. } => ("reported", now),
         Next::SendAgain(wait) => ("waiting", later(*wait)),

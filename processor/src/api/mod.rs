@@ -74,7 +74,7 @@ pub async fn start(config: &ApiConfig, postgres: &PostgresConfig, context: &Cont
         ..postgres.clone()
     };
     metrics::describe();
-    let shipments = shipments::Shipments { postgres: postgres.clone(), clock: Arc::clone(&context.clock) };
+    let shipments = shipments::Shipments::new(postgres.clone(), Arc::clone(&context.clock));
     let router = router(config, postgres.pool()?, shipments);
     let started = api::start("order-api", config.listen, router, context).await;
     started.map_err(|source| StartError::Listen { address: config.listen, source })

@@ -17,11 +17,16 @@ use riverlock_runtime::{Clock, api::ApiError};
 use riverlock_schemas::Mode;
 use riverlock_shipments::{AddError, Added, Line, NewReport, Refusal, Source, add, view};
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{openapi::Refusals, order_id, params::Params};
 
 /// Largest body of a request, bytes.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Connections to PostgreSQL at the same time.
+const CONNECTIONS_MAX: usize = 4;
 
 /// Most shipments of an order that are listed.
 const LIST_MAX: i64 = 500;
@@ -29,8 +34,23 @@ const LIST_MAX: i64 = 500;
 /// Where shipments are stored. Each request has a connection of its own: one that is dropped in the middle closes it, and
 /// PostgreSQL rolls its transaction back.
 pub(super) struct Shipments {
-    pub(super) postgres: PostgresConfig,
-    pub(super) clock: Arc<dyn Clock>,
+    postgres: PostgresConfig,
+    clock: Arc<dyn Clock>,
+    /// Requests that use PostgreSQL at the same time; the others wait.
+    slots: Semaphore,
+}
+
+impl Shipments {
+    pub(super) fn new(postgres: PostgresConfig, clock: Arc<dyn Clock>) -> Self {
+        Self { postgres, clock, slots: Semaphore::new(CONNECTIONS_MAX) }
+    }
+
+    /// A connection of the request's own, for as long as it holds the slot.
+    async fn connect(&self) -> Result<(PgConnection, SemaphorePermit<'_>), ApiError> {
+        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        let connection = self.postgres.connect().await.map_err(|error| super::failed(&error.into()))?;
+        Ok((connection, slot))
+    }
 }
 
 /// A shipment as a program sends it.
@@ -162,7 +182,7 @@ pub(super) async fn create(
         Err(error) => return bad(format!("the body cannot be read: {error}")),
     };
     let new = new_report(order_id.as_str(), mode, key, shipment);
-    let mut connection = shipments.postgres.connect().await.map_err(|error| super::failed(&error.into()))?;
+    let (mut connection, _slot) = shipments.connect().await?;
     match add::add(&mut connection, &new, shipments.clock.now()).await {
         Ok(Added { report_id, repeated }) => {
             let status = if repeated { StatusCode::OK } else { StatusCode::CREATED };
@@ -228,7 +248,7 @@ pub(super) async fn list(
     let mode = params.mode()?;
     params.end()?;
     let order_id = order_id(path)?;
-    let mut connection = shipments.postgres.connect().await.map_err(|error| super::failed(&error.into()))?;
+    let (mut connection, _slot) = shipments.connect().await?;
     let found = view::list(&mut connection, Some(order_id.as_str()), None, LIST_MAX).await;
     let found = found.map_err(|error| super::failed(&error.into()))?.into_iter();
     let state = |report: view::ReportView| ShipmentState {
