@@ -122,6 +122,7 @@ async fn webhooks_are_registered_by_command_and_events_that_never_came_are_fetch
     deliver_through_each(&world, &digital_river, &mut connection).await;
     let withheld = withhold(&digital_river).await;
     reconcile(&world, &withheld, &mut connection).await;
+    compare_orders(&world, &digital_river).await;
 
     let config = &world.local.config;
     let report = riverlock_ledger::audit::run(&config.kafka, &mut connection, &config.consumers()).await.unwrap();
@@ -217,4 +218,22 @@ async fn reconcile(world: &World, withheld: &[String], connection: &mut PgConnec
     assert!(twice.is_empty(), "written twice: {twice:?}");
     let after = run(world, &["reconcile", "--from", "5d"], 0);
     assert!(after.contains(" 0 never came"), "{after}");
+}
+
+/// Orders are compared without events: what was fetched is there, and what no webhook sends is pointed out.
+async fn compare_orders(world: &World, digital_river: &DigitalRiver) {
+    let report: Value =
+        serde_json::from_str(&run(world, &["reconcile", "--orders", "--from", "5d", "--json"], 3)).unwrap();
+    let objects = report[0]["objects"].as_array().unwrap();
+    let kinds: std::collections::BTreeSet<&str> =
+        objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
+    assert!(report[0]["listed"].as_u64().unwrap() > WITHHELD_ORDERS, "{report}");
+    assert!(kinds.contains("blocked") && !kinds.contains("complete") && !kinds.contains("accepted"), "{kinds:?}");
+
+    let fault = json!([{ "fault": { "kind": "looping_cursor" }, "method": "GET", "path": "/events" }]).to_string();
+    digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", fault.into_bytes()).await;
+    let output = command(world, &["reconcile", "--from", "5d"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("does not come to an end"), "{error}");
+    digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", b"[]".to_vec()).await;
 }

@@ -167,7 +167,7 @@ async fn a_shipment_is_stored_once_from_two_hosts_at_once_and_never_beyond_what_
     let rest = station.line.1 - 1;
     let (left, right) = (station.report("left", rest), station.report("right", rest));
     let (left, right) = tokio::join!(station.add(&left), station.add(&right));
-    let refused = left.as_ref().err().or(right.as_ref().err()).expect("one of the two does not fit");
+    let refused = left.as_ref().err().or_else(|| right.as_ref().err()).expect("one of the two does not fit");
     assert!(refused.to_string().contains("0 of"), "{refused}");
     assert!(left.is_ok() || right.is_ok());
     station.work();
