@@ -8,10 +8,13 @@ pub mod orders;
 pub mod outbox;
 pub mod quarantine;
 pub mod rebuild;
+pub mod reconcile;
 pub mod refold;
 pub mod replay;
 pub mod setup;
+pub mod shipments;
 pub mod trace;
+pub mod webhooks;
 
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
 
@@ -136,8 +139,22 @@ pub enum Command {
         #[command(subcommand)]
         command: invoices::InvoicesCommand,
     },
+    /// List the webhooks registered at Digital River, compare them with the configuration, and register them
+    Webhooks {
+        /// What to do with them
+        #[command(subcommand)]
+        command: webhooks::WebhooksCommand,
+    },
+    /// Compare Digital River's events, orders and documents with what is stored, and fetch missing events
+    Reconcile(Box<reconcile::ReconcileOptions>),
     /// Process records again that were read before: known events do nothing, missing ones take effect
     Replay(Box<replay::ReplayOptions>),
+    /// Add, list and retry shipments, which the processor reports to Digital River
+    Shipments {
+        /// What to do with them
+        #[command(subcommand)]
+        command: shipments::ShipmentsCommand,
+    },
     /// Imitate Digital River: its API, its webhooks, its signatures
     Sandbox {
         /// What it does

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use riverlock_digital_river::{AccountConfig, DigitalRiverConfig, webhooks::WebhookConfig};
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::InvoiceFetcherConfig;
 use riverlock_ledger::{PostgresConfig, audit::running::AuditConfig};
 use riverlock_processor::ProcessorConfig;
+use riverlock_reconcile::ReconcileConfig;
 use riverlock_runtime::{
     ConfigError,
     admin::AdminConfig,
@@ -39,6 +41,12 @@ pub struct Config {
     pub processor: ProcessorConfig,
     /// `[invoice_fetcher]`: Digital River's API and the archive.
     pub invoice_fetcher: InvoiceFetcherConfig,
+    /// `[digital_river]`: Digital River's API for webhooks, events and shipments.
+    pub digital_river: DigitalRiverConfig,
+    /// `[[webhooks]]`: what should be registered at Digital River.
+    pub webhooks: Vec<WebhookConfig>,
+    /// `[reconcile]`: how events that never came are found.
+    pub reconcile: ReconcileConfig,
     /// `[sandbox]`: the pretend Digital River.
     pub sandbox: SandboxConfig,
 }
@@ -80,6 +88,41 @@ impl Config {
         let config = Self::load(file)?;
         config.kafka.read_secrets()?;
         Ok(config)
+    }
+
+    /// How Digital River's API is used: `[digital_river]`, or the address and the keys of `[invoice_fetcher]` where it has none.
+    #[must_use]
+    pub fn digital_river(&self) -> DigitalRiverConfig {
+        let mut config = self.digital_river.clone();
+        if config.accounts().next().is_some() {
+            return config;
+        }
+        let fetcher = &self.invoice_fetcher;
+        let account = |account: &riverlock_invoice_fetcher::AccountConfig| AccountConfig {
+            requests_per_second: account.requests_per_second,
+            ..AccountConfig::new(account.api_key.clone())
+        };
+        config.live = fetcher.live.as_ref().map(account);
+        config.test = fetcher.test.as_ref().map(account);
+        config.api_base_url = fetcher.api_base_url.clone();
+        config.private_networks.clone_from(&fetcher.private_networks);
+        config.proxy.clone_from(&fetcher.proxy);
+        config
+    }
+
+    /// Checks `[[webhooks]]`.
+    ///
+    /// # Errors
+    /// When an entry is wrong, or names an endpoint that is not configured.
+    pub fn validate_webhooks(&self) -> Result<(), ConfigError> {
+        riverlock_digital_river::webhooks::config::validate(&self.webhooks)?;
+        for (number, webhook) in self.webhooks.iter().enumerate() {
+            if self.ingest.endpoints.iter().all(|endpoint| endpoint.name != webhook.endpoint) {
+                let reason = format!("`{}` is not the name of one of [[ingest.endpoints]]", webhook.endpoint);
+                return Err(ConfigError::refused(format!("webhooks[{number}].endpoint"), reason));
+            }
+        }
+        Ok(())
     }
 
     /// The consumers, with the topics that each reads.

@@ -117,6 +117,9 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         }
         riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);
         watch(config, context);
+        crate::webhooks::watch::start(config, context)?;
+        crate::reconcile::start(config, context)?;
+        crate::shipments::start(config, context)?;
     }
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =

@@ -30,6 +30,10 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "unauthorized", message)
     }
 
+    pub(super) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "forbidden", "The API key lacks the permission for this.")
+    }
+
     pub(super) fn bad_request(code: &'static str, parameter: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "bad_request", code, message);
         Self { parameter: Some(parameter.into()), ..error }
@@ -49,7 +53,11 @@ impl ApiError {
     }
 
     pub(super) fn conflict(parameter: &str, message: impl Into<String>) -> Self {
-        let error = Self::new(StatusCode::CONFLICT, "conflict", "already_exists", message);
+        Self::conflict_of("already_exists", parameter, message)
+    }
+
+    pub(super) fn conflict_of(code: &'static str, parameter: &str, message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, "conflict", code, message);
         Self { parameter: Some(parameter.to_owned()), ..error }
     }
 

@@ -1,0 +1,187 @@
+//! `riverlock webhooks`: the registrations at Digital River.
+//!
+//! Exit codes: 0 when all is well or done, 1 when the command failed, 2 when it was not confirmed (or the command line is
+//! wrong), 3 when something differs from the configuration.
+
+mod act;
+mod check;
+mod print;
+mod probe;
+pub(crate) mod watch;
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use riverlock_digital_river::{
+    Client, Priority,
+    webhooks::{
+        self, Registration, WebhookConfig,
+        apply::{self, Done},
+        plan::{Action, Plan, Step},
+    },
+};
+use riverlock_runtime::SystemClock;
+use riverlock_schemas::Mode;
+
+use crate::{
+    args::webhooks::{LookOptions, ModeArg, WebhooksCommand},
+    config::Config,
+    out,
+};
+
+/// The change was not confirmed.
+const NOT_CONFIRMED: u8 = 2;
+
+/// Something differs from the configuration.
+const DIFFERS: u8 = 3;
+
+/// What a command needs.
+struct Session {
+    config: Config,
+    client: Client,
+}
+
+pub(crate) async fn run(file: Option<&Path>, command: WebhooksCommand) -> anyhow::Result<ExitCode> {
+    let session = Session::open(Config::load(file)?)?;
+    match command {
+        WebhooksCommand::List(look) => list(&session, look).await,
+        WebhooksCommand::Show { webhook, look } => show(&session, &webhook, look).await,
+        WebhooksCommand::Create(options) => act::create(&session, &options.name).await,
+        WebhooksCommand::Update(options) => act::update(&session, &options.name).await,
+        WebhooksCommand::Enable(options) => act::enable(&session, &options).await,
+        WebhooksCommand::Disable(options) => act::disable(&session, &options).await,
+        WebhooksCommand::Delete(options) => act::delete(&session, &options).await,
+        WebhooksCommand::Check { probe, look } => check::run(&session, look, probe).await,
+        WebhooksCommand::Apply { apply, look } => apply_plans(&session, look, apply).await,
+    }
+}
+
+impl Session {
+    fn open(config: Config) -> anyhow::Result<Self> {
+        let digital_river = config.digital_river();
+        digital_river.validate()?;
+        config.validate_webhooks()?;
+        // A webhook that ingest would refuse to start with must not be registered.
+        if !config.webhooks.is_empty() {
+            config.ingest.validate()?;
+        }
+        if digital_river.accounts().next().is_none() {
+            bail!("no API key is configured; set digital_river.test.api_key, digital_river.live.api_key or both");
+        }
+        let client = Client::new(&digital_river, Arc::new(SystemClock))?;
+        Ok(Self { config, client })
+    }
+
+    /// The modes that a command looks at.
+    fn modes(&self, mode: Option<ModeArg>) -> anyhow::Result<Vec<Mode>> {
+        let wanted = mode.map(Mode::from);
+        let modes: Vec<Mode> = self.client.modes().filter(|mode| wanted.is_none_or(|wanted| wanted == *mode)).collect();
+        if let (Some(wanted), true) = (wanted, modes.is_empty()) {
+            bail!("no API key for {wanted} data is configured; set digital_river.{wanted}.api_key");
+        }
+        for webhook in &self.config.webhooks {
+            if wanted.is_none() && !modes.contains(&webhook.mode) {
+                bail!("webhook {} needs an API key for {} data, and none is configured", webhook.name, webhook.mode);
+            }
+        }
+        Ok(modes)
+    }
+
+    async fn plan(&self, mode: Mode) -> anyhow::Result<Plan> {
+        let (plan, truncated) = apply::plan(&self.client, mode, &self.config.webhooks).await?;
+        if truncated {
+            eprintln!(
+                "Digital River lists at most {} webhooks at once; further ones that are not configured here are not shown",
+                webhooks::LIST_MAX
+            );
+        }
+        Ok(plan)
+    }
+
+    fn configured(&self, name: &str) -> anyhow::Result<&WebhookConfig> {
+        let found = self.config.webhooks.iter().find(|webhook| webhook.name == name);
+        found.with_context(|| format!("no [[webhooks]] entry is named {name}"))
+    }
+
+    /// The plan's step of a configured webhook.
+    async fn step(&self, name: &str) -> anyhow::Result<(Mode, Step)> {
+        let mode = self.configured(name)?.mode;
+        let plan = self.plan(mode).await?;
+        let step = plan.steps.into_iter().find(|step| step.name == name);
+        Ok((mode, step.context("the plan has a step for each webhook")?))
+    }
+
+    /// Finds a registration by its name in the configuration or by its id.
+    async fn find(&self, webhook: &str, mode: Option<ModeArg>) -> anyhow::Result<(Mode, Registration)> {
+        let mut id = webhook.to_owned();
+        let mut modes = self.modes(mode)?;
+        if self.configured(webhook).is_ok() {
+            let (mode, step) = self.step(webhook).await?;
+            match step.action {
+                Action::Create => bail!("webhook {webhook} is not registered; `riverlock webhooks apply` registers it"),
+                Action::Update { id: known, .. } | Action::Leave { id: known } => (id, modes) = (known, vec![mode]),
+            }
+        }
+        for mode in modes {
+            match webhooks::get(&self.client, mode, &id).await {
+                Ok(registration) => return Ok((mode, registration)),
+                Err(error) if error.status() == Some(404) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bail!("no webhook {webhook} is registered")
+    }
+}
+
+async fn list(session: &Session, look: LookOptions) -> anyhow::Result<ExitCode> {
+    let mut rows = Vec::new();
+    for mode in session.modes(look.mode)? {
+        let types = Plan::types(mode, &session.config.webhooks);
+        let listed = webhooks::list(&session.client, mode, &types, Priority::Foreground).await?;
+        let plan = Plan::new(mode, &session.config.webhooks, &listed.webhooks);
+        for webhook in listed.webhooks {
+            let name = plan.steps.iter().find(|step| print::id(&step.action) == Some(&webhook.id));
+            rows.push(print::Row { mode, name: name.map(|step| step.name.clone()), webhook });
+        }
+    }
+    out::print(&if look.json { print::json(&rows)? } else { print::table(&rows) });
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(session: &Session, webhook: &str, look: LookOptions) -> anyhow::Result<ExitCode> {
+    let (mode, registration) = session.find(webhook, look.mode).await?;
+    out::print(&if look.json { print::json(&registration)? } else { print::one(mode, &registration) });
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn apply_plans(session: &Session, look: LookOptions, apply: bool) -> anyhow::Result<ExitCode> {
+    let (mut differs, mut documents) = (false, Vec::new());
+    for mode in session.modes(look.mode)? {
+        let plan = session.plan(mode).await?;
+        differs |= !plan.is_empty();
+        if look.json {
+            documents.push(print::plan_json(&plan));
+        } else {
+            out::print(&print::plan(&plan));
+        }
+        if apply {
+            let quiet = look.json;
+            let report = |step: &Step, done: Done| {
+                if !quiet && done != Done::Left {
+                    println!("{}: {}", step.name, print::done(done));
+                }
+            };
+            apply::apply(&session.client, &plan, &session.config.webhooks, act::READ_BACK_WAIT, report).await?;
+        }
+    }
+    if look.json {
+        out::print(&print::json(&serde_json::json!({ "applied": apply, "modes": documents }))?);
+    } else if session.config.webhooks.is_empty() {
+        println!("No [[webhooks]] are configured.");
+    } else if differs && !apply {
+        println!("Nothing was changed. `riverlock webhooks apply --apply` carries out this plan.");
+    } else if apply {
+        println!("Everything configured is registered.");
+    }
+    Ok(if differs && !apply { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS })
+}
