@@ -19,8 +19,20 @@ use riverlock_sandbox::SandboxConfig;
 use serde::de::DeserializeOwned;
 
 /// The sections that there are.
-pub const SECTIONS: [&str; 9] =
-    ["telemetry", "admin", "kafka", "postgres", "audit", "ingest", "processor", "invoice_fetcher", "sandbox"];
+pub const SECTIONS: [&str; 12] = [
+    "telemetry",
+    "admin",
+    "kafka",
+    "postgres",
+    "audit",
+    "ingest",
+    "processor",
+    "invoice_fetcher",
+    "digital_river",
+    "webhooks",
+    "reconcile",
+    "sandbox",
+];
 
 /// `riverlock.toml`.
 #[derive(Debug, Default)]
@@ -72,6 +84,9 @@ impl Config {
             ingest: source.section("ingest")?,
             processor: source.section("processor")?,
             invoice_fetcher: source.section("invoice_fetcher")?,
+            digital_river: source.section("digital_river")?,
+            webhooks: source.section("webhooks")?,
+            reconcile: source.section("reconcile")?,
             sandbox: source.section("sandbox")?,
         };
         config.kafka.validate()?;
@@ -110,19 +125,12 @@ impl Config {
         config
     }
 
-    /// Checks `[[webhooks]]`.
+    /// Checks `[[webhooks]]`, and reads its secrets.
     ///
     /// # Errors
     /// When an entry is wrong, or names an endpoint that is not configured.
     pub fn validate_webhooks(&self) -> Result<(), ConfigError> {
-        riverlock_digital_river::webhooks::config::validate(&self.webhooks)?;
-        for (number, webhook) in self.webhooks.iter().enumerate() {
-            if self.ingest.endpoints.iter().all(|endpoint| endpoint.name != webhook.endpoint) {
-                let reason = format!("`{}` is not the name of one of [[ingest.endpoints]]", webhook.endpoint);
-                return Err(ConfigError::refused(format!("webhooks[{number}].endpoint"), reason));
-            }
-        }
-        Ok(())
+        validate_webhooks(&self.webhooks, Some(&self.ingest))
     }
 
     /// The consumers, with the topics that each reads.
@@ -143,6 +151,19 @@ impl Config {
         );
         format!("Kafka at {}, PostgreSQL at {postgres}", self.kafka.brokers)
     }
+}
+
+/// Checks `[[webhooks]]`, and that the endpoints it names are there; not the latter without a readable `[ingest]`.
+fn validate_webhooks(webhooks: &[WebhookConfig], ingest: Option<&IngestConfig>) -> Result<(), ConfigError> {
+    riverlock_digital_river::webhooks::config::validate(webhooks)?;
+    let Some(ingest) = ingest else { return Ok(()) };
+    for (number, webhook) in webhooks.iter().enumerate() {
+        if ingest.endpoints.iter().all(|endpoint| endpoint.name != webhook.endpoint) {
+            let reason = format!("`{}` is not the name of one of [[ingest.endpoints]]", webhook.endpoint);
+            return Err(ConfigError::refused(format!("webhooks[{number}].endpoint"), reason));
+        }
+    }
+    Ok(())
 }
 
 /// One section, whatever is wrong with the others. For services that read theirs again while they run.
@@ -194,6 +215,11 @@ pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, Co
         let fetcher = source.section::<InvoiceFetcherConfig>("invoice_fetcher");
         add("invoice_fetcher", fetcher.and_then(|config| config.validate()));
     }
+    let digital_river = source.section::<DigitalRiverConfig>("digital_river");
+    add("digital_river", digital_river.and_then(|config| config.validate()));
+    let webhooks = source.section::<Vec<WebhookConfig>>("webhooks");
+    add("webhooks", webhooks.and_then(|webhooks| validate_webhooks(&webhooks, source.section("ingest").ok().as_ref())));
+    add("reconcile", source.section::<ReconcileConfig>("reconcile").and_then(|config| config.validate()));
     add("processor", source.section::<ProcessorConfig>("processor").and_then(|config| config.validate()));
     let sandbox = source.section::<SandboxConfig>("sandbox");
     let refused = |error: anyhow::Error| ConfigError::refused("sandbox", format!("{error:#}"));

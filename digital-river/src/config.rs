@@ -139,14 +139,14 @@ impl DigitalRiverConfig {
             .filter_map(|(mode, account)| Some((mode, account.as_ref()?)))
     }
 
-    /// Checks what goes together. Connects to nothing.
+    /// Checks what goes together, and reads the secrets. Connects to nothing.
     ///
     /// # Errors
-    /// When an address could leak a key, a key is of the wrong kind or mode, or a limit is out of range.
+    /// When an address could leak a key, a key cannot be read or is of the wrong kind or mode, or a limit is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_secure(&self.api_base_url).map_err(|error| refused("api_base_url", error.to_string()))?;
         if let Some(proxy) = &self.proxy {
-            let url = Url::parse(proxy.expose()).ok();
+            let url = Url::parse(proxy.read("digital_river.proxy")?).ok();
             if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some()) {
                 return Err(refused("proxy", "must begin with http:// or https:// and name a host"));
             }
@@ -191,8 +191,8 @@ impl DigitalRiverConfig {
 
 impl AccountConfig {
     fn validate(&self, mode: Mode) -> Result<(), ConfigError> {
-        let key = self.api_key.expose();
         let setting = format!("{mode}.api_key");
+        let key = self.api_key.read(&format!("digital_river.{setting}"))?;
         if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused(&setting, "must be the confidential API key: letters, digits and signs, no blanks"));
         }

@@ -8,7 +8,11 @@ use riverlock_digital_river::{
     Client, Priority,
     events::{ListedEvent, Query, TYPES_MAX},
 };
-use riverlock_ledger::view;
+use riverlock_ledger::{
+    cluster::{self, ClusterError},
+    postgres::{self, Lock, bounded},
+    view,
+};
 use riverlock_runtime::{Clock, kafka::KafkaConfig};
 use riverlock_schemas::{Envelope, EventId, Mode, record};
 use sqlx::PgConnection;
@@ -38,6 +42,9 @@ pub enum ReconcileError {
     /// PostgreSQL did not answer.
     #[error(transparent)]
     Ledger(#[from] riverlock_ledger::Error),
+    /// The positions in the database are of another Kafka cluster, or the cluster cannot be told.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// Kafka did not answer.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
@@ -119,6 +126,8 @@ pub struct Reconciler<'a> {
     pub kafka: &'a KafkaConfig,
     /// The consumers with the topics that each reads.
     pub consumers: &'a Consumers,
+    /// How long PostgreSQL's answer is waited for.
+    pub answer_limit: Duration,
     /// What time it is.
     pub clock: &'a dyn Clock,
     /// When it has to stop.
@@ -153,15 +162,24 @@ impl Reconciler<'_> {
         if !options.apply {
             return self.compare(connection, options, progress).await;
         }
-        if !store::lock(connection, options.mode).await? {
+        let lock = Lock::Reconcile(options.mode.as_str());
+        if !self.bounded(postgres::try_lock(connection, lock)).await? {
             return Err(ReconcileError::Running(options.mode));
         }
         let result = self.compare(connection, options, progress).await;
         // The lock ends with the connection in any case.
-        let released = store::unlock(connection, options.mode).await;
+        let released = self.bounded(postgres::unlock(connection, lock)).await;
         let report = result?;
         released?;
         Ok(report)
+    }
+
+    /// Waits for PostgreSQL's answer, but not for ever.
+    pub(crate) async fn bounded<T, E: Into<riverlock_ledger::Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, riverlock_ledger::Error> {
+        bounded(self.answer_limit, async { work.await.map_err(Into::into) }).await
     }
 
     async fn compare(
@@ -171,11 +189,13 @@ impl Reconciler<'_> {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Report, ReconcileError> {
         let Options { mode, types, range, .. } = options;
+        cluster::ensure_current(self.kafka, connection).await?;
         let now = self.clock.now();
         let mut report = Report::new(*mode, types.clone(), range.from, range.to, options.apply);
         let (mut ranges, mut runs, mut writer) = (vec![*range], Vec::new(), None);
         if options.apply {
-            if let Some(earlier) = store::unfinished(connection, *mode, types, now - RESUME_WITHIN).await?
+            let unfinished = store::unfinished(connection, *mode, types, now - RESUME_WITHIN);
+            if let Some(earlier) = self.bounded(unfinished).await?
                 && options.resume
             {
                 ranges = remaining(*range, earlier.done, options.overlap);
@@ -183,12 +203,12 @@ impl Reconciler<'_> {
                 runs.push(earlier.run_id);
             }
             let run_id = Uuid::now_v7();
-            store::forget(connection, now - REMEMBERED).await?;
-            store::begin(connection, run_id, *mode, types, *range, now).await?;
+            self.bounded(store::forget(connection, now - REMEMBERED)).await?;
+            self.bounded(store::begin(connection, run_id, *mode, types, *range, now)).await?;
             runs.push(run_id);
             writer = Some((run_id, self.kafka.producer().create()?));
         }
-        topics::caught_up(self.kafka, connection, self.consumers, options.catch_up).await?;
+        topics::caught_up(self, connection, options.catch_up).await?;
         let total = ranges.iter().fold(TimeDelta::zero(), |sum, range| sum + (range.to - range.from));
         let (filters, overlapped) = (filters(types), HashSet::new());
         let mut run = Run { options, filters, report, writer, overlapped };
@@ -200,13 +220,13 @@ impl Reconciler<'_> {
                 covered += window.listed.to - window.done_from;
                 // Only a run without a gap may be gone on with from where it stands.
                 if contiguous {
-                    run.note(connection, window.done_from).await?;
+                    self.note(connection, &run, window.done_from).await?;
                 }
                 let Report { listed, missing, .. } = run.report;
                 progress(Progress { covered, total, listed, missing });
             }
         }
-        store::finish(connection, &runs, self.clock.now()).await?;
+        self.bounded(store::finish(connection, &runs, self.clock.now())).await?;
         Ok(run.report)
     }
 
@@ -264,8 +284,8 @@ impl Reconciler<'_> {
             }
         }
         let keys: Vec<String> = keyed.iter().map(|(key, _)| key.clone()).collect();
-        let mut known = view::known_events(connection, &keys).await?;
-        known.extend(store::written(connection, &keys).await?);
+        let mut known = self.bounded(view::known_events(connection, &keys)).await?;
+        known.extend(self.bounded(store::written(connection, &keys)).await?);
         keyed.retain(|(key, _)| !known.contains(key) && !run.overlapped.contains(key));
         Ok(keyed)
     }
@@ -284,7 +304,7 @@ impl Reconciler<'_> {
             let bodies: Vec<&[u8]> = missing.iter().map(|(_, event)| event.body.as_ref()).collect();
             let positions = topics::write(producer, &self.kafka.topics(), &bodies, self.clock.now()).await?;
             let written: Vec<_> = missing.iter().map(|(key, _)| key.clone()).zip(positions).collect();
-            store::remember(connection, *run_id, &written).await?;
+            self.bounded(store::remember(connection, *run_id, &written)).await?;
             run.report.written += written.len() as u64;
         }
         for (_, event) in missing {
@@ -294,16 +314,19 @@ impl Reconciler<'_> {
         }
         Ok(())
     }
-}
 
-impl Run<'_> {
     /// Notes how far the run is.
-    async fn note(&self, connection: &mut PgConnection, done_from: DateTime<Utc>) -> Result<(), ReconcileError> {
-        let Some((run_id, _)) = &self.writer else { return Ok(()) };
+    async fn note(
+        &self,
+        connection: &mut PgConnection,
+        run: &Run<'_>,
+        done_from: DateTime<Utc>,
+    ) -> Result<(), ReconcileError> {
+        let Some((run_id, _)) = &run.writer else { return Ok(()) };
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let Report { listed, missing, written, .. } = self.report;
+        let Report { listed, missing, written, .. } = run.report;
         let reached = Reached { done_from, listed: number(listed), missing: number(missing), written: number(written) };
-        Ok(store::reached(connection, *run_id, &reached).await?)
+        Ok(self.bounded(store::reached(connection, *run_id, &reached)).await?)
     }
 }
 

@@ -69,7 +69,7 @@ impl Job {
     }
 
     async fn once(&self, context: &Context, mode: Mode, types: &[String]) -> Result<Report, ReconcileError> {
-        let mut connection = self.postgres.connect().await?;
+        let mut connection = self.postgres.connect_as("reconcile").await?;
         let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
         let to = context.clock.now() - delta(self.config.settle);
         let options = Options {
@@ -87,6 +87,7 @@ impl Job {
             client: &self.client,
             kafka: &self.kafka,
             consumers: &self.consumers,
+            answer_limit: self.postgres.answer_limit(),
             clock: context.clock.as_ref(),
             stop: context.shutdown.soft(),
         };

@@ -1,12 +1,13 @@
 //! Compares Digital River's orders and documents with what is stored: independent of events, and not limited to 30 days.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use riverlock_digital_river::{
     Client, Priority,
     lists::{self, List, OrderState, Purpose},
 };
+use riverlock_ledger::postgres::bounded;
 use riverlock_schemas::Mode;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -62,13 +63,13 @@ pub enum Objects {
     Documents,
 }
 
-/// Compares the objects of a mode in a stretch of time.
+/// Compares the objects of a mode in a stretch of time. PostgreSQL's answers are waited for as long as `answer_limit`.
 ///
 /// # Errors
 /// When a list cannot be read to its end, or PostgreSQL does not answer.
 pub async fn compare(
     client: &Client,
-    connection: &mut PgConnection,
+    (connection, answer_limit): (&mut PgConnection, Duration),
     (mode, what): (Mode, Objects),
     (range, window): (Range, TimeDelta),
     stop: &CancellationToken,
@@ -82,7 +83,8 @@ pub async fn compare(
     let mut report = ObjectsReport { mode, what: name, from, to, listed: 0, missing: 0, objects: Vec::new() };
     for list in lists {
         for window in windows(range, window, TimeDelta::zero()) {
-            compare_window(client, connection, (mode, list), window.listed, stop, &mut report).await?;
+            let database = (&mut *connection, answer_limit);
+            compare_window(client, database, (mode, list), window.listed, stop, &mut report).await?;
         }
     }
     Ok(report)
@@ -90,7 +92,7 @@ pub async fn compare(
 
 async fn compare_window(
     client: &Client,
-    connection: &mut PgConnection,
+    (connection, answer_limit): (&mut PgConnection, Duration),
     (mode, list): (Mode, List),
     range: Range,
     stop: &CancellationToken,
@@ -115,9 +117,16 @@ async fn compare_window(
         }
         repetitions = 0;
         report.listed += page.data.len() as u64;
-        let (kind, known) = match list {
-            List::Orders { state } => (state.as_str(), store::orders_in(connection, mode, &page.data, state).await?),
-            List::Documents { purpose } => (purpose.as_str(), store::documents(connection, mode, &page.data).await?),
+        let known = async {
+            Ok::<_, riverlock_ledger::Error>(match list {
+                List::Orders { state } => store::orders_in(connection, mode, &page.data, state).await?,
+                List::Documents { .. } => store::documents(connection, mode, &page.data).await?,
+            })
+        };
+        let known = bounded(answer_limit, known).await?;
+        let kind = match list {
+            List::Orders { state } => state.as_str(),
+            List::Documents { purpose } => purpose.as_str(),
         };
         for id in page.data.into_iter().filter(|id| !known.contains(id)) {
             report.missing += 1;

@@ -17,29 +17,6 @@ pub(crate) struct Unfinished {
     pub(crate) done: Range,
 }
 
-/// Takes the lock that makes a run of a mode the only one, for as long as the connection lives.
-pub(crate) async fn lock(connection: &mut PgConnection, mode: Mode) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"-- reconcile_lock
-           SELECT pg_try_advisory_lock(hashtextextended('riverlock.reconcile:' || $1, 0)) AS "held!""#,
-        mode.as_str()
-    )
-    .fetch_one(connection)
-    .await
-}
-
-/// Gives the lock back.
-pub(crate) async fn unlock(connection: &mut PgConnection, mode: Mode) -> Result<(), sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"-- reconcile_unlock
-           SELECT pg_advisory_unlock(hashtextextended('riverlock.reconcile:' || $1, 0)) AS "released!""#,
-        mode.as_str()
-    )
-    .fetch_one(connection)
-    .await
-    .map(drop)
-}
-
 /// Of the runs with these types that were started after `since` and did not end, the one that is furthest.
 pub(crate) async fn unfinished(
     connection: &mut PgConnection,

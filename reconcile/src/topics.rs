@@ -25,7 +25,7 @@ use riverlock_schemas::{
 };
 use sqlx::PgConnection;
 
-use crate::events::ReconcileError;
+use crate::events::{ReconcileError, Reconciler};
 
 /// How often PostgreSQL is asked how far the consumers are.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
@@ -44,21 +44,21 @@ type Ends = Vec<(String, i32, i64)>;
 /// # Errors
 /// When they have not within `limit`, or Kafka or PostgreSQL does not answer.
 pub(crate) async fn caught_up(
-    kafka: &KafkaConfig,
+    reconciler: &Reconciler<'_>,
     connection: &mut PgConnection,
-    consumers: &Consumers,
     limit: Duration,
 ) -> Result<(), ReconcileError> {
+    let Reconciler { kafka, consumers, .. } = *reconciler;
     let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
     let (config, names) = (kafka.clone(), topics.clone());
     let ends = tokio::task::spawn_blocking(move || ends(&config, &names)).await;
     let ends = ends.map_err(|_| ReconcileError::Panicked)??;
-    let ids = store::topic_ids(connection, &topics).await?;
+    let ids = reconciler.bounded(store::topic_ids_to_read(connection, &topics)).await?;
     let deadline = Instant::now() + limit;
     loop {
         let mut behind = 0;
         for (consumer, topics) in consumers {
-            let reached = store::offsets(connection, consumer).await?;
+            let reached = reconciler.bounded(store::offsets(connection, consumer)).await?;
             behind += records_behind(&ends, topics, &ids, &reached);
         }
         if behind == 0 {
@@ -73,7 +73,7 @@ pub(crate) async fn caught_up(
 
 /// Where each partition ends, for those that have records. Blocks.
 fn ends(kafka: &KafkaConfig, topics: &[String]) -> Result<Ends, KafkaError> {
-    let consumer = Closing::create(&kafka.consumer("riverlock-reconcile"))?;
+    let consumer = Closing::create(&kafka.consumer("reconcile"))?;
     let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT)?;
     let mut ends = Vec::new();
     for topic in metadata.topics().iter().filter(|topic| topics.iter().any(|name| name == topic.name())) {

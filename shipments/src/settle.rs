@@ -18,6 +18,24 @@ pub enum Decision {
     Withdrawn,
 }
 
+impl Decision {
+    /// The state that a report gets.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Reported { .. } => "reported",
+            Self::SendAgain => "waiting",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+
+    /// Whether this may be decided about a report in `state`: it is refused or unresolved, or waits and is withdrawn.
+    #[must_use]
+    pub fn fits(&self, state: &str) -> bool {
+        matches!(state, "refused" | "unresolved") || (state == "waiting" && *self == Self::Withdrawn)
+    }
+}
+
 /// Carries out a decision about a refused or unresolved report, or withdraws one that waits. Says whether the report was in such
 /// a state.
 ///
@@ -31,10 +49,9 @@ pub async fn settle(
     reason: &str,
     now: DateTime<Utc>,
 ) -> Result<bool, sqlx::Error> {
-    let (state, fulfillment_id) = match decision {
-        Decision::Reported { fulfillment_id } => ("reported", Some(fulfillment_id.as_str())),
-        Decision::SendAgain => ("waiting", None),
-        Decision::Withdrawn => ("withdrawn", None),
+    let fulfillment_id = match decision {
+        Decision::Reported { fulfillment_id } => Some(fulfillment_id.as_str()),
+        Decision::SendAgain | Decision::Withdrawn => None,
     };
     let changed = sqlx::query!(
         "-- shipment_report_settle
@@ -43,7 +60,7 @@ pub async fn settle(
          WHERE report_id = $1
            AND (state IN ('refused', 'unresolved') OR (state = 'waiting' AND $2 = 'withdrawn'))",
         report_id,
-        state,
+        decision.state(),
         fulfillment_id,
         now,
         by,

@@ -10,11 +10,15 @@ use uuid::Uuid;
 
 use crate::{add::NewReport, check::Known};
 
-/// Makes transactions that store shipments of one order follow each other.
+/// Longest text that is logged about a request, characters.
+const RESULT_CHARS_MAX: usize = 1_000;
+
+/// Makes transactions that store shipments of one order of this installation follow each other.
 pub(crate) async fn lock_order(connection: &mut PgConnection, order_id: &str, mode: Mode) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "-- shipment_order_lock
-         SELECT pg_advisory_xact_lock(hashtextextended('riverlock.shipments:' || $1 || ':' || $2, 0))",
+         SELECT pg_advisory_xact_lock(hashtextextended(
+             'riverlock/' || coalesce(current_schema(), '') || '/shipments/' || $1 || '/' || $2, 0))",
         mode.as_str(),
         order_id
     )
@@ -274,6 +278,17 @@ pub(crate) struct Request<'a> {
     pub(crate) result: &'a str,
 }
 
+impl<'a> Request<'a> {
+    pub(crate) fn new(
+        operation: &'static str,
+        status: Option<u16>,
+        request_id: Option<&'a str>,
+        result: &'a str,
+    ) -> Self {
+        Self { operation, status, request_id, result }
+    }
+}
+
 /// Logs a request.
 pub(crate) async fn log(
     connection: &mut PgConnection,
@@ -281,6 +296,7 @@ pub(crate) async fn log(
     request: &Request<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
+    let result: String = request.result.chars().take(RESULT_CHARS_MAX).collect();
     sqlx::query!(
         "-- shipment_report_request
          INSERT INTO shipment_report_requests (report_id, requested_at, operation, status, request_id, result)
@@ -290,7 +306,7 @@ pub(crate) async fn log(
         request.operation,
         request.status.map(i32::from),
         request.request_id,
-        request.result
+        result
     )
     .execute(connection)
     .await

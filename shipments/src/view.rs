@@ -64,7 +64,7 @@ pub struct RequestView {
     pub result: String,
 }
 
-/// Reports, the newest first: of an order, in a state, or all.
+/// Reports, the newest first: of an order, in a state, or all; those that come after the report `after`.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
@@ -72,6 +72,7 @@ pub async fn list(
     connection: &mut PgConnection,
     order_id: Option<&str>,
     state: Option<&str>,
+    after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<ReportView>, sqlx::Error> {
     sqlx::query_as!(
@@ -82,9 +83,12 @@ pub async fn list(
                 settled_by, settled_reason
          FROM shipment_reports
          WHERE ($1::text IS NULL OR order_id = $1) AND ($2::text IS NULL OR state = $2)
-         ORDER BY created_at DESC, report_id DESC LIMIT $3",
+           AND ($3::uuid IS NULL OR (created_at, report_id) <
+                (SELECT a.created_at, a.report_id FROM shipment_reports a WHERE a.report_id = $3))
+         ORDER BY created_at DESC, report_id DESC LIMIT $4",
         order_id,
         state,
+        after,
         limit
     )
     .fetch_all(connection)

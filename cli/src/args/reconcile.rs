@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{moment::Moment, webhooks::ModeArg};
+use crate::out::Output;
 
 /// What is compared with Digital River's events.
 #[derive(Debug, Args)]
@@ -18,12 +19,13 @@ pub struct ReconcileOptions {
     /// Compare invoices and credit memos instead of events; nothing is written, and there is no limit of 30 days
     #[arg(long, conflicts_with_all = ["apply", "types"])]
     pub documents: bool,
-    /// The oldest moment: a time, or how long ago; Digital River lists 30 days of events
-    #[arg(long, default_value = "30d")]
-    pub from: Moment,
-    /// The newest moment: a time, or how long ago [default: `reconcile.settle` ago, 10m]
-    #[arg(long)]
-    pub to: Option<Moment>,
+    /// What was created at this time or later: 2026-01-31T08:00:00Z, or 24h for 24 hours ago; Digital River lists 30 days of
+    /// events
+    #[arg(long, value_name = "TIME", default_value = "30d")]
+    pub since: Moment,
+    /// What was created before this time [default: `reconcile.settle` ago, 10m]
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Moment>,
     /// Only this mode; all that have an API key when absent
     #[arg(long, value_enum)]
     pub mode: Option<ModeArg>,
@@ -39,7 +41,7 @@ pub struct ReconcileOptions {
     /// Use only the background jobs' share of the rate limit
     #[arg(long)]
     pub background: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }

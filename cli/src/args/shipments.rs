@@ -4,7 +4,11 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use riverlock_digital_river::fulfillments::Line;
 use uuid::Uuid;
 
-use super::webhooks::ModeArg;
+use super::{
+    by::{By, Reason},
+    webhooks::ModeArg,
+};
+use crate::out::Output;
 
 /// What to do with shipments.
 #[derive(Debug, Subcommand)]
@@ -19,28 +23,31 @@ pub enum ShipmentsCommand {
         /// Only in this state
         #[arg(long, value_enum)]
         state: Option<StateArg>,
-        /// Most shipments that are listed
+        /// How many at most
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// Go on after this shipment, as the page before says
+        #[arg(long, value_name = "REPORT-ID")]
+        after: Option<Uuid>,
+        /// How to print them
+        #[command(flatten)]
+        output: Output,
     },
     /// Show a shipment: its lines, its state, and every request to Digital River about it
     Show {
         /// The report's id
         report_id: Uuid,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// How to print it
+        #[command(flatten)]
+        output: Output,
     },
     /// Send a refused shipment again, after its cause was removed
     Retry {
         /// The report's id
         report_id: Uuid,
-        /// Why; kept with the report
-        #[arg(long)]
-        reason: String,
+        /// How it is decided
+        #[command(flatten)]
+        decision: DecisionOptions,
     },
     /// Decide about a shipment of which cannot be told whether Digital River has it, or which it refused
     Settle(SettleOptions),
@@ -72,12 +79,12 @@ pub struct AddOptions {
     /// Where the shipment can be followed
     #[arg(long)]
     pub tracking_url: Option<String>,
-    /// Who brings it; kept with the report
-    #[arg(long, default_value = "riverlock shipments add")]
-    pub by: String,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Who stores it
+    #[command(flatten)]
+    pub by: By,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }
 
 impl AddOptions {
@@ -114,12 +121,26 @@ pub struct SettleOptions {
     /// It is not to be reported
     #[arg(long)]
     pub withdraw: bool,
-    /// Why; kept with the report
+    /// How it is decided
+    #[command(flatten)]
+    pub decision: DecisionOptions,
+}
+
+/// Who decides about a shipment, and why.
+#[derive(Debug, Args)]
+pub struct DecisionOptions {
+    /// Why it is done
+    #[command(flatten)]
+    pub reason: Reason,
+    /// Who does it
+    #[command(flatten)]
+    pub by: By,
+    /// Do it; without this it is only said what would be done
     #[arg(long)]
-    pub reason: String,
-    /// Who decides; kept with the report
-    #[arg(long, default_value = "riverlock shipments settle")]
-    pub by: String,
+    pub apply: bool,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// A state of a shipment.
@@ -176,8 +197,8 @@ mod tests {
             tracking_company: None,
             tracking_number: None,
             tracking_url: None,
-            by: String::new(),
-            json: false,
+            by: By::default(),
+            output: Output::default(),
         };
         let lines: Vec<_> = options.lines().into_iter().map(|l| (l.line_id, l.quantity, l.cancel_quantity)).collect();
         assert_eq!(lines, [("a".to_owned(), 2, 1), ("b".to_owned(), 1, 0), ("c".to_owned(), 0, 3)]);

@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 use riverlock_schemas::Mode;
 
+use crate::out::Output;
+
 /// What to do with the webhooks that are registered at Digital River.
 #[derive(Debug, Subcommand)]
 pub enum WebhooksCommand {
@@ -26,7 +28,7 @@ pub enum WebhooksCommand {
     Disable(ConfirmedOptions),
     /// Delete a registration for good; asks for the address
     Delete(ConfirmedOptions),
-    /// Compare what is registered with the configuration; exit code 0 only if all is well, 3 if something differs
+    /// Compare what is registered with the configuration; exit code 0 only if nothing differs, 1 if something does
     Check {
         /// Also send a signed event of type `riverlock.probe` through each public address
         #[arg(long)]
@@ -37,7 +39,7 @@ pub enum WebhooksCommand {
     },
     /// Show what has to change so that everything configured is registered, and change it with --apply
     Apply {
-        /// Do it; without this nothing is changed, and the exit code is 3 if something would be
+        /// Do it; without this nothing is changed, and the exit code is 1 if something would be
         #[arg(long)]
         apply: bool,
         /// What is looked at
@@ -52,9 +54,9 @@ pub struct LookOptions {
     /// Only this mode; all that have an API key when absent
     #[arg(long, value_enum)]
     pub mode: Option<ModeArg>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How to print it
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// A configured webhook.

@@ -1,9 +1,12 @@
 //! `riverlock reconcile`: what Digital River has and Riverlock never got.
-//!
-//! Exit codes: 0 when nothing is missing or everything missing was written, 1 when the comparison did not come to its end, 3
-//! when something is missing and was not written.
 
-use std::{fmt::Write as _, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use chrono::{TimeDelta, Utc};
@@ -16,13 +19,14 @@ use riverlock_reconcile::{
     objects::{self, Objects, ObjectsReport},
     windows::Range,
 };
-use riverlock_runtime::{Clock as _, Context, Shutdown, SystemClock};
+use riverlock_runtime::{Clock as _, ConfigError, Context, Shutdown, SystemClock};
 use riverlock_schemas::Mode;
 
-use crate::{args::reconcile::ReconcileOptions, config::Config, out};
-
-/// Something is missing and was not written.
-const MISSING: u8 = 3;
+use crate::{
+    args::reconcile::ReconcileOptions,
+    config::Config,
+    exit::{self, Usage},
+};
 
 /// Orders and events that are printed one by one; JSON has more of them.
 const PRINTED_MAX: usize = 20;
@@ -34,12 +38,13 @@ const OBJECTS_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 const DAYS_BACK: TimeDelta = TimeDelta::days(riverlock_digital_river::events::DAYS_BACK);
 
 pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load(file)?;
+    let config = Config::load_with_kafka(file)?;
     let client = client(&config)?;
     let wanted = options.mode.map(Mode::from);
     let modes: Vec<Mode> = client.modes().filter(|mode| wanted.is_none_or(|wanted| wanted == *mode)).collect();
     if modes.is_empty() {
-        bail!("no API key is configured for what is to be compared; set digital_river.test.api_key or live.api_key");
+        let reason = "no API key is configured for what is to be compared; set test.api_key or live.api_key";
+        bail!(ConfigError::refused("digital_river", reason));
     }
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
@@ -53,19 +58,13 @@ pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyho
             continue;
         }
         let report = compare(&config, &client, &wanted, &shutdown).await.with_context(|| format!("{mode} data"))?;
-        if !options.json {
-            out::print(&text(&report));
-        }
         reports.push(report);
     }
     if reports.is_empty() {
         return Err(ReconcileError::NoTypes.into());
     }
-    if options.json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&reports)?));
-    }
-    let left = reports.iter().any(|report| report.missing > report.written);
-    Ok(if left { ExitCode::from(MISSING) } else { ExitCode::SUCCESS })
+    options.output.whole(&reports, |text| reports.iter().try_for_each(|report| write(text, report)))?;
+    Ok(exit::well_if(reports.iter().all(|report| report.missing <= report.written)))
 }
 
 fn client(config: &Config) -> anyhow::Result<Client> {
@@ -88,16 +87,16 @@ fn wanted_of(config: &Config, options: &ReconcileOptions, mode: Mode) -> anyhow:
     let delta = |duration: Duration| TimeDelta::from_std(duration).context("a duration is too long");
     let now = SystemClock.now();
     let newest = now - delta(settings.settle)?;
-    let to = options.to.map_or(newest, |to| to.at(now));
+    let to = options.until.map_or(newest, |until| until.at(now));
     // Younger events may still be on their way, and their window is not closed.
     let to = to.min(newest);
-    let from = options.from.at(now).max(now - DAYS_BACK);
+    let from = options.since.at(now).max(now - DAYS_BACK);
     if from >= to {
-        bail!("there is nothing between --from {from} and --to {to}");
+        bail!(Usage(format!("there is nothing to compare from {from} to {to}; see --since and --until")));
     }
     let window = options.window.unwrap_or(settings.window);
     if window < Duration::from_secs(60) {
-        bail!("--window must be at least 1m");
+        bail!(Usage("--window must be at least 1m".to_owned()));
     }
     Ok(Options {
         mode,
@@ -113,7 +112,7 @@ fn wanted_of(config: &Config, options: &ReconcileOptions, mode: Mode) -> anyhow:
 }
 
 async fn compare(config: &Config, client: &Client, options: &Options, shutdown: &Shutdown) -> anyhow::Result<Report> {
-    let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    let mut connection = config.postgres.connect_as("reconcile").await.context("PostgreSQL does not take a connection")?;
     let style = "{bar:40} {percent}% of the time compared  {msg}  {elapsed} (left: {eta})";
     // It goes to standard error, and is not there where that is no terminal.
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template(style)?);
@@ -125,8 +124,14 @@ async fn compare(config: &Config, client: &Client, options: &Options, shutdown: 
         bar.set_message(format!("{} events, {per_second:.0}/s, {} missing", progress.listed, progress.missing));
     };
     let consumers = config.consumers();
-    let reconciler =
-        Reconciler { client, kafka: &config.kafka, consumers: &consumers, clock: &SystemClock, stop: shutdown.soft() };
+    let reconciler = Reconciler {
+        client,
+        kafka: &config.kafka,
+        consumers: &consumers,
+        answer_limit: config.postgres.answer_limit(),
+        clock: &SystemClock,
+        stop: shutdown.soft(),
+    };
     let result = reconciler.run(&mut connection, options, &mut show).await;
     bar.finish_and_clear();
     Ok(result?)
@@ -140,45 +145,41 @@ async fn compare_objects(
     modes: &[Mode],
     shutdown: &Shutdown,
 ) -> anyhow::Result<ExitCode> {
-    let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    let mut connection = config.postgres.connect_as("reconcile").await.context("PostgreSQL does not take a connection")?;
     let what = if options.orders { Objects::Orders } else { Objects::Documents };
     let now = SystemClock.now();
     let delta = |duration: Duration| TimeDelta::from_std(duration).context("a duration is too long");
     let newest = now - delta(config.reconcile.settle)?;
-    let range = Range { from: options.from.at(now), to: options.to.map_or(newest, |to| to.at(now)).min(newest) };
+    let to = options.until.map_or(newest, |until| until.at(now)).min(newest);
+    let range = Range { from: options.since.at(now), to };
     if range.from >= range.to {
-        bail!("there is nothing between --from {} and --to {}", range.from, range.to);
+        let Range { from, to } = range;
+        bail!(Usage(format!("there is nothing to compare from {from} to {to}; see --since and --until")));
     }
     let window = delta(options.window.unwrap_or(OBJECTS_WINDOW))?;
     let mut reports = Vec::new();
     for mode in modes {
         let span = (range, window);
-        let report = objects::compare(client, &mut connection, (*mode, what), span, shutdown.soft()).await?;
-        if !options.json {
-            out::print(&objects_text(&report));
-        }
+        let database = (&mut connection, config.postgres.answer_limit());
+        let report = objects::compare(client, database, (*mode, what), span, shutdown.soft()).await?;
         reports.push(report);
     }
-    if options.json {
-        out::print(&format!("{}\n", serde_json::to_string_pretty(&reports)?));
-    }
-    let missing = reports.iter().any(|report| report.missing > 0);
-    Ok(if missing { ExitCode::from(MISSING) } else { ExitCode::SUCCESS })
+    options.output.whole(&reports, |text| reports.iter().try_for_each(|report| write_objects(text, report)))?;
+    Ok(exit::well_if(reports.iter().all(|report| report.missing == 0)))
 }
 
-fn objects_text(report: &ObjectsReport) -> String {
-    let mut text = String::new();
+fn write_objects(text: &mut String, report: &ObjectsReport) -> fmt::Result {
     let ObjectsReport { mode, what, listed, missing, objects, .. } = report;
     let time = |time: chrono::DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let _ = writeln!(text, "{mode} data from {} to {}", time(report.from), time(report.to));
-    let _ = writeln!(text, "{listed} {what} listed, {missing} not stored here");
+    writeln!(text, "{mode} data from {} to {}", time(report.from), time(report.to))?;
+    writeln!(text, "{listed} {what} listed, {missing} not stored here")?;
     for object in objects.iter().take(PRINTED_MAX) {
-        let _ = writeln!(text, "  {}  {}", object.kind, object.id);
+        writeln!(text, "  {}  {}", object.kind, object.id)?;
     }
     if objects.len() > PRINTED_MAX {
-        let _ = writeln!(text, "  and more; --json lists up to {}", riverlock_reconcile::report::NAMED_MAX);
+        writeln!(text, "  and more; --json lists up to {}", riverlock_reconcile::report::NAMED_MAX)?;
     }
-    text
+    Ok(())
 }
 
 /// Starts the background job, if it is configured.
@@ -191,7 +192,8 @@ pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
     let types: Vec<_> = client.modes().map(|mode| (mode, types(config, mode))).collect();
     let types: Vec<_> = types.into_iter().filter(|(_, types)| !types.is_empty()).collect();
     if types.is_empty() {
-        bail!("reconcile.interval needs an API key, and event types: set reconcile.types, or configure [[webhooks]]");
+        let reason = "needs an API key, and event types: set reconcile.types, or configure [[webhooks]]";
+        bail!(ConfigError::refused("reconcile.interval", reason));
     }
     let job = Job {
         config: config.reconcile.clone(),
@@ -205,46 +207,45 @@ pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn text(report: &Report) -> String {
-    let mut text = String::new();
+fn write(text: &mut String, report: &Report) -> fmt::Result {
     let time = |time: chrono::DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let _ = writeln!(
+    writeln!(
         text,
         "{} data from {} to {}: {}",
         report.mode,
         time(report.from),
         time(report.to),
         report.types.join(", ")
-    );
+    )?;
     if let Some(run) = report.resumed {
-        let _ = writeln!(text, "went on with interrupted run {run}");
+        writeln!(text, "went on with interrupted run {run}")?;
     }
     let Report { listed, missing, written, unusable, .. } = report;
-    let _ = writeln!(text, "{listed} events listed, {missing} never came, {written} written");
+    writeln!(text, "{listed} events listed, {missing} never came, {written} written")?;
     if *unusable > 0 {
-        let _ = writeln!(text, "{unusable} listed elements are no events, or of the other mode; they were left out");
+        writeln!(text, "{unusable} listed elements are no events, or of the other mode; they were left out")?;
     }
     for (name, count) in &report.by_type {
-        let _ = writeln!(text, "  {count:>8}  {name}");
+        writeln!(text, "  {count:>8}  {name}")?;
     }
     for (hour, count) in &report.by_hour {
-        let _ = writeln!(text, "  {count:>8}  {}", hour.format("%Y-%m-%d %H:00 UTC"));
+        writeln!(text, "  {count:>8}  {}", hour.format("%Y-%m-%d %H:00 UTC"))?;
     }
     for (order, count) in report.by_order.iter().take(PRINTED_MAX) {
-        let _ = writeln!(text, "  {count:>8}  order {order}");
+        writeln!(text, "  {count:>8}  order {order}")?;
     }
     if report.by_order.len() > PRINTED_MAX {
-        let _ = writeln!(
+        writeln!(
             text,
             "            and more orders; --json lists up to {}",
             riverlock_reconcile::report::NAMED_MAX
-        );
+        )?;
     }
     if missing > written {
-        let _ = writeln!(
+        writeln!(
             text,
             "Nothing was written. `riverlock reconcile --apply` writes the missing events to the raw topics."
-        );
+        )?;
     }
-    text
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Changes to single webhooks.
 
 use std::{
-    io::{BufRead as _, IsTerminal as _, Write as _},
+    io::{BufRead as _, IsTerminal as _},
     process::ExitCode,
     time::Duration,
 };
@@ -13,9 +13,10 @@ use riverlock_digital_river::webhooks::{
     plan::{Action, Plan},
 };
 
-use super::{NOT_CONFIRMED, Session, print};
+use super::{Session, print};
 use crate::{
     args::webhooks::{ConfirmedOptions, TargetOptions},
+    exit::{Usage, Wrong},
     out,
 };
 
@@ -25,7 +26,9 @@ pub(super) const READ_BACK_WAIT: Duration = Duration::from_secs(2);
 pub(super) async fn create(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
     let (mode, step) = session.step(name).await?;
     if let Some(id) = print::id(&step.action) {
-        bail!("webhook {name} is registered already, as {id}; `riverlock webhooks update {name}` changes it");
+        bail!(Wrong(format!(
+            "webhook {name} is registered already, as {id}; `riverlock webhooks update {name}` changes it"
+        )));
     }
     carry_out(session, Plan { mode, steps: vec![step], foreign: Vec::new() }).await
 }
@@ -33,13 +36,15 @@ pub(super) async fn create(session: &Session, name: &str) -> anyhow::Result<Exit
 pub(super) async fn update(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
     let (mode, step) = session.step(name).await?;
     if step.action == Action::Create {
-        bail!("webhook {name} is not registered; `riverlock webhooks create {name}` registers it");
+        bail!(Wrong(format!("webhook {name} is not registered; `riverlock webhooks create {name}` registers it")));
     }
     carry_out(session, Plan { mode, steps: vec![step], foreign: Vec::new() }).await
 }
 
 async fn carry_out(session: &Session, plan: Plan) -> anyhow::Result<ExitCode> {
-    out::print(&print::plan(&plan));
+    let mut text = String::new();
+    print::plan(&mut text, &plan)?;
+    out::print(&text);
     let named: Vec<_> = session
         .config
         .webhooks
@@ -47,7 +52,7 @@ async fn carry_out(session: &Session, plan: Plan) -> anyhow::Result<ExitCode> {
         .filter(|webhook| plan.steps.iter().any(|step| step.name == webhook.name))
         .cloned()
         .collect();
-    let report = |step: &webhooks::plan::Step, done: Done| println!("{}: {}", step.name, print::done(done));
+    let report = |step: &webhooks::plan::Step, done: Done| out::line(&format!("{}: {}", step.name, print::done(done)));
     apply::apply(&session.client, &plan, &named, READ_BACK_WAIT, report).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -55,39 +60,35 @@ async fn carry_out(session: &Session, plan: Plan) -> anyhow::Result<ExitCode> {
 pub(super) async fn enable(session: &Session, options: &TargetOptions) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(&options.webhook, options.mode).await?;
     if registration.spec.enabled {
-        println!("Webhook {} is enabled already.", registration.id);
+        out::line(&format!("webhook {} is enabled already", registration.id));
         return Ok(ExitCode::SUCCESS);
     }
     switch(session, mode, &registration, true).await?;
-    println!("Webhook {} is enabled.", registration.id);
-    println!(
-        "Digital River does not say whether it delivers later what it did not deliver while the webhook was disabled:"
+    out::line(&format!("webhook {} is enabled", registration.id));
+    out::note(
+        "Digital River does not say whether it delivers later what it did not deliver while the webhook was disabled; \
+         `riverlock reconcile` finds the events that never came",
     );
-    println!("`riverlock reconcile` finds the events that never came.");
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn disable(session: &Session, options: &ConfirmedOptions) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(&options.target.webhook, options.target.mode).await?;
     if !registration.spec.enabled {
-        println!("Webhook {} is disabled already.", registration.id);
+        out::line(&format!("webhook {} is disabled already", registration.id));
         return Ok(ExitCode::SUCCESS);
     }
-    if !confirm(&registration, "Digital River will send no more events to this address", options.yes)? {
-        return Ok(ExitCode::from(NOT_CONFIRMED));
-    }
+    confirm(&registration, "Digital River will send no more events to this address", options.yes)?;
     switch(session, mode, &registration, false).await?;
-    println!("Webhook {} is disabled.", registration.id);
+    out::line(&format!("webhook {} is disabled", registration.id));
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn delete(session: &Session, options: &ConfirmedOptions) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(&options.target.webhook, options.target.mode).await?;
-    if !confirm(&registration, "The registration and its signing secrets will be deleted for good", options.yes)? {
-        return Ok(ExitCode::from(NOT_CONFIRMED));
-    }
+    confirm(&registration, "The registration and its signing secrets will be deleted for good", options.yes)?;
     webhooks::delete(&session.client, mode, &registration.id).await?;
-    println!("Webhook {} is deleted.", registration.id);
+    out::line(&format!("webhook {} is deleted", registration.id));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -104,39 +105,42 @@ async fn switch(
         let same = |other: &Spec| other.address == spec.address;
         let Some((_, known)) = configured.filter(|(webhook, _)| webhook.mode == mode).find(|(_, spec)| same(spec))
         else {
-            bail!(
+            bail!(Usage(format!(
                 "Digital River does not return the secrets of webhook {}, and a change has to send them; \
                  configure it under [[webhooks]] or use the dashboard",
                 registration.id
-            );
+            )));
         };
         spec.transport = known.transport;
     }
     spec.enabled = enabled;
     let changed = webhooks::update(&session.client, mode, &registration.id, &spec).await?;
     if changed.spec.enabled != enabled {
-        bail!("Digital River accepted the change of webhook {} and shows enabled={}", registration.id, !enabled);
+        bail!(Wrong(format!(
+            "Digital River accepted the change of webhook {} and shows enabled={}",
+            registration.id, !enabled
+        )));
     }
     Ok(())
 }
 
 /// Asks a person to type the webhook's address. Without a terminal only `--yes` confirms.
-fn confirm(registration: &Registration, consequence: &str, yes: bool) -> anyhow::Result<bool> {
+///
+/// # Errors
+/// When it is not confirmed.
+fn confirm(registration: &Registration, consequence: &str, yes: bool) -> anyhow::Result<()> {
     if yes {
-        return Ok(true);
+        return Ok(());
     }
     let address = &registration.spec.address;
     if !std::io::stdin().is_terminal() {
-        eprintln!("Not confirmed: standard input is not a terminal; use --yes.");
-        return Ok(false);
+        bail!(Usage("not confirmed: standard input is not a terminal; use --yes".to_owned()));
     }
-    print!("{consequence}: {address}\nType the address to confirm: ");
-    std::io::stdout().flush()?;
+    out::note(&format!("{consequence}: {address}\nType the address to confirm:"));
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
-    let confirmed = line.trim() == address;
-    if !confirmed {
-        eprintln!("Not confirmed: that is not the address. Nothing was changed.");
+    if line.trim() != address {
+        bail!(Usage("not confirmed: that is not the address; nothing was changed".to_owned()));
     }
-    Ok(confirmed)
+    Ok(())
 }

@@ -1,6 +1,9 @@
 //! `riverlock webhooks check`: what is registered, what is configured, and what ingest expects.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{
+    fmt::{self, Write as _},
+    process::ExitCode,
+};
 
 use riverlock_digital_river::webhooks::{
     WebhookConfig,
@@ -10,8 +13,16 @@ use riverlock_ingest::config::{EndpointConfig, TOKEN_PATHS};
 use riverlock_schemas::Mode;
 use serde::Serialize;
 
-use super::{DIFFERS, Session, print, probe};
-use crate::{args::webhooks::LookOptions, out};
+use super::{Session, probe};
+use crate::{args::webhooks::LookOptions, exit};
+
+/// What was found about all of them.
+#[derive(Serialize)]
+struct Found {
+    /// Whether all is well.
+    ok: bool,
+    webhooks: Vec<Finding>,
+}
 
 /// What was found about one configured webhook.
 #[derive(Serialize)]
@@ -51,13 +62,9 @@ pub(super) async fn run(session: &Session, look: LookOptions, with_probe: bool) 
             findings.push(finding);
         }
     }
-    let well = findings.iter().all(Finding::is_well);
-    if look.json {
-        out::print(&print::json(&serde_json::json!({ "ok": well, "webhooks": findings }))?);
-    } else {
-        out::print(&text(&findings));
-    }
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
+    let found = Found { ok: findings.iter().all(Finding::is_well), webhooks: findings };
+    look.output.whole(&found, |text| write(text, &found.webhooks))?;
+    Ok(exit::well_if(found.ok))
 }
 
 fn compare(session: &Session, webhook: &WebhookConfig, step: Step) -> Finding {
@@ -127,23 +134,21 @@ fn problems(webhook: &WebhookConfig, endpoint: Option<&EndpointConfig>) -> Vec<S
     problems
 }
 
-fn text(findings: &[Finding]) -> String {
-    let mut text = String::new();
+fn write(text: &mut String, findings: &[Finding]) -> fmt::Result {
     for finding in findings {
         let mark = if finding.is_well() { "ok     " } else { "PROBLEM" };
-        let _ = writeln!(text, "{mark}  {} ({})  {}  {}", finding.name, finding.mode, finding.state, finding.address);
+        writeln!(text, "{mark}  {} ({})  {}  {}", finding.name, finding.mode, finding.state, finding.address)?;
         for difference in &finding.differences {
             let Difference { field, from, to } = difference;
-            let _ = writeln!(text, "         {field}: registered {from}, configured {to}");
+            writeln!(text, "         {field}: registered {from}, configured {to}")?;
         }
         for problem in &finding.problems {
-            let _ = writeln!(text, "         {problem}");
+            writeln!(text, "         {problem}")?;
         }
         if let Some(outcome) = &finding.probe {
-            let _ = writeln!(text, "         probe: {outcome}");
+            writeln!(text, "         probe: {outcome}")?;
         }
     }
     let wrong = findings.iter().filter(|finding| !finding.is_well()).count();
-    let _ = writeln!(text, "{} webhooks, {wrong} with problems", findings.len());
-    text
+    writeln!(text, "{} webhooks, {wrong} with problems", findings.len())
 }

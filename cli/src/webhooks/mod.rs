@@ -1,7 +1,4 @@
 //! `riverlock webhooks`: the registrations at Digital River.
-//!
-//! Exit codes: 0 when all is well or done, 1 when the command failed, 2 when it was not confirmed (or the command line is
-//! wrong), 3 when something differs from the configuration.
 
 mod act;
 mod check;
@@ -9,7 +6,7 @@ mod print;
 mod probe;
 pub(crate) mod watch;
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{fmt::Write as _, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use riverlock_digital_river::{
@@ -20,20 +17,17 @@ use riverlock_digital_river::{
         plan::{Action, Plan, Step},
     },
 };
-use riverlock_runtime::SystemClock;
+use riverlock_runtime::{ConfigError, SystemClock};
 use riverlock_schemas::Mode;
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     args::webhooks::{LookOptions, ModeArg, WebhooksCommand},
     config::Config,
+    exit::{self, Usage, Wrong},
     out,
 };
-
-/// The change was not confirmed.
-const NOT_CONFIRMED: u8 = 2;
-
-/// Something differs from the configuration.
-const DIFFERS: u8 = 3;
 
 /// What a command needs.
 struct Session {
@@ -66,7 +60,8 @@ impl Session {
             config.ingest.validate()?;
         }
         if digital_river.accounts().next().is_none() {
-            bail!("no API key is configured; set digital_river.test.api_key, digital_river.live.api_key or both");
+            let reason = "no API key is configured; set test.api_key, live.api_key or both";
+            bail!(ConfigError::refused("digital_river", reason));
         }
         let client = Client::new(&digital_river, Arc::new(SystemClock))?;
         Ok(Self { config, client })
@@ -77,11 +72,12 @@ impl Session {
         let wanted = mode.map(Mode::from);
         let modes: Vec<Mode> = self.client.modes().filter(|mode| wanted.is_none_or(|wanted| wanted == *mode)).collect();
         if let (Some(wanted), true) = (wanted, modes.is_empty()) {
-            bail!("no API key for {wanted} data is configured; set digital_river.{wanted}.api_key");
+            bail!(Usage(format!("no API key for {wanted} data is configured; set digital_river.{wanted}.api_key")));
         }
         for webhook in &self.config.webhooks {
             if wanted.is_none() && !modes.contains(&webhook.mode) {
-                bail!("webhook {} needs an API key for {} data, and none is configured", webhook.name, webhook.mode);
+                let WebhookConfig { name, mode, .. } = webhook;
+                bail!(Usage(format!("webhook {name} needs an API key for {mode} data, and none is configured")));
             }
         }
         Ok(modes)
@@ -90,17 +86,17 @@ impl Session {
     async fn plan(&self, mode: Mode) -> anyhow::Result<Plan> {
         let (plan, truncated) = apply::plan(&self.client, mode, &self.config.webhooks).await?;
         if truncated {
-            eprintln!(
+            out::note(&format!(
                 "Digital River lists at most {} webhooks at once; further ones that are not configured here are not shown",
                 webhooks::LIST_MAX
-            );
+            ));
         }
         Ok(plan)
     }
 
     fn configured(&self, name: &str) -> anyhow::Result<&WebhookConfig> {
         let found = self.config.webhooks.iter().find(|webhook| webhook.name == name);
-        found.with_context(|| format!("no [[webhooks]] entry is named {name}"))
+        Ok(found.ok_or_else(|| Usage(format!("no [[webhooks]] entry is named {name}")))?)
     }
 
     /// The plan's step of a configured webhook.
@@ -118,7 +114,9 @@ impl Session {
         if self.configured(webhook).is_ok() {
             let (mode, step) = self.step(webhook).await?;
             match step.action {
-                Action::Create => bail!("webhook {webhook} is not registered; `riverlock webhooks apply` registers it"),
+                Action::Create => bail!(Wrong(format!(
+                    "webhook {webhook} is not registered; `riverlock webhooks apply` registers it"
+                ))),
                 Action::Update { id: known, .. } | Action::Leave { id: known } => (id, modes) = (known, vec![mode]),
             }
         }
@@ -129,7 +127,7 @@ impl Session {
                 Err(error) => return Err(error.into()),
             }
         }
-        bail!("no webhook {webhook} is registered")
+        bail!(Wrong(format!("no webhook {webhook} is registered")))
     }
 }
 
@@ -144,44 +142,49 @@ async fn list(session: &Session, look: LookOptions) -> anyhow::Result<ExitCode> 
             rows.push(print::Row { mode, name: name.map(|step| step.name.clone()), webhook });
         }
     }
-    out::print(&if look.json { print::json(&rows)? } else { print::table(&rows) });
+    look.output.whole(&rows, |text| print::table(text, &rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn show(session: &Session, webhook: &str, look: LookOptions) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(webhook, look.mode).await?;
-    out::print(&if look.json { print::json(&registration)? } else { print::one(mode, &registration) });
+    look.output.whole(&registration, |text| print::one(text, mode, &registration))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What `apply --json` prints.
+#[derive(Serialize)]
+struct Applied {
+    /// Whether the plans were carried out.
+    applied: bool,
+    modes: Vec<Value>,
+}
+
 async fn apply_plans(session: &Session, look: LookOptions, apply: bool) -> anyhow::Result<ExitCode> {
-    let (mut differs, mut documents) = (false, Vec::new());
+    let mut differs = false;
+    let mut applied = Applied { applied: apply, modes: Vec::new() };
     for mode in session.modes(look.mode)? {
         let plan = session.plan(mode).await?;
         differs |= !plan.is_empty();
-        if look.json {
-            documents.push(print::plan_json(&plan));
-        } else {
-            out::print(&print::plan(&plan));
-        }
+        let mut text = String::new();
+        print::plan(&mut text, &plan)?;
+        look.output.people(text.trim_end());
+        applied.modes.push(print::plan_json(&plan));
         if apply {
-            let quiet = look.json;
             let report = |step: &Step, done: Done| {
-                if !quiet && done != Done::Left {
-                    println!("{}: {}", step.name, print::done(done));
+                if done != Done::Left {
+                    look.output.people(&format!("{}: {}", step.name, print::done(done)));
                 }
             };
             apply::apply(&session.client, &plan, &session.config.webhooks, act::READ_BACK_WAIT, report).await?;
         }
     }
-    if look.json {
-        out::print(&print::json(&serde_json::json!({ "applied": apply, "modes": documents }))?);
-    } else if session.config.webhooks.is_empty() {
-        println!("No [[webhooks]] are configured.");
-    } else if differs && !apply {
-        println!("Nothing was changed. `riverlock webhooks apply --apply` carries out this plan.");
-    } else if apply {
-        println!("Everything configured is registered.");
-    }
-    Ok(if differs && !apply { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS })
+    let end = match (session.config.webhooks.is_empty(), apply, differs) {
+        (true, _, _) => "no [[webhooks]] are configured",
+        (false, true, _) => "everything configured is registered",
+        (false, false, true) => "nothing was changed; `riverlock webhooks apply --apply` carries out this plan",
+        (false, false, false) => "nothing has to be changed",
+    };
+    look.output.whole(&applied, |text| writeln!(text, "{end}"))?;
+    Ok(exit::well_if(apply || !differs))
 }

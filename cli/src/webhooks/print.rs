@@ -1,6 +1,6 @@
 //! How webhooks and plans are printed. Secrets are masked by the types themselves.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use riverlock_digital_river::webhooks::{
     Registration, Transport,
@@ -20,10 +20,6 @@ pub(super) struct Row {
     pub(super) webhook: Registration,
 }
 
-pub(super) fn json(value: &impl Serialize) -> serde_json::Result<String> {
-    Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
-}
-
 /// Digital River's id of a step's webhook, if it is registered.
 pub(super) fn id(action: &Action) -> Option<&String> {
     match action {
@@ -32,12 +28,11 @@ pub(super) fn id(action: &Action) -> Option<&String> {
     }
 }
 
-pub(super) fn table(rows: &[Row]) -> String {
-    let mut text = String::new();
+pub(super) fn table(text: &mut String, rows: &[Row]) -> fmt::Result {
     for Row { mode, name, webhook } in rows {
         let state = if webhook.spec.enabled { "enabled" } else { "disabled" };
         let types: Vec<&str> = webhook.spec.types.iter().map(String::as_str).collect();
-        let _ = writeln!(
+        writeln!(
             text,
             "{mode}  {id}  {state:8}  {transport:18}  {name}\n      {address}\n      {types}",
             id = webhook.id,
@@ -45,14 +40,12 @@ pub(super) fn table(rows: &[Row]) -> String {
             name = name.as_deref().unwrap_or("(not configured here)"),
             address = webhook.spec.address,
             types = types.join(", "),
-        );
+        )?;
     }
-    let _ = writeln!(text, "{} webhooks", rows.len());
-    text
+    writeln!(text, "{} webhooks", rows.len())
 }
 
-pub(super) fn one(mode: Mode, webhook: &Registration) -> String {
-    let mut text = String::new();
+pub(super) fn one(text: &mut String, mode: Mode, webhook: &Registration) -> fmt::Result {
     let spec = &webhook.spec;
     let types: Vec<&str> = spec.types.iter().map(String::as_str).collect();
     let time = |time: Option<chrono::DateTime<chrono::Utc>>| {
@@ -69,7 +62,7 @@ pub(super) fn one(mode: Mode, webhook: &Registration) -> String {
         ("created", time(webhook.created_time)),
         ("changed", time(webhook.updated_time)),
     ] {
-        let _ = writeln!(text, "{name:<15} {value}");
+        writeln!(text, "{name:<15} {value}")?;
     }
     if let Transport::OAuth(oauth) = &spec.transport {
         let mask = riverlock_digital_river::webhooks::model::MASK;
@@ -81,15 +74,14 @@ pub(super) fn one(mode: Mode, webhook: &Registration) -> String {
             ("password", oauth.password.as_ref().map_or("(not returned)", |_| mask)),
             ("grant type", oauth.grant_type.as_deref().unwrap_or("")),
         ] {
-            let _ = writeln!(text, "{name:<15} {value}");
+            writeln!(text, "{name:<15} {value}")?;
         }
     }
-    text
+    Ok(())
 }
 
 /// A plan as text: `+` is registered, `~` is changed, nothing stands before what is left.
-pub(super) fn plan(plan: &Plan) -> String {
-    let mut text = String::new();
+pub(super) fn plan(text: &mut String, plan: &Plan) -> fmt::Result {
     let (mut create, mut change, mut leave) = (0, 0, 0);
     for step in &plan.steps {
         let Step { name, spec, action, also, similar } = step;
@@ -97,40 +89,38 @@ pub(super) fn plan(plan: &Plan) -> String {
         match action {
             Action::Create => {
                 create += 1;
-                let _ = writeln!(text, "+ {name} ({})  register {}", plan.mode, spec.address);
-                let _ = writeln!(text, "    types: {}", types.join(", "));
-                let _ = writeln!(text, "    transport: {}", spec.transport.name());
+                writeln!(text, "+ {name} ({})  register {}", plan.mode, spec.address)?;
+                writeln!(text, "    types: {}", types.join(", "))?;
+                writeln!(text, "    transport: {}", spec.transport.name())?;
             }
             Action::Update { id, differences } => {
                 change += 1;
-                let _ = writeln!(text, "~ {name} ({})  change {id}", plan.mode);
+                writeln!(text, "~ {name} ({})  change {id}", plan.mode)?;
                 for difference in differences {
-                    let _ = writeln!(text, "    {}: {} -> {}", difference.field, difference.from, difference.to);
+                    writeln!(text, "    {}: {} -> {}", difference.field, difference.from, difference.to)?;
                 }
             }
             Action::Leave { id } => {
                 leave += 1;
-                let _ = writeln!(text, "  {name} ({})  as configured: {id}", plan.mode);
+                writeln!(text, "  {name} ({})  as configured: {id}", plan.mode)?;
             }
         }
         for id in also {
-            let _ = writeln!(text, "    note: {id} has the same address, so that events come twice; it is not touched");
+            writeln!(text, "    note: {id} has the same address, so that events come twice; it is not touched")?;
         }
         for (id, address) in similar {
-            let _ =
-                writeln!(text, "    note: {id} sends the same types to {address}; id = \"{id}\" would move it here");
+            writeln!(text, "    note: {id} sends the same types to {address}; id = \"{id}\" would move it here")?;
         }
     }
     for webhook in &plan.foreign {
-        let _ = writeln!(text, "  not configured here ({})  {} {}", plan.mode, webhook.id, webhook.spec.address);
+        writeln!(text, "  not configured here ({})  {} {}", plan.mode, webhook.id, webhook.spec.address)?;
     }
-    let _ = writeln!(
+    writeln!(
         text,
         "{} data: {create} to register, {change} to change, {leave} as configured, {} not configured here",
         plan.mode,
         plan.foreign.len()
-    );
-    text
+    )
 }
 
 pub(super) fn plan_json(plan: &Plan) -> Value {

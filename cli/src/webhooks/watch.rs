@@ -7,7 +7,10 @@ use riverlock_digital_river::{
     Client,
     webhooks::{WebhookConfig, watch},
 };
-use riverlock_ledger::PostgresConfig;
+use riverlock_ledger::{
+    PostgresConfig,
+    postgres::{self, Lock, bounded},
+};
 use riverlock_runtime::{Context, SystemClock};
 use sqlx::{Connection as _, PgConnection};
 
@@ -44,7 +47,7 @@ async fn run(
     let mut lease: Option<PgConnection> = None;
     while !soft.is_cancelled() {
         let held = match lease.as_mut() {
-            Some(connection) => connection.ping().await.is_ok(),
+            Some(connection) => bounded(postgres.answer_limit(), ping(connection)).await.is_ok(),
             None => {
                 lease = take(&postgres).await.unwrap_or_else(|error| {
                     tracing::debug!("the webhook watcher has no lease: {error:#}");
@@ -74,14 +77,13 @@ async fn run(
     Ok(())
 }
 
+async fn ping(connection: &mut PgConnection) -> Result<(), riverlock_ledger::Error> {
+    Ok(connection.ping().await?)
+}
+
 /// A connection that holds the lease for as long as it lives; `None` if another process has it.
 async fn take(postgres: &PostgresConfig) -> anyhow::Result<Option<PgConnection>> {
-    let mut connection = postgres.connect().await.context("PostgreSQL does not take a connection")?;
-    let held = sqlx::query_scalar!(
-        r#"-- webhook_watcher_lease
-           SELECT pg_try_advisory_lock(hashtextextended('riverlock.webhooks', 0)) AS "held!""#
-    )
-    .fetch_one(&mut connection)
-    .await?;
+    let mut connection = postgres.connect_as("webhooks").await.context("PostgreSQL does not take a connection")?;
+    let held = bounded(postgres.answer_limit(), postgres::try_lock(&mut connection, Lock::Webhooks)).await?;
     Ok(held.then_some(connection))
 }

@@ -111,6 +111,14 @@ fn enabled() -> bool {
 }
 
 impl WebhookConfig {
+    /// The secrets, each with its key.
+    fn secrets(&self) -> impl Iterator<Item = (&'static str, &Secret)> {
+        let basic = self.basic.iter().map(|basic| ("basic.password", &basic.password));
+        let client = self.oauth.iter().map(|oauth| ("oauth.client_secret", &oauth.client_secret));
+        let user = self.oauth.iter().filter_map(|oauth| Some(("oauth.password", oauth.password.as_ref()?)));
+        basic.chain(client).chain(user)
+    }
+
     /// What is asked of Digital River.
     #[must_use]
     pub fn spec(&self) -> Spec {
@@ -139,10 +147,10 @@ impl WebhookConfig {
     }
 }
 
-/// Checks all entries.
+/// Checks all entries, and reads their secrets.
 ///
 /// # Errors
-/// When one is incomplete or wrong, or two of one mode have the same name or address.
+/// When a secret cannot be read, an entry is incomplete or wrong, or two of one mode have the same name or address.
 pub fn validate(webhooks: &[WebhookConfig]) -> Result<(), ConfigError> {
     if webhooks.len() > WEBHOOKS_MAX {
         return Err(ConfigError::refused("webhooks", format!("there may be {WEBHOOKS_MAX} of them")));
@@ -151,6 +159,9 @@ pub fn validate(webhooks: &[WebhookConfig]) -> Result<(), ConfigError> {
     for (number, webhook) in webhooks.iter().enumerate() {
         let refused = |key: &str, reason: String| ConfigError::refused(format!("webhooks[{number}].{key}"), reason);
         check(webhook).map_err(|(key, reason)| refused(key, reason))?;
+        for (key, secret) in webhook.secrets() {
+            secret.read(&format!("webhooks[{number}].{key}"))?;
+        }
         if !names.insert(webhook.name.as_str()) {
             return Err(refused("name", format!("`{}` is the name of another webhook", webhook.name)));
         }
@@ -243,6 +254,10 @@ mod tests {
             password: None,
             grant_type: GrantType::Password,
         };
-        assert!(refusal(&[WebhookConfig { oauth: Some(oauth), ..good }]).contains("webhooks[0].oauth"));
+        assert!(refusal(&[WebhookConfig { oauth: Some(oauth.clone()), ..good.clone() }]).contains("webhooks[0].oauth"));
+        let unreadable =
+            OAuthLogin { username: Some("u".into()), password: Some(Secret::from_file("/no/such/file")), ..oauth };
+        let error = refusal(&[WebhookConfig { oauth: Some(unreadable), ..good }]);
+        assert!(error.contains("webhooks[0].oauth.password") && error.contains("/no/such/file"), "{error}");
     }
 }

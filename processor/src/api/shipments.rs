@@ -249,7 +249,7 @@ pub(super) async fn list(
     params.end()?;
     let order_id = order_id(path)?;
     let (mut connection, _slot) = shipments.connect().await?;
-    let found = view::list(&mut connection, Some(order_id.as_str()), None, LIST_MAX).await;
+    let found = view::list(&mut connection, Some(order_id.as_str()), None, None, LIST_MAX).await;
     let found = found.map_err(|error| super::failed(&error.into()))?.into_iter();
     let state = |report: view::ReportView| ShipmentState {
         report_id: report.report_id.to_string(),

@@ -135,7 +135,7 @@ async fn register(world: &World, digital_river: &DigitalRiver) {
     let fault =
         json!([{ "fault": { "kind": "server_error_afterwards" }, "method": "POST", "path": "/webhooks", "times": 1 }]);
     digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", fault.to_string().into_bytes()).await;
-    let planned = run(world, &["webhooks", "apply"], 3);
+    let planned = run(world, &["webhooks", "apply"], 1);
     assert!(planned.contains("3 to register"), "{planned}");
     run(world, &["webhooks", "apply", "--apply"], 0);
     let again = run(world, &["webhooks", "apply", "--apply"], 0);
@@ -147,7 +147,7 @@ async fn register(world: &World, digital_river: &DigitalRiver) {
     let path = format!("/webhooks/{}", webhooks[0]["id"].as_str().unwrap());
     let changed = json!({ "types": ["order.blocked"], "enabled": false }).to_string();
     digital_river.send(reqwest::Method::PATCH, &path, changed.into_bytes()).await;
-    let found = run(world, &["webhooks", "check"], 3);
+    let found = run(world, &["webhooks", "check"], 1);
     assert!(found.contains("disabled") && found.contains("types: registered order.blocked"), "{found}");
     run(world, &["webhooks", "apply", "--apply"], 0);
     let unconfirmed = command(world, &["webhooks", "disable", "order-complete"]).output().unwrap();
@@ -159,7 +159,7 @@ async fn deliver_through_each(world: &World, digital_river: &DigitalRiver, conne
     // Ingest looks at its configuration every two seconds.
     let begun = Instant::now();
     while !command(world, &["webhooks", "check", "--probe"]).output().unwrap().status.success() {
-        let output = run(world, &["webhooks", "check", "--probe"], 3);
+        let output = run(world, &["webhooks", "check", "--probe"], 1);
         assert!(begun.elapsed() < WITHIN, "{output}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
@@ -192,8 +192,8 @@ async fn withhold(digital_river: &DigitalRiver) -> Vec<String> {
 }
 
 async fn reconcile(world: &World, withheld: &[String], connection: &mut PgConnection) {
-    let window = ["--from", "5d", "--window", "10m"];
-    let dry = run(world, &["reconcile", "--json", window[0], window[1], window[2], window[3]], 3);
+    let window = ["--since", "5d", "--window", "10m"];
+    let dry = run(world, &["reconcile", "--json", window[0], window[1], window[2], window[3]], 1);
     let report: Value = serde_json::from_str(&dry).unwrap();
     assert_eq!((&report[0]["missing"], &report[0]["written"]), (&json!(withheld.len()), &json!(0)));
     assert_eq!(records(connection, withheld).await.len(), 0, "a dry run writes nothing");
@@ -216,14 +216,14 @@ async fn reconcile(world: &World, withheld: &[String], connection: &mut PgConnec
     let found = records(connection, withheld).await;
     let twice: Vec<_> = found.iter().filter(|(_, count)| **count != 1).collect();
     assert!(twice.is_empty(), "written twice: {twice:?}");
-    let after = run(world, &["reconcile", "--from", "5d"], 0);
+    let after = run(world, &["reconcile", "--since", "5d"], 0);
     assert!(after.contains(" 0 never came"), "{after}");
 }
 
 /// Orders are compared without events: what was fetched is there, and what no webhook sends is pointed out.
 async fn compare_orders(world: &World, digital_river: &DigitalRiver) {
     let report: Value =
-        serde_json::from_str(&run(world, &["reconcile", "--orders", "--from", "5d", "--json"], 3)).unwrap();
+        serde_json::from_str(&run(world, &["reconcile", "--orders", "--since", "5d", "--json"], 1)).unwrap();
     let objects = report[0]["objects"].as_array().unwrap();
     let kinds: std::collections::BTreeSet<&str> =
         objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
@@ -232,8 +232,8 @@ async fn compare_orders(world: &World, digital_river: &DigitalRiver) {
 
     let fault = json!([{ "fault": { "kind": "looping_cursor" }, "method": "GET", "path": "/events" }]).to_string();
     digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", fault.into_bytes()).await;
-    let output = command(world, &["reconcile", "--from", "5d"]).output().unwrap();
+    let output = command(world, &["reconcile", "--since", "5d"]).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && error.contains("does not come to an end"), "{error}");
+    assert!(output.status.code() == Some(3) && error.contains("does not come to an end"), "{error}");
     digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", b"[]".to_vec()).await;
 }

@@ -131,6 +131,7 @@ fn alerts_and_panels_speak_of_metrics_that_exist() {
         "invoice-fetcher/src",
         "digital-river/src",
         "reconcile/src",
+        "shipments/src",
     ] {
         sources(&root().join(folder), &mut files);
     }
