@@ -70,13 +70,9 @@ fn reconcile(error: &ReconcileError) -> Option<u8> {
         E::Running(_) => Some(WRONG),
         E::Stopped => Some(STOPPED),
         E::Cluster(error) => cluster(error),
-        E::Walk(_)
-        | E::Ledger(_)
-        | E::Kafka(_)
-        | E::Unconfirmed(_)
-        | E::Event(_)
-        | E::Behind { .. }
-        | E::Panicked => None,
+        E::Walk(_) | E::Ledger(_) | E::Kafka(_) | E::Unconfirmed(_) | E::Event(_) | E::Behind { .. } | E::Panicked => {
+            None
+        }
     }
 }
 

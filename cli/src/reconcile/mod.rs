@@ -112,7 +112,8 @@ fn wanted_of(config: &Config, options: &ReconcileOptions, mode: Mode) -> anyhow:
 }
 
 async fn compare(config: &Config, client: &Client, options: &Options, shutdown: &Shutdown) -> anyhow::Result<Report> {
-    let mut connection = config.postgres.connect_as("reconcile").await.context("PostgreSQL does not take a connection")?;
+    let mut connection =
+        config.postgres.connect_as("reconcile").await.context("PostgreSQL does not take a connection")?;
     let style = "{bar:40} {percent}% of the time compared  {msg}  {elapsed} (left: {eta})";
     // It goes to standard error, and is not there where that is no terminal.
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template(style)?);
@@ -145,7 +146,8 @@ async fn compare_objects(
     modes: &[Mode],
     shutdown: &Shutdown,
 ) -> anyhow::Result<ExitCode> {
-    let mut connection = config.postgres.connect_as("reconcile").await.context("PostgreSQL does not take a connection")?;
+    let mut connection =
+        config.postgres.connect_as("reconcile").await.context("PostgreSQL does not take a connection")?;
     let what = if options.orders { Objects::Orders } else { Objects::Documents };
     let now = SystemClock.now();
     let delta = |duration: Duration| TimeDelta::from_std(duration).context("a duration is too long");
@@ -235,11 +237,7 @@ fn write(text: &mut String, report: &Report) -> fmt::Result {
         writeln!(text, "  {count:>8}  order {order}")?;
     }
     if report.by_order.len() > PRINTED_MAX {
-        writeln!(
-            text,
-            "            and more orders; --json lists up to {}",
-            riverlock_reconcile::report::NAMED_MAX
-        )?;
+        writeln!(text, "            and more orders; --json lists up to {}", riverlock_reconcile::report::NAMED_MAX)?;
     }
     if missing > written {
         writeln!(
