@@ -8,10 +8,13 @@ pub mod orders;
 pub mod outbox;
 pub mod quarantine;
 pub mod rebuild;
+pub mod reconcile;
 pub mod refold;
 pub mod replay;
 pub mod setup;
+pub mod shipments;
 pub mod trace;
+pub mod webhooks;
 
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
 
@@ -136,8 +139,22 @@ pub enum Command {
         #[command(subcommand)]
         command: invoices::InvoicesCommand,
     },
+    /// List the webhooks registered at Digital River, compare them with the configuration, and register them
+    Webhooks {
+        /// What to do with them
+        #[command(subcommand)]
+        command: webhooks::WebhooksCommand,
+    },
+    /// Compare Digital River's events, orders and documents with what is stored, and fetch missing events
+    Reconcile(Box<reconcile::ReconcileOptions>),
     /// Process records again that were read before: known events do nothing, missing ones take effect
     Replay(Box<replay::ReplayOptions>),
+    /// Add, list and retry shipments, which the processor reports to Digital River
+    Shipments {
+        /// What to do with them
+        #[command(subcommand)]
+        command: shipments::ShipmentsCommand,
+    },
     /// Imitate Digital River: its API, its webhooks, its signatures
     Sandbox {
         /// What it does
@@ -285,13 +302,17 @@ mod tests {
         assert!(meanings.contains_key("apply") && meanings.contains_key("reason"), "the test showed nothing");
     }
 
-    /// A flag takes a value everywhere or nowhere. Whatever changes something has `--apply`, `--reason` and `--by`.
+    /// A flag takes a value everywhere or nowhere, but for [`OTHER_KIND`]. Whatever changes something has `--apply`, `--reason`
+    /// and `--by`, but for [`NOT_RECORDED`].
     fn check(command: &clap::Command, meanings: &mut std::collections::BTreeMap<String, (bool, String)>) {
         let name = command.get_name().to_owned();
         let flags: Vec<&str> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
         for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
             let flag = argument.get_long().unwrap_or_default().to_owned();
             let takes = argument.get_action().takes_values();
+            if OTHER_KIND.contains(&(name.as_str(), flag.as_str())) {
+                continue;
+            }
             let (other, by) = meanings.entry(flag.clone()).or_insert_with(|| (takes, name.clone()));
             assert_eq!(*other, takes, "--{flag} of {name} is another kind of flag than that of {by}");
         }
@@ -299,13 +320,25 @@ mod tests {
             let has = flags.contains(&"apply") == flags.contains(&needed);
             // The reason of a replay is its plan.
             let is_told = needed == "reason" && name == "replay";
-            assert!(has || is_told || NOT_YET.contains(&name.as_str()), "{name}: {flags:?}");
+            let is_other = NOT_RECORDED.contains(&name.as_str()) || NOT_YET.contains(&name.as_str());
+            assert!(has || is_told || is_other, "{name}: {flags:?}");
         }
         for gone in ["why", "yes", "changed-since", "from", "older", "dry-run"] {
-            assert!(!flags.contains(&gone) || NOT_YET.contains(&name.as_str()), "{name}: {flags:?}");
+            let is_confirmed = gone == "yes" && CONFIRMED.contains(&name.as_str());
+            assert!(!flags.contains(&gone) || is_confirmed || NOT_YET.contains(&name.as_str()), "{name}: {flags:?}");
         }
         command.get_subcommands().for_each(|command| check(command, meanings));
     }
+
+    /// Flags that are of another kind elsewhere: `reconcile --orders` says what is compared, `demo --orders` how many are played.
+    const OTHER_KIND: [(&str, &str); 1] = [("reconcile", "orders")];
+
+    /// `webhooks apply` and `reconcile` bring about what the configuration says, and `shipments add` says what a warehouse did:
+    /// they ask for no reason. Only a shipment records who added it.
+    const NOT_RECORDED: [&str; 3] = ["apply", "reconcile", "add"];
+
+    /// Commands that ask a person to type an address, unless `--yes` is given.
+    const CONFIRMED: [&str; 2] = ["disable", "delete"];
 
     /// Commands that do not follow the rules yet.
     const NOT_YET: [&str; 2] = ["retry", "list"];

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use riverlock_digital_river::{AccountConfig, DigitalRiverConfig, webhooks::WebhookConfig};
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::InvoiceFetcherConfig;
 use riverlock_ledger::{PostgresConfig, audit::running::AuditConfig};
 use riverlock_processor::ProcessorConfig;
+use riverlock_reconcile::ReconcileConfig;
 use riverlock_runtime::{
     ConfigError,
     admin::AdminConfig,
@@ -17,8 +19,20 @@ use riverlock_sandbox::SandboxConfig;
 use serde::de::DeserializeOwned;
 
 /// The sections that there are.
-pub const SECTIONS: [&str; 9] =
-    ["telemetry", "admin", "kafka", "postgres", "audit", "ingest", "processor", "invoice_fetcher", "sandbox"];
+pub const SECTIONS: [&str; 12] = [
+    "telemetry",
+    "admin",
+    "kafka",
+    "postgres",
+    "audit",
+    "ingest",
+    "processor",
+    "invoice_fetcher",
+    "digital_river",
+    "webhooks",
+    "reconcile",
+    "sandbox",
+];
 
 /// `riverlock.toml`.
 #[derive(Debug, Default)]
@@ -39,6 +53,12 @@ pub struct Config {
     pub processor: ProcessorConfig,
     /// `[invoice_fetcher]`: Digital River's API and the archive.
     pub invoice_fetcher: InvoiceFetcherConfig,
+    /// `[digital_river]`: Digital River's API for webhooks, events and shipments.
+    pub digital_river: DigitalRiverConfig,
+    /// `[[webhooks]]`: what should be registered at Digital River.
+    pub webhooks: Vec<WebhookConfig>,
+    /// `[reconcile]`: how events that never came are found.
+    pub reconcile: ReconcileConfig,
     /// `[sandbox]`: the pretend Digital River.
     pub sandbox: SandboxConfig,
 }
@@ -64,6 +84,9 @@ impl Config {
             ingest: source.section("ingest")?,
             processor: source.section("processor")?,
             invoice_fetcher: source.section("invoice_fetcher")?,
+            digital_river: source.section("digital_river")?,
+            webhooks: source.section("webhooks")?,
+            reconcile: source.section("reconcile")?,
             sandbox: source.section("sandbox")?,
         };
         config.kafka.validate()?;
@@ -80,6 +103,34 @@ impl Config {
         let config = Self::load(file)?;
         config.kafka.read_secrets()?;
         Ok(config)
+    }
+
+    /// How Digital River's API is used: `[digital_river]`, or the address and the keys of `[invoice_fetcher]` where it has none.
+    #[must_use]
+    pub fn digital_river(&self) -> DigitalRiverConfig {
+        let mut config = self.digital_river.clone();
+        if config.accounts().next().is_some() {
+            return config;
+        }
+        let fetcher = &self.invoice_fetcher;
+        let account = |account: &riverlock_invoice_fetcher::AccountConfig| AccountConfig {
+            requests_per_second: account.requests_per_second,
+            ..AccountConfig::new(account.api_key.clone())
+        };
+        config.live = fetcher.live.as_ref().map(account);
+        config.test = fetcher.test.as_ref().map(account);
+        config.api_base_url = fetcher.api_base_url.clone();
+        config.private_networks.clone_from(&fetcher.private_networks);
+        config.proxy.clone_from(&fetcher.proxy);
+        config
+    }
+
+    /// Checks `[[webhooks]]`, and reads its secrets.
+    ///
+    /// # Errors
+    /// When an entry is wrong, or names an endpoint that is not configured.
+    pub fn validate_webhooks(&self) -> Result<(), ConfigError> {
+        validate_webhooks(&self.webhooks, Some(&self.ingest))
     }
 
     /// The consumers, with the topics that each reads.
@@ -100,6 +151,19 @@ impl Config {
         );
         format!("Kafka at {}, PostgreSQL at {postgres}", self.kafka.brokers)
     }
+}
+
+/// Checks `[[webhooks]]`, and that the endpoints it names are there; not the latter without a readable `[ingest]`.
+fn validate_webhooks(webhooks: &[WebhookConfig], ingest: Option<&IngestConfig>) -> Result<(), ConfigError> {
+    riverlock_digital_river::webhooks::config::validate(webhooks)?;
+    let Some(ingest) = ingest else { return Ok(()) };
+    for (number, webhook) in webhooks.iter().enumerate() {
+        if ingest.endpoints.iter().all(|endpoint| endpoint.name != webhook.endpoint) {
+            let reason = format!("`{}` is not the name of one of [[ingest.endpoints]]", webhook.endpoint);
+            return Err(ConfigError::refused(format!("webhooks[{number}].endpoint"), reason));
+        }
+    }
+    Ok(())
 }
 
 /// One section, whatever is wrong with the others. For services that read theirs again while they run.
@@ -151,6 +215,11 @@ pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, Co
         let fetcher = source.section::<InvoiceFetcherConfig>("invoice_fetcher");
         add("invoice_fetcher", fetcher.and_then(|config| config.validate()));
     }
+    let digital_river = source.section::<DigitalRiverConfig>("digital_river");
+    add("digital_river", digital_river.and_then(|config| config.validate()));
+    let webhooks = source.section::<Vec<WebhookConfig>>("webhooks");
+    add("webhooks", webhooks.and_then(|webhooks| validate_webhooks(&webhooks, source.section("ingest").ok().as_ref())));
+    add("reconcile", source.section::<ReconcileConfig>("reconcile").and_then(|config| config.validate()));
     add("processor", source.section::<ProcessorConfig>("processor").and_then(|config| config.validate()));
     let sandbox = source.section::<SandboxConfig>("sandbox");
     let refused = |error: anyhow::Error| ConfigError::refused("sandbox", format!("{error:#}"));

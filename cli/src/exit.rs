@@ -6,6 +6,7 @@ use riverlock_ledger::{
     audit::AuditError, cluster::ClusterError, ranges::RangeError, rebuild::RebuildError, replay::ReplayError,
 };
 use riverlock_processor::refold::RefoldError;
+use riverlock_reconcile::ReconcileError;
 use riverlock_runtime::ConfigError;
 
 /// All is as it should be, or what was asked for is done.
@@ -66,7 +67,28 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Wrong>() || matches!(cause.downcast_ref(), Some(RangeError::Gone { .. })) {
         return Some(WRONG);
     }
-    cause.downcast_ref().and_then(replay).or_else(|| cause.downcast_ref().and_then(rebuild))
+    let of_long_commands = cause.downcast_ref().and_then(replay).or_else(|| cause.downcast_ref().and_then(rebuild));
+    of_long_commands.or_else(|| cause.downcast_ref().and_then(reconcile)).or_else(|| cause.downcast_ref().and_then(api))
+}
+
+fn reconcile(error: &ReconcileError) -> Option<u8> {
+    use ReconcileError as E;
+    match error {
+        E::NoTypes => Some(USAGE),
+        E::Running(_) => Some(WRONG),
+        E::Stopped => Some(STOPPED),
+        E::Cluster(error) => cluster(error),
+        E::Walk(_) | E::Ledger(_) | E::Kafka(_) | E::Unconfirmed(_) | E::Event(_) | E::Behind { .. } | E::Panicked => {
+            None
+        }
+    }
+}
+
+/// What Digital River's answer means. One that refuses the key, asks to wait or reports a failure says nothing about what was
+/// asked for.
+fn api(error: &riverlock_digital_river::Error) -> Option<u8> {
+    let is_refusal = |status: u16| (400..500).contains(&status) && ![401, 403, 408, 429].contains(&status);
+    error.status().is_some_and(is_refusal).then_some(WRONG)
 }
 
 fn replay(error: &ReplayError) -> Option<u8> {

@@ -19,13 +19,16 @@ pub mod out;
 mod outbox;
 mod quarantine;
 mod rebuild;
+mod reconcile;
 mod refold;
 pub mod replay;
 mod sandbox;
 pub mod services;
 mod setup;
+mod shipments;
 mod stack;
 mod trace;
+mod webhooks;
 
 use std::{path::Path, process::ExitCode};
 
@@ -87,7 +90,10 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Outbox { command } => outbox::run(file, command).await,
         Command::Invoices { command } => invoices::run(file, command).await,
+        Command::Webhooks { command } => webhooks::run(file, command).await,
+        Command::Reconcile(options) => reconcile::run(file, *options).await,
         Command::Replay(options) => replay::run(file, *options).await,
+        Command::Shipments { command } => shipments::run(file, command).await,
         Command::Sandbox { command } => sandbox::run(file, command).await,
         Command::Demo(options) => demo::run(options).await,
         Command::Stack(options) => stack::run(options).await,

@@ -50,6 +50,10 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     }
     if has(Service::Processor) {
         config.processor.validate()?;
+        config.reconcile.validate()?;
+        if config.digital_river.accounts().next().is_some() {
+            config.digital_river.validate()?;
+        }
     }
     if has(Service::InvoiceFetcher) {
         config.invoice_fetcher.validate()?;
@@ -88,6 +92,9 @@ fn redacted(config: &Config, services: &[Service]) -> serde_json::Value {
             Service::Processor => {
                 shown["processor"] = serde_json::json!(config.processor);
                 shown["audit"] = serde_json::json!(config.audit);
+                shown["digital_river"] = serde_json::json!(config.digital_river());
+                shown["webhooks"] = serde_json::json!(config.webhooks);
+                shown["reconcile"] = serde_json::json!(config.reconcile);
             }
             Service::InvoiceFetcher => shown["invoice_fetcher"] = serde_json::json!(config.invoice_fetcher),
         }
@@ -122,6 +129,9 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         }
         riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);
         watch(config, context);
+        crate::webhooks::watch::start(config, context)?;
+        crate::reconcile::start(config, context)?;
+        crate::shipments::start(config, context)?;
     }
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =

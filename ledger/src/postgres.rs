@@ -235,6 +235,10 @@ pub enum Lock<'a> {
     Replay(&'a str),
     /// Brings the tables to a version.
     Migrate,
+    /// Writes the events of this mode that never came.
+    Reconcile(&'a str),
+    /// Watches the webhooks that are registered at Digital River.
+    Webhooks,
 }
 
 impl Lock<'_> {
@@ -247,6 +251,8 @@ impl Lock<'_> {
             Self::Rebuild => "rebuild".to_owned(),
             Self::Replay(plan) => format!("replay/{plan}"),
             Self::Migrate => "migrate".to_owned(),
+            Self::Reconcile(mode) => format!("reconcile/{mode}"),
+            Self::Webhooks => "webhooks".to_owned(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Digital River's HTTP interface, as far as a receiver of webhooks needs it, on bounded memory.
 //!
-//! `/files`, `/file-links`, `/events`, `/webhooks`, `/fulfillments` and `/sandbox/faults` want the confidential key.
+//! `/files`, `/file-links`, `/orders`, `/events`, `/webhooks`, `/fulfillments` and `/sandbox/…` want the confidential key.
 //! Without it answer only `/links/…`, which is what a customer opens, and `/livez`.
 
 use std::{
@@ -29,7 +29,7 @@ use url::Url;
 
 use crate::{
     clock::Clock,
-    config::{Mode, SandboxConfig},
+    config::{Mode, SandboxConfig, TargetConfig},
     events::EventStore,
     seed,
 };
@@ -41,12 +41,16 @@ mod faults;
 mod files;
 mod fulfillments;
 mod links;
+mod misbehaviour;
+mod objects;
 mod params;
+mod publish;
 mod webhooks;
 
 pub use error::ApiError;
 pub use faults::{Fault, FaultRule, Faults};
 pub use fulfillments::FULFILLMENTS_KEPT_MAX;
+pub use misbehaviour::{ApiFault, ApiFaultRule};
 pub use webhooks::WEBHOOKS_MAX;
 
 /// Largest request body.
@@ -65,8 +69,14 @@ pub struct Api {
     events: Arc<EventStore>,
     limiter: Mutex<auth::Limiter>,
     faults: Mutex<faults::Injector>,
+    misbehaviour: Mutex<misbehaviour::Misbehaviour>,
     webhooks: Mutex<webhooks::Webhooks>,
+    /// How patiently registered webhooks are delivered to, and with which secrets; its address is not used.
+    target: TargetConfig,
+    webhook_failures_max: u32,
+    publisher: publish::Publisher,
     fulfillments: Mutex<fulfillments::Fulfillments>,
+    objects: Mutex<objects::Objects>,
     salt: u64,
     ids: AtomicU64,
 }
@@ -83,8 +93,13 @@ impl Api {
             events: Arc::new(EventStore::new()),
             limiter: Mutex::new(auth::Limiter::new(rate, now)),
             faults: Mutex::new(faults::Injector::new(config.faults.clone())),
+            misbehaviour: Mutex::default(),
             webhooks: Mutex::default(),
+            target: config.target.clone(),
+            webhook_failures_max: config.webhook_failures_max.get(),
+            publisher: publish::Publisher::default(),
             fulfillments: Mutex::default(),
+            objects: Mutex::default(),
             // Ids differ from those of an earlier run, which someone may still remember.
             salt: now.timestamp_micros().cast_unsigned(),
             ids: AtomicU64::new(0),
@@ -112,6 +127,9 @@ impl Api {
 /// All routes.
 pub fn router(api: Arc<Api>) -> Router {
     let limited = Router::new()
+        .route("/orders", get(objects::orders))
+        .route("/orders/{id}", get(objects::order))
+        .route("/files", get(objects::files))
         .route("/files/{id}", get(files::metadata))
         .route("/files/{id}/content", get(files::content))
         .route("/file-links", post(links::create))
@@ -120,15 +138,20 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/webhooks/{id}", get(webhooks::one).patch(webhooks::change).delete(webhooks::remove))
         .route("/fulfillments", get(fulfillments::list).post(fulfillments::create))
+        .route("/fulfillments/{id}", get(fulfillments::one))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), misbehaviour::layer))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::limit));
     Router::new()
         .route("/sandbox/faults", get(faults::show).post(faults::replace))
+        .route("/sandbox/api-faults", get(misbehaviour::show).post(misbehaviour::replace))
+        .route("/sandbox/events", post(publish::create))
         .merge(limited)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::require_key))
         .route("/links/{file_id}/{expires}/{code}", get(links::open))
         .route("/livez", get(|| async { StatusCode::OK }))
         .fallback(|| async { ApiError::not_found("path", "no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), misbehaviour::request_id))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
 }
@@ -167,6 +190,9 @@ pub async fn serve(
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod contract_tests;
 
 #[cfg(test)]
 #[path = "api_tests.rs"]

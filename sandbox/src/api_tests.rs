@@ -237,7 +237,7 @@ async fn a_webhook_is_registered_found_changed_and_removed() {
     let made = answer.json();
     assert_eq!(answer.status, 201);
     assert_eq!((&made["enabled"], &made["apiVersion"]), (&json!(true), &json!("default")));
-    assert_eq!(made["authentication"], json!({ "userName": "u" }));
+    assert_eq!(made["authentication"], json!({ "userName": "u", "password": "p" }));
     let path = format!("/webhooks/{}", made["id"].as_str().unwrap());
     assert_eq!(api.get(&path).await.json(), made);
 

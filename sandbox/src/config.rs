@@ -32,6 +32,10 @@ pub const BACKOFF_CAP_MILLISECONDS: u64 = 5_000;
 /// 72 hours.
 pub const ATTEMPTS_MAX: u32 = 40;
 
+/// Failed attempts in a row after which a registered webhook is disabled. Digital River disables one after several days of
+/// failures.
+pub const WEBHOOK_FAILURES_MAX: u32 = 20;
+
 /// Test or live data. Source: Digital River: every event and object says `liveMode`, and the two never mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,7 +81,9 @@ pub struct SandboxConfig {
     pub public_url: Option<Url>,
     /// How the file API misbehaves. Default: not at all.
     pub faults: Faults,
-    /// Where events are delivered.
+    /// Failed attempts in a row after which a registered webhook is disabled.
+    pub webhook_failures_max: NonZeroU32,
+    /// Where the player delivers events. Secrets and patience count for registered webhooks as well.
     pub target: TargetConfig,
 }
 
@@ -90,6 +96,7 @@ impl Default for SandboxConfig {
             rate_limit_per_second: None,
             public_url: None,
             faults: Faults::default(),
+            webhook_failures_max: NonZeroU32::new(WEBHOOK_FAILURES_MAX).expect("the constant is not 0"),
             target: TargetConfig::default(),
         }
     }

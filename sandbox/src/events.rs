@@ -1,6 +1,7 @@
 //! The events that have been sent, for the Events API: the latest of history, in bounded memory.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -28,7 +29,7 @@ pub struct EventStore {
 
 #[derive(Debug, Default)]
 struct Inner {
-    events: BTreeMap<Position, (&'static str, Bytes)>,
+    events: BTreeMap<Position, (Cow<'static, str>, Bytes)>,
     positions: HashMap<String, DateTime<Utc>>,
 }
 
@@ -80,10 +81,18 @@ impl EventStore {
 
     /// Keeps an event; keeping it twice changes nothing.
     pub fn record(&self, event: &PlannedEvent) {
+        self.keep(&event.id, event.event_type.into(), event.created_time, event.body.clone());
+    }
+
+    /// Keeps an event of any type; keeping it twice changes nothing.
+    pub fn record_body(&self, id: &str, event_type: &str, created_time: DateTime<Utc>, body: Bytes) {
+        self.keep(id, event_type.to_owned().into(), created_time, body);
+    }
+
+    fn keep(&self, id: &str, event_type: Cow<'static, str>, created_time: DateTime<Utc>, body: Bytes) {
         let mut inner = self.lock();
-        inner.positions.insert(event.id.clone(), event.created_time);
-        let position = (event.created_time, event.id.clone());
-        inner.events.insert(position, (event.event_type, event.body.clone()));
+        inner.positions.insert(id.to_owned(), created_time);
+        inner.events.insert((created_time, id.to_owned()), (event_type, body));
         if inner.events.len() > EVENTS_KEPT_MAX {
             let oldest = inner.events.pop_first();
             let ((_, id), _) = oldest.expect("more events are kept than the limit, which is not 0");
@@ -114,7 +123,7 @@ impl EventStore {
     /// When the cursor names an event that is not kept.
     pub fn page(&self, query: &EventQuery) -> Result<Page, UnknownCursor> {
         let inner = self.lock();
-        let fits = |(position, (event_type, body)): (&Position, &(&'static str, Bytes))| {
+        let fits = |(position, (event_type, body)): (&Position, &(Cow<'static, str>, Bytes))| {
             let is_of_type = query.types.is_empty() || query.types.iter().any(|pattern| matches(pattern, event_type));
             (is_of_type && query.spans(position.0)).then(|| body.clone())
         };

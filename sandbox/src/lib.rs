@@ -7,14 +7,16 @@
 //!
 //! # Deliberately different from Digital River
 //!
-//! - Retries come after milliseconds, not minutes, and end after minutes, not 72 hours; no endpoint is disabled.
-//! - The player delivers to one configured address, whatever is registered under `/webhooks`.
-//! - Secrets of webhooks are kept out of answers; a second webhook that sends the same type to the same address is a
-//!   conflict. Neither is documented.
+//! - Retries come after milliseconds, not minutes, and end after minutes, not 72 hours. A registered webhook is disabled after
+//!   a number of failures in a row, not after several days of them.
+//! - The player delivers to one configured address, whatever is registered under `/webhooks`; events that happen through
+//!   `POST /sandbox/events` are delivered to what is registered. All are signed with the secrets of the configuration.
+//! - A second webhook that sends the same type to the same address is a conflict, which is not documented.
 //! - Every UUID is the id of a file, and the id's last bit tells an invoice from a credit memo: files are computed, not stored.
 //! - `GET /events` goes as far back as [`events::EVENTS_KEPT_MAX`] events, not 30 days, and lists the newest first
 //!   (Digital River does not say). An unknown cursor is a bad request.
-//! - `POST /fulfillments` takes any order, and does not make an `order.fulfilled` come.
+//! - `POST /fulfillments` checks orders whose events happened through `POST /sandbox/events` and takes any other; it does not
+//!   make an `order.fulfilled` come.
 //! - Parameters and fields that do not exist are refused rather than overlooked.
 //! - There is one confidential key.
 
@@ -34,7 +36,7 @@ mod seed;
 pub mod sign;
 pub mod stack;
 
-pub use api::{Api, Fault, FaultRule, Faults, serve};
+pub use api::{Api, ApiFault, ApiFaultRule, Fault, FaultRule, Faults, serve};
 pub use clock::Clock;
 pub use config::{Mode, SandboxConfig, TargetConfig};
 pub use life::{Expected, Life, PlannedEvent};

@@ -23,7 +23,7 @@ pub const SIGNATURE: &str = "signature";
 pub const SECRET_ID: &str = "secret-id";
 /// W3C trace context, when the request carried one.
 pub const TRACEPARENT: &str = "traceparent";
-/// Where the record comes from: [`ORIGIN_WEBHOOK`] or [`ORIGIN_QUARANTINE`].
+/// Where the record comes from: [`ORIGIN_WEBHOOK`], [`ORIGIN_QUARANTINE`] or [`ORIGIN_RECONCILE`].
 pub const ORIGIN: &str = "origin";
 /// The record came through the front door.
 pub const ORIGIN_WEBHOOK: &str = "webhook";
@@ -46,6 +46,8 @@ pub const RELEASE_REASON: &str = "release-reason";
 pub const AGE_IGNORED: &str = "age-ignored";
 /// The value of a header that says yes.
 pub const TRUE: &str = "true";
+/// The record was never delivered: it was fetched from Digital River's Events API, so it carries no signature.
+pub const ORIGIN_RECONCILE: &str = "reconcile";
 /// In quarantine only: why its sender was not believed, in a word.
 pub const REASON: &str = "reason";
 /// In quarantine only: [`PASSED`] or [`FAILED`]; absent when the endpoint asked for no basic authentication.

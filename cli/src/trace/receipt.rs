@@ -134,6 +134,9 @@ const UNVERIFIABLE: &str = "unverifiable";
 fn verify(raw: &Raw, judge: &Judge<'_>) -> (&'static str, String) {
     let (endpoint, received_at) = (raw.header(record::ENDPOINT), raw.header(record::RECEIVED_AT));
     let secret_id = raw.header(record::SECRET_ID);
+    if raw.header(record::ORIGIN) == record::ORIGIN_RECONCILE {
+        return (UNVERIFIABLE, "not signed: it was fetched from Digital River's Events API".to_owned());
+    }
     let kept = Kept {
         endpoint,
         received_at,

@@ -186,6 +186,11 @@ pub const TABLES: &[Table] = &[
     Table { name: "replay_run_ranges", class: Class::Carried, compared: None },
     Table { name: "refolds", class: Class::Carried, compared: None },
     Table { name: "rebuilds", class: Class::Carried, compared: None },
+    Table { name: "reconcile_runs", class: Class::Carried, compared: None },
+    Table { name: "reconciled_events", class: Class::Carried, compared: None },
+    Table { name: "shipment_reports", class: Class::Carried, compared: None },
+    Table { name: "shipment_report_lines", class: Class::Carried, compared: None },
+    Table { name: "shipment_report_requests", class: Class::Carried, compared: None },
 ];
 
 /// Where sqlx remembers which migrations have run; each schema has its own.

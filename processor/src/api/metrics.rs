@@ -9,7 +9,7 @@ use axum::{
 };
 use metrics::{Unit, counter, describe_counter, describe_histogram};
 
-use super::{DESCRIPTION, EVENTS, LIST, ORDER};
+use super::{DESCRIPTION, EVENTS, LIST, ORDER, SHIPMENTS};
 
 /// Requests to the order API, by route and status.
 pub(super) const REQUESTS: &str = "order_api_requests_total";
@@ -19,10 +19,10 @@ pub(super) const SECONDS: &str = "order_api_request_duration_seconds";
 /// The label of what has no route.
 const OTHER: &str = "other";
 
-const ROUTES: [&str; 5] = [LIST, ORDER, EVENTS, DESCRIPTION, OTHER];
+const ROUTES: [&str; 6] = [LIST, ORDER, EVENTS, SHIPMENTS, DESCRIPTION, OTHER];
 
 /// The statuses that are answered.
-const STATUSES: [&str; 7] = ["200", "400", "401", "404", "405", "500", "503"];
+const STATUSES: [&str; 9] = ["200", "201", "400", "401", "404", "405", "409", "500", "503"];
 
 /// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
 pub(super) fn describe() {

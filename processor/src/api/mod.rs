@@ -1,19 +1,21 @@
 //! Orders over HTTP, for programs of our own: `GET /v1/orders/{orderId}` is an order, `GET /v1/orders` lists orders,
 //! `GET /v1/orders/{orderId}/events` lists what came about one. `GET /v1/openapi.json` describes it.
 //!
-//! Off unless configured, on loopback unless configured otherwise, and for holders of the token only. It reads and never
-//! locks. Names and addresses of customers are left out: whoever ships has them from `fulfillment.requested`.
+//! `POST /v1/orders/{orderId}/shipments` stores a shipment, which is reported to Digital River.
+//!
+//! Off unless configured, on loopback unless configured otherwise, and for holders of the token only. What reads never locks. Names and addresses of customers are left out: whoever ships has them from `fulfillment.requested`.
 
 mod cursor;
 mod metrics;
 pub mod openapi;
 mod params;
+mod shipments;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, Request, State, rejection::PathRejection},
+    extract::{DefaultBodyLimit, Path, RawQuery, Request, State, rejection::PathRejection},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -110,19 +112,25 @@ async fn serve(
         ..postgres.clone()
     };
     metrics::describe();
-    let router = router(tokens, postgres.pool()?);
+    let shipments = shipments::Shipments::new(postgres.clone(), Arc::clone(&context.clock));
+    let router = router(tokens, postgres.pool()?, shipments);
     let started = api::start("order-api", config.listen, router, context).await;
     started.map_err(|source| StartError::Listen { address: config.listen, source })
 }
 
-fn router(tokens: &Tokens, pool: PgPool) -> Router {
+fn router(tokens: &Tokens, pool: PgPool, shipments: shipments::Shipments) -> Router {
+    let shipments = Router::new()
+        .route(SHIPMENTS, get(shipments::list).post(shipments::create))
+        .layer(DefaultBodyLimit::max(shipments::BODY_BYTES_MAX))
+        .with_state(Arc::new(shipments));
     let orders = Router::new()
         .route(LIST, get(list))
         .route(ORDER, get(order))
         .route(EVENTS, get(events))
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .fallback(|| async { ApiError::not_found("there is nothing under this address") })
-        .with_state(Arc::new(Database(pool)));
+        .with_state(Arc::new(Database(pool)))
+        .merge(shipments);
     let orders = api::guarded(orders, tokens, || ApiError::unauthorized().into_response());
     // The description holds nothing that the repository does not.
     let open = Router::new().route(DESCRIPTION, get(openapi::serve));
@@ -133,6 +141,7 @@ fn router(tokens: &Tokens, pool: PgPool) -> Router {
 const LIST: &str = "/v1/orders";
 const ORDER: &str = "/v1/orders/{orderId}";
 const EVENTS: &str = "/v1/orders/{orderId}/events";
+const SHIPMENTS: &str = "/v1/orders/{orderId}/shipments";
 const DESCRIPTION: &str = "/v1/openapi.json";
 
 /// Ends a request that takes too long. It holds no transaction, so it may be dropped at any point.

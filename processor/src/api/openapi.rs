@@ -18,7 +18,7 @@ use utoipa::{
     ),
     servers((url = "http://127.0.0.1:8085", description = "`processor.api.listen`")),
     tags((name = "orders", description = "What Digital River's events say of orders")),
-    paths(super::list, super::order, super::events),
+    paths(super::list, super::order, super::events, super::shipments::list, super::shipments::create),
     components(schemas(ErrorBody)),
     modifiers(&Token),
 )]

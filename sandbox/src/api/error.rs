@@ -54,7 +54,11 @@ impl ApiError {
     }
 
     pub(super) fn conflict(parameter: &str, message: impl Into<String>) -> Self {
-        let error = Self::new(StatusCode::CONFLICT, "conflict", "already_exists", message);
+        Self::conflict_of("already_exists", parameter, message)
+    }
+
+    pub(super) fn conflict_of(code: &'static str, parameter: &str, message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, "conflict", code, message);
         Self { parameter: Some(parameter.to_owned()), ..error }
     }
 

@@ -1,6 +1,7 @@
 //! `/webhooks`: the endpoints that a merchant registers.
 //!
-//! They are kept and validated, but the player does not look at them: it delivers where it is told to.
+//! Events that happen through `POST /sandbox/events` are delivered to them. The player does not look at them: it delivers
+//! where it is told to.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,10 +27,10 @@ const FIELDS: [&str; 7] = ["types", "address", "apiVersion", "enabled", "transpo
 /// What a token endpoint is not found or entered without.
 const OAUTH_REQUIRED: [&str; 3] = ["tokenEndPoint", "clientID", "clientSecret"];
 
-/// Secrets, which are kept but not shown.
-const HIDDEN: [(&str, &str); 3] = [("oauth", "clientSecret"), ("oauth", "password"), ("authentication", "password")];
+/// Failed attempts in a row; kept with the webhook and not shown.
+const FAILURES: &str = "sandbox:failures";
 
-type Webhook = Map<String, Value>;
+pub(super) type Webhook = Map<String, Value>;
 
 /// By creation, then by id.
 pub(super) type Webhooks = BTreeMap<(DateTime<Utc>, Uuid), Webhook>;
@@ -94,6 +95,9 @@ pub(super) async fn change(
     let key = find(&kept, &id)?;
     let mut webhook = kept[&key].clone();
     check_names(&changes)?;
+    // Source: OAS: `enabled` has the default true in PATCH as well.
+    webhook.insert("enabled".into(), true.into());
+    webhook.insert(FAILURES.into(), 0.into());
     webhook.extend(changes);
     check_values(&webhook)?;
     check_conflict(&kept, Some(key), &webhook)?;
@@ -123,15 +127,43 @@ fn types(webhook: &Webhook) -> impl Iterator<Item = &str> {
     webhook.get("types").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// A webhook as answers show it: without its secrets.
+/// A webhook as answers show it. Source: Digital River returns secrets decrypted.
 fn shown(webhook: &Webhook) -> Value {
     let mut shown = webhook.clone();
-    for (object, secret) in HIDDEN {
-        if let Some(Value::Object(inner)) = shown.get_mut(object) {
-            inner.remove(secret);
-        }
-    }
+    shown.remove(FAILURES);
     Value::Object(shown)
+}
+
+/// The enabled webhooks that send events of a type.
+pub(super) fn sending(api: &Api, event_type: &str) -> Vec<Uuid> {
+    let kept = lock(&api.webhooks);
+    let sends = |webhook: &Webhook| is_enabled(webhook) && types(webhook).any(|pattern| matches(pattern, event_type));
+    kept.iter().filter(|(_, webhook)| sends(webhook)).map(|((_, id), _)| *id).collect()
+}
+
+/// A webhook, if it is enabled.
+pub(super) fn enabled(api: &Api, id: Uuid) -> Option<Webhook> {
+    let kept = lock(&api.webhooks);
+    let (_, webhook) = kept.iter().find(|((_, own), _)| *own == id)?;
+    is_enabled(webhook).then(|| webhook.clone())
+}
+
+/// Counts an attempt; too many failures in a row disable the webhook, which only `updatedTime` and `enabled` tell.
+pub(super) fn count(api: &Api, id: Uuid, acknowledged: bool) {
+    let mut kept = lock(&api.webhooks);
+    let Some((_, webhook)) = kept.iter_mut().find(|((_, own), _)| *own == id) else { return };
+    let earlier = webhook.get(FAILURES).and_then(Value::as_u64).unwrap_or_default();
+    let failures = if acknowledged { 0 } else { earlier + 1 };
+    webhook.insert(FAILURES.into(), failures.into());
+    if failures >= u64::from(api.webhook_failures_max) && is_enabled(webhook) {
+        webhook.insert("enabled".into(), false.into());
+        webhook.insert("updatedTime".into(), stamp(api.clock.now()));
+        tracing::info!(webhook = %id, failures, "a webhook is disabled after failures in a row");
+    }
+}
+
+fn is_enabled(webhook: &Webhook) -> bool {
+    webhook.get("enabled").and_then(Value::as_bool).unwrap_or(false)
 }
 
 fn check(webhook: &Webhook) -> Result<(), ApiError> {

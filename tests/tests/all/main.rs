@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
 
+mod account;
 mod audit;
 mod charges;
 mod cluster;
@@ -31,6 +32,7 @@ mod relay;
 mod replay;
 mod restore;
 mod setup;
+mod shipments;
 mod signals;
 mod soak;
 mod spellings;

@@ -47,6 +47,9 @@ fn each_crate_depends_only_on_what_its_place_allows() {
         ("ingest", &["sqlx", "riverlock-ledger", "riverlock-sandbox", "reqwest"]),
         ("processor", &["reqwest", "riverlock-sandbox"]),
         ("invoice-fetcher", &["riverlock-sandbox"]),
+        ("digital-river", &["axum", "sqlx", "rdkafka", "riverlock-ledger", "riverlock-sandbox"]),
+        ("reconcile", &["axum", "reqwest", "riverlock-sandbox"]),
+        ("shipments", &["axum", "reqwest", "rdkafka", "riverlock-sandbox"]),
         ("sandbox", &["sqlx", "riverlock-ledger", "riverlock-runtime"]),
     ] {
         let found = dependencies(crate_folder);
@@ -96,7 +99,7 @@ fn no_source_file_is_longer_than_it_can_be_read() {
 #[test]
 fn every_statement_has_a_name() {
     let mut files = Vec::new();
-    for folder in ["ledger/src", "processor/src", "invoice-fetcher/src"] {
+    for folder in ["ledger/src", "processor/src", "invoice-fetcher/src", "reconcile/src", "shipments/src", "cli/src"] {
         sources(&root().join(folder), &mut files);
     }
     for file in files {
@@ -120,7 +123,16 @@ fn files_in(folder: &str) -> Vec<PathBuf> {
 #[test]
 fn alerts_and_panels_speak_of_metrics_that_exist() {
     let mut files = Vec::new();
-    for folder in ["runtime/src", "ingest/src", "ledger/src", "processor/src", "invoice-fetcher/src"] {
+    for folder in [
+        "runtime/src",
+        "ingest/src",
+        "ledger/src",
+        "processor/src",
+        "invoice-fetcher/src",
+        "digital-river/src",
+        "reconcile/src",
+        "shipments/src",
+    ] {
         sources(&root().join(folder), &mut files);
     }
     let code: String = files.iter().map(|file| read(file)).collect();

@@ -1,0 +1,89 @@
+//! Looks at the registrations every few minutes, in one process at a time.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use riverlock_digital_river::{
+    Client,
+    webhooks::{WebhookConfig, watch},
+};
+use riverlock_ledger::{
+    PostgresConfig,
+    postgres::{self, Lock, bounded},
+};
+use riverlock_runtime::{Context, SystemClock};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::config::Config;
+
+/// How often the registrations are looked at. A webhook is disabled after days of failures, so minutes are early enough.
+const INTERVAL: Duration = Duration::from_secs(300);
+
+/// How soon a process that does not watch tries to, after the one that did has ended.
+const LEASE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Starts the watcher, if webhooks and an API key are configured.
+pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
+    let digital_river = config.digital_river();
+    if config.webhooks.is_empty() || digital_river.accounts().next().is_none() {
+        return Ok(());
+    }
+    digital_river.validate()?;
+    riverlock_digital_river::webhooks::config::validate(&config.webhooks)?;
+    let client = Client::new(&digital_river, Arc::new(SystemClock))?;
+    watch::describe(&client, &config.webhooks);
+    let (webhooks, postgres) = (config.webhooks.clone(), config.postgres.clone());
+    context.shutdown.spawn("webhooks", run(client, webhooks, postgres, context.clone()));
+    Ok(())
+}
+
+async fn run(
+    client: Client,
+    webhooks: Vec<WebhookConfig>,
+    postgres: PostgresConfig,
+    context: Context,
+) -> Result<(), Infallible> {
+    let soft = context.shutdown.soft().clone();
+    let mut lease: Option<PgConnection> = None;
+    while !soft.is_cancelled() {
+        let held = match lease.as_mut() {
+            Some(connection) => bounded(postgres.answer_limit(), ping(connection)).await.is_ok(),
+            None => {
+                lease = take(&postgres).await.unwrap_or_else(|error| {
+                    tracing::debug!("the webhook watcher has no lease: {error:#}");
+                    None
+                });
+                lease.is_some()
+            }
+        };
+        let wait = if held {
+            for mode in client.modes() {
+                let now = context.clock.now().timestamp();
+                if let Err(error) = watch::poll(&client, mode, &webhooks, now).await {
+                    tracing::warn!("the webhooks registered for {mode} data could not be looked at: {error}");
+                }
+            }
+            INTERVAL
+        } else {
+            lease = None;
+            watch::forget(&webhooks);
+            LEASE_INTERVAL
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = soft.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+async fn ping(connection: &mut PgConnection) -> Result<(), riverlock_ledger::Error> {
+    Ok(connection.ping().await?)
+}
+
+/// A connection that holds the lease for as long as it lives; `None` if another process has it.
+async fn take(postgres: &PostgresConfig) -> anyhow::Result<Option<PgConnection>> {
+    let mut connection = postgres.connect_as("webhooks").await.context("PostgreSQL does not take a connection")?;
+    let held = bounded(postgres.answer_limit(), postgres::try_lock(&mut connection, Lock::Webhooks)).await?;
+    Ok(held.then_some(connection))
+}

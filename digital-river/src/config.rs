@@ -1,0 +1,269 @@
+//! `[digital_river]` of the configuration.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use ipnet::IpNet;
+use riverlock_runtime::{ConfigError, Secret};
+use riverlock_schemas::Mode;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::address::check_secure;
+
+/// Digital River's address, for live and test data. Source: Digital River, "API structure".
+pub const DIGITAL_RIVER: &str = "https://api.digitalriver.com";
+
+/// Requests per second and key in live mode. Source: Digital River, "Rate limits".
+pub const LIVE_REQUESTS_PER_SECOND: u32 = 250;
+
+/// Requests per second and key in test mode. Source: Digital River, "Rate limits".
+pub const TEST_REQUESTS_PER_SECOND: u32 = 25;
+
+/// Longest duration that may be configured.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Longest time for one request with all its attempts: the leases of background work are longer.
+const DEADLINE_MAX: Duration = Duration::from_secs(300);
+
+/// Most attempts at one request that may be configured.
+const ATTEMPTS_MAX: u32 = 100;
+
+/// Largest body that may be allowed, bytes.
+const BODY_BYTES_LIMIT: usize = 256 * 1024 * 1024;
+
+/// How Digital River's API is used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DigitalRiverConfig {
+    /// The API's address, and the only one that a key is sent to. `https`; `http` on a loopback address only.
+    pub api_base_url: Url,
+    /// The account for live data.
+    pub live: Option<AccountConfig>,
+    /// The account for test data.
+    pub test: Option<AccountConfig>,
+    /// Networks besides the public ones in which the host of `api_base_url` may be, for example `10.0.0.0/8`.
+    pub private_networks: Vec<IpNet>,
+    /// An HTTP proxy, for example `http://user:password@proxy:3128`. It sees an encrypted tunnel only. Proxies of the
+    /// environment are never used.
+    pub proxy: Option<Secret>,
+    /// How long a connection may take to be established.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long one answer may take, its body included. The Salesforce app waits 30 s.
+    #[serde(with = "humantime_serde")]
+    pub answer_timeout: Duration,
+    /// How long a request may take with all its attempts and waits.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// Most attempts at one request.
+    pub attempts_max: u32,
+    /// The wait after the first failed attempt; doubles with each further one, with jitter of half.
+    #[serde(with = "humantime_serde")]
+    pub wait_first: Duration,
+    /// The longest wait between attempts.
+    #[serde(with = "humantime_serde")]
+    pub wait_max: Duration,
+    /// The longest `Retry-After` that is honoured; a longer one counts as this.
+    #[serde(with = "humantime_serde")]
+    pub retry_after_max: Duration,
+    /// The largest body that is read, bytes. A page of 100 events with hundreds of lines each has some 10 MB.
+    pub body_bytes_max: usize,
+    /// How much of the rate limit background jobs may use, percent.
+    pub background_percent: u32,
+}
+
+/// One mode's key at Digital River.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountConfig {
+    /// The confidential API key, or `file:/path`. A restricted key is enough: see `docs/operations/digital-river.md`.
+    pub api_key: Secret,
+    /// When the key was made or changed. A `401` within ten minutes of that time is repeated, because a new key needs up to
+    /// ten minutes until it works everywhere.
+    #[serde(default)]
+    pub key_changed_at: Option<DateTime<Utc>>,
+    /// Requests per second that this process may make. Digital River counts per key, so processes that use one key share its
+    /// limit. Default: all that Digital River allows, 250 for live and 25 for test data.
+    #[serde(default)]
+    pub requests_per_second: Option<u32>,
+    /// The API version that is asked for (`DigitalRiver-Version`), for example `2021-12-13`. Default: that of the key.
+    #[serde(default)]
+    pub api_version: Option<String>,
+}
+
+impl Default for DigitalRiverConfig {
+    fn default() -> Self {
+        Self {
+            api_base_url: Url::parse(DIGITAL_RIVER).expect("the constant is an address"),
+            live: None,
+            test: None,
+            private_networks: Vec::new(),
+            proxy: None,
+            connect_timeout: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(30),
+            // Long enough for the `Retry-After` of Digital River's documentation, 120 s.
+            deadline: DEADLINE_MAX,
+            attempts_max: 6,
+            wait_first: Duration::from_millis(500),
+            wait_max: Duration::from_secs(30),
+            retry_after_max: Duration::from_secs(600),
+            body_bytes_max: 32 * 1024 * 1024,
+            background_percent: 20,
+        }
+    }
+}
+
+impl AccountConfig {
+    /// An account with this key and the defaults.
+    #[must_use]
+    pub fn new(api_key: Secret) -> Self {
+        Self { api_key, key_changed_at: None, requests_per_second: None, api_version: None }
+    }
+
+    /// Requests per second, by configuration or by what Digital River allows.
+    #[must_use]
+    pub fn requests_per_second(&self, mode: Mode) -> u32 {
+        self.requests_per_second.unwrap_or(match mode {
+            Mode::Live => LIVE_REQUESTS_PER_SECOND,
+            Mode::Test => TEST_REQUESTS_PER_SECOND,
+        })
+    }
+}
+
+impl DigitalRiverConfig {
+    /// The modes that have an account.
+    pub fn accounts(&self) -> impl Iterator<Item = (Mode, &AccountConfig)> {
+        [(Mode::Live, &self.live), (Mode::Test, &self.test)]
+            .into_iter()
+            .filter_map(|(mode, account)| Some((mode, account.as_ref()?)))
+    }
+
+    /// Checks what goes together, and reads the secrets. Connects to nothing.
+    ///
+    /// # Errors
+    /// When an address could leak a key, a key cannot be read or is of the wrong kind or mode, or a limit is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_secure(&self.api_base_url).map_err(|error| refused("api_base_url", error.to_string()))?;
+        if let Some(proxy) = &self.proxy {
+            let url = Url::parse(proxy.read("digital_river.proxy")?).ok();
+            if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some()) {
+                return Err(refused("proxy", "must begin with http:// or https:// and name a host"));
+            }
+            if self.api_base_url.scheme() != "https" {
+                return Err(refused("proxy", "would see the key: api_base_url must begin with https://"));
+            }
+        }
+        for (mode, account) in self.accounts() {
+            account.validate(mode)?;
+        }
+        self.validate_limits()
+    }
+
+    fn validate_limits(&self) -> Result<(), ConfigError> {
+        for (key, duration) in [
+            ("connect_timeout", self.connect_timeout),
+            ("answer_timeout", self.answer_timeout),
+            ("deadline", self.deadline),
+            ("wait_first", self.wait_first),
+            ("wait_max", self.wait_max),
+            ("retry_after_max", self.retry_after_max),
+        ] {
+            if duration.is_zero() || duration > DURATION_MAX {
+                return Err(refused(key, "must be above 0 and at most 24h"));
+            }
+        }
+        if self.deadline > DEADLINE_MAX {
+            return Err(refused("deadline", "must be at most 5m"));
+        }
+        if !(1..=ATTEMPTS_MAX).contains(&self.attempts_max) {
+            return Err(refused("attempts_max", format!("must be from 1 to {ATTEMPTS_MAX}")));
+        }
+        if !(1024..=BODY_BYTES_LIMIT).contains(&self.body_bytes_max) {
+            return Err(refused("body_bytes_max", format!("must be from 1024 to {BODY_BYTES_LIMIT}")));
+        }
+        if !(1..=100).contains(&self.background_percent) {
+            return Err(refused("background_percent", "must be from 1 to 100"));
+        }
+        Ok(())
+    }
+}
+
+impl AccountConfig {
+    fn validate(&self, mode: Mode) -> Result<(), ConfigError> {
+        let setting = format!("{mode}.api_key");
+        let key = self.api_key.read(&format!("digital_river.{setting}"))?;
+        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(refused(&setting, "must be the confidential API key: letters, digits and signs, no blanks"));
+        }
+        // Source: Digital River, OpenAPI description: `sk_test_`, `sk_` and `pk_`. Keys without a known prefix (those of a
+        // gateway, of the sandbox) are accepted.
+        if key.starts_with("pk_") {
+            return Err(refused(&setting, "is a public key (pk_…); the confidential key (sk_…) is needed"));
+        }
+        match (mode, key.starts_with("sk_test_"), key.starts_with("sk_")) {
+            (Mode::Live, true, _) => return Err(refused(&setting, "is a key for test data (sk_test_…)")),
+            (Mode::Test, false, true) => return Err(refused(&setting, "is a key for live data (sk_… without test)")),
+            _ => {}
+        }
+        if self.requests_per_second.is_some_and(|rate| !(1..=10_000).contains(&rate)) {
+            return Err(refused(&format!("{mode}.requests_per_second"), "must be from 1 to 10000"));
+        }
+        let is_date = |text: &str| chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok();
+        if self.api_version.as_deref().is_some_and(|version| !is_date(version)) {
+            return Err(refused(&format!("{mode}.api_version"), "must be a date such as 2021-12-13"));
+        }
+        Ok(())
+    }
+}
+
+fn refused(key: &str, reason: impl Into<String>) -> ConfigError {
+    ConfigError::refused(format!("digital_river.{key}"), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(live: &str, test: &str) -> DigitalRiverConfig {
+        let account = |key: &str| (!key.is_empty()).then(|| AccountConfig::new(Secret::new(key)));
+        DigitalRiverConfig { live: account(live), test: account(test), ..DigitalRiverConfig::default() }
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_mode_or_kind_is_refused_by_its_prefix_and_never_printed() {
+        for (live, test, part) in [
+            ("sk_test_a1b2c3", "", "live.api_key"),
+            ("pk_a1b2c3", "", "live.api_key"),
+            ("", "sk_a1b2c3", "test.api_key"),
+            ("", "pk_test_a1b2c3", "test.api_key"),
+            ("", "two words a1b2c3", "test.api_key"),
+        ] {
+            let config = with(live, test);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains("a1b2c3"), "{error}");
+            assert!(!format!("{config:?}").contains("a1b2c3"));
+        }
+        with("sk_live", "sk_test_x").validate().unwrap();
+        with("", "sandbox-confidential-key").validate().unwrap();
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_their_key() {
+        type Change = fn(&mut DigitalRiverConfig);
+        let cases: [(Change, &str); 6] = [
+            (|config| config.attempts_max = 0, "attempts_max"),
+            (|config| config.background_percent = 101, "background_percent"),
+            (|config| config.answer_timeout = Duration::ZERO, "answer_timeout"),
+            (|config| config.body_bytes_max = 1, "body_bytes_max"),
+            (|config| config.api_base_url = Url::parse("http://10.0.0.1").unwrap(), "api_base_url"),
+            (|config| config.proxy = Some(Secret::new("socks5://127.0.0.1")), "proxy"),
+        ];
+        for (change, key) in cases {
+            let mut config = with("", "sk_test_x");
+            change(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(&format!("digital_river.{key}")), "{error}");
+        }
+    }
+}

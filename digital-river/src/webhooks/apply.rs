@@ -1,0 +1,161 @@
+//! Carries out a plan, one step after the other.
+//!
+//! It is safe to run again after any failure: a plan is made from what Digital River has. A creation whose answer is lost is
+//! never repeated blindly: the list says whether it happened.
+
+use std::time::Duration;
+
+use riverlock_schemas::Mode;
+
+use super::{
+    config::WebhookConfig,
+    create, list,
+    model::Registration,
+    plan::{Action, Plan, Step},
+    update,
+};
+use crate::{
+    client::{Client, Priority},
+    failure::Error,
+};
+
+/// How often a creation is tried whose answer is lost, with reading back in between.
+const CREATE_ATTEMPTS: u32 = 3;
+
+/// What was done with a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was registered.
+    Created,
+    /// The answer to its registration was lost; it was found in the list afterwards.
+    CreatedUnanswered,
+    /// It was changed.
+    Updated,
+    /// Nothing was to be done.
+    Left,
+}
+
+/// Why a plan was not carried out to its end. What was done before stays done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A request failed.
+    #[error("webhook {name}: {error}")]
+    Request {
+        /// The webhook's name in the configuration.
+        name: String,
+        /// The failure.
+        error: Box<Error>,
+    },
+    /// The list could not be read.
+    #[error("{0}")]
+    List(Box<Error>),
+    /// Digital River accepted a change and shows something else.
+    #[error("webhook {name} is not as configured although Digital River accepted the change: {field} is `{found}`")]
+    NotApplied {
+        /// The webhook's name in the configuration.
+        name: String,
+        /// The field that differs, or `address` for a webhook that is not listed.
+        field: &'static str,
+        /// What it is.
+        found: String,
+    },
+}
+
+/// Makes the plan for a mode from what Digital River has now.
+///
+/// # Errors
+/// When the list cannot be read.
+pub async fn plan(client: &Client, mode: Mode, configured: &[WebhookConfig]) -> Result<(Plan, bool), Error> {
+    plan_for(client, mode, configured, Priority::Foreground).await
+}
+
+/// As [`plan`], for a caller of this priority. The second value says whether Digital River's list may be incomplete.
+///
+/// # Errors
+/// When the list cannot be read.
+pub async fn plan_for(
+    client: &Client,
+    mode: Mode,
+    configured: &[WebhookConfig],
+    priority: Priority,
+) -> Result<(Plan, bool), Error> {
+    let listed = list(client, mode, &Plan::types(mode, configured), priority).await?;
+    Ok((Plan::new(mode, configured, &listed.webhooks), listed.truncated))
+}
+
+/// Carries out a plan, reports each step through `done`, and compares the result with the configuration. `read_back_wait` is
+/// the pause before the list is read after a lost answer.
+///
+/// # Errors
+/// When a request fails for good, or the result differs from the configuration.
+pub async fn apply(
+    client: &Client,
+    plan: &Plan,
+    configured: &[WebhookConfig],
+    read_back_wait: Duration,
+    mut done: impl FnMut(&Step, Done),
+) -> Result<(), ApplyError> {
+    for step in &plan.steps {
+        let request = |error| ApplyError::Request { name: step.name.clone(), error: Box::new(error) };
+        let result = match &step.action {
+            Action::Leave { .. } => Done::Left,
+            Action::Update { id, .. } => {
+                update(client, plan.mode, id, &step.spec).await.map_err(request)?;
+                Done::Updated
+            }
+            Action::Create => create_once(client, plan.mode, step, read_back_wait).await.map_err(request)?,
+        };
+        done(step, result);
+    }
+    if plan.is_empty() {
+        return Ok(());
+    }
+    let (after, _) =
+        self::plan(client, plan.mode, configured).await.map_err(|error| ApplyError::List(Box::new(error)))?;
+    for step in &after.steps {
+        let (field, found) = match &step.action {
+            Action::Leave { .. } => continue,
+            Action::Create => ("address", "not listed".to_owned()),
+            Action::Update { differences, .. } => match differences.first() {
+                Some(difference) => (difference.field, difference.from.clone()),
+                None => continue,
+            },
+        };
+        return Err(ApplyError::NotApplied { name: step.name.clone(), field, found });
+    }
+    Ok(())
+}
+
+/// Registers a webhook exactly once: after a lost answer the list decides whether it is registered.
+async fn create_once(client: &Client, mode: Mode, step: &Step, read_back_wait: Duration) -> Result<Done, Error> {
+    let mut attempt = 1;
+    loop {
+        let error = match create(client, mode, &step.spec).await {
+            Ok(_) => return Ok(Done::Created),
+            Err(error) => error,
+        };
+        // A conflict may be the answer to a repetition of our own, or to somebody else's registration in the same moment.
+        if !error.is_ambiguous() && error.status() != Some(409) {
+            return Err(error);
+        }
+        tracing::warn!("{error}; reading back whether webhook {} is registered", step.name);
+        tokio::time::sleep(read_back_wait).await;
+        let types = step.spec.types.iter().map(String::as_str).collect();
+        let listed = list(client, mode, &types, Priority::Foreground).await?;
+        if let Some(found) = find(&listed.webhooks, step) {
+            if found.spec != step.spec && found.spec.has_secrets() {
+                update(client, mode, &found.id, &step.spec).await?;
+            }
+            return Ok(Done::CreatedUnanswered);
+        }
+        attempt += 1;
+        if attempt > CREATE_ATTEMPTS || error.status() == Some(409) {
+            return Err(error);
+        }
+    }
+}
+
+fn find<'a>(webhooks: &'a [Registration], step: &Step) -> Option<&'a Registration> {
+    let normal = |address: &str| url::Url::parse(address).ok();
+    webhooks.iter().find(|other| normal(&other.spec.address) == normal(&step.spec.address))
+}

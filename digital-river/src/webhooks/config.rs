@@ -1,0 +1,263 @@
+//! `[[webhooks]]` of the configuration: what should be registered.
+
+use std::collections::{BTreeSet, HashSet};
+
+use riverlock_runtime::{ConfigError, Secret};
+use riverlock_schemas::Mode;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::model::{Basic, OAuth, Spec, Transport};
+
+/// Longest name, characters.
+const NAME_CHARS_MAX: usize = 64;
+
+/// Most entries.
+const WEBHOOKS_MAX: usize = 100;
+
+/// Most event types of one webhook. The dashboard offers about 140.
+const TYPES_MAX: usize = 500;
+
+/// One webhook that should be registered at Digital River.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// A name for output and metrics: lower-case letters, digits, `-` and `_`. Digital River does not know it.
+    pub name: String,
+    /// The entry of `[[ingest.endpoints]]` that takes its deliveries.
+    pub endpoint: String,
+    /// The mode whose events it sends, which is that of the key that registers it.
+    pub mode: Mode,
+    /// The public address: scheme and host as Digital River reaches them, and the endpoint's path.
+    pub address: Url,
+    /// The event types that it sends; at least one.
+    pub types: BTreeSet<String>,
+    /// The API version of the events: `default` (that of the key), `latest` or a date.
+    #[serde(default = "default_version")]
+    pub api_version: String,
+    /// Whether it should send.
+    #[serde(default = "enabled")]
+    pub enabled: bool,
+    /// Digital River's id of the registration, where address and mode do not tell which it is: after the address changed.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Basic authentication (`transportType: HTTP`).
+    #[serde(default)]
+    pub basic: Option<BasicLogin>,
+    /// A token (`transportType: OAUTH`).
+    #[serde(default)]
+    pub oauth: Option<OAuthLogin>,
+}
+
+/// The password with which Digital River authenticates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BasicLogin {
+    /// The user.
+    pub username: String,
+    /// The password, or `file:/path`.
+    pub password: Secret,
+}
+
+/// How Digital River fetches a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OAuthLogin {
+    /// Where: the public address of ingest's token endpoint.
+    pub token_endpoint: Url,
+    /// The client's id.
+    pub client_id: String,
+    /// The client's secret, or `file:/path`.
+    pub client_secret: Secret,
+    /// The user, with grant type `password`.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// The user's password, or `file:/path`.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// How the token is asked for.
+    #[serde(default)]
+    pub grant_type: GrantType,
+}
+
+/// `grantType` of a webhook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantType {
+    /// With user and password.
+    #[default]
+    Password,
+    /// With the client's id and secret alone.
+    ClientCredentials,
+}
+
+impl GrantType {
+    /// As Digital River and token endpoints write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+}
+
+fn default_version() -> String {
+    "default".to_owned()
+}
+
+fn enabled() -> bool {
+    true
+}
+
+impl WebhookConfig {
+    /// The secrets, each with its key.
+    fn secrets(&self) -> impl Iterator<Item = (&'static str, &Secret)> {
+        let basic = self.basic.iter().map(|basic| ("basic.password", &basic.password));
+        let client = self.oauth.iter().map(|oauth| ("oauth.client_secret", &oauth.client_secret));
+        let user = self.oauth.iter().filter_map(|oauth| Some(("oauth.password", oauth.password.as_ref()?)));
+        basic.chain(client).chain(user)
+    }
+
+    /// What is asked of Digital River.
+    #[must_use]
+    pub fn spec(&self) -> Spec {
+        let transport = match (&self.oauth, &self.basic) {
+            (Some(oauth), _) => Transport::OAuth(OAuth {
+                token_endpoint: oauth.token_endpoint.to_string(),
+                client_id: oauth.client_id.clone(),
+                client_secret: Some(oauth.client_secret.clone()),
+                username: oauth.username.clone(),
+                password: oauth.password.clone(),
+                grant_type: Some(oauth.grant_type.as_str().to_owned()),
+            }),
+            (None, basic) => Transport::Http(
+                basic
+                    .as_ref()
+                    .map(|basic| Basic { username: basic.username.clone(), password: Some(basic.password.clone()) }),
+            ),
+        };
+        Spec {
+            types: self.types.clone(),
+            address: self.address.to_string(),
+            enabled: self.enabled,
+            api_version: self.api_version.clone(),
+            transport,
+        }
+    }
+}
+
+/// Checks all entries, and reads their secrets.
+///
+/// # Errors
+/// When a secret cannot be read, an entry is incomplete or wrong, or two of one mode have the same name or address.
+pub fn validate(webhooks: &[WebhookConfig]) -> Result<(), ConfigError> {
+    if webhooks.len() > WEBHOOKS_MAX {
+        return Err(ConfigError::refused("webhooks", format!("there may be {WEBHOOKS_MAX} of them")));
+    }
+    let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
+    for (number, webhook) in webhooks.iter().enumerate() {
+        let refused = |key: &str, reason: String| ConfigError::refused(format!("webhooks[{number}].{key}"), reason);
+        check(webhook).map_err(|(key, reason)| refused(key, reason))?;
+        for (key, secret) in webhook.secrets() {
+            secret.read(&format!("webhooks[{number}].{key}"))?;
+        }
+        if !names.insert(webhook.name.as_str()) {
+            return Err(refused("name", format!("`{}` is the name of another webhook", webhook.name)));
+        }
+        if !addresses.insert((webhook.mode, webhook.address.as_str())) {
+            let reason = "is the address of another webhook of this mode: put all their types into one entry";
+            return Err(refused("address", reason.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn check(webhook: &WebhookConfig) -> Result<(), (&'static str, String)> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    if webhook.name.is_empty() || webhook.name.len() > NAME_CHARS_MAX || !webhook.name.chars().all(legal) {
+        return Err(("name", format!("must be 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and `_`")));
+    }
+    if webhook.types.is_empty() || webhook.types.len() > TYPES_MAX {
+        return Err(("types", format!("must be 1 to {TYPES_MAX} event types")));
+    }
+    let is_type = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._*".contains(c));
+    if let Some(name) = webhook.types.iter().find(|name| !is_type(name)) {
+        return Err(("types", format!("`{name}` is not an event type")));
+    }
+    let version = webhook.api_version.as_str();
+    if !matches!(version, "default" | "latest") && chrono::NaiveDate::parse_from_str(version, "%Y-%m-%d").is_err() {
+        return Err(("api_version", "must be `default`, `latest` or a date such as 2021-12-13".to_owned()));
+    }
+    check_public(&webhook.address).map_err(|reason| ("address", reason))?;
+    match (&webhook.basic, &webhook.oauth) {
+        (Some(_), Some(_)) => Err(("oauth", "cannot be used together with basic".to_owned())),
+        (_, Some(oauth)) => {
+            check_public(&oauth.token_endpoint).map_err(|reason| ("oauth.token_endpoint", reason))?;
+            let complete = oauth.username.is_some() && oauth.password.is_some();
+            match oauth.grant_type {
+                GrantType::Password if !complete => {
+                    Err(("oauth", "grant type `password` needs username and password".to_owned()))
+                }
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks an address that Digital River connects to. Plain `http` is for loopback only: the sandbox on the same machine.
+fn check_public(url: &Url) -> Result<(), String> {
+    crate::address::check_secure(url).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn webhook(name: &str, address: &str) -> WebhookConfig {
+        WebhookConfig {
+            name: name.to_owned(),
+            endpoint: "digital-river".to_owned(),
+            mode: Mode::Test,
+            address: Url::parse(address).unwrap(),
+            types: ["order.accepted".to_owned()].into(),
+            api_version: default_version(),
+            enabled: true,
+            id: None,
+            basic: None,
+            oauth: None,
+        }
+    }
+
+    fn refusal(webhooks: &[WebhookConfig]) -> String {
+        validate(webhooks).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn wrong_entries_are_refused_with_their_key() {
+        let good = webhook("a", "https://h.example/w");
+        validate(std::slice::from_ref(&good)).unwrap();
+        let mut wrong = good.clone();
+        wrong.types.clear();
+        assert!(refusal(&[wrong]).contains("webhooks[0].types"));
+        for address in ["http://h.example/w", "https://u:p@h.example/w", "https://h.example/w?a=b", "ftp://h.example"] {
+            assert!(refusal(&[webhook("a", address)]).contains("webhooks[0].address"), "{address}");
+        }
+        assert!(refusal(&[good.clone(), webhook("b", "https://h.example/w")]).contains("webhooks[1].address"));
+        assert!(refusal(&[good.clone(), webhook("a", "https://h.example/x")]).contains("webhooks[1].name"));
+        let oauth = OAuthLogin {
+            token_endpoint: Url::parse("https://h.example/oauth2/token").unwrap(),
+            client_id: "c".into(),
+            client_secret: Secret::new("s"),
+            username: None,
+            password: None,
+            grant_type: GrantType::Password,
+        };
+        assert!(refusal(&[WebhookConfig { oauth: Some(oauth.clone()), ..good.clone() }]).contains("webhooks[0].oauth"));
+        let unreadable =
+            OAuthLogin { username: Some("u".into()), password: Some(Secret::from_file("/no/such/file")), ..oauth };
+        let error = refusal(&[WebhookConfig { oauth: Some(unreadable), ..good }]);
+        assert!(error.contains("webhooks[0].oauth.password") && error.contains("/no/such/file"), "{error}");
+    }
+}

@@ -1,0 +1,128 @@
+//! `/webhooks`: the registrations that decide where Digital River delivers events.
+
+pub mod apply;
+pub mod config;
+pub mod model;
+pub mod plan;
+pub mod watch;
+
+use std::collections::BTreeSet;
+
+use riverlock_schemas::Mode;
+use serde_json::Value;
+
+use crate::{
+    client::{Answer, Call, Client, Priority},
+    failure::Error,
+    page::Page,
+};
+
+pub use config::WebhookConfig;
+pub use model::{Basic, OAuth, Registration, Spec, Transport};
+
+/// Most webhooks that one list answers with. It has no cursors. Source: Digital River, Webhooks API.
+pub const LIST_MAX: usize = 100;
+
+/// What was listed.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The registrations, by creation, then by id.
+    pub webhooks: Vec<Registration>,
+    /// Whether Digital River may have more than it listed: its answer was full and there are no cursors.
+    pub truncated: bool,
+}
+
+/// Lists the registrations of a mode. Where the account has more than fit into one answer, those that send one of `types` are
+/// asked for type by type as well.
+///
+/// # Errors
+/// When Digital River does not answer with a list.
+pub async fn list(client: &Client, mode: Mode, types: &BTreeSet<&str>, priority: Priority) -> Result<Listed, Error> {
+    let mut webhooks = list_once(client, mode, None, priority).await?;
+    let mut truncated = webhooks.len() >= LIST_MAX;
+    if truncated && !types.is_empty() {
+        truncated = false;
+        for name in types {
+            let found = list_once(client, mode, Some(name), priority).await?;
+            truncated |= found.len() >= LIST_MAX;
+            for webhook in found {
+                if webhooks.iter().all(|known| known.id != webhook.id) {
+                    webhooks.push(webhook);
+                }
+            }
+        }
+    }
+    webhooks.sort_by(|a, b| (a.created_time, &a.id).cmp(&(b.created_time, &b.id)));
+    Ok(Listed { webhooks, truncated })
+}
+
+async fn list_once(
+    client: &Client,
+    mode: Mode,
+    event_type: Option<&str>,
+    priority: Priority,
+) -> Result<Vec<Registration>, Error> {
+    let mut call = Call::get("webhooks_list", &["webhooks"]).priority(priority);
+    if let Some(name) = event_type {
+        call = call.query("type", name);
+    }
+    let answer = client.send(mode, &call).await?;
+    let unreadable = |cause: String| client.unreadable(mode, &call, &answer, cause);
+    let page = Page::read(&answer.body).map_err(unreadable)?;
+    let read = |element: &serde_json::value::RawValue| -> Result<Registration, String> {
+        let value: Value = serde_json::from_str(element.get()).map_err(|error| error.to_string())?;
+        Registration::read(&value)
+    };
+    page.data.iter().map(|element| read(element)).collect::<Result<_, _>>().map_err(unreadable)
+}
+
+/// One registration.
+///
+/// # Errors
+/// When there is none with this id, or Digital River does not answer with it.
+pub async fn get(client: &Client, mode: Mode, id: &str) -> Result<Registration, Error> {
+    let path = ["webhooks", id];
+    let call = Call::get("webhooks_get", &path);
+    let answer = client.send(mode, &call).await?;
+    read(client, mode, &call, &answer)
+}
+
+/// Registers a webhook.
+///
+/// # Errors
+/// When Digital River refuses, or does not answer; then [`Error::is_ambiguous`] says whether it may be registered.
+pub async fn create(client: &Client, mode: Mode, spec: &Spec) -> Result<Registration, Error> {
+    let body = spec.to_request();
+    let call = Call::post("webhooks_create", &["webhooks"], &body);
+    let answer = client.send(mode, &call).await?;
+    read(client, mode, &call, &answer)
+}
+
+/// Changes a registration. Every field is sent, because a field that is left out may fall back to its default.
+///
+/// # Errors
+/// When Digital River refuses or does not answer.
+pub async fn update(client: &Client, mode: Mode, id: &str, spec: &Spec) -> Result<Registration, Error> {
+    let (path, body) = (["webhooks", id], spec.to_request());
+    let call = Call::patch("webhooks_update", &path, &body);
+    let answer = client.send(mode, &call).await?;
+    read(client, mode, &call, &answer)
+}
+
+/// Deletes a registration for good. One that is already gone counts as deleted if an earlier attempt may have deleted it.
+///
+/// # Errors
+/// When Digital River refuses or does not answer.
+pub async fn delete(client: &Client, mode: Mode, id: &str) -> Result<(), Error> {
+    let path = ["webhooks", id];
+    match client.send(mode, &Call::delete("webhooks_delete", &path)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.status() == Some(404) && error.attempts > 1 => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn read(client: &Client, mode: Mode, call: &Call<'_>, answer: &Answer) -> Result<Registration, Error> {
+    let value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string());
+    value.and_then(|value| Registration::read(&value)).map_err(|cause| client.unreadable(mode, call, answer, cause))
+}

@@ -1,0 +1,370 @@
+//! What has to change so that Digital River has what is configured. Pure.
+//!
+//! Digital River's webhooks have no name, so a configured webhook is recognized by its address, or by the id that the
+//! configuration names. All other registrations belong to someone else and are never touched.
+
+use std::collections::{BTreeSet, HashSet};
+
+use riverlock_runtime::Secret;
+use riverlock_schemas::Mode;
+use serde::Serialize;
+use url::Url;
+
+use super::{
+    config::WebhookConfig,
+    model::{Basic, MASK, OAuth, Registration, Spec, Transport},
+};
+
+/// What happens with one configured webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is not registered.
+    Create,
+    /// It is registered and differs.
+    Update {
+        /// Digital River's id.
+        id: String,
+        /// What differs.
+        differences: Vec<Difference>,
+    },
+    /// It is registered as configured.
+    Leave {
+        /// Digital River's id.
+        id: String,
+    },
+}
+
+/// A field that differs. Secrets are masked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Which field, in Digital River's words.
+    pub field: &'static str,
+    /// As it is registered.
+    pub from: String,
+    /// As it is configured.
+    pub to: String,
+}
+
+/// A configured webhook and what happens with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The webhook's name in the configuration.
+    pub name: String,
+    /// What is asked for.
+    pub spec: Spec,
+    /// What happens.
+    pub action: Action,
+    /// Further registrations with the same address, which deliver every event again. They are not touched.
+    pub also: Vec<String>,
+    /// Registrations with another address that send the same types in the same way: the address may have changed.
+    pub similar: Vec<(String, String)>,
+}
+
+/// How a configured webhook stands at Digital River.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Registered as configured, and enabled.
+    Enabled,
+    /// Registered and disabled: nothing is delivered.
+    Disabled,
+    /// Not registered.
+    Missing,
+    /// Registered and enabled, with other types, another transport or another address than configured.
+    Differs,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Enabled, Self::Disabled, Self::Missing, Self::Differs];
+
+    /// As in labels and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::Missing => "missing",
+            Self::Differs => "differs",
+        }
+    }
+}
+
+impl Step {
+    /// How the webhook stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match &self.action {
+            Action::Create => State::Missing,
+            Action::Leave { .. } if self.spec.enabled => State::Enabled,
+            Action::Leave { .. } => State::Disabled,
+            Action::Update { differences, .. } => {
+                let enabled = differences.iter().find(|difference| difference.field == "enabled");
+                match enabled {
+                    Some(difference) if difference.from == "false" => State::Disabled,
+                    _ => State::Differs,
+                }
+            }
+        }
+    }
+}
+
+/// The plan for one mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The mode.
+    pub mode: Mode,
+    /// One step per configured webhook of the mode, in the order of the configuration.
+    pub steps: Vec<Step>,
+    /// Registrations that are not configured.
+    pub foreign: Vec<Registration>,
+}
+
+impl Plan {
+    /// Compares the configured webhooks of a mode with the registered ones.
+    #[must_use]
+    pub fn new(mode: Mode, configured: &[WebhookConfig], registered: &[Registration]) -> Self {
+        let configured: Vec<&WebhookConfig> = configured.iter().filter(|webhook| webhook.mode == mode).collect();
+        let mut ours = HashSet::new();
+        let matches: Vec<Vec<&Registration>> =
+            configured.iter().map(|webhook| candidates(webhook, registered)).collect();
+        ours.extend(matches.iter().flatten().map(|registration| registration.id.as_str()));
+        let foreign: Vec<&Registration> = registered.iter().filter(|other| !ours.contains(other.id.as_str())).collect();
+        let steps = configured.iter().zip(&matches).map(|(webhook, found)| step(mode, webhook, found, &foreign));
+        Self { mode, steps: steps.collect(), foreign: foreign.iter().copied().cloned().collect() }
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step.action, Action::Leave { .. }))
+    }
+
+    /// The event types of the configured webhooks of a mode.
+    #[must_use]
+    pub fn types(mode: Mode, configured: &[WebhookConfig]) -> BTreeSet<&str> {
+        let configured = configured.iter().filter(|webhook| webhook.mode == mode);
+        configured.flat_map(|webhook| webhook.types.iter().map(String::as_str)).collect()
+    }
+}
+
+/// The registrations that a configured webhook may be, the best one first: the one with the configured id, then those with the
+/// address, enabled ones before disabled ones and older ones before newer ones.
+fn candidates<'a>(webhook: &WebhookConfig, registered: &'a [Registration]) -> Vec<&'a Registration> {
+    let by_id = |other: &Registration| webhook.id.as_deref() == Some(other.id.as_str());
+    let mut found: Vec<&Registration> = registered
+        .iter()
+        .filter(|other| by_id(other) || is_same_address(&other.spec.address, &webhook.address))
+        .collect();
+    found.sort_by_key(|other| (!by_id(other), !other.spec.enabled, other.created_time, &other.id));
+    found
+}
+
+fn is_same_address(text: &str, address: &Url) -> bool {
+    Url::parse(text).is_ok_and(|url| url == *address)
+}
+
+fn step(mode: Mode, webhook: &WebhookConfig, found: &[&Registration], foreign: &[&Registration]) -> Step {
+    let spec = webhook.spec();
+    let (action, similar) = match found.first() {
+        None => {
+            let similar = foreign.iter().filter(|other| is_similar(&other.spec, &spec));
+            (Action::Create, similar.map(|other| (other.id.clone(), other.spec.address.clone())).collect())
+        }
+        Some(registration) => {
+            let (id, differences) = (registration.id.clone(), differences(mode, registration, &spec));
+            let action = if differences.is_empty() { Action::Leave { id } } else { Action::Update { id, differences } };
+            (action, Vec::new())
+        }
+    };
+    let also = found.iter().skip(1).map(|registration| registration.id.clone()).collect();
+    Step { name: webhook.name.clone(), spec, action, also, similar }
+}
+
+/// Whether a registration differs in little more than its address.
+fn is_similar(other: &Spec, wanted: &Spec) -> bool {
+    let path = |address: &str| Url::parse(address).map(|url| url.path().trim_end_matches('/').to_owned()).ok();
+    other.types == wanted.types
+        && other.transport.name() == wanted.transport.name()
+        && path(&other.address) == path(&wanted.address)
+}
+
+/// What differs between a registration and what is asked for.
+#[must_use]
+pub fn differences(mode: Mode, registration: &Registration, wanted: &Spec) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut add = |field, from: String, to: String| found.push(Difference { field, from, to });
+    let current = &registration.spec;
+    if registration.live_mode.is_some_and(|live| Mode::from_live(live) != mode) {
+        add("liveMode", (!mode.is_live()).to_string(), mode.is_live().to_string());
+    }
+    let address = Url::parse(&current.address).map(String::from);
+    if address.as_ref() != Ok(&wanted.address) {
+        add("address", current.address.clone(), wanted.address.clone());
+    }
+    if current.types != wanted.types {
+        let list = |types: &BTreeSet<String>| types.iter().cloned().collect::<Vec<_>>().join(", ");
+        add("types", list(&current.types), list(&wanted.types));
+    }
+    if current.enabled != wanted.enabled {
+        add("enabled", current.enabled.to_string(), wanted.enabled.to_string());
+    }
+    // `default` and `latest` may be returned as the date that they stand for.
+    if is_date(&wanted.api_version) && current.api_version != wanted.api_version {
+        add("apiVersion", current.api_version.clone(), wanted.api_version.clone());
+    }
+    transport_differences(&current.transport, &wanted.transport, &mut add);
+    found
+}
+
+fn is_date(version: &str) -> bool {
+    !matches!(version, "default" | "latest")
+}
+
+fn transport_differences(current: &Transport, wanted: &Transport, add: &mut impl FnMut(&'static str, String, String)) {
+    match (current, wanted) {
+        (Transport::Http(Some(current)), Transport::Http(Some(wanted))) => {
+            let Basic { username, password } = wanted;
+            differ(add, "authentication.username", &current.username, username);
+            secret(add, "authentication.password", current.password.as_ref(), password.as_ref());
+        }
+        (Transport::Http(None), Transport::Http(None)) => {}
+        (Transport::OAuth(current), Transport::OAuth(wanted)) => {
+            let OAuth { token_endpoint, client_id, client_secret, username, password, grant_type } = wanted;
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            let normal =
+                Url::parse(&current.token_endpoint).map_or_else(|_| current.token_endpoint.clone(), String::from);
+            differ(add, "oauth.tokenEndPoint", &normal, token_endpoint);
+            differ(add, "oauth.clientID", &current.client_id, client_id);
+            secret(add, "oauth.clientSecret", current.client_secret.as_ref(), client_secret.as_ref());
+            differ(add, "oauth.userName", &text(&current.username), &text(username));
+            secret(add, "oauth.password", current.password.as_ref(), password.as_ref());
+            if current.grant_type.is_some() {
+                differ(add, "oauth.grantType", &text(&current.grant_type), &text(grant_type));
+            }
+        }
+        (current, wanted) => add("transportType", current.name().to_owned(), wanted.name().to_owned()),
+    }
+}
+
+fn differ(add: &mut impl FnMut(&'static str, String, String), field: &'static str, from: &str, to: &str) {
+    if from != to {
+        add(field, from.to_owned(), to.to_owned());
+    }
+}
+
+/// Digital River returns secrets decrypted; where it does not, they cannot be compared and count as equal.
+fn secret(
+    add: &mut impl FnMut(&'static str, String, String),
+    field: &'static str,
+    from: Option<&Secret>,
+    to: Option<&Secret>,
+) {
+    if from.is_some() && from != to {
+        let mask = |secret: Option<&Secret>| secret.map_or_else(String::new, |_| MASK.to_owned());
+        add(field, mask(from), mask(to));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn webhook(name: &str, address: &str) -> WebhookConfig {
+        let text = format!(
+            r#"{{"name":"{name}","endpoint":"e","mode":"test","address":"{address}","types":["order.accepted","order.complete"],
+                "oauth":{{"token_endpoint":"https://h.example/token","client_id":"c","client_secret":"one",
+                          "username":"u","password":"two"}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn registered(id: &str, webhook: &WebhookConfig) -> Registration {
+        let created_time = Some(DateTime::UNIX_EPOCH);
+        Registration {
+            id: id.into(),
+            spec: webhook.spec(),
+            live_mode: Some(false),
+            created_time,
+            updated_time: created_time,
+        }
+    }
+
+    fn fields(plan: &Plan) -> Vec<&'static str> {
+        match &plan.steps[0].action {
+            Action::Update { differences, .. } => differences.iter().map(|difference| difference.field).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_created_and_what_is_there_is_left() {
+        let configured = [webhook("a", "https://h.example/a/"), webhook("b", "https://h.example/b")];
+        let other = registered("9", &webhook("x", "https://elsewhere.example/x"));
+        let plan = Plan::new(Mode::Test, &configured, &[registered("1", &configured[0]), other.clone()]);
+        assert_eq!(plan.steps[0].action, Action::Leave { id: "1".into() });
+        assert_eq!(plan.steps[1].action, Action::Create);
+        assert_eq!(plan.foreign, [other]);
+        assert!(!plan.is_empty());
+        let both = [registered("1", &configured[0]), registered("2", &configured[1])];
+        assert!(Plan::new(Mode::Test, &configured, &both).is_empty());
+        assert_eq!(Plan::new(Mode::Live, &configured, &both).steps, []);
+    }
+
+    #[test]
+    fn every_field_is_compared_and_secrets_are_masked() {
+        let configured = [webhook("a", "https://h.example/a")];
+        type Change = fn(&mut Registration);
+        let changes: [(Change, &[&str]); 8] = [
+            (|other| other.spec.enabled = false, &["enabled"]),
+            (|other| drop(other.spec.types.pop_first()), &["types"]),
+            (|other| other.live_mode = Some(true), &["liveMode"]),
+            (|other| other.spec.api_version = "2021-12-13".into(), &[]),
+            (|other| other.spec.transport = Transport::Http(None), &["transportType"]),
+            (
+                |other| with_oauth(other, |oauth| oauth.client_secret = Some(Secret::new("three"))),
+                &["oauth.clientSecret"],
+            ),
+            (|other| with_oauth(other, |oauth| oauth.password = None), &[]),
+            (|other| with_oauth(other, |oauth| oauth.username = None), &["oauth.userName"]),
+        ];
+        for (change, expected) in changes {
+            let mut other = registered("1", &configured[0]);
+            change(&mut other);
+            let plan = Plan::new(Mode::Test, &configured, &[other]);
+            assert_eq!(fields(&plan), expected);
+            assert!(!format!("{plan:?}").contains("three"));
+        }
+    }
+
+    fn with_oauth(registration: &mut Registration, change: impl FnOnce(&mut OAuth)) {
+        let Transport::OAuth(oauth) = &mut registration.spec.transport else { panic!("no OAuth") };
+        change(oauth);
+    }
+
+    #[test]
+    fn a_changed_address_is_recognized_by_the_configured_id_and_otherwise_pointed_out() {
+        let old = registered("1", &webhook("a", "https://old.example/a"));
+        let mut wanted = webhook("a", "https://new.example/a");
+        let plan = Plan::new(Mode::Test, std::slice::from_ref(&wanted), std::slice::from_ref(&old));
+        assert_eq!(plan.steps[0].action, Action::Create);
+        assert_eq!(plan.steps[0].similar, [("1".to_owned(), "https://old.example/a".to_owned())]);
+        wanted.id = Some("1".into());
+        let plan = Plan::new(Mode::Test, &[wanted], &[old]);
+        assert_eq!((fields(&plan), plan.foreign.len()), (vec!["address"], 0));
+    }
+
+    #[test]
+    fn of_two_registrations_at_one_address_the_enabled_one_counts_and_the_other_is_named() {
+        let configured = [webhook("a", "https://h.example/a")];
+        let (mut one, two) = (registered("1", &configured[0]), registered("2", &configured[0]));
+        one.spec.enabled = false;
+        let plan = Plan::new(Mode::Test, &configured, &[one, two]);
+        assert_eq!(
+            (&plan.steps[0].action, &plan.steps[0].also),
+            (&Action::Leave { id: "2".into() }, &vec!["1".to_owned()])
+        );
+        assert_eq!(plan.foreign, []);
+    }
+}

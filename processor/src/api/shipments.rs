@@ -1,0 +1,263 @@
+//! `/v1/orders/{orderId}/shipments`: what was shipped or cancelled, to be reported to Digital River.
+//!
+//! A shipment is stored and answered; the processor's worker reports it. A refusal is `application/problem+json`, with a `code`
+//! that says which rule it breaks.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State, rejection::PathRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use riverlock_ledger::PostgresConfig;
+use riverlock_runtime::{Clock, api::ApiError};
+use riverlock_schemas::Mode;
+use riverlock_shipments::{AddError, Added, Line, NewReport, Refusal, Source, add, view};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{openapi::Refusals, order_id, params::Params};
+
+/// Largest body of a request, bytes.
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Connections to PostgreSQL at the same time.
+const CONNECTIONS_MAX: usize = 4;
+
+/// Most shipments of an order that are listed.
+const LIST_MAX: i64 = 500;
+
+/// Where shipments are stored. Each request has a connection of its own: one that is dropped in the middle closes it, and
+/// PostgreSQL rolls its transaction back.
+pub(super) struct Shipments {
+    postgres: PostgresConfig,
+    clock: Arc<dyn Clock>,
+    /// Requests that use PostgreSQL at the same time; the others wait.
+    slots: Semaphore,
+}
+
+impl Shipments {
+    pub(super) fn new(postgres: PostgresConfig, clock: Arc<dyn Clock>) -> Self {
+        Self { postgres, clock, slots: Semaphore::new(CONNECTIONS_MAX) }
+    }
+
+    /// A connection of the request's own, for as long as it holds the slot.
+    async fn connect(&self) -> Result<(PgConnection, SemaphorePermit<'_>), ApiError> {
+        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        let connection = self.postgres.connect().await.map_err(|error| super::failed(&error.into()))?;
+        Ok((connection, slot))
+    }
+}
+
+/// A shipment as a program sends it.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Shipment {
+    /// What was shipped or cancelled; each line once.
+    lines: Vec<ShipmentLine>,
+    /// The carrier.
+    tracking_company: Option<String>,
+    /// The carrier's number of the shipment.
+    tracking_number: Option<String>,
+    /// Where the shipment can be followed.
+    tracking_url: Option<String>,
+}
+
+/// A line of a shipment. One of the quantities must be above 0.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ShipmentLine {
+    /// Digital River's id of the order's line.
+    line_id: String,
+    /// How many were shipped; their money is captured.
+    #[serde(default)]
+    quantity: i64,
+    /// How many will not be shipped; their money is released.
+    #[serde(default)]
+    cancel_quantity: i64,
+}
+
+/// A stored shipment.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Stored {
+    /// The report's id, which travels to Digital River as metadata.
+    report_id: String,
+    /// Whether it was stored before, under the same key.
+    repeated: bool,
+}
+
+/// What became of a shipment.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ShipmentState {
+    /// The report's id.
+    report_id: String,
+    /// `waiting`, `sending`, `unknown`, `reported`, `refused`, `unresolved` or `withdrawn`.
+    state: String,
+    /// The key that it was stored under.
+    idempotency_key: String,
+    /// Digital River's id of the fulfillment, once it is reported.
+    fulfillment_id: Option<String>,
+    /// Digital River's code where it refused the shipment.
+    code: Option<String>,
+}
+
+/// The shipments of an order.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ShipmentStates {
+    order_id: String,
+    /// The newest first, at most 500.
+    shipments: Vec<ShipmentState>,
+}
+
+/// Why a shipment is not stored (RFC 9457).
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct ProblemBody {
+    /// Always `about:blank`: `code` tells the kind.
+    r#type: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// A sentence for people.
+    detail: String,
+    /// `unknown_order`, `order_stopped`, `order_not_accepted`, `unknown_line`, `repeated_line`, `invalid_lines`,
+    /// `invalid_quantity`, `quantity_too_large`, `idempotency_key_reused` or `invalid_request`.
+    code: &'static str,
+}
+
+fn problem(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let body = ProblemBody { r#type: "about:blank", title, status: status.as_u16(), detail: detail.into(), code };
+    let mut response = (status, Json(body)).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+/// Stores a shipment of an order, so that it is reported to Digital River once.
+///
+/// The same `Idempotency-Key` with the same content is the same shipment, however often it is sent.
+#[utoipa::path(
+    post, path = super::SHIPMENTS, operation_id = "addShipment", tag = "orders", security(("token" = [])),
+    params(
+        ("orderId" = String, Path, description = "Digital River's id of the order"),
+        ("mode" = String, Query, description = "The order's mode", pattern = "^(live|test)$"),
+        ("Idempotency-Key" = String, Header, description = "1 to 200 visible ASCII characters, of the caller's choice"),
+    ),
+    request_body = Shipment,
+    responses(
+        (status = 201, description = "It is stored", body = Stored),
+        (status = 200, description = "It was stored before, under the same key", body = Stored),
+        (status = 400, description = "It cannot be understood", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "The order is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It does not fit the order, or the key was used for another shipment",
+         body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn create(
+    State(shipments): State<Arc<Shipments>>,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let mut params = Params::parse(query.as_deref())?;
+    let mode = params.mode()?;
+    params.end()?;
+    let order_id = order_id(path)?;
+    let bad = |detail: String| Ok(problem(StatusCode::BAD_REQUEST, "invalid_request", detail));
+    let Some(mode) = mode else { return bad("the parameter `mode` must say `live` or `test`".to_owned()) };
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let (Some(key), None) = (keys.next().and_then(|key| key.to_str().ok()), keys.next()) else {
+        return bad("the header Idempotency-Key must be there once".to_owned());
+    };
+    let shipment: Shipment = match serde_json::from_slice(&body) {
+        Ok(shipment) => shipment,
+        Err(error) => return bad(format!("the body cannot be read: {error}")),
+    };
+    let new = new_report(order_id.as_str(), mode, key, shipment);
+    let (mut connection, _slot) = shipments.connect().await?;
+    match add::add(&mut connection, &new, shipments.clock.now()).await {
+        Ok(Added { report_id, repeated }) => {
+            let status = if repeated { StatusCode::OK } else { StatusCode::CREATED };
+            Ok((status, Json(Stored { report_id: report_id.to_string(), repeated })).into_response())
+        }
+        Err(AddError::Sql(error)) => Err(super::failed(&error.into())),
+        Err(error) => Ok(refusal(&error)),
+    }
+}
+
+fn new_report(order_id: &str, mode: Mode, key: &str, shipment: Shipment) -> NewReport {
+    let line = |line: ShipmentLine| Line {
+        line_id: line.line_id,
+        quantity: line.quantity,
+        cancel_quantity: line.cancel_quantity,
+    };
+    NewReport {
+        order_id: order_id.to_owned(),
+        mode,
+        idempotency_key: key.to_owned(),
+        lines: shipment.lines.into_iter().map(line).collect(),
+        tracking_company: shipment.tracking_company,
+        tracking_number: shipment.tracking_number,
+        tracking_url: shipment.tracking_url,
+        source: Source::Api,
+        created_by: "order API".to_owned(),
+    }
+}
+
+fn refusal(error: &AddError) -> Response {
+    let (status, code) = match error {
+        AddError::Refused(refusal) => {
+            let status = match refusal {
+                Refusal::UnknownOrder(_) => StatusCode::NOT_FOUND,
+                Refusal::Stopped(_) | Refusal::NotAccepted(_) | Refusal::TooMany { .. } | Refusal::UnknownLine(_) => {
+                    StatusCode::CONFLICT
+                }
+                Refusal::Lines | Refusal::Repeated(_) | Refusal::Quantity(_) => StatusCode::BAD_REQUEST,
+            };
+            (status, refusal.code())
+        }
+        AddError::KeyReused(_) => (StatusCode::CONFLICT, "idempotency_key_reused"),
+        _ => (StatusCode::BAD_REQUEST, "invalid_request"),
+    };
+    problem(status, code, error.to_string())
+}
+
+/// The shipments of an order that were stored, and whether Digital River has them.
+#[utoipa::path(
+    get, path = super::SHIPMENTS, operation_id = "listShipments", tag = "orders", security(("token" = [])),
+    params(
+        ("orderId" = String, Path, description = "Digital River's id of the order"),
+        ("mode" = Option<String>, Query, description = "Only shipments of this mode", pattern = "^(live|test)$"),
+    ),
+    responses((status = 200, description = "The shipments", body = ShipmentStates), Refusals)
+)]
+pub(super) async fn list(
+    State(shipments): State<Arc<Shipments>>,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ShipmentStates>, ApiError> {
+    let mut params = Params::parse(query.as_deref())?;
+    let mode = params.mode()?;
+    params.end()?;
+    let order_id = order_id(path)?;
+    let (mut connection, _slot) = shipments.connect().await?;
+    let found = view::list(&mut connection, Some(order_id.as_str()), None, None, LIST_MAX).await;
+    let found = found.map_err(|error| super::failed(&error.into()))?.into_iter();
+    let state = |report: view::ReportView| ShipmentState {
+        report_id: report.report_id.to_string(),
+        state: report.state,
+        idempotency_key: report.idempotency_key,
+        fulfillment_id: report.fulfillment_id,
+        code: report.last_code,
+    };
+    let shipments = found.filter(|report| mode.is_none_or(|mode| report.mode() == mode)).map(state).collect();
+    Ok(Json(ShipmentStates { order_id: order_id.to_string(), shipments }))
+}

@@ -1,0 +1,352 @@
+//! Compares Digital River's events with the ledger.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rdkafka::{error::KafkaError, producer::FutureProducer};
+use riverlock_digital_river::{
+    Client, Priority,
+    events::{ListedEvent, Query, TYPES_MAX},
+};
+use riverlock_ledger::{
+    cluster::{self, ClusterError},
+    postgres::{self, Lock, bounded},
+    view,
+};
+use riverlock_runtime::{Clock, kafka::KafkaConfig};
+use riverlock_schemas::{Envelope, EventId, Mode, record};
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    report::{MissingEvent, Report},
+    store::{self, Reached},
+    topics::{self, Consumers},
+    walk::{Walk, WalkError},
+    windows::{Range, Window, remaining, windows},
+};
+
+/// How long an interrupted run is gone on with.
+const RESUME_WITHIN: TimeDelta = TimeDelta::hours(24);
+
+/// How long written events are remembered: longer than Digital River lists them.
+const REMEMBERED: TimeDelta = TimeDelta::days(40);
+
+/// Why a comparison did not come to its end. Running it again is always safe.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Digital River's list could not be read.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// PostgreSQL did not answer.
+    #[error(transparent)]
+    Ledger(#[from] riverlock_ledger::Error),
+    /// The positions in the database are of another Kafka cluster, or the cluster cannot be told.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// Kafka did not answer.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Kafka confirmed a record without saying where it lies.
+    #[error("Kafka did not say where event {0} lies; run it again")]
+    Unconfirmed(String),
+    /// A listed event is no event.
+    #[error("a listed event cannot be read: {0}")]
+    Event(String),
+    /// The consumers have not read what Kafka has, so that what they lack cannot be told from what never came.
+    #[error("the consumers lack {records} records after {} s; start them, or wait until they have caught up", waited.as_secs())]
+    Behind {
+        /// Records that they have not read.
+        records: i64,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Another run of the same mode writes at the moment.
+    #[error("another run compares {0} data at the moment")]
+    Running(Mode),
+    /// Nothing says which types are compared.
+    #[error("no event types are configured: set reconcile.types, or configure [[webhooks]]")]
+    NoTypes,
+    /// The process ends.
+    #[error("stopped; running it again goes on where it stopped")]
+    Stopped,
+    /// A thread that asked Kafka panicked.
+    #[error("a thread that asked Kafka panicked")]
+    Panicked,
+}
+
+impl From<sqlx::Error> for ReconcileError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+/// What is compared, and what happens with what is missing.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whose data.
+    pub mode: Mode,
+    /// Event types; `order.*` stands for a group.
+    pub types: Vec<String>,
+    /// The stretch of time.
+    pub range: Range,
+    /// The length of a window.
+    pub window: TimeDelta,
+    /// By how much windows overlap.
+    pub overlap: TimeDelta,
+    /// How long to wait for the consumers.
+    pub catch_up: Duration,
+    /// Whether missing events are written.
+    pub apply: bool,
+    /// Whether an interrupted run is gone on with.
+    pub resume: bool,
+    /// Who waits for the result.
+    pub priority: Priority,
+}
+
+/// How far a comparison is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// How much time is compared.
+    pub covered: TimeDelta,
+    /// How much time is compared in all.
+    pub total: TimeDelta,
+    /// Events that were listed.
+    pub listed: u64,
+    /// Events that are missing.
+    pub missing: u64,
+}
+
+/// What a comparison needs.
+pub struct Reconciler<'a> {
+    /// Digital River.
+    pub client: &'a Client,
+    /// Where events are written.
+    pub kafka: &'a KafkaConfig,
+    /// The consumers with the topics that each reads.
+    pub consumers: &'a Consumers,
+    /// How long PostgreSQL's answer is waited for.
+    pub answer_limit: Duration,
+    /// What time it is.
+    pub clock: &'a dyn Clock,
+    /// When it has to stop.
+    pub stop: &'a CancellationToken,
+}
+
+/// What a run has at hand.
+struct Run<'a> {
+    options: &'a Options,
+    filters: Vec<Vec<String>>,
+    report: Report,
+    /// With `apply`: the run's id and where it writes.
+    writer: Option<(Uuid, FutureProducer)>,
+    /// Without `apply`: missing events of the last overlap, which the next window lists again.
+    overlapped: HashSet<String>,
+}
+
+impl Reconciler<'_> {
+    /// Compares, and writes what is missing if that is asked for.
+    ///
+    /// # Errors
+    /// When it did not come to its end. What was written stays; running it again goes on.
+    pub async fn run(
+        &self,
+        connection: &mut PgConnection,
+        options: &Options,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Report, ReconcileError> {
+        if options.types.is_empty() {
+            return Err(ReconcileError::NoTypes);
+        }
+        if !options.apply {
+            return self.compare(connection, options, progress).await;
+        }
+        let lock = Lock::Reconcile(options.mode.as_str());
+        if !self.bounded(postgres::try_lock(connection, lock)).await? {
+            return Err(ReconcileError::Running(options.mode));
+        }
+        let result = self.compare(connection, options, progress).await;
+        // The lock ends with the connection in any case.
+        let released = self.bounded(postgres::unlock(connection, lock)).await;
+        let report = result?;
+        released?;
+        Ok(report)
+    }
+
+    /// Waits for PostgreSQL's answer, but not for ever.
+    pub(crate) async fn bounded<T, E: Into<riverlock_ledger::Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, riverlock_ledger::Error> {
+        bounded(self.answer_limit, async { work.await.map_err(Into::into) }).await
+    }
+
+    async fn compare(
+        &self,
+        connection: &mut PgConnection,
+        options: &Options,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Report, ReconcileError> {
+        let Options { mode, types, range, .. } = options;
+        cluster::ensure_current(self.kafka, connection).await?;
+        let now = self.clock.now();
+        let mut report = Report::new(*mode, types.clone(), range.from, range.to, options.apply);
+        let (mut ranges, mut runs, mut writer) = (vec![*range], Vec::new(), None);
+        if options.apply {
+            let unfinished = store::unfinished(connection, *mode, types, now - RESUME_WITHIN);
+            if let Some(earlier) = self.bounded(unfinished).await?
+                && options.resume
+            {
+                ranges = remaining(*range, earlier.done, options.overlap);
+                report.resumed = Some(earlier.run_id);
+                runs.push(earlier.run_id);
+            }
+            let run_id = Uuid::now_v7();
+            self.bounded(store::forget(connection, now - REMEMBERED)).await?;
+            self.bounded(store::begin(connection, run_id, *mode, types, *range, now)).await?;
+            runs.push(run_id);
+            writer = Some((run_id, self.kafka.producer().create()?));
+        }
+        topics::caught_up(self, connection, options.catch_up).await?;
+        let total = ranges.iter().fold(TimeDelta::zero(), |sum, range| sum + (range.to - range.from));
+        let (filters, overlapped) = (filters(types), HashSet::new());
+        let mut run = Run { options, filters, report, writer, overlapped };
+        let mut covered = TimeDelta::zero();
+        let contiguous = ranges.len() == 1 && ranges[0].to == range.to;
+        for range in ranges {
+            for window in windows(range, options.window, options.overlap) {
+                self.window(connection, &mut run, window).await?;
+                covered += window.listed.to - window.done_from;
+                // Only a run without a gap may be gone on with from where it stands.
+                if contiguous {
+                    self.note(connection, &run, window.done_from).await?;
+                }
+                let Report { listed, missing, .. } = run.report;
+                progress(Progress { covered, total, listed, missing });
+            }
+        }
+        self.bounded(store::finish(connection, &runs, self.clock.now())).await?;
+        Ok(run.report)
+    }
+
+    /// Compares one window.
+    async fn window(
+        &self,
+        connection: &mut PgConnection,
+        run: &mut Run<'_>,
+        window: Window,
+    ) -> Result<(), ReconcileError> {
+        let mut overlapped = HashSet::new();
+        for types in run.filters.clone() {
+            let query = Query { from: window.listed.from, to: window.listed.to, types, starting_after: None };
+            let mut pages = Walk::new(self.client, run.options.mode, query, run.options.priority);
+            loop {
+                if self.stop.is_cancelled() {
+                    return Err(ReconcileError::Stopped);
+                }
+                let Some(page) = pages.next().await? else { break };
+                run.report.listed += page.data.len() as u64;
+                run.report.unusable += page.unreadable as u64;
+                let missing = self.missing(connection, run, page.data).await?;
+                for (key, event) in &missing {
+                    if event.created_time.is_some_and(|time| time < window.done_from) {
+                        overlapped.insert(key.clone());
+                    }
+                }
+                self.write(connection, run, missing).await?;
+            }
+        }
+        run.overlapped = overlapped;
+        Ok(())
+    }
+
+    /// Those of a page that have no outcome and were not written, once each.
+    async fn missing(
+        &self,
+        connection: &mut PgConnection,
+        run: &mut Run<'_>,
+        events: Vec<ListedEvent>,
+    ) -> Result<Vec<(String, ListedEvent)>, ReconcileError> {
+        let mut seen = HashSet::new();
+        let mut keyed = Vec::with_capacity(events.len());
+        for event in events {
+            if event.mode.is_some_and(|mode| mode != run.options.mode) {
+                run.report.unusable += 1;
+                continue;
+            }
+            let key = match EventId::check(&event.id) {
+                Ok(()) => event.id.clone(),
+                Err(_) => record::hashed(&event.id),
+            };
+            if seen.insert(key.clone()) {
+                keyed.push((key, event));
+            }
+        }
+        let keys: Vec<String> = keyed.iter().map(|(key, _)| key.clone()).collect();
+        let mut known = self.bounded(view::known_events(connection, &keys)).await?;
+        known.extend(self.bounded(store::written(connection, &keys)).await?);
+        keyed.retain(|(key, _)| !known.contains(key) && !run.overlapped.contains(key));
+        Ok(keyed)
+    }
+
+    /// Counts missing events, and writes them if that is asked for.
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        run: &mut Run<'_>,
+        missing: Vec<(String, ListedEvent)>,
+    ) -> Result<(), ReconcileError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if let Some((run_id, producer)) = &run.writer {
+            let bodies: Vec<&[u8]> = missing.iter().map(|(_, event)| event.body.as_ref()).collect();
+            let positions = topics::write(producer, &self.kafka.topics(), &bodies, self.clock.now()).await?;
+            let written: Vec<_> = missing.iter().map(|(key, _)| key.clone()).zip(positions).collect();
+            self.bounded(store::remember(connection, *run_id, &written)).await?;
+            run.report.written += written.len() as u64;
+        }
+        for (_, event) in missing {
+            let order_id = Envelope::parse(&event.body).ok().and_then(|envelope| envelope.order_id.map(Into::into));
+            let ListedEvent { id, event_type, created_time, .. } = event;
+            run.report.add(MissingEvent { id, event_type, created_time, order_id });
+        }
+        Ok(())
+    }
+
+    /// Notes how far the run is.
+    async fn note(
+        &self,
+        connection: &mut PgConnection,
+        run: &Run<'_>,
+        done_from: DateTime<Utc>,
+    ) -> Result<(), ReconcileError> {
+        let Some((run_id, _)) = &run.writer else { return Ok(()) };
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let Report { listed, missing, written, .. } = run.report;
+        let reached = Reached { done_from, listed: number(listed), missing: number(missing), written: number(written) };
+        Ok(self.bounded(store::reached(connection, *run_id, &reached)).await?)
+    }
+}
+
+/// The types as requests may name them: a group with `*` alone, names in lists of [`TYPES_MAX`].
+fn filters(types: &[String]) -> Vec<Vec<String>> {
+    let (groups, names): (Vec<String>, Vec<String>) = types.iter().cloned().partition(|name| name.contains('*'));
+    let lists = names.chunks(TYPES_MAX).map(<[String]>::to_vec);
+    groups.into_iter().map(|group| vec![group]).chain(lists).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_request_names_more_types_than_digital_river_takes() {
+        let mut types: Vec<String> = (0..45).map(|number| format!("a.{number}")).collect();
+        types.insert(3, "order.*".to_owned());
+        let found = filters(&types);
+        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [1, 19, 19, 7]);
+        assert_eq!(found[0], ["order.*"]);
+    }
+}

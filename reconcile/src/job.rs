@@ -1,0 +1,112 @@
+//! The background job: compares at an interval, in one process at a time.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use metrics::{counter, gauge};
+use riverlock_digital_river::{Client, Priority};
+use riverlock_ledger::PostgresConfig;
+use riverlock_runtime::{Context, kafka::KafkaConfig};
+use riverlock_schemas::Mode;
+
+use crate::{
+    config::ReconcileConfig,
+    events::{Options, ReconcileError, Reconciler},
+    metrics as names,
+    report::Report,
+    windows::Range,
+};
+
+/// The pause after a failed run.
+const RETRY_WAIT: Duration = Duration::from_secs(60);
+
+/// What the background job needs.
+#[derive(Clone)]
+pub struct Job {
+    /// How it compares.
+    pub config: ReconcileConfig,
+    /// Digital River.
+    pub client: Client,
+    /// Where events are written.
+    pub kafka: Arc<KafkaConfig>,
+    /// Where outcomes are.
+    pub postgres: PostgresConfig,
+    /// The consumers with the topics that each reads.
+    pub consumers: Vec<(&'static str, Vec<String>)>,
+    /// The modes and their types.
+    pub types: Vec<(Mode, Vec<String>)>,
+}
+
+impl Job {
+    /// Compares at the configured interval until the shutdown. Failures are logged, counted and tried again.
+    pub async fn run(self, context: Context) -> Result<(), std::convert::Infallible> {
+        let Some(interval) = self.config.interval else {
+            context.shutdown.soft().cancelled().await;
+            return Ok(());
+        };
+        names::describe(self.types.iter().map(|(mode, _)| *mode));
+        let soft = context.shutdown.soft().clone();
+        while !soft.is_cancelled() {
+            let mut wait = interval;
+            for (mode, types) in &self.types {
+                match self.once(&context, *mode, types).await {
+                    Ok(report) => succeeded(&report, context.clock.now()),
+                    // Another process does the same work.
+                    Err(ReconcileError::Running(_) | ReconcileError::Stopped) => {}
+                    Err(error) => {
+                        counter!(names::RUNS, "mode" => mode.as_str(), "result" => "error").increment(1);
+                        tracing::warn!("{mode} data could not be compared with Digital River's events: {error}");
+                        wait = interval.min(RETRY_WAIT);
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = soft.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn once(&self, context: &Context, mode: Mode, types: &[String]) -> Result<Report, ReconcileError> {
+        let mut connection = self.postgres.connect_as("reconcile").await?;
+        let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+        let to = context.clock.now() - delta(self.config.settle);
+        let options = Options {
+            mode,
+            types: types.to_vec(),
+            range: Range { from: to - delta(self.config.lookback), to },
+            window: delta(self.config.window),
+            overlap: delta(self.config.overlap),
+            catch_up: self.config.catch_up,
+            apply: self.config.apply,
+            resume: true,
+            priority: Priority::Background,
+        };
+        let reconciler = Reconciler {
+            client: &self.client,
+            kafka: &self.kafka,
+            consumers: &self.consumers,
+            answer_limit: self.postgres.answer_limit(),
+            clock: context.clock.as_ref(),
+            stop: context.shutdown.soft(),
+        };
+        reconciler.run(&mut connection, &options, &mut |_| {}).await
+    }
+}
+
+fn succeeded(report: &Report, now: DateTime<Utc>) {
+    let mode = report.mode.as_str();
+    counter!(names::RUNS, "mode" => mode, "result" => "ok").increment(1);
+    counter!(names::MISSING, "mode" => mode).increment(report.missing);
+    counter!(names::WRITTEN, "mode" => mode).increment(report.written);
+    gauge!(names::LAST_SUCCESS, "mode" => mode).set(now.timestamp() as f64);
+    gauge!(names::COVERED, "mode" => mode).set((report.to - report.from).as_seconds_f64());
+    if report.missing > 0 {
+        tracing::warn!(
+            "{} events with {mode} data never came as a delivery; {} of them were fetched and written",
+            report.missing,
+            report.written
+        );
+    }
+}

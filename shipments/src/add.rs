@@ -1,0 +1,151 @@
+//! Stores a shipment, so that it is reported.
+
+use chrono::{DateTime, Utc};
+use riverlock_digital_river::fulfillments::Line;
+use riverlock_schemas::{Mode, hash::Sha256Hash};
+use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
+
+use crate::{
+    check::{Refusal, check},
+    store,
+};
+
+/// Longest idempotency key, characters.
+pub const KEY_CHARS_MAX: usize = 200;
+
+/// Longest text of the tracking data, characters.
+pub const TEXT_CHARS_MAX: usize = 500;
+
+/// Who brings a shipment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The order API.
+    Api,
+    /// The command line.
+    Cli,
+    /// The topic of shipments.
+    Kafka,
+}
+
+impl Source {
+    /// As in the table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Cli => "cli",
+            Self::Kafka => "kafka",
+        }
+    }
+}
+
+/// A shipment to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewReport {
+    /// The order.
+    pub order_id: String,
+    /// Whose data.
+    pub mode: Mode,
+    /// The caller's key: the same key with the same content is the same report.
+    pub idempotency_key: String,
+    /// What is shipped or cancelled.
+    pub lines: Vec<Line>,
+    /// The carrier.
+    pub tracking_company: Option<String>,
+    /// The carrier's number of the shipment.
+    pub tracking_number: Option<String>,
+    /// Where the shipment can be followed.
+    pub tracking_url: Option<String>,
+    /// Who brings it.
+    pub source: Source,
+    /// The person or program.
+    pub created_by: String,
+}
+
+/// A stored shipment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// Its report's id.
+    pub report_id: Uuid,
+    /// Whether it was stored before, under the same key.
+    pub repeated: bool,
+}
+
+/// Why a shipment is not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// It does not fit what is known of the order.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The key is empty, too long, or has characters that are not visible ASCII.
+    #[error("the idempotency key must be 1 to {KEY_CHARS_MAX} visible ASCII characters")]
+    Key,
+    /// The key was used for another shipment of this order.
+    #[error("the idempotency key was used for another shipment of this order: report {0}")]
+    KeyReused(Uuid),
+    /// A text of the tracking data is too long or has control characters.
+    #[error("{0} must be at most {TEXT_CHARS_MAX} characters without control characters")]
+    Text(&'static str),
+    /// The address for tracking is no web address.
+    #[error("tracking_url must begin with https:// or http://")]
+    Url,
+    /// PostgreSQL did not answer.
+    #[error("PostgreSQL: {0}")]
+    Sql(#[from] sqlx::Error),
+}
+
+/// Stores a shipment, if it fits what is known of its order.
+///
+/// # Errors
+/// When it does not fit, or its key was used for something else.
+pub async fn add(connection: &mut PgConnection, new: &NewReport, now: DateTime<Utc>) -> Result<Added, AddError> {
+    check_texts(new)?;
+    let content = content(new);
+    let mut transaction = connection.begin().await?;
+    // Shipments of one order are stored one after the other, so that together they never exceed what is open.
+    store::lock_order(&mut transaction, &new.order_id, new.mode).await?;
+    if let Some((report_id, stored)) = store::by_key(&mut transaction, new).await? {
+        transaction.rollback().await?;
+        return match stored == content.as_bytes() {
+            true => Ok(Added { report_id, repeated: true }),
+            false => Err(AddError::KeyReused(report_id)),
+        };
+    }
+    let known = store::known(&mut transaction, &new.order_id, new.mode).await?;
+    let known = known.ok_or_else(|| Refusal::UnknownOrder(new.order_id.clone()))?;
+    check(&known, &new.lines)?;
+    let report_id = Uuid::now_v7();
+    store::insert(&mut transaction, report_id, new, content.as_bytes(), now).await?;
+    transaction.commit().await?;
+    Ok(Added { report_id, repeated: false })
+}
+
+fn check_texts(new: &NewReport) -> Result<(), AddError> {
+    let key = &new.idempotency_key;
+    if !(1..=KEY_CHARS_MAX).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(AddError::Key);
+    }
+    for (name, text) in [
+        ("tracking_company", &new.tracking_company),
+        ("tracking_number", &new.tracking_number),
+        ("tracking_url", &new.tracking_url),
+    ] {
+        let Some(text) = text else { continue };
+        if text.is_empty() || text.chars().count() > TEXT_CHARS_MAX || text.chars().any(char::is_control) {
+            return Err(AddError::Text(name));
+        }
+    }
+    match &new.tracking_url {
+        Some(url) if !url.starts_with("https://") && !url.starts_with("http://") => Err(AddError::Url),
+        _ => Ok(()),
+    }
+}
+
+/// A hash of everything that Digital River is told, whatever the order of the lines.
+fn content(new: &NewReport) -> Sha256Hash {
+    let mut lines: Vec<_> = new.lines.iter().map(|line| (&line.line_id, line.quantity, line.cancel_quantity)).collect();
+    lines.sort();
+    let content = serde_json::json!([lines, new.tracking_company, new.tracking_number, new.tracking_url]);
+    Sha256Hash::of(content.to_string().as_bytes())
+}

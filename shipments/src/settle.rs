@@ -1,0 +1,70 @@
+//! What a person decides about reports that Digital River refused, or that cannot be resolved.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// What is decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Digital River has it, as this fulfillment.
+    Reported {
+        /// The fulfillment's id.
+        fulfillment_id: String,
+    },
+    /// Digital River does not have it: it is sent again.
+    SendAgain,
+    /// It is not to be reported.
+    Withdrawn,
+}
+
+impl Decision {
+    /// The state that a report gets.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Reported { .. } => "reported",
+            Self::SendAgain => "waiting",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+
+    /// Whether this may be decided about a report in `state`: it is refused or unresolved, or waits and is withdrawn.
+    #[must_use]
+    pub fn fits(&self, state: &str) -> bool {
+        matches!(state, "refused" | "unresolved") || (state == "waiting" && *self == Self::Withdrawn)
+    }
+}
+
+/// Carries out a decision about a refused or unresolved report, or withdraws one that waits. Says whether the report was in such
+/// a state.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn settle(
+    connection: &mut PgConnection,
+    report_id: Uuid,
+    decision: &Decision,
+    by: &str,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    let fulfillment_id = match decision {
+        Decision::Reported { fulfillment_id } => Some(fulfillment_id.as_str()),
+        Decision::SendAgain | Decision::Withdrawn => None,
+    };
+    let changed = sqlx::query!(
+        "-- shipment_report_settle
+         UPDATE shipment_reports SET state = $2, fulfillment_id = $3, next_attempt_at = $4, settled_by = $5, settled_reason = $6,
+             ended_at = CASE WHEN $2 <> 'waiting' THEN $4::timestamptz END, last_code = NULL, lease_id = NULL
+         WHERE report_id = $1
+           AND (state IN ('refused', 'unresolved') OR (state = 'waiting' AND $2 = 'withdrawn'))",
+        report_id,
+        decision.state(),
+        fulfillment_id,
+        now,
+        by,
+        reason
+    );
+    Ok(changed.execute(connection).await?.rows_affected() == 1)
+}
