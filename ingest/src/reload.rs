@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use riverlock_runtime::{Component, ConfigError};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
     time::{MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,8 @@ pub(crate) struct Reloader {
     ingest: Arc<Ingest>,
     hangups: Signal,
     component: Component,
+    /// A read that has not come to its end.
+    reading: Option<JoinHandle<Found>>,
     /// What the process was started with. Some of it is in use until it ends.
     started: Loaded,
     /// The keys and sections that have other values now than those in use.
@@ -118,7 +121,18 @@ impl Reloader {
         let hangups = signal(SignalKind::hangup())?;
         component.ready();
         let (seen, judged, started) = (Ok(current.clone()), Ok(current.clone()), current.clone());
-        Ok(Self { load, ingest, hangups, component, started, pending: Vec::new(), seen, judged, current })
+        Ok(Self {
+            load,
+            ingest,
+            hangups,
+            component,
+            reading: None,
+            started,
+            pending: Vec::new(),
+            seen,
+            judged,
+            current,
+        })
     }
 
     /// Looks after the configuration until the process is asked to end.
@@ -138,8 +152,14 @@ impl Reloader {
     async fn look(&mut self, cause: Cause) {
         let load = Arc::clone(&self.load);
         let read = move || load().and_then(Loaded::new).map_err(|error| chain(&error));
-        let found = match timeout(READ_TIMEOUT, tokio::task::spawn_blocking(read)).await {
-            Ok(found) => found.unwrap_or_else(|error| Err(format!("reading it panicked: {error}"))),
+        // A read that hangs, for example on a file that is far away, holds a thread. One is enough: more of them would use up
+        // the threads that everything else that blocks needs.
+        let reading = self.reading.get_or_insert_with(|| tokio::task::spawn_blocking(read));
+        let found = match timeout(READ_TIMEOUT, reading).await {
+            Ok(found) => {
+                self.reading = None;
+                found.unwrap_or_else(|error| Err(format!("reading it panicked: {error}")))
+            }
             Err(_) => Err(format!("it cannot be read within {} s", READ_TIMEOUT.as_secs())),
         };
         let settled = self.seen == found;

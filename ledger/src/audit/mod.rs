@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     compare::{Comparison, Counts, Range},
     source::{Source, Watermarks},
-    store::Standing,
+    store::{Place, Standing},
 };
 use crate::{Error, cluster::ClusterError, context::Partition, metrics::OUTCOMES, ranges::STALL_MAX};
 
@@ -158,11 +158,11 @@ pub async fn run(
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
     // Records are written before they are read: Kafka's ends are asked for after the database.
-    let standings = store::standings(connection, consumers, &source.ids).await?;
+    let (standings, places) = store::moment(connection, consumers, &source.ids).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
     report.look_at_ends(&source, &standings, &watermarks);
-    count_others(&mut report, connection, &source, &standings, &watermarks).await?;
+    count_others(&mut report, connection, &source, places, &standings, &watermarks).await?;
 
     let mut ranges: HashMap<Partition, Range> = HashMap::new();
     for (partition, &(low, high)) in &watermarks {
@@ -216,10 +216,11 @@ async fn count_others(
     report: &mut Report,
     connection: &mut PgConnection,
     source: &Source,
+    places: Vec<Place>,
     standings: &BTreeMap<Partition, Standing>,
     watermarks: &Watermarks,
 ) -> Result<(), AuditError> {
-    for place in store::places(connection).await? {
+    for place in places {
         let partition = (place.topic_id, place.partition);
         let name = place.topic.unwrap_or_else(|| format!("topic number {}", place.topic_id));
         let (from, to) = match watermarks.get(&partition) {

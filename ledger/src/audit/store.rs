@@ -6,7 +6,7 @@ use std::{
 };
 
 use riverlock_schemas::content::Content;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use super::{Report, compare::Read};
 use crate::{Error, context::Partition, store};
@@ -54,6 +54,20 @@ pub(super) struct Place {
     pub(super) topic: Option<String>,
     /// Whether it is a topic of the current cluster.
     pub(super) is_current: bool,
+}
+
+/// How the consumers' partitions stand, and every partition that rows are of, at one moment: what the first batch of a partition
+/// writes is in both or in neither.
+pub(super) async fn moment(
+    connection: &mut PgConnection,
+    consumers: &[(&str, Vec<String>)],
+    ids: &HashMap<String, i16>,
+) -> Result<(BTreeMap<Partition, Standing>, Vec<Place>), Error> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let standings = standings(&mut transaction, consumers, ids).await?;
+    let places = places(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok((standings, places))
 }
 
 /// Every partition that rows are of. Jumps from one to the next along the primary key.
