@@ -153,7 +153,7 @@ async fn a_message_that_kafka_refuses_is_parked_with_those_behind_it_and_put_bac
     let page = telemetry::metrics().unwrap();
     let mut setting = Setting::new().await;
     setting.add("whole", "one", 100).await;
-    let large = setting.add("stuck", "large", 3 * 1024 * 1024).await;
+    let large = setting.add("stuck", "large", 5 * 1024 * 1024).await;
     let behind = setting.add("stuck", "behind", 100).await;
     for i in 0..50 {
         setting.add(&format!("other-{i}"), "message", 100).await;
@@ -204,7 +204,7 @@ async fn a_message_that_kafka_refuses_is_parked_with_those_behind_it_and_put_bac
 async fn a_dead_letter_that_kafka_refuses_is_parked_and_put_back() {
     let mut setting = Setting::new().await;
     setting.add_letters(3).await;
-    sqlx::query("UPDATE dead_letters SET payload = convert_to(repeat('.', 3 << 20), 'UTF8') WHERE record_offset = 2")
+    sqlx::query("UPDATE dead_letters SET payload = convert_to(repeat('.', 5 << 20), 'UTF8') WHERE record_offset = 2")
         .execute(&mut setting.connection)
         .await
         .unwrap();
