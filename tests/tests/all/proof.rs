@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use riverlock_ledger::{PostgresConfig, audit, batch, postgres};
+use riverlock_ledger::{PostgresConfig, audit, batch, cluster, postgres};
 use riverlock_processor::Orders;
 use riverlock_runtime::Secret;
 use riverlock_sandbox::stack::{Process, kafka_for_test, ports};
@@ -72,6 +72,7 @@ impl<'a> Processors<'a> {
         let postgres = PostgresConfig { url, ..PostgresConfig::default() };
         let mut connection = postgres.connect().await?;
         postgres::migrate(&mut connection).await?;
+        cluster::adopt(&mut connection, &cluster::connected(&world.local.config.kafka).await?).await?;
         // A commit waits for whoever has the lock, and takes a while, so that there is work left for every crash.
         sqlx::raw_sql(AssertSqlSafe(format!(
             "CREATE FUNCTION wait_to_commit() RETURNS trigger LANGUAGE plpgsql AS

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use riverlock_ledger::cluster;
 use riverlock_runtime::{kafka::KafkaConfig, topics};
 use riverlock_sandbox::stack::{Embedded, ports};
 use riverlock_tests::{Database, binary};
@@ -21,15 +22,18 @@ async fn answers(url: &str) -> bool {
 async fn services_without_anything_to_reload_survive_a_hangup_and_end_well_when_they_are_asked_to() {
     let kafka = KafkaConfig::default();
     let names = topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions));
-    let cluster = Embedded::start(names).unwrap();
+    let broker = Embedded::start(names).unwrap();
     let database = Database::create().await.unwrap();
+    let kafka = KafkaConfig { brokers: broker.bootstrap(), ..kafka };
+    let id = cluster::connected(&kafka).await.unwrap();
+    cluster::adopt(&mut database.connect().await.unwrap(), &id).await.unwrap();
     for service in ["processor", "invoice-fetcher"] {
         let folder = tempfile::tempdir().unwrap();
         let admin = ports::free_port().unwrap();
         let mut command = Command::new(binary().unwrap());
         command
             .arg(service)
-            .env("RIVERLOCK__KAFKA__BROKERS", cluster.bootstrap())
+            .env("RIVERLOCK__KAFKA__BROKERS", broker.bootstrap())
             .env("RIVERLOCK__POSTGRES__URL", database.config.url.expose())
             .env("RIVERLOCK__ADMIN__LISTEN", format!("127.0.0.1:{admin}"))
             .env("RIVERLOCK__INVOICE_FETCHER__TEST__API_KEY", "key")
