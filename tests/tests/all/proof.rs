@@ -290,7 +290,7 @@ async fn send(world: &World, bodies: Vec<Vec<u8>>) -> anyhow::Result<()> {
 
 /// An event that is delivered many times at once.
 fn often() -> Vec<u8> {
-    br#"{"id":"often","type":"order.accepted","liveMode":false,"createdTime":"2026-01-01T00:00:00Z","data":{"object":{"id":"often","state":"accepted","updatedTime":"2026-01-01T00:00:00Z"}}}"#.to_vec()
+    br#"{"id":"often","type":"order.accepted","liveMode":false,"createdTime":"2026-01-01T00:00:00Z","data":{"object":{"id":"often","state":"accepted","updatedTime":"2026-01-01T00:00:00Z","items":[{"id":"line","quantity":1}]}}}"#.to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]
