@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
+use riverlock_invoice_fetcher::queue::view::{self as documents, InvoiceView};
 use riverlock_ledger::view::{self, EventView, MessageView};
 use riverlock_processor::store::{self, ListFilter, OperationView, OrderSummary, OrderView, ShipmentView};
 use riverlock_runtime::{Clock as _, SystemClock};

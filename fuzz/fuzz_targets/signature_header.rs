@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use libfuzzer_sys::fuzz_target;
-use riverlock_ingest::signature::{HEADER_BYTES_MAX, SignatureError, Verifier};
+use riverlock_ingest::auth::signature::{HEADER_BYTES_MAX, SignatureError, Verifier};
 use sha2::Sha256;
 
 const SECRET: &str = "whsec_0123456789abcdef";

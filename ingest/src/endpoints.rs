@@ -5,11 +5,10 @@ use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use crate::{
-    address,
-    authentication::Authentication,
+    auth::{Authentication, token::Client},
     config::{AddressRanges, EndpointConfig, EndpointMode, IngestConfig, TOKEN_PATHS, without_slash},
+    http::address,
     metrics::EndpointMetrics,
-    token::Client,
 };
 
 /// One of them, ready to work.

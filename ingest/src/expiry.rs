@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     endpoints::Endpoints,
-    handler::Ingest,
     metrics::{PROCESS, seconds},
+    webhook::handler::Ingest,
 };
 
 /// How often it looks.

@@ -16,56 +16,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     endpoints::Endpoints,
-    floods::Floods,
-    handler::{Ingest, handle},
-    known::KnownAddresses,
+    http::known::KnownAddresses,
+    kafka::{producer::Producer, supervisor::Supervisor},
     metrics::EndpointMetrics,
-    producer::Producer,
-    quarantine::Quarantine,
     readiness::{Obstacle, Readiness},
-    reading::Reading,
     reload::{Loaded, Reloader},
-    supervisor::Supervisor,
-    token_endpoint::TokenEndpoint,
+    webhook::{
+        floods::Floods,
+        handler::{Ingest, handle},
+        quarantine::Quarantine,
+        reading::Reading,
+        token_endpoint::TokenEndpoint,
+    },
 };
 
-mod address;
-mod arrival;
-mod authentication;
-mod body;
-mod breaker;
-mod certificate;
+pub mod auth;
 pub mod config;
-mod connection;
-mod credentials;
 mod endpoints;
 mod expiry;
-mod first_byte;
-mod floods;
-mod guesses;
-mod handler;
-mod kafka_errors;
-mod known;
+mod http;
+mod kafka;
 pub mod metrics;
-mod nofile;
-mod odd;
-mod partition_limits;
-mod producer;
-mod quarantine;
 mod readiness;
-mod reading;
 mod refusal;
 mod reload;
-mod reports;
-mod server;
-pub mod signature;
-mod slots;
-mod supervisor;
-mod tls;
-mod token;
-mod token_endpoint;
-mod topic_check;
-mod waiting;
+mod webhook;
 
 pub use config::IngestConfig;
 pub use reload::{Configuration, Load};
@@ -149,7 +124,7 @@ async fn run(
             Ok::<_, Infallible>(())
         });
     }
-    let component = context.health.register_beating("ingest", supervisor::SILENCE_MAX);
+    let component = context.health.register_beating("ingest", kafka::supervisor::SILENCE_MAX);
     serve_until_end(listener, ingest, config.limits, kafka, component);
     tracing::info!(%address, "ingest listens on {address}");
     Ok(Server { address })
@@ -163,9 +138,9 @@ fn assemble(
     context: &Context,
 ) -> Result<Ingest, rdkafka::error::KafkaError> {
     let (health, now) = (&context.health, std::time::Instant::now());
-    let reports = health.register_beating("ingest-reports", reports::SILENCE_MAX);
+    let reports = health.register_beating("ingest-reports", kafka::reports::SILENCE_MAX);
     let producer = Producer::new(kafka, &config.limits, reports)?;
-    let reports = health.register_beating("ingest-quarantine-reports", reports::SILENCE_MAX);
+    let reports = health.register_beating("ingest-quarantine-reports", kafka::reports::SILENCE_MAX);
     let quarantine = Quarantine::new(config.quarantine.clone(), kafka, reports, now)?;
     Ok(Ingest {
         endpoints: ArcSwap::from_pointee(Endpoints::new(config, context.clock.now())),
@@ -213,7 +188,7 @@ fn serve_until_end(
             soft.cancelled().await;
             readiness.set(Obstacle::Ending, Some("ending".to_owned()));
         };
-        tokio::join!(server::serve(listener, router, tls, limits, policy, shutdown), tell);
+        tokio::join!(http::server::serve(listener, router, tls, limits, policy, shutdown), tell);
         served.cancel();
         tokio::join!(ingest.producer.close(), ingest.quarantine.close());
         Ok::<_, Infallible>(())
@@ -222,5 +197,5 @@ fn serve_until_end(
 
 /// Serves a router behind ingest's own listener until the shutdown, so that a benchmark can compare other work with ingest's.
 pub async fn serve(listener: TcpListener, router: Router, limits: config::LimitsConfig, shutdown: Shutdown) {
-    server::serve(listener, router, Arc::default(), limits, Arc::new(server::AcceptAll), shutdown).await;
+    http::server::serve(listener, router, Arc::default(), limits, Arc::new(http::server::AcceptAll), shutdown).await;
 }

@@ -10,7 +10,7 @@ use axum::{
 use riverlock_schemas::{EnvelopeError, text::bounded};
 use serde::Serialize;
 
-use crate::{authentication::AuthenticationError, metrics::Outcome};
+use crate::{auth::AuthenticationError, metrics::Outcome};
 
 /// Longest text of an answer and of a log line about it, in characters: part of it may be the sender's.
 const TEXT_CHARS_MAX: usize = 200;

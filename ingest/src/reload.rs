@@ -15,12 +15,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    auth::credentials::{Hash, hash},
     config::IngestConfig,
-    credentials::{Hash, hash},
     endpoints::Endpoints,
-    handler::Ingest,
+    http::tls::Tls,
     metrics::{PROCESS, Reload},
-    tls::Tls,
+    webhook::handler::Ingest,
 };
 
 /// How long reading the configuration may take: a file may be far away.

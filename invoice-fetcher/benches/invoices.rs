@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use riverlock_invoice_fetcher::{
-    AccountConfig, Archive, InvoiceFetcherConfig, InvoiceQueue, fetch, metrics::ATTEMPTS, view,
+    AccountConfig, Archive, InvoiceFetcherConfig, InvoiceQueue, fetch, metrics::ATTEMPTS, queue::view,
 };
 use riverlock_ledger::{Fresh, PostgresConfig, Projection as _, postgres};
 use riverlock_runtime::{Context, Secret, telemetry};

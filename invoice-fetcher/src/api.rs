@@ -36,7 +36,12 @@ use tokio::{
 };
 use utoipa::{OpenApi, ToSchema};
 
-use crate::{Archive, error::Error, metrics as names, queue::Queue, view};
+use crate::{
+    Archive,
+    error::Error,
+    metrics as names,
+    queue::{Queue, view},
+};
 
 /// Documents that are sent at the same time; more are asked to come again.
 pub(crate) const DOWNLOADS_MAX: usize = 64;

@@ -9,7 +9,7 @@ use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use crate::{api::ApiConfig, archive::Archive, missing::MissingConfig};
+use crate::{api::ApiConfig, archive::Archive, queue::missing::MissingConfig};
 
 /// Digital River's address. Source: Digital River, "API structure": one host for live and test data.
 const DIGITAL_RIVER: &str = "https://api.digitalriver.com";

@@ -14,40 +14,16 @@
 //!
 //! Deliberately absent: any other service, any parsing of PDFs, any deletion of documents.
 
-mod account;
-mod accounts;
-mod address;
+pub mod account;
 pub mod api;
 pub mod archive;
-mod attempt;
-mod bucket;
-mod check;
+pub mod client;
 pub mod config;
-mod database;
-mod download;
 pub mod error;
-mod evidence;
-mod gate;
-pub mod ignored;
-pub mod keys;
-pub mod links;
-mod media;
+mod fetch;
 pub mod metrics;
-pub mod missing;
-mod pdf;
-mod plan;
 mod problem;
-pub mod projection;
-mod queue;
-mod resolver;
-pub mod retry;
-mod retry_after;
-mod sweep;
-mod upload;
-pub mod verify;
-pub mod view;
-mod watch;
-mod worker;
+pub mod queue;
 
 #[cfg(test)]
 mod tests;
@@ -57,14 +33,14 @@ use std::sync::Arc;
 use riverlock_ledger::{PostgresConfig, consumer};
 use riverlock_runtime::{Context, kafka::KafkaConfig};
 
+#[doc(hidden)]
+pub use crate::archive::sweep::sweep;
+pub use crate::queue::missing::MissingConfig;
+pub use crate::queue::projection::{InvoiceQueue, NAME};
 pub use api::ApiConfig;
 pub use archive::{Archive, ArchiveError};
 pub use config::{AccountConfig, InvoiceFetcherConfig, RetryConfig};
 pub use error::Error;
-pub use missing::MissingConfig;
-pub use projection::{InvoiceQueue, NAME};
-#[doc(hidden)]
-pub use sweep::sweep;
 
 /// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for accounts that
 /// are added, and for new API keys and tokens.
@@ -73,7 +49,7 @@ pub use sweep::sweep;
 /// When the configuration is wrong, or the announcing events cannot be read without losing some.
 pub async fn run(
     config: InvoiceFetcherConfig,
-    load: Arc<keys::Load>,
+    load: Arc<account::keys::Load>,
     kafka: &KafkaConfig,
     postgres: &PostgresConfig,
     context: &Context,
@@ -85,7 +61,7 @@ pub async fn run(
         let address = api::start(api.listen, tokens, archive, queue, context).await?;
         tracing::info!("documents are at http://{address}/v1/invoices/{{file id}}");
     }
-    context.shutdown.spawn("invoice-keys", keys::run(fetcher, load, context.clone()));
+    context.shutdown.spawn("invoice-keys", account::keys::run(fetcher, load, context.clone()));
     Ok(consumer::run(projection, kafka.topics().files(), batch, kafka, postgres, context).await?)
 }
 
@@ -105,11 +81,11 @@ fn start(
     config: InvoiceFetcherConfig,
     postgres: &PostgresConfig,
     context: &Context,
-) -> Result<Arc<worker::Fetcher>, riverlock_runtime::ConfigError> {
+) -> Result<Arc<fetch::worker::Fetcher>, riverlock_runtime::ConfigError> {
     let (watched, lease) = (config.clone(), config.lease);
-    let fetcher = Arc::new(worker::Fetcher::new(config, postgres, context.clone())?);
-    context.shutdown.spawn("invoice-watch", watch::run(Arc::clone(&fetcher), watched, context.clone()));
-    context.shutdown.spawn("invoice-sweep", sweep::run(fetcher.archive.clone(), lease, context.clone()));
+    let fetcher = Arc::new(fetch::worker::Fetcher::new(config, postgres, context.clone())?);
+    context.shutdown.spawn("invoice-watch", queue::watch::run(Arc::clone(&fetcher), watched, context.clone()));
+    context.shutdown.spawn("invoice-sweep", archive::sweep::run(fetcher.archive.clone(), lease, context.clone()));
     context.shutdown.spawn("invoice-downloads", Arc::clone(&fetcher).run());
     Ok(fetcher)
 }

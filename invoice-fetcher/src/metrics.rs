@@ -3,7 +3,7 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use riverlock_schemas::Mode;
 
-use crate::{gate::Why, problem::Problem, queue::AGES};
+use crate::{account::gate::Why, problem::Problem, queue::AGES};
 
 /// Documents by state.
 pub const DOCUMENTS: &str = "invoice_documents";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use riverlock_schemas::hash::Sha256Hash;
 
-use crate::{evidence::Answer, gate::Why};
+use crate::account::{evidence::Answer, gate::Why};
 
 /// Why an attempt did not end with a stored document. The text is kept with the row, for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use riverlock_invoice_fetcher::{missing::MissingPosition, view::ListPosition};
+use riverlock_invoice_fetcher::queue::{missing::MissingPosition, view::ListPosition};
 use riverlock_schemas::{FileId, Mode};
 
 use super::{

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use riverlock_invoice_fetcher::view as documents;
+use riverlock_invoice_fetcher::queue::view as documents;
 use riverlock_ledger::{audit, view};
 
 use super::{LOOK_INTERVAL, mend};

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use riverlock_invoice_fetcher::view as documents;
+use riverlock_invoice_fetcher::queue::view as documents;
 use riverlock_ledger::view;
 use riverlock_processor::store;
 use riverlock_sandbox::PlayReport;

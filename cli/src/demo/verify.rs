@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use riverlock_invoice_fetcher::{Archive, view};
+use riverlock_invoice_fetcher::{Archive, queue::view};
 use riverlock_ledger::view::known_events;
 use riverlock_processor::store;
 use riverlock_sandbox::{Life, PlayConfig, pdf};

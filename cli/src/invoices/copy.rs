@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
-use riverlock_invoice_fetcher::{Archive, ArchiveError, view::InvoiceView};
+use riverlock_invoice_fetcher::{Archive, ArchiveError, queue::view::InvoiceView};
 use riverlock_schemas::hash::Sha256Hash;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};

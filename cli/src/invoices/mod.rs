@@ -7,11 +7,13 @@ use std::{fmt::Write as _, path::Path, process::ExitCode, str::FromStr, time::Du
 
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::{
-    InvoiceQueue, ignored,
-    links::{self, LinkError},
-    missing,
-    retry::{self, Request, Retried, Run},
-    view::{self, Filter, InvoiceView, RetryView},
+    InvoiceQueue,
+    client::links::{self, LinkError},
+    queue::{
+        ignored, missing,
+        retry::{self, Request, Retried, Run},
+        view::{self, Filter, InvoiceView, RetryView},
+    },
 };
 use riverlock_ledger::postgres::bounded;
 use riverlock_runtime::{Clock as _, Context, SystemClock};

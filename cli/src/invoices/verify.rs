@@ -4,8 +4,8 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use riverlock_invoice_fetcher::{
     Archive,
-    retry::Request,
-    verify::{self, Finding, Kind, Selection, Totals},
+    archive::verify::{self, Finding, Kind, Selection, Totals},
+    queue::retry::Request,
 };
 use riverlock_schemas::Mode;
 use serde::Serialize;

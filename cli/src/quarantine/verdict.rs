@@ -5,8 +5,8 @@ use std::{collections::HashMap, fmt};
 use chrono::{DateTime, Utc};
 use riverlock_ingest::{
     IngestConfig,
+    auth::signature::{Match, SignatureError, Verifier},
     config::EndpointConfig,
-    signature::{Match, SignatureError, Verifier},
 };
 use riverlock_schemas::{record, time::parse_time};
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use riverlock_ingest::IngestConfig;
-use riverlock_invoice_fetcher::view::{self as documents, InvoiceView};
+use riverlock_invoice_fetcher::queue::view::{self as documents, InvoiceView};
 use riverlock_ledger::{
     cluster,
     view::{self, EventView, MessageView},

@@ -12,7 +12,7 @@ mod receipt;
 use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_invoice_fetcher::view::InvoiceView;
+use riverlock_invoice_fetcher::queue::view::InvoiceView;
 use riverlock_ledger::view::{EventView, MessageView};
 use riverlock_processor::{history::Step, store::OrderView};
 use serde::Serialize;

@@ -6,7 +6,7 @@ use riverlock_runtime::ConfigError;
 use riverlock_schemas::record::STORED_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::slots::Bounds;
+use crate::http::slots::Bounds;
 
 /// `[ingest.limits]`.
 ///

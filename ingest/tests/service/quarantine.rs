@@ -1,7 +1,7 @@
 //! What is kept of events whose sender is not believed.
 
 use rdkafka::Message;
-use riverlock_ingest::{config::EndpointConfig, signature::Verifier};
+use riverlock_ingest::{auth::signature::Verifier, config::EndpointConfig};
 use riverlock_runtime::{Clock as _, SystemClock};
 
 use crate::harness::{PATH, configured, event, header, request, sign_with, unsigned, wait_until};

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Archive,
     api::{self, ApiConfig},
-    links,
+    client::links,
 };
 
 const TOKEN: &str = "canary-token-canary-token-canary-token";

@@ -13,7 +13,7 @@ use super::{
     child, config, file,
     station::{Reply, Station},
 };
-use crate::{InvoiceFetcherConfig, links, queue::Leased, worker::Fetcher};
+use crate::{InvoiceFetcherConfig, client::links, fetch::worker::Fetcher, queue::Leased};
 
 /// What a bomb expands to, bytes.
 const EXPANDED: u64 = 512 << 20;

@@ -13,7 +13,10 @@ use super::{
     s3::{pdf, store},
     vendors::{Server, Vendor},
 };
-use crate::{Archive, InvoiceFetcherConfig, archive::PART_BYTES, sweep};
+use crate::{
+    Archive, InvoiceFetcherConfig,
+    archive::{PART_BYTES, sweep},
+};
 
 const VENDORS: [Vendor; 2] = [Vendor::Google, Vendor::Azure];
 

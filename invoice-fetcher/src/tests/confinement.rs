@@ -24,11 +24,10 @@ use super::{
 };
 use crate::{
     InvoiceFetcherConfig, InvoiceQueue,
-    download::Client,
-    links,
+    client::{download::Client, links},
+    fetch::worker::Fetcher,
     problem::Problem,
     queue::{Document, Leased},
-    worker::Fetcher,
 };
 
 /// The configured host, and certificates for these tests only: its own, one for another name, and one for its name that

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::s3::{BUCKET, KEY_ID, SECRET, Server};
-use crate::{InvoiceFetcherConfig, bucket};
+use crate::{InvoiceFetcherConfig, archive::bucket};
 
 /// A service on this machine that hands out the bucket's credentials, and what it was asked for.
 struct Metadata {

@@ -51,7 +51,7 @@ impl Database {
 
     /// The queue in it.
     pub(super) fn queue(&self) -> Queue {
-        Queue::new(crate::database::Database::new(&self.config))
+        Queue::new(crate::queue::database::Database::new(&self.config))
     }
 
     /// The database of a parent process, for as long as the parent has it.

@@ -13,7 +13,11 @@ use super::{
     queueing::{announce, announced},
     server::{Answer, Server},
 };
-use crate::{Archive, InvoiceFetcherConfig, queue::Leased, retry, view::Filter, worker::Fetcher};
+use crate::{
+    Archive, InvoiceFetcherConfig,
+    fetch::worker::Fetcher,
+    queue::{Leased, retry, view::Filter},
+};
 
 /// How long a test may wait for something to happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);

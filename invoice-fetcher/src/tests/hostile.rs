@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     Archive, InvoiceFetcherConfig,
+    fetch::worker::Fetcher,
     problem::Problem,
     queue::{Document, Leased},
-    worker::Fetcher,
 };
 
 const PDF: &str = "application/pdf";

@@ -10,7 +10,7 @@ use riverlock_schemas::Mode;
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use super::{API_KEY, config, fetching::Bench, file};
-use crate::{queue::Leased, worker::Fetcher};
+use crate::{fetch::worker::Fetcher, queue::Leased};
 
 /// The alarm.
 const PAUSED: &str = "invoice_fetching_paused{mode=\"test\",reason=\"key_refused\"}";

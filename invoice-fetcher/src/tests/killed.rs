@@ -27,7 +27,7 @@ use super::{
     file, files,
     server::Answer,
 };
-use crate::{Archive, sweep, worker::Fetcher};
+use crate::{Archive, archive::sweep, fetch::worker::Fetcher};
 
 /// What a fetcher in a process of its own is told.
 #[derive(Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use object_store::local::LocalFileSystem;
 use riverlock_runtime::Context;
 
 use super::{fetching::Bench, files};
-use crate::{Archive, sweep, worker::Fetcher};
+use crate::{Archive, archive::sweep, fetch::worker::Fetcher};
 
 /// Small enough that every document but the first few is staged in several parts.
 const PART_BYTES: usize = 64;

@@ -15,7 +15,7 @@ use super::{
     queueing::{announce, announced},
     server::Answer,
 };
-use crate::{missing, view};
+use crate::queue::{missing, view};
 
 const DUE: &str = "SELECT count(*) FROM invoices WHERE state = 'due'";
 

@@ -12,10 +12,12 @@ use super::{
     queueing::{announce, announced, document_end, lease, noon},
 };
 use crate::{
-    InvoiceFetcherConfig, missing,
-    queue::{End, Queue},
-    retry::{self, Request, Run},
-    view::{self, Filter},
+    InvoiceFetcherConfig,
+    queue::{
+        End, Queue, missing,
+        retry::{self, Request, Run},
+        view::{self, Filter},
+    },
 };
 
 const SIX_HOURS: Duration = Duration::from_secs(6 * 3600);

@@ -15,7 +15,10 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 
 use super::{document, fetching::Bench, file};
-use crate::{Archive, ArchiveError, InvoiceFetcherConfig, archive::PART_BYTES, pdf::Checked, upload::Published};
+use crate::{
+    Archive, ArchiveError, InvoiceFetcherConfig,
+    archive::{PART_BYTES, pdf::Checked, upload::Published},
+};
 
 pub(super) const BUCKET: &str = "documents";
 pub(super) const KEY_ID: &str = "canary-key-id";

@@ -7,8 +7,8 @@ use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use super::{document, fetching::Bench, file};
 use crate::{
     Archive,
-    retry::Request,
-    verify::{self, Finding, Kind, Selection, Totals, VerifyError},
+    archive::verify::{self, Finding, Kind, Selection, Totals, VerifyError},
+    queue::retry::Request,
 };
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
@@ -94,7 +94,7 @@ async fn a_document_that_comes_back_with_other_bytes_says_what_it_was() {
     bench.until(STORED, 1).await;
     bench.stop().await;
     let mut connection = bench.database.pool.acquire().await.unwrap();
-    let view = crate::view::find(&mut connection, file(0)).await.unwrap().unwrap();
+    let view = crate::queue::view::find(&mut connection, file(0)).await.unwrap().unwrap();
     assert_eq!(view.sha256, Some(Sha256Hash::of(&rendered_anew)));
     assert_eq!(view.earlier_sha256, Some(Sha256Hash::of(&document(file(0)))));
 }

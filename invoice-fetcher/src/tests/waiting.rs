@@ -13,7 +13,7 @@ use super::{
     file,
     queueing::{announce, announced},
 };
-use crate::{AccountConfig, Archive, InvoiceFetcherConfig, watch::Watch, worker::Fetcher};
+use crate::{AccountConfig, Archive, InvoiceFetcherConfig, fetch::worker::Fetcher, queue::watch::Watch};
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
 

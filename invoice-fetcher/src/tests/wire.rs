@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::fetching::{Bench, PATIENCE};
-use crate::{database::Database, watch::Watch};
+use crate::queue::{database::Database, watch::Watch};
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
 
@@ -137,7 +137,8 @@ async fn gauges_do_not_stand_still_while_postgresql_is_away() {
     let bench = Bench::new().await;
     let wire = Wire::lay(port(&bench.database.config)).await;
     let postgres = wire.to(&bench.database.config);
-    let fetcher = Arc::new(crate::worker::Fetcher::new(bench.config.clone(), &postgres, Context::new()).unwrap());
+    let fetcher =
+        Arc::new(crate::fetch::worker::Fetcher::new(bench.config.clone(), &postgres, Context::new()).unwrap());
     let mut watch = Watch::new(fetcher, bench.config.clone(), bench.context.clone());
     bench.announce([1]).await;
     sqlx::query("UPDATE invoices SET next_attempt_at = now() - interval '1 hour'")

@@ -19,7 +19,7 @@ use axum::{
 use http_body_util::BodyExt as _;
 use riverlock_ingest::{
     IngestConfig,
-    signature::{HEADER, Verifier},
+    auth::signature::{HEADER, Verifier},
 };
 use riverlock_runtime::{
     Clock as _, Context, Secret, SystemClock, admin,

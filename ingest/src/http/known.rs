@@ -1,0 +1,125 @@
+//! Which client addresses are known: those from which an authentic request came recently, and Digital River's own.
+//!
+//! Requests from a known address pass ahead of others where slots are short; nothing is believed because of it. Memory is
+//! fixed, and neither looking an address up nor noting one takes a lock: it happens for every event.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::{AddressRanges, DIGITAL_RIVER},
+    http::{address::network, slots::Standing},
+};
+
+/// Addresses that are remembered; where two share an entry, the later one replaces the earlier.
+const ENTRIES: usize = 4_096;
+
+/// Low bits of an entry: when the address was noted, in minutes since the start, plus one. The rest is a hash of the address.
+const MINUTES_BITS: u32 = 24;
+
+static DIGITAL_RIVER_ADDRESSES: LazyLock<AddressRanges> =
+    LazyLock::new(|| AddressRanges::try_from(vec![DIGITAL_RIVER.to_owned()]).unwrap_or_default());
+
+/// Addresses from which authentic requests came.
+pub(crate) struct KnownAddresses {
+    /// Keyed at random, so that nobody can choose whose entry to replace.
+    hasher: RandomState,
+    start: Instant,
+    /// How long an address stays known.
+    lifetime: Duration,
+    entries: Box<[AtomicU64]>,
+}
+
+impl KnownAddresses {
+    pub(crate) fn new(lifetime: Duration, start: Instant) -> Self {
+        let entries = (0..ENTRIES).map(|_| AtomicU64::new(0)).collect();
+        Self { hasher: RandomState::new(), start, lifetime, entries }
+    }
+
+    /// What is known of a client with this address.
+    pub(crate) fn standing(&self, address: IpAddr, now: Instant) -> Standing {
+        if self.contains(address, now) || DIGITAL_RIVER_ADDRESSES.contains(address) {
+            Standing::KnownAddress
+        } else {
+            Standing::Unknown
+        }
+    }
+
+    /// Notes that an authentic request came from an address.
+    pub(crate) fn note(&self, address: IpAddr, now: Instant) {
+        let (entry, tag) = self.find(address);
+        let noted = tag | (self.minutes(now) + 1);
+        // Written once a minute at most, so that threads do not take the cache line from each other.
+        if entry.load(Ordering::Relaxed) != noted {
+            entry.store(noted, Ordering::Relaxed);
+        }
+    }
+
+    fn contains(&self, address: IpAddr, now: Instant) -> bool {
+        let (entry, tag) = self.find(address);
+        let value = entry.load(Ordering::Relaxed);
+        let minutes = value & mask();
+        if minutes == 0 || value & !mask() != tag {
+            return false;
+        }
+        self.minutes(now).saturating_sub(minutes - 1) < (self.lifetime.as_secs() / 60).max(1)
+    }
+
+    fn find(&self, address: IpAddr) -> (&AtomicU64, u64) {
+        let hash = self.hasher.hash_one(network(address));
+        let index = usize::try_from(hash & mask()).unwrap_or_default() % ENTRIES;
+        (&self.entries[index], hash & !mask())
+    }
+
+    /// Whole minutes since the start.
+    fn minutes(&self, now: Instant) -> u64 {
+        (now.saturating_duration_since(self.start).as_secs() / 60).min(mask() - 1)
+    }
+}
+
+fn mask() -> u64 {
+    (1 << MINUTES_BITS) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_known_for_as_long_as_it_is_configured() {
+        let start = Instant::now();
+        let known = KnownAddresses::new(Duration::from_secs(3_600), start);
+        let minutes = |minutes: u64| start + Duration::from_secs(60 * minutes);
+        let address: IpAddr = "192.0.2.7".parse().unwrap();
+        assert_eq!(known.standing(address, start), Standing::Unknown);
+        known.note("::ffff:192.0.2.7".parse().unwrap(), start);
+        assert_eq!(known.standing(address, minutes(59)), Standing::KnownAddress);
+        assert_eq!(known.standing(address, minutes(60)), Standing::Unknown);
+        known.note(address, minutes(60));
+        assert_eq!(known.standing(address, minutes(61)), Standing::KnownAddress);
+        assert_eq!(known.standing("192.0.2.8".parse().unwrap(), minutes(61)), Standing::Unknown);
+    }
+
+    #[test]
+    fn one_address_of_ipv6_makes_its_network_known_and_no_other() {
+        let start = Instant::now();
+        let known = KnownAddresses::new(Duration::from_secs(3_600), start);
+        known.note("2001:db8:0:1::1".parse().unwrap(), start);
+        assert_eq!(known.standing("2001:db8:0:1::2".parse().unwrap(), start), Standing::KnownAddress);
+        assert_eq!(known.standing("2001:db8:0:2::1".parse().unwrap(), start), Standing::Unknown);
+    }
+
+    #[test]
+    fn digital_rivers_addresses_are_known_from_the_start() {
+        let start = Instant::now();
+        let known = KnownAddresses::new(Duration::from_secs(3_600), start);
+        assert_eq!(known.standing("209.87.180.3".parse().unwrap(), start), Standing::KnownAddress);
+    }
+}

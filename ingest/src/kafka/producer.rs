@@ -1,0 +1,396 @@
+//! Hands events to Kafka and hears what became of them.
+//!
+//! An event counts as stored only when librdkafka's delivery report says *persisted*: all in-sync replicas have it. A report
+//! may come long after the answer was due, so nobody waits for it beyond the deadline; what an event occupies (a permit, its
+//! bytes) is given back by the report and by nothing else, so that memory stays bounded whatever senders and Kafka do.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use metrics::Counter;
+use rdkafka::{
+    ClientConfig, ClientContext, Message,
+    bindings::rd_kafka_msg_status_t as MessageStatus,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, DeliveryResult, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
+};
+use riverlock_runtime::{Component, kafka::KafkaConfig};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::{
+    config::LimitsConfig,
+    kafka::{
+        breaker::{Breaker, Ticket},
+        errors::KafkaErrors,
+        partition_limits::{PartitionLimits, PartitionSlot},
+        reports::{self, Traffic},
+    },
+    metrics::PROCESS,
+    refusal::Refusal,
+};
+
+/// How long events in flight may take at shutdown.
+pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much more than the bodies in flight librdkafka may hold, in kilobytes: keys and headers.
+const QUEUE_KBYTES_MORE: usize = 64 * 1024;
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// All in-sync replicas have it, and the broker said where.
+    Persisted { partition: i32, offset: i64 },
+    /// It is certainly not in Kafka.
+    NotPersisted(RDKafkaErrorCode),
+    /// It may be in Kafka.
+    Ambiguous(Option<RDKafkaErrorCode>),
+}
+
+/// The right to send one event, and what it occupies until Kafka's delivery report.
+pub(crate) struct Admission {
+    _bytes: OwnedSemaphorePermit,
+    _partition_slot: PartitionSlot,
+    /// Given back last.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        PROCESS.in_flight.decrement(1.0);
+    }
+}
+
+/// An event that librdkafka holds.
+pub(crate) struct Pending {
+    answer: oneshot::Sender<Delivery>,
+    /// What an event has, and ingest's own records have not.
+    event: Option<Event>,
+}
+
+struct Event {
+    ticket: Ticket,
+    late_acks: Counter,
+    admission: Admission,
+}
+
+/// An event as it is written.
+pub(crate) struct Record<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) payload: &'a [u8],
+    pub(crate) headers: OwnedHeaders,
+    /// When the answer to its request is due.
+    pub(crate) deadline: Instant,
+}
+
+/// What the producer and librdkafka's callbacks share.
+pub(crate) struct Shared {
+    pub(crate) breaker: Breaker,
+    /// Warmed up, and not failed for good.
+    accepting: AtomicBool,
+    pub(crate) failed: Notify,
+    /// What Kafka complained about.
+    pub(crate) kafka_errors: Mutex<KafkaErrors>,
+}
+
+impl Shared {
+    fn fail(&self) {
+        self.accepting.store(false, Ordering::Release);
+        self.failed.notify_one();
+    }
+
+    pub(crate) fn kafka_errors(&self) -> MutexGuard<'_, KafkaErrors> {
+        self.kafka_errors.lock().expect("no code panics while it holds the kafka_errors")
+    }
+}
+
+/// librdkafka's callbacks. They run on the runtime's threads (see [`reports`]), so nothing here may block.
+pub(crate) struct Callbacks {
+    shared: Arc<Shared>,
+    traffic: Arc<Traffic>,
+}
+
+impl ClientContext for Callbacks {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.traffic.called_back();
+        tracing::debug!(%error, "Kafka client: {reason}");
+        self.shared.kafka_errors().note_client(reason, Instant::now());
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.shared.fail();
+        }
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = Box<Pending>;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, pending: Self::DeliveryOpaque) {
+        let Pending { answer, event } = *pending;
+        self.traffic.called_back();
+        self.traffic.settled();
+        let delivery = outcome(report);
+        let persisted = matches!(delivery, Delivery::Persisted { .. });
+        if let Err((error, message)) = report {
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            self.shared.kafka_errors().note_delivery(message.topic(), code, Instant::now());
+        }
+        let late_acks = event.map(|Event { ticket, late_acks, admission }| {
+            // Before the answer: who has it may send the next event at once.
+            drop(admission);
+            let took = self.shared.breaker.settle(ticket, persisted, Instant::now());
+            if persisted {
+                PROCESS.kafka_ack.record(took);
+            }
+            late_acks
+        });
+        // Nobody listens any more: the answer was 503.
+        if answer.send(delivery).is_err()
+            && persisted
+            && let Some(late_acks) = late_acks
+        {
+            late_acks.increment(1);
+        }
+    }
+}
+
+fn outcome(report: &DeliveryResult<'_>) -> Delivery {
+    let (message, code) = match report {
+        Ok(message) => (message, None),
+        Err((error, message)) => (message, error.rdkafka_error_code()),
+    };
+    match (report, status(message)) {
+        // Without an offset the success is only concluded: librdkafka takes a record for stored when a later one of its
+        // partition is, which is not so where the broker knew nothing of this producer yet (a new topic, a new leader) and
+        // took the later one first (KAFKA-15591). Such a record may be lost, so nothing less than an offset is proof.
+        (Ok(_), MessageStatus::RD_KAFKA_MSG_STATUS_PERSISTED) if message.offset() >= 0 => {
+            Delivery::Persisted { partition: message.partition(), offset: message.offset() }
+        }
+        (Err(_), MessageStatus::RD_KAFKA_MSG_STATUS_NOT_PERSISTED) => {
+            Delivery::NotPersisted(code.unwrap_or(RDKafkaErrorCode::Unknown))
+        }
+        _ => Delivery::Ambiguous(code),
+    }
+}
+
+/// Whether the message is in Kafka, as far as librdkafka can tell.
+fn status(message: &BorrowedMessage<'_>) -> MessageStatus {
+    #[expect(
+        unsafe_code,
+        reason = "rdkafka does not wrap this call, and without it a failure cannot be told from a doubt"
+    )]
+    // SAFETY: `ptr` is the message of a delivery report, valid for as long as `message` is borrowed; the call only reads.
+    unsafe {
+        rdkafka::bindings::rd_kafka_message_status(message.ptr())
+    }
+}
+
+pub(crate) type Handle = BaseProducer<Callbacks>;
+
+/// The way to Kafka: one producer at a time, replaced when it fails for good.
+pub(crate) struct Producer {
+    config: ClientConfig,
+    current: ArcSwapOption<Handle>,
+    permits: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    partition_limits: Arc<PartitionLimits>,
+    /// Moves while delivery reports are fetched.
+    reports: Component,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Producer {
+    /// Makes the first producer. It accepts nothing until it is warmed up. To be called where there is a runtime.
+    pub(crate) fn new(kafka: &KafkaConfig, limits: &LimitsConfig, reports: Component) -> Result<Self, KafkaError> {
+        let mut config = kafka.producer();
+        // Hard bounds behind the permits; a message counts until its delivery report is served. Lower ones would refuse events
+        // that have a permit.
+        let kbytes = limits.in_flight_bytes_max / 1024 + QUEUE_KBYTES_MORE;
+        raise(&mut config, kafka, "queue.buffering.max.messages", 2 * limits.in_flight_max);
+        raise(&mut config, kafka, "queue.buffering.max.kbytes", kbytes);
+        let shared = Arc::new(Shared {
+            breaker: Breaker::default(),
+            accepting: AtomicBool::new(false),
+            failed: Notify::new(),
+            kafka_errors: Mutex::default(),
+        });
+        let producer = Self {
+            config,
+            current: ArcSwapOption::empty(),
+            permits: Arc::new(Semaphore::new(limits.in_flight_max)),
+            bytes: Arc::new(Semaphore::new(limits.in_flight_bytes_max)),
+            partition_limits: PartitionLimits::new(&kafka.topics(), kafka.partitions, limits.in_flight_partition_max()),
+            reports,
+            shared,
+        };
+        producer.current.store(Some(producer.create()?));
+        Ok(producer)
+    }
+
+    /// Makes a producer whose reports are served until it is dropped.
+    fn create(&self) -> Result<Arc<Handle>, KafkaError> {
+        let traffic = Arc::new(Traffic::default());
+        let callbacks = Callbacks { shared: Arc::clone(&self.shared), traffic: Arc::clone(&traffic) };
+        let handle: Arc<Handle> = Arc::new(self.config.create_with_context(callbacks)?);
+        reports::start(&handle, &traffic, self.reports.clone());
+        Ok(handle)
+    }
+
+    /// The producer of this moment; `None` once it is closed.
+    pub(crate) fn handle(&self) -> Option<Arc<Handle>> {
+        self.current.load_full()
+    }
+
+    /// Whether events are taken.
+    pub(crate) fn set_accepting(&self, accepting: bool) {
+        self.shared.accepting.store(accepting, Ordering::Release);
+    }
+
+    /// Whether a request is worth reading: refused at once when its event could not be stored in time.
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Refusal> {
+        if !self.shared.accepting.load(Ordering::Acquire) {
+            return Err(Refusal::NotReady);
+        }
+        if !self.shared.breaker.lets_through(now) {
+            return Err(Refusal::BreakerOpen);
+        }
+        Ok(())
+    }
+
+    /// Asks for the right to send an event of so many bytes, whatever the state of the producer.
+    pub(crate) fn reserve(&self, topic: &str, key: &str, bytes: usize) -> Result<Admission, Refusal> {
+        let bytes = u32::try_from(bytes).map_err(|_| Refusal::Busy)?;
+        let partition_slot = self.partition_limits.enter(topic, key).ok_or(Refusal::Busy)?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Refusal::Busy)?;
+        PROCESS.in_flight.increment(1.0);
+        Ok(Admission { _permit: permit, _partition_slot: partition_slot, _bytes: bytes })
+    }
+
+    /// Hands an event to librdkafka, which copies it. The receiver gets what became of it, at some time.
+    pub(crate) fn send(
+        &self,
+        record: Record<'_>,
+        admission: Admission,
+        late_acks: Counter,
+    ) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+        let ticket = self.shared.breaker.send(Instant::now(), record.deadline).ok_or(Refusal::BreakerOpen)?;
+        let sent = self.hand_over(record, Some(Event { ticket, late_acks, admission }));
+        if sent.is_err() {
+            self.shared.breaker.forget(ticket);
+        }
+        sent
+    }
+
+    /// Hands a record of ingest's own to librdkafka, whatever is in flight. It tells nothing to the breaker.
+    pub(crate) fn send_probe(&self, record: Record<'_>) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+        self.hand_over(record, None)
+    }
+
+    fn hand_over(&self, record: Record<'_>, event: Option<Event>) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+        let handle = self.handle().ok_or(Refusal::NotReady)?;
+        let (answer, delivery) = oneshot::channel();
+        let base = BaseRecord::with_opaque_to(record.topic, Box::new(Pending { answer, event }))
+            .key(record.key)
+            .payload(record.payload)
+            .headers(record.headers);
+        let traffic = &handle.context().traffic;
+        traffic.sent();
+        let Err((error, _returned)) = handle.send(base) else {
+            return Ok(delivery);
+        };
+        traffic.settled();
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Err(Refusal::Busy),
+            Some(RDKafkaErrorCode::Fatal) => {
+                self.shared.fail();
+                Err(Refusal::NotReady)
+            }
+            _ => {
+                tracing::error!(topic = record.topic, %error, "a record could not be handed to the producer: {error}");
+                self.shared.kafka_errors().note_client(&error.to_string(), Instant::now());
+                Err(Refusal::NotStored)
+            }
+        }
+    }
+
+    /// Waits for what became of an event, until `deadline`; then it is ambiguous.
+    pub(crate) async fn delivered(
+        &self,
+        delivery: &mut oneshot::Receiver<Delivery>,
+        deadline: tokio::time::Instant,
+    ) -> Delivery {
+        if let Ok(report) = tokio::time::timeout_at(deadline, &mut *delivery).await {
+            return report.unwrap_or(Delivery::Ambiguous(None));
+        }
+        // From here on a report counts as late; one that came at this very moment does not.
+        delivery.close();
+        delivery.try_recv().unwrap_or_else(|_| {
+            self.shared.breaker.miss();
+            Delivery::Ambiguous(None)
+        })
+    }
+
+    /// Puts a new producer in the place of one that failed for good, and ends that one.
+    pub(crate) async fn replace(&self) -> Result<(), KafkaError> {
+        let fresh = self.create()?;
+        let old = self.current.swap(Some(fresh));
+        PROCESS.producers_replaced.increment(1);
+        end(old, Duration::ZERO).await;
+        Ok(())
+    }
+
+    /// Waits up to [`FLUSH_TIMEOUT`] for what is in flight, and ends the producer.
+    pub(crate) async fn close(&self) {
+        self.set_accepting(false);
+        end(self.current.swap(None), FLUSH_TIMEOUT).await;
+    }
+}
+
+/// Sets a bound to what is needed, unless a higher one is configured.
+fn raise(config: &mut ClientConfig, kafka: &KafkaConfig, name: &str, needed: usize) {
+    let configured = kafka.properties.get(name).map(|value| value.expose().parse::<usize>());
+    match configured {
+        Some(Ok(value)) if value >= needed => {}
+        Some(_) => {
+            tracing::warn!("kafka.properties.\"{name}\" is too low for ingest.limits, {needed} is used");
+            config.set(name, needed.to_string());
+        }
+        None => drop(config.set(name, needed.to_string())),
+    }
+}
+
+/// Flushes and drops a producer where blocking does no harm: dropping one waits for its threads.
+async fn end(handle: Option<Arc<Handle>>, timeout: Duration) {
+    let Some(mut handle) = handle else { return };
+    let ended = tokio::task::spawn_blocking(move || {
+        if !timeout.is_zero() && handle.flush(timeout).is_err() {
+            tracing::warn!(
+                events = handle.in_flight_count(),
+                "{} events were not acknowledged by Kafka before the end; Digital River sends them again",
+                handle.in_flight_count()
+            );
+        }
+        // A sender may still hold it for a moment, and must not be the one who drops it.
+        let patience = Instant::now() + Duration::from_secs(1);
+        while let Err(shared) = Arc::try_unwrap(handle) {
+            if Instant::now() > patience {
+                return;
+            }
+            handle = shared;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    if ended.await.is_err() {
+        tracing::error!("the end of the Kafka producer panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests;

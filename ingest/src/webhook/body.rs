@@ -1,0 +1,99 @@
+//! Reads a request's body within its bounds.
+
+use std::{pin::pin, time::Duration};
+
+use axum::body::{Body, HttpBody};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::{
+    http::slots::Standing,
+    refusal::Refusal,
+    webhook::reading::{Arriving, GRACE},
+};
+
+/// How much of a body that nobody wants is read all the same, in bytes.
+const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long that may take at most.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Reads the whole body. Room is reserved as it arrives, so that a sender who announces much and sends little occupies little.
+/// `standing` is asked, for the sender's network and standing, only if the body does not come with its head.
+pub(crate) async fn read(
+    body: &mut Body,
+    bytes_max: usize,
+    time_max: Duration,
+    arriving: &Arriving<'_>,
+    standing: impl FnOnce() -> (Option<u64>, Standing),
+) -> Result<Bytes, Refusal> {
+    if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
+        return Err(Refusal::TooLarge(bytes_max));
+    }
+    let until = Instant::now() + time_max;
+    let mut collected = pin!(collect(body, bytes_max, arriving));
+    if let Ok(collected) = timeout(GRACE.min(time_max), &mut collected).await {
+        return collected;
+    }
+    let (network, standing) = standing();
+    let slot = arriving.take_slot(network, standing)?;
+    tokio::select! {
+        biased;
+        () = slot.evicted() => Err(Refusal::Evicted),
+        collected = timeout_at(until, collected) => collected.unwrap_or(Err(Refusal::BodyTimeout(time_max))),
+    }
+}
+
+async fn collect(body: &mut Body, bytes_max: usize, arriving: &Arriving<'_>) -> Result<Bytes, Refusal> {
+    // A usual body is one chunk, which needs no copy.
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(chunk) = next_chunk(body).await? {
+        if first.len().max(rest.len()) + chunk.len() > bytes_max {
+            return Err(Refusal::TooLarge(bytes_max));
+        }
+        arriving.add_bytes(chunk.len())?;
+        if first.is_empty() && rest.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        }
+        rest.extend_from_slice(&chunk);
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// The next chunk of data; `None` at the end.
+async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            tracing::debug!(%error, "a body ended before it was complete: {error}");
+            Refusal::BodyBroken
+        })?;
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads and forgets what the sender is still sending, up to a bound and for no longer than the answer may take: a connection
+/// that is closed over unread bytes is reset, and the sender would never see the answer.
+///
+/// Not for a sender that waits for leave to send (`Expect: 100-continue`): reading would grant it. Nor over HTTP/2, where a
+/// stream ends without its connection.
+pub(crate) async fn discard(body: &mut Body, left: Duration) {
+    let reading = async {
+        let mut count = 0;
+        while let Ok(Some(chunk)) = next_chunk(body).await {
+            count += chunk.len();
+            if count > DISCARD_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    let _ = timeout(DISCARD_TIMEOUT.min(left), reading).await;
+}

@@ -1,0 +1,293 @@
+//! The life of one request.
+//!
+//! In this order: its endpoint; whether Kafka answers at all, so that a broken way is told before anything is read; its body;
+//! who sent it; room on the way to Kafka, which only authentic requests get; what it is; Kafka. From the end of the body on
+//! nobody who hangs up stops it: the sender will not know, and come again, and its event is better stored than not.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, State},
+    http::{Method, StatusCode, Version, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use riverlock_runtime::Context;
+use riverlock_schemas::{Envelope, record, text, topics::Topics};
+
+use crate::{
+    auth::Failure,
+    config::LimitsConfig,
+    endpoints::{Endpoint, Endpoints},
+    http::{
+        known::KnownAddresses,
+        server::{AcceptPolicy, Peer, PeerKind},
+        slots::Standing,
+        tls::Tls,
+    },
+    kafka::producer::{Producer, Record},
+    metrics::{EndpointMetrics, Oddity, Tally},
+    refusal::Refusal,
+    webhook::{
+        arrival::{Arrival, body_id, key},
+        body,
+        floods::{Floods, Kind},
+        odd::Oddities,
+        quarantine::Quarantine,
+        reading::{Origin, Reading},
+        token_endpoint::{self, TokenEndpoint},
+        waiting::{Receipt, Sent, Waiting},
+    },
+};
+
+/// Longest event id in a log line, in characters.
+pub(crate) const SHOWN_ID_CHARS_MAX: usize = 80;
+
+/// What every request needs.
+pub(crate) struct Ingest {
+    /// Replaced as a whole; a request keeps the endpoint that it came to.
+    pub(crate) endpoints: ArcSwap<Endpoints>,
+    /// Counts requests to no endpoint.
+    pub(crate) unmatched: Arc<EndpointMetrics>,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) topics: Topics,
+    pub(crate) producer: Arc<Producer>,
+    pub(crate) context: Context,
+    /// Empty without TLS; replaced when the certificate is.
+    pub(crate) tls: Arc<ArcSwapOption<Tls>>,
+    pub(crate) tokens: TokenEndpoint,
+    pub(crate) quarantine: Arc<Quarantine>,
+    /// What may be logged about what anyone sends.
+    pub(crate) floods: Floods,
+    /// Requests whose body is still arriving.
+    pub(crate) reading: Reading,
+    pub(crate) known: KnownAddresses,
+}
+
+impl Ingest {
+    /// What the sender of a request counts as where slots are short.
+    pub(crate) fn standing(&self, origin: &Origin) -> (Option<u64>, Standing) {
+        let standing = if origin.over_authenticated_connection {
+            Standing::Authenticated
+        } else {
+            self.known.standing(origin.client.address, Instant::now())
+        };
+        (origin.network(), standing)
+    }
+
+    /// Notes that a request was authentic: the next ones of its sender pass ahead where slots are short.
+    pub(crate) fn note_authentic(&self, origin: &Origin, peer: Option<&Peer>) {
+        self.known.note(origin.client.address, Instant::now());
+        if let Some(peer) = peer {
+            peer.authenticate();
+        }
+    }
+
+    /// Logs why a request was not answered 202.
+    pub(crate) fn log_refusal(&self, endpoint: &str, address: impl std::fmt::Display, refusal: &Refusal) {
+        let outcome = refusal.outcome();
+        self.floods.warn(Kind::Request(outcome), || {
+            let reason = refusal.text();
+            tracing::warn!(endpoint, %address, outcome = outcome.as_str(), "a request to {endpoint} was refused: {reason}");
+        });
+    }
+}
+
+impl AcceptPolicy for Ingest {
+    fn peer_kind(&self, address: IpAddr) -> PeerKind {
+        let endpoints = self.endpoints.load();
+        if endpoints.trusted_proxies().contains(address) {
+            return PeerKind::Proxy;
+        }
+        if endpoints.admits(address) {
+            return PeerKind::Client(self.known.standing(address, Instant::now()));
+        }
+        self.floods.warn(Kind::Connection, || {
+            tracing::warn!(%address, "no endpoint takes requests from {address}: its connection is closed");
+        });
+        PeerKind::NotAllowed
+    }
+
+    fn accept_failed(&self, error: &std::io::Error) {
+        self.floods.warn(Kind::Connection, || {
+            tracing::warn!(%error, "a connection could not be accepted: {error}");
+        });
+    }
+}
+
+/// A request that was read.
+struct Webhook {
+    arrival: Arrival,
+    peer: Option<Peer>,
+    /// When the answer is due.
+    deadline: Instant,
+}
+
+/// Answers any request.
+pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
+    // Once: what comes of a request must not be mixed from two configurations.
+    let endpoints = ingest.endpoints.load_full();
+    if endpoints.is_token_path(request.uri().path()) {
+        let (parts, body) = request.into_parts();
+        return token_endpoint::handle(&ingest, &endpoints, parts, body).await;
+    }
+    match answer(&ingest, &endpoints, request).await {
+        Ok(receipt) => (StatusCode::ACCEPTED, Json(receipt)).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn answer(ingest: &Arc<Ingest>, endpoints: &Endpoints, request: Request) -> Result<Receipt, Refusal> {
+    let (parts, mut body) = request.into_parts();
+    let peer = parts.extensions.get::<Peer>();
+    let started = peer.map_or_else(Instant::now, |peer| peer.since);
+    let origin = Origin::of(peer, &parts.headers, endpoints);
+    let endpoint = endpoints.find(parts.uri.path());
+    let mut tally = Tally::new(endpoint.as_ref().map_or(&ingest.unmatched, |endpoint| &endpoint.metrics), started);
+    // Over HTTP/2 a stream ends without its connection.
+    let takes_leftovers = parts.version < Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT);
+    let webhook = match receive(ingest, endpoint.clone(), origin, parts, &mut body, started).await {
+        Ok(webhook) => webhook,
+        Err(refusal) => {
+            tally.set(refusal.outcome());
+            let endpoint = endpoint.as_ref().map_or("no endpoint", |endpoint| endpoint.name.as_str());
+            ingest.log_refusal(endpoint, origin.client.address, &refusal);
+            if takes_leftovers && refusal.leaves_body() {
+                let left = (started + ingest.limits.answer_deadline).saturating_duration_since(Instant::now());
+                body::discard(&mut body, left).await;
+            }
+            return Err(refusal);
+        }
+    };
+    // A task of its own would go on as well, but costs a wake-up: nothing in here waits.
+    let sent = match submit(ingest, webhook) {
+        Ok(sent) => sent,
+        Err(refusal) => {
+            tally.set(refusal.outcome());
+            return Err(refusal);
+        }
+    };
+    Waiting::new(ingest, sent, tally).answer().await
+}
+
+/// Everything up to the end of the body. Nothing is believed yet.
+async fn receive(
+    ingest: &Ingest,
+    endpoint: Option<Arc<Endpoint>>,
+    origin: Origin,
+    mut parts: Parts,
+    body: &mut Body,
+    started: Instant,
+) -> Result<Webhook, Refusal> {
+    let endpoint = endpoint.ok_or(Refusal::UnknownPath)?;
+    if !endpoint.allows(&origin.client) {
+        return Err(Refusal::AddressNotAllowed);
+    }
+    if parts.method != Method::POST {
+        return Err(Refusal::MethodNotAllowed);
+    }
+    let limits = &ingest.limits;
+    let deadline = started + limits.answer_deadline;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Refusal::TooSlow);
+    }
+    let kafka = ingest.producer.check(Instant::now());
+    kafka.inspect_err(|_| parts.extensions.get::<Peer>().into_iter().for_each(Peer::excuse))?;
+    let received_at = ingest.context.clock.now();
+    let timeout = limits.body_read_timeout.min(left);
+    let arriving = ingest.reading.begin();
+    let body = body::read(body, limits.body_bytes_max, timeout, &arriving, || ingest.standing(&origin)).await?;
+    endpoint.metrics.body_bytes.increment(body.len() as u64);
+    let peer = parts.extensions.remove::<Peer>();
+    let arrival = Arrival { endpoint, headers: parts.headers, body, received_at, origin };
+    Ok(Webhook { arrival, peer, deadline })
+}
+
+/// Says why the request is not believed, and keeps its event for the case that the mistake is here.
+fn disbelieve(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
+    let (_, standing) = ingest.standing(&arrival.origin);
+    ingest.quarantine.keep(&ingest.topics, arrival, &failure, standing);
+    let (name, error, address) = (arrival.endpoint.name.as_str(), failure.error, arrival.origin.client.address);
+    let refusal = Refusal::Authentication(error);
+    ingest.floods.warn(Kind::Request(refusal.outcome()), || {
+        let Refusal::Authentication(error) = &refusal else { return };
+        let reason = error.reason();
+        tracing::warn!(endpoint = name, %address, reason, detail = ?error, "a request to {name} was not authentic: {error}");
+    });
+    refusal
+}
+
+/// Believes the request, or not, and hands its event to the producer.
+fn submit(ingest: &Ingest, webhook: Webhook) -> Result<Sent, Refusal> {
+    let Webhook { arrival, peer, deadline } = webhook;
+    let endpoint = Arc::clone(&arrival.endpoint);
+    let checked = endpoint.authentication.check(&arrival.headers, &arrival.body, arrival.received_at);
+    let secret = checked.map_err(|failure| disbelieve(ingest, &arrival, failure))?;
+    if let Some(secret) = secret {
+        endpoint.metrics.secret_matched(secret.index, arrival.received_at);
+    }
+    if endpoint.authentication.asks() {
+        ingest.note_authentic(&arrival.origin, peer.as_ref());
+    }
+    let result = store(ingest, &arrival, secret.map(|secret| secret.id), deadline);
+    result.inspect_err(|refusal| ingest.log_refusal(&endpoint.name, arrival.origin.client.address, refusal))
+}
+
+/// Hands an event to the producer. What an endpoint that authenticates its senders believes is stored, whatever it is.
+fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: Instant) -> Result<Sent, Refusal> {
+    let endpoint = &arrival.endpoint;
+    let mut oddities = Oddities::of(&arrival.headers, arrival.body.len());
+    let envelope = match Envelope::parse(&arrival.body) {
+        Ok(envelope) => Some(envelope),
+        Err(_) if endpoint.authentication.asks() => {
+            oddities.add(Oddity::NotAnEvent);
+            None
+        }
+        // Anyone may have sent it.
+        Err(error) => return Err(error.into()),
+    };
+    let (event_id, topic) = match &envelope {
+        Some(envelope) => (record::bounded(&envelope.id).into_owned(), ingest.topics.raw(&envelope.event_type)),
+        None => (body_id(&arrival.body), ingest.topics.raw_other()),
+    };
+    let key = envelope.as_ref().map_or_else(|| event_id.as_str().into(), key);
+    let admission = ingest.producer.reserve(&topic, &key, arrival.body.len())?;
+    let record = Record {
+        topic: &topic,
+        key: &key,
+        payload: &arrival.body,
+        headers: arrival.record_headers(envelope.as_ref(), oddities, secret_id),
+        deadline,
+    };
+    let delivery = ingest.producer.send(record, admission, endpoint.metrics.late_acks.clone())?;
+    if !oddities.is_empty() {
+        report_odd(ingest, endpoint, &event_id, oddities);
+    }
+    if envelope.as_ref().is_some_and(|envelope| !endpoint.mode.expects(envelope.mode)) {
+        report_mode(ingest, endpoint, &event_id);
+    }
+    let deadline = tokio::time::Instant::from_std(deadline);
+    Ok(Sent { endpoint: Arc::clone(endpoint), event_id, topic, delivery, deadline })
+}
+
+fn report_odd(ingest: &Ingest, endpoint: &Endpoint, event_id: &str, oddities: Oddities) {
+    for oddity in oddities.iter() {
+        endpoint.metrics.odd(oddity);
+    }
+    ingest.floods.warn(Kind::Odd, || {
+        let (name, oddities) = (endpoint.name.as_str(), oddities.names());
+        let id = text::bounded(event_id.into(), SHOWN_ID_CHARS_MAX);
+        tracing::warn!(event.id = %id, endpoint = name, oddities, "an authentic request to {name} is odd ({oddities}) and stored: {id}");
+    });
+}
+
+fn report_mode(ingest: &Ingest, endpoint: &Endpoint, event_id: &str) {
+    endpoint.metrics.mode_mismatches.increment(1);
+    ingest.floods.warn(Kind::Mode, || {
+        let (name, id) = (endpoint.name.as_str(), text::bounded(event_id.into(), SHOWN_ID_CHARS_MAX));
+        tracing::warn!(event.id = %id, endpoint = name, "event {id} is stored, but endpoint {name} expects the other mode");
+    });
+}

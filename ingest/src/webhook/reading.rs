@@ -1,0 +1,105 @@
+//! Requests whose body is still arriving. They are not authenticated yet, so they occupy nothing but a slot and bytes here.
+//!
+//! Most bodies come with their heads. Only a request that still waits after [`GRACE`] takes a slot, which needs a lock.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::http::HeaderMap;
+use metrics::Counter;
+
+use crate::{
+    config::LimitsConfig,
+    endpoints::Endpoints,
+    http::{
+        address::{self, Client},
+        server::Peer,
+        slots::{Slot, Slots, Standing},
+    },
+    refusal::Refusal,
+};
+
+/// How long a body may take before its request needs a slot.
+pub(crate) const GRACE: Duration = Duration::from_millis(2);
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) client: Client,
+    /// An authentic request came over the same connection, or a trusted proxy is at its other end.
+    pub(crate) over_authenticated_connection: bool,
+}
+
+impl Origin {
+    pub(crate) fn of(peer: Option<&Peer>, headers: &HeaderMap, endpoints: &Endpoints) -> Self {
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address);
+        let client = address::client(address, headers, endpoints.trusted_proxies());
+        // A proxy sends the requests of all its clients over one connection.
+        let is_direct = client.is_named && client.address == address;
+        let over_authenticated_connection = is_direct && peer.is_some_and(Peer::is_authenticated);
+        Self { client, over_authenticated_connection }
+    }
+
+    /// What limits per address count by; nothing for a proxy that names nobody, which stands for many.
+    pub(crate) fn network(&self) -> Option<u64> {
+        self.client.is_named.then(|| address::network(self.client.address))
+    }
+}
+
+/// All of them.
+pub(crate) struct Reading {
+    slots: Arc<Slots>,
+    bytes_max: usize,
+}
+
+impl Reading {
+    pub(crate) fn new(limits: &LimitsConfig, evicted: Counter) -> Self {
+        Self { slots: Slots::new(limits.reading(), evicted), bytes_max: limits.reading_bytes_max }
+    }
+
+    /// A request begins to arrive.
+    pub(crate) fn begin(&self) -> Arriving<'_> {
+        Arriving { reading: self, bytes: AtomicUsize::new(0), slot: OnceLock::new() }
+    }
+}
+
+/// A request that is arriving, and what it occupies.
+pub(crate) struct Arriving<'a> {
+    reading: &'a Reading,
+    /// Bytes that came before it had a slot.
+    bytes: AtomicUsize,
+    slot: OnceLock<Slot>,
+}
+
+impl Arriving<'_> {
+    /// Reserves room for more of the body.
+    pub(crate) fn add_bytes(&self, count: usize) -> Result<(), Refusal> {
+        let Reading { slots, bytes_max } = self.reading;
+        slots.add_bytes(count, *bytes_max).map_err(|_| Refusal::Busy)?;
+        match self.slot.get() {
+            Some(slot) => slot.note_bytes(count),
+            None => drop(self.bytes.fetch_add(count, Ordering::Relaxed)),
+        }
+        Ok(())
+    }
+
+    /// Takes a slot: the body is not complete at once.
+    pub(crate) fn take_slot(&self, network: Option<u64>, standing: Standing) -> Result<&Slot, Refusal> {
+        let slot = self.reading.slots.enter(network, standing).map_err(|_| Refusal::Busy)?;
+        slot.note_bytes(self.bytes.swap(0, Ordering::Relaxed));
+        Ok(self.slot.get_or_init(|| slot))
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        // Those that were counted for the slot are given back with it.
+        self.reading.slots.remove_bytes(self.bytes.swap(0, Ordering::Relaxed));
+    }
+}

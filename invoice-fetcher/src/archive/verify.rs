@@ -1,0 +1,330 @@
+//! Compares what the database says is stored with what the archive has, and has documents fetched again that are lost.
+//!
+//! Documents are read page by page in the order of their ids, so that memory stays flat, however many there are, and a look
+//! that was interrupted can go on where it was. Nothing is locked and the archive is only read.
+
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use riverlock_ledger::{Error, postgres::bounded};
+use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
+use serde::Serialize;
+use sqlx::PgConnection;
+use tokio::time::timeout;
+
+use crate::{
+    Archive, ArchiveError,
+    queue::{clean, retry::Request},
+};
+
+/// Documents that are looked up with one statement.
+const PAGE_DOCUMENTS: i64 = 500;
+
+/// Documents that are read from the archive at the same time.
+const READ_AT_ONCE: usize = 8;
+
+/// How long reading one document may take.
+const READ_MAX: Duration = Duration::from_secs(600);
+
+/// Documents in a row that cannot be read before the archive counts as away.
+const UNREADABLE_MAX: u64 = 20;
+
+/// Which stored documents are looked at, and how closely.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only this one.
+    pub file_id: Option<FileId>,
+    /// Those of this order.
+    pub order_id: Option<String>,
+    /// Those of this mode.
+    pub mode: Option<Mode>,
+    /// Those whose ids come after this one.
+    pub after: Option<FileId>,
+    /// This many at most.
+    pub limit: Option<u64>,
+    /// Only whether they are there and have the right size, without reading them.
+    pub size_only: bool,
+}
+
+/// What is wrong with a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The archive does not have it.
+    Lost,
+    /// The archive has something else under its key.
+    Changed,
+    /// The archive could not be asked. Nothing is known of the document.
+    Unreadable,
+}
+
+impl Kind {
+    /// As in lists.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Changed => "changed",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// A document that is not in the archive as it was stored, or of which that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// The file.
+    pub file_id: FileId,
+    /// Its order.
+    pub order_id: String,
+    /// Whether it is about live data.
+    pub live_mode: bool,
+    /// Where it should be in the archive.
+    pub object_key: String,
+    /// Hash of what was stored.
+    pub sha256: Sha256Hash,
+    /// What is wrong.
+    pub kind: Kind,
+    /// What exactly, for people.
+    pub detail: String,
+    /// Whether it is fetched again now.
+    pub requeued: bool,
+}
+
+/// What was found in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    /// Documents that were looked at.
+    pub checked: u64,
+    /// Those that the archive does not have.
+    pub lost: u64,
+    /// Those under whose key the archive has something else.
+    pub changed: u64,
+    /// Those that could not be looked at.
+    pub unreadable: u64,
+    /// Those that are fetched again now.
+    pub requeued: u64,
+    /// The last document that was looked at: [`Selection::after`] goes on there.
+    pub last: Option<FileId>,
+}
+
+impl Totals {
+    /// Whether every document is as it was stored.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.lost + self.changed + self.unreadable == 0
+    }
+
+    fn count(&mut self, file_id: FileId, finding: Option<&Finding>) {
+        self.checked += 1;
+        self.last = Some(file_id);
+        let Some(finding) = finding else { return };
+        match finding.kind {
+            Kind::Lost => self.lost += 1,
+            Kind::Changed => self.changed += 1,
+            Kind::Unreadable => self.unreadable += 1,
+        }
+        self.requeued += u64::from(finding.requeued);
+    }
+}
+
+/// The documents could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// PostgreSQL refused, or could not be reached.
+    #[error(transparent)]
+    Database(#[from] Error),
+    /// The archive does not answer.
+    #[error("the archive does not answer: {0}")]
+    Archive(String),
+}
+
+struct Row {
+    file_id: uuid::Uuid,
+    order_id: String,
+    live_mode: bool,
+    object_key: String,
+    sha256: Vec<u8>,
+    size_bytes: i64,
+}
+
+/// A stored document, as the database knows it.
+struct Stored {
+    file_id: FileId,
+    order_id: String,
+    live_mode: bool,
+    object_key: String,
+    sha256: Sha256Hash,
+    size_bytes: u64,
+}
+
+impl TryFrom<Row> for Stored {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let inconsistent = |reason: &str| Error::Inconsistent {
+            table: "invoices",
+            id: row.file_id.to_string(),
+            reason: reason.to_owned(),
+        };
+        Ok(Self {
+            file_id: row.file_id.into(),
+            sha256: Sha256Hash::from_slice(&row.sha256).ok_or_else(|| inconsistent("sha256"))?,
+            size_bytes: u64::try_from(row.size_bytes).map_err(|_| inconsistent("size_bytes"))?,
+            order_id: row.order_id,
+            live_mode: row.live_mode,
+            object_key: row.object_key,
+        })
+    }
+}
+
+/// How many documents a look would be at.
+///
+/// # Errors
+/// When PostgreSQL refuses, or does not answer within `limit`.
+pub async fn count(connection: &mut PgConnection, selection: &Selection, limit: Duration) -> Result<u64, Error> {
+    let count = sqlx::query_scalar!(
+        r#"-- invoices_verify_count
+           SELECT count(*) AS "count!" FROM invoices
+           WHERE state = 'stored' AND ($1::uuid IS NULL OR file_id > $1) AND ($2::uuid IS NULL OR file_id = $2)
+             AND ($3::text IS NULL OR order_id = $3) AND ($4::boolean IS NULL OR live_mode = $4)"#,
+        selection.after.map(|file_id| file_id.as_uuid()),
+        selection.file_id.map(|file_id| file_id.as_uuid()),
+        selection.order_id.as_deref().map(clean),
+        selection.mode.map(Mode::is_live),
+    );
+    let count = bounded(limit, async { Ok::<_, Error>(count.fetch_one(connection).await?) }).await?;
+    let count = u64::try_from(count).unwrap_or_default();
+    Ok(selection.limit.map_or(count, |limit| count.min(limit)))
+}
+
+/// Looks at stored documents, and tells `observe` of each: what is wrong with it, if anything. With a `request`, what is lost
+/// or changed is fetched again. Each statement may take `limit`.
+///
+/// # Errors
+/// When PostgreSQL or the archive does not answer. What was told before is so all the same.
+pub async fn run(
+    connection: &mut PgConnection,
+    archive: &Archive,
+    selection: &Selection,
+    request: Option<&Request>,
+    limit: Duration,
+    observe: &mut (dyn FnMut(Option<&Finding>) + Send),
+) -> Result<Totals, VerifyError> {
+    let mut totals = Totals { last: selection.after, ..Totals::default() };
+    let mut unreadable_in_a_row = 0;
+    loop {
+        let left = selection.limit.map_or(u64::MAX, |limit| limit - totals.checked);
+        let wanted = PAGE_DOCUMENTS.min(i64::try_from(left).unwrap_or(i64::MAX));
+        let rows = bounded(limit, page(connection, selection, totals.last, wanted)).await?;
+        let is_last = i64::try_from(rows.len()).unwrap_or(i64::MAX) < PAGE_DOCUMENTS;
+        let looks = rows.into_iter().map(|stored| async move {
+            let found = look(archive, &stored, selection.size_only).await;
+            (stored, found)
+        });
+        let mut looks = stream::iter(looks).buffered(READ_AT_ONCE);
+        while let Some((stored, found)) = looks.next().await {
+            let file_id = stored.file_id;
+            let mut finding = found.map(|(kind, detail)| finding(stored, kind, detail));
+            if let (Some(found), Some(request)) = (&mut finding, request)
+                && found.kind != Kind::Unreadable
+            {
+                found.requeued = bounded(limit, requeue(connection, found, request)).await?;
+            }
+            totals.count(file_id, finding.as_ref());
+            observe(finding.as_ref());
+            match finding {
+                Some(Finding { kind: Kind::Unreadable, detail, .. }) => {
+                    unreadable_in_a_row += 1;
+                    if unreadable_in_a_row >= UNREADABLE_MAX {
+                        return Err(VerifyError::Archive(detail));
+                    }
+                }
+                _ => unreadable_in_a_row = 0,
+            }
+        }
+        if is_last || selection.limit.is_some_and(|limit| totals.checked >= limit) {
+            return Ok(totals);
+        }
+    }
+}
+
+async fn page(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    after: Option<FileId>,
+    limit: i64,
+) -> Result<Vec<Stored>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"-- invoices_verify_page
+           SELECT file_id, order_id, live_mode, object_key AS "object_key!", sha256 AS "sha256!",
+                  size_bytes AS "size_bytes!"
+           FROM invoices
+           WHERE state = 'stored' AND ($1::uuid IS NULL OR file_id > $1) AND ($2::uuid IS NULL OR file_id = $2)
+             AND ($3::text IS NULL OR order_id = $3) AND ($4::boolean IS NULL OR live_mode = $4)
+           ORDER BY file_id LIMIT $5"#,
+        after.map(|file_id| file_id.as_uuid()),
+        selection.file_id.map(|file_id| file_id.as_uuid()),
+        selection.order_id.as_deref().map(clean),
+        selection.mode.map(Mode::is_live),
+        limit,
+    );
+    rows.fetch_all(connection).await?.into_iter().map(Stored::try_from).collect()
+}
+
+/// What is wrong with a document, if anything.
+async fn look(archive: &Archive, stored: &Stored, size_only: bool) -> Option<(Kind, String)> {
+    let expected = stored.size_bytes;
+    let look = async {
+        let object = archive.get(&stored.object_key).await?;
+        if object.size_bytes != expected || size_only {
+            return Ok((None, object.size_bytes));
+        }
+        let (sha256, size_bytes) = object.digest().await?;
+        Ok::<_, ArchiveError>((Some(sha256), size_bytes))
+    };
+    match timeout(READ_MAX, look).await {
+        Err(_) => Some((Kind::Unreadable, format!("it could not be read within {} s", READ_MAX.as_secs()))),
+        Ok(Err(error)) if error.is_not_found() => Some((Kind::Lost, "the archive does not have it".to_owned())),
+        Ok(Err(error)) => Some((Kind::Unreadable, error.to_string())),
+        Ok(Ok((_, size_bytes))) if size_bytes != expected => {
+            Some((Kind::Changed, format!("it has {size_bytes} bytes, and had {expected} when it was stored")))
+        }
+        Ok(Ok((Some(sha256), _))) if sha256 != stored.sha256 => {
+            Some((Kind::Changed, format!("its SHA-256 is {sha256}, which it was not when it was stored")))
+        }
+        Ok(Ok(_)) => None,
+    }
+}
+
+fn finding(stored: Stored, kind: Kind, detail: String) -> Finding {
+    let Stored { file_id, order_id, live_mode, object_key, sha256, .. } = stored;
+    Finding { file_id, order_id, live_mode, object_key, sha256, kind, detail, requeued: false }
+}
+
+/// Has a document fetched again, unless its row has changed meanwhile.
+async fn requeue(connection: &mut PgConnection, finding: &Finding, request: &Request) -> Result<bool, Error> {
+    let error = clean(&format!("{}: {}", finding.kind.as_str(), finding.detail));
+    let requeued = sqlx::query!(
+        "-- invoices_requeue
+         WITH chosen AS (
+             SELECT file_id, attempts FROM invoices WHERE file_id = $1 AND state = 'stored' AND sha256 = $2 FOR UPDATE
+         ), changed AS (
+             UPDATE invoices SET state = 'due', ended_at = NULL, attempts = 0, next_attempt_at = now(), retried_at = now(),
+                                 lease_id = NULL, last_error = $3, earlier_sha256 = sha256,
+                                 object_key = NULL, sha256 = NULL, size_bytes = NULL
+             FROM chosen WHERE invoices.file_id = chosen.file_id
+         )
+         INSERT INTO invoice_retries (file_id, retried_at, retried_by, reason, state, attempts, last_error)
+         SELECT file_id, now(), $4, $5, 'stored', attempts, $3 FROM chosen",
+        finding.file_id.as_uuid(),
+        finding.sha256.as_bytes().as_slice(),
+        error,
+        clean(&request.by),
+        clean(&request.reason),
+    );
+    Ok(requeued.execute(connection).await?.rows_affected() == 1)
+}

@@ -1,0 +1,114 @@
+//! Links that a customer may open: `POST /file-links`.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use riverlock_runtime::{ConfigError, Context};
+use riverlock_schemas::{FileId, Mode};
+use serde::Serialize;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::{
+    InvoiceFetcherConfig,
+    account::Account,
+    client::{address::Addresses, download::Client},
+    config::is_loopback,
+};
+
+/// How long the request may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A link that a customer may open without a key.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// The file.
+    pub file_id: FileId,
+    /// What the customer opens.
+    pub url: Url,
+    /// Until when, in Digital River's words.
+    pub expires_time: String,
+}
+
+/// There is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No account may ask for this file.
+    #[error("no account for {0} data is configured")]
+    NoAccount(Mode),
+    /// Digital River does not make one.
+    #[error("Digital River makes no link: {0}")]
+    Refused(String),
+    /// What Digital River answered is nothing that a customer may get.
+    #[error("Digital River's answer holds no link for a customer: {0}")]
+    Answer(&'static str),
+}
+
+/// Asks Digital River for a link to a file that works until `expires_at`.
+///
+/// # Errors
+/// When there is no account for the file, or Digital River does not answer with a link.
+pub async fn create(
+    config: &InvoiceFetcherConfig,
+    context: &Context,
+    mode: Mode,
+    file_id: FileId,
+    expires_at: DateTime<Utc>,
+) -> Result<Link, LinkError> {
+    config.validate()?;
+    let account = config.accounts().find(|(of, _)| *of == mode).ok_or(LinkError::NoAccount(mode))?;
+    let account = Account::new(mode, account.1)?;
+    let client = Client::new(config, context.clock.clone())?;
+    let expires_time = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let wanted = json!({"fileId": file_id, "expiresTime": expires_time});
+    let answer = client.create_link(&account, &wanted, Instant::now() + DEADLINE).await;
+    let answer = answer.map_err(|problem| LinkError::Refused(problem.to_string()))?;
+    let url = customer_url(&answer, config, file_id).map_err(LinkError::Answer)?;
+    let expires_time =
+        answer.get("expiresTime").and_then(Value::as_str).map_or(expires_time, crate::client::download::quote);
+    Ok(Link { file_id, url, expires_time })
+}
+
+/// The link in an answer, if it is one for a customer: encrypted on its way, and not the address that wants the key.
+fn customer_url(answer: &Value, config: &InvoiceFetcherConfig, file_id: FileId) -> Result<Url, &'static str> {
+    let url = answer.get("url").and_then(Value::as_str).ok_or("it has no url")?;
+    let url = Url::parse(url).map_err(|_| "its url is none")?;
+    if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&config.api_base_url)) {
+        return Err("its url does not begin with https://");
+    }
+    for base in [&config.api_base_url, &config.announced_base_url] {
+        let addresses = Addresses::new(base.clone());
+        if addresses.is_content(url.as_str(), file_id) || url == addresses.metadata(file_id) {
+            return Err("its url is the file's own address, which wants the key");
+        }
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_customer_gets_no_address_that_wants_the_key() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        let config = InvoiceFetcherConfig::default();
+        let judge = |url: &str| customer_url(&json!({"url": url}), &config, FileId::parse(id).unwrap());
+        assert!(judge("https://files.digitalriver.com/links/abc").is_ok());
+        for url in [
+            "",
+            "x",
+            "http://files.digitalriver.com/links/abc",
+            "javascript:alert(1)",
+            &format!("https://api.digitalriver.com/files/{id}/content"),
+            &format!("https://api.digitalriver.com/files/{id}"),
+        ] {
+            assert!(judge(url).is_err(), "{url}");
+        }
+        assert!(customer_url(&json!({"id": 1}), &config, FileId::parse(id).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! What an answer means, and what becomes of a document after an attempt.
+//!
+//! Pure: times, ages and randomness are arguments. Outcomes are a closed set: stored, tried again at a time, or discarded
+//! for a reason. Discarded is a state that people see and can undo; nothing is ever deleted.
+//!
+//! What says nothing about the document (a wrong key, a rate limit, a full disk, our own end) never discards it, and does not
+//! count as an attempt where nothing was attempted.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    client::retry_after,
+    config::{DURATION_MAX, RetryConfig},
+    problem::Problem,
+};
+
+/// Fewest attempts before a document may be given up for its age: after a long standstill of our own, age alone proves nothing.
+const ATTEMPTS_MIN: i32 = 8;
+
+/// How long to wait when Digital River wants less and does not say for how long.
+const THROTTLED_WAIT: Duration = Duration::from_secs(2);
+
+/// How far apart documents are spread that wait for the same moment.
+const SPREAD: Duration = Duration::from_secs(2);
+
+/// Most doublings of the first wait.
+const DOUBLINGS_MAX: u32 = 20;
+
+/// What a row says about a document, when an attempt at it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct History {
+    /// Attempts, this one included.
+    pub(crate) attempts: i32,
+    /// How long ago the document was queued, or somebody had it tried again.
+    pub(crate) age: Duration,
+}
+
+/// What becomes of a document whose attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// It is tried again.
+    RetryAfter {
+        /// After how long.
+        wait: Duration,
+        /// What its count of attempts becomes.
+        attempts: i32,
+    },
+    /// It is given up.
+    Discard,
+}
+
+/// What a problem says about the document.
+enum Verdict {
+    /// Nothing: it is tried again after this wait, and the attempt does not count.
+    NotAttempted(Duration),
+    /// Nothing, but trying again at once makes no sense either: backoff, without end.
+    Backoff,
+    /// It may pass: backoff until the document has been tried for this long.
+    BackoffFor(Duration),
+    /// It will not pass.
+    Hopeless,
+}
+
+/// Plans what comes after a failed attempt. `random` is from 0 up to 1.
+pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, random: f64) -> Plan {
+    let wait = backoff(history.attempts, config).mul_f64(0.5 + random);
+    let retry = |wait: Duration, attempts| Plan::RetryAfter { wait: wait.min(DURATION_MAX), attempts };
+    match verdict(problem, config) {
+        Verdict::Hopeless => Plan::Discard,
+        Verdict::NotAttempted(wait) => retry(wait + SPREAD.mul_f64(random), history.attempts.saturating_sub(1).max(0)),
+        Verdict::Backoff => retry(wait, history.attempts),
+        Verdict::BackoffFor(limit) => {
+            if history.age >= limit && history.attempts >= ATTEMPTS_MIN {
+                return Plan::Discard;
+            }
+            let asked = match problem {
+                Problem::ServerError { wait, .. } => wait.unwrap_or_default(),
+                Problem::ThrottledAlone { wait } => *wait,
+                _ => Duration::ZERO,
+            };
+            retry(wait.max(asked), history.attempts)
+        }
+    }
+}
+
+fn verdict(problem: &Problem, config: &RetryConfig) -> Verdict {
+    match problem {
+        Problem::Gone | Problem::TooLarge { .. } | Problem::FileType(_) => Verdict::Hopeless,
+        // Surely the key: the row waits behind the closed gate, first come, first served.
+        Problem::KeyRefused | Problem::Stopping => Verdict::NotAttempted(Duration::ZERO),
+        Problem::Throttled { wait } | Problem::Closed { wait, .. } => Verdict::NotAttempted(*wait),
+        Problem::Store(_) | Problem::Conflict { .. } => Verdict::Backoff,
+        Problem::NotFound => Verdict::BackoffFor(config.not_found_for),
+        Problem::Unauthorized
+        | Problem::Forbidden
+        | Problem::ThrottledAlone { .. }
+        | Problem::Redirect(_)
+        | Problem::ServerError { .. }
+        | Problem::Status(_)
+        | Problem::Transport(_)
+        | Problem::Deadline(_)
+        | Problem::TooSlow { .. }
+        | Problem::Broken { .. }
+        | Problem::ContentType(_)
+        | Problem::Encoded(_)
+        | Problem::Empty
+        | Problem::NotPdf
+        | Problem::NoEndMarker
+        | Problem::Length { .. }
+        | Problem::Metadata(_) => Verdict::BackoffFor(config.retry_for),
+    }
+}
+
+/// The wait after so many attempts, before it is spread.
+fn backoff(attempts: i32, config: &RetryConfig) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().min(DOUBLINGS_MAX);
+    config.wait_first.saturating_mul(1 << doublings).min(config.wait_max)
+}
+
+/// What the head of an answer means: only 200 brings a body that is read.
+///
+/// Source: Digital River, "Errors" and "Rate limits".
+pub(crate) fn judge_status(
+    status: u16,
+    retry_after: Option<&str>,
+    config: &RetryConfig,
+    now: DateTime<Utc>,
+) -> Result<(), Problem> {
+    let wait = retry_after.and_then(|value| retry_after::parse(value, now, config.retry_after_max));
+    Err(match status {
+        200 => return Ok(()),
+        300..=399 => Problem::Redirect(status),
+        401 => Problem::Unauthorized,
+        403 => Problem::Forbidden,
+        404 => Problem::NotFound,
+        410 => Problem::Gone,
+        429 => Problem::Throttled { wait: wait.unwrap_or(THROTTLED_WAIT) },
+        500..=599 => Problem::ServerError { status, wait },
+        _ => Problem::Status(status),
+    })
+}
+
+/// Until when the next byte must come, measured from the body's begin, so that the average stays above the slowest rate.
+pub(crate) fn patience(received: u64, rate_min_bytes_per_second: u64, grace: Duration) -> Duration {
+    Duration::from_millis(received.saturating_mul(1_000) / rate_min_bytes_per_second.max(1)).max(grace)
+}
+
+#[cfg(test)]
+mod tests {
+    use riverlock_schemas::hash::Sha256Hash;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn start() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000, 0).unwrap()
+    }
+
+    /// The wait that follows, in seconds, and the attempts; `None` when it is given up.
+    fn next(problem: &Problem, attempts: i32, age: Duration) -> Option<(u64, i32)> {
+        match plan(problem, History { attempts, age }, &RetryConfig::default(), 0.5) {
+            Plan::RetryAfter { wait, attempts } => Some((wait.as_secs(), attempts)),
+            Plan::Discard => None,
+        }
+    }
+
+    #[test]
+    fn every_status_has_a_meaning() {
+        for (status, retry_after, reason) in [
+            (200, None, ""),
+            (201, None, "status"),
+            (204, None, "status"),
+            (206, None, "status"),
+            (301, None, "redirect"),
+            (302, None, "redirect"),
+            (303, None, "redirect"),
+            (304, None, "redirect"),
+            (307, None, "redirect"),
+            (308, None, "redirect"),
+            (400, None, "status"),
+            (401, None, "unauthorized"),
+            (403, None, "forbidden"),
+            (404, None, "not_found"),
+            (409, None, "status"),
+            (410, None, "gone"),
+            (429, Some("3"), "throttled"),
+            (500, None, "server_error"),
+            (503, Some("3"), "server_error"),
+            (999, None, "status"),
+        ] {
+            let result = judge_status(status, retry_after, &RetryConfig::default(), start());
+            assert_eq!(result.map_or_else(|problem| problem.reason(), |()| ""), reason, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_waits_as_long_as_it_was_asked_to_within_limits() {
+        for (retry_after, wait) in [
+            (None, THROTTLED_WAIT),
+            (Some("7"), Duration::from_secs(7)),
+            (Some("-7"), THROTTLED_WAIT),
+            (Some("99999999999"), HOUR),
+            (Some("Tue, 14 Nov 2023 22:14:00 GMT"), Duration::from_secs(40)),
+        ] {
+            let result = judge_status(429, retry_after, &RetryConfig::default(), start());
+            assert_eq!(result, Err(Problem::Throttled { wait }), "{retry_after:?}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_about_the_document_never_discards_it_and_counts_for_nothing() {
+        let wait = Duration::from_secs(60);
+        for (problem, seconds) in [
+            (Problem::KeyRefused, 1),
+            (Problem::Stopping, 1),
+            (Problem::Throttled { wait }, 61),
+            (Problem::Closed { why: None, wait }, 61),
+        ] {
+            assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((seconds, 99)), "{problem}");
+        }
+        let (stored, received) = (Sha256Hash::of(b"a"), Sha256Hash::of(b"b"));
+        for problem in [Problem::Store("disk full".to_owned()), Problem::Conflict { stored, received }] {
+            assert_eq!(next(&problem, 100, 10_000 * HOUR), Some((6 * 3600, 100)), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_wait_doubles_up_to_its_cap() {
+        let waits: Vec<u64> =
+            (0..16).map(|attempts| next(&Problem::NotFound, attempts, Duration::ZERO).unwrap().0).collect();
+        assert_eq!(waits[..6], [5, 5, 10, 20, 40, 80]);
+        assert_eq!(waits[13..], [5 << 12, 6 * 3600, 6 * 3600]);
+        assert_eq!(next(&Problem::NotFound, i32::MAX, Duration::ZERO).unwrap().0, 6 * 3600);
+        assert_eq!(next(&Problem::NotFound, i32::MIN, Duration::ZERO).unwrap().0, 5);
+    }
+
+    #[test]
+    fn the_wait_is_spread_by_half_either_way() {
+        let history = History { attempts: 3, age: Duration::ZERO };
+        let planned = |random| plan(&Problem::NotPdf, history, &RetryConfig::default(), random);
+        let after = |seconds| Plan::RetryAfter { wait: Duration::from_secs(seconds), attempts: 3 };
+        assert_eq!((planned(0.0), planned(0.5), planned(1.0)), (after(10), after(20), after(30)));
+    }
+
+    #[test]
+    fn a_server_in_trouble_is_left_alone_as_long_as_it_asks() {
+        let wait = Some(Duration::from_secs(900));
+        assert_eq!(next(&Problem::ServerError { status: 503, wait }, 1, Duration::ZERO), Some((900, 1)));
+        assert_eq!(next(&Problem::ServerError { status: 503, wait: None }, 1, Duration::ZERO), Some((5, 1)));
+        assert_eq!(next(&Problem::ThrottledAlone { wait: HOUR }, 1, Duration::ZERO), Some((3600, 1)));
+    }
+
+    #[test]
+    fn a_document_is_given_up_for_its_age_only_after_enough_attempts() {
+        for (problem, hours) in [
+            (Problem::NotFound, 72),
+            (Problem::NotPdf, 168),
+            (Problem::Redirect(302), 168),
+            (Problem::Forbidden, 168),
+            (Problem::Unauthorized, 168),
+            (Problem::ServerError { status: 500, wait: None }, 168),
+            (Problem::ThrottledAlone { wait: HOUR }, 168),
+        ] {
+            assert!(next(&problem, ATTEMPTS_MIN, HOUR * (hours - 1)).is_some(), "{problem}");
+            assert_eq!(next(&problem, ATTEMPTS_MIN, HOUR * hours), None, "{problem}");
+            assert!(next(&problem, ATTEMPTS_MIN - 1, HOUR * hours).is_some(), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_will_not_pass_is_given_up_at_once() {
+        for problem in [Problem::Gone, Problem::TooLarge { bytes_max: 1 }, Problem::FileType("zip".to_owned())] {
+            assert_eq!(next(&problem, 1, Duration::ZERO), None, "{problem}");
+        }
+    }
+
+    #[test]
+    fn patience_grows_with_what_came() {
+        let grace = Duration::from_secs(5);
+        for (received, seconds) in [(0, 5), (5_000, 5), (10_000, 10), (u64::MAX, u64::MAX / 1_000_000)] {
+            assert_eq!(patience(received, 1_000, grace).as_secs(), seconds);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Queues documents that an earlier version ignored for good, because their mode had no account when their events came.
+//!
+//! The events are audited as `ignored (mode)` and their bodies are in Kafka. They are read again, page by page, and each page's
+//! events become `applied` in the transaction that queues their documents. The consumer's offsets stay.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use riverlock_ledger::{
+    Decision, Error, Projection as _, positions::PositionReader, postgres::bounded, ranges::RangeError,
+    store::known_topic_ids,
+};
+use riverlock_runtime::kafka::KafkaConfig;
+use riverlock_schemas::{event_type, file_event::FileEvent, hash::Sha256Hash, record::Position};
+use serde::Serialize;
+use sqlx::{Connection as _, PgConnection};
+
+use crate::{
+    InvoiceQueue,
+    queue::{
+        self, clean,
+        retry::{Request, Run},
+    },
+};
+
+/// Events that are looked up with one statement, and put right in one transaction.
+const PAGE_EVENTS: i64 = 500;
+
+/// How Kafka's logs call this.
+const GROUP: &str = "invoices-ignored";
+
+/// What became of ignored events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    /// Events that were ignored because their mode had no account.
+    pub ignored: u64,
+    /// Those whose documents are queued now, or would be.
+    pub queued: u64,
+    /// Those that Kafka does not have any more.
+    pub gone: u64,
+    /// Those whose record is another one than was audited, or announces no document that could be fetched.
+    pub unusable: u64,
+}
+
+/// Ignored events could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum IgnoredError {
+    /// PostgreSQL refused, or could not be reached.
+    #[error(transparent)]
+    Database(#[from] Error),
+    /// Kafka could not be read.
+    #[error(transparent)]
+    Kafka(#[from] RangeError),
+    /// The thread that reads from Kafka panicked.
+    #[error("the thread that reads from Kafka panicked")]
+    Panicked,
+}
+
+/// An event that was ignored.
+struct Row {
+    topic_id: i16,
+    partition: i32,
+    record_offset: i64,
+    body_sha256: Vec<u8>,
+}
+
+/// Queues the documents of ignored events, or only tells how many there are. Each statement may take `limit`.
+///
+/// # Errors
+/// When PostgreSQL or Kafka does not answer. What was queued before stays so.
+pub async fn run(
+    connection: &mut PgConnection,
+    kafka: &KafkaConfig,
+    projection: &InvoiceQueue,
+    request: &Request,
+    run: Run,
+    limit: Duration,
+) -> Result<Totals, IgnoredError> {
+    let names = kafka.topics().files();
+    let ids = bounded(limit, known_topic_ids(connection, &names)).await?;
+    let topics: HashMap<i16, String> = ids.into_iter().map(|(name, id)| (id, name)).collect();
+    let mut totals = Totals::default();
+    let mut reader = None;
+    let mut after = None;
+    loop {
+        let rows = bounded(limit, page(connection, &topics, after)).await?;
+        let Some(last) = rows.last() else { return Ok(totals) };
+        after = Some((last.topic_id, last.partition, last.record_offset));
+        totals.ignored += rows.len() as u64;
+        let (bodies, used) = read(kafka, reader.take(), &rows, &topics).await?;
+        reader = Some(used);
+        let mut usable = Vec::with_capacity(rows.len());
+        for row in rows {
+            match bodies.get(&position(&row, &topics)) {
+                None => totals.gone += 1,
+                Some(body) => match event(projection, &row, body) {
+                    Some(event) => usable.push((row, event)),
+                    None => totals.unusable += 1,
+                },
+            }
+        }
+        totals.queued += match run {
+            Run::Dry => usable.len() as u64,
+            Run::Apply => bounded(limit, apply(connection, &usable, request)).await?,
+        };
+    }
+}
+
+async fn page(
+    connection: &mut PgConnection,
+    topics: &HashMap<i16, String>,
+    after: Option<(i16, i32, i64)>,
+) -> Result<Vec<Row>, Error> {
+    let (topic_id, partition, offset) = after.unwrap_or((i16::MIN, i32::MIN, i64::MIN));
+    let rows = sqlx::query_as!(
+        Row,
+        "-- invoice_events_ignored
+         SELECT topic_id, partition, record_offset, body_sha256 FROM events
+         WHERE outcome = 'ignored' AND reason = 'mode' AND topic_id = ANY($1) AND event_type = ANY($2)
+           AND (topic_id, partition, record_offset) > ($3, $4, $5)
+         ORDER BY topic_id, partition, record_offset LIMIT $6",
+        &topics.keys().copied().collect::<Vec<_>>(),
+        &[event_type::ORDER_INVOICE_CREATED, event_type::ORDER_CREDIT_MEMO_CREATED] as &[&str],
+        topic_id,
+        partition,
+        offset,
+        PAGE_EVENTS,
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// The bodies that Kafka has of these events.
+async fn read(
+    kafka: &KafkaConfig,
+    reader: Option<PositionReader>,
+    rows: &[Row],
+    topics: &HashMap<i16, String>,
+) -> Result<(HashMap<Position, Vec<u8>>, PositionReader), IgnoredError> {
+    let (kafka, wanted) = (kafka.clone(), rows.iter().map(|row| position(row, topics)).collect::<BTreeSet<_>>());
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut reader = match reader {
+            Some(reader) => reader,
+            None => PositionReader::open(&kafka, GROUP)?,
+        };
+        let mut bodies = HashMap::with_capacity(wanted.len());
+        reader.read(wanted, |position, body| {
+            bodies.insert(position.clone(), body.to_vec());
+        })?;
+        Ok::<_, RangeError>((bodies, reader))
+    });
+    Ok(reading.await.map_err(|_| IgnoredError::Panicked)??)
+}
+
+fn position(row: &Row, topics: &HashMap<i16, String>) -> Position {
+    let topic = topics.get(&row.topic_id).cloned().unwrap_or_default();
+    Position { topic, partition: row.partition, offset: row.record_offset }
+}
+
+/// What the record announces, if it is the one that was audited.
+fn event(projection: &InvoiceQueue, row: &Row, body: &[u8]) -> Option<FileEvent> {
+    let is_same = Sha256Hash::of(body).as_bytes().as_slice() == row.body_sha256;
+    match projection.read(body, None).ok().filter(|_| is_same)?.decision {
+        Decision::Apply(event) => Some(event),
+        Decision::Ignore(_) | Decision::Dead(_) => None,
+    }
+}
+
+/// Gives the events another outcome, and queues their documents. Returns how many events that were.
+async fn apply(connection: &mut PgConnection, events: &[(Row, FileEvent)], request: &Request) -> Result<u64, Error> {
+    let mut transaction = connection.begin().await?;
+    let applied = sqlx::query!(
+        "-- invoice_events_apply
+         UPDATE events SET outcome = 'applied', reason = NULL
+         FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS chosen (topic_id, partition, record_offset)
+         WHERE events.topic_id = chosen.topic_id AND events.partition = chosen.partition
+           AND events.record_offset = chosen.record_offset AND events.outcome = 'ignored' AND events.reason = 'mode'",
+        &events.iter().map(|(row, _)| row.topic_id).collect::<Vec<_>>(),
+        &events.iter().map(|(row, _)| row.partition).collect::<Vec<_>>(),
+        &events.iter().map(|(row, _)| row.record_offset).collect::<Vec<_>>(),
+    );
+    let applied = applied.execute(&mut *transaction).await?.rows_affected();
+    // One order of locks for everybody.
+    let mut announced: Vec<FileEvent> = events.iter().map(|(_, event)| event.clone()).collect();
+    announced.sort_by(|a, b| (a.file_id, &a.event_id).cmp(&(b.file_id, &b.event_id)));
+    queue::add(&mut transaction, &announced).await?;
+    sqlx::query!(
+        "-- invoice_retries_note
+         INSERT INTO invoice_retries (file_id, retried_at, retried_by, reason, state, attempts)
+         SELECT file_id, now(), $2, $3, state, attempts FROM invoices WHERE file_id = ANY($1) AND created_at = now()",
+        &announced.iter().map(|event| event.file_id.as_uuid()).collect::<Vec<_>>(),
+        clean(&request.by),
+        clean(&request.reason),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(applied)
+}

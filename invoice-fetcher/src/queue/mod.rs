@@ -1,0 +1,480 @@
+//! The table `invoices`: the queue of downloads, and what came of them.
+//!
+//! A worker leases a due row by moving its next attempt to the lease's end. One that dies gives the row back without
+//! anybody's help; one that comes back too late finds that the lease has passed on, and its result is thrown away. No
+//! transaction is open while anything is downloaded or stored.
+//!
+//! All times are PostgreSQL's: processes on several machines, whose clocks differ, share the queue.
+
+pub(crate) mod database;
+pub mod ignored;
+pub mod missing;
+pub mod projection;
+pub mod retry;
+pub mod view;
+pub(crate) mod watch;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use riverlock_ledger::{Error, outbox};
+use riverlock_schemas::{
+    FileId, Mode, OrderId,
+    cloud_event::{InvoiceStored, Message},
+    file_event::{FileEvent, Purpose},
+    hash::Sha256Hash,
+};
+use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
+
+use crate::queue::database::Database;
+
+/// Longest error that is kept with a row, characters.
+const ERROR_CHARS_MAX: usize = 500;
+
+/// The queue, over shared sessions.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    database: Database,
+}
+
+/// How many documents may be leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// In all.
+    pub(crate) documents: usize,
+    /// Those among them that have been attempted before.
+    pub(crate) repeated: usize,
+}
+
+/// A leased row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leased {
+    pub(crate) file_id: FileId,
+    pub(crate) order_id: OrderId,
+    pub(crate) mode: Mode,
+    pub(crate) purpose: Purpose,
+    /// Attempts, this one included.
+    pub(crate) attempts: i32,
+    /// How long ago it was queued, or somebody had it tried again, when it was leased.
+    pub(crate) age: Duration,
+    /// Whether the attempt before this one was answered 429.
+    pub(crate) was_throttled: bool,
+    /// Hash of what was stored before, if the document is fetched again.
+    pub(crate) earlier: Option<Sha256Hash>,
+    lease_id: Uuid,
+}
+
+impl Leased {
+    /// Whether it has been attempted before.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.attempts > 1
+    }
+}
+
+#[cfg(test)]
+impl Leased {
+    /// A row that nobody leased, for what needs no database.
+    pub(crate) fn pretended(file_id: FileId, mode: Mode) -> Self {
+        Self {
+            file_id,
+            order_id: OrderId::parse("order").unwrap(),
+            mode,
+            purpose: Purpose::Invoice,
+            attempts: 1,
+            age: Duration::ZERO,
+            was_throttled: false,
+            earlier: None,
+            lease_id: Uuid::nil(),
+        }
+    }
+}
+
+/// A stored document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Document {
+    pub(crate) object_key: String,
+    pub(crate) sha256: Sha256Hash,
+    pub(crate) size_bytes: u64,
+}
+
+/// How an attempt ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The document is stored.
+    Stored(Document),
+    /// It is tried again.
+    RetryAfter {
+        /// After how long.
+        wait: Duration,
+        /// What its count of attempts becomes.
+        attempts: i32,
+        /// What went wrong.
+        error: String,
+    },
+    /// It is given up.
+    Discarded {
+        /// What went wrong.
+        error: String,
+    },
+}
+
+/// Whether the end of an attempt was written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// It was.
+    Yes,
+    /// The lease had passed on, or the row has ended; nothing was changed.
+    LeaseLost,
+}
+
+/// How long ago a document was queued, as in labels; and the ages between them, seconds.
+pub(crate) const AGES: [&str; 5] = ["under_1m", "under_1h", "under_1d", "under_3d", "over_3d"];
+const AGE_BOUNDS: [f64; 4] = [60.0, 3600.0, 24.0 * 3600.0, 3.0 * 24.0 * 3600.0];
+
+/// How much of a mode waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) mode: Mode,
+    /// Documents that are due now or later, or leased, by [`AGES`].
+    pub(crate) due: [i64; AGES.len()],
+    /// For how long the most overdue one is; zero when none is.
+    pub(crate) overdue: Duration,
+}
+
+impl Waiting {
+    fn none(mode: Mode) -> Self {
+        Self { mode, due: [0; AGES.len()], overdue: Duration::ZERO }
+    }
+
+    /// Documents of every age.
+    pub(crate) fn documents(&self) -> i64 {
+        self.due.iter().sum()
+    }
+}
+
+/// Documents that are not waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) stored: i64,
+    pub(crate) discarded: i64,
+}
+
+/// Queues announced documents, and returns how many were not there yet.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub(crate) async fn add(connection: &mut PgConnection, events: &[FileEvent]) -> Result<u64, Error> {
+    let added = sqlx::query!(
+        "-- invoices_add
+         INSERT INTO invoices (file_id, order_id, live_mode, purpose, event_id, announced_at, next_attempt_at, created_at)
+         SELECT *, now(), now()
+         FROM unnest($1::uuid[], $2::text[], $3::boolean[], $4::text[], $5::text[], $6::timestamptz[])
+         ON CONFLICT (file_id) DO NOTHING",
+        &events.iter().map(|event| event.file_id.as_uuid()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.order_id.as_str()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.mode.is_live()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.purpose.as_str()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.event_id.as_str()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.created_time).collect::<Vec<_>>() as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(added.rows_affected())
+}
+
+/// Files that are queued with another order, mode or purpose than these events say.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub(crate) async fn announced_otherwise(
+    connection: &mut PgConnection,
+    events: &[FileEvent],
+) -> Result<Vec<FileId>, Error> {
+    let ids = sqlx::query_scalar!(
+        "-- invoices_announced_otherwise
+         SELECT queued.file_id FROM invoices AS queued
+         JOIN unnest($1::uuid[], $2::text[], $3::boolean[], $4::text[]) AS announced (file_id, order_id, live_mode, purpose)
+             USING (file_id)
+         WHERE (queued.order_id, queued.live_mode, queued.purpose)
+             IS DISTINCT FROM (announced.order_id, announced.live_mode, announced.purpose)",
+        &events.iter().map(|event| event.file_id.as_uuid()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.order_id.as_str()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.mode.is_live()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.purpose.as_str()).collect::<Vec<_>>() as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(FileId::from).collect())
+}
+
+impl Queue {
+    pub(crate) fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Where the queue is.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Leases due documents of a mode for so long, the most overdue first. Counts the attempts.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, or does not answer.
+    pub(crate) async fn lease(&self, mode: Mode, room: Room, lease: Duration) -> Result<Vec<Leased>, Error> {
+        let lease_id = Uuid::new_v4();
+        let limit = |documents: usize| i64::try_from(documents).unwrap_or(i64::MAX);
+        self.database
+            .run(async |connection| {
+                let rows = sqlx::query_as!(
+                    Row,
+                    r#"-- invoices_lease
+                       WITH fresh AS (
+                           SELECT file_id, next_attempt_at FROM invoices
+                           WHERE state = 'due' AND live_mode = $3 AND least(attempts, 1) = 0 AND next_attempt_at <= now()
+                           ORDER BY next_attempt_at LIMIT $4 FOR UPDATE SKIP LOCKED
+                       ), repeated AS (
+                           SELECT file_id, next_attempt_at FROM invoices
+                           WHERE state = 'due' AND live_mode = $3 AND least(attempts, 1) = 1 AND next_attempt_at <= now()
+                           ORDER BY next_attempt_at LIMIT $5 FOR UPDATE SKIP LOCKED
+                       ), due AS (
+                           SELECT file_id FROM (TABLE fresh UNION ALL TABLE repeated) AS both_kinds
+                           ORDER BY next_attempt_at LIMIT $4
+                       )
+                       UPDATE invoices AS invoice
+                       SET attempts = invoice.attempts + 1, lease_id = $1,
+                           next_attempt_at = now() + make_interval(secs => $2)
+                       FROM due WHERE invoice.file_id = due.file_id
+                       RETURNING invoice.file_id, invoice.order_id, invoice.purpose, invoice.attempts,
+                           invoice.earlier_sha256,
+                           extract(epoch FROM now() - coalesce(invoice.retried_at, invoice.created_at))::float8 AS "age!",
+                           coalesce(invoice.last_error LIKE 'throttled%', false) AS "was_throttled!""#,
+                    lease_id,
+                    lease.as_secs_f64(),
+                    mode.is_live(),
+                    limit(room.documents),
+                    limit(room.repeated.min(room.documents)),
+                );
+                rows.fetch_all(connection).await?.into_iter().map(|row| row.leased(mode, lease_id)).collect()
+            })
+            .await
+    }
+
+    /// Writes down how an attempt ended, if its lease is still this one. `now` is the time of what other systems are told.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, or does not answer. Nothing is written then, or everything and the answer was lost.
+    pub(crate) async fn end(&self, leased: &Leased, end: &End, now: DateTime<Utc>) -> Result<Written, Error> {
+        let rows = self
+            .database
+            .run(async |connection| match end {
+                End::Stored(document) => stored(connection, leased, document, now).await,
+                End::RetryAfter { wait, attempts, error } => retry(connection, leased, *wait, *attempts, error).await,
+                End::Discarded { error } => discard(connection, leased, error).await,
+            })
+            .await?;
+        Ok(if rows == 0 { Written::LeaseLost } else { Written::Yes })
+    }
+
+    /// Makes documents due that wait because the key could not fetch them.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, or does not answer.
+    pub(crate) async fn wake_refused(&self, mode: Mode) -> Result<u64, Error> {
+        self.database
+            .run(async |connection| {
+                let woken = sqlx::query!(
+                    "-- invoices_wake_refused
+                     UPDATE invoices SET next_attempt_at = now()
+                     WHERE state = 'due' AND live_mode = $1 AND lease_id IS NULL AND next_attempt_at > now()
+                       AND split_part(last_error, ':', 1) IN ('forbidden', 'unauthorized')",
+                    mode.is_live(),
+                );
+                Ok(woken.execute(connection).await?.rows_affected())
+            })
+            .await
+    }
+
+    /// A document of a mode that could be fetched before, if any could.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, or does not answer.
+    pub(crate) async fn good_file(&self, mode: Mode) -> Result<Option<FileId>, Error> {
+        self.database
+            .run(async |connection| {
+                let newest = sqlx::query_scalar!(
+                    "-- invoices_newest_stored
+                     SELECT file_id FROM invoices WHERE state = 'stored' AND live_mode = $1
+                     ORDER BY created_at DESC, file_id DESC LIMIT 1",
+                    mode.is_live(),
+                );
+                Ok(newest.fetch_optional(connection).await?.map(FileId::from))
+            })
+            .await
+    }
+
+    /// How much waits, and how long it has, by mode.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, or does not answer.
+    pub(crate) async fn waiting(&self) -> Result<[Waiting; 2], Error> {
+        self.database
+            .run(async |connection| {
+                let rows = sqlx::query!(
+                    r#"-- invoices_waiting
+                       SELECT live_mode, count(*) AS "due!",
+                              width_bucket(extract(epoch FROM now() - coalesce(retried_at, created_at))::float8, $1::float8[])
+                                  AS "age!",
+                              greatest(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "overdue!"
+                       FROM invoices WHERE state = 'due' GROUP BY live_mode, 3"#,
+                    &AGE_BOUNDS,
+                );
+                let mut waiting = [Mode::Live, Mode::Test].map(Waiting::none);
+                for row in rows.fetch_all(connection).await? {
+                    let Some(of) = waiting.iter_mut().find(|of| of.mode.is_live() == row.live_mode) else { continue };
+                    if let Some(due) = usize::try_from(row.age).ok().and_then(|age| of.due.get_mut(age)) {
+                        *due = row.due;
+                    }
+                    of.overdue = of.overdue.max(seconds(row.overdue));
+                }
+                Ok(waiting)
+            })
+            .await
+    }
+
+    /// How much has ended. Reads the whole table: ask rarely.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, or does not answer.
+    pub(crate) async fn ended(&self) -> Result<Ended, Error> {
+        self.database
+            .run(async |connection| {
+                let ended = sqlx::query_as!(
+                    Ended,
+                    r#"-- invoices_ended
+                       SELECT count(*) FILTER (WHERE state = 'stored') AS "stored!",
+                              count(*) FILTER (WHERE state = 'discarded') AS "discarded!"
+                       FROM invoices"#
+                );
+                Ok(ended.fetch_one(connection).await?)
+            })
+            .await
+    }
+}
+
+struct Row {
+    file_id: Uuid,
+    order_id: String,
+    purpose: String,
+    attempts: i32,
+    earlier_sha256: Option<Vec<u8>>,
+    age: f64,
+    was_throttled: bool,
+}
+
+impl Row {
+    fn leased(self, mode: Mode, lease_id: Uuid) -> Result<Leased, Error> {
+        let file_id = FileId::from(self.file_id);
+        let inconsistent = |reason: String| Error::Inconsistent { table: "invoices", id: file_id.to_string(), reason };
+        Ok(Leased {
+            file_id,
+            order_id: OrderId::parse(self.order_id).map_err(|error| inconsistent(format!("order_id {error}")))?,
+            mode,
+            purpose: purpose(&self.purpose).ok_or_else(|| inconsistent(format!("purpose {}", self.purpose)))?,
+            attempts: self.attempts,
+            age: seconds(self.age),
+            was_throttled: self.was_throttled,
+            earlier: self.earlier_sha256.as_deref().and_then(Sha256Hash::from_slice),
+            lease_id,
+        })
+    }
+}
+
+/// Marks the row, and tells other systems, in one transaction.
+async fn stored(
+    connection: &mut PgConnection,
+    leased: &Leased,
+    document: &Document,
+    now: DateTime<Utc>,
+) -> Result<u64, Error> {
+    let mut transaction = connection.begin().await?;
+    let rows = sqlx::query!(
+        "-- invoices_mark_stored
+         UPDATE invoices SET state = 'stored', object_key = $3, sha256 = $4, size_bytes = $5, ended_at = now(),
+                             last_error = NULL, lease_id = NULL, earlier_sha256 = nullif(earlier_sha256, $4)
+         WHERE file_id = $1 AND lease_id = $2 AND state = 'due'",
+        leased.file_id.as_uuid(),
+        leased.lease_id,
+        document.object_key,
+        document.sha256.as_bytes().as_slice(),
+        i64::try_from(document.size_bytes).unwrap_or(i64::MAX),
+    )
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
+    if rows == 0 {
+        transaction.rollback().await?;
+        return Ok(0);
+    }
+    let message = Message::InvoiceStored(InvoiceStored {
+        order_id: leased.order_id.clone(),
+        mode: leased.mode,
+        file_id: leased.file_id,
+        purpose: leased.purpose,
+        object_key: document.object_key.clone(),
+        sha256: document.sha256,
+        size_bytes: document.size_bytes,
+    });
+    outbox::add(&mut transaction, &[message], now).await?;
+    transaction.commit().await?;
+    Ok(rows)
+}
+
+async fn retry(
+    connection: &mut PgConnection,
+    leased: &Leased,
+    wait: Duration,
+    attempts: i32,
+    error: &str,
+) -> Result<u64, Error> {
+    let retried = sqlx::query!(
+        "-- invoices_retry
+         UPDATE invoices SET next_attempt_at = now() + make_interval(secs => $3), attempts = $4, last_error = $5,
+                             lease_id = NULL
+         WHERE file_id = $1 AND lease_id = $2 AND state = 'due'",
+        leased.file_id.as_uuid(),
+        leased.lease_id,
+        wait.as_secs_f64(),
+        attempts,
+        clean(error),
+    );
+    Ok(retried.execute(connection).await?.rows_affected())
+}
+
+async fn discard(connection: &mut PgConnection, leased: &Leased, error: &str) -> Result<u64, Error> {
+    let discarded = sqlx::query!(
+        "-- invoices_discard
+         UPDATE invoices SET state = 'discarded', ended_at = now(), last_error = $3, lease_id = NULL
+         WHERE file_id = $1 AND lease_id = $2 AND state = 'due'",
+        leased.file_id.as_uuid(),
+        leased.lease_id,
+        clean(error),
+    );
+    Ok(discarded.execute(connection).await?.rows_affected())
+}
+
+/// What PostgreSQL says of a time span; a clock that went back gives none.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+fn purpose(text: &str) -> Option<Purpose> {
+    [Purpose::Invoice, Purpose::CreditMemo].into_iter().find(|purpose| purpose.as_str() == text)
+}
+
+/// A text that the database takes.
+pub(crate) fn clean(error: &str) -> String {
+    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    error.chars().take(ERROR_CHARS_MAX).map(clean).collect()
+}

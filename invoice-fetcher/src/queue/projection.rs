@@ -1,0 +1,131 @@
+//! Events that announce a document become rows of the queue, at once: no partition ever waits for a download.
+
+use chrono::{DateTime, Utc};
+use metrics::counter;
+use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection};
+use riverlock_schemas::{
+    Envelope,
+    content::Content,
+    file_event::{FileEvent, Purpose},
+};
+use sqlx::PgConnection;
+
+use crate::{InvoiceFetcherConfig, client::address::Addresses, metrics as names, queue};
+
+/// The consumer's name.
+pub const NAME: &str = "invoice-fetcher";
+
+/// Queues the documents of every mode: those of a mode without an account wait until there is one.
+#[derive(Clone, Debug)]
+pub struct InvoiceQueue {
+    announced: Addresses,
+}
+
+impl InvoiceQueue {
+    /// A queue that expects addresses as they are configured.
+    #[must_use]
+    pub fn new(config: &InvoiceFetcherConfig) -> Self {
+        Self { announced: Addresses::new(config.announced_base_url.clone()) }
+    }
+
+    /// Counts and logs the events that have another address for a file than the configuration.
+    fn look_at_addresses(&self, events: &[FileEvent]) {
+        let other = |event: &&FileEvent| {
+            event.announced_url.as_ref().is_some_and(|url| !self.announced.is_content(url, event.file_id))
+        };
+        let mut others = events.iter().filter(other).peekable();
+        if let Some(first) = others.peek() {
+            tracing::warn!(
+                event.id = first.event_id.as_str(),
+                file.id = %first.file_id,
+                "event {} has another address for file {} than the configuration; it is not used",
+                first.event_id,
+                first.file_id,
+            );
+        }
+        counter!(names::ANOMALIES, "kind" => names::ANOMALY_URL).increment(others.count() as u64);
+    }
+}
+
+impl Projection for InvoiceQueue {
+    type Event = FileEvent;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<FileEvent> {
+        let Some(purpose) = Purpose::of_event_type(&envelope.event_type) else {
+            return Decision::Ignore("unhandled_type");
+        };
+        match FileEvent::parse(envelope, purpose, body) {
+            Ok(event) => Decision::Apply(event),
+            Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
+        }
+    }
+
+    fn describe(&self, event: &FileEvent, content: &mut Content) {
+        content.add_file_event(event);
+    }
+
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        fresh: Vec<Fresh<FileEvent>>,
+        _now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let mut events: Vec<FileEvent> = fresh.into_iter().map(|fresh| fresh.event).collect();
+        // One order of locks for everybody; and of two events about one file the same one comes first in every batch.
+        events.sort_by(|a, b| (a.file_id, &a.event_id).cmp(&(b.file_id, &b.event_id)));
+        self.look_at_addresses(&events);
+        let added = queue::add(connection, &events).await?;
+        if added < events.len() as u64 {
+            let otherwise = queue::announced_otherwise(connection, &events).await?;
+            for file_id in &otherwise {
+                tracing::warn!(
+                    file.id = %file_id,
+                    "file {file_id} is announced again with another order, mode or purpose; the first announcement stays"
+                );
+            }
+            counter!(names::ANOMALIES, "kind" => names::ANOMALY_ANNOUNCED).increment(otherwise.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use riverlock_schemas::Mode;
+
+    use super::*;
+
+    fn decide(event_type: &str, live: &str, file_id: &str) -> Decision<FileEvent> {
+        let config = InvoiceFetcherConfig::default();
+        let body = format!(
+            r#"{{"id":"e","type":"{event_type}"{live},"data":{{"object":{{"fileId":"{file_id}","orderId":"o"}}}}}}"#
+        );
+        InvoiceQueue::new(&config).decide(&Envelope::parse(body.as_bytes()).unwrap(), body.as_bytes())
+    }
+
+    #[test]
+    fn every_event_has_one_decision() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        let test = r#","liveMode":false"#;
+        for (event_type, purpose) in
+            [("order.invoice.created", Purpose::Invoice), ("order.credit_memo.created", Purpose::CreditMemo)]
+        {
+            // Whatever accounts are configured: a document waits for one.
+            for (live, mode) in [(test, Mode::Test), (r#","liveMode":true"#, Mode::Live)] {
+                let Decision::Apply(event) = decide(event_type, live, id) else { panic!("{event_type}") };
+                assert_eq!((event.purpose, event.mode, event.order_id.as_str()), (purpose, mode, "o"));
+            }
+        }
+        assert_eq!(decide("order.invoice.deleted", test, id), Decision::Ignore("unhandled_type"));
+        for (live, file_id, code) in
+            [("", id, "live_mode"), (test, "", "file_id"), (test, "../../secret", "file_id"), (test, "123", "file_id")]
+        {
+            let Decision::Dead(dead) = decide("order.invoice.created", live, file_id) else { panic!("{file_id}") };
+            assert_eq!(dead.reason, code);
+        }
+    }
+}
