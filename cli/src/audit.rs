@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_ledger::audit;
+use riverlock_recovery::audit;
 
 use crate::{config::Config, exit, out::Output};
 

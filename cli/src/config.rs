@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, path::Path};
 use riverlock_digital_river::{AccountConfig, DigitalRiverConfig, webhooks::WebhookConfig};
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::InvoiceFetcherConfig;
-use riverlock_ledger::{PostgresConfig, audit::running::AuditConfig};
+use riverlock_ledger::PostgresConfig;
 use riverlock_processor::ProcessorConfig;
 use riverlock_reconcile::ReconcileConfig;
+use riverlock_recovery::audit::running::AuditConfig;
 use riverlock_runtime::{
     ConfigError,
     admin::AdminConfig,

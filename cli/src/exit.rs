@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use riverlock_ledger::{
-    audit::AuditError, cluster::ClusterError, ranges::RangeError, rebuild::RebuildError, replay::ReplayError,
-};
+use riverlock_ledger::{postgres::cluster::ClusterError, reading::ranges::RangeError};
 use riverlock_processor::refold::RefoldError;
 use riverlock_reconcile::ReconcileError;
+use riverlock_recovery::{audit::AuditError, rebuild::RebuildError, replay::ReplayError};
 use riverlock_runtime::ConfigError;
 
 /// All is as it should be, or what was asked for is done.

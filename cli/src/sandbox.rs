@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io::Read as _, path::Path, process::ExitCode, sync::A
 
 use anyhow::Context as _;
 use riverlock_runtime::{Clock as _, Shutdown, SystemClock, shutdown::GRACE};
-use riverlock_sandbox::{Api, Clock, PlayConfig, PlayReport, Progress, SandboxConfig, play, serve, sign};
+use riverlock_sandbox::{Api, Clock, PlayConfig, PlayReport, Progress, SandboxConfig, play, sender::sign, serve};
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 

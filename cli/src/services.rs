@@ -5,12 +5,9 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use futures::TryFutureExt as _;
 use riverlock_ingest::IngestConfig;
-use riverlock_ledger::{
-    audit::running::Auditor,
-    cluster, dead_letters,
-    postgres::{self, bounded},
-};
-use riverlock_runtime::{ConfigError, Context, admin, config::Source, shutdown::GRACE, telemetry, topics};
+use riverlock_ledger::postgres::{self, bounded, cluster};
+use riverlock_recovery::{audit::running::Auditor, dead_letters};
+use riverlock_runtime::{ConfigError, Context, admin, config::Source, kafka::topics, shutdown::GRACE, telemetry};
 use sqlx::PgConnection;
 
 use crate::config::{self, Config};

@@ -12,13 +12,16 @@ use std::{
 
 use anyhow::Context as _;
 use riverlock_ledger::{
-    cluster,
-    migrations::{self, Item, Progress},
-    outbox, postgres, store,
+    outbox,
+    postgres::{
+        self, cluster,
+        migrations::{self, Item, Progress},
+    },
+    store,
 };
 use riverlock_runtime::{
     Clock as _, SystemClock,
-    topics::{self, TopicError, TopicState},
+    kafka::topics::{self, TopicError, TopicState},
 };
 use serde::Serialize;
 use sqlx::PgConnection;

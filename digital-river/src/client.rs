@@ -21,12 +21,15 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    address::join,
     config::{AccountConfig, DigitalRiverConfig},
     failure::{Effect, Error, Failure, Refusal, Repeat, quote, repeat},
-    limiter::Limiter,
-    metrics as names, retry_after,
-    transport::{APPLICATION, Network, describe, http_client, read_body},
+    http::{
+        address::join,
+        limiter::Limiter,
+        retry_after,
+        transport::{APPLICATION, Network, describe, http_client, read_body},
+    },
+    metrics as names,
 };
 
 /// How long a new key may need until it works everywhere. Source: Digital River, "Rotating keys".

@@ -9,7 +9,7 @@ use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::address::check_secure;
+use crate::http::address::check_secure;
 
 /// Digital River's address, for live and test data. Source: Digital River, "API structure".
 pub const DIGITAL_RIVER: &str = "https://api.digitalriver.com";

@@ -8,19 +8,15 @@
 //! environment are not used, anything but `https` is for loopback addresses only, and DNS answers inside private networks are
 //! not connected to ([`resolver`]).
 
-pub mod address;
 pub mod client;
 pub mod config;
 pub mod events;
 pub mod failure;
 pub mod fulfillments;
-pub mod limiter;
+pub mod http;
 pub mod lists;
 pub mod metrics;
 pub mod page;
-pub mod resolver;
-pub mod retry_after;
-pub mod transport;
 pub mod webhooks;
 
 pub use client::{Answer, Call, Client, Priority};

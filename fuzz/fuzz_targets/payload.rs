@@ -6,13 +6,7 @@
 
 use chrono::{DateTime, Utc};
 use libfuzzer_sys::fuzz_target;
-use riverlock_schemas::{
-    Envelope,
-    content::Content,
-    file_event::{FileEvent, Purpose},
-    order_event::OrderEvent,
-    order_object::OrderObject,
-};
+use riverlock_schemas::{Envelope, events::{content::Content, file_event::{FileEvent, Purpose}, order_event::OrderEvent, order_object::OrderObject}};
 
 const TYPES: [&str; 6] = [
     "order.accepted",

@@ -27,10 +27,10 @@ use riverlock_ledger::{Fresh, PostgresConfig, Projection as _, postgres};
 use riverlock_runtime::{Context, Secret, telemetry};
 use riverlock_sandbox::{
     Api, Clock, Fault, FaultRule, Faults, SandboxConfig,
-    pdf::{self, Purpose},
+    data::pdf::{self, Purpose},
     serve, stack,
 };
-use riverlock_schemas::{EventId, FileId, Mode, OrderId, file_event};
+use riverlock_schemas::{EventId, FileId, Mode, OrderId, events::file_event};
 use sqlx::PgConnection;
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;

@@ -8,9 +8,11 @@ use std::{
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{
     Envelope, EventId, Mode, OrderId,
-    content::Content,
+    events::{
+        content::Content,
+        oddity::{Oddities, Oddity},
+    },
     hash::Sha256Hash,
-    oddity::{Oddities, Oddity},
     record, text,
 };
 use sqlx::{Connection, PgConnection};
@@ -66,10 +68,12 @@ impl Tally {
 }
 
 /// A record, judged.
-pub(crate) struct Entry<'a, E> {
+pub struct Entry<'a, E> {
     record: &'a Record,
-    pub(crate) row: EventRow<'a>,
-    pub(crate) decision: Decision<E>,
+    /// The row of the audit.
+    pub row: EventRow<'a>,
+    /// What the consumer makes of it.
+    pub decision: Decision<E>,
     oddities: Oddities,
 }
 
@@ -170,11 +174,7 @@ pub(crate) fn next_offsets(records: &[Record]) -> HashMap<(i16, i32), i64> {
 }
 
 /// What the projection makes of a record, and the row of the audit that follows from it.
-pub(crate) fn judge<'a, P: Projection>(
-    projection: &P,
-    record: &'a Record,
-    refused: Option<&Dead>,
-) -> Entry<'a, P::Event> {
+pub fn judge<'a, P: Projection>(projection: &P, record: &'a Record, refused: Option<&Dead>) -> Entry<'a, P::Event> {
     let (envelope, mut decision, oddities) = read(projection, record);
     let envelope = envelope.as_ref();
     let mut content = envelope.map(Content::of_envelope);
@@ -208,7 +208,7 @@ pub(crate) fn judge<'a, P: Projection>(
 }
 
 /// The envelope of a record, as [`judge`] reads it.
-pub(crate) fn envelope(record: &Record) -> Option<Envelope<'_>> {
+pub fn envelope(record: &Record) -> Option<Envelope<'_>> {
     if record.payload.len() > record::FOLDED_BYTES_MAX {
         Envelope::peek(&record.payload)
     } else {
@@ -235,12 +235,12 @@ fn read<'a, P: Projection>(projection: &P, record: &'a Record) -> (Option<Envelo
 
 /// What stands for the id of a record that is no event. With the topic's number, because the same position is another record in
 /// another Kafka cluster.
-pub(crate) fn unreadable_key(record: &Record) -> String {
+pub fn unreadable_key(record: &Record) -> String {
     format!("unreadable:{}:{}", record.topic_id, record.position())
 }
 
 /// The event's id, or its hash where the id cannot be a key.
-pub(crate) fn event_key<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
+pub fn event_key<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
     match EventId::check(&envelope.id) {
         Ok(()) => envelope.id.clone(),
         Err(_) => record::hashed(&envelope.id).into(),
@@ -251,7 +251,8 @@ fn event_type<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
     text::bounded(envelope.event_type.clone(), EVENT_TYPE_CHARS_MAX)
 }
 
-pub(crate) fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
+/// The id of the order that the event is about, fit to be stored.
+pub fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
     envelope.order_id.clone().filter(|id| OrderId::check(id).is_ok())
 }
 

@@ -17,7 +17,7 @@ const BEFORE_VALUES: [&str; 7] =
 ///
 /// serde and PostgreSQL put values in double quotes, serde also in backticks. What is quoted is left out, except for names of
 /// fields that were expected.
-pub(crate) fn safe(text: &str) -> String {
+pub fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len().min(DETAIL_CHARS_MAX));
     let mut chars = text.chars();
     let mut count = 0;

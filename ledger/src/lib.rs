@@ -12,34 +12,21 @@
 //! Deliberately absent: what an order or an invoice is. Only the mark of an order whose event came with contradicting bodies
 //! is set here, because any consumer may see the second body.
 
-pub mod audit;
 pub mod batch;
-pub mod cluster;
 pub mod consumer;
-mod context;
-pub mod dead_letters;
 pub mod detail;
 pub mod error;
-mod lag;
 pub mod metrics;
-pub mod migrations;
 pub mod outbox;
 #[doc(hidden)]
 pub mod periodic;
-mod poll;
-pub mod positions;
 pub mod postgres;
 pub mod projection;
-pub mod ranges;
-pub mod rebuild;
+pub mod reading;
 pub mod relay;
-pub mod replay;
-mod sequence;
 pub mod spellings;
 pub mod store;
 pub mod view;
-mod watch;
-mod worker;
 
 pub use error::Error;
 pub use postgres::PostgresConfig;

@@ -7,46 +7,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use rdkafka::error::KafkaError;
 use riverlock_runtime::{Component, Context, kafka::KafkaConfig};
-use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, PostgresConfig,
-    audit::{AuditError, running},
-    context::Shared,
-    dead_letters, lag, relay, watch,
+    consumer::{assignment::Shared, lag, restore_check},
+    relay,
 };
-
-/// The consumers with the topics that each reads.
-pub type Consumers = Vec<(&'static str, Vec<String>)>;
-
-/// Runs of the running audit that find nothing new, as one process makes them.
-///
-/// # Errors
-/// When Kafka or PostgreSQL does not answer.
-pub async fn audit_runs(
-    kafka: &KafkaConfig,
-    connection: &mut PgConnection,
-    consumers: &Consumers,
-    rounds: usize,
-) -> Result<(), AuditError> {
-    running::runs(kafka, connection, consumers, rounds).await
-}
-
-/// What such a run asks and writes in PostgreSQL, without Kafka.
-///
-/// # Errors
-/// When PostgreSQL does not answer.
-pub async fn audit_statements(
-    connection: &mut PgConnection,
-    consumers: &Consumers,
-    rounds: usize,
-) -> Result<(), AuditError> {
-    for _ in 0..rounds {
-        running::statements(connection, consumers).await?;
-    }
-    Ok(())
-}
 
 /// Pages of both queues of the relay.
 ///
@@ -69,7 +36,7 @@ pub async fn offset_comparisons(consumer: &'static str, postgres: &PostgresConfi
     let shared = shared(HashMap::new());
     let mut connection = None;
     for _ in 0..rounds {
-        connection = Some(watch::look(consumer, postgres, &shared, connection.take()).await?);
+        connection = Some(restore_check::look(consumer, postgres, &shared, connection.take()).await?);
     }
     Ok(())
 }
@@ -96,18 +63,6 @@ pub fn lag_measurements(
         component: component.clone(),
     };
     (0..rounds).try_for_each(|_| lag.round())
-}
-
-/// Counts of dead letters and conflicts.
-///
-/// # Errors
-/// When PostgreSQL does not answer.
-pub async fn letter_counts(postgres: &PostgresConfig, rounds: usize) -> Result<(), Error> {
-    let mut connection = None;
-    for _ in 0..rounds {
-        dead_letters::show(postgres, &mut connection).await?;
-    }
-    Ok(())
 }
 
 fn shared(topics: HashMap<String, i16>) -> Arc<Shared> {

@@ -7,7 +7,11 @@ use rdkafka::{
     Message, Timestamp,
     message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders},
 };
-use riverlock_schemas::{Envelope, EnvelopeError, content::Content, oddity::Oddities, record::Position};
+use riverlock_schemas::{
+    Envelope, EnvelopeError,
+    events::{content::Content, oddity::Oddities},
+    record::Position,
+};
 use sqlx::PgConnection;
 
 use crate::Error;
@@ -34,7 +38,8 @@ pub struct Record {
 }
 
 impl Record {
-    pub(crate) fn copy(message: &BorrowedMessage<'_>, topic_id: i16, topic: Arc<str>) -> Self {
+    /// A record as the Kafka client has it, copied out of its buffers.
+    pub fn copy(message: &BorrowedMessage<'_>, topic_id: i16, topic: Arc<str>) -> Self {
         let millis = match message.timestamp() {
             Timestamp::NotAvailable => 0,
             Timestamp::CreateTime(millis) | Timestamp::LogAppendTime(millis) => millis,

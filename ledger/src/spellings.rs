@@ -12,7 +12,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::{Mode, content::Content, event_type, hash::Sha256Hash};
+use riverlock_schemas::{
+    Mode,
+    events::{content::Content, event_type},
+    hash::Sha256Hash,
+};
 use sqlx::PgConnection;
 
 use crate::{
@@ -25,7 +29,7 @@ pub(crate) type OrderMark = (String, bool);
 
 /// A record whose body is one of its event's spellings.
 #[derive(Clone, Debug)]
-pub(crate) struct Spelling {
+pub struct Spelling {
     /// Topic number, partition, offset.
     pub(crate) position: (i16, i32, i64),
     body_sha256: Vec<u8>,
@@ -62,17 +66,17 @@ impl Spelling {
 
 /// How a body stands beside the other spellings of its event.
 #[derive(Debug, Default)]
-pub(crate) struct Comparison {
+pub struct Comparison {
     /// In what it contradicts one of them; `None` when it contradicts none.
-    pub(crate) aspect: Option<&'static str>,
+    pub aspect: Option<&'static str>,
     /// The orders that those take part in which it contradicts.
-    pub(crate) orders: BTreeSet<OrderMark>,
+    pub orders: BTreeSet<OrderMark>,
     /// Those of them that were called duplicates when they came.
-    pub(crate) duplicates: Vec<(i16, i32, i64)>,
+    pub duplicates: Vec<(i16, i32, i64)>,
 }
 
 /// Compares a body with the other spellings of its event.
-pub(crate) fn compare(position: (i16, i32, i64), content: &Content, others: &[Spelling]) -> Comparison {
+pub fn compare(position: (i16, i32, i64), content: &Content, others: &[Spelling]) -> Comparison {
     let mut comparison = Comparison::default();
     for other in others.iter().filter(|other| other.position != position) {
         let Some(aspect) = other.content.contradicts(content) else { continue };
@@ -86,7 +90,7 @@ pub(crate) fn compare(position: (i16, i32, i64), content: &Content, others: &[Sp
 }
 
 /// Whether a version that compared bytes found a conflict among these.
-pub(crate) fn has_former_conflict(spellings: &[Spelling]) -> bool {
+pub fn has_former_conflict(spellings: &[Spelling]) -> bool {
     spellings.iter().any(|spelling| spelling.is_former_conflict)
 }
 
@@ -106,7 +110,7 @@ pub fn content_of(
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub(crate) async fn of_events(
+pub async fn of_events(
     connection: &mut PgConnection,
     event_ids: &[&str],
 ) -> Result<HashMap<String, Vec<Spelling>>, Error> {
@@ -183,7 +187,7 @@ pub async fn contradicted(
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub(crate) async fn mark_orders(
+pub async fn mark_orders(
     connection: &mut PgConnection,
     orders: &BTreeSet<OrderMark>,
     now: DateTime<Utc>,
@@ -210,7 +214,7 @@ pub(crate) async fn mark_orders(
 ///
 /// # Errors
 /// When PostgreSQL refuses, or one of them is something else by now.
-pub(crate) async fn call_conflicts(connection: &mut PgConnection, records: &[(i16, i32, i64)]) -> Result<(), Error> {
+pub async fn call_conflicts(connection: &mut PgConnection, records: &[(i16, i32, i64)]) -> Result<(), Error> {
     if records.is_empty() {
         return Ok(());
     }

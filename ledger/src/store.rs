@@ -4,10 +4,13 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use rdkafka::message::Headers;
-use riverlock_schemas::{content::Content, hash::Sha256Hash};
+use riverlock_schemas::{events::content::Content, hash::Sha256Hash};
 use sqlx::PgConnection;
 
 use crate::{Dead, Error, Record, detail};
+
+/// A partition, by the topic's number.
+pub type Partition = (i16, i32);
 
 /// Where a consumer has read to, by topic number and partition: the offset that comes next, or `None` where it began at
 /// the beginning and has read nothing yet.

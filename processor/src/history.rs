@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use riverlock_ledger::{Decision, Projection as _};
 use riverlock_schemas::{
     Mode, OrderId,
-    order_state::{LineState, OrderState},
+    events::order_state::{LineState, OrderState},
 };
 use serde::Serialize;
 

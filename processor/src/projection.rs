@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, Reading, outbox};
 use riverlock_schemas::{
-    Envelope, EnvelopeError, Mode, content::Content, event_type, order_event::OrderEvent, order_object::OrderObject,
-    payload::PayloadError,
+    Envelope, EnvelopeError, Mode,
+    events::{content::Content, event_type, order_event::OrderEvent, order_object::OrderObject, payload::PayloadError},
 };
 use sqlx::PgConnection;
 

@@ -9,8 +9,10 @@ use riverlock_digital_river::{
     events::{ListedEvent, Query, TYPES_MAX},
 };
 use riverlock_ledger::{
-    cluster::{self, ClusterError},
-    postgres::{self, Lock, bounded},
+    postgres::{
+        self, Lock, bounded,
+        cluster::{self, ClusterError},
+    },
     view,
 };
 use riverlock_runtime::{Clock, kafka::KafkaConfig};

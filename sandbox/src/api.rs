@@ -30,8 +30,8 @@ use url::Url;
 use crate::{
     clock::Clock,
     config::{Mode, SandboxConfig, TargetConfig},
+    data::seed,
     events::EventStore,
-    seed,
 };
 
 mod auth;
@@ -195,5 +195,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod contract_tests;
 
 #[cfg(test)]
-#[path = "api_tests.rs"]
 mod tests;

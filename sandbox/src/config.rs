@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::{
     api::Faults,
-    sign::{SECRETS_PER_ENDPOINT_MAX, SignatureStyle},
+    sender::sign::{SECRETS_PER_ENDPOINT_MAX, SignatureStyle},
 };
 
 /// The time after which Digital River calls a delivery a failure.

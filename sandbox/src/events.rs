@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use crate::life::PlannedEvent;
+use crate::data::life::PlannedEvent;
 
 /// How many events are kept; the oldest of history go first.
 pub const EVENTS_KEPT_MAX: usize = 10_000;

@@ -23,22 +23,14 @@
 pub mod api;
 pub mod clock;
 pub mod config;
-pub mod deliver;
+pub mod data;
 pub mod events;
-pub mod histogram;
-pub mod life;
-mod order;
-mod payload;
-pub mod pdf;
-pub mod play;
-pub mod progress;
-mod seed;
-pub mod sign;
+pub mod sender;
 pub mod stack;
 
+pub use crate::data::life::{Expected, Life, PlannedEvent};
+pub use crate::sender::play::{PlayConfig, PlayReport, play};
+pub use crate::sender::progress::Progress;
 pub use api::{Api, ApiFault, ApiFaultRule, Fault, FaultRule, Faults, serve};
 pub use clock::Clock;
 pub use config::{Mode, SandboxConfig, TargetConfig};
-pub use life::{Expected, Life, PlannedEvent};
-pub use play::{PlayConfig, PlayReport, play};
-pub use progress::Progress;

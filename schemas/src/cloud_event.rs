@@ -9,7 +9,11 @@ use rust_decimal::Decimal;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::{FileId, FulfillmentId, LineId, Mode, OrderId, file_event::Purpose, hash::Sha256Hash, order_event::ShipTo};
+use crate::{
+    FileId, FulfillmentId, LineId, Mode, OrderId,
+    events::{file_event::Purpose, order_event::ShipTo},
+    hash::Sha256Hash,
+};
 
 /// The CloudEvents version of every message.
 pub const SPEC_VERSION: &str = "1.0";

@@ -9,16 +9,14 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 use crate::{
-    charge_event::WireCharge,
     cloud_event::{
         CloudEvent, DATA_CONTENT_TYPE, FulfillmentCaptureFailed, FulfillmentEnded, FulfillmentReported,
         FulfillmentRequested, InvoiceStored, SOURCE, SPEC_VERSION,
     },
-    event_type,
-    file_event::WireFile,
-    fulfillment_event::WireFulfillment,
-    order_object::WireOrderCharges,
-    order_snapshot::WireOrder,
+    events::{
+        charge_event::WireCharge, event_type, file_event::WireFile, fulfillment_event::WireFulfillment,
+        order_object::WireOrderCharges, order_snapshot::WireOrder,
+    },
     wire::time::Time,
 };
 

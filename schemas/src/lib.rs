@@ -6,23 +6,13 @@
 //! Digital River asks for a *tolerant reader* (fields come and go, order means nothing), so every payload type ignores
 //! what it does not know and treats nearly everything as optional. How values of unexpected kinds are read says `wire`.
 
-pub mod charge_event;
 pub mod cloud_event;
-pub mod content;
 pub mod envelope;
-pub mod event_type;
-pub mod file_event;
-pub mod fulfillment_event;
+pub mod events;
 pub mod hash;
 pub mod ids;
 pub mod json_schema;
-pub mod oddity;
-pub mod order_event;
-pub mod order_object;
-mod order_snapshot;
-pub mod order_state;
 pub mod partitioner;
-pub mod payload;
 pub mod record;
 pub mod text;
 pub mod time;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::event_type;
+use crate::events::event_type;
 
 /// What every topic's name starts with, unless configured otherwise.
 pub const DEFAULT_PREFIX: &str = "riverlock";

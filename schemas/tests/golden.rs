@@ -4,9 +4,11 @@
 
 use riverlock_schemas::{
     Envelope, Mode,
-    file_event::{FileEvent, Purpose},
-    order_event::{OrderEvent, OrderSnapshot},
-    order_state::OrderState,
+    events::{
+        file_event::{FileEvent, Purpose},
+        order_event::{OrderEvent, OrderSnapshot},
+        order_state::OrderState,
+    },
 };
 
 fn golden(name: &str) -> Vec<u8> {

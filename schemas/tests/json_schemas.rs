@@ -10,11 +10,13 @@ use std::{
 use riverlock_schemas::{
     Envelope, FileId, LineId, Mode, OrderId,
     cloud_event::{FulfillmentRequested, InvoiceStored, Message, RequestedLine},
-    event_type,
-    file_event::{FileEvent, Purpose},
+    events::{
+        event_type,
+        file_event::{FileEvent, Purpose},
+        order_event::OrderEvent,
+    },
     hash::Sha256Hash,
     json_schema::{documents, event_path},
-    order_event::OrderEvent,
 };
 use serde_json::{Value, json};
 

@@ -212,7 +212,7 @@ impl World {
         riverlock::demo::drain::wait(&mut self.local).await?;
         let config = &self.local.config;
         let mut connection = config.postgres.connect().await?;
-        let audit = riverlock_ledger::audit::run(&config.kafka, &mut connection, &config.consumers()).await?;
+        let audit = riverlock_recovery::audit::run(&config.kafka, &mut connection, &config.consumers()).await?;
         anyhow::ensure!(audit.balances() && audit.pending == 0, "{audit}: {:?}", audit.findings);
         let acknowledged = report.counts.acknowledged;
         anyhow::ensure!(audit.acknowledged >= acknowledged, "{acknowledged} were acknowledged, but {audit}");

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use riverlock_sandbox::{histogram::Histogram, sign};
+use riverlock_sandbox::sender::{histogram::Histogram, sign};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

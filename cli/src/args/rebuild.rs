@@ -9,7 +9,7 @@ use crate::out::Output;
 #[derive(Debug, Args)]
 pub struct RebuildOptions {
     /// The schema that is built in, or one that was kept by a swap, to go back to it
-    #[arg(long, default_value = riverlock_ledger::rebuild::SCHEMA)]
+    #[arg(long, default_value = riverlock_recovery::rebuild::SCHEMA)]
     pub schema: String,
     /// Drop what was built before, and begin again
     #[arg(long)]

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use clap::{Args, Subcommand};
-use riverlock_ledger::replay;
+use riverlock_recovery::replay;
 
 use super::{by::By, moment::Moment};
 use crate::out::Output;

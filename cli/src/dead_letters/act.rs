@@ -4,11 +4,9 @@ use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::D
 
 use indicatif::{ProgressBar, ProgressStyle};
 use riverlock_invoice_fetcher::InvoiceQueue;
-use riverlock_ledger::{
-    Error,
-    dead_letters::{self, Cursor, Filter, Place, Redriven, Request, Run, Skip},
-};
+use riverlock_ledger::Error;
 use riverlock_processor::Orders;
+use riverlock_recovery::dead_letters::{self, Cursor, Filter, Place, Redriven, Request, Run, Skip};
 use riverlock_runtime::{Clock as _, ConfigError, SystemClock};
 use riverlock_schemas::topics::{Topics, without_cluster};
 use serde::Serialize;

@@ -5,7 +5,7 @@ mod act;
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_ledger::dead_letters::{self, ActionView, Filter, LetterView, Place, State};
+use riverlock_recovery::dead_letters::{self, ActionView, Filter, LetterView, Place, State};
 use riverlock_runtime::{Clock as _, SystemClock};
 use serde::Serialize;
 use sqlx::PgConnection;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use riverlock_invoice_fetcher::queue::view as documents;
-use riverlock_ledger::{audit, view};
+use riverlock_ledger::view;
+use riverlock_recovery::audit;
 
 use super::{LOOK_INTERVAL, mend};
 use crate::{local::Local, out};

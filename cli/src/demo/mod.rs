@@ -8,7 +8,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use riverlock_ledger::audit;
+use riverlock_recovery::audit;
 use riverlock_runtime::Shutdown;
 use riverlock_sandbox::{
     Api, Clock, PlayConfig, PlayReport, Progress, play, serve,

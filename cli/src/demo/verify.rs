@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use riverlock_invoice_fetcher::{Archive, queue::view};
 use riverlock_ledger::view::known_events;
 use riverlock_processor::store;
-use riverlock_sandbox::{Life, PlayConfig, pdf};
+use riverlock_sandbox::{Life, PlayConfig, data::pdf};
 use riverlock_schemas::{FileId, Mode};
 use sqlx::PgConnection;
 

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use riverlock_ledger::cluster;
-use riverlock_runtime::topics;
+use riverlock_ledger::postgres::cluster;
+use riverlock_runtime::kafka::topics;
 use riverlock_sandbox::stack::{Embedded, Kafka, Postgres};
 
 use self::settings::Written;

@@ -6,11 +6,8 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 use riverlock_ingest::IngestConfig;
-use riverlock_runtime::{
-    kafka::{KafkaConfig, REQUEST_TIMEOUT},
-    topics,
-};
-use riverlock_sandbox::{sign, stack::Embedded};
+use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT, topics};
+use riverlock_sandbox::{sender::sign, stack::Embedded};
 
 use super::{
     reader::STALL_MAX,

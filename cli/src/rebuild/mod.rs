@@ -4,11 +4,9 @@ use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::InvoiceQueue;
-use riverlock_ledger::{
-    Projection as _,
-    rebuild::{Kept, Offsets, Plan, Reason, Rebuild, Report},
-};
+use riverlock_ledger::Projection as _;
 use riverlock_processor::Orders;
+use riverlock_recovery::rebuild::{Kept, Offsets, Plan, Reason, Rebuild, Report};
 use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::{Mode, hash::Sha256Hash};
 use serde_json::json;
@@ -119,7 +117,7 @@ async fn swap(rebuild: &mut Rebuild, projections: &Projections, reason: &Reason)
             return Ok(kept);
         }
         attempt += 1;
-        anyhow::ensure!(attempt < SWAPS_MAX, riverlock_ledger::rebuild::RebuildError::Moved);
+        anyhow::ensure!(attempt < SWAPS_MAX, riverlock_recovery::rebuild::RebuildError::Moved);
     }
 }
 

@@ -5,7 +5,7 @@ mod progress;
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_ledger::replay::{self, Applied, Consumer, Planned, Replay, RunView, Selection};
+use riverlock_recovery::replay::{self, Applied, Consumer, Planned, Replay, RunView, Selection};
 use riverlock_runtime::{Clock as _, Shutdown, SystemClock};
 use riverlock_schemas::time::to_micros;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use riverlock_ledger::replay::Observer;
+use riverlock_recovery::replay::Observer;
 
 use crate::out;
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::queue::view::{self as documents, InvoiceView};
 use riverlock_ledger::{
-    cluster,
+    postgres::cluster,
     view::{self, EventView, MessageView},
 };
 use riverlock_processor::{

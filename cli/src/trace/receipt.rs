@@ -8,7 +8,7 @@ use rdkafka::{
     consumer::BaseConsumer,
     message::{BorrowedMessage, Headers as _},
 };
-use riverlock_ledger::ranges::{OffsetRange, RangeError, RangeReader, limits};
+use riverlock_ledger::reading::ranges::{OffsetRange, RangeError, RangeReader, limits};
 use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_schemas::{
     hash::Sha256Hash,

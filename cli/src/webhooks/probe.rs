@@ -8,14 +8,14 @@ use anyhow::Context as _;
 use chrono::SecondsFormat;
 use riverlock_digital_river::{
     failure::quote,
-    transport::{self, Network},
+    http::transport::{self, Network},
     webhooks::{
         WebhookConfig,
         config::{GrantType, OAuthLogin},
     },
 };
 use riverlock_runtime::{Clock as _, SystemClock};
-use riverlock_sandbox::sign;
+use riverlock_sandbox::sender::sign;
 use serde::Serialize;
 use serde_json::{Value, json};
 use url::{Url, form_urlencoded};

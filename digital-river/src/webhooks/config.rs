@@ -208,7 +208,7 @@ fn check(webhook: &WebhookConfig) -> Result<(), (&'static str, String)> {
 
 /// Checks an address that Digital River connects to. Plain `http` is for loopback only: the sandbox on the same machine.
 fn check_public(url: &Url) -> Result<(), String> {
-    crate::address::check_secure(url).map_err(|error| error.to_string())
+    crate::http::address::check_secure(url).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

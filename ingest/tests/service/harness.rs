@@ -24,7 +24,11 @@ use riverlock_ingest::{
     Configuration,
     config::{EndpointConfig, EndpointMode, IngestConfig, LimitsConfig, SecretConfig},
 };
-use riverlock_runtime::{Clock, Context, Secret, SystemClock, kafka::KafkaConfig, telemetry, topics};
+use riverlock_runtime::{
+    Clock, Context, Secret, SystemClock,
+    kafka::{KafkaConfig, topics},
+    telemetry,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

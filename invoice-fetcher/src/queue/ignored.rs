@@ -9,11 +9,17 @@ use std::{
 };
 
 use riverlock_ledger::{
-    Decision, Error, Projection as _, positions::PositionReader, postgres::bounded, ranges::RangeError,
+    Decision, Error, Projection as _,
+    postgres::bounded,
+    reading::{positions::PositionReader, ranges::RangeError},
     store::known_topic_ids,
 };
 use riverlock_runtime::kafka::KafkaConfig;
-use riverlock_schemas::{event_type, file_event::FileEvent, hash::Sha256Hash, record::Position};
+use riverlock_schemas::{
+    events::{event_type, file_event::FileEvent},
+    hash::Sha256Hash,
+    record::Position,
+};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 

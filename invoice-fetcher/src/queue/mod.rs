@@ -21,7 +21,7 @@ use riverlock_ledger::{Error, outbox};
 use riverlock_schemas::{
     FileId, Mode, OrderId,
     cloud_event::{InvoiceStored, Message},
-    file_event::{FileEvent, Purpose},
+    events::file_event::{FileEvent, Purpose},
     hash::Sha256Hash,
 };
 use sqlx::{Connection as _, PgConnection};

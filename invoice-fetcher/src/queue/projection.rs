@@ -5,8 +5,10 @@ use metrics::counter;
 use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection};
 use riverlock_schemas::{
     Envelope,
-    content::Content,
-    file_event::{FileEvent, Purpose},
+    events::{
+        content::Content,
+        file_event::{FileEvent, Purpose},
+    },
 };
 use sqlx::PgConnection;
 

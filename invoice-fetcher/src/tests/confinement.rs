@@ -152,7 +152,7 @@ async fn no_redirect_of_any_code_is_followed_by_any_request() {
 }
 
 /// An event about a file, as Digital River sends it, with an address of somebody's choice.
-fn event(queue: &InvoiceQueue, file_id: FileId, url: &str) -> Fresh<riverlock_schemas::file_event::FileEvent> {
+fn event(queue: &InvoiceQueue, file_id: FileId, url: &str) -> Fresh<riverlock_schemas::events::file_event::FileEvent> {
     let object = serde_json::json!({"id": file_id, "fileId": file_id, "orderId": "o", "invoiceURL": url});
     let body = serde_json::json!({"id": file_id, "type": "order.invoice.created", "liveMode": false,
                                   "data": {"object": object}});

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use riverlock_runtime::Context;
 use riverlock_schemas::{
     EventId,
-    file_event::{FileEvent, Purpose},
+    events::file_event::{FileEvent, Purpose},
 };
 
 use super::{

@@ -7,7 +7,7 @@ use riverlock_ledger::{Fresh, Projection};
 use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::{
     EventId, Mode, OrderId,
-    file_event::{FileEvent, Purpose},
+    events::file_event::{FileEvent, Purpose},
     hash::Sha256Hash,
 };
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use riverlock_runtime::{Context, Secret};
-use riverlock_schemas::{Mode, file_event::FileEvent};
+use riverlock_schemas::{Mode, events::file_event::FileEvent};
 use sqlx::Executor as _;
 
 use super::{

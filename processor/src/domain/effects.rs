@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use riverlock_schemas::{
     FulfillmentId, LineId,
-    charge_event::OperationKey,
     cloud_event::{
         FulfillmentCaptureFailed, FulfillmentEnded, FulfillmentReported, FulfillmentRequested, Message, ReportedLine,
         RequestedLine, fitting,
     },
-    order_state::OrderState,
+    events::{charge_event::OperationKey, order_state::OrderState},
 };
 
 use super::{Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts};
@@ -189,7 +188,7 @@ fn capture_failed(
 
 #[cfg(test)]
 mod tests {
-    use riverlock_schemas::{Mode, OrderId, order_event::LineDetails};
+    use riverlock_schemas::{Mode, OrderId, events::order_event::LineDetails};
 
     use super::*;
     use crate::domain::Snapshot;
@@ -205,7 +204,7 @@ mod tests {
             let mut snapshot: Snapshot<LineDetails> = Snapshot::default();
             snapshot.content.sku_id = Some("s".repeat(1_000));
             facts.lines.insert(line_id.clone(), LineFacts { snapshot, ..LineFacts::default() });
-            shipment.lines.insert(line_id, riverlock_schemas::fulfillment_event::Reported::default());
+            shipment.lines.insert(line_id, riverlock_schemas::events::fulfillment_event::Reported::default());
         }
         facts.shipments.insert(FulfillmentId::parse("f").unwrap(), shipment);
         let messages = new_messages(&key, &Facts::default(), &facts);

@@ -8,11 +8,13 @@ use std::{
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{
     FulfillmentId, LineId, Mode, OrderId,
-    charge_event::{Operation, OperationDetails, OperationKey, OperationState},
-    event_type,
-    fulfillment_event::{Fulfillment, Reported, Tracking},
-    order_event::{LineDetails, OrderDetails, OrderEvent, OrderSnapshot},
-    order_state::{LineState, OrderState},
+    events::{
+        charge_event::{Operation, OperationDetails, OperationKey, OperationState},
+        event_type,
+        fulfillment_event::{Fulfillment, Reported, Tracking},
+        order_event::{LineDetails, OrderDetails, OrderEvent, OrderSnapshot},
+        order_state::{LineState, OrderState},
+    },
 };
 
 /// What an order is found by. Test data and live data never meet, even under one id.

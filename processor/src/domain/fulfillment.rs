@@ -17,9 +17,11 @@ use std::{collections::BTreeMap, fmt};
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{
     LineId,
-    charge_event::{OperationKey, OperationKind},
-    event_type,
-    order_state::{LineState, OrderState},
+    events::{
+        charge_event::{OperationKey, OperationKind},
+        event_type,
+        order_state::{LineState, OrderState},
+    },
 };
 use rust_decimal::Decimal;
 use serde::Serialize;

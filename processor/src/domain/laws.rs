@@ -9,12 +9,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use riverlock_schemas::{
     EventId, FulfillmentId, LineId, Mode, OrderId,
-    charge_event::{Operation, OperationDetails, OperationKey, OperationKind, OperationState},
-    event_type::{FULFILLMENT_CREATED, ORDER_CHARGEBACK, ORDER_DISPUTE_RESOLVED, ORDER_SNAPSHOTS},
-    fulfillment_event::{Fulfillment, Reported, Tracking},
-    oddity::Oddities,
-    order_event::{LineDetails, LineSnapshot, OrderDetails, OrderEvent, OrderSnapshot},
-    order_state::{LineState, OrderState},
+    events::{
+        charge_event::{Operation, OperationDetails, OperationKey, OperationKind, OperationState},
+        event_type::{FULFILLMENT_CREATED, ORDER_CHARGEBACK, ORDER_DISPUTE_RESOLVED, ORDER_SNAPSHOTS},
+        fulfillment_event::{Fulfillment, Reported, Tracking},
+        oddity::Oddities,
+        order_event::{LineDetails, LineSnapshot, OrderDetails, OrderEvent, OrderSnapshot},
+        order_state::{LineState, OrderState},
+    },
 };
 
 use super::{

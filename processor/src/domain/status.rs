@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::{event_type, order_state::OrderState};
+use riverlock_schemas::events::{event_type, order_state::OrderState};
 use serde::Serialize;
 
 use super::{Facts, Quantities};

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use riverlock_ledger::{Decision, Projection as _, positions::PositionReader, ranges::RangeError};
+use riverlock_ledger::{
+    Decision, Projection as _,
+    reading::{positions::PositionReader, ranges::RangeError},
+};
 use riverlock_schemas::{hash::Sha256Hash, record::Position};
 
 use super::{Refusal, store::Audited};

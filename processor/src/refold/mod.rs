@@ -16,12 +16,11 @@ use std::collections::BTreeMap;
 
 use riverlock_ledger::{
     Error, PostgresConfig,
-    cluster::{self, ClusterError},
     detail::explain,
     error::Disposition,
     outbox,
-    positions::PositionReader,
-    ranges::RangeError,
+    postgres::cluster::{self, ClusterError},
+    reading::{positions::PositionReader, ranges::RangeError},
 };
 use riverlock_runtime::{Clock, kafka::KafkaConfig};
 use riverlock_schemas::{cloud_event::Message, record::Position};

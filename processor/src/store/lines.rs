@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::{LineId, order_event::LineDetails, order_state::LineState};
+use riverlock_schemas::{
+    LineId,
+    events::{order_event::LineDetails, order_state::LineState},
+};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::{Facts, LineFacts, Snapshot, Stamp};

@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
 use riverlock_schemas::{
     FulfillmentId, LineId,
-    charge_event::{OperationDetails, OperationKey, OperationKind},
-    event_type::{CHARGE_PREFIX, FULFILLMENT_CREATED},
-    fulfillment_event::{Reported, Tracking},
+    events::{
+        charge_event::{OperationDetails, OperationKey, OperationKind},
+        event_type::{CHARGE_PREFIX, FULFILLMENT_CREATED},
+        fulfillment_event::{Reported, Tracking},
+    },
 };
 use rust_decimal::Decimal;
 use sqlx::PgConnection;

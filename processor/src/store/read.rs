@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::{LineId, Mode, OrderId, charge_event::OperationKey, order_state::LineState};
+use riverlock_schemas::{
+    LineId, Mode, OrderId,
+    events::{charge_event::OperationKey, order_state::LineState},
+};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::PgConnection;

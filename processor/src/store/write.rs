@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::{Mode, OrderId, order_state::OrderState};
+use riverlock_schemas::{Mode, OrderId, events::order_state::OrderState};
 use serde::Serialize;
 use sqlx::PgConnection;
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Api, ApiError, files, lock};
-use crate::{pdf::invoice_pdf, seed};
+use crate::data::{pdf::invoice_pdf, seed};
 
 /// Files whose attempts are counted; files met beyond that are served without fault, so that memory stays bounded.
 const FILES_COUNTED_MAX: usize = 100_000;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Api, ApiError, faults, lock};
-use crate::pdf::{Purpose, invoice_pdf};
+use crate::data::pdf::{Purpose, invoice_pdf};
 
 pub(super) async fn content(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let id = existing(&id)?;

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use super::{Api, ApiError, fulfillments, objects, webhooks};
-use crate::sign::{SIGNATURE_HEADER, header_in_style};
+use crate::sender::sign::{SIGNATURE_HEADER, header_in_style};
 
 /// Most deliveries under way; further ones wait.
 const DELIVERIES_MAX: usize = 64;

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::{Envelope, EnvelopeError, Payload};
 use crate::{
     Mode,
-    oddity::Oddity,
+    events::oddity::Oddity,
     text::Str,
     wire::{Any, Kinds, Member, Notes, scalar::Flag, time::Time},
 };

@@ -15,7 +15,7 @@ use self::fields::{Fields, Top, contradiction};
 pub(crate) use self::fields::{Head, Scalar};
 use crate::{
     Mode,
-    oddity::{Oddities, Oddity},
+    events::oddity::{Oddities, Oddity},
     text::{bounded, json_text},
     wire::{Member, Notes, repair::repair},
 };

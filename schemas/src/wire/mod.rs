@@ -27,7 +27,7 @@ use std::{
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::{
-    oddity::{Oddities, Oddity},
+    events::oddity::{Oddities, Oddity},
     text::Str,
 };
 

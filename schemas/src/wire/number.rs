@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{Notes, Wire, scalar::documented_as};
 use crate::{
-    oddity::Oddity,
+    events::oddity::Oddity,
     text::{Str, bounded},
 };
 

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Deserializer;
 
 use super::{Any, Kinds, Notes, Wire};
-use crate::{oddity::Oddity, text::bounded};
+use crate::{events::oddity::Oddity, text::bounded};
 
 /// Longest free text that is kept from a payload, in characters; the rest stays in the raw record.
 pub const TEXT_CHARS_MAX: usize = 1_000;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use riverlock_runtime::{kafka::KafkaConfig, topics};
+use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::stack::{self, Embedded, Kafka, ports};
 use riverlock_tests::load::{self, Outcome};
 

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, hint::black_box, path::Path, process::Command, 
 use anyhow::{Context as _, bail, ensure};
 use chrono::DateTime;
 use riverlock_ingest::auth::signature::Verifier;
-use riverlock_sandbox::sign;
+use riverlock_sandbox::sender::sign;
 use riverlock_schemas::Envelope;
 use serde::Deserialize;
 

@@ -15,7 +15,7 @@ use rdkafka::{
 };
 use riverlock_ledger::{
     Projection as _,
-    ranges::{OffsetRange, RangeReader},
+    reading::ranges::{OffsetRange, RangeReader},
 };
 use riverlock_processor::{Orders, ProcessorConfig};
 use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};

@@ -11,11 +11,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use riverlock_ledger::{
-    PostgresConfig,
-    replay::{self, Consumer, Observer, Replay, Selection},
-};
+use riverlock_ledger::PostgresConfig;
 use riverlock_processor::{Orders, ProcessorConfig};
+use riverlock_recovery::replay::{self, Consumer, Observer, Replay, Selection};
 use riverlock_runtime::{Secret, SystemClock, kafka::KafkaConfig};
 use riverlock_sandbox::stack::Process;
 use riverlock_tests::usage;

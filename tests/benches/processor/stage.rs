@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use riverlock_ledger::{PostgresConfig, consumer::BatchConfig, postgres};
-use riverlock_runtime::{Secret, kafka::KafkaConfig, topics};
+use riverlock_runtime::{
+    Secret,
+    kafka::{KafkaConfig, topics},
+};
 use riverlock_sandbox::stack::{self, Kafka, Postgres, ports};
 use riverlock_tests::usage;
 use sqlx::{AssertSqlSafe, PgConnection};

@@ -125,7 +125,7 @@ async fn webhooks_are_registered_by_command_and_events_that_never_came_are_fetch
     compare_orders(&world, &digital_river).await;
 
     let config = &world.local.config;
-    let report = riverlock_ledger::audit::run(&config.kafka, &mut connection, &config.consumers()).await.unwrap();
+    let report = riverlock_recovery::audit::run(&config.kafka, &mut connection, &config.consumers()).await.unwrap();
     assert!(report.balances(), "{report}");
     world.stop().await.unwrap();
 }

@@ -8,16 +8,15 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use riverlock_ledger::{
-    Dead, Record,
-    audit::{
-        self, AuditError, Report,
-        running::{self, AuditConfig, Auditor},
-    },
-    batch,
+    Dead, Record, batch,
     postgres::{self, Lock},
     store,
 };
 use riverlock_processor::{CONSUMER, Orders};
+use riverlock_recovery::audit::{
+    self, AuditError, Report,
+    running::{self, AuditConfig, Auditor},
+};
 use riverlock_runtime::{Context, Secret, kafka::KafkaConfig};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_schemas::Mode;

@@ -8,15 +8,20 @@ use std::{
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use riverlock_ledger::{
-    audit::{self, AuditError},
-    cluster,
     consumer::{self, BatchConfig},
-    rebuild::{Plan, Rebuild, RebuildError},
+    postgres::cluster,
     relay,
-    replay::{self, Replay, ReplayError, Selection},
 };
 use riverlock_processor::CONSUMER;
-use riverlock_runtime::{Context, SystemClock, kafka::KafkaConfig, topics};
+use riverlock_recovery::{
+    audit::{self, AuditError},
+    rebuild::{Plan, Rebuild, RebuildError},
+    replay::{self, Replay, ReplayError, Selection},
+};
+use riverlock_runtime::{
+    Context, SystemClock,
+    kafka::{KafkaConfig, topics},
+};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_tests::{binary, events, lives, outcomes, state};
 use sqlx::Connection as _;

@@ -7,9 +7,9 @@ use std::{
 
 use riverlock_ledger::{Dead, Record, batch, store};
 use riverlock_processor::Orders;
-use riverlock_runtime::{kafka::KafkaConfig, topics};
+use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::{
-    sign,
+    sender::sign,
     stack::{Embedded, ports},
 };
 use riverlock_schemas::Mode;

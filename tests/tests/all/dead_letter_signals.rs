@@ -7,12 +7,9 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     message::{BorrowedMessage, Header, Headers, OwnedHeaders},
 };
-use riverlock_ledger::{
-    Record, batch,
-    dead_letters::{self, Place, Request, Run},
-    relay, store,
-};
+use riverlock_ledger::{Record, batch, relay, store};
 use riverlock_processor::Orders;
+use riverlock_recovery::dead_letters::{self, Place, Request, Run};
 use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_schemas::Mode;

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{
     Dead, Decision, Error, Fresh, Projection, Record, batch,
-    dead_letters::{self, Filter, Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State},
     store::{self, Outcome},
 };
 use riverlock_processor::Orders;
-use riverlock_schemas::{Envelope, Mode, event_type::is_order_snapshot};
+use riverlock_recovery::dead_letters::{self, Filter, Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State};
+use riverlock_schemas::{Envelope, Mode, events::event_type::is_order_snapshot};
 use riverlock_tests::{Database, events, lives, now, outcomes, record, refused, state};
 use sqlx::PgConnection;
 use tokio::sync::Notify;

@@ -10,8 +10,15 @@ use std::{
 use rdkafka::mocking::MockCluster;
 use riverlock::config::Config;
 use riverlock_invoice_fetcher::{Archive, InvoiceFetcherConfig};
-use riverlock_ledger::{PostgresConfig, cluster, migrations, periodic, postgres, store};
-use riverlock_runtime::{Clock as _, Context, SystemClock, kafka::KafkaConfig, topics};
+use riverlock_ledger::{
+    PostgresConfig, periodic,
+    postgres::{self, cluster, migrations},
+    store,
+};
+use riverlock_runtime::{
+    Clock as _, Context, SystemClock,
+    kafka::{KafkaConfig, topics},
+};
 use riverlock_tests::{Database, events, lives};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::task::JoinSet;
@@ -115,7 +122,7 @@ fn memory() -> u64 {
 struct Place {
     kafka: KafkaConfig,
     postgres: PostgresConfig,
-    consumers: periodic::Consumers,
+    consumers: riverlock_recovery::periodic::Consumers,
     context: Context,
     archive: Archive,
     configuration: std::path::PathBuf,
@@ -137,13 +144,13 @@ async fn jobs(place: &Place, rounds: usize, slow: usize) {
     }
     job!("audit, statements", rounds, |place| {
         let mut connection = place.postgres.connect().await.unwrap();
-        periodic::audit_statements(&mut connection, &place.consumers, rounds).await.unwrap();
+        riverlock_recovery::periodic::audit_statements(&mut connection, &place.consumers, rounds).await.unwrap();
         let kept: i64 = value(&mut connection, "SELECT count(*) FROM pg_prepared_statements").await;
         assert!(kept < 50, "{kept} statements are prepared");
     });
     job!("audit, runs", slow, |place| {
         let mut connection = place.postgres.connect().await.unwrap();
-        periodic::audit_runs(&place.kafka, &mut connection, &place.consumers, slow).await.unwrap();
+        riverlock_recovery::periodic::audit_runs(&place.kafka, &mut connection, &place.consumers, slow).await.unwrap();
     });
     job!("relay", rounds, |place| {
         periodic::relay_pages(&place.kafka, &place.postgres, &Context::new(), rounds).await.unwrap();
@@ -151,7 +158,9 @@ async fn jobs(place: &Place, rounds: usize, slow: usize) {
     job!("offsets", rounds, |place| {
         periodic::offset_comparisons(place.consumers[0].0, &place.postgres, rounds).await.unwrap();
     });
-    job!("letters", rounds, |place| periodic::letter_counts(&place.postgres, rounds).await.unwrap());
+    job!("letters", rounds, |place| riverlock_recovery::periodic::letter_counts(&place.postgres, rounds)
+        .await
+        .unwrap());
     job!("lag", rounds, |place| {
         let topic = place.kafka.topics().raw_other();
         let component = place.context.health.register("lag");

@@ -15,7 +15,11 @@ use riverlock_ledger::{
     Decision, Error, Fresh, Projection,
     consumer::{self, BatchConfig},
 };
-use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry, topics};
+use riverlock_runtime::{
+    Context,
+    kafka::{KafkaConfig, topics},
+    telemetry,
+};
 use riverlock_sandbox::stack::{self, Kafka, kafka_for_test, ports};
 use riverlock_schemas::Envelope;
 use riverlock_tests::{Database, outcomes};

@@ -11,10 +11,13 @@ use rdkafka::{
 use riverlock_ledger::{
     PostgresConfig,
     postgres::{self, Lock},
-    rebuild::{Plan, Rebuild, RebuildError, SCHEMA},
 };
 use riverlock_processor::{CONSUMER, ProcessorConfig};
-use riverlock_runtime::{Context, kafka::KafkaConfig, topics};
+use riverlock_recovery::rebuild::{Plan, Rebuild, RebuildError, SCHEMA};
+use riverlock_runtime::{
+    Context,
+    kafka::{KafkaConfig, topics},
+};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_tests::Database;
 use sqlx::{AssertSqlSafe, PgConnection};

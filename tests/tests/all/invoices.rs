@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use riverlock_sandbox::{Api, Clock, SandboxConfig, pdf, serve};
+use riverlock_sandbox::{Api, Clock, SandboxConfig, data::pdf, serve};
 use riverlock_schemas::hash::Sha256Hash;
 use riverlock_tests::{Database, binary};
 use serde_json::Value;

@@ -6,7 +6,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::raw::{event, execute, orders, value};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../schemas/migrations");
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../ledger/migrations");
 
 /// The schema with the tables as they were.
 const FORMER: &str = "former";

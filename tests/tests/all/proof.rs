@@ -4,8 +4,12 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use riverlock_ledger::{PostgresConfig, audit, batch, cluster, postgres};
+use riverlock_ledger::{
+    PostgresConfig, batch,
+    postgres::{self, cluster},
+};
 use riverlock_processor::Orders;
+use riverlock_recovery::audit;
 use riverlock_runtime::Secret;
 use riverlock_sandbox::stack::{Process, kafka_for_test, ports};
 use riverlock_schemas::Mode;

@@ -6,7 +6,10 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use riverlock_invoice_fetcher::{AccountConfig, InvoiceFetcherConfig, InvoiceQueue};
 use riverlock_ledger::consumer::{self, BatchConfig, ConsumerError};
 use riverlock_processor::Orders;
-use riverlock_runtime::{Context, Secret, kafka::KafkaConfig, topics};
+use riverlock_runtime::{
+    Context, Secret,
+    kafka::{KafkaConfig, topics},
+};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_schemas::{Envelope, Mode, record};
 use riverlock_tests::{Database, outcomes};

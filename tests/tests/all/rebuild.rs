@@ -8,7 +8,7 @@ use std::{
 };
 
 use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
-use riverlock_ledger::rebuild::{Kept, Plan, Reason, Rebuild, RebuildError, Report, SCHEMA, tables};
+use riverlock_recovery::rebuild::{Kept, Plan, Reason, Rebuild, RebuildError, Report, SCHEMA, tables};
 use riverlock_runtime::SystemClock;
 use riverlock_sandbox::stack::kafka_for_test;
 use riverlock_tests::{Database, World, binary, events, lives, now, state};

@@ -2,7 +2,7 @@
 
 use riverlock::demo::drain;
 use riverlock_ledger::PostgresConfig;
-use riverlock_sandbox::{sign, stack::kafka_for_test};
+use riverlock_sandbox::{sender::sign, stack::kafka_for_test};
 use riverlock_tests::{World, backup::Backup, binary, now};
 use sqlx::AssertSqlSafe;
 use tokio::process::Command;

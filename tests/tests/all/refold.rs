@@ -9,7 +9,10 @@ use riverlock_processor::{
     domain::Status,
     refold::{self, Finding, OrderDiff, Plan, Reason, Refusal, Selection, Tally},
 };
-use riverlock_runtime::{SystemClock, kafka::KafkaConfig, topics};
+use riverlock_runtime::{
+    SystemClock,
+    kafka::{KafkaConfig, topics},
+};
 use riverlock_schemas::{Mode, OrderId};
 use riverlock_tests::{Database, events, lives, now, outcomes, record, state};
 use sqlx::PgConnection;

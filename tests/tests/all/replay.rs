@@ -6,7 +6,7 @@ mod times;
 
 use std::process::Stdio;
 
-use riverlock_ledger::replay::{self, ReplayError, Selection};
+use riverlock_recovery::replay::{self, ReplayError, Selection};
 use riverlock_runtime::Context;
 use riverlock_tests::binary;
 

@@ -10,10 +10,12 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, Resou
 use rdkafka::client::DefaultClientContext;
 use riverlock_ledger::{
     PostgresConfig,
-    migrations::{self, MigrationError, Progress},
-    postgres,
+    postgres::{
+        self,
+        migrations::{self, MigrationError, Progress},
+    },
 };
-use riverlock_runtime::{kafka::KafkaConfig, topics};
+use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::stack::{self, Embedded, Kafka, kafka_for_test};
 use riverlock_tests::{Database, binary};
 use serde_json::Value;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use riverlock_ledger::cluster;
-use riverlock_runtime::{kafka::KafkaConfig, topics};
+use riverlock_ledger::postgres::cluster;
+use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::stack::{Embedded, ports};
 use riverlock_tests::{Database, binary};
 use tokio::{process::Command, time::Instant};

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use riverlock_runtime::{kafka::KafkaConfig, topics};
+use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::stack::{self, Kafka, Process, kafka_for_test, ports};
 use riverlock_tests::load::{self, Target};
 use tokio::time::{Instant, sleep, timeout};

@@ -18,10 +18,10 @@ use rdkafka::{
 use riverlock_ledger::{
     Decision, Error, Fresh, PostgresConfig, Projection,
     consumer::{self, BatchConfig},
-    dead_letters::{self, Redriven, Request, Run},
     store::Outcome,
 };
 use riverlock_processor::Orders;
+use riverlock_recovery::dead_letters::{self, Redriven, Request, Run};
 use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
 use riverlock_schemas::{Envelope, Mode};
 use riverlock_tests::{Database, now, outcomes};

@@ -10,8 +10,11 @@ use rdkafka::{
 use riverlock_invoice_fetcher::{AccountConfig, InvoiceFetcherConfig, InvoiceQueue};
 use riverlock_ledger::{Projection, Record, batch, store};
 use riverlock_processor::Orders;
-use riverlock_runtime::{Secret, kafka::KafkaConfig, topics};
-use riverlock_sandbox::{sign, stack::Embedded};
+use riverlock_runtime::{
+    Secret,
+    kafka::{KafkaConfig, topics},
+};
+use riverlock_sandbox::{sender::sign, stack::Embedded};
 use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash, record as headers};
 use riverlock_tests::{Database, binary, now};
 use serde_json::{Value, json};

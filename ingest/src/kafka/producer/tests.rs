@@ -1,7 +1,10 @@
 use std::ffi::CStr;
 
 use rdkafka::{bindings::rd_kafka_test_fatal_error, mocking::MockCluster, types::RDKafkaRespErr};
-use riverlock_runtime::{Context, Health, kafka::KafkaConfig, topics};
+use riverlock_runtime::{
+    Context, Health,
+    kafka::{KafkaConfig, topics},
+};
 use tokio::time::Instant as TokioInstant;
 
 use super::*;

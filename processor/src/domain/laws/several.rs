@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use riverlock_schemas::{
     EventId, Mode, OrderId,
-    content::Content,
-    event_type::{ORDER_ACCEPTED, ORDER_COMPLETE},
-    order_event::OrderEvent,
-    order_state::OrderState,
+    events::{
+        content::Content,
+        event_type::{ORDER_ACCEPTED, ORDER_COMPLETE},
+        order_event::OrderEvent,
+        order_state::OrderState,
+    },
 };
 
 use super::{any_event, event, permutations};

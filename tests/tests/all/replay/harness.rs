@@ -11,11 +11,14 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use riverlock::config::Config;
 use riverlock_invoice_fetcher::{AccountConfig, InvoiceFetcherConfig, InvoiceQueue};
 use riverlock_ledger::{
-    Decision, Error, Fresh, Projection, Record, audit, batch,
+    Decision, Error, Fresh, Projection, Record, batch,
     consumer::{self, BatchConfig},
-    replay::{self, Applied, Consumer, Observer, Planned, RATE_DEFAULT, Replay, ReplayError, Selection},
 };
 use riverlock_processor::Orders;
+use riverlock_recovery::{
+    audit,
+    replay::{self, Applied, Consumer, Observer, Planned, RATE_DEFAULT, Replay, ReplayError, Selection},
+};
 use riverlock_runtime::{Context, Secret, SystemClock, kafka::KafkaConfig};
 use riverlock_sandbox::stack::Embedded;
 use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash};

@@ -1,6 +1,6 @@
 //! What is selected, by what engineers name, and what is refused.
 
-use riverlock_ledger::replay::{self, ReplayError, Selection};
+use riverlock_recovery::replay::{self, ReplayError, Selection};
 use riverlock_schemas::{Envelope, partitioner};
 
 use super::harness::{Setting, Watcher};

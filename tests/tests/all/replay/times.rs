@@ -1,8 +1,8 @@
 //! Selection by time, which only a real Kafka knows.
 
 use chrono::TimeDelta;
-use riverlock_ledger::replay::Selection;
-use riverlock_runtime::{kafka::KafkaConfig, topics};
+use riverlock_recovery::replay::Selection;
+use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::stack::{self, Kafka, kafka_for_test};
 
 use super::harness::Setting;

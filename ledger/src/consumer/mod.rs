@@ -1,0 +1,284 @@
+//! Reads topics in batches, and hands each partition's records to one worker.
+//!
+//! One thread owns the Kafka consumer and polls; workers own a database connection each. Correctness lives in PostgreSQL,
+//! so whatever happens to this thread, records are at worst read again.
+
+pub(crate) mod assignment;
+pub(crate) mod lag;
+pub(crate) mod poll;
+pub(crate) mod restore_check;
+pub(crate) mod sequence;
+pub(crate) mod worker;
+
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
+
+use metrics::counter;
+use rdkafka::{consumer::Consumer as _, error::KafkaError};
+use riverlock_runtime::{Backoff, Closing, Component, Context, kafka::KafkaConfig};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    PostgresConfig, Projection,
+    consumer::{
+        assignment::{Callbacks, Shared},
+        lag::Lag,
+        poll::{Ended, Lane, Poll},
+        worker::Worker,
+    },
+    metrics as names,
+    postgres::{
+        bounded,
+        cluster::{self, ClusterError},
+    },
+    store,
+};
+
+/// How long a worker may be silent before the process counts as stuck: longer than all that it waits for.
+const WORKER_STUCK_AFTER: Duration = Duration::from_secs(240);
+/// How long the task that compares offsets, and the thread that measures the lag, may be silent.
+const SIDE_TASK_STUCK_AFTER: Duration = Duration::from_secs(120);
+/// How long PostgreSQL may take to tell the offsets.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest and longest wait before a database that went back is asked where it stands.
+const AGAIN_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(10);
+
+/// How a consumer reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchConfig {
+    /// Most records in one transaction.
+    pub records_max: usize,
+    /// Most bytes in one transaction, about.
+    pub bytes_max: usize,
+    /// How long a record waits for others.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// Transactions at the same time, each on a connection of its own. A partition's batches follow one another, so more of
+    /// them than there are partitions have nothing to do.
+    pub workers: usize,
+    /// How long polling may stand still before the process counts as stuck.
+    #[serde(with = "humantime_serde")]
+    pub stuck_after: Duration,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self {
+            // Reached by a consumer that is behind; one that keeps up has what comes in `linger`. The more of an order's events
+            // meet in a batch, the fewer rows it writes.
+            records_max: 4_000,
+            bytes_max: 12 * 1024 * 1024,
+            linger: Duration::from_millis(20),
+            // As many as a topic has partitions by default: with one less, one of them has two, and the others wait for it.
+            workers: 3,
+            stuck_after: Duration::from_secs(60),
+        }
+    }
+}
+
+impl BatchConfig {
+    /// Checks the limits; `section` is where they stand in the configuration.
+    ///
+    /// # Errors
+    /// When a limit is zero or out of range.
+    pub fn validate(&self, section: &str) -> Result<(), riverlock_runtime::ConfigError> {
+        let refused =
+            |key: &str, reason: &str| Err(riverlock_runtime::ConfigError::refused(format!("{section}.{key}"), reason));
+        match self {
+            Self { records_max: 0 | 10_001.., .. } => refused("records_max", "must be from 1 to 10000"),
+            Self { bytes_max: 0, .. } => refused("bytes_max", "must be at least 1"),
+            Self { workers: 0 | 65.., .. } => refused("workers", "must be from 1 to 64"),
+            Self { stuck_after: Duration::ZERO, .. } => refused("stuck_after", "must be more than 0"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The consumer cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// The client could not be made, or is broken for good.
+    #[error("{consumer}: Kafka")]
+    Kafka {
+        /// Which consumer.
+        consumer: &'static str,
+        /// What Kafka says.
+        #[source]
+        source: KafkaError,
+    },
+    /// The records after the consumer's offset are gone, or were never there. Jumping would lose events silently.
+    #[error(
+        "{consumer}: {reason}: Kafka does not have the records that follow the offset in PostgreSQL; either the topic lost \
+         records or the database belongs to another cluster. Nothing was skipped"
+    )]
+    OffsetGone {
+        /// Which consumer.
+        consumer: &'static str,
+        /// What Kafka says.
+        reason: String,
+    },
+    /// PostgreSQL refused before anything was read, or Kafka is not the cluster that its offsets belong to.
+    #[error("{consumer}")]
+    Ledger {
+        /// Which consumer.
+        consumer: &'static str,
+        /// What is wrong.
+        #[source]
+        source: ClusterError,
+    },
+    /// The polling thread or a worker panicked; the log says where.
+    #[error("{0}: a thread panicked")]
+    Panicked(&'static str),
+}
+
+/// Reads `topics` and applies them with `projection` until the shutdown.
+///
+/// # Errors
+/// When the consumer cannot be made, or cannot go on without losing records.
+pub async fn run<P: Projection>(
+    projection: P,
+    topics: Vec<String>,
+    config: BatchConfig,
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    context: &Context,
+) -> Result<(), ConsumerError> {
+    let name = projection.name();
+    names::describe(name);
+    let component = context.health.register_beating(name, config.stuck_after);
+    let ledger = |source| ConsumerError::Ledger { consumer: name, source };
+    let mut ids = topic_ids(kafka, postgres, &topics).await.map_err(ledger)?;
+    let setting = Setting { projection: Arc::new(projection), topics, config, kafka, postgres, context, component };
+    while setting.session(ids).await? == Ended::WentBack {
+        counter!(names::WENT_BACK, "consumer" => name).increment(1);
+        setting.component.not_ready("the database went back");
+        tracing::error!(
+            "{name}: PostgreSQL lacks what it once had: it was restored from a backup, or a failover lost commits. What \
+             is missing is read again from Kafka"
+        );
+        let Some(found) = setting.topic_ids_again().await else { break };
+        ids = found;
+    }
+    Ok(())
+}
+
+/// What every session of a consumer has in common.
+struct Setting<'a, P> {
+    projection: Arc<P>,
+    topics: Vec<String>,
+    config: BatchConfig,
+    kafka: &'a KafkaConfig,
+    postgres: &'a PostgresConfig,
+    context: &'a Context,
+    component: Component,
+}
+
+impl<P: Projection> Setting<'_, P> {
+    /// Reads until the shutdown, or until the database went back. Nothing that one session knows outlives it.
+    async fn session(&self, ids: HashMap<String, i16>) -> Result<Ended, ConsumerError> {
+        let name = self.projection.name();
+        let end = self.context.shutdown.soft().child_token();
+        let shared = Arc::new(Shared::new(ids, self.config.workers, end));
+        let callbacks = Callbacks {
+            consumer: name,
+            shared: Arc::clone(&shared),
+            load_offsets: load_offsets(name, self.postgres.clone()),
+            component: self.component.clone(),
+        };
+        let broken = |source| ConsumerError::Kafka { consumer: name, source };
+        let consumer = Closing::create_with_context(&self.kafka.consumer(name), callbacks).map_err(broken)?;
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(broken)?;
+
+        let lanes = (0..self.config.workers).map(|index| self.start_worker(index, &shared)).collect();
+        let beat = self.component.part_beating("offsets", SIDE_TASK_STUCK_AFTER);
+        let watch = restore_check::run(name, self.postgres.clone(), Arc::clone(&shared), beat);
+        drop(self.context.shutdown.spawn_work(watch));
+        let reading = self.component.part("reading");
+        let lag = Lag {
+            consumer: name,
+            client: self.kafka.client().create().map_err(broken)?,
+            shared: Arc::clone(&shared),
+            reading: reading.clone(),
+            component: self.component.part_beating("lag", SIDE_TASK_STUCK_AFTER),
+        };
+        std::thread::Builder::new()
+            .name(format!("{name}-lag"))
+            .spawn(move || lag::run(&lag))
+            .map_err(|_| ConsumerError::Panicked(name))?;
+        let (component, config) = (self.component.clone(), self.config.clone());
+        let poll = Poll { name, consumer, shared: Arc::clone(&shared), config, lanes, component, reading };
+        let (result, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("{name}-poll"))
+            .spawn(move || drop(result.send(poll.run())))
+            .map_err(|_| ConsumerError::Panicked(name))?;
+        let ended = ended.await.unwrap_or(Err(ConsumerError::Panicked(name)));
+        // Also when polling failed: nobody else is to go on.
+        shared.end.cancel();
+        ended
+    }
+
+    /// Starts a worker, and returns the way to it.
+    fn start_worker(&self, index: usize, shared: &Arc<Shared>) -> Lane {
+        let (sender, receiver) = mpsc::channel(1);
+        let worker = Worker {
+            projection: Arc::clone(&self.projection),
+            postgres: self.postgres.clone(),
+            shared: Arc::clone(shared),
+            component: self.component.part_beating(format!("worker {index}"), WORKER_STUCK_AFTER),
+            clock: Arc::clone(&self.context.clock),
+            connection: None,
+            records_max: usize::MAX,
+        };
+        drop(self.context.shutdown.spawn_work(worker.run(receiver)));
+        Lane { sender, behind_since: None, paused: false }
+    }
+
+    /// The topics' numbers in a database that went back; `None` when the process ends first.
+    async fn topic_ids_again(&self) -> Option<HashMap<String, i16>> {
+        let soft = self.context.shutdown.soft();
+        let mut backoff = Backoff::new(AGAIN_WAIT);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = soft.cancelled() => return None,
+            }
+            self.component.beat();
+            match topic_ids(self.kafka, self.postgres, &self.topics).await {
+                Ok(ids) => return Some(ids),
+                Err(error) => {
+                    self.component.not_ready(error.to_string());
+                    tracing::warn!(%error, "{}: {error}", self.projection.name());
+                }
+            }
+        }
+    }
+}
+
+/// The topics' numbers, if Kafka is the cluster that the database belongs to.
+async fn topic_ids(
+    kafka: &KafkaConfig,
+    postgres: &PostgresConfig,
+    topics: &[String],
+) -> Result<HashMap<String, i16>, ClusterError> {
+    let mut connection = postgres.connect().await?;
+    cluster::ensure_current(kafka, &mut connection).await?;
+    Ok(bounded(postgres.answer_limit(), store::topic_ids(&mut connection, topics)).await?)
+}
+
+/// Asks PostgreSQL for the offsets, from the polling thread.
+fn load_offsets(name: &'static str, postgres: PostgresConfig) -> crate::consumer::assignment::LoadOffsets {
+    let runtime = Handle::current();
+    Box::new(move || {
+        let load = async {
+            let mut connection = postgres.connect().await?;
+            store::offsets(&mut connection, name).await
+        };
+        runtime.block_on(bounded(OFFSETS_TIMEOUT, load))
+    })
+}

@@ -1,0 +1,56 @@
+//! Sees that the database went back although nothing new arrives.
+//!
+//! A batch that finds its offsets before its position sees it too. But a partition that is quiet has no batches, and what
+//! the database lost of it must not wait for the next event.
+
+use std::{sync::Arc, time::Duration};
+
+use riverlock_runtime::Component;
+use sqlx::PgConnection;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{Error, PostgresConfig, consumer::assignment::Shared, postgres::bounded, store};
+
+/// How often PostgreSQL is asked.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// How long it may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Compares PostgreSQL's offsets with those that it has confirmed, until the session ends.
+pub(crate) async fn run(consumer: &'static str, postgres: PostgresConfig, shared: Arc<Shared>, component: Component) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connection: Option<PgConnection> = None;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shared.end.cancelled() => return,
+        }
+        component.beat();
+        match bounded(ANSWER_TIMEOUT, look(consumer, &postgres, &shared, connection.take())).await {
+            Ok(usable) => {
+                connection = Some(usable);
+                component.ready();
+            }
+            Err(Error::WentBack) => shared.go_back(),
+            Err(error) => component.not_ready(error.to_string()),
+        }
+    }
+}
+
+pub(crate) async fn look(
+    consumer: &str,
+    postgres: &PostgresConfig,
+    shared: &Shared,
+    connection: Option<PgConnection>,
+) -> Result<PgConnection, Error> {
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => postgres.connect_as("offsets").await?,
+    };
+    // Taken before PostgreSQL is asked: offsets only grow, so it cannot have less than it has confirmed already.
+    let confirmed = shared.confirmed();
+    let stored = store::offsets(&mut connection, consumer).await?;
+    let lost = confirmed.iter().any(|(partition, next)| stored.get(partition).is_none_or(|stored| stored < next));
+    if lost { Err(Error::WentBack) } else { Ok(connection) }
+}

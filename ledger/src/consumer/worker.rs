@@ -1,0 +1,248 @@
+//! Applies batches, one after the other, until they are stored.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use metrics::{counter, histogram};
+use riverlock_runtime::{Backoff, Clock, Component};
+use riverlock_schemas::events::oddity::Oddity;
+use sqlx::PgConnection;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    Dead, Error, PostgresConfig, Projection, Record,
+    batch::{self, Tally},
+    consumer::assignment::{Batch, Shared},
+    error::Disposition,
+    metrics as names,
+    postgres::{self, bounded},
+    store::{self, Outcome, Positions},
+};
+
+/// How long one transaction may take before its connection is given up.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Transactions grow again while one takes less than this, and less than a quarter of what a statement may.
+const GROW_BELOW: Duration = Duration::from_secs(5);
+/// Shortest and longest wait before a transaction runs again.
+const RETRY_WAIT: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
+/// How often a worker without work says that it is alive.
+const IDLE_BEAT: Duration = Duration::from_secs(10);
+
+/// Least time between two warnings of one kind, in seconds.
+const WARNINGS_EVERY_SECONDS: i64 = 60;
+
+pub(crate) struct Worker<P> {
+    pub(crate) projection: Arc<P>,
+    pub(crate) postgres: PostgresConfig,
+    pub(crate) shared: Arc<Shared>,
+    /// This worker's own: what another one says must not hide what this one says.
+    pub(crate) component: Component,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// A connection of its own: no other task's trouble becomes this one's.
+    pub(crate) connection: Option<PgConnection>,
+    /// Most records in one transaction at the moment: halved when one takes too long, doubled while they are quick.
+    pub(crate) records_max: usize,
+}
+
+/// How a part of a batch ended.
+enum Ended {
+    Stored,
+    /// Something in it is refused: the record has to be found.
+    Refused(Error),
+    /// It took too long: it may be stored in smaller pieces.
+    TooSlow,
+}
+
+impl<P: Projection> Worker<P> {
+    /// Takes batches until the sender is gone.
+    pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
+        loop {
+            self.component.beat();
+            match timeout(IDLE_BEAT, batches.recv()).await {
+                Err(_) => {}
+                Ok(None) => return,
+                Ok(Some(Batch { records, before })) => {
+                    let next = batch::next_offsets(&records);
+                    let stored = self.store(&records, before).await;
+                    self.shared.end(&next, stored);
+                }
+            }
+        }
+    }
+
+    /// Stores a batch whatever it takes; `false` when the session ends first, and the batch is read again later.
+    async fn store(&mut self, records: &[Record], mut before: Positions) -> bool {
+        histogram!(names::BATCH_RECORDS, "consumer" => self.projection.name()).record(records.len() as f64);
+        // What the database refuses is halved until the record is found that it refuses.
+        let mut parts: Vec<Range<usize>> = Vec::with_capacity(16);
+        parts.push(0..records.len());
+        while let Some(mut part) = parts.pop() {
+            if part.len() > self.records_max {
+                let end = part.start + self.records_max;
+                parts.push(end..part.end);
+                part.end = end;
+            }
+            let started = Instant::now();
+            let Some(ended) = self.store_part(&records[part.clone()], &before, None).await else { return false };
+            match ended {
+                Ended::Stored => {
+                    // One twice as large is then far from its time limit as well.
+                    if part.len() >= self.records_max && started.elapsed() < self.grow_below() {
+                        self.records_max = self.records_max.saturating_mul(2);
+                    }
+                    // The rest of a batch that was halved begins where this part ended.
+                    let next = batch::next_offsets(&records[part]).into_iter();
+                    before.extend(next.map(|(place, next)| (place, Some(next))));
+                }
+                Ended::TooSlow => {
+                    self.records_max = part.len().div_ceil(2);
+                    tracing::warn!(
+                        "{}: a batch takes too long and is stored in parts of {} records",
+                        self.projection.name(),
+                        self.records_max
+                    );
+                    parts.push(part);
+                }
+                Ended::Refused(_) if part.len() > 1 => {
+                    let middle = part.start + part.len() / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
+                Ended::Refused(error) => {
+                    let (record, dead) = (&records[part.start], error.dead());
+                    let (position, Dead { reason, detail }) = (record.position(), &dead);
+                    tracing::error!("{position} cannot take effect and becomes a dead letter ({reason}): {detail}");
+                    if self.store_part(&records[part], &before, Some(&dead)).await.is_none() {
+                        return false;
+                    }
+                    before.insert((record.topic_id, record.partition), Some(record.offset + 1));
+                }
+            }
+        }
+        true
+    }
+
+    /// Runs one transaction until it is stored, its data is refused, or it has to be made smaller; `None` when the session
+    /// ends first.
+    async fn store_part(&mut self, records: &[Record], before: &Positions, refused: Option<&Dead>) -> Option<Ended> {
+        let mut backoff = Backoff::new(RETRY_WAIT);
+        loop {
+            self.component.beat();
+            let error = match self.attempt(records, before, refused).await {
+                Ok(tally) => {
+                    self.component.ready();
+                    self.count(&tally);
+                    return Some(Ended::Stored);
+                }
+                Err(error) if error.disposition() == Disposition::Isolate && refused.is_none() => {
+                    return Some(Ended::Refused(error));
+                }
+                Err(Error::WentBack) => {
+                    self.shared.go_back();
+                    return None;
+                }
+                Err(error) => error,
+            };
+            counter!(names::RETRIES, "consumer" => self.projection.name(), "reason" => error.label()).increment(1);
+            if !error.leaves_connection_usable() {
+                self.connection = None;
+            }
+            let wait = backoff.next_wait();
+            if matches!(error.label(), "lost_race" | "deadlock" | "serialization") {
+                tracing::debug!(%error, "a batch runs again: {error}");
+            } else {
+                self.component.not_ready(error.to_string());
+                tracing::warn!(%error, "a batch runs again in {} ms: {error}", wait.as_millis());
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.shared.end.cancelled() => return None,
+            }
+            if error.is_timeout() && records.len() > 1 {
+                return Some(Ended::TooSlow);
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        records: &[Record],
+        before: &Positions,
+        refused: Option<&Dead>,
+    ) -> Result<Tally, Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let started = Instant::now();
+        let transaction =
+            batch::apply_after(&mut connection, &*self.projection, records, before, refused, self.clock.now());
+        // When time is up, the connection is dropped with whatever it was doing: nobody uses it again.
+        let result = bounded(TRANSACTION_TIMEOUT, transaction).await;
+        if result.as_ref().map_or_else(Error::leaves_connection_usable, |_| true) {
+            self.connection = Some(connection);
+        }
+        histogram!(names::BATCH_SECONDS, "consumer" => self.projection.name()).record(started.elapsed().as_secs_f64());
+        result
+    }
+
+    /// A connection to the database whose tables are this version's, and whose topics have the numbers that the records have.
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        let mut connection = self.postgres.connect_as(self.projection.name()).await?;
+        let check = async {
+            let unknown = postgres::migrations_unknown(&mut connection).await?;
+            if unknown > 0 {
+                return Err(Error::Newer(unknown));
+            }
+            let topics: Vec<String> = self.shared.ids.keys().cloned().collect();
+            // A backup from before a topic was known gives it another number when it is known again.
+            let same = store::known_topic_ids(&mut connection, &topics).await? == self.shared.ids;
+            if same { Ok(()) } else { Err(Error::WentBack) }
+        };
+        bounded(self.postgres.answer_limit(), check).await?;
+        Ok(connection)
+    }
+
+    /// How quick a transaction has to be for the next one to be larger.
+    fn grow_below(&self) -> Duration {
+        let limit = self.postgres.statement_timeout;
+        // For PostgreSQL, 0 means no limit.
+        if limit.is_zero() { GROW_BELOW } else { GROW_BELOW.min(limit / 4) }
+    }
+
+    /// Warns of a mode that contradicts itself; the metric has how many there are.
+    fn warn_of_mode(&self, event_id: &str) {
+        static WARNED_AT_SECONDS: AtomicI64 = AtomicI64::new(0);
+        let now = self.clock.now().timestamp();
+        if now - WARNED_AT_SECONDS.load(Ordering::Relaxed) >= WARNINGS_EVERY_SECONDS {
+            WARNED_AT_SECONDS.store(now, Ordering::Relaxed);
+            tracing::warn!(
+                event.id = event_id,
+                "event {event_id} and its object disagree about `liveMode`; the event's counts"
+            );
+        }
+    }
+
+    fn count(&self, tally: &Tally) {
+        let consumer = self.projection.name();
+        for outcome in [Outcome::Applied, Outcome::Duplicate, Outcome::Ignored, Outcome::Conflict, Outcome::Dead] {
+            counter!(names::RECORDS, "consumer" => consumer, "outcome" => outcome.as_str())
+                .increment(tally.get(outcome));
+        }
+        for oddity in Oddity::ALL {
+            counter!(names::ODDITIES, "consumer" => consumer, "kind" => oddity.as_str()).increment(tally.odd(oddity));
+        }
+        if let Some(event_id) = &tally.mode_contradiction {
+            self.warn_of_mode(event_id);
+        }
+        counter!(names::REREAD, "consumer" => consumer).increment(tally.reread);
+    }
+}

@@ -1,0 +1,237 @@
+//! Reads records from Kafka and looks each of them up.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use rdkafka::message::{BorrowedMessage, Message as _};
+use riverlock_schemas::{hash::Sha256Hash, record::Position};
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    AuditError, FINDINGS_MAX,
+    source::Source,
+    store::{self, Found},
+};
+use riverlock_ledger::{
+    reading::ranges::{STALL_MAX, Trouble},
+    store::Outcome,
+    store::Partition,
+};
+
+/// Records that are looked up with one statement.
+const PAGE_RECORDS: usize = 2_000;
+/// How long one poll waits for a record.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+
+/// A range of offsets that the consumers have passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) next: i64,
+    pub(super) end: i64,
+}
+
+/// What was found in a partition.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) acknowledged: u64,
+    pub(super) outcomes: BTreeMap<String, i64>,
+    pub(super) wrong: u64,
+    /// Offsets `[from, to)` that Kafka deleted before they could be read: nothing can be said of them any more.
+    pub(super) deleted: Vec<(i64, i64)>,
+}
+
+/// A record that was read.
+pub(super) struct Read {
+    pub(super) topic_id: i16,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) body_sha256: Sha256Hash,
+}
+
+/// Records against rows.
+pub(super) struct Comparison<'a> {
+    source: &'a Source,
+    stop: CancellationToken,
+    /// Most records per second.
+    rate: Option<u32>,
+    pub(super) partitions: BTreeMap<Partition, Counts>,
+    pub(super) findings: Vec<String>,
+}
+
+impl<'a> Comparison<'a> {
+    pub(super) fn new(source: &'a Source, stop: &CancellationToken, rate: Option<u32>) -> Self {
+        Self { source, stop: stop.clone(), rate, partitions: BTreeMap::new(), findings: Vec::new() }
+    }
+
+    /// Reads the ranges, and compares every record in them. What a broker's restart interrupts is waited out; what Kafka's
+    /// retention deletes meanwhile is left out and noted.
+    pub(super) async fn read(
+        &mut self,
+        connection: &mut PgConnection,
+        mut ranges: HashMap<Partition, Range>,
+    ) -> Result<(), AuditError> {
+        self.start(&mut ranges)?;
+        let source = self.source;
+        let mut page = Vec::with_capacity(PAGE_RECORDS);
+        let mut last_message_at = Instant::now();
+        while !ranges.is_empty() {
+            if self.stop.is_cancelled() {
+                return Err(AuditError::Stopped);
+            }
+            match source.consumer().poll(POLL_WAIT) {
+                Some(Ok(message)) => {
+                    last_message_at = Instant::now();
+                    page.extend(take(&message, source.ids[message.topic()], &mut ranges));
+                }
+                Some(Err(error)) => match source.trouble(&error) {
+                    Trouble::Fatal => return Err(error.into()),
+                    // The error does not say which partition it is about.
+                    Trouble::Gone if self.leave_out_deleted(&mut ranges)? => {
+                        self.start(&mut ranges)?;
+                        last_message_at = Instant::now();
+                    }
+                    Trouble::Gone | Trouble::Passing => tracing::debug!(%error, "the audit waits for Kafka: {error}"),
+                },
+                None => {}
+            }
+            if last_message_at.elapsed() > STALL_MAX {
+                return Err(AuditError::Stalled);
+            }
+            if page.len() >= PAGE_RECORDS {
+                self.compare(connection, &mut page).await?;
+                last_message_at = Instant::now();
+            }
+        }
+        // Nothing is to be fetched until the next run.
+        source.start([])?;
+        self.compare(connection, &mut page).await
+    }
+
+    fn start(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<(), AuditError> {
+        ranges.retain(|_, range| range.next < range.end);
+        Ok(self.source.start(ranges.iter().map(|(partition, range)| (*partition, range.next)))?)
+    }
+
+    /// Takes out of the ranges what Kafka does not have any more; `false` when it has all of them.
+    fn leave_out_deleted(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<bool, AuditError> {
+        let mut is_any = false;
+        for (partition, range) in ranges.iter_mut() {
+            let (low, _) = self.source.watermarks_of(*partition)?;
+            if low > range.next {
+                let deleted = (range.next, low.min(range.end));
+                self.partitions.entry(*partition).or_default().deleted.push(deleted);
+                range.next = deleted.1;
+                is_any = true;
+            }
+        }
+        Ok(is_any)
+    }
+
+    async fn compare(&mut self, connection: &mut PgConnection, page: &mut Vec<Read>) -> Result<(), AuditError> {
+        let begun = Instant::now();
+        let found = store::look_up(connection, page).await?;
+        for read in page.iter() {
+            let row = found.get(&(read.topic_id, read.partition, read.offset));
+            let counts = self.partitions.entry((read.topic_id, read.partition)).or_default();
+            counts.acknowledged += 1;
+            if let Some(row) = row {
+                *counts.outcomes.entry(row.outcome.clone()).or_default() += 1;
+            }
+            if let Some(wrong) = what_is_wrong(read, row) {
+                counts.wrong += 1;
+                let topic = self.source.topic(read.topic_id).to_owned();
+                let position = Position { topic, partition: read.partition, offset: read.offset };
+                self.wrong(format!("{position} {wrong}"));
+            }
+        }
+        if let Some(rate) = self.rate {
+            let share = Duration::from_secs(1).mul_f64(page.len() as f64 / f64::from(rate));
+            tokio::select! {
+                () = tokio::time::sleep(share.saturating_sub(begun.elapsed())) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+        page.clear();
+        Ok(())
+    }
+
+    /// Lists a finding, as long as there are few.
+    pub(super) fn wrong(&mut self, finding: String) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+}
+
+/// The record, if it lies in one of the ranges, which it shortens.
+fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Partition, Range>) -> Option<Read> {
+    let (partition, offset) = (message.partition(), message.offset());
+    let range = ranges.get_mut(&(topic_id, partition))?;
+    let is_within = (range.next..range.end).contains(&offset);
+    range.next = range.next.max(offset + 1);
+    if range.next >= range.end {
+        ranges.remove(&(topic_id, partition));
+    }
+    let body_sha256 = Sha256Hash::of(message.payload().unwrap_or_default());
+    is_within.then_some(Read { topic_id, partition, offset, body_sha256 })
+}
+
+/// Compares a record with its row.
+fn what_is_wrong(read: &Read, row: Option<&Found>) -> Option<&'static str> {
+    let Some(row) = row else { return Some("has no outcome") };
+    if row.body_sha256 != read.body_sha256.as_bytes() {
+        return Some("has another body than the one that had its outcome");
+    }
+    let first = row.first_sha256.as_deref();
+    if row.outcome == Outcome::Duplicate.as_str() && (first.is_none() || row.contradicts_first) {
+        return Some("is called a duplicate, but no other record of its event says the same");
+    }
+    if row.outcome == Outcome::Conflict.as_str() && first.is_none_or(|first| first == row.body_sha256) {
+        return Some("is called a conflict, but no other record of its event has another body");
+    }
+    if row.outcome == Outcome::Dead.as_str() && row.has_letter != Some(true) {
+        return Some("is dead and not among the dead letters");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(outcome: &str, body: &[u8], first: Option<&[u8]>, has_letter: Option<bool>) -> Found {
+        Found {
+            outcome: outcome.to_owned(),
+            body_sha256: Sha256Hash::of(body).as_bytes().to_vec(),
+            first_sha256: first.map(|first| Sha256Hash::of(first).as_bytes().to_vec()),
+            contradicts_first: first.is_some_and(|first| first == b"contrary"),
+            has_letter,
+        }
+    }
+
+    #[test]
+    fn every_way_in_which_a_row_can_lie_about_its_record_has_a_name() {
+        let read = Read { topic_id: 1, partition: 0, offset: 0, body_sha256: Sha256Hash::of(b"body") };
+        for (row, wrong) in [
+            (None, Some("no outcome")),
+            (Some(row("applied", b"body", None, None)), None),
+            (Some(row("ignored", b"other", None, None)), Some("another body")),
+            (Some(row("duplicate", b"body", Some(b"body"), None)), None),
+            (Some(row("duplicate", b"body", Some(b"another spelling"), None)), None),
+            (Some(row("duplicate", b"body", Some(b"contrary"), None)), Some("called a duplicate")),
+            (Some(row("duplicate", b"body", None, None)), Some("called a duplicate")),
+            (Some(row("conflict", b"body", Some(b"other"), None)), None),
+            (Some(row("conflict", b"body", Some(b"body"), None)), Some("called a conflict")),
+            (Some(row("conflict", b"body", None, None)), Some("called a conflict")),
+            (Some(row("dead", b"body", None, Some(true))), None),
+            (Some(row("dead", b"body", None, Some(false))), Some("not among the dead letters")),
+        ] {
+            let found = what_is_wrong(&read, row.as_ref());
+            assert_eq!(found.is_some(), wrong.is_some(), "{found:?} for {row:?}");
+            assert!(found.unwrap_or_default().contains(wrong.unwrap_or_default()), "{found:?} for {row:?}");
+        }
+    }
+}

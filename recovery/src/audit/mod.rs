@@ -1,0 +1,267 @@
+//! Proves that nothing was lost: every record in the raw topics has exactly one outcome in PostgreSQL, with its body's hash.
+//!
+//! Nothing is taken from counters. Every record is read from Kafka and looked up, and the rows are counted for themselves,
+//! so that neither a missing row nor an invented one goes unseen. Runs beside live traffic: what the consumers have not
+//! reached yet is `pending`. Partitions are those that Kafka has, whatever the configuration says.
+//!
+//! [`run`] proves everything from the beginning. [`running`] proves what is new, again and again, for the sake of alarms.
+
+mod compare;
+pub mod running;
+mod source;
+mod store;
+
+use std::collections::{BTreeMap, HashMap};
+
+use rdkafka::error::KafkaError;
+use riverlock_runtime::kafka::KafkaConfig;
+use serde::Serialize;
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    compare::{Comparison, Counts, Range},
+    source::{Source, Watermarks},
+    store::{Place, Standing},
+};
+use riverlock_ledger::{
+    Error, metrics::OUTCOMES, postgres::cluster::ClusterError, reading::ranges::STALL_MAX, store::Partition,
+};
+
+/// Findings that are listed; all are counted.
+const FINDINGS_MAX: usize = 20;
+
+/// The audit could not be made. That says nothing about the records.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// Kafka did not answer.
+    #[error("Kafka could not be read")]
+    Kafka(#[from] KafkaError),
+    /// PostgreSQL did not answer.
+    #[error(transparent)]
+    Ledger(#[from] Error),
+    /// Kafka does not know a topic that a consumer reads.
+    #[error("Kafka has no topic {0} (`riverlock setup` creates it)")]
+    NoTopic(String),
+    /// Kafka has records and does not send them.
+    #[error("Kafka sent nothing for {} s although records are there", STALL_MAX.as_secs())]
+    Stalled,
+    /// Kafka is not the cluster that the positions in the database belong to.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The process ends.
+    #[error("the audit was stopped")]
+    Stopped,
+}
+
+impl From<sqlx::Error> for AuditError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+/// What the audit found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Records in the raw topics that the consumers have reached: each was acknowledged.
+    pub acknowledged: u64,
+    /// Rows by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Records that the consumers have not reached yet.
+    pub pending: u64,
+    /// Rows whose records are older than what the topics keep, or became so while they were read.
+    pub expired: u64,
+    /// Rows of earlier Kafka clusters: stored, and not provable from the current one.
+    pub earlier: u64,
+    /// Everything that is wrong; none means: nothing was lost and nothing invented.
+    pub wrong: u64,
+    /// The first of what is wrong.
+    pub findings: Vec<String>,
+    /// What cannot be proved any more, and why. Nothing of it is wrong.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Whether the equation holds: acknowledged = the sum of the outcomes, record by record.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.wrong == 0 && self.acknowledged == self.outcomes.values().sum::<u64>()
+    }
+
+    fn wrong(&mut self, count: u64, finding: impl FnOnce() -> String) {
+        self.wrong += count;
+        if count > 0 && self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding());
+        }
+    }
+
+    fn note(&mut self, note: String) {
+        if self.notes.len() < FINDINGS_MAX {
+            self.notes.push(note);
+        }
+    }
+
+    /// What can be wrong without a record being read.
+    fn look_at_ends(&mut self, source: &Source, standings: &BTreeMap<Partition, Standing>, watermarks: &Watermarks) {
+        for (&partition, standing) in standings {
+            let (reached, early) = (standing.reached, u64::try_from(standing.early).unwrap_or_default());
+            let high = watermarks.get(&partition).map_or(0, |(_, high)| *high);
+            self.wrong(u64::try_from(reached - high).unwrap_or_default(), || {
+                format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
+            });
+            self.wrong(early, || {
+                format!("{early} rows of {} lie at or after its consumer's offset {reached}", source.name(partition))
+            });
+        }
+        for (partition, &(low, high)) in watermarks {
+            let reached = standings.get(partition).map_or(low, |standing| standing.reached);
+            self.pending += u64::try_from(high - reached).unwrap_or_default();
+        }
+    }
+
+    /// Says that Kafka deleted records before they could be proved.
+    fn note_deleted(&mut self, name: &str, from: i64, to: i64) {
+        self.note(format!("{name}@{from}..{to} was deleted by Kafka before it could be proved"));
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "audit: acknowledged={}", self.acknowledged)?;
+        for outcome in OUTCOMES {
+            write!(f, " {outcome}={}", self.outcomes.get(outcome).copied().unwrap_or_default())?;
+        }
+        if self.pending > 0 {
+            write!(f, " pending={}", self.pending)?;
+        }
+        if self.expired > 0 {
+            write!(f, " expired={}", self.expired)?;
+        }
+        if self.earlier > 0 {
+            write!(f, " earlier={}", self.earlier)?;
+        }
+        write!(f, " {}", if self.balances() { "OK" } else { "FAILED" })
+    }
+}
+
+/// Compares Kafka with PostgreSQL. `consumers` are the consumers' names with the topics that each reads.
+///
+/// No transaction stays open while records are read: rows before a consumer's offset neither come nor go, so that they can be
+/// counted at any time after the offsets were read.
+///
+/// # Errors
+/// When Kafka or PostgreSQL does not answer; a difference is no error but part of the report.
+pub async fn run(
+    kafka: &KafkaConfig,
+    connection: &mut PgConnection,
+    consumers: &[(&str, Vec<String>)],
+) -> Result<Report, AuditError> {
+    let mut source = Source::open(kafka)?;
+    source.prepare(connection, consumers).await?;
+    // Records are written before they are read: Kafka's ends are asked for after the database.
+    let (standings, places) = store::moment(connection, consumers, &source.ids).await?;
+    let watermarks = source.watermarks()?;
+    let mut report = Report::default();
+    report.look_at_ends(&source, &standings, &watermarks);
+    count_others(&mut report, connection, &source, places, &standings, &watermarks).await?;
+
+    let mut ranges: HashMap<Partition, Range> = HashMap::new();
+    for (partition, &(low, high)) in &watermarks {
+        let end = standings.get(partition).map_or(low, |standing| standing.reached.min(high));
+        if low < end {
+            ranges.insert(*partition, Range { next: low, end });
+        }
+    }
+    let read = ranges.clone();
+    let mut comparison = Comparison::new(&source, &CancellationToken::new(), None);
+    comparison.read(connection, ranges).await?;
+    for (partition, range) in read {
+        let counts = comparison.partitions.remove(&partition).unwrap_or_default();
+        let rows = count_kept(&mut report, connection, &source, partition, range, &counts).await?;
+        let found: i64 = counts.outcomes.values().sum();
+        let more = u64::try_from(rows - found).unwrap_or_default();
+        report.wrong(more, || format!("{} has {more} rows more than records", source.name(partition)));
+        report.acknowledged += counts.acknowledged;
+        report.wrong += counts.wrong;
+        for (outcome, count) in counts.outcomes {
+            *report.outcomes.entry(outcome).or_default() += u64::try_from(count).unwrap_or_default();
+        }
+    }
+    report.findings.append(&mut comparison.findings);
+    report.findings.truncate(FINDINGS_MAX);
+    Ok(report)
+}
+
+/// How many rows there are of the records of a range, without those that Kafka deleted while it was read: those have expired.
+async fn count_kept(
+    report: &mut Report,
+    connection: &mut PgConnection,
+    source: &Source,
+    partition: Partition,
+    range: Range,
+    counts: &Counts,
+) -> Result<i64, AuditError> {
+    let mut rows = store::count_rows(connection, partition, range.next, range.end).await?;
+    for &(from, to) in &counts.deleted {
+        let deleted = store::count_rows(connection, partition, from, to).await?;
+        rows -= deleted;
+        report.expired += u64::try_from(deleted).unwrap_or_default();
+        report.note_deleted(&source.name(partition), from, to);
+    }
+    Ok(rows)
+}
+
+/// Counts the rows that no record is read for: of records that Kafka has deleted, of earlier clusters, and those that should not
+/// be there.
+async fn count_others(
+    report: &mut Report,
+    connection: &mut PgConnection,
+    source: &Source,
+    places: Vec<Place>,
+    standings: &BTreeMap<Partition, Standing>,
+    watermarks: &Watermarks,
+) -> Result<(), AuditError> {
+    for place in places {
+        let partition = (place.topic_id, place.partition);
+        let name = place.topic.unwrap_or_else(|| format!("topic number {}", place.topic_id));
+        let (from, to) = match watermarks.get(&partition) {
+            Some((low, _)) if standings.contains_key(&partition) => (0, *low),
+            _ => (0, i64::MAX),
+        };
+        let rows = store::count_rows(connection, partition, from, to).await?;
+        let count = u64::try_from(rows).unwrap_or_default();
+        let name = format!("{name}[{}]", place.partition);
+        if !place.is_current {
+            report.earlier += count;
+        } else if !source.ids.values().any(|id| *id == place.topic_id) {
+            report.wrong(count, || format!("{count} rows are of {name}, which no consumer reads"));
+        } else if !watermarks.contains_key(&partition) {
+            report.wrong(count, || format!("{count} rows are of {name}, which Kafka does not have"));
+        } else if !standings.contains_key(&partition) {
+            report.wrong(count, || format!("{count} rows are of {name}, of which its consumer has no offset"));
+        } else {
+            report.expired += count;
+        }
+    }
+    Ok(())
+}
+
+/// How many records the consumers have not reached yet; cheap enough to ask again and again.
+///
+/// # Errors
+/// When Kafka or PostgreSQL does not answer.
+pub async fn pending(
+    kafka: &KafkaConfig,
+    connection: &mut PgConnection,
+    consumers: &[(&str, Vec<String>)],
+) -> Result<u64, AuditError> {
+    let mut source = Source::open(kafka)?;
+    source.prepare(connection, consumers).await?;
+    let reached = store::reached(connection, consumers, &source.ids).await?;
+    let waiting = source.watermarks()?.into_iter().map(|(partition, (low, high))| {
+        let next = reached.get(&partition).copied().unwrap_or(low);
+        u64::try_from(high - next).unwrap_or_default()
+    });
+    Ok(waiting.sum())
+}

@@ -1,0 +1,362 @@
+//! The audit that runs for ever: it proves what is new since its last run, and shows what it found as metrics.
+//!
+//! Marks in PostgreSQL say up to where each partition is proved, so no run reads a topic from its beginning again. A mark
+//! never passes a stretch in which something is wrong: such a stretch is read again by every run, until it is right. One
+//! process runs at a time, whichever has the lock; all show the same, because what is shown is the database's.
+//!
+//! What happens to rows that were proved is for `riverlock audit` to find, which proves everything from the beginning.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use metrics::{counter, gauge};
+use riverlock_runtime::{Component, ConfigError, Context, kafka::KafkaConfig};
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection as _, PgConnection};
+use tokio::{runtime::Handle, sync::oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics as names;
+
+use super::{
+    AuditError, Report,
+    compare::{Comparison, Range},
+    count_kept,
+    source::Source,
+    store::{self, Proved},
+};
+use riverlock_ledger::{
+    Error, PostgresConfig,
+    metrics::OUTCOMES,
+    postgres::{self, Lock, cluster},
+    store::Partition,
+};
+
+/// Records of one partition that are proved between two marks.
+const STRETCH_RECORDS: i64 = 20_000;
+/// How long the audit may be silent before the process counts as stuck, beside the time that a stretch takes at its rate.
+const STUCK_AFTER: Duration = Duration::from_secs(900);
+/// How often the metrics are read from the database, and how soon a run that failed is made again.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// `[audit]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Whether the processor audits while it runs.
+    pub enabled: bool,
+    /// From the end of one run to the beginning of the next.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// How fast records are read at most, so that a run that has much to do leaves room for live traffic.
+    pub records_per_second_max: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { enabled: true, interval: Duration::from_secs(300), records_per_second_max: 20_000 }
+    }
+}
+
+impl AuditConfig {
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// When one is zero or out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600)).contains(&self.interval) {
+            return Err(ConfigError::refused("audit.interval", "must be from 1s to 7d"));
+        }
+        if self.records_per_second_max == 0 {
+            return Err(ConfigError::refused("audit.records_per_second_max", "must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+/// What the running audit needs to know.
+#[derive(Clone, Debug)]
+pub struct Auditor {
+    /// How often and how fast.
+    pub config: AuditConfig,
+    /// Where the records are.
+    pub kafka: KafkaConfig,
+    /// Where the rows are.
+    pub postgres: PostgresConfig,
+    /// The consumers with the topics that each reads.
+    pub consumers: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Auditor {
+    /// Audits until the shutdown, on a thread of its own, because Kafka is asked by waiting. Errors are waited out.
+    ///
+    /// # Errors
+    /// When there can be no thread, or it panics.
+    pub async fn run(self, context: Context) -> Result<(), &'static str> {
+        names::describe_audit();
+        let component = context.health.register_beating("audit", STUCK_AFTER + 2 * self.stretch_duration());
+        let (runtime, (result, ended)) = (Handle::current(), oneshot::channel());
+        let thread = std::thread::Builder::new().name("audit".to_owned());
+        let work = move || {
+            runtime.block_on(self.work(&context, &component));
+            // Nobody waits any more when the process drops everything.
+            let _ = result.send(());
+        };
+        thread.spawn(work).map_err(|_| "the audit has no thread")?;
+        ended.await.map_err(|_| "the audit's thread panicked")
+    }
+
+    /// How long it takes at most, as configured, to read the next stretch of every partition.
+    fn stretch_duration(&self) -> Duration {
+        let topics = self.consumers.iter().map(|(_, topics)| topics.len()).sum::<usize>();
+        let records = STRETCH_RECORDS as f64 * topics as f64 * f64::from(self.kafka.partitions);
+        Duration::from_secs_f64(records / f64::from(self.config.records_per_second_max))
+    }
+
+    async fn work(&self, context: &Context, component: &Component) {
+        let soft = context.shutdown.soft();
+        let mut source = None;
+        while !soft.is_cancelled() {
+            component.beat();
+            match self.look_with(context, &mut source, &|| component.beat()).await {
+                Ok(_) | Err(AuditError::Stopped) => component.ready(),
+                Err(error) => {
+                    // A client that is broken is not used again.
+                    source = None;
+                    component.not_ready(error.to_string());
+                    counter!(names::AUDIT_RUNS, "result" => "error").increment(1);
+                    tracing::warn!(%error, "the audit begins again in {} s: {error}", LOOK_INTERVAL.as_secs());
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_INTERVAL.min(self.config.interval)) => {}
+                () = soft.cancelled() => {}
+            }
+        }
+    }
+
+    /// Makes a run if one is due and no other process makes one, and shows what is known. Says whether it made one.
+    ///
+    /// # Errors
+    /// When Kafka or PostgreSQL does not answer.
+    pub async fn look(&self, context: &Context) -> Result<bool, AuditError> {
+        self.look_with(context, &mut None, &|| {}).await
+    }
+
+    /// As [`Self::look`]; calls `beat` again and again while a run continues.
+    async fn look_with(
+        &self,
+        context: &Context,
+        source: &mut Option<Source>,
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<bool, AuditError> {
+        let mut connection = self.postgres.connect_as("audit").await?;
+        // Asked again under the lock: another process may just have made the run.
+        let mine = self.due(&mut connection).await?
+            && postgres::try_lock(&mut connection, Lock::Audit).await?
+            && self.due(&mut connection).await?;
+        if mine {
+            let source = match source {
+                Some(source) => source,
+                none => none.insert(Source::open(&self.kafka)?),
+            };
+            self.make_run(source, &mut connection, context, beat).await?;
+        }
+        show(&mut connection).await?;
+        // Closed in order, so that the lock is free before the next process asks.
+        connection.close().await?;
+        Ok(mine)
+    }
+
+    async fn due(&self, connection: &mut PgConnection) -> Result<bool, Error> {
+        let Some(last) = store::last_run(connection).await? else { return Ok(true) };
+        // A clock that went back makes a run due at once.
+        Ok(last.seconds_ago < 0.0 || last.seconds_ago >= self.config.interval.as_secs_f64())
+    }
+
+    async fn make_run(
+        &self,
+        source: &mut Source,
+        connection: &mut PgConnection,
+        context: &Context,
+        beat: &(dyn Fn() + Sync),
+    ) -> Result<(), AuditError> {
+        let begun = Instant::now();
+        let consumers: Vec<(&str, Vec<String>)> =
+            self.consumers.iter().map(|(name, topics)| (*name, topics.clone())).collect();
+        let rate = Some(self.config.records_per_second_max);
+        let report = prove_new_from(source, connection, &consumers, rate, context.shutdown.soft(), beat).await?;
+        store::set_last_run(connection, &report, begun.elapsed()).await?;
+        let result = if report.balances() { "right" } else { "wrong" };
+        counter!(names::AUDIT_RUNS, "result" => result).increment(1);
+        counter!(names::AUDIT_UNPROVED).increment(report.expired);
+        for note in &report.notes {
+            tracing::warn!("{note}");
+        }
+        if report.balances() {
+            tracing::debug!("{report}");
+        } else {
+            tracing::error!(
+                wrong = report.wrong,
+                "the audit does not balance; `riverlock audit` lists everything: {}",
+                report.findings.join("; ")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Sets the metrics to what the database says.
+async fn show(connection: &mut PgConnection) -> Result<(), Error> {
+    let (acknowledged, outcomes) = store::marked(connection).await?;
+    gauge!(names::AUDIT_ACKNOWLEDGED).set(acknowledged as f64);
+    for outcome in OUTCOMES {
+        let count = outcomes.get(outcome).copied().unwrap_or_default();
+        gauge!(names::AUDIT_OUTCOMES, "outcome" => outcome).set(count as f64);
+    }
+    let Some(last) = store::last_run(connection).await? else { return Ok(()) };
+    gauge!(names::AUDIT_WRONG).set(last.wrong as f64);
+    gauge!(names::AUDIT_PENDING).set(last.pending as f64);
+    gauge!(names::AUDIT_DURATION).set(last.duration_seconds);
+    gauge!(names::AUDIT_LAST_SUCCESS).set(last.succeeded_at.unwrap_or_default());
+    Ok(())
+}
+
+/// Proves what is new since the marks, moves them, and reports what was ever proved and what is wrong now.
+///
+/// # Errors
+/// When Kafka or PostgreSQL does not answer. What was proved until then stays marked.
+pub async fn prove_new(
+    kafka: &KafkaConfig,
+    connection: &mut PgConnection,
+    consumers: &[(&str, Vec<String>)],
+    rate: Option<u32>,
+    stop: &CancellationToken,
+) -> Result<Report, AuditError> {
+    prove_new_from(&mut Source::open(kafka)?, connection, consumers, rate, stop, &|| {}).await
+}
+
+async fn prove_new_from(
+    source: &mut Source,
+    connection: &mut PgConnection,
+    consumers: &[(&str, Vec<String>)],
+    rate: Option<u32>,
+    stop: &CancellationToken,
+    beat: &(dyn Fn() + Sync),
+) -> Result<Report, AuditError> {
+    source.prepare(connection, consumers).await?;
+    let source = &*source;
+    // Records are written before they are read: Kafka's ends are asked for after the database.
+    let standings = store::standings(connection, consumers, &source.ids).await?;
+    let watermarks = source.watermarks()?;
+    let mut report = Report::default();
+    report.look_at_ends(source, &standings, &watermarks);
+
+    let mut left: HashMap<Partition, Range> = HashMap::new();
+    let mut passed = Vec::new();
+    for (&partition, &(low, high)) in &watermarks {
+        let Some(standing) = standings.get(&partition) else { continue };
+        // A partition that was never audited begins where it begins.
+        let proved = standing.proved.unwrap_or(low);
+        report.wrong(u64::try_from(proved - high).unwrap_or_default(), || {
+            format!("{} ends at {high}, but was proved up to {proved} before", source.name(partition))
+        });
+        let unproved = (proved, low.min(standing.reached));
+        if unproved.0 < unproved.1 {
+            let rows = store::count_rows(connection, partition, unproved.0, unproved.1).await?;
+            report.expired += u64::try_from(rows).unwrap_or_default();
+            report.note_deleted(&source.name(partition), unproved.0, unproved.1);
+            passed.push(Proved { partition, to: unproved.1, outcomes: BTreeMap::new() });
+        }
+        let range = Range { next: proved.max(low), end: standing.reached.min(high) };
+        if range.next < range.end {
+            left.insert(partition, range);
+        }
+    }
+    // What cannot be proved any more is told once.
+    store::mark(connection, &passed).await?;
+    while !left.is_empty() {
+        beat();
+        prove_stretches(source, connection, &mut left, rate, stop, &mut report).await?;
+    }
+    (report.acknowledged, report.outcomes) = store::marked(connection).await?;
+    Ok(report)
+}
+
+/// Runs as one process makes them: with one client.
+pub(crate) async fn runs(
+    kafka: &KafkaConfig,
+    connection: &mut PgConnection,
+    consumers: &[(&'static str, Vec<String>)],
+    rounds: usize,
+) -> Result<(), AuditError> {
+    let mut source = Source::open(kafka)?;
+    for _ in 0..rounds {
+        let never = CancellationToken::new();
+        let report = prove_new_from(&mut source, connection, consumers, None, &never, &|| {}).await?;
+        store::set_last_run(connection, &report, Duration::ZERO).await?;
+    }
+    Ok(())
+}
+
+/// The statements of a run that finds nothing new, and of showing what is known.
+pub(crate) async fn statements(
+    connection: &mut PgConnection,
+    consumers: &[(&'static str, Vec<String>)],
+) -> Result<(), AuditError> {
+    let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
+    cluster::current(connection).await?;
+    let ids = riverlock_ledger::store::topic_ids_to_read(connection, &topics).await?;
+    store::standings(connection, consumers, &ids).await?;
+    store::mark(connection, &[]).await?;
+    store::marked(connection).await?;
+    store::set_last_run(connection, &Report::default(), Duration::ZERO).await?;
+    Ok(show(connection).await?)
+}
+
+/// Proves the next stretch of every partition that has one, and marks those in which nothing is wrong. A partition with
+/// something wrong is left where it is.
+async fn prove_stretches(
+    source: &Source,
+    connection: &mut PgConnection,
+    left: &mut HashMap<Partition, Range>,
+    rate: Option<u32>,
+    stop: &CancellationToken,
+    report: &mut Report,
+) -> Result<(), AuditError> {
+    let mut stretches: Vec<(Partition, Range)> = Vec::with_capacity(left.len());
+    for (&partition, range) in left.iter() {
+        stretches.push((partition, Range { next: range.next, end: range.end.min(range.next + STRETCH_RECORDS) }));
+    }
+    let mut comparison = Comparison::new(source, stop, rate);
+    comparison.read(connection, stretches.iter().copied().collect()).await?;
+
+    let mut proved = Vec::new();
+    for (partition, range) in stretches {
+        let counts = comparison.partitions.remove(&partition).unwrap_or_default();
+        let rows = count_kept(report, connection, source, partition, range, &counts).await?;
+        let found: i64 = counts.outcomes.values().sum();
+        report.wrong += counts.wrong;
+        if rows != found {
+            let Range { next: from, end: to } = range;
+            report.wrong(rows.abs_diff(found), || {
+                format!("{} has {rows} rows from {from} to {to} for {found} records", source.name(partition))
+            });
+        }
+        if counts.wrong > 0 || rows != found {
+            left.remove(&partition);
+            continue;
+        }
+        proved.push(Proved { partition, to: range.end, outcomes: counts.outcomes });
+        match left.get_mut(&partition) {
+            Some(rest) if range.end < rest.end => rest.next = range.end,
+            _ => drop(left.remove(&partition)),
+        }
+    }
+    report.findings.append(&mut comparison.findings);
+    report.findings.truncate(super::FINDINGS_MAX);
+    store::mark(connection, &proved).await?;
+    Ok(())
+}

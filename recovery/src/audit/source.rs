@@ -1,0 +1,101 @@
+//! The raw topics, as Kafka has them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext},
+    error::KafkaError,
+};
+use riverlock_runtime::{
+    Closing,
+    kafka::{KafkaConfig, REQUEST_TIMEOUT},
+};
+use sqlx::PgConnection;
+
+use super::AuditError;
+use riverlock_ledger::{
+    postgres::cluster,
+    reading::ranges::{Trouble, ask_patiently},
+    store,
+    store::Partition,
+};
+
+/// First offset and end of every partition.
+pub(super) type Watermarks = BTreeMap<Partition, (i64, i64)>;
+
+/// The raw topics that consumers read. One client serves all runs of an audit: a client per run would be threads and file
+/// descriptors per run, and those of one that does not close would stay.
+pub(super) struct Source {
+    kafka: KafkaConfig,
+    consumer: Closing,
+    /// Numbers by topic. Topics that nobody has read yet have negative ones.
+    pub(super) ids: HashMap<String, i16>,
+    /// Partitions of every topic, by Kafka's metadata: some may have been added since the configuration was written.
+    partitions: Vec<Partition>,
+}
+
+impl Source {
+    pub(super) fn open(kafka: &KafkaConfig) -> Result<Self, AuditError> {
+        let consumer = Closing::create(&kafka.consumer("audit"))?;
+        Ok(Self { kafka: kafka.clone(), consumer, ids: HashMap::new(), partitions: Vec::new() })
+    }
+
+    /// Looks up the topics for a run. Writes nothing.
+    pub(super) async fn prepare(
+        &mut self,
+        connection: &mut PgConnection,
+        consumers: &[(&str, Vec<String>)],
+    ) -> Result<(), AuditError> {
+        let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
+        let metadata = ask_patiently(|| self.consumer.fetch_metadata(None, REQUEST_TIMEOUT))?;
+        cluster::ensure_current_with(&self.kafka, self.consumer.client(), connection).await?;
+        self.ids = store::topic_ids_to_read(connection, &topics).await?;
+        let known: HashMap<&str, _> =
+            metadata.topics().iter().map(|topic| (topic.name(), topic.partitions())).collect();
+        self.partitions.clear();
+        for topic in topics {
+            let id = self.ids[&topic];
+            let Some(found) = known.get(topic.as_str()).filter(|found| !found.is_empty()) else {
+                return Err(AuditError::NoTopic(topic));
+            };
+            self.partitions.extend(found.iter().map(|partition| (id, partition.id())));
+        }
+        Ok(())
+    }
+
+    pub(super) fn topic(&self, topic_id: i16) -> &str {
+        self.ids.iter().find(|(_, id)| **id == topic_id).map_or("an unknown topic", |(name, _)| name)
+    }
+
+    /// A partition, for people.
+    pub(super) fn name(&self, (topic_id, partition): Partition) -> String {
+        format!("{}[{partition}]", self.topic(topic_id))
+    }
+
+    pub(super) fn watermarks(&self) -> Result<Watermarks, KafkaError> {
+        self.partitions.iter().map(|partition| Ok((*partition, self.watermarks_of(*partition)?))).collect()
+    }
+
+    pub(super) fn watermarks_of(&self, (topic_id, partition): Partition) -> Result<(i64, i64), KafkaError> {
+        ask_patiently(|| self.consumer.fetch_watermarks(self.topic(topic_id), partition, REQUEST_TIMEOUT))
+    }
+
+    /// Has Kafka send these partitions from these offsets on, and nothing else.
+    pub(super) fn start(&self, from: impl IntoIterator<Item = (Partition, i64)>) -> Result<(), KafkaError> {
+        let mut assignment = TopicPartitionList::new();
+        for ((topic_id, partition), offset) in from {
+            assignment.add_partition_offset(self.topic(topic_id), partition, Offset::Offset(offset))?;
+        }
+        self.consumer.assign(&assignment)
+    }
+
+    pub(super) fn consumer(&self) -> &BaseConsumer<DefaultConsumerContext> {
+        &self.consumer
+    }
+
+    /// What an error while reading means.
+    pub(super) fn trouble(&self, error: &KafkaError) -> Trouble {
+        Trouble::of(self.consumer(), error)
+    }
+}

@@ -1,0 +1,36 @@
+//! Gives a dead letter up. Its record stays dead in the audit; who gave it up, and why, stays with it.
+
+use sqlx::{Connection as _, PgConnection};
+
+use super::{
+    Place, Request, Run, Skip, State,
+    redrive::{Action, lock, note, set_state},
+};
+use riverlock_ledger::Error;
+
+/// Discards one open letter; the answer says why it did not.
+///
+/// # Errors
+/// When PostgreSQL refuses. Nothing has happened then.
+pub async fn discard(
+    connection: &mut PgConnection,
+    place: &Place,
+    request: &Request,
+) -> Result<Result<(), Skip>, Error> {
+    let mut transaction = connection.begin().await?;
+    let Some(letter) = lock(&mut transaction, place).await? else { return Ok(Err(Skip::Unknown)) };
+    if letter.state == State::Redriven.as_str() {
+        return Ok(Err(Skip::Redriven));
+    }
+    if letter.state == State::Discarded.as_str() {
+        return Ok(Err(Skip::Discarded));
+    }
+    set_state(&mut transaction, place, &letter, State::Discarded).await?;
+    let action = Action { action: "discard", outcome: &letter.outcome, reason: Some(&letter.reason), detail: None };
+    note(&mut transaction, place, &letter, request, &action).await?;
+    match request.run {
+        Run::Dry => transaction.rollback().await?,
+        Run::Apply => transaction.commit().await?,
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,357 @@
+//! Gives a dead letter to its projection again.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rdkafka::message::{Header, OwnedHeaders};
+use riverlock_schemas::hash::Sha256Hash;
+use sqlx::{Connection as _, PgConnection};
+
+use super::{Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State, clean};
+use riverlock_ledger::{
+    Dead, Decision, Error, Fresh, Projection, Record,
+    batch::{self, Entry},
+    detail::safe,
+    error::Disposition,
+    spellings::{self, Comparison},
+    store::{self, EventRow, Outcome},
+};
+
+/// How often a transaction that lost a race runs again.
+const RACES_MAX: u32 = 10;
+/// Wait before the first of these; each further one is twice as long.
+const RACE_WAIT: Duration = Duration::from_millis(10);
+
+/// A letter and its row of the audit, locked.
+pub(super) struct Locked {
+    topic: String,
+    pub(super) state: String,
+    pub(super) attempts: i32,
+    pub(super) reason: String,
+    pub(super) detail: String,
+    record_key: Option<Vec<u8>>,
+    header_names: Vec<String>,
+    header_values: Vec<Vec<u8>>,
+    payload: Vec<u8>,
+    event_id: String,
+    pub(super) outcome: String,
+    received_at: DateTime<Utc>,
+    body_sha256: Vec<u8>,
+}
+
+/// What the history says about an action.
+pub(super) struct Action<'a> {
+    pub(super) action: &'static str,
+    pub(super) outcome: &'a str,
+    pub(super) reason: Option<&'a str>,
+    pub(super) detail: Option<&'a str>,
+}
+
+/// Redrives one letter in one transaction: effect, outcome, state and history together or not at all. A letter that another
+/// run has at the moment is waited for, and found done.
+///
+/// # Errors
+/// When the database is at fault and not the letter. Nothing has happened then.
+pub async fn redrive<P: Projection>(
+    connection: &mut PgConnection,
+    projection: &P,
+    place: &Place,
+    request: &Request,
+    now: DateTime<Utc>,
+) -> Result<Redriven, Error> {
+    let mut wait = RACE_WAIT;
+    for _ in 0..RACES_MAX {
+        match attempt(connection, projection, place, request, now).await {
+            Err(error) if matches!(error.label(), "lost_race" | "deadlock" | "serialization") => {
+                tracing::debug!(%error, "a letter is redriven again: {error}");
+            }
+            ended => return ended,
+        }
+        tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+        wait *= 2;
+    }
+    // The other letters need not wait for this one.
+    Ok(Redriven::Skipped(Skip::Busy))
+}
+
+async fn attempt<P: Projection>(
+    connection: &mut PgConnection,
+    projection: &P,
+    place: &Place,
+    request: &Request,
+    now: DateTime<Utc>,
+) -> Result<Redriven, Error> {
+    let mut transaction = connection.begin().await?;
+    let Some(letter) = lock(&mut transaction, place).await? else { return Ok(Redriven::Skipped(Skip::Unknown)) };
+    if let Some(skip) = letter.skip(request) {
+        return Ok(Redriven::Skipped(skip));
+    }
+    let record = letter.record(place);
+    let entry = batch::judge(projection, &record, None);
+    let redriven = match settle(&mut transaction, projection, &letter, entry, now).await? {
+        Ok((outcome, reason)) => {
+            set_state(&mut transaction, place, &letter, State::Redriven).await?;
+            let action = Action { action: "redrive", outcome: outcome.as_str(), reason, detail: None };
+            note(&mut transaction, place, &letter, request, &action).await?;
+            Redriven::Settled { outcome, reason }
+        }
+        Err(Dead { reason, detail }) => {
+            let dead = Dead { reason, detail: safe(&detail) };
+            keep_dead(&mut transaction, place, &dead).await?;
+            let (reason, detail) = (Some(dead.reason), Some(dead.detail.as_str()));
+            let action = Action { action: "redrive", outcome: &letter.outcome, reason, detail };
+            note(&mut transaction, place, &letter, request, &action).await?;
+            Redriven::Dead { reason: dead.reason.to_owned(), detail: dead.detail, attempts: letter.attempts + 1 }
+        }
+    };
+    match request.run {
+        Run::Dry => transaction.rollback().await?,
+        Run::Apply => transaction.commit().await?,
+    }
+    Ok(redriven)
+}
+
+impl Locked {
+    fn skip(&self, request: &Request) -> Option<Skip> {
+        if self.state == State::Redriven.as_str() {
+            return Some(Skip::Redriven);
+        }
+        if self.state == State::Discarded.as_str() && !request.discarded_too {
+            return Some(Skip::Discarded);
+        }
+        if Sha256Hash::of(&self.payload).as_bytes().as_slice() != self.body_sha256 {
+            return Some(Skip::Contradicted("its body is not the one whose hash the audit has"));
+        }
+        if ![Outcome::Dead.as_str(), Outcome::Conflict.as_str()].contains(&self.outcome.as_str()) {
+            return Some(Skip::Contradicted("the audit says that its record had another outcome"));
+        }
+        let in_vain = self.attempts - 1;
+        (in_vain >= REDRIVES_MAX && !request.looping_too).then_some(Skip::Looping(in_vain))
+    }
+
+    /// The record, as it came from Kafka.
+    fn record(&self, place: &Place) -> Record {
+        let headers = self.header_names.iter().zip(&self.header_values);
+        let headers = headers
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+        Record {
+            topic_id: place.topic_id,
+            topic: self.topic.as_str().into(),
+            partition: place.position.partition,
+            offset: place.position.offset,
+            timestamp: self.received_at,
+            key: self.record_key.clone(),
+            headers: Some(headers),
+            payload: self.payload.clone(),
+        }
+    }
+}
+
+/// Locks a letter and its row of the audit until the transaction ends.
+pub(super) async fn lock(connection: &mut PgConnection, place: &Place) -> Result<Option<Locked>, Error> {
+    let row = sqlx::query_as!(
+        Locked,
+        "-- dead_letters_lock
+         SELECT t.name AS topic, d.state, d.attempts, d.reason, d.detail, d.record_key, d.header_names, d.header_values,
+                d.payload, e.event_id, e.outcome, e.received_at, e.body_sha256
+         FROM dead_letters d JOIN topics t USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+         WHERE d.topic_id = $1 AND d.partition = $2 AND d.record_offset = $3 FOR UPDATE OF d, e",
+        place.topic_id,
+        place.position.partition,
+        place.position.offset
+    );
+    Ok(row.fetch_optional(connection).await?)
+}
+
+/// What a settled letter ends as, or why it stays dead.
+type Settled = Result<(Outcome, Option<&'static str>), Dead>;
+
+/// Writes outcome and effect behind a savepoint: what the database refuses costs the letter its effect and nothing else.
+async fn settle<P: Projection>(
+    connection: &mut PgConnection,
+    projection: &P,
+    letter: &Locked,
+    entry: Entry<'_, P::Event>,
+    now: DateTime<Utc>,
+) -> Result<Settled, Error> {
+    let Entry { mut row, decision, .. } = entry;
+    let event = match decision {
+        Decision::Apply(event) => Some(event),
+        Decision::Ignore(_) => None,
+        Decision::Dead(dead) => return Ok(Err(dead)),
+    };
+    let mut savepoint = connection.begin().await?;
+    let Placed { comparison, is_repeated } = place_among_others(&mut savepoint, &mut row).await?;
+    let (outcome, reason) = (row.outcome, row.reason);
+    write_outcome(&mut savepoint, letter, &row, comparison.aspect).await?;
+    spellings::call_conflicts(&mut savepoint, &comparison.duplicates).await?;
+    // What has the same bytes as another record has had its effect.
+    let conflict = comparison.aspect.is_some();
+    if let Some(event) = event.filter(|_| !is_repeated)
+        && let Err(error) = projection.apply(&mut savepoint, vec![Fresh { event, conflict }], now).await
+    {
+        if error.disposition() != Disposition::Isolate {
+            return Err(error);
+        }
+        savepoint.rollback().await?;
+        return Ok(Err(error.dead()));
+    }
+    spellings::mark_orders(&mut savepoint, &comparison.orders, now).await?;
+    savepoint.commit().await?;
+    Ok(Ok((outcome, reason)))
+}
+
+/// Where a record stands among the others of its event.
+struct Placed {
+    comparison: Comparison,
+    /// Another record has the same bytes and decided the event's outcome.
+    is_repeated: bool,
+}
+
+/// Gives the row the outcome that it has beside the other records of its event, as in live processing. The id may be new: a
+/// record that was unreadable is read now.
+async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<Placed, Error> {
+    let at = (row.topic_id, row.partition, row.offset);
+    let event_id = row.event_id.as_ref();
+    let first = store::first_records(connection, &[event_id]).await?;
+    let first = first.get(event_id).filter(|first| first.position != at);
+    if first.is_some_and(|first| first.body_sha256 == row.body_sha256.as_bytes()) {
+        (row.outcome, row.reason, row.content) = (Outcome::Duplicate, None, None);
+        return Ok(Placed { comparison: Comparison::default(), is_repeated: true });
+    }
+    let others = spellings::of_events(connection, &[event_id]).await?.remove(event_id).unwrap_or_default();
+    let mut comparison = row.content.map(|content| spellings::compare(at, &content, &others)).unwrap_or_default();
+    if first.is_some() {
+        row.outcome = if comparison.aspect.is_some() { Outcome::Conflict } else { Outcome::Duplicate };
+        row.reason = None;
+    } else if spellings::has_former_conflict(&others) {
+        comparison.aspect.get_or_insert("bytes");
+    }
+    Ok(Placed { comparison, is_repeated: false })
+}
+
+async fn write_outcome(
+    connection: &mut PgConnection,
+    letter: &Locked,
+    row: &EventRow<'_>,
+    aspect: Option<&str>,
+) -> Result<(), Error> {
+    let written = sqlx::query!(
+        "-- events_redriven
+         UPDATE events SET event_id = $4, event_type = $5, live_mode = $6, order_id = $7, created_at = $8, outcome = $9,
+                           reason = $10, content = $13
+         WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome = $11 AND body_sha256 = $12",
+        row.topic_id,
+        row.partition,
+        row.offset,
+        row.event_id.as_ref(),
+        row.event_type.as_ref(),
+        row.live_mode,
+        row.order_id.as_deref(),
+        row.created_at,
+        row.outcome.as_str(),
+        row.reason,
+        &letter.outcome,
+        row.body_sha256.as_bytes().as_slice(),
+        row.content.as_ref().map(|content| content.as_bytes().as_slice()),
+    )
+    .execute(connection)
+    .await;
+    match written {
+        Ok(written) if written.rows_affected() == 1 => {}
+        Ok(_) => return Err(Error::LostRace("a dead letter's record")),
+        // Another record of the event came in between: next time it is seen.
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
+            return Err(Error::LostRace("the first record of an event"));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if let Some(aspect) = aspect.filter(|_| letter.outcome != Outcome::Conflict.as_str()) {
+        tracing::error!(
+            event.id = row.event_id.as_ref(),
+            order.id = row.order_id.as_deref(),
+            "event {} came with two bodies that contradict each other ({aspect}); this one, {}, was dead as {}",
+            row.event_id,
+            row.body_sha256,
+            letter.event_id,
+        );
+    }
+    Ok(())
+}
+
+pub(super) async fn set_state(
+    connection: &mut PgConnection,
+    place: &Place,
+    letter: &Locked,
+    state: State,
+) -> Result<(), Error> {
+    let written = sqlx::query!(
+        "-- dead_letters_set_state
+         UPDATE dead_letters SET state = $4, attempts = attempts + $5,
+                                 attempted_at = CASE $5 WHEN 0 THEN attempted_at ELSE now() END
+         WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND state = $6",
+        place.topic_id,
+        place.position.partition,
+        place.position.offset,
+        state.as_str(),
+        i32::from(state == State::Redriven),
+        &letter.state,
+    );
+    match written.execute(connection).await?.rows_affected() {
+        1 => Ok(()),
+        _ => Err(Error::LostRace("a dead letter")),
+    }
+}
+
+/// One more try in vain. The relay tells those who read the topic of dead letters.
+async fn keep_dead(connection: &mut PgConnection, place: &Place, dead: &Dead) -> Result<(), Error> {
+    sqlx::query!(
+        "-- dead_letters_keep
+         WITH letter AS (
+             UPDATE dead_letters SET attempts = attempts + 1, attempted_at = now(), reason = $4, detail = $5,
+                                     published_at = NULL, parked_at = NULL, parked_reason = NULL
+             WHERE topic_id = $1 AND partition = $2 AND record_offset = $3
+         )
+         UPDATE events SET reason = $4
+         WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome = 'dead'",
+        place.topic_id,
+        place.position.partition,
+        place.position.offset,
+        dead.reason,
+        &dead.detail,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Adds a line to the history.
+pub(super) async fn note(
+    connection: &mut PgConnection,
+    place: &Place,
+    letter: &Locked,
+    request: &Request,
+    action: &Action<'_>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "-- dead_letter_actions_add
+         INSERT INTO dead_letter_actions (topic_id, partition, record_offset, action, acted_by, why, outcome, reason, detail,
+                                          previous_state, previous_reason, previous_detail)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        place.topic_id,
+        place.position.partition,
+        place.position.offset,
+        action.action,
+        clean(&request.by),
+        clean(&request.why),
+        action.outcome,
+        action.reason,
+        action.detail,
+        &letter.state,
+        &letter.reason,
+        &letter.detail,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Dead letters for people who look, and for whoever walks through them. Bodies are given out only when they are asked for.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use riverlock_schemas::record::Position;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use super::{Place, State};
+use riverlock_ledger::Error;
+
+/// Which letters are meant. What is `None` means all.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Why they are dead.
+    pub reason: Option<String>,
+    /// The topic that their records lie in.
+    pub topic: Option<String>,
+    /// The type of their events.
+    pub event_type: Option<String>,
+    /// The order that they are about.
+    pub order_id: Option<String>,
+    /// They died then or later.
+    pub since: Option<DateTime<Utc>>,
+    /// They died before.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// A letter, without its body.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct LetterView {
+    /// Of an earlier Kafka cluster: `<cluster id>/<topic>`.
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub event_id: String,
+    pub event_type: String,
+    pub order_id: Option<String>,
+    pub live_mode: Option<bool>,
+    pub state: String,
+    /// What the audit says of its record.
+    pub outcome: String,
+    pub reason: String,
+    pub detail: String,
+    pub attempts: i32,
+    pub attempted_at: DateTime<Utc>,
+    pub created_at: DateTime<Utc>,
+    /// When it was published to the topic of dead letters.
+    pub published_at: Option<DateTime<Utc>>,
+    pub body_sha256: String,
+    pub body_bytes: i64,
+}
+
+impl LetterView {
+    /// Where its record lies.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { topic: self.topic.clone(), partition: self.partition, offset: self.offset }
+    }
+}
+
+/// A line of a letter's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ActionView {
+    pub action: String,
+    pub acted_at: DateTime<Utc>,
+    pub acted_by: String,
+    pub why: String,
+    /// The outcome that the record had then.
+    pub outcome: String,
+    pub reason: Option<String>,
+    pub detail: Option<String>,
+    pub previous_state: String,
+    pub previous_reason: String,
+    pub previous_detail: String,
+}
+
+/// A letter's record, byte for byte.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct Body {
+    pub header_names: Vec<String>,
+    pub payload: Vec<u8>,
+}
+
+/// Where a walk through letters has come to.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    started_at: DateTime<Utc>,
+    last: (DateTime<Utc>, i16, i32, i64),
+}
+
+/// Letters of the states that are asked for, the oldest first: from the beginning, or those that follow the letter at `after`.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn list(
+    connection: &mut PgConnection,
+    states: &[State],
+    filter: &Filter,
+    after: Option<&Position>,
+    limit: i64,
+) -> Result<Vec<LetterView>, Error> {
+    let rows = sqlx::query_as!(
+        LetterView,
+        r#"-- dead_letters_list
+           SELECT full_name AS "topic!", partition, record_offset AS "offset", event_id, event_type, order_id, live_mode, state, outcome,
+                  d.reason, detail, attempts, attempted_at, d.created_at, published_at,
+                  encode(body_sha256, 'hex') AS "body_sha256!", octet_length(payload)::bigint AS "body_bytes!"
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+           WHERE state = ANY($1) AND ($2::text IS NULL OR d.reason = $2) AND ($3::text IS NULL OR name = $3 OR full_name = $3)
+             AND ($4::text IS NULL OR event_type = $4) AND ($5::text IS NULL OR order_id = $5)
+             AND ($6::timestamptz IS NULL OR d.created_at >= $6) AND ($7::timestamptz IS NULL OR d.created_at < $7)
+             AND ($8::text IS NULL OR (d.created_at, d.topic_id, d.partition, d.record_offset) >
+                  (SELECT a.created_at, a.topic_id, a.partition, a.record_offset
+                   FROM dead_letters a JOIN topics t USING (topic_id)
+                   WHERE t.name = $8 AND a.partition = $9 AND a.record_offset = $10))
+           ORDER BY d.created_at, topic_id, partition, record_offset LIMIT $11"#,
+        &states.iter().map(|state| state.as_str()).collect::<Vec<_>>() as _,
+        filter.reason,
+        filter.topic,
+        filter.event_type,
+        filter.order_id,
+        filter.since,
+        filter.until,
+        after.map(|after| after.topic.as_str()),
+        after.map(|after| after.partition),
+        after.map(|after| after.offset),
+        limit
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// The letters at a position, or of an event.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn find(
+    connection: &mut PgConnection,
+    position: Option<&Position>,
+    event_id: Option<&str>,
+) -> Result<Vec<(Place, LetterView)>, Error> {
+    let rows = sqlx::query!(
+        r#"-- dead_letters_find
+           SELECT topic_id AS "topic_id!", full_name AS "topic!", partition AS "partition!", record_offset AS "offset!",
+                  event_id, event_type, order_id, live_mode, state, outcome, d.reason, detail, attempts, attempted_at, d.created_at, published_at,
+                  encode(body_sha256, 'hex') AS "body_sha256!", octet_length(payload)::bigint AS "body_bytes!"
+           FROM (
+               SELECT topic_id, $2::integer AS partition, $3::bigint AS record_offset FROM topic_names WHERE full_name = $1
+               -- In two halves, each of which has an index.
+               UNION SELECT topic_id, partition, record_offset FROM events
+                     WHERE event_id = $4 AND outcome IN ('applied', 'ignored', 'dead')
+               UNION SELECT topic_id, partition, record_offset FROM events
+                     WHERE event_id = $4 AND outcome IN ('duplicate', 'conflict')
+           ) place
+           JOIN dead_letters d USING (topic_id, partition, record_offset) JOIN topic_names USING (topic_id)
+           JOIN events e USING (topic_id, partition, record_offset)
+           ORDER BY d.created_at, topic_id, partition, record_offset"#,
+        position.map(|position| position.topic.as_str()),
+        position.map(|position| position.partition),
+        position.map(|position| position.offset),
+        event_id
+    )
+    .fetch_all(connection)
+    .await?;
+    let letters = rows.into_iter().map(|row| {
+        let view = LetterView {
+            topic: row.topic,
+            partition: row.partition,
+            offset: row.offset,
+            event_id: row.event_id,
+            event_type: row.event_type,
+            order_id: row.order_id,
+            live_mode: row.live_mode,
+            state: row.state,
+            outcome: row.outcome,
+            reason: row.reason,
+            detail: row.detail,
+            attempts: row.attempts,
+            attempted_at: row.attempted_at,
+            created_at: row.created_at,
+            published_at: row.published_at,
+            body_sha256: row.body_sha256,
+            body_bytes: row.body_bytes,
+        };
+        (Place { topic_id: row.topic_id, position: view.position() }, view)
+    });
+    Ok(letters.collect())
+}
+
+/// What was done about a letter, the first thing first.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn history(connection: &mut PgConnection, place: &Place) -> Result<Vec<ActionView>, Error> {
+    let rows = sqlx::query_as!(
+        ActionView,
+        "-- dead_letter_actions_of
+         SELECT action, acted_at, acted_by, why, outcome, reason, detail, previous_state, previous_reason, previous_detail
+         FROM dead_letter_actions WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 ORDER BY action_id",
+        place.topic_id,
+        place.position.partition,
+        place.position.offset
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// A letter's record.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn body(connection: &mut PgConnection, place: &Place) -> Result<Option<Body>, Error> {
+    let row = sqlx::query_as!(
+        Body,
+        "-- dead_letters_body
+         SELECT header_names, payload FROM dead_letters WHERE topic_id = $1 AND partition = $2 AND record_offset = $3",
+        place.topic_id,
+        place.position.partition,
+        place.position.offset
+    );
+    Ok(row.fetch_optional(connection).await?)
+}
+
+/// Begins a walk through the open letters, at those whose last try is the longest ago. What is tried from now on is not met
+/// again, so that a letter that stays dead is tried once in a walk; a walk that was cut short and begins again comes to what
+/// it did not reach first.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn started(connection: &mut PgConnection) -> Result<Cursor, Error> {
+    // The database's clock, because it is the one that `attempted_at` is of.
+    let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(connection).await?;
+    Ok(Cursor { started_at: now, last: (DateTime::UNIX_EPOCH, 0, 0, -1) })
+}
+
+/// The next letters of a walk; none means that it is at its end.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn next_page(
+    connection: &mut PgConnection,
+    cursor: &mut Cursor,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<Place>, Error> {
+    let (attempted_at, topic_id, partition, offset) = cursor.last;
+    let rows = sqlx::query!(
+        r#"-- dead_letters_walk
+           SELECT topic_id, full_name AS "topic!", partition, record_offset AS "offset", attempted_at
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+           WHERE state = 'open' AND attempted_at < $1
+             AND (attempted_at, d.topic_id, d.partition, d.record_offset) > ($2, $3, $4, $5)
+             AND ($6::text IS NULL OR d.reason = $6) AND ($7::text IS NULL OR name = $7 OR full_name = $7)
+             AND ($8::text IS NULL OR event_type = $8) AND ($9::text IS NULL OR order_id = $9)
+             AND ($10::timestamptz IS NULL OR d.created_at >= $10) AND ($11::timestamptz IS NULL OR d.created_at < $11)
+           ORDER BY attempted_at, d.topic_id, d.partition, d.record_offset LIMIT $12"#,
+        cursor.started_at,
+        attempted_at,
+        topic_id,
+        partition,
+        offset,
+        filter.reason,
+        filter.topic,
+        filter.event_type,
+        filter.order_id,
+        filter.since,
+        filter.until,
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    if let Some(row) = rows.last() {
+        cursor.last = (row.attempted_at, row.topic_id, row.partition, row.offset);
+    }
+    let places = rows.into_iter().map(|row| Place {
+        topic_id: row.topic_id,
+        position: Position { topic: row.topic, partition: row.partition, offset: row.offset },
+    });
+    Ok(places.collect())
+}
+
+/// How many open letters a filter means.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<u64, Error> {
+    let count = sqlx::query_scalar!(
+        r#"-- dead_letters_count
+           SELECT count(*) AS "count!"
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+           WHERE state = 'open' AND ($1::text IS NULL OR d.reason = $1) AND ($2::text IS NULL OR name = $2 OR full_name = $2)
+             AND ($3::text IS NULL OR event_type = $3) AND ($4::text IS NULL OR order_id = $4)
+             AND ($5::timestamptz IS NULL OR d.created_at >= $5) AND ($6::timestamptz IS NULL OR d.created_at < $6)"#,
+        filter.reason,
+        filter.topic,
+        filter.event_type,
+        filter.order_id,
+        filter.since,
+        filter.until
+    );
+    Ok(u64::try_from(count.fetch_one(connection).await?).unwrap_or_default())
+}
+
+/// Letters by state, the age of the oldest open one by the database's clock, and how many conflicts there are.
+pub(super) struct Counts {
+    pub(super) by_state: BTreeMap<String, i64>,
+    pub(super) oldest_open_seconds: Option<f64>,
+    pub(super) conflicts: i64,
+}
+
+pub(super) async fn counts(connection: &mut PgConnection) -> Result<Counts, Error> {
+    let states = sqlx::query!(
+        r#"-- dead_letters_by_state
+           SELECT state, count(*) AS "count!",
+                  extract(epoch FROM now() - min(created_at))::double precision AS "oldest_seconds!"
+           FROM dead_letters GROUP BY state"#
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let conflicts = sqlx::query_scalar!(
+        r#"-- events_conflicts_count
+           SELECT count(*) AS "count!" FROM events WHERE outcome = 'conflict'"#
+    );
+    let conflicts = conflicts.fetch_one(connection).await?;
+    let open = states.iter().find(|row| row.state == State::Open.as_str());
+    let oldest_open_seconds = open.map(|row| row.oldest_seconds);
+    Ok(Counts {
+        by_state: states.into_iter().map(|row| (row.state, row.count)).collect(),
+        oldest_open_seconds,
+        conflicts,
+    })
+}

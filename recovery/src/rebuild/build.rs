@@ -1,0 +1,266 @@
+//! Reads the topics and applies what they hold to the tables that are built.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+
+use futures::future::try_join_all;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use riverlock_runtime::{Clock, kafka::REQUEST_TIMEOUT};
+use sqlx::PgConnection;
+use tokio::sync::mpsc;
+
+use super::{Offsets, Rebuild, RebuildError, shadow};
+use riverlock_ledger::{
+    Dead, Error, Projection, Record, batch,
+    error::Disposition,
+    reading::ranges::{OffsetRange, RangeReader, ask_patiently},
+};
+
+/// Partitions that are read at the same time, each into a connection of its own.
+const LANES: usize = 2;
+/// Most records in one transaction.
+const BATCH_RECORDS_MAX: usize = 5_000;
+/// Most bytes in one transaction, about.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How often a transaction is tried that fails for reasons that may pass.
+const ATTEMPTS_MAX: u32 = 20;
+/// Longest wait before a transaction is tried again.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// What the readers are called in Kafka's logs.
+const GROUP: &str = "rebuild";
+
+impl Rebuild {
+    /// Where the live consumers stand. If none of them ever read anything, because the database is new: where the topics end.
+    ///
+    /// # Errors
+    /// When PostgreSQL or Kafka does not answer.
+    pub async fn target(&self) -> Result<Offsets, RebuildError> {
+        let mut live = shadow::connect(&self.live).await?;
+        self.target_of(&mut live).await
+    }
+
+    pub(super) async fn target_of(&self, live: &mut PgConnection) -> Result<Offsets, RebuildError> {
+        let mut target = offsets(live).await?;
+        target.retain(|(name, ..), _| self.consumers.iter().any(|(consumer, _)| consumer == name));
+        if !target.is_empty() {
+            return Ok(target);
+        }
+        let names = Self::topic_names(live).await?;
+        for (consumer, topics) in &self.consumers {
+            let ids: Vec<i16> = names.iter().filter(|(_, name)| topics.contains(name)).map(|(id, _)| *id).collect();
+            for (topic_id, partition, high) in self.ends(&names, ids).await? {
+                target.insert(((*consumer).to_owned(), topic_id, partition), high);
+            }
+        }
+        Ok(target)
+    }
+
+    /// Where topics end.
+    async fn ends(&self, names: &BTreeMap<i16, String>, ids: Vec<i16>) -> Result<Vec<(i16, i32, i64)>, RebuildError> {
+        let (kafka, names) = (self.kafka.clone(), names.clone());
+        blocking(move || {
+            let consumer: BaseConsumer = kafka.client().create()?;
+            let mut ends = Vec::new();
+            for id in ids {
+                for partition in 0..kafka.partitions {
+                    let ask = || consumer.fetch_watermarks(&names[&id], partition, REQUEST_TIMEOUT);
+                    let (_, high) = ask_patiently(ask)?;
+                    ends.push((id, partition, high));
+                }
+            }
+            Ok(ends)
+        })
+        .await
+    }
+
+    /// How many records lie between the tables that are built and the target.
+    ///
+    /// # Errors
+    /// When PostgreSQL does not answer.
+    pub async fn left(&self, target: &Offsets) -> Result<u64, RebuildError> {
+        let mut shadow = shadow::connect(&self.shadow).await?;
+        let reached = offsets(&mut shadow).await?;
+        let left = |(key, end): (&_, &i64)| end - reached.get(key).copied().unwrap_or_default();
+        Ok(target.iter().map(left).map(|records| u64::try_from(records).unwrap_or_default()).sum())
+    }
+
+    /// Reads up to the target, and not a record further, and applies everything. `progress` is told how many records were
+    /// stored. What was stored before is not read again.
+    ///
+    /// # Errors
+    /// When Kafka does not have the records (any more), or PostgreSQL does not take them. What was stored stays.
+    pub async fn catch_up<P: Projection>(
+        &self,
+        projection: &P,
+        target: &Offsets,
+        clock: &dyn Clock,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RebuildError> {
+        let mut connection = shadow::connect(&self.shadow).await?;
+        let names = Self::topic_names(&mut connection).await?;
+        let reached = offsets(&mut connection).await?;
+        let mut ranges = Vec::new();
+        for ((_, topic_id, partition), end) in target.iter().filter(|((name, ..), _)| name == projection.name()) {
+            let key = (projection.name().to_owned(), *topic_id, *partition);
+            let topic = names.get(topic_id).cloned().ok_or_else(|| Error::Inconsistent {
+                table: "topics",
+                id: topic_id.to_string(),
+                reason: "offsets name it, and it is not there".to_owned(),
+            })?;
+            let start = reached.get(&key).copied().unwrap_or_default();
+            ranges.push(OffsetRange { topic, partition: *partition, start, end: *end });
+        }
+        ranges.retain(|range| range.start < range.end);
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let kafka = self.kafka.clone();
+        let ranges = blocking(move || check(&kafka, ranges)).await?;
+        let topics: Arc<BTreeMap<String, i16>> = Arc::new(names.into_iter().map(|(id, name)| (name, id)).collect());
+        let mut lanes = vec![Vec::new(); LANES];
+        for range in ranges {
+            // An order's records of all topics have one partition number, so its row is never fought for.
+            lanes[usize::try_from(range.partition).unwrap_or_default() % LANES].push(range);
+        }
+        let lanes = lanes.into_iter().map(|ranges| self.lane(projection, ranges, &topics, clock, progress));
+        try_join_all(lanes).await?;
+        Ok(())
+    }
+
+    async fn lane<P: Projection>(
+        &self,
+        projection: &P,
+        mut ranges: Vec<OffsetRange>,
+        topics: &Arc<BTreeMap<String, i16>>,
+        clock: &dyn Clock,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), RebuildError> {
+        ranges.sort_by(|a, b| (a.partition, &a.topic).cmp(&(b.partition, &b.topic)));
+        let (sender, mut batches) = mpsc::channel(1);
+        let (kafka, topics) = (self.kafka.clone(), Arc::clone(topics));
+        let reader = tokio::task::spawn_blocking(move || read(&kafka, ranges, &topics, &sender));
+        let mut writer = Writer { rebuild: self, projection, clock, connection: None };
+        while let Some(records) = batches.recv().await {
+            writer.store(&records).await?;
+            progress(records.len() as u64);
+        }
+        reader.await.unwrap_or(Err(RebuildError::Panicked))
+    }
+}
+
+/// Where all consumers stand.
+pub(super) async fn offsets(connection: &mut PgConnection) -> Result<Offsets, Error> {
+    let rows = sqlx::query!(
+        "-- consumer_offsets_all
+         SELECT consumer, topic_id, partition, next_offset FROM consumer_offsets"
+    );
+    let rows = rows.fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|row| ((row.consumer, row.topic_id, row.partition), row.next_offset)).collect())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RebuildError> + Send + 'static,
+) -> Result<T, RebuildError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(RebuildError::Panicked))
+}
+
+/// Makes sure that Kafka has every record of the ranges.
+fn check(
+    kafka: &riverlock_runtime::kafka::KafkaConfig,
+    ranges: Vec<OffsetRange>,
+) -> Result<Vec<OffsetRange>, RebuildError> {
+    let consumer: BaseConsumer = kafka.client().create()?;
+    for OffsetRange { topic, partition, start, end } in &ranges {
+        let (low, high) = ask_patiently(|| consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT))?;
+        if low > *start {
+            return Err(RebuildError::Expired { topic: topic.clone(), partition: *partition, low });
+        }
+        if high < *end {
+            return Err(RebuildError::Lost { topic: topic.clone(), partition: *partition, high, end: *end });
+        }
+    }
+    Ok(ranges)
+}
+
+/// Reads on a thread of its own, and hands batches over until nobody takes them any more.
+fn read(
+    kafka: &riverlock_runtime::kafka::KafkaConfig,
+    ranges: Vec<OffsetRange>,
+    topics: &BTreeMap<String, i16>,
+    sender: &mpsc::Sender<Vec<Record>>,
+) -> Result<(), RebuildError> {
+    let names: BTreeMap<&str, Arc<str>> = topics.keys().map(|name| (name.as_str(), Arc::from(name.as_str()))).collect();
+    let mut reader = RangeReader::open(kafka, GROUP, ranges)?;
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while let Some(message) = reader.read()? {
+        let topic = rdkafka::Message::topic(&message);
+        let record = Record::copy(&message, topics[topic], Arc::clone(&names[topic]));
+        bytes += record.bytes();
+        batch.push(record);
+        if batch.len() >= BATCH_RECORDS_MAX || bytes >= BATCH_BYTES_MAX {
+            bytes = 0;
+            if sender.blocking_send(std::mem::take(&mut batch)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    if !batch.is_empty() {
+        // Nobody takes it when the other side failed, and that is told there.
+        let _ = sender.blocking_send(batch);
+    }
+    Ok(())
+}
+
+/// Applies batches on a connection of its own.
+struct Writer<'a, P> {
+    rebuild: &'a Rebuild,
+    projection: &'a P,
+    clock: &'a dyn Clock,
+    connection: Option<PgConnection>,
+}
+
+impl<P: Projection> Writer<'_, P> {
+    /// Stores a batch; a record that the database refuses becomes a dead letter, as it does in a consumer.
+    async fn store(&mut self, records: &[Record]) -> Result<(), Error> {
+        let mut parts: Vec<Range<usize>> = Vec::with_capacity(16);
+        parts.push(0..records.len());
+        while let Some(part) = parts.pop() {
+            let Err(error) = self.attempt(&records[part.clone()], None).await else { continue };
+            if error.disposition() != Disposition::Isolate {
+                return Err(error);
+            }
+            if part.len() > 1 {
+                let middle = part.start + part.len() / 2;
+                parts.extend([middle..part.end, part.start..middle]);
+                continue;
+            }
+            self.attempt(&records[part], Some(&error.dead())).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs one transaction, again if what failed may pass.
+    async fn attempt(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
+        let mut wait = Duration::from_millis(20);
+        for attempt in 1.. {
+            let Err(error) = self.apply(records, refused).await else { break };
+            if error.disposition() == Disposition::Isolate || attempt == ATTEMPTS_MAX {
+                return Err(error);
+            }
+            if !error.leaves_connection_usable() {
+                self.connection = None;
+            }
+            tracing::debug!(%error, "a batch of the rebuild runs again: {error}");
+            tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+            wait = (wait * 2).min(RETRY_WAIT_MAX);
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => self.connection.insert(shadow::connect_to_build(&self.rebuild.shadow).await?),
+        };
+        batch::apply(connection, self.projection, records, refused, self.clock.now()).await.map(drop)
+    }
+}

@@ -1,0 +1,193 @@
+//! The schema that is built in.
+
+use std::collections::BTreeMap;
+
+use riverlock_runtime::kafka::KafkaConfig;
+use sqlx::{Connection as _, PgConnection};
+
+use super::{Plan, Rebuild, RebuildError, store, tables};
+use riverlock_ledger::{
+    PostgresConfig,
+    postgres::{self, Lock, cluster},
+    store as ledger,
+};
+
+/// What rebuilding sessions are called in PostgreSQL, so that they are not taken for services.
+const APPLICATION: &str = "riverlock rebuild";
+/// What the comment of a schema begins with that is being built.
+const BUILDING: &str = "riverlock builds here: ";
+/// What the comment of a schema begins with that was live before.
+pub(super) const KEPT: &str = "riverlock kept this: ";
+
+impl Rebuild {
+    /// Makes the schema, or finds what was begun, and makes sure that nobody else builds.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, the live tables are not as this version knows them, or what was begun cannot be continued.
+    pub async fn open(kafka: &KafkaConfig, postgres: &PostgresConfig, plan: Plan) -> Result<Self, RebuildError> {
+        if !postgres::is_schema_name(&plan.schema) {
+            return Err(RebuildError::Schema(format!("`{}` is no name for a schema", plan.schema)));
+        }
+        let mut guard = connect(postgres).await?;
+        let live_schema = store::current_schema(&mut guard)
+            .await?
+            .ok_or_else(|| RebuildError::Schema("the role's search_path names no schema that exists".to_owned()))?;
+        if live_schema == plan.schema || !postgres::is_schema_name(&live_schema) {
+            return Err(RebuildError::Schema(format!("the live tables are in schema {live_schema}; build in another")));
+        }
+        if !postgres::try_lock(&mut guard, Lock::Rebuild).await? {
+            return Err(RebuildError::Busy);
+        }
+        let missing = postgres::migrations_missing(&mut guard).await?;
+        if missing > 0 {
+            return Err(RebuildError::NotMigrated(missing));
+        }
+        cluster::ensure_current(kafka, &mut guard).await?;
+        let names: Vec<&str> = plan.consumers.iter().map(|(name, _)| *name).collect();
+        if let Some(cluster) = store::earlier_cluster(&mut guard, &names).await? {
+            return Err(RebuildError::EarlierCluster(cluster));
+        }
+        let this = Self {
+            kafka: kafka.clone(),
+            live: postgres.in_schema(&live_schema),
+            shadow: postgres.in_schema(&plan.schema),
+            live_schema,
+            shadow_schema: plan.schema.clone(),
+            consumers: plan.consumers.clone(),
+            guard,
+        };
+        this.prepare(&plan).await?;
+        Ok(this)
+    }
+
+    /// The schema of the live tables.
+    #[must_use]
+    pub fn live_schema(&self) -> &str {
+        &self.live_schema
+    }
+
+    async fn prepare(&self, plan: &Plan) -> Result<(), RebuildError> {
+        let mut live = connect(&self.live).await?;
+        let schema = &self.shadow_schema;
+        let mut comment = store::schema_comment(&mut live, schema).await?;
+        let (building, ours) = building(&self.live_schema, &plan.fingerprint);
+        if let Some(Some(comment)) = &comment
+            && comment.starts_with(&format!("{BUILDING}for "))
+            && !comment.starts_with(&ours)
+        {
+            return Err(RebuildError::Schema(format!(
+                "schema {schema} is being built for other tables than those of {}; name another with --schema",
+                self.live_schema
+            )));
+        }
+        if plan.fresh && comment.as_ref().is_some_and(|comment| begins(comment.as_ref(), BUILDING)) {
+            store::run(&mut live, format!("-- schema_drop\nDROP SCHEMA {schema} CASCADE")).await?;
+            comment = None;
+        }
+        match comment {
+            None => {
+                let mut transaction = live.begin().await?;
+                store::run(&mut transaction, format!("-- schema_create\nCREATE SCHEMA {schema}")).await?;
+                // Made of a hash and names of modes; a quote in it would only be a broken statement.
+                let comment =
+                    format!("-- schema_comment\nCOMMENT ON SCHEMA {schema} IS '{}'", building.replace('\'', ""));
+                store::run(&mut transaction, comment).await?;
+                transaction.commit().await?;
+            }
+            Some(Some(comment)) if comment == building || comment.starts_with(KEPT) => {}
+            Some(comment) if begins(comment.as_ref(), BUILDING) => return Err(RebuildError::Mixed(schema.clone())),
+            Some(_) => return Err(RebuildError::Schema(format!("schema {schema} is not riverlock's; name another"))),
+        }
+        let mut shadow = connect(&self.shadow).await?;
+        postgres::migrate(&mut shadow)
+            .await
+            .map_err(|source| RebuildError::Migrate { schema: schema.clone(), source })?;
+        for schema in [&self.live_schema, schema] {
+            let existing: Vec<String> =
+                store::tables(&mut live, schema).await?.into_iter().map(|(name, _)| name).collect();
+            let names = tables::unknown(&existing);
+            if !names.is_empty() {
+                return Err(RebuildError::Tables { schema: schema.clone(), names });
+            }
+        }
+        if super::build::offsets(&mut shadow).await?.is_empty() {
+            self.set_logged(&mut shadow, false).await?;
+        }
+        self.copy_topics(&mut live).await
+    }
+
+    /// What is built costs no write-ahead log. All tables or none: after a crash of PostgreSQL unlogged tables are empty, and
+    /// then the offsets have to be gone as well, so that the build begins again.
+    pub(super) async fn set_logged(&self, connection: &mut PgConnection, logged: bool) -> Result<(), RebuildError> {
+        let mut existing = store::tables(connection, &self.shadow_schema).await?;
+        existing.retain(|(name, is_unlogged)| name != tables::MIGRATIONS && *is_unlogged == logged);
+        // A logged table may not refer to an unlogged one.
+        if !logged {
+            existing.reverse();
+        }
+        let word = if logged { "LOGGED" } else { "UNLOGGED" };
+        let mut transaction = connection.begin().await?;
+        for (name, _) in existing {
+            let statement = format!("-- table_set_logged\nALTER TABLE {}.{name} SET {word}", self.shadow_schema);
+            store::run(&mut transaction, statement).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Gives every topic the same number in both schemas.
+    pub(super) async fn copy_topics(&self, live: &mut PgConnection) -> Result<(), RebuildError> {
+        let names: Vec<String> = self.consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
+        ledger::topic_ids(live, &names).await?;
+        let (from, to) = (&self.live_schema, &self.shadow_schema);
+        let mut transaction = live.begin().await?;
+        for copy in [
+            format!("-- clusters_forget\nDELETE FROM {to}.kafka_clusters"),
+            format!("-- clusters_copy\nINSERT INTO {to}.kafka_clusters SELECT * FROM {from}.kafka_clusters"),
+            format!(
+                "-- topics_copy
+                 INSERT INTO {to}.topics (topic_id, cluster_id, name) OVERRIDING SYSTEM VALUE
+                 SELECT topic_id, cluster_id, name FROM {from}.topics
+                 ON CONFLICT (topic_id) DO UPDATE SET cluster_id = EXCLUDED.cluster_id"
+            ),
+        ] {
+            store::run(&mut transaction, copy).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// The names of topics, by number.
+    pub(super) async fn topic_names(connection: &mut PgConnection) -> Result<BTreeMap<i16, String>, RebuildError> {
+        let rows = sqlx::query!("-- topics_all\nSELECT topic_id, name FROM topics").fetch_all(connection).await?;
+        Ok(rows.into_iter().map(|row| (row.topic_id, row.name)).collect())
+    }
+}
+
+/// The comment of a schema that is built in for the tables of `live`, and what all comments of such schemas begin with.
+/// Installations in one database must not go on with each other's work, and not drop it.
+fn building(live: &str, fingerprint: &str) -> (String, String) {
+    let ours = format!("{BUILDING}for {live}: ");
+    (format!("{ours}{fingerprint}"), ours)
+}
+
+fn begins(comment: Option<&String>, with: &str) -> bool {
+    comment.is_some_and(|comment| comment.starts_with(with))
+}
+
+/// A session that may take its time.
+pub(super) async fn connect(postgres: &PostgresConfig) -> Result<PgConnection, sqlx::Error> {
+    let patient = |options: sqlx::postgres::PgConnectOptions| {
+        options
+            .application_name(APPLICATION)
+            .options([("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")])
+    };
+    postgres.connect_with(patient).await
+}
+
+/// A session that builds. What it commits may be lost when PostgreSQL crashes, but never in parts: offsets go with the rows.
+pub(super) async fn connect_to_build(postgres: &PostgresConfig) -> Result<PgConnection, sqlx::Error> {
+    postgres
+        .connect_with(|options| options.application_name(APPLICATION).options([("synchronous_commit", "off")]))
+        .await
+}

@@ -1,0 +1,315 @@
+//! Puts the rebuilt tables in the live ones' place.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use riverlock_runtime::kafka::REQUEST_TIMEOUT;
+use sqlx::{Acquire as _, PgConnection};
+
+use super::{
+    Rebuild, RebuildError, shadow, store,
+    tables::{self, Class, Numbered, Table},
+};
+use riverlock_ledger::{
+    Error,
+    postgres::{self, Lock},
+};
+
+/// How long a session of a service that ended may take to go away.
+const SESSIONS_WAIT: Duration = Duration::from_secs(5);
+/// How much longer than its session timeout a consumer that was killed may count as a member of its group.
+const MEMBERS_WAIT: Duration = Duration::from_secs(15);
+/// How often it is looked whether everything has ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the swap waits for a lock. Longer means that somebody works with the live tables.
+const LOCK_TIMEOUT: &str = "10s";
+
+/// Who swaps, and why; kept with the tables.
+#[derive(Clone, Debug)]
+pub struct Reason {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Where the former tables are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Their schema.
+    pub schema: String,
+    /// Messages that only the rebuilt tables called for; they are published when the relay is back.
+    pub messages: u64,
+}
+
+impl Rebuild {
+    /// Makes sure that no service works with the live tables, and that no relay begins to.
+    ///
+    /// # Errors
+    /// When one does, or Kafka or PostgreSQL cannot be asked.
+    pub async fn ensure_stopped(&mut self) -> Result<(), RebuildError> {
+        let started = Instant::now();
+        loop {
+            let sessions = postgres::other_sessions(&mut self.guard).await?;
+            if !sessions.is_empty() && started.elapsed() > SESSIONS_WAIT {
+                return Err(RebuildError::Running(format!(
+                    "they have sessions in PostgreSQL: {}",
+                    sessions.join(", ")
+                )));
+            }
+            let members = self.members().await?;
+            if members > 0 && started.elapsed() > self.kafka.session_timeout + MEMBERS_WAIT {
+                return Err(RebuildError::Running(format!("Kafka knows {members} members of the consumers' groups")));
+            }
+            if sessions.is_empty() && members == 0 {
+                break;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        for lock in [Lock::Messages, Lock::DeadLetters] {
+            if !postgres::try_lock(&mut self.guard, lock).await? {
+                return Err(RebuildError::Running("a relay publishes from the live tables".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many consumers Kafka knows, alive or not missed yet.
+    async fn members(&self) -> Result<usize, RebuildError> {
+        let kafka = self.kafka.clone();
+        let groups: Vec<String> = self.consumers.iter().map(|(name, _)| kafka.group(name)).collect();
+        let count = move || {
+            let consumer: BaseConsumer = kafka.client().create()?;
+            let mut members = 0;
+            for group in groups {
+                let list = consumer.fetch_group_list(Some(&group), REQUEST_TIMEOUT)?;
+                members += list.groups().iter().map(|group| group.members().len()).sum::<usize>();
+            }
+            Ok(members)
+        };
+        tokio::task::spawn_blocking(count).await.unwrap_or(Err(RebuildError::Panicked))
+    }
+
+    /// Makes the rebuilt tables durable, and tells PostgreSQL what is in them. Takes long, and disturbs nobody.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses.
+    pub async fn finish(&self) -> Result<(), RebuildError> {
+        let mut connection = shadow::connect(&self.shadow).await?;
+        self.set_logged(&mut connection, true).await?;
+        for table in tables::known(&mut connection, &self.shadow_schema).await? {
+            store::run(&mut connection, format!("-- table_analyze\nANALYZE {}", table.name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Swaps, in one transaction that either happens or does not. `None` when the live consumers have moved on: catch up and
+    /// try again.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses, or somebody holds the live tables.
+    pub async fn swap(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<Kept>, RebuildError> {
+        let (live, rebuilt) = (self.live_schema.clone(), self.shadow_schema.clone());
+        let kept = format!("riverlock_before_{}", now.format("%Y%m%d_%H%M%S"));
+        let mut transaction = self.guard.begin().await?;
+        let locked = tables::known(&mut transaction, &live).await?;
+        let locked: Vec<String> = locked.iter().map(|table| format!("{live}.{}", table.name)).collect();
+        store::run(&mut transaction, format!("-- swap_lock_timeout\nSET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+            .await?;
+        let lock = format!("-- swap_lock\nLOCK TABLE {} IN ACCESS EXCLUSIVE MODE", locked.join(", "));
+        store::run(&mut transaction, lock).await?;
+        if !stands_where(&mut transaction, &live, &rebuilt, &self.consumers).await? {
+            return Ok(None);
+        }
+        let messages = merge(&mut transaction, &live, &rebuilt).await?;
+        settle_letters(&mut transaction, &rebuilt, reason, now).await?;
+        for statement in store::grants(&mut transaction, &live, &rebuilt).await? {
+            store::run(&mut transaction, statement).await?;
+        }
+        let comment = store::schema_comment(&mut transaction, &live).await?.flatten();
+        for statement in [
+            format!("-- swap_keep\nALTER SCHEMA {live} RENAME TO {kept}"),
+            format!("-- swap_keep_comment\nCOMMENT ON SCHEMA {kept} IS '{}live until {now}'", shadow::KEPT),
+            format!("-- swap_rename\nALTER SCHEMA {rebuilt} RENAME TO {live}"),
+            format!("-- swap_comment\nCOMMENT ON SCHEMA {live} IS {}", literal(comment.as_deref())),
+        ] {
+            store::run(&mut transaction, statement).await?;
+        }
+        sqlx::query!(
+            "-- rebuilds_add
+             INSERT INTO rebuilds (swapped_at, swapped_by, reason, kept_schema) VALUES ($1, $2, $3, $4)",
+            now,
+            reason.by,
+            reason.why,
+            kept
+        )
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(Some(Kept { schema: kept, messages }))
+    }
+}
+
+/// Whether the consumers stand at the same offsets in both schemas.
+async fn stands_where(
+    connection: &mut PgConnection,
+    live: &str,
+    rebuilt: &str,
+    consumers: &[(&'static str, Vec<String>)],
+) -> Result<bool, Error> {
+    let names: Vec<&str> = consumers.iter().map(|(name, _)| *name).collect();
+    let statement = format!(
+        "-- swap_offsets
+         SELECT count(*) FROM {live}.consumer_offsets l
+         LEFT JOIN {rebuilt}.consumer_offsets r USING (consumer, topic_id, partition)
+         WHERE consumer = ANY($1) AND l.next_offset IS DISTINCT FROM r.next_offset"
+    );
+    let differing: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).bind(names).fetch_one(connection).await?;
+    Ok(differing == 0)
+}
+
+/// Brings into the rebuilt tables what must not be computed again. Returns how many messages only they called for.
+async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Result<u64, Error> {
+    let tables = tables::known(connection, rebuilt).await?;
+    for table in &tables {
+        if let Class::LiveWins { key, .. } = table.class {
+            let only = format!(
+                "-- swap_only_rebuilt
+                 CREATE TEMPORARY TABLE swap_{name} ON COMMIT DROP AS SELECT r.* FROM {rebuilt}.{name} r
+                 WHERE NOT EXISTS (SELECT 1 FROM {live}.{name} l WHERE {same})",
+                name = table.name,
+                same = equal(key, "l", "r"),
+            );
+            store::run(connection, only).await?;
+        }
+    }
+    let replaced =
+        tables.iter().filter(|table| matches!(table.class, Class::LiveWins { .. } | Class::Carried | Class::Reset));
+    let replaced: Vec<String> = replaced.map(|table| format!("{rebuilt}.{}", table.name)).collect();
+    store::run(connection, format!("-- swap_empty\nTRUNCATE {}", replaced.join(", "))).await?;
+    let mut messages = 0;
+    for table in &tables {
+        let columns = store::columns(connection, rebuilt, table.name).await?.join(", ");
+        let copy = format!(
+            "-- swap_carry
+             INSERT INTO {rebuilt}.{name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {live}.{name}",
+            name = table.name
+        );
+        match table.class {
+            Class::Reset => {}
+            Class::Derived => keep_history(connection, table, live, rebuilt).await?,
+            Class::RebuiltWins { key } => {
+                store::run(connection, format!("{copy} ON CONFLICT ({}) DO NOTHING", key.join(", "))).await?;
+            }
+            Class::Carried => {
+                store::run(connection, copy).await?;
+                number_on(connection, table, rebuilt).await?;
+            }
+            Class::LiveWins { numbered, .. } => {
+                store::run(connection, copy).await?;
+                number_on(connection, table, rebuilt).await?;
+                let added = add_only_rebuilt(connection, table, numbered, rebuilt).await?;
+                messages += if table.name == "outbox" { added } else { 0 };
+            }
+        }
+    }
+    Ok(messages)
+}
+
+/// Adds what only the rebuild has, with numbers after all that were given; numbered rows wait for what is done with them.
+async fn add_only_rebuilt(
+    connection: &mut PgConnection,
+    table: &Table,
+    numbered: Option<Numbered>,
+    rebuilt: &str,
+) -> Result<u64, Error> {
+    let mut columns = store::columns(connection, rebuilt, table.name).await?;
+    columns.retain(|column| numbered.is_none_or(|numbered| numbered.column != column));
+    let (name, columns) = (table.name, columns.join(", "));
+    let add = format!("INSERT INTO {rebuilt}.{name} ({columns}) SELECT {columns} FROM swap_{name}");
+    let add = match numbered {
+        None => format!("-- swap_add\n{add}"),
+        Some(Numbered { column, queue }) => format!(
+            "-- swap_add
+             WITH added AS ({add} ORDER BY {column} RETURNING {column})
+             INSERT INTO {rebuilt}.{queue} ({column}) SELECT {column} FROM added"
+        ),
+    };
+    store::run(connection, add).await
+}
+
+/// Makes the columns that number rows by themselves go on after the rows that were carried over.
+async fn number_on(connection: &mut PgConnection, table: &Table, schema: &str) -> Result<(), Error> {
+    for column in store::identities(connection, schema, table.name).await? {
+        let name = format!("{schema}.{}", table.name);
+        let next = format!(
+            "-- swap_number
+             SELECT setval(pg_get_serial_sequence('{name}', '{column}'), max({column})) FROM {name} HAVING max({column}) > 0"
+        );
+        store::run(connection, next).await?;
+    }
+    Ok(())
+}
+
+/// A row that came out as it was keeps its version and its times; one that did not gets the next version. So a version that
+/// somebody has seen never comes again with other content.
+async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, rebuilt: &str) -> Result<(), Error> {
+    let Some(compared) = table.compared.filter(|_| table.name == "orders") else { return Ok(()) };
+    let same = format!("{} = {}", compared.row("l"), compared.row("r"));
+    let statement = format!(
+        "-- swap_history
+         UPDATE {rebuilt}.orders r
+         SET first_seen_at = least(l.first_seen_at, r.first_seen_at),
+             version = CASE WHEN {same} THEN l.version ELSE greatest(l.version + 1, r.version) END,
+             changed_at = CASE WHEN {same} THEN l.changed_at ELSE r.changed_at END
+         FROM {live}.orders l WHERE {joined}",
+        joined = equal(compared.key, "l", "r"),
+    );
+    store::run(connection, statement).await?;
+    Ok(())
+}
+
+/// A letter says what the rebuilt audit says of its record: one whose record has an outcome after all waits no longer, and one
+/// whose record is dead again waits again.
+async fn settle_letters(
+    connection: &mut PgConnection,
+    rebuilt: &str,
+    reason: &Reason,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    // Letters have had a state since a later migration than the first.
+    if !store::columns(connection, rebuilt, "dead_letters").await?.iter().any(|column| column == "state") {
+        return Ok(());
+    }
+    let statement = format!(
+        "-- swap_letters
+         WITH settled AS (
+             SELECT d.topic_id, d.partition, d.record_offset, d.state, d.reason, d.detail, e.outcome, e.reason AS new_reason
+             FROM {rebuilt}.dead_letters d JOIN {rebuilt}.events e USING (topic_id, partition, record_offset)
+             WHERE (d.state = 'open' AND e.outcome <> 'dead') OR (d.state = 'redriven' AND e.outcome = 'dead')
+         ), noted AS (
+             INSERT INTO {rebuilt}.dead_letter_actions
+                 (topic_id, partition, record_offset, action, acted_at, acted_by, why, outcome, reason, previous_state,
+                  previous_reason, previous_detail)
+             SELECT topic_id, partition, record_offset, 'redrive', $1, $2, $3, outcome, new_reason, state, reason, detail
+             FROM settled
+         )
+         UPDATE {rebuilt}.dead_letters d SET state = CASE WHEN s.outcome = 'dead' THEN 'open' ELSE 'redriven' END
+         FROM settled s
+         WHERE (d.topic_id, d.partition, d.record_offset) = (s.topic_id, s.partition, s.record_offset)"
+    );
+    let why = format!("rebuild: {}", reason.why);
+    sqlx::query(sqlx::AssertSqlSafe(statement)).bind(now).bind(&reason.by).bind(why).execute(connection).await?;
+    Ok(())
+}
+
+fn equal(key: &[&str], left: &str, right: &str) -> String {
+    let same: Vec<String> = key.iter().map(|column| format!("{left}.{column} = {right}.{column}")).collect();
+    same.join(" AND ")
+}
+
+/// A text as SQL writes it.
+fn literal(text: Option<&str>) -> String {
+    text.map_or_else(|| "NULL".to_owned(), |text| format!("'{}'", text.replace('\'', "''")))
+}

@@ -1,0 +1,270 @@
+//! Does a plan, exactly.
+
+use std::{ops::Range, time::Duration};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use riverlock_runtime::kafka::REQUEST_TIMEOUT;
+use riverlock_schemas::{hash::Sha256Hash, time::to_micros, topics::is_of_earlier_cluster};
+use serde::Serialize;
+use sqlx::{Connection as _, PgConnection};
+
+use super::{
+    Observer, Replay, ReplayError,
+    chunk::{self, Folded},
+    pace::Pace,
+    reading::{Chunk, Reading},
+    store::{self, Plan, Run, Step},
+};
+use riverlock_ledger::{
+    PostgresConfig,
+    error::Disposition,
+    postgres::{self, Lock, cluster},
+    reading::ranges::ask_patiently,
+    store as ledger_store,
+};
+
+/// How long a replay waits for a lock that live traffic holds, before it gives way and tries again.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
+/// Shortest and longest wait before a chunk is tried again.
+const RETRY_WAIT: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(5);
+/// Fewest digits of a plan's hash that may stand for it.
+const HASH_DIGITS_MIN: usize = 8;
+
+/// What was done of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// The plan.
+    pub plan: String,
+    /// Whether it is done to its end, or was stopped.
+    pub done: bool,
+    /// Chunks that had been done before, by a run that was stopped or killed.
+    pub resumed_at_chunk: u64,
+    /// Chunks that were done now.
+    pub chunks: u64,
+    /// Selected records that were read now.
+    pub records: u64,
+    /// Those that took effect or got another outcome.
+    pub fresh: u64,
+    /// Messages that were written.
+    pub effects: u64,
+}
+
+/// Does the plan that `hash` begins the name of, from where it was left.
+///
+/// # Errors
+/// When there is no such plan or it was done before, when it does not hold any more, or when Kafka does not answer.
+/// PostgreSQL is waited for.
+pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer) -> Result<Applied, ReplayError> {
+    let hash = hash.trim().to_ascii_lowercase();
+    if hash.len() < HASH_DIGITS_MIN || !hash.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(ReplayError::BadHash(hash, HASH_DIGITS_MIN));
+    }
+    // Held to the end: while this connection lives, nobody else does this plan.
+    let mut holder = replay.postgres.connect().await?;
+    cluster::ensure_current(replay.kafka, &mut holder).await?;
+    let plan = find(&mut holder, &hash).await?;
+    hold(&mut holder, plan.hash).await?;
+    check(replay, &mut holder, &plan).await?;
+    let run = begin(replay, &mut holder, &plan).await?;
+
+    let total = plan.ranges.iter().map(|assigned| assigned.range.records()).sum();
+    let before = plan.ranges.iter().map(|assigned| {
+        let range = &assigned.range;
+        let next = run.next.get(&(assigned.topic_id, range.partition, range.start));
+        u64::try_from(next.copied().unwrap_or(range.start) - range.start).unwrap_or_default()
+    });
+    let before = before.sum();
+    observer.begin(total, before);
+    if run.next_chunk > 0 {
+        observer.say(&format!("goes on after {} chunks that were done before", run.next_chunk));
+    }
+    let group = format!("replay-{}", run.run_id);
+    let mut reading = Reading::start(replay.kafka, &group, &plan.ranges, &run.next, &plan.selection, plan.limits)?;
+    let pace = Pace::start(replay).await?;
+    let mut doing = Doing {
+        replay,
+        plan: &plan,
+        postgres: PostgresConfig { lock_timeout: LOCK_TIMEOUT, ..replay.postgres.clone() },
+        connection: None,
+        pace,
+        applied: Applied { plan: plan.hash.to_string(), resumed_at_chunk: run.next_chunk, ..Applied::default() },
+        run,
+    };
+    let result = doing.all(&mut reading, before, observer).await;
+    let (state, detail) = match &result {
+        Ok(true) => ("done", None),
+        Ok(false) => ("stopped", None),
+        Err(error @ ReplayError::Deviates { .. }) => ("refused", Some(error.to_string())),
+        Err(error) => ("stopped", Some(error.to_string())),
+    };
+    let (run_id, mut applied) = (doing.run.run_id, doing.applied);
+    store::set_state(&mut holder, run_id, state, detail.as_deref(), replay.clock.now()).await?;
+    applied.done = result?;
+    Ok(applied)
+}
+
+async fn find(connection: &mut PgConnection, prefix: &str) -> Result<Plan, ReplayError> {
+    let mut hashes = store::plan_hashes(connection, prefix).await?;
+    match (hashes.pop(), hashes.pop()) {
+        (Some(hash), None) => Ok(store::load_plan(connection, hash).await?),
+        (Some(_), Some(_)) => Err(ReplayError::AmbiguousPlan(prefix.to_owned())),
+        (None, _) => Err(ReplayError::UnknownPlan(prefix.to_owned())),
+    }
+}
+
+async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), ReplayError> {
+    let plan = plan.to_string();
+    if postgres::try_lock(connection, Lock::Replay(&plan)).await? { Ok(()) } else { Err(ReplayError::Busy(plan)) }
+}
+
+/// Whether what the plan reads is still there, and still behind the live consumers.
+async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<(), ReplayError> {
+    if let Some(assigned) = plan.ranges.iter().find(|assigned| is_of_earlier_cluster(&assigned.range.topic)) {
+        let (plan, topic) = (plan.hash.to_string(), assigned.range.topic.clone());
+        return Err(ReplayError::EarlierCluster { plan, topic });
+    }
+    let client: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
+    for consumer in replay.consumers {
+        let offsets = ledger_store::offsets(connection, consumer.name).await?;
+        for assigned in plan.ranges.iter().filter(|assigned| consumer.topics.contains(&assigned.range.topic)) {
+            let range = &assigned.range;
+            let (topic, partition) = (range.topic.clone(), range.partition);
+            let reached = offsets.get(&(assigned.topic_id, partition)).copied().unwrap_or_default();
+            if reached < range.end {
+                let consumer = consumer.name;
+                return Err(ReplayError::ConsumerWentBack { consumer, topic, partition, reached, end: range.end });
+            }
+            let (low, high) = ask_patiently(|| client.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT))
+                .map_err(ReplayError::kafka("tell where its topics begin and end"))?;
+            if range.start < low || range.end > high {
+                let (start, end) = (range.start, range.end);
+                return Err(ReplayError::NotInKafka { topic, partition, low, high, start, end });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A new run, or the one that was stopped, killed or refused.
+async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<Run, ReplayError> {
+    let now = to_micros(replay.clock.now());
+    match store::last_run(connection, plan).await? {
+        None => Ok(store::begin_run(connection, plan, replay.by, now).await?),
+        Some(last) => match last.ended_at {
+            Some(when) if last.state == "done" => {
+                Err(ReplayError::AlreadyDone { plan: plan.hash.to_string(), when, by: last.started_by })
+            }
+            _ => Ok(store::resume_run(connection, &last, now).await?),
+        },
+    }
+}
+
+/// A plan that is being done.
+struct Doing<'a> {
+    replay: &'a Replay<'a>,
+    plan: &'a Plan,
+    /// With a short patience for locks.
+    postgres: PostgresConfig,
+    connection: Option<PgConnection>,
+    pace: Pace,
+    run: Run,
+    applied: Applied,
+}
+
+impl Doing<'_> {
+    /// Does chunk after chunk; `false` when it was stopped between two of them.
+    async fn all(
+        &mut self,
+        reading: &mut Reading,
+        before: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<bool, ReplayError> {
+        while let Some(chunk) = reading.next().await? {
+            if !self.pace.wait(chunk.records.len(), observer, &self.replay.stop).await {
+                return Ok(false);
+            }
+            if !self.store(&chunk, observer).await? {
+                return Ok(false);
+            }
+            observer.progress(before + reading.records_read(), self.applied.records);
+        }
+        Ok(true)
+    }
+
+    /// Stores a chunk whatever it takes; `false` when it was stopped first.
+    async fn store(&mut self, chunk: &Chunk, observer: &mut dyn Observer) -> Result<bool, ReplayError> {
+        let mut wait = RETRY_WAIT.start;
+        loop {
+            let error = match self.attempt(chunk).await {
+                Ok(folded) => {
+                    self.run.next_chunk += 1;
+                    self.applied.chunks += 1;
+                    self.applied.records += chunk.records.len() as u64;
+                    self.applied.fresh += folded.settled.len() as u64;
+                    self.applied.effects += folded.effects.len() as u64;
+                    return Ok(true);
+                }
+                Err(ReplayError::Ledger(error)) if error.disposition() == Disposition::Retry => error,
+                Err(error) => return Err(error),
+            };
+            tracing::debug!(%error, "chunk {} is tried again: {error}", self.run.next_chunk);
+            if wait == RETRY_WAIT.end {
+                observer.say(&format!("chunk {} waits for PostgreSQL: {error}", self.run.next_chunk));
+            }
+            let jittered = wait.mul_f64(0.5 + fastrand::f64());
+            tokio::select! {
+                () = tokio::time::sleep(jittered) => {}
+                () = self.replay.stop.cancelled() => return Ok(false),
+            }
+            wait = (wait * 2).min(RETRY_WAIT.end);
+        }
+    }
+
+    async fn attempt(&mut self, chunk: &Chunk) -> Result<Folded, ReplayError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.postgres.connect().await?,
+        };
+        let result = self.transact(&mut connection, chunk).await;
+        let is_usable = match &result {
+            Ok(_) => true,
+            Err(ReplayError::Ledger(error)) => error.leaves_connection_usable(),
+            Err(_) => false,
+        };
+        self.connection = is_usable.then_some(connection);
+        result
+    }
+
+    /// One transaction: what the chunk does, if that is what was planned, and how far the run is.
+    async fn transact(&self, connection: &mut PgConnection, chunk: &Chunk) -> Result<Folded, ReplayError> {
+        let mut transaction = connection.begin().await?;
+        let number = self.run.next_chunk;
+        match store::lock_run(&mut transaction, self.run.run_id).await? {
+            None => return Err(ReplayError::Superseded(self.plan.hash.to_string())),
+            // The answer to the commit was lost, and not the commit.
+            Some(next) if next > number => return Ok(Folded::default()),
+            Some(_) => {}
+        }
+        let now = to_micros(self.replay.clock.now());
+        let positions: Vec<_> = chunk.records.iter().map(chunk::position).collect();
+        let known = store::known(&mut transaction, &positions).await?;
+        let fresh = chunk::without(&chunk.records, &known);
+        let folded = chunk::fold(&mut transaction, self.replay.consumers, &fresh, now).await?;
+        let planned = self.plan.chunks.get(&number);
+        if folded.digest() != planned.map(|planned| planned.digest) {
+            return Err(ReplayError::Deviates {
+                plan: self.plan.hash.to_string(),
+                chunk: number,
+                planned: planned.map_or_else(|| Folded::default().summary(), |planned| planned.summary.clone()),
+                found: folded.summary(),
+                done: number,
+            });
+        }
+        let (fresh, effects) = (folded.settled.len(), folded.effects.len());
+        let step = Step { records: chunk.records.len(), fresh, effects, next: &chunk.next };
+        store::advance_run(&mut transaction, self.run.run_id, &step, now).await?;
+        transaction.commit().await?;
+        Ok(folded)
+    }
+}

@@ -1,0 +1,123 @@
+//! One chunk inside a transaction: the real fold, and what it did.
+
+use std::{collections::HashSet, ops::Range};
+
+use chrono::{DateTime, Utc};
+use riverlock_schemas::hash::Sha256Hash;
+use sqlx::{Connection as _, PgConnection};
+
+use super::{
+    Consumer, Effect,
+    report::{Chain, outcomes_text},
+    store::{self, Position},
+};
+use riverlock_ledger::{Error, Record, error::Disposition};
+
+/// A record that has an outcome now and had none before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) event_id: String,
+    pub(super) order_id: Option<String>,
+    pub(super) outcome: String,
+    pub(super) reason: Option<String>,
+    pub(super) body_sha256: Vec<u8>,
+}
+
+/// What a chunk did.
+#[derive(Debug, Default)]
+pub(super) struct Folded {
+    /// Sorted by topic, partition and offset.
+    pub(super) settled: Vec<Settled>,
+    /// Sorted.
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Folded {
+    /// Stands for everything that it does; `None` when it does nothing.
+    pub(super) fn digest(&self) -> Option<Sha256Hash> {
+        if self.settled.is_empty() && self.effects.is_empty() {
+            return None;
+        }
+        let mut chain = Chain::new("chunk");
+        self.settled.iter().for_each(|settled| chain.add_settled(settled));
+        self.effects.iter().for_each(|effect| chain.add_effect(effect));
+        Some(chain.end())
+    }
+
+    /// The same in numbers, for people.
+    pub(super) fn summary(&self) -> String {
+        let count = |outcome: &str| self.settled.iter().filter(|settled| settled.outcome == outcome).count() as u64;
+        format!("{} messages={}", outcomes_text(count), self.effects.len())
+    }
+}
+
+pub(super) fn position(record: &Record) -> Position {
+    (record.topic_id, record.partition, record.offset)
+}
+
+/// Those of the records that have no outcome yet.
+pub(super) fn without(records: &[Record], known: &HashSet<Position>) -> Vec<Record> {
+    records.iter().filter(|record| !known.contains(&position(record))).cloned().collect()
+}
+
+/// Gives every record its outcome and its effect, inside the caller's transaction. The offsets of the consumers stay.
+///
+/// `now` must be a time of this transaction alone: what it wrote is found by it.
+pub(super) async fn fold(
+    transaction: &mut PgConnection,
+    consumers: &[Consumer],
+    records: &[Record],
+    now: DateTime<Utc>,
+) -> Result<Folded, Error> {
+    if records.is_empty() {
+        return Ok(Folded::default());
+    }
+    for consumer in consumers {
+        let of_consumer = |record: &&Record| consumer.topics.iter().any(|topic| **topic == *record.topic);
+        let records: Vec<Record> = records.iter().filter(of_consumer).cloned().collect();
+        isolate(transaction, consumer, &records, now).await?;
+    }
+    let positions: Vec<Position> = records.iter().map(position).collect();
+    let mut settled = store::settled(transaction, &positions).await?;
+    settled.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
+    let orders: Vec<String> = settled.iter().filter_map(|settled| settled.order_id.clone()).collect();
+    let mut effects = store::effects_made(transaction, &orders, now).await?;
+    effects.sort();
+    Ok(Folded { settled, effects })
+}
+
+/// As live batches do: what the database refuses is halved until the record is found that it refuses, which becomes a dead
+/// letter.
+async fn isolate(
+    transaction: &mut PgConnection,
+    consumer: &Consumer,
+    records: &[Record],
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    parts.push(0..records.len());
+    while let Some(part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        let mut savepoint = transaction.begin().await?;
+        let result = consumer.fold.fold(&mut savepoint, &records[part.clone()], None, now).await;
+        match result {
+            Ok(()) => savepoint.commit().await?,
+            Err(error) if error.disposition() == Disposition::Isolate => {
+                savepoint.rollback().await?;
+                if part.len() > 1 {
+                    let middle = part.start + part.len() / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                } else {
+                    consumer.fold.fold(transaction, &records[part], Some(&error.dead()), now).await?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Reads the ranges, partition number by partition number, all topics side by side in the order of time, and cuts what is
+//! selected into chunks.
+//!
+//! An order's records lie in one partition number of several topics. Read in the order of time, an order goes through its
+//! states as it did in life, and a message says what it would have said then. Where chunks are cut depends on the ranges and
+//! the selection only: a plan that is done, or continued, meets the same chunks.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use riverlock_runtime::kafka::KafkaConfig;
+use tokio::sync::mpsc;
+
+use super::{ReplayError, Selection, selection::Assigned};
+use riverlock_ledger::{
+    Record,
+    reading::ranges::{OffsetRange, RangeReader},
+};
+
+/// A range's key: topic number, partition, first offset.
+pub(super) type RangeKey = (i16, i32, i64);
+
+/// Records of one transaction, and how far reading has come with them.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) records: Vec<Record>,
+    /// The next offset of every range that has moved.
+    pub(super) next: Vec<(RangeKey, i64)>,
+}
+
+/// Where chunks end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+}
+
+/// Chunks, read ahead by one.
+pub(super) struct Reading {
+    chunks: mpsc::Receiver<Result<Chunk, ReplayError>>,
+    read: Arc<AtomicU64>,
+}
+
+impl Reading {
+    /// Starts to read. `next` says how far ranges have been read before.
+    pub(super) fn start(
+        kafka: &KafkaConfig,
+        group: &str,
+        ranges: &[Assigned],
+        next: &HashMap<RangeKey, i64>,
+        selection: &Selection,
+        limits: Limits,
+    ) -> Result<Self, ReplayError> {
+        let read = Arc::new(AtomicU64::new(0));
+        let mut lanes: Vec<Lane> = Vec::new();
+        for assigned in ranges {
+            let range = Progress::new(assigned, next);
+            match lanes.iter_mut().find(|lane| lane.topic_id == assigned.topic_id) {
+                Some(lane) => lane.ranges.push(range),
+                None => lanes.push(Lane {
+                    topic_id: assigned.topic_id,
+                    topic: Arc::from(assigned.range.topic.as_str()),
+                    ranges: vec![range],
+                    reader: None,
+                    head: None,
+                }),
+            }
+        }
+        for lane in &mut lanes {
+            let left = lane.ranges.iter().map(|range| OffsetRange { start: range.next, ..range.range.clone() });
+            lane.reader = Some(RangeReader::open(kafka, group, left)?);
+        }
+        let (sender, chunks) = mpsc::channel(1);
+        let merge = Merge { lanes, selection: selection.clone(), limits, read: Arc::clone(&read) };
+        std::thread::Builder::new()
+            .name("replay-read".to_owned())
+            .spawn(move || merge.run(&sender))
+            .map_err(|_| ReplayError::Panicked)?;
+        Ok(Self { chunks, read })
+    }
+
+    /// The next chunk; `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Chunk>, ReplayError> {
+        self.chunks.recv().await.transpose()
+    }
+
+    /// How many records were read, selected or not.
+    pub(super) fn records_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
+/// A range and how far it has been read.
+struct Progress {
+    range: OffsetRange,
+    key: RangeKey,
+    next: i64,
+    /// What the last chunk said.
+    told: i64,
+}
+
+impl Progress {
+    fn new(assigned: &Assigned, next: &HashMap<RangeKey, i64>) -> Self {
+        let key = (assigned.topic_id, assigned.range.partition, assigned.range.start);
+        let next = next.get(&key).copied().unwrap_or(assigned.range.start);
+        Self { range: assigned.range.clone(), key, next, told: next }
+    }
+}
+
+/// One topic.
+struct Lane {
+    topic_id: i16,
+    topic: Arc<str>,
+    /// In the order in which they are read: by partition, then by offset.
+    ranges: Vec<Progress>,
+    reader: Option<RangeReader>,
+    /// The next selected record.
+    head: Option<Record>,
+}
+
+impl Lane {
+    /// Reads up to the next selected record.
+    fn advance(&mut self, selection: &Selection, read: &AtomicU64) -> Result<(), ReplayError> {
+        self.head = None;
+        let Some(reader) = &mut self.reader else { return Ok(()) };
+        while let Some(message) = reader.read()? {
+            read.fetch_add(1, Ordering::Relaxed);
+            let record = Record::copy(&message, self.topic_id, Arc::clone(&self.topic));
+            if selection.has(&record) {
+                self.head = Some(record);
+                break;
+            }
+        }
+        // Everything before the head has been dealt with, or was not selected.
+        let head = self.head.as_ref().map(|record| (record.partition, record.offset));
+        for progress in &mut self.ranges {
+            let OffsetRange { partition, end, .. } = progress.range;
+            progress.next = match head {
+                None => end,
+                Some((at, _)) if at > partition => end,
+                Some((at, offset)) if at == partition => offset.clamp(progress.next, end),
+                Some(_) => progress.next,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// All topics, merged.
+struct Merge {
+    lanes: Vec<Lane>,
+    selection: Selection,
+    limits: Limits,
+    read: Arc<AtomicU64>,
+}
+
+impl Merge {
+    fn run(mut self, sender: &mpsc::Sender<Result<Chunk, ReplayError>>) {
+        for lane in &mut self.lanes {
+            if let Err(error) = lane.advance(&self.selection, &self.read) {
+                drop(sender.blocking_send(Err(error)));
+                return;
+            }
+        }
+        loop {
+            let chunk = self.chunk();
+            // Nobody listens any more when the replay was stopped.
+            let is_last = chunk.as_ref().map_or(true, |chunk| chunk.records.is_empty());
+            let is_worth_telling =
+                chunk.as_ref().map_or(true, |chunk| !(chunk.records.is_empty() && chunk.next.is_empty()));
+            if (is_worth_telling && sender.blocking_send(chunk).is_err()) || is_last {
+                return;
+            }
+        }
+    }
+
+    fn chunk(&mut self) -> Result<Chunk, ReplayError> {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < self.limits.records && bytes < self.limits.bytes {
+            let heads = self.lanes.iter_mut().filter(|lane| lane.head.is_some());
+            let Some(lane) = heads.min_by_key(|lane| {
+                let head = lane.head.as_ref();
+                head.map(|record| (record.partition, record.timestamp, record.topic_id))
+            }) else {
+                break;
+            };
+            let Some(record) = lane.head.take() else { break };
+            bytes += record.bytes();
+            records.push(record);
+            lane.advance(&self.selection, &self.read)?;
+        }
+        let mut next = Vec::new();
+        for progress in self.lanes.iter_mut().flat_map(|lane| &mut lane.ranges) {
+            if progress.next != progress.told {
+                progress.told = progress.next;
+                next.push((progress.key, progress.next));
+            }
+        }
+        Ok(Chunk { records, next })
+    }
+}

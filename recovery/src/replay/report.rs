@@ -1,0 +1,142 @@
+//! What a replay would do, or did, as numbers and as a list.
+
+use std::collections::BTreeMap;
+
+use riverlock_schemas::{Mode, hash::Sha256Hash};
+use serde::{Deserialize, Serialize};
+
+use super::chunk::{Folded, Settled};
+use riverlock_ledger::metrics::OUTCOMES;
+
+/// What a replay would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Report {
+    /// Selected records.
+    pub records: u64,
+    /// Records that have an outcome already: nothing happens.
+    pub known: u64,
+    /// Records that get one, by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Orders that would change, the new ones included.
+    pub orders: u64,
+    /// Messages that would be sent.
+    pub effects: u64,
+    /// Documents that would be queued.
+    pub documents: u64,
+}
+
+impl Report {
+    /// Records that get an outcome.
+    #[must_use]
+    pub fn fresh(&self) -> u64 {
+        self.outcomes.values().sum()
+    }
+
+    pub(super) fn add(&mut self, records: usize, folded: &Folded) {
+        self.records += records as u64;
+        self.known += (records - folded.settled.len()) as u64;
+        for settled in &folded.settled {
+            *self.outcomes.entry(settled.outcome.clone()).or_default() += 1;
+        }
+    }
+}
+
+/// Outcomes with their numbers, in the order in which they are always named.
+pub(super) fn outcomes_text(count: impl Fn(&str) -> u64) -> String {
+    let texts: Vec<String> = OUTCOMES.iter().map(|outcome| format!("{outcome}={}", count(outcome))).collect();
+    texts.join(" ")
+}
+
+/// A message to other systems.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Effect {
+    /// The order.
+    pub order_id: String,
+    /// Its mode.
+    #[serde(rename = "mode", serialize_with = "mode")]
+    pub live_mode: bool,
+    /// For example `fulfillment.requested`.
+    pub kind: String,
+    /// What makes it unique within order and kind.
+    pub effect_key: String,
+}
+
+fn mode<S: serde::Serializer>(live_mode: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Mode::from_live(*live_mode))
+}
+
+impl std::fmt::Display for Effect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}  order {} ({})", self.kind, self.order_id, Mode::from_live(self.live_mode))?;
+        if self.effect_key.is_empty() { Ok(()) } else { write!(f, "  {}", self.effect_key) }
+    }
+}
+
+/// An order that would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderChange {
+    /// The order.
+    pub order_id: String,
+    /// Its mode.
+    #[serde(rename = "mode", serialize_with = "mode")]
+    pub live_mode: bool,
+    /// Its status now; `None` where the order is not known.
+    pub before: Option<String>,
+    /// Its status then.
+    pub after: String,
+}
+
+impl std::fmt::Display for OrderChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let before = self.before.as_deref().unwrap_or("not known");
+        write!(f, "order {} ({}): {before} -> {}", self.order_id, Mode::from_live(self.live_mode), self.after)
+    }
+}
+
+/// A hash over things in their order, whatever groups they come in.
+pub(super) struct Chain(Sha256Hash);
+
+impl Chain {
+    pub(super) fn new(what: &str) -> Self {
+        Self(Sha256Hash::of(what.as_bytes()))
+    }
+
+    fn add(&mut self, fields: &[&[u8]]) {
+        let mut bytes = self.0.as_bytes().to_vec();
+        for field in fields {
+            // With its length, so that no two lists of fields look alike.
+            bytes.extend((field.len() as u64).to_be_bytes());
+            bytes.extend(*field);
+        }
+        self.0 = Sha256Hash::of(&bytes);
+    }
+
+    pub(super) fn add_settled(&mut self, settled: &Settled) {
+        let Settled { topic, partition, offset, event_id, outcome, reason, body_sha256, order_id: _ } = settled;
+        self.add(&[
+            topic.as_bytes(),
+            &partition.to_be_bytes(),
+            &offset.to_be_bytes(),
+            event_id.as_bytes(),
+            outcome.as_bytes(),
+            reason.as_deref().unwrap_or_default().as_bytes(),
+            body_sha256,
+        ]);
+    }
+
+    pub(super) fn add_effect(&mut self, effect: &Effect) {
+        let live_mode = [u8::from(effect.live_mode)];
+        self.add(&[effect.order_id.as_bytes(), &live_mode, effect.kind.as_bytes(), effect.effect_key.as_bytes()]);
+    }
+
+    pub(super) fn add_hash(&mut self, hash: Sha256Hash) {
+        self.add(&[hash.as_bytes()]);
+    }
+
+    pub(super) fn end(self) -> Sha256Hash {
+        self.0
+    }
+}

@@ -1,0 +1,348 @@
+//! What is replayed: from what an engineer names to ranges of offsets.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use riverlock_runtime::kafka::REQUEST_TIMEOUT;
+use riverlock_schemas::{partitioner, record};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::{Replay, ReplayError, store};
+use riverlock_ledger::{
+    Record, batch,
+    postgres::cluster,
+    reading::ranges::{OffsetRange, ask_patiently},
+    store as ledger_store,
+};
+
+/// How far around the time that was named records are looked at: a partition's times go back when its leader changes to a
+/// machine with another clock.
+const TIME_MARGIN: TimeDelta = TimeDelta::minutes(5);
+
+/// What is replayed: everything that all of these allow. Nothing named means everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Selection {
+    /// Topics, by name or by event type.
+    pub topics: Vec<String>,
+    /// Partition numbers.
+    pub partitions: Vec<i32>,
+    /// Offsets `[start, end)` of every partition that is selected.
+    pub offsets: Option<(i64, i64)>,
+    /// Records that the broker took at this time or later.
+    pub from: Option<DateTime<Utc>>,
+    /// Records that the broker took before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// Records about these orders.
+    pub orders: Vec<String>,
+    /// Records of these events.
+    pub events: Vec<String>,
+}
+
+impl Selection {
+    /// Whether a record that lies in the ranges is meant.
+    pub(super) fn has(&self, record: &Record) -> bool {
+        let in_time = self.from.is_none_or(|from| record.timestamp >= from)
+            && self.until.is_none_or(|until| record.timestamp < until);
+        if !in_time || (self.orders.is_empty() && self.events.is_empty()) {
+            return in_time;
+        }
+        let Some(envelope) = batch::envelope(record) else { return false };
+        let order = || envelope.order_id.as_deref().is_some_and(|id| self.orders.iter().any(|order| order == id));
+        let event = || {
+            let key = batch::event_key(&envelope);
+            self.events.iter().any(|id| *id == key || *id == envelope.id)
+        };
+        (self.orders.is_empty() || order()) && (self.events.is_empty() || event())
+    }
+}
+
+impl std::fmt::Display for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        let mut list = |what: &str, items: &[String]| {
+            if !items.is_empty() {
+                parts.push(format!("{what} {}", items.join(", ")));
+            }
+        };
+        list("topic", &self.topics);
+        list("partition", &self.partitions.iter().map(ToString::to_string).collect::<Vec<_>>());
+        list("order", &self.orders);
+        list("event", &self.events);
+        if let Some((start, end)) = self.offsets {
+            parts.push(format!("offsets {start}..{end}"));
+        }
+        if let Some(from) = self.from {
+            parts.push(format!("from {from}"));
+        }
+        if let Some(until) = self.until {
+            parts.push(format!("until {until}"));
+        }
+        f.write_str(&if parts.is_empty() { "everything".to_owned() } else { parts.join("; ") })
+    }
+}
+
+/// A range, with the topic's number in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Assigned {
+    pub(super) topic_id: i16,
+    pub(super) range: OffsetRange,
+}
+
+/// The ranges, and what people should know of how they were found.
+pub(super) struct Resolved {
+    pub(super) ranges: Vec<Assigned>,
+    pub(super) notes: Vec<String>,
+}
+
+/// One partition that a consumer reads.
+struct Place {
+    consumer: &'static str,
+    topic_id: i16,
+    topic: String,
+    partition: i32,
+    /// Where the live consumer stands.
+    reached: i64,
+}
+
+/// Finds the ranges. Every one ends where the live consumer stands: it reads what follows itself.
+pub(super) async fn resolve(
+    replay: &Replay<'_>,
+    connection: &mut PgConnection,
+    selection: &Selection,
+) -> Result<Resolved, ReplayError> {
+    check(selection)?;
+    cluster::ensure_current(replay.kafka, connection).await?;
+    let mut notes = Vec::new();
+    let topics = topics(replay, &selection.topics)?;
+    let partitions = partitions(replay, connection, selection, topics.len(), &mut notes).await?;
+    let known = known_positions(connection, selection, &mut notes).await?;
+
+    let consumer: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
+    let places = places(replay, connection, &topics, &partitions).await?;
+    let times = Times::look_up(&consumer, selection, &places)?;
+    let mut ranges = Vec::new();
+    for place in places {
+        let (low, high) = ask_patiently(|| consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT))
+            .map_err(ReplayError::kafka("tell where its topics begin and end"))?;
+        let Some((start, end)) = bounds(selection, &place, (low, high), &mut notes)? else { continue };
+        let start = times.start(&place).map_or(start, |offset| offset.max(start));
+        let end = times.end(&place).map_or(end, |offset| offset.min(end));
+        let Place { topic_id, topic, partition, .. } = place;
+        let make =
+            |start, end| Assigned { topic_id, range: OffsetRange { topic: topic.clone(), partition, start, end } };
+        match &known {
+            None => ranges.push(make(start, end)),
+            Some(known) => {
+                let offsets = known.iter().filter(|position| (position.0, position.1) == (topic_id, partition));
+                ranges.extend(offsets.filter(|at| (start..end).contains(&at.2)).map(|at| make(at.2, at.2 + 1)));
+            }
+        }
+    }
+    ranges.retain(|assigned| assigned.range.start < assigned.range.end);
+    if ranges.is_empty() {
+        return Err(ReplayError::Empty);
+    }
+    ranges.sort_by(|a, b| a.range.cmp(&b.range));
+    Ok(Resolved { ranges, notes })
+}
+
+fn check(selection: &Selection) -> Result<(), ReplayError> {
+    if let Some((start, end)) = selection.offsets
+        && (start < 0 || start >= end)
+    {
+        return Err(ReplayError::EmptyOffsets(start, end));
+    }
+    match (selection.from, selection.until) {
+        (Some(from), Some(until)) if from >= until => Err(ReplayError::EmptyTime(from, until)),
+        _ => Ok(()),
+    }
+}
+
+/// The topics that are meant, each with its consumer.
+fn topics(replay: &Replay<'_>, named: &[String]) -> Result<BTreeMap<String, &'static str>, ReplayError> {
+    let all: BTreeMap<String, &'static str> = replay
+        .consumers
+        .iter()
+        .flat_map(|consumer| consumer.topics.iter().map(|topic| (topic.clone(), consumer.name)))
+        .collect();
+    if named.is_empty() {
+        return Ok(all);
+    }
+    let names = replay.kafka.topics();
+    let mut wanted = BTreeMap::new();
+    for name in named {
+        // An event type that has no topic of its own is routed to the shared one, which is hardly what was meant.
+        let by_type = Some(names.raw(name)).filter(|topic| *topic != names.raw_other());
+        let found = [Some(name.clone()), by_type].into_iter().flatten().find(|topic| all.contains_key(topic));
+        let Some(topic) = found else {
+            return Err(ReplayError::UnknownTopic { topic: name.clone(), known: all.into_keys().collect() });
+        };
+        wanted.insert(topic.clone(), all[&topic]);
+    }
+    Ok(wanted)
+}
+
+/// The partition numbers that are meant. An order's records lie in the partition that its id hashes to, in every topic.
+async fn partitions(
+    replay: &Replay<'_>,
+    connection: &mut PgConnection,
+    selection: &Selection,
+    topics: usize,
+    notes: &mut Vec<String>,
+) -> Result<BTreeSet<i32>, ReplayError> {
+    let count = replay.kafka.partitions;
+    if let Some(&partition) = selection.partitions.iter().find(|partition| !(0..count).contains(*partition)) {
+        return Err(ReplayError::UnknownPartition { partition, last: count - 1 });
+    }
+    let mut wanted: BTreeSet<i32> = if selection.partitions.is_empty() {
+        (0..count).collect()
+    } else {
+        selection.partitions.iter().copied().collect()
+    };
+    if selection.orders.is_empty() {
+        return Ok(wanted);
+    }
+    let mut of_orders = BTreeSet::new();
+    for order in &selection.orders {
+        let partition = partitioner::partition(record::bounded(order).as_bytes(), count);
+        let known = store::records_of_order(connection, order).await?;
+        notes.push(format!(
+            "order {order}: the database knows {known} of its records; partition {partition} of {topics} topics is read, \
+             where its records lie, in case the database has lost some"
+        ));
+        of_orders.insert(partition);
+    }
+    wanted.retain(|partition| of_orders.contains(partition));
+    Ok(wanted)
+}
+
+/// Where the named events lie, if the database knows all of them; `None` means that they are looked for.
+async fn known_positions(
+    connection: &mut PgConnection,
+    selection: &Selection,
+    notes: &mut Vec<String>,
+) -> Result<Option<Vec<store::Position>>, ReplayError> {
+    if selection.events.is_empty() {
+        return Ok(None);
+    }
+    let found = store::records_of_events(connection, &selection.events).await?;
+    let missing: Vec<&str> =
+        selection.events.iter().map(String::as_str).filter(|id| !found.contains_key(*id)).collect();
+    if missing.is_empty() {
+        let positions: Vec<store::Position> = found.into_values().flatten().collect();
+        notes.push(format!("the database knows where the events lie: {} records are read, no others", positions.len()));
+        return Ok(Some(positions));
+    }
+    let narrow = if selection.orders.is_empty() { "; --order or --since would make that less" } else { "" };
+    notes.push(format!(
+        "the database does not know event {}: everything else that was selected is searched for it{narrow}",
+        missing.join(", ")
+    ));
+    Ok(None)
+}
+
+async fn places(
+    replay: &Replay<'_>,
+    connection: &mut PgConnection,
+    topics: &BTreeMap<String, &'static str>,
+    partitions: &BTreeSet<i32>,
+) -> Result<Vec<Place>, ReplayError> {
+    let names: Vec<String> = topics.keys().cloned().collect();
+    let ids = ledger_store::topic_ids_to_read(connection, &names).await?;
+    let mut offsets = HashMap::new();
+    for consumer in replay.consumers {
+        offsets.insert(consumer.name, ledger_store::offsets(connection, consumer.name).await?);
+    }
+    let mut places = Vec::new();
+    for (topic, consumer) in topics {
+        for &partition in partitions {
+            let topic_id = ids[topic];
+            let reached = offsets[consumer].get(&(topic_id, partition)).copied().unwrap_or_default();
+            places.push(Place { consumer, topic_id, topic: topic.clone(), partition, reached });
+        }
+    }
+    Ok(places)
+}
+
+/// What of a partition is read; `None` when nothing of it is there to be read.
+fn bounds(
+    selection: &Selection,
+    place: &Place,
+    (low, high): (i64, i64),
+    notes: &mut Vec<String>,
+) -> Result<Option<(i64, i64)>, ReplayError> {
+    let Place { consumer, topic, partition, reached, .. } = place;
+    if *reached > high {
+        notes.push(format!(
+            "{topic}[{partition}] ends at {high}, but {consumer} has read up to {reached}: Kafka has lost records"
+        ));
+    }
+    let all = (low, high.min(*reached));
+    let Some((start, end)) = selection.offsets else { return Ok(Some(all)) };
+    if start < low || end > high {
+        return Err(ReplayError::NotInKafka { topic: topic.clone(), partition: *partition, low, high, start, end });
+    }
+    if start >= *reached {
+        let (topic, partition) = (topic.clone(), *partition);
+        return Err(ReplayError::NotReached { consumer, topic, partition, reached: *reached, start, end });
+    }
+    if end > *reached {
+        notes.push(format!(
+            "{topic}[{partition}]: what follows offset {reached} is left out, {consumer} will read it itself"
+        ));
+    }
+    Ok(Some((start, end.min(*reached))))
+}
+
+/// Offsets by time, of every place.
+struct Times {
+    from: Option<HashMap<(String, i32), Offset>>,
+    until: Option<HashMap<(String, i32), Offset>>,
+}
+
+impl Times {
+    fn look_up(consumer: &BaseConsumer, selection: &Selection, places: &[Place]) -> Result<Self, ReplayError> {
+        let look_up = |time: Option<DateTime<Utc>>| {
+            let Some(time) = time else { return Ok::<_, ReplayError>(None) };
+            let mut list = TopicPartitionList::new();
+            for place in places {
+                let millis = Offset::Offset(time.timestamp_millis().max(0));
+                let added = list.add_partition_offset(&place.topic, place.partition, millis);
+                added.map_err(ReplayError::kafka("be asked for a time"))?;
+            }
+            let found = consumer
+                .offsets_for_times(list, REQUEST_TIMEOUT)
+                .map_err(ReplayError::kafka("tell which records it took at that time"))?;
+            let mut offsets = HashMap::new();
+            for element in found.elements() {
+                element.error().map_err(ReplayError::kafka("tell which records it took at that time"))?;
+                offsets.insert((element.topic().to_owned(), element.partition()), element.offset());
+            }
+            Ok(Some(offsets))
+        };
+        Ok(Self {
+            from: look_up(selection.from.map(|from| from - TIME_MARGIN))?,
+            until: look_up(selection.until.map(|until| until + TIME_MARGIN))?,
+        })
+    }
+
+    /// The first offset that may be meant; past everything when nothing is that new.
+    fn start(&self, place: &Place) -> Option<i64> {
+        let offset = self.from.as_ref()?.get(&(place.topic.clone(), place.partition)).copied();
+        Some(if let Some(Offset::Offset(offset)) = offset { offset } else { i64::MAX })
+    }
+
+    /// The first offset that cannot be meant any more, if anything is that new.
+    fn end(&self, place: &Place) -> Option<i64> {
+        match self.until.as_ref()?.get(&(place.topic.clone(), place.partition)) {
+            Some(Offset::Offset(offset)) => Some(*offset),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! The tables of plans and runs, and what a replay asks of the ledger's.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use riverlock_schemas::hash::Sha256Hash;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use super::{
+    Effect, Report, Selection,
+    chunk::Settled,
+    reading::{Limits, RangeKey},
+    selection::Assigned,
+};
+use riverlock_ledger::{Error, reading::ranges::OffsetRange};
+
+/// Topic number, partition, offset.
+pub(super) type Position = (i16, i32, i64);
+
+/// How many records of an order have an outcome.
+pub(super) async fn records_of_order(connection: &mut PgConnection, order_id: &str) -> Result<i64, Error> {
+    let row = sqlx::query!(
+        r#"-- replay_records_of_order
+           SELECT count(*) AS "count!" FROM events WHERE order_id = $1"#,
+        order_id
+    );
+    Ok(row.fetch_one(connection).await?.count)
+}
+
+/// Where the records of events lie, by event id.
+pub(super) async fn records_of_events(
+    connection: &mut PgConnection,
+    event_ids: &[String],
+) -> Result<HashMap<String, Vec<Position>>, Error> {
+    let rows = sqlx::query!(
+        "-- replay_records_of_events
+         SELECT event_id, topic_id, partition, record_offset FROM events
+         -- In two halves, each of which has an index.
+         WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
+            OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict'))",
+        event_ids
+    );
+    let mut found: HashMap<String, Vec<Position>> = HashMap::new();
+    for row in rows.fetch_all(connection).await? {
+        found.entry(row.event_id).or_default().push((row.topic_id, row.partition, row.record_offset));
+    }
+    Ok(found)
+}
+
+/// Those of the positions that have an outcome.
+pub(super) async fn known(connection: &mut PgConnection, positions: &[Position]) -> Result<HashSet<Position>, Error> {
+    let (topics, partitions, offsets) = columns(positions);
+    let rows = sqlx::query!(
+        r#"-- replay_known
+           SELECT e.topic_id, e.partition, e.record_offset
+           FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS p (topic_id, partition, record_offset)
+           JOIN events e USING (topic_id, partition, record_offset)"#,
+        &topics,
+        &partitions,
+        &offsets,
+    );
+    let rows = rows.fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|row| (row.topic_id, row.partition, row.record_offset)).collect())
+}
+
+/// The outcomes at these positions.
+pub(super) async fn settled(connection: &mut PgConnection, positions: &[Position]) -> Result<Vec<Settled>, Error> {
+    let (topics, partitions, offsets) = columns(positions);
+    let rows = sqlx::query_as!(
+        Settled,
+        r#"-- replay_settled
+           SELECT t.name AS topic, e.partition, e.record_offset AS "offset", e.event_id, e.order_id, e.outcome, e.reason,
+                  e.body_sha256
+           FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS p (topic_id, partition, record_offset)
+           JOIN events e USING (topic_id, partition, record_offset) JOIN topics t USING (topic_id)"#,
+        &topics,
+        &partitions,
+        &offsets,
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// The messages about these orders that were written with this time.
+pub(super) async fn effects_made(
+    connection: &mut PgConnection,
+    order_ids: &[String],
+    now: DateTime<Utc>,
+) -> Result<Vec<Effect>, Error> {
+    let rows = sqlx::query_as!(
+        Effect,
+        "-- replay_effects_made
+         SELECT order_id, live_mode, kind, effect_key FROM outbox WHERE order_id = ANY($1) AND created_at = $2",
+        order_ids,
+        now
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+fn columns(positions: &[Position]) -> (Vec<i16>, Vec<i32>, Vec<i64>) {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new());
+    for position in positions {
+        columns.0.push(position.0);
+        columns.1.push(position.1);
+        columns.2.push(position.2);
+    }
+    columns
+}
+
+/// A plan, as it is kept.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) hash: Sha256Hash,
+    pub(super) selection: Selection,
+    pub(super) report: Report,
+    pub(super) limits: Limits,
+    pub(super) ranges: Vec<Assigned>,
+    pub(super) chunks: HashMap<u64, PlannedChunk>,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) created_by: String,
+    /// How often the plan was made; its runs have the same number. Given when the plan is kept.
+    pub(super) generation: i64,
+}
+
+/// What a chunk was planned to do.
+#[derive(Clone, Debug)]
+pub(super) struct PlannedChunk {
+    pub(super) digest: Sha256Hash,
+    pub(super) summary: String,
+}
+
+/// Keeps a plan. The same plan made again counts from now on, and runs of the old one that have not ended are over.
+pub(super) async fn save_plan(transaction: &mut PgConnection, plan: &Plan) -> Result<(), Error> {
+    let hash = plan.hash.as_bytes().as_slice();
+    sqlx::query!(
+        "-- replay_plan_save
+         INSERT INTO replay_plans (plan_hash, selection, summary, chunk_records, chunk_bytes, created_at, created_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (plan_hash) DO UPDATE
+         SET selection = EXCLUDED.selection, summary = EXCLUDED.summary, chunk_records = EXCLUDED.chunk_records,
+             chunk_bytes = EXCLUDED.chunk_bytes, created_at = EXCLUDED.created_at, created_by = EXCLUDED.created_by,
+             generation = replay_plans.generation + 1",
+        hash,
+        to_json(&plan.selection),
+        to_json(&plan.report),
+        i32::try_from(plan.limits.records).unwrap_or(i32::MAX),
+        i32::try_from(plan.limits.bytes).unwrap_or(i32::MAX),
+        plan.created_at,
+        plan.created_by,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!(
+        "-- replay_runs_supersede
+         UPDATE replay_runs SET state = 'superseded', ended_at = $2, updated_at = $2
+         WHERE plan_hash = $1 AND state NOT IN ('superseded', 'done')",
+        hash,
+        plan.created_at
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!("-- replay_plan_ranges_drop\nDELETE FROM replay_plan_ranges WHERE plan_hash = $1", hash)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query!("-- replay_plan_chunks_drop\nDELETE FROM replay_plan_chunks WHERE plan_hash = $1", hash)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query!(
+        "-- replay_plan_ranges_save
+         INSERT INTO replay_plan_ranges (plan_hash, topic_id, partition, start_offset, end_offset)
+         SELECT $1, * FROM unnest($2::smallint[], $3::integer[], $4::bigint[], $5::bigint[])",
+        hash,
+        &plan.ranges.iter().map(|assigned| assigned.topic_id).collect::<Vec<_>>(),
+        &plan.ranges.iter().map(|assigned| assigned.range.partition).collect::<Vec<_>>(),
+        &plan.ranges.iter().map(|assigned| assigned.range.start).collect::<Vec<_>>(),
+        &plan.ranges.iter().map(|assigned| assigned.range.end).collect::<Vec<_>>(),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let chunks: Vec<_> = plan.chunks.iter().collect();
+    sqlx::query!(
+        "-- replay_plan_chunks_save
+         INSERT INTO replay_plan_chunks (plan_hash, chunk, digest, summary)
+         SELECT $1, * FROM unnest($2::bigint[], $3::bytea[], $4::text[])",
+        hash,
+        &chunks.iter().map(|(number, _)| to_i64(**number)).collect::<Vec<_>>(),
+        &chunks.iter().map(|(_, chunk)| chunk.digest.as_bytes().as_slice()).collect::<Vec<_>>() as _,
+        &chunks.iter().map(|(_, chunk)| chunk.summary.as_str()).collect::<Vec<_>>() as _,
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
+/// The hashes of plans that begin like this; two are enough to know that one is not meant.
+pub(super) async fn plan_hashes(connection: &mut PgConnection, prefix: &str) -> Result<Vec<Sha256Hash>, Error> {
+    let rows = sqlx::query!(
+        "-- replay_plan_hashes
+         SELECT plan_hash FROM replay_plans WHERE starts_with(encode(plan_hash, 'hex'), $1) LIMIT 2",
+        prefix
+    );
+    let rows = rows.fetch_all(connection).await?;
+    rows.into_iter().map(|row| hash("replay_plans", &row.plan_hash)).collect()
+}
+
+/// A plan that is there.
+pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -> Result<Plan, Error> {
+    let bytes = plan.as_bytes().as_slice();
+    let row = sqlx::query!(
+        "-- replay_plan_load
+         SELECT selection, summary, chunk_records, chunk_bytes, created_at, created_by, generation
+         FROM replay_plans WHERE plan_hash = $1",
+        bytes
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let inconsistent = |error: serde_json::Error| Error::Inconsistent {
+        table: "replay_plans",
+        id: plan.to_string(),
+        reason: error.to_string(),
+    };
+    let ranges = sqlx::query!(
+        r#"-- replay_plan_ranges_load
+           SELECT topic_id, full_name AS "name!", partition, start_offset, end_offset
+           FROM replay_plan_ranges JOIN topic_names USING (topic_id) WHERE plan_hash = $1
+           ORDER BY full_name, partition, start_offset"#,
+        bytes
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let assigned = ranges.into_iter().map(|row| Assigned {
+        topic_id: row.topic_id,
+        range: OffsetRange { topic: row.name, partition: row.partition, start: row.start_offset, end: row.end_offset },
+    });
+    let chunks = sqlx::query!(
+        "-- replay_plan_chunks_load
+         SELECT chunk, digest, summary FROM replay_plan_chunks WHERE plan_hash = $1",
+        bytes
+    )
+    .fetch_all(connection)
+    .await?;
+    let chunks = chunks.into_iter().map(|row| {
+        let digest = hash("replay_plan_chunks", &row.digest)?;
+        Ok((u64::try_from(row.chunk).unwrap_or_default(), PlannedChunk { digest, summary: row.summary }))
+    });
+    Ok(Plan {
+        hash: plan,
+        selection: serde_json::from_value(row.selection).map_err(inconsistent)?,
+        report: serde_json::from_value(row.summary).map_err(inconsistent)?,
+        limits: Limits {
+            records: usize::try_from(row.chunk_records).unwrap_or(1),
+            bytes: usize::try_from(row.chunk_bytes).unwrap_or(1),
+        },
+        ranges: assigned.collect(),
+        chunks: chunks.collect::<Result<_, Error>>()?,
+        created_at: row.created_at,
+        created_by: row.created_by,
+        generation: row.generation,
+    })
+}
+
+fn hash(table: &'static str, bytes: &[u8]) -> Result<Sha256Hash, Error> {
+    let inconsistent =
+        || Error::Inconsistent { table, id: format!("{bytes:02x?}"), reason: "the hash has no 32 bytes".to_owned() };
+    Sha256Hash::from_slice(bytes).ok_or_else(inconsistent)
+}
+
+fn to_json(value: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(value).expect("a struct of texts and numbers always serializes")
+}
+
+fn to_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// How far a run is.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) run_id: i64,
+    pub(super) next_chunk: u64,
+    pub(super) next: HashMap<RangeKey, i64>,
+}
+
+/// How the last run of a plan ended.
+pub(super) struct LastRun {
+    pub(super) run_id: i64,
+    pub(super) state: String,
+    pub(super) next_chunk: i64,
+    pub(super) started_by: String,
+    pub(super) ended_at: Option<DateTime<Utc>>,
+}
+
+/// The last run of this making of a plan.
+pub(super) async fn last_run(connection: &mut PgConnection, plan: &Plan) -> Result<Option<LastRun>, Error> {
+    let row = sqlx::query_as!(
+        LastRun,
+        "-- replay_run_last
+         SELECT run_id, state, next_chunk, started_by, ended_at FROM replay_runs
+         WHERE plan_hash = $1 AND generation = $2 AND state <> 'superseded' ORDER BY run_id DESC LIMIT 1",
+        plan.hash.as_bytes().as_slice(),
+        plan.generation
+    );
+    Ok(row.fetch_optional(connection).await?)
+}
+
+/// Begins a run.
+pub(super) async fn begin_run(
+    connection: &mut PgConnection,
+    plan: &Plan,
+    by: &str,
+    now: DateTime<Utc>,
+) -> Result<Run, Error> {
+    let row = sqlx::query!(
+        "-- replay_run_begin
+         INSERT INTO replay_runs (plan_hash, generation, state, started_at, started_by, updated_at)
+         VALUES ($1, $2, 'running', $3, $4, $3) RETURNING run_id",
+        plan.hash.as_bytes().as_slice(),
+        plan.generation,
+        now,
+        by
+    );
+    Ok(Run { run_id: row.fetch_one(connection).await?.run_id, next_chunk: 0, next: HashMap::new() })
+}
+
+/// Goes on with a run.
+pub(super) async fn resume_run(
+    connection: &mut PgConnection,
+    last: &LastRun,
+    now: DateTime<Utc>,
+) -> Result<Run, Error> {
+    set_state(connection, last.run_id, "running", None, now).await?;
+    let rows = sqlx::query!(
+        "-- replay_run_ranges_load
+         SELECT topic_id, partition, start_offset, next_offset FROM replay_run_ranges WHERE run_id = $1",
+        last.run_id
+    );
+    let rows = rows.fetch_all(connection).await?;
+    let next = rows.into_iter().map(|row| ((row.topic_id, row.partition, row.start_offset), row.next_offset)).collect();
+    Ok(Run { run_id: last.run_id, next_chunk: u64::try_from(last.next_chunk).unwrap_or_default(), next })
+}
+
+/// Locks a run, and says which chunk is its next; `None` when it is over.
+pub(super) async fn lock_run(transaction: &mut PgConnection, run_id: i64) -> Result<Option<u64>, Error> {
+    let row = sqlx::query!(
+        "-- replay_run_lock
+         SELECT next_chunk FROM replay_runs WHERE run_id = $1 AND state = 'running' FOR UPDATE",
+        run_id
+    );
+    let row = row.fetch_optional(transaction).await?;
+    Ok(row.map(|row| u64::try_from(row.next_chunk).unwrap_or_default()))
+}
+
+/// What a chunk adds to its run.
+pub(super) struct Step<'a> {
+    pub(super) records: usize,
+    pub(super) fresh: usize,
+    pub(super) effects: usize,
+    pub(super) next: &'a [(RangeKey, i64)],
+}
+
+/// Writes down that a chunk is done, in its transaction.
+pub(super) async fn advance_run(
+    transaction: &mut PgConnection,
+    run_id: i64,
+    step: &Step<'_>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "-- replay_run_advance
+         UPDATE replay_runs
+         SET next_chunk = next_chunk + 1, records = records + $2, fresh = fresh + $3, effects = effects + $4,
+             updated_at = $5
+         WHERE run_id = $1 AND state = 'running'",
+        run_id,
+        to_i64(step.records as u64),
+        to_i64(step.fresh as u64),
+        to_i64(step.effects as u64),
+        now
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!(
+        "-- replay_run_ranges_advance
+         INSERT INTO replay_run_ranges (run_id, topic_id, partition, start_offset, next_offset)
+         SELECT $1, * FROM unnest($2::smallint[], $3::integer[], $4::bigint[], $5::bigint[])
+         ON CONFLICT (run_id, topic_id, partition, start_offset) DO UPDATE SET next_offset = EXCLUDED.next_offset",
+        run_id,
+        &step.next.iter().map(|(key, _)| key.0).collect::<Vec<_>>(),
+        &step.next.iter().map(|(key, _)| key.1).collect::<Vec<_>>(),
+        &step.next.iter().map(|(key, _)| key.2).collect::<Vec<_>>(),
+        &step.next.iter().map(|(_, next)| *next).collect::<Vec<_>>(),
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
+/// Says how a run is, with a word of explanation.
+pub(super) async fn set_state(
+    connection: &mut PgConnection,
+    run_id: i64,
+    state: &str,
+    detail: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "-- replay_run_state
+         UPDATE replay_runs
+         SET state = $2, detail = $3, updated_at = $4, ended_at = CASE WHEN $2 = 'done' THEN $4::timestamptz END
+         WHERE run_id = $1 AND state NOT IN ('superseded', 'done')",
+        run_id,
+        state,
+        detail,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A plan and its last run, for people.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct RunView {
+    pub plan: String,
+    pub planned_at: DateTime<Utc>,
+    pub planned_by: String,
+    pub selection: Selection,
+    pub planned: Report,
+    /// `planned` when nobody has begun it; a run that is `running` may also have been killed.
+    pub state: String,
+    pub records: i64,
+    pub fresh: i64,
+    pub effects: i64,
+    pub detail: Option<String>,
+    pub started_by: Option<String>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Plans with their last runs, the newest first. A plan whose row cannot be understood is listed with that in its detail.
+///
+/// # Errors
+/// When PostgreSQL refuses.
+pub async fn runs(connection: &mut PgConnection, limit: i64) -> Result<Vec<RunView>, Error> {
+    let rows = sqlx::query!(
+        r#"-- replay_runs_list
+           SELECT encode(p.plan_hash, 'hex') AS "plan!", p.created_at, p.created_by, p.selection, p.summary,
+                  coalesce(r.state, 'planned') AS "state!", coalesce(r.records, 0) AS "records!",
+                  coalesce(r.fresh, 0) AS "fresh!", coalesce(r.effects, 0) AS "effects!", r.detail AS "detail?",
+                  r.started_by AS "started_by?", coalesce(r.updated_at, p.created_at) AS "updated_at!"
+           FROM replay_plans p
+           LEFT JOIN LATERAL (SELECT * FROM replay_runs r
+                              WHERE r.plan_hash = p.plan_hash AND r.generation = p.generation
+                              ORDER BY run_id DESC LIMIT 1) r ON true
+           ORDER BY p.created_at DESC LIMIT $1"#,
+        limit
+    );
+    let rows = rows.fetch_all(connection).await?.into_iter().map(|row| {
+        let read = serde_json::from_value(row.selection)
+            .and_then(|selection: Selection| Ok((selection, serde_json::from_value::<Report>(row.summary)?)));
+        let (read, detail) = match read {
+            Ok(read) => (read, row.detail),
+            Err(error) => (Default::default(), Some(format!("this version cannot read the plan: {error}"))),
+        };
+        let (selection, planned) = read;
+        RunView {
+            plan: row.plan,
+            planned_at: row.created_at,
+            planned_by: row.created_by,
+            selection,
+            planned,
+            state: row.state,
+            records: row.records,
+            fresh: row.fresh,
+            effects: row.effects,
+            detail,
+            started_by: row.started_by,
+            updated_at: row.updated_at,
+        }
+    });
+    Ok(rows.collect())
+}

@@ -1,0 +1,305 @@
+//! Kafka client set-up: the settings that everything relies on, in one place.
+
+pub mod closing;
+pub mod topics;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use riverlock_schemas::{
+    record::STORED_BYTES_MAX,
+    topics::{DEFAULT_PREFIX, Topics},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::ConfigError;
+
+/// How long a metadata or admin request may take.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest record that is written or read, in bytes: the largest body, and 256 KiB for its key and its headers.
+pub const RECORD_BYTES_MAX: usize = STORED_BYTES_MAX + 256 * 1024;
+
+/// How long a record waits for others to travel with, in milliseconds. Most of what a record costs is its request's.
+const LINGER_MS: &str = "5";
+
+/// `[kafka]` of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaConfig {
+    /// Where to begin, `host:port` separated by commas.
+    pub brokers: String,
+    /// What every topic's name starts with.
+    pub topic_prefix: String,
+    /// Event types that have a topic of their own; all others share one.
+    pub routed_types: Vec<String>,
+    /// Partitions of every raw topic. Adding some later moves keys: choose once.
+    ///
+    /// As many consumers can share the work. More of them do not make it faster: a producer sends one request for each
+    /// partition that it has a record for, so its batches get smaller.
+    pub partitions: i32,
+    /// Copies of every partition.
+    pub replication_factor: i32,
+    /// How long raw events are kept, in milliseconds; -1 keeps them for ever.
+    pub retention_ms: i64,
+    /// How long published dead letters are kept, in milliseconds; -1 keeps them for ever. They stay in PostgreSQL in any case.
+    pub dead_letter_retention_ms: i64,
+    /// How long messages to other systems are kept, in milliseconds; -1 keeps them for ever. It must be longer than any of
+    /// those systems may be away.
+    pub fulfillment_retention_ms: i64,
+    /// How long a consumer may be silent before its partitions are given to another; a killed one is missed this long.
+    #[serde(with = "humantime_serde")]
+    pub session_timeout: Duration,
+    /// How long events in quarantine are kept, in milliseconds.
+    pub quarantine_retention_ms: i64,
+    /// How much of a partition of the quarantine is kept, in bytes: strangers may write there.
+    pub quarantine_retention_bytes: i64,
+    /// Further librdkafka properties, for example `security.protocol` or `sasl.username`.
+    pub properties: BTreeMap<String, Property>,
+}
+
+/// The value of a librdkafka property; printed redacted, because some are secrets.
+pub type Property = crate::Secret;
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: "127.0.0.1:9092".to_owned(),
+            topic_prefix: DEFAULT_PREFIX.to_owned(),
+            routed_types: Topics::default_routed().map(str::to_owned).collect(),
+            partitions: 3,
+            replication_factor: 1,
+            retention_ms: -1,
+            dead_letter_retention_ms: -1,
+            fulfillment_retention_ms: -1,
+            session_timeout: Duration::from_secs(45),
+            quarantine_retention_ms: 14 * 24 * 3_600_000,
+            quarantine_retention_bytes: 64 * 1024 * 1024,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// Settings whose change would break a promise, so the configuration may not touch them.
+const FIXED: [&str; 14] = [
+    "acks",
+    "auto.offset.reset",
+    "delivery.report.only.error",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.gapless.guarantee",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "partition.assignment.strategy",
+    "partitioner",
+    "request.required.acks",
+    "transactional.id",
+];
+
+impl KafkaConfig {
+    /// Checks what goes together.
+    ///
+    /// # Errors
+    /// When a number is out of range or a property is set that must not be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.brokers.trim().is_empty() {
+            return Err(ConfigError::refused("kafka.brokers", "is empty; expected host:port, separated by commas"));
+        }
+        if !(1..=1_000).contains(&self.partitions) {
+            return Err(ConfigError::refused("kafka.partitions", "must be from 1 to 1000"));
+        }
+        if !(1..=10).contains(&self.replication_factor) {
+            return Err(ConfigError::refused("kafka.replication_factor", "must be from 1 to 10"));
+        }
+        if !(Duration::from_secs(6)..=Duration::from_secs(300)).contains(&self.session_timeout) {
+            return Err(ConfigError::refused("kafka.session_timeout", "must be from 6s to 5m"));
+        }
+        for (key, value) in [
+            ("retention_ms", self.retention_ms),
+            ("dead_letter_retention_ms", self.dead_letter_retention_ms),
+            ("fulfillment_retention_ms", self.fulfillment_retention_ms),
+        ] {
+            if value != -1 && value < 1 {
+                let reason = format!("is {value}; expected milliseconds, or -1 to keep everything");
+                return Err(ConfigError::refused(format!("kafka.{key}"), reason));
+            }
+        }
+        for (key, value) in [
+            ("quarantine_retention_ms", self.quarantine_retention_ms),
+            ("quarantine_retention_bytes", self.quarantine_retention_bytes),
+        ] {
+            if value < 1 {
+                let reason = format!("is {value}; strangers may write there, so it must have a bound");
+                return Err(ConfigError::refused(format!("kafka.{key}"), reason));
+            }
+        }
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if self.topic_prefix.is_empty() || !self.topic_prefix.chars().all(legal) {
+            return Err(ConfigError::refused("kafka.topic_prefix", "must be letters, digits, `.`, `_` and `-`"));
+        }
+        if let Some(name) = self.routed_types.iter().find(|name| name.is_empty() || !name.chars().all(legal)) {
+            return Err(ConfigError::refused(
+                "kafka.routed_types",
+                format!("`{name}` cannot be part of a topic's name"),
+            ));
+        }
+        match FIXED.iter().find(|name| self.properties.contains_key(**name)) {
+            Some(name) => Err(ConfigError::refused(
+                format!("kafka.properties.\"{name}\""),
+                "cannot be changed: no acknowledged event may be lost, and none may take effect twice",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the properties that are secrets in files, which clients need.
+    ///
+    /// # Errors
+    /// When one of the files cannot be read.
+    pub fn read_secrets(&self) -> Result<(), ConfigError> {
+        self.properties
+            .iter()
+            .try_for_each(|(name, value)| value.read(&format!("kafka.properties.\"{name}\"")).map(drop))
+    }
+
+    /// The topics' names.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::new(self.topic_prefix.clone(), self.routed_types.iter().cloned())
+    }
+
+    /// What clients need that read no records: admin clients, and those that ask where partitions begin and end.
+    #[must_use]
+    pub fn client(&self) -> ClientConfig {
+        self.with_properties(self.common())
+    }
+
+    /// Adds what is configured, over what is chosen here.
+    fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.properties {
+            config.set(name, value.expose());
+        }
+        config
+    }
+
+    /// What producers, consumers and admin clients have in common.
+    fn common(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set_log_level(RDKafkaLogLevel::Warning)
+            .set("bootstrap.servers", &self.brokers)
+            // Two installations on one cluster are told apart by their prefix, in Kafka's logs and quotas as well.
+            .set("client.id", &self.topic_prefix)
+            // The broker may be away for seconds: be back within half a second of its return (default 10 s).
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "500")
+            .set("socket.connection.setup.timeout.ms", "2000")
+            .set("socket.keepalive.enable", "true")
+            // A typo must not make a topic.
+            .set("allow.auto.create.topics", "false");
+        config
+    }
+
+    /// A producer that repeats nothing and counts a record as written only when all in-sync replicas have it.
+    #[must_use]
+    pub fn producer(&self) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", LINGER_MS)
+            // No deadline: a small value would turn a slow broker into a reconnect storm. Callers have timers of their own.
+            .set("message.timeout.ms", "15000")
+            .set("request.timeout.ms", "2500")
+            .set("socket.timeout.ms", "4000")
+            .set("retry.backoff.ms", "50")
+            .set("retry.backoff.max.ms", "500")
+            .set("queue.buffering.max.kbytes", "131072")
+            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+            // As Java's default, so that other tools find a key's partition. Never change it: keys would move.
+            .set("partitioner", "murmur2_random")
+            .set("compression.type", "lz4");
+        self.with_properties(config)
+    }
+
+    /// The consumer group called `name`. It begins with the topic prefix: installations that share a cluster must not share
+    /// groups, and one rule about a prefix gives the rights to topics and to groups. Offsets live in PostgreSQL, so that a group
+    /// may change its name at any time.
+    #[must_use]
+    pub fn group(&self, name: &str) -> String {
+        format!("{}.{name}", self.topic_prefix)
+    }
+
+    /// A consumer of the group called `name`, which commits only what it is told to, and stops rather than jump when its
+    /// offset is gone.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> ClientConfig {
+        let mut config = self.common();
+        config
+            .set("group.id", self.group(name))
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("session.timeout.ms", self.session_timeout.as_millis().to_string())
+            .set("max.poll.interval.ms", "300000")
+            // A topic that was missing, or that the consumer had no right to, is read this soon when that is mended (default 5 min).
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("fetch.wait.max.ms", "100")
+            // Small pieces of every partition in turn: an order's events of different topics meet in one batch, and a consumer
+            // that is behind holds less.
+            .set("fetch.message.max.bytes", "262144")
+            .set("queued.max.messages.kbytes", "32768")
+            .set("check.crcs", "true")
+            .set("enable.partition.eof", "false");
+        self.with_properties(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Secret;
+
+    #[test]
+    fn a_property_that_would_break_a_promise_is_refused() {
+        let mut config = KafkaConfig::default();
+        assert!(config.validate().is_ok());
+        config.properties.insert("acks".to_owned(), Secret::new("1"));
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.properties.\"acks\""), "{error}");
+        let unbounded = KafkaConfig { quarantine_retention_bytes: -1, ..KafkaConfig::default() };
+        let error = unbounded.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.quarantine_retention_bytes"), "{error}");
+        let nothing_kept = KafkaConfig { fulfillment_retention_ms: 0, ..KafkaConfig::default() };
+        let error = nothing_kept.validate().unwrap_err().to_string();
+        assert!(error.contains("kafka.fulfillment_retention_ms"), "{error}");
+    }
+
+    #[test]
+    fn a_property_that_is_configured_counts_for_producers_and_consumers() {
+        let mut config = KafkaConfig::default();
+        assert_eq!(config.producer().get("compression.type"), Some("lz4"));
+        for (name, value) in [("compression.type", "zstd"), ("fetch.wait.max.ms", "7"), ("security.protocol", "ssl")] {
+            config.properties.insert(name.to_owned(), Secret::new(value));
+        }
+        assert_eq!(config.producer().get("compression.type"), Some("zstd"));
+        assert_eq!(config.consumer("g").get("fetch.wait.max.ms"), Some("7"));
+        assert_eq!(config.client().get("security.protocol"), Some("ssl"));
+    }
+
+    #[test]
+    fn installations_with_different_prefixes_share_no_group_and_no_client_id() {
+        let config = |prefix: &str| KafkaConfig { topic_prefix: prefix.to_owned(), ..KafkaConfig::default() };
+        let (one, other) = (config("one"), config("other"));
+        assert_eq!(one.consumer("processor").get("group.id"), Some("one.processor"));
+        assert_eq!(other.consumer("processor").get("group.id"), Some("other.processor"));
+        for client in [one.client(), one.producer(), one.consumer("processor")] {
+            assert_eq!(client.get("client.id"), Some("one"));
+        }
+    }
+}

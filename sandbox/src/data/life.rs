@@ -1,0 +1,348 @@
+//! The life of one order, from its first event to its last, as a pure function of a seed and a number.
+//!
+//! Lives are made one at a time and thrown away: a hundred thousand of them need no list. Whoever knows seed, mode and
+//! start can make any of them again, and so check what became of it.
+
+use bytes::Bytes;
+use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
+
+use crate::{
+    config::Mode,
+    data::{
+        order::Order,
+        payload::{Envelope, Moment, Versions, file_body, order_body, unknown_body},
+        pdf::Purpose,
+        seed,
+    },
+};
+
+/// Time between the beginnings of two consecutive lives, milliseconds.
+const LIVES_APART_MILLISECONDS: i64 = 250;
+
+/// Order ids are twelve digits: the smallest, and how many there are.
+const ORDER_ID_FIRST: u64 = 100_000_000_000;
+const ORDER_IDS: u64 = 900_000_000_000;
+
+// What a generator is for; a new purpose takes a new number, so that the others' draws stay as they are.
+const FOR_ORDER_IDS: u64 = 1;
+const FOR_ORDER: u64 = 2;
+const FOR_STORY: u64 = 3;
+const FOR_EVENTS: u64 = 4;
+const FOR_FILES: u64 = 5;
+
+/// Types that this kind of receiver has no consumer for. Source: Digital River, "Event types".
+const UNKNOWN_TYPES: [&str; 3] = ["customer.updated", "subscription.extended", "payout.created"];
+
+/// The history of one order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// Which life of its seed this is.
+    pub index: u64,
+    /// The order: twelve digits, distinct for every index below 9 · 10¹¹ of one seed.
+    pub order_id: String,
+    /// What happened, in the true order of history.
+    pub events: Vec<PlannedEvent>,
+    /// Where a receiver must end that got every event at least once, in any order.
+    pub expected: Expected,
+}
+
+/// One event, ready to be signed and sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedEvent {
+    /// The event's id, a UUID.
+    pub id: String,
+    /// Such as `order.accepted`.
+    pub event_type: &'static str,
+    /// The order that it speaks of; none for the types that know no order.
+    pub order_id: Option<String>,
+    /// When Digital River made the event, as its envelope says.
+    pub created_time: DateTime<Utc>,
+    /// The JSON text, always the same bytes for the same event.
+    pub body: Bytes,
+}
+
+/// The end of a life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// `complete`, `fulfilled`, `ready`, `on_hold`, `blocked` or `cancelled`.
+    pub status: &'static str,
+    /// File ids of the invoices.
+    pub invoices: Vec<String>,
+    /// File ids of the credit memos.
+    pub credit_memos: Vec<String>,
+}
+
+impl Expected {
+    /// Every file to be archived: the invoices, then the credit memos.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.invoices.iter().chain(&self.credit_memos).map(String::as_str)
+    }
+}
+
+impl Life {
+    /// Makes life number `index`. The same arguments always give the same bytes; another seed, mode or `start` gives
+    /// other orders, so that no event id ever stands for two bodies.
+    ///
+    /// `start` is when the first life begins; life `index` begins a quarter of a second later for each before it, and
+    /// lasts minutes to hours.
+    pub fn generate(seed: u64, index: u64, mode: Mode, start: DateTime<Utc>) -> Self {
+        let world = seed::mix(seed::mix(seed, start.timestamp_millis().cast_unsigned()), u64::from(mode.is_live()));
+        let own = seed::mix(world, index);
+        let first = seed::mix(world, FOR_ORDER_IDS) % ORDER_IDS;
+        let order_id = (ORDER_ID_FIRST + (first + index % ORDER_IDS) % ORDER_IDS).to_string();
+
+        let offset = TimeDelta::milliseconds(LIVES_APART_MILLISECONDS.saturating_mul(index.cast_signed()));
+        let begin = start.checked_add_signed(offset).unwrap_or(start);
+        let order = Order::draw(
+            &mut seed::rng(own, FOR_ORDER),
+            order_id.clone(),
+            mode.is_live(),
+            begin.duration_trunc(TimeDelta::seconds(1)).unwrap_or(begin),
+        );
+        let mut teller = Teller::new(own, &order);
+        let story = Story::draw(&mut seed::rng(own, FOR_STORY));
+        story.tell(&mut teller);
+        let (events, invoices, credit_memos) = (teller.events, teller.invoices, teller.credit_memos);
+        Self { index, order_id, events, expected: Expected { status: story.ending.status(), invoices, credit_memos } }
+    }
+}
+
+/// How a life ends.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Complete { invoices: usize, credit_memo: bool, cancelled_line: bool },
+    Fulfilled,
+    Ready,
+    OnHold,
+    Blocked,
+    CancelledEarly,
+    CancelledLate,
+}
+
+impl Ending {
+    const fn status(self) -> &'static str {
+        match self {
+            Self::Complete { .. } => "complete",
+            Self::Fulfilled => "fulfilled",
+            Self::Ready => "ready",
+            Self::OnHold => "on_hold",
+            Self::Blocked => "blocked",
+            Self::CancelledEarly | Self::CancelledLate => "cancelled",
+        }
+    }
+}
+
+/// What happens in a life, before anyone tells it in detail.
+struct Story {
+    pending_payment: bool,
+    review: bool,
+    ending: Ending,
+    unknown: bool,
+}
+
+impl Story {
+    fn draw(rng: &mut fastrand::Rng) -> Self {
+        let ending = match rng.u16(..1000) {
+            0..880 => Ending::Complete {
+                invoices: if rng.u8(..100) < 2 { 2 } else { 1 },
+                credit_memo: rng.u8(..100) < 3,
+                cancelled_line: rng.u8(..100) < 5,
+            },
+            880..905 => Ending::CancelledEarly,
+            905..930 => Ending::CancelledLate,
+            930..960 => Ending::Blocked,
+            960..970 => Ending::Ready,
+            970..985 => Ending::OnHold,
+            _ => Ending::Fulfilled,
+        };
+        let (mut pending_payment, mut review) = match rng.u8(..100) {
+            0..10 => (true, false),
+            10..20 => (false, true),
+            20..25 => (true, true),
+            _ => (false, false),
+        };
+        match ending {
+            Ending::Blocked => review = true,
+            Ending::OnHold | Ending::CancelledEarly if !review => pending_payment = true,
+            _ => {}
+        }
+        Self { pending_payment, review, ending, unknown: rng.u8(..100) < 2 }
+    }
+
+    fn tell(&self, teller: &mut Teller<'_>) {
+        if self.pending_payment {
+            teller.reach("pending_payment", "order.pending_payment");
+        }
+        if self.review {
+            teller.fraud("review_opened");
+            teller.reach("in_review", "order.review_opened");
+        }
+        match self.ending {
+            Ending::OnHold => {}
+            Ending::CancelledEarly => teller.reach("cancelled", "order.cancelled"),
+            Ending::Blocked => {
+                teller.fraud("blocked");
+                teller.reach("blocked", "order.blocked");
+            }
+            Ending::Ready => teller.accept(),
+            Ending::CancelledLate => {
+                teller.accept();
+                teller.reach("cancelled", "order.cancelled");
+            }
+            Ending::Fulfilled => {
+                teller.accept();
+                teller.fulfil(Shipping::Everything);
+            }
+            Ending::Complete { invoices, credit_memo, cancelled_line } => {
+                teller.accept();
+                teller.fulfil(if cancelled_line { Shipping::AllButOne } else { Shipping::Everything });
+                teller.reach("complete", "order.complete");
+                (0..invoices).for_each(|_| teller.invoice());
+                if credit_memo {
+                    teller.credit_memo();
+                }
+            }
+        }
+        if self.unknown {
+            teller.unknown();
+        }
+    }
+}
+
+/// What of an order is shipped; the rest is cancelled.
+#[derive(Clone, Copy)]
+enum Shipping {
+    Everything,
+    /// All lines but the last; everything if there is only one.
+    AllButOne,
+}
+
+/// Writes the events of one order down, one after the other.
+struct Teller<'a> {
+    order: &'a Order,
+    own: u64,
+    rng: fastrand::Rng,
+    moment: Moment,
+    events: Vec<PlannedEvent>,
+    invoices: Vec<String>,
+    credit_memos: Vec<String>,
+}
+
+impl<'a> Teller<'a> {
+    fn new(own: u64, order: &'a Order) -> Self {
+        let created = order.created;
+        Self {
+            order,
+            own,
+            rng: seed::rng(own, FOR_EVENTS),
+            moment: Moment {
+                states: Vec::new(),
+                fraud: Vec::new(),
+                lines: order.lines.iter().map(|_| vec![("created", created)]).collect(),
+                updated: created,
+            },
+            events: Vec::new(),
+            invoices: Vec::new(),
+            credit_memos: Vec::new(),
+        }
+    }
+
+    /// Lets between `seconds.start` and `seconds.end` go by; the result is the order's present.
+    fn wait(&mut self, seconds: std::ops::Range<i64>) -> DateTime<Utc> {
+        let micros = if self.order.shape.fractions { self.rng.i64(0..1_000_000) } else { 0 };
+        self.moment.updated += TimeDelta::seconds(self.rng.i64(seconds)) + TimeDelta::microseconds(micros);
+        self.moment.updated
+    }
+
+    /// Records that the fraud check came to a state a moment after the last thing that happened.
+    fn fraud(&mut self, state: &'static str) {
+        let at = self.wait(1..3);
+        self.moment.fraud.push((state, at));
+    }
+
+    fn accept(&mut self) {
+        self.fraud("passed");
+        self.reach("accepted", "order.accepted");
+    }
+
+    fn fulfil(&mut self, shipping: Shipping) {
+        let lines = self.moment.lines.len();
+        for line in 0..lines {
+            let is_left_out = matches!(shipping, Shipping::AllButOne) && lines > 1 && line == lines - 1;
+            let at = self.wait(60..1_800);
+            self.moment.lines[line].push((if is_left_out { "cancelled" } else { "fulfilled" }, at));
+        }
+        self.reach("fulfilled", "order.fulfilled");
+    }
+
+    /// The order comes to a state, and an event tells of it.
+    fn reach(&mut self, state: &'static str, event_type: &'static str) {
+        let at = self.wait(6..240);
+        let previous = self.moment.state();
+        self.moment.states.push((state, at));
+        if matches!(state, "cancelled" | "blocked") {
+            self.moment.lines.iter_mut().for_each(|line| line.push((state, at)));
+        }
+        let has_previous = !previous.is_empty() && self.rng.u8(..100) < 15;
+        let envelope = self.envelope(event_type);
+        let body = order_body(&envelope, self.order, &self.moment, has_previous.then_some(previous));
+        self.push(envelope, Some(self.order.id.clone()), body);
+    }
+
+    fn invoice(&mut self) {
+        let file_id = self.file("order.invoice.created", Purpose::Invoice);
+        self.invoices.push(file_id);
+    }
+
+    fn credit_memo(&mut self) {
+        let file_id = self.file("order.credit_memo.created", Purpose::CreditMemo);
+        self.credit_memos.push(file_id);
+    }
+
+    fn file(&mut self, event_type: &'static str, purpose: Purpose) -> String {
+        self.wait(6..90);
+        let number = u64::try_from(self.invoices.len() + self.credit_memos.len()).expect("a handful of files");
+        let drawn = seed::uuid(&mut seed::rng(self.own, seed::mix(FOR_FILES, number)));
+        let file_id = purpose.mark(drawn).to_string();
+        let envelope = self.envelope(event_type);
+        let body = file_body(&envelope, self.order, &file_id, purpose.as_str());
+        self.push(envelope, Some(self.order.id.clone()), body);
+        file_id
+    }
+
+    /// Something else happens at Digital River just after one of the order's events.
+    fn unknown(&mut self) {
+        let after = self.rng.usize(..self.events.len());
+        let event_type = UNKNOWN_TYPES[self.rng.usize(..UNKNOWN_TYPES.len())];
+        let mut envelope = self.envelope(event_type);
+        envelope.created = self.events[after].created_time + TimeDelta::milliseconds(1);
+        let body = unknown_body(&envelope, &self.order.customer_id, self.order.total());
+        self.push(envelope, None, body);
+        self.events[after + 1..].rotate_right(1);
+    }
+
+    /// The envelope of an event about what has just happened.
+    fn envelope(&mut self, event_type: &'static str) -> Envelope {
+        let versions = match self.rng.u8(..4) {
+            0 => Versions::Webhooks,
+            1 => Versions::CapitalRiver,
+            2 => Versions::Ids,
+            _ => Versions::Absent,
+        };
+        Envelope {
+            id: seed::uuid(&mut self.rng).to_string(),
+            event_type,
+            live: self.order.live,
+            created: self.moment.updated + TimeDelta::microseconds(self.rng.i64(300_000..4_000_000)),
+            versions,
+        }
+    }
+
+    fn push(&mut self, envelope: Envelope, order_id: Option<String>, body: Vec<u8>) {
+        let Envelope { id, event_type, created, .. } = envelope;
+        self.events.push(PlannedEvent { id, event_type, order_id, created_time: created, body: body.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

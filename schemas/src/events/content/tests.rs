@@ -1,0 +1,155 @@
+use super::*;
+use crate::events::{event_type::subject, file_event::Purpose};
+
+fn content(body: &[u8]) -> Content {
+    let envelope = Envelope::parse(body).unwrap();
+    let mut content = Content::of_envelope(&envelope);
+    if subject(&envelope.event_type).is_some() {
+        content.add_order_event(&OrderEvent::parse(&envelope, body, None).unwrap());
+    }
+    if let Some(purpose) = Purpose::of_event_type(&envelope.event_type) {
+        content.add_file_event(&FileEvent::parse(&envelope, purpose, body).unwrap());
+    }
+    content
+}
+
+fn event(event_type: &str, object: &str) -> Content {
+    content(
+        format!(r#"{{"id":"e","type":"{event_type}","liveMode":false,"createdTime":"2026-11-27T10:00:06.123Z","data":{{"object":{object}}}}}"#)
+            .as_bytes(),
+    )
+}
+
+const ORDER: &str = r#"{"id":"o","currency":"EUR","totalAmount":27.01,"state":"accepted","upstreamId":"u","customerId":"5",
+    "stateTransitions":{"accepted":"2026-11-27T10:00:05Z"},"updatedTime":"2026-11-27T10:00:05.25Z","fraudState":"passed",
+    "shipTo":{"name":"Erika","address":{"line1":"Musterweg 1","city":"Bonn","postalCode":"53111","country":"DE"}},
+    "items":[{"id":"l","skuId":"sku-1","quantity":2,"state":"created"}]}"#;
+
+#[test]
+fn spellings_of_one_event_do_not_contradict_each_other() {
+    let order = event("order.accepted", ORDER);
+    let changed = |from: &str, to: &str| {
+        assert!(ORDER.contains(from), "{from}");
+        ORDER.replace(from, to)
+    };
+    for other in [
+        ORDER.to_owned(),
+        ORDER.replace('\n', "").replace("        ", "\t").replace(',', " ,").replace("Musterweg 1 ,", "Musterweg 1,"),
+        // The expanded form.
+        changed(
+            r#""quantity":2"#,
+            r#""quantity":2,"productDetails":{"id":"sku-1","physical":true},"metadata":{"a":1}"#,
+        ),
+        // Another API version.
+        changed(r#""stateTransitions":{"accepted":"2026-11-27T10:00:05Z"},"#, ""),
+        changed(r#"10:00:05.25Z"#, "10:00:05+0000"),
+        changed(
+            r#""accepted":"2026-11-27T10:00:05Z""#,
+            r#""created":"2026-11-27T10:00:00Z","accepted":"2026-11-27T10:00:05.9Z""#,
+        ),
+        changed("27.01", "\"27.010\""),
+        changed("27.01", "27.009999999999998"),
+        changed(r#""quantity":2"#, r#""quantity":"2""#),
+        changed(r#","postalCode":"53111""#, r#","postalCode":53111"#),
+        changed(r#""upstreamId":"u","#, ""),
+        changed(r#""upstreamId":"u""#, r#""upstreamId":null,"other":7"#),
+        changed("Erika", "\\ud83d"),
+        changed(
+            r#","items":[{"id":"l","skuId":"sku-1","quantity":2,"state":"created"}]"#.trim_start_matches(','),
+            r#""items":null"#,
+        ),
+        r#"{"id":"o"}"#.to_owned(),
+    ] {
+        let other_content = event("order.accepted", &other);
+        assert_eq!(order.contradicts(&other_content), None, "{other}");
+        assert_eq!(other_content.contradicts(&order), None, "{other}");
+    }
+    let capture = r#"{"id":"c","orderId":"o","captures":[{"id":"1","state":"complete","amount":5}]}"#;
+    let complete = event("order.charge.capture.complete", capture);
+    assert_eq!(complete.contradicts(&event("order.charge.capture.completed", capture)), None);
+    let fulfillment = r#"{"id":"f","orderId":"o","items":[{"itemId":"l","quantity":1}]}"#;
+    let created = event("fulfillment.created", fulfillment);
+    assert_eq!(created.contradicts(&event("fulfillment.create", fulfillment)), None);
+}
+
+#[test]
+fn whatever_a_consumer_reads_can_contradict() {
+    let order = event("order.accepted", ORDER);
+    for (from, to, aspect) in [
+        (r#"{"id":"o""#, r#"{"id":"p""#, "order"),
+        (r#""EUR""#, r#""USD""#, "amount"),
+        ("27.01", "27.02", "amount"),
+        (r#""state":"accepted""#, r#""state":"cancelled""#, "state"),
+        (r#""accepted":"2026-11-27T10:00:05Z""#, r#""accepted":"2026-11-27T11:00:05Z""#, "times"),
+        ("10:00:05.25Z", "12:00:05.25Z", "times"),
+        (r#""quantity":2"#, r#""quantity":3"#, "lines and quantities"),
+        (r#"{"id":"l""#, r#"{"id":"m""#, "lines and quantities"),
+        ("[{", r#"[{"id":"x","skuId":"s","quantity":1,"state":"created"},{"#, "lines and quantities"),
+        ("sku-1", "sku-2", "products"),
+        (r#""state":"created""#, r#""state":"fulfilled""#, "products"),
+        ("Musterweg 1", "Musterweg 2", "address"),
+        ("53111", "53112", "address"),
+        (r#""passed""#, r#""blocked""#, "details"),
+        (r#""upstreamId":"u""#, r#""upstreamId":"v""#, "details"),
+    ] {
+        assert!(ORDER.contains(from), "{from}");
+        let other = event("order.accepted", &ORDER.replacen(from, to, 1));
+        assert_eq!((order.contradicts(&other), other.contradicts(&order)), (Some(aspect), Some(aspect)), "{to}");
+    }
+    assert_eq!(order.contradicts(&event("order.complete", ORDER)), Some("type"));
+    let live = content(br#"{"id":"e","type":"order.accepted","liveMode":true,"createdTime":"2026-11-27T10:00:06Z","data":{"object":{"id":"o"}}}"#);
+    assert_eq!(order.contradicts(&live), Some("mode"));
+    for (event_type, object, from, to) in [
+        (
+            "order.charge.capture.failed",
+            r#"{"id":"c","orderId":"o","captures":[{"id":"1","state":"failed","amount":5}]}"#,
+            "\"amount\":5",
+            "\"amount\":6",
+        ),
+        (
+            "order.charge.capture.failed",
+            r#"{"id":"c","orderId":"o","captures":[{"id":"1","state":"failed"}]}"#,
+            "failed",
+            "complete",
+        ),
+        ("fulfillment.created", r#"{"id":"f","orderId":"o","items":[{"itemId":"l","quantity":1}]}"#, ":1", ":2"),
+        ("fulfillment.created", r#"{"id":"f","orderId":"o","items":[{"itemId":"l","quantity":1}]}"#, "\"f\"", "\"g\""),
+        ("fulfillment.created", r#"{"id":"f","orderId":"o","trackingNumber":"1"}"#, "\"1\"", "\"2\""),
+        ("order.invoice.created", r#"{"fileId":"6e5bf525-3907-40c5-86a9-f14ce4f33f35","orderId":"o"}"#, "6e5b", "6e5c"),
+    ] {
+        let (one, other) = (event(event_type, object), event(event_type, &object.replacen(from, to, 1)));
+        assert!(one.contradicts(&other).is_some(), "{event_type}: {from} or {to}");
+        assert_eq!(one.contradicts(&event(event_type, object)), None);
+    }
+}
+
+#[test]
+fn a_record_of_which_only_columns_are_known_contradicts_only_in_them() {
+    let order = event("order.accepted", ORDER);
+    let of = |event_type, mode, order_id| order.contradicts(&Content::of_parts(event_type, mode, order_id));
+    assert_eq!(of("order.accepted", Some(Mode::Test), Some("o")), None);
+    assert_eq!(of("order.accepted", None, None), None);
+    assert_eq!(of("order.accepted", Some(Mode::Live), Some("o")), Some("mode"));
+    assert_eq!(of("order.accepted", Some(Mode::Test), Some("p")), Some("order"));
+    assert_eq!(of("order.complete", Some(Mode::Test), Some("o")), Some("type"));
+}
+
+#[test]
+fn a_digest_is_stored_and_compared_with_digests_of_its_version_only() {
+    let order = event("order.accepted", ORDER);
+    assert_eq!(Content::from_slice(order.as_bytes()), Some(order));
+    assert_eq!(Content::from_slice(&[1; 31]), None);
+    let mut newer = event("order.complete", ORDER);
+    newer.0[0] += 1;
+    assert_eq!(order.contradicts(&newer), None);
+    assert_eq!(Content::BYTES, 32, "the size that the column allows");
+}
+
+#[test]
+fn the_digest_of_an_event_never_changes_within_a_version() {
+    let hex = hex::encode(event("order.accepted", ORDER).as_bytes());
+    assert_eq!(
+        hex, "0101017aed01c41e01b0eec73cac03c66401f8e8038878b53b0d0b9701000000",
+        "digests are stored: with another way to fill them goes another VERSION"
+    );
+}

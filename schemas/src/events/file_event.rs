@@ -1,0 +1,187 @@
+//! Events whose object is a file: `order.invoice.created` and `order.credit_memo.created`.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::MapAccess};
+
+use crate::{
+    Envelope, EventId, FileId, Mode, OrderId, envelope,
+    events::{
+        event_type,
+        payload::{self, PayloadError},
+    },
+    wire::{
+        Member,
+        scalar::{Id, Text, text},
+    },
+};
+
+/// What an announced file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Purpose {
+    /// `order.invoice.created`
+    Invoice,
+    /// `order.credit_memo.created`
+    CreditMemo,
+}
+
+impl Purpose {
+    /// `invoice` or `credit_memo`, as in the database, labels and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invoice => "invoice",
+            Self::CreditMemo => "credit_memo",
+        }
+    }
+
+    /// What Digital River writes as the file's `purpose`.
+    ///
+    /// Source: Digital River's `order.invoice.created` and `order.credit_memo.created` payloads.
+    #[must_use]
+    pub fn digital_river_name(self) -> &'static str {
+        match self {
+            Self::Invoice => "customer_invoice",
+            Self::CreditMemo => "customer_credit_memo",
+        }
+    }
+
+    /// The purpose that a type of event announces.
+    #[must_use]
+    pub fn of_event_type(event_type: &str) -> Option<Self> {
+        match event_type {
+            event_type::ORDER_INVOICE_CREATED => Some(Self::Invoice),
+            event_type::ORDER_CREDIT_MEMO_CREATED => Some(Self::CreditMemo),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An event that announces a file, read and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEvent {
+    /// The event's id.
+    pub event_id: EventId,
+    /// When Digital River made the event.
+    pub created_time: Option<DateTime<Utc>>,
+    /// The order that the file belongs to.
+    pub order_id: OrderId,
+    /// Test data and live data never meet.
+    pub mode: Mode,
+    /// The file. What is fetched is built from this and the configuration, and from nothing else.
+    pub file_id: FileId,
+    /// Invoice or credit memo, by the event's type.
+    pub purpose: Purpose,
+    /// The address in the event. It is compared and never used: an event must not decide where a key is sent.
+    pub announced_url: Option<String>,
+}
+
+/// The fields of Digital River's announcement of a file that are read, as they are documented.
+#[derive(Debug, Default, PartialEq, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+pub(crate) struct WireFile {
+    // Read with the envelope; it stands here for the JSON Schema.
+    id: Option<Id>,
+    file_id: Option<Id>,
+    #[schemars(rename = "invoiceURL")]
+    invoice_url: Option<Text>,
+}
+
+impl envelope::Payload for WireFile {
+    fn of_type(_: &str) -> Self {
+        Self::default()
+    }
+
+    fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
+        match key {
+            "fileId" => value.value(&mut self.file_id),
+            "invoiceURL" => value.value(&mut self.invoice_url),
+            _ => value.ignore(),
+        }
+    }
+}
+
+impl FileEvent {
+    /// Reads the payload of an event whose envelope is already read; `purpose` is that of the event's type.
+    ///
+    /// # Errors
+    /// When the event cannot be queued: no usable ids or no mode.
+    pub fn parse(envelope: &Envelope<'_>, purpose: Purpose, body: &[u8]) -> Result<Self, PayloadError> {
+        let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
+        let read = envelope::read::<WireFile>(body, None);
+        let read = read.map_err(|error| PayloadError::Shape(error.to_string()))?;
+        let (order_id, mode) = payload::order_key(envelope, &read.notes)?;
+        if let Some(fault) = read.notes.take_fault() {
+            return Err(PayloadError::Shape(fault));
+        }
+        let file = read.payload.unwrap_or_default();
+        let file_id = file.file_id.map(|Id(id)| id).filter(|id| !id.trim().is_empty());
+        let file_id = file_id.unwrap_or_else(|| read.head.id.as_text().to_owned());
+        Ok(Self {
+            event_id,
+            created_time: envelope.created_time,
+            order_id,
+            mode,
+            file_id: FileId::parse(&file_id).map_err(PayloadError::FileId)?,
+            purpose,
+            announced_url: text(file.invoice_url),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(object: &str) -> Result<FileEvent, PayloadError> {
+        let body =
+            format!(r#"{{"id":"e","type":"order.invoice.created","liveMode":true,"data":{{"object":{object}}}}}"#);
+        FileEvent::parse(&Envelope::parse(body.as_bytes()).unwrap(), Purpose::Invoice, body.as_bytes())
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_file_id_or_else_its_id() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        let event =
+            parse(&format!(r#"{{"id":"x","fileId":"{id}","orderId":"o","invoiceURL":"https://evil.example/"}}"#))
+                .unwrap();
+        assert_eq!((event.file_id.to_string().as_str(), event.order_id.as_str()), (id, "o"));
+        assert_eq!(parse(&format!(r#"{{"id":"{id}","orderId":"o"}}"#)).unwrap().file_id.to_string(), id);
+    }
+
+    #[test]
+    fn a_file_is_found_in_every_spelling_of_its_id() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        for object in [
+            format!(r#"{{"id":"file_{id}","fileId":"file_{id}","orderId":"o"}}"#),
+            format!(r#"{{"fileId":"{}","orderId":"o"}}"#, id.to_uppercase()),
+            format!(r#"{{"fileId":"{}","orderId":"o"}}"#, id.replace('-', "")),
+            format!(r#"{{"fileId":" {id} ","orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":null,"orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":"","orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":{{}},"orderId":"o"}}"#),
+            format!(r#"{{"id":"{id}","fileId":"{id}","fileId":"{id}","orderId":"o","invoiceURL":7}}"#),
+        ] {
+            assert_eq!(parse(&object).unwrap().file_id.to_string(), id, "{object}");
+        }
+        let number = parse(&format!(r#"{{"fileId":"{id}","orderId":48304242}}"#)).unwrap();
+        assert_eq!(number.order_id.as_str(), "48304242");
+    }
+
+    #[test]
+    fn what_is_no_file_id_never_becomes_part_of_an_address() {
+        for id in ["", "../x", "6e5bf525-3907-40c5-86a9-f14ce4f33f35/../..", "0", "fbe7-0b79-4302-a40b-fec2", "file_"] {
+            assert_eq!(parse(&format!(r#"{{"fileId":"{id}","orderId":"o"}}"#)).unwrap_err().code(), "file_id", "{id}");
+        }
+    }
+}
