@@ -1,10 +1,6 @@
 //! What is said about why a record could not take effect: what is wrong and where, and nothing of the body. The text goes to
 //! lists, message headers and logs, and the body has names and addresses of people.
 
-use sqlx::postgres::PgDatabaseError;
-
-use crate::Error;
-
 /// Longest explanation that is kept, in characters.
 const DETAIL_CHARS_MAX: usize = 500;
 /// What stands for a value that was left out.
@@ -54,21 +50,13 @@ fn skip_quoted(chars: &mut std::str::Chars<'_>, quote: char) {
     }
 }
 
-/// Why the database refused a record, in its own terms and without values.
-#[must_use]
-pub fn explain(error: &Error) -> String {
-    let Error::Sql(sqlx::Error::Database(refusal)) = error else { return safe(&error.to_string()) };
-    let mut text = safe(refusal.message());
-    let mut names = Vec::new();
-    names.extend(refusal.code().map(|code| format!("SQLSTATE {code}")));
-    names.extend(refusal.table().map(|table| format!("table {table}")));
-    let column = refusal.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::column);
-    names.extend(column.map(|column| format!("column {column}")));
-    names.extend(refusal.constraint().map(|constraint| format!("constraint {constraint}")));
-    if !names.is_empty() {
-        text.push_str(&format!(" ({})", names.join(", ")));
-    }
-    text
+/// Why a record is a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// A short, stable name, for labels and lists.
+    pub reason: &'static str,
+    /// What exactly is wrong, for people.
+    pub detail: String,
 }
 
 #[cfg(test)]

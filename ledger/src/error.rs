@@ -1,6 +1,8 @@
 //! What can go wrong with the database, and what to do about it.
 
-use crate::{Dead, detail::explain};
+use sqlx::postgres::PgDatabaseError;
+
+use crate::detail::{Dead, safe};
 
 /// A transaction did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -115,4 +117,21 @@ impl Error {
             Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack | Self::Newer(_) => true,
         }
     }
+}
+
+/// Why the database refused a record, in its own terms and without values.
+#[must_use]
+pub fn explain(error: &Error) -> String {
+    let Error::Sql(sqlx::Error::Database(refusal)) = error else { return safe(&error.to_string()) };
+    let mut text = safe(refusal.message());
+    let mut names = Vec::new();
+    names.extend(refusal.code().map(|code| format!("SQLSTATE {code}")));
+    names.extend(refusal.table().map(|table| format!("table {table}")));
+    let column = refusal.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::column);
+    names.extend(column.map(|column| format!("column {column}")));
+    names.extend(refusal.constraint().map(|constraint| format!("constraint {constraint}")));
+    if !names.is_empty() {
+        text.push_str(&format!(" ({})", names.join(", ")));
+    }
+    text
 }

@@ -28,6 +28,7 @@ pub mod spellings;
 pub mod store;
 pub mod view;
 
+pub use detail::Dead;
 pub use error::Error;
 pub use postgres::PostgresConfig;
-pub use projection::{Dead, Decision, Fresh, Projection, Reading, Record};
+pub use projection::{Decision, Fresh, Projection, Reading, Record};

@@ -15,6 +15,7 @@ use riverlock_schemas::{
 use sqlx::PgConnection;
 
 use crate::Error;
+use crate::detail::Dead;
 
 /// A record, copied out of Kafka's buffers.
 #[derive(Clone, Debug)]
@@ -84,15 +85,6 @@ pub enum Decision<E> {
     Ignore(&'static str),
     /// It should take effect and cannot: it goes to the dead letters.
     Dead(Dead),
-}
-
-/// Why a record is a dead letter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dead {
-    /// A short, stable name, for labels and lists.
-    pub reason: &'static str,
-    /// What exactly is wrong, for people.
-    pub detail: String,
 }
 
 /// An event that takes effect now, for the first time.

@@ -3,30 +3,29 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rdkafka::{error::KafkaError, producer::FutureProducer};
+use rdkafka::producer::FutureProducer;
 use riverlock_digital_river::{
-    Client, Priority,
+    Priority,
     events::{ListedEvent, Query, TYPES_MAX},
 };
 use riverlock_ledger::{
-    postgres::{
-        self, Lock, bounded,
-        cluster::{self, ClusterError},
-    },
+    postgres::{self, Lock, cluster},
     view,
 };
-use riverlock_runtime::{Clock, kafka::KafkaConfig};
 use riverlock_schemas::{Envelope, EventId, Mode, record};
 use sqlx::PgConnection;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    error::ReconcileError,
+    listing::{
+        walk::Walk,
+        windows::{Range, Window, remaining, windows},
+    },
+    reconciler::Reconciler,
     report::{MissingEvent, Report},
     store::{self, Reached},
-    topics::{self, Consumers},
-    walk::{Walk, WalkError},
-    windows::{Range, Window, remaining, windows},
+    topics,
 };
 
 /// How long an interrupted run is gone on with.
@@ -34,55 +33,6 @@ const RESUME_WITHIN: TimeDelta = TimeDelta::hours(24);
 
 /// How long written events are remembered: longer than Digital River lists them.
 const REMEMBERED: TimeDelta = TimeDelta::days(40);
-
-/// Why a comparison did not come to its end. Running it again is always safe.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// Digital River's list could not be read.
-    #[error(transparent)]
-    Walk(#[from] WalkError),
-    /// PostgreSQL did not answer.
-    #[error(transparent)]
-    Ledger(#[from] riverlock_ledger::Error),
-    /// The positions in the database are of another Kafka cluster, or the cluster cannot be told.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// Kafka did not answer.
-    #[error("Kafka: {0}")]
-    Kafka(#[from] KafkaError),
-    /// Kafka confirmed a record without saying where it lies.
-    #[error("Kafka did not say where event {0} lies; run it again")]
-    Unconfirmed(String),
-    /// A listed event is no event.
-    #[error("a listed event cannot be read: {0}")]
-    Event(String),
-    /// The consumers have not read what Kafka has, so that what they lack cannot be told from what never came.
-    #[error("the consumers lack {records} records after {} s; start them, or wait until they have caught up", waited.as_secs())]
-    Behind {
-        /// Records that they have not read.
-        records: i64,
-        /// How long was waited.
-        waited: Duration,
-    },
-    /// Another run of the same mode writes at the moment.
-    #[error("another run compares {0} data at the moment")]
-    Running(Mode),
-    /// Nothing says which types are compared.
-    #[error("no event types are configured: set reconcile.types, or configure [[webhooks]]")]
-    NoTypes,
-    /// The process ends.
-    #[error("stopped; running it again goes on where it stopped")]
-    Stopped,
-    /// A thread that asked Kafka panicked.
-    #[error("a thread that asked Kafka panicked")]
-    Panicked,
-}
-
-impl From<sqlx::Error> for ReconcileError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Ledger(error.into())
-    }
-}
 
 /// What is compared, and what happens with what is missing.
 #[derive(Clone, Debug)]
@@ -118,22 +68,6 @@ pub struct Progress {
     pub listed: u64,
     /// Events that are missing.
     pub missing: u64,
-}
-
-/// What a comparison needs.
-pub struct Reconciler<'a> {
-    /// Digital River.
-    pub client: &'a Client,
-    /// Where events are written.
-    pub kafka: &'a KafkaConfig,
-    /// The consumers with the topics that each reads.
-    pub consumers: &'a Consumers,
-    /// How long PostgreSQL's answer is waited for.
-    pub answer_limit: Duration,
-    /// What time it is.
-    pub clock: &'a dyn Clock,
-    /// When it has to stop.
-    pub stop: &'a CancellationToken,
 }
 
 /// What a run has at hand.
@@ -174,14 +108,6 @@ impl Reconciler<'_> {
         let report = result?;
         released?;
         Ok(report)
-    }
-
-    /// Waits for PostgreSQL's answer, but not for ever.
-    pub(crate) async fn bounded<T, E: Into<riverlock_ledger::Error>>(
-        &self,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, riverlock_ledger::Error> {
-        bounded(self.answer_limit, async { work.await.map_err(Into::into) }).await
     }
 
     async fn compare(

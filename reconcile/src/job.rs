@@ -10,11 +10,8 @@ use riverlock_runtime::{Context, kafka::KafkaConfig};
 use riverlock_schemas::Mode;
 
 use crate::{
-    config::ReconcileConfig,
-    events::{Options, ReconcileError, Reconciler},
-    metrics as names,
-    report::Report,
-    windows::Range,
+    config::ReconcileConfig, error::ReconcileError, events::Options, listing::windows::Range, metrics as names,
+    reconciler::Reconciler, report::Report,
 };
 
 /// The pause after a failed run.

@@ -9,17 +9,19 @@
 //! they have read it.
 
 pub mod config;
+pub mod error;
 pub mod events;
 pub mod job;
+pub mod listing;
 pub mod metrics;
 pub mod objects;
+pub mod reconciler;
 pub mod report;
 mod store;
 mod topics;
-pub mod walk;
-pub mod windows;
 
 pub use config::ReconcileConfig;
-pub use events::{Options, Progress, ReconcileError, Reconciler};
+pub use error::ReconcileError;
+pub use events::{Options, Progress};
+pub use reconciler::{Consumers, Reconciler};
 pub use report::Report;
-pub use topics::Consumers;

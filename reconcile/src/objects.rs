@@ -14,11 +14,13 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    events::ReconcileError,
+    error::ReconcileError,
+    listing::{
+        walk::{PAGES_MAX, WalkError},
+        windows::{Range, windows},
+    },
     report::NAMED_MAX,
     store,
-    walk::{PAGES_MAX, WalkError},
-    windows::{Range, windows},
 };
 
 /// How often a page is asked for again that was there before.

@@ -8,7 +8,7 @@ use riverlock_schemas::{Mode, record::Position};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::windows::Range;
+use crate::listing::windows::Range;
 
 /// A run that did not end.
 pub(crate) struct Unfinished {

@@ -25,16 +25,13 @@ use riverlock_schemas::{
 };
 use sqlx::PgConnection;
 
-use crate::events::{ReconcileError, Reconciler};
+use crate::{error::ReconcileError, reconciler::Reconciler};
 
 /// How often PostgreSQL is asked how far the consumers are.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a record may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A consumer and the topics that it reads.
-pub type Consumers = [(&'static str, Vec<String>)];
 
 /// Topic, partition and end.
 type Ends = Vec<(String, i32, i64)>;

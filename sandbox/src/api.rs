@@ -32,25 +32,25 @@ use crate::{
     config::{Mode, SandboxConfig, TargetConfig},
     data::seed,
     events::EventStore,
+    faults::Faults,
 };
 
 mod auth;
+mod documents;
 mod error;
 mod events;
-mod faults;
 mod files;
 mod fulfillments;
+mod injection;
 mod links;
-mod misbehaviour;
 mod objects;
 mod params;
 mod publish;
 mod webhooks;
 
+pub use crate::api::injection::calls::{ApiFault, ApiFaultRule};
 pub use error::ApiError;
-pub use faults::{Fault, FaultRule, Faults};
 pub use fulfillments::FULFILLMENTS_KEPT_MAX;
-pub use misbehaviour::{ApiFault, ApiFaultRule};
 pub use webhooks::WEBHOOKS_MAX;
 
 /// Largest request body.
@@ -68,8 +68,8 @@ pub struct Api {
     clock: Clock,
     events: Arc<EventStore>,
     limiter: Mutex<auth::Limiter>,
-    faults: Mutex<faults::Injector>,
-    misbehaviour: Mutex<misbehaviour::Misbehaviour>,
+    faults: Mutex<injection::downloads::Injector>,
+    misbehaviour: Mutex<injection::calls::Misbehaviour>,
     webhooks: Mutex<webhooks::Webhooks>,
     /// How patiently registered webhooks are delivered to, and with which secrets; its address is not used.
     target: TargetConfig,
@@ -92,7 +92,7 @@ impl Api {
             public_url: config.public_url.clone(),
             events: Arc::new(EventStore::new()),
             limiter: Mutex::new(auth::Limiter::new(rate, now)),
-            faults: Mutex::new(faults::Injector::new(config.faults.clone())),
+            faults: Mutex::new(injection::downloads::Injector::new(config.faults.clone())),
             misbehaviour: Mutex::default(),
             webhooks: Mutex::default(),
             target: config.target.clone(),
@@ -114,7 +114,7 @@ impl Api {
 
     /// Makes the file API misbehave from now on, or behave again; counts of earlier attempts are forgotten.
     pub fn set_faults(&self, faults: Faults) {
-        *lock(&self.faults) = faults::Injector::new(faults);
+        *lock(&self.faults) = injection::downloads::Injector::new(faults);
     }
 
     /// An id that was not given before.
@@ -139,11 +139,11 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/webhooks/{id}", get(webhooks::one).patch(webhooks::change).delete(webhooks::remove))
         .route("/fulfillments", get(fulfillments::list).post(fulfillments::create))
         .route("/fulfillments/{id}", get(fulfillments::one))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), misbehaviour::layer))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&api), injection::calls::layer))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::limit));
     Router::new()
-        .route("/sandbox/faults", get(faults::show).post(faults::replace))
-        .route("/sandbox/api-faults", get(misbehaviour::show).post(misbehaviour::replace))
+        .route("/sandbox/faults", get(injection::downloads::show).post(injection::downloads::replace))
+        .route("/sandbox/api-faults", get(injection::calls::show).post(injection::calls::replace))
         .route("/sandbox/events", post(publish::create))
         .merge(limited)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::require_key))
@@ -151,7 +151,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/livez", get(|| async { StatusCode::OK }))
         .fallback(|| async { ApiError::not_found("path", "no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(middleware::from_fn_with_state(Arc::clone(&api), misbehaviour::request_id))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), injection::calls::request_id))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
 }

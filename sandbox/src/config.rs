@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
-    api::Faults,
+    faults::Faults,
     sender::sign::{SECRETS_PER_ENDPOINT_MAX, SignatureStyle},
 };
 

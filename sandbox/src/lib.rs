@@ -25,12 +25,14 @@ pub mod clock;
 pub mod config;
 pub mod data;
 pub mod events;
+mod faults;
 pub mod sender;
 pub mod stack;
 
 pub use crate::data::life::{Expected, Life, PlannedEvent};
 pub use crate::sender::play::{PlayConfig, PlayReport, play};
 pub use crate::sender::progress::Progress;
-pub use api::{Api, ApiFault, ApiFaultRule, Fault, FaultRule, Faults, serve};
+pub use api::{Api, ApiFault, ApiFaultRule, serve};
 pub use clock::Clock;
 pub use config::{Mode, SandboxConfig, TargetConfig};
+pub use faults::{Fault, FaultRule, Faults};

@@ -10,6 +10,7 @@ pub mod add;
 pub mod check;
 pub mod decide;
 pub mod metrics;
+mod report;
 pub mod settle;
 mod store;
 pub mod view;

@@ -8,7 +8,7 @@ use riverlock_schemas::Mode;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{add::NewReport, check::Known};
+use crate::{check::Known, report::NewReport};
 
 /// Longest text that is logged about a request, characters.
 const RESULT_CHARS_MAX: usize = 1_000;

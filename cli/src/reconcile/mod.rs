@@ -14,10 +14,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use riverlock_digital_river::{Client, Priority, webhooks::plan::Plan};
 use riverlock_reconcile::{
     Options, Progress, Reconciler, Report,
-    events::ReconcileError,
+    error::ReconcileError,
     job::Job,
+    listing::windows::Range,
     objects::{self, Objects, ObjectsReport},
-    windows::Range,
 };
 use riverlock_runtime::{Clock as _, ConfigError, Context, Shutdown, SystemClock};
 use riverlock_schemas::Mode;

@@ -42,10 +42,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     InvoiceFetcherConfig,
-    archive::{
-        pdf::{Checked, Checker},
-        upload::Upload,
-    },
+    archive::pdf::{Checked, Checker},
 };
 
 /// Bytes of one part of a multipart upload, and the most that is put at once. Source: S3 takes no smaller parts than 5 MiB
@@ -233,11 +230,6 @@ impl Archive {
         let sha256 = Sha256Hash::from_digest(hash.finalize().into());
         let is_document = checker.is_some_and(|checker| checker.finish(&[]).is_ok());
         Ok(Some(Inspected { sum: Checked { sha256, size_bytes }, is_document }))
-    }
-
-    /// Begins to write a document. Nothing is visible before [`Upload::publish`].
-    pub(crate) fn upload(&self, mode: Mode, file_id: FileId) -> Upload {
-        Upload::new(self.clone(), mode, file_id)
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {

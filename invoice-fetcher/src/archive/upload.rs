@@ -31,6 +31,13 @@ pub(crate) struct Published {
     pub(crate) sum: Checked,
 }
 
+impl Archive {
+    /// Begins to write a document. Nothing is visible before [`Upload::publish`].
+    pub(crate) fn upload(&self, mode: Mode, file_id: FileId) -> Upload {
+        Upload::new(self.clone(), mode, file_id)
+    }
+}
+
 impl Upload {
     pub(crate) fn new(archive: Archive, mode: Mode, file_id: FileId) -> Self {
         Self { archive, mode, file_id, part: Vec::new(), part_bytes: 0, staged: None }

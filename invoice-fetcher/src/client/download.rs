@@ -28,7 +28,7 @@ use crate::{
     account::{Account, Asked, Key, evidence::Endpoint},
     client::{
         address::{self, Addresses, LINKS_PATH_END},
-        media,
+        media::{self, quote},
         resolver::{Guarded, System},
     },
     config::is_loopback,
@@ -50,9 +50,6 @@ const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// Largest metadata that is read, bytes. Digital River's have some 400.
 const METADATA_BYTES_MAX: usize = 64 * 1024;
-
-/// Longest piece of an answer that is repeated in an error, characters.
-const QUOTE_CHARS_MAX: usize = 100;
 
 /// Asks Digital River.
 pub(crate) struct Client {
@@ -313,12 +310,6 @@ fn read_metadata(text: &[u8], file_id: FileId) -> Result<Metadata, Problem> {
         size_bytes: fields.get("size").and_then(Value::as_u64),
         purpose: field("purpose").map(str::to_owned),
     })
-}
-
-/// A piece of an answer, short and without control characters.
-pub(crate) fn quote(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    text.chars().take(QUOTE_CHARS_MAX).map(clean).collect()
 }
 
 /// An error with its causes, on one line.

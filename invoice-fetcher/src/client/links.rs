@@ -69,7 +69,7 @@ pub async fn create(
     let answer = answer.map_err(|problem| LinkError::Refused(problem.to_string()))?;
     let url = customer_url(&answer, config, file_id).map_err(LinkError::Answer)?;
     let expires_time =
-        answer.get("expiresTime").and_then(Value::as_str).map_or(expires_time, crate::client::download::quote);
+        answer.get("expiresTime").and_then(Value::as_str).map_or(expires_time, crate::client::media::quote);
     Ok(Link { file_id, url, expires_time })
 }
 

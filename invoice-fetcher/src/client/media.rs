@@ -5,7 +5,10 @@
 
 use reqwest::header::{self, GetAll, HeaderMap, HeaderValue};
 
-use crate::{client::download::quote, problem::Problem};
+use crate::problem::Problem;
+
+/// Longest piece of an answer that is repeated in an error, characters.
+pub(crate) const QUOTE_CHARS_MAX: usize = 100;
 
 /// Content types of a PDF: registered and former names, and the general ones of file stores and download scripts.
 const CONTENT_TYPES: [&str; 18] = [
@@ -69,6 +72,12 @@ fn elements<'a>(headers: &'a GetAll<'_, HeaderValue>) -> impl Iterator<Item = St
 /// A content type without its parameters.
 fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim_matches(|c: char| c.is_ascii_whitespace() || c == '"')
+}
+
+/// A piece of an answer, short and without control characters.
+pub(crate) fn quote(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(QUOTE_CHARS_MAX).map(clean).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,10 @@ use crate::{
         pdf::{Checked, Checker},
         upload::Upload,
     },
-    client::download::{Body, Metadata, Wanted, quote},
+    client::{
+        download::{Body, Metadata, Wanted},
+        media::quote,
+    },
     fetch::worker::Fetcher,
     metrics as names,
     problem::Problem,

@@ -4,6 +4,8 @@
 //! so whatever happens to this thread, records are at worst read again.
 
 pub(crate) mod assignment;
+mod config;
+mod error;
 pub(crate) mod lag;
 pub(crate) mod poll;
 pub(crate) mod restore_check;
@@ -13,9 +15,8 @@ pub(crate) mod worker;
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use metrics::counter;
-use rdkafka::{consumer::Consumer as _, error::KafkaError};
+use rdkafka::consumer::Consumer as _;
 use riverlock_runtime::{Backoff, Closing, Component, Context, kafka::KafkaConfig};
-use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -37,6 +38,9 @@ use crate::{
     store,
 };
 
+pub use config::BatchConfig;
+pub use error::ConsumerError;
+
 /// How long a worker may be silent before the process counts as stuck: longer than all that it waits for.
 const WORKER_STUCK_AFTER: Duration = Duration::from_secs(240);
 /// How long the task that compares offsets, and the thread that measures the lag, may be silent.
@@ -45,95 +49,6 @@ const SIDE_TASK_STUCK_AFTER: Duration = Duration::from_secs(120);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shortest and longest wait before a database that went back is asked where it stands.
 const AGAIN_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(10);
-
-/// How a consumer reads.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BatchConfig {
-    /// Most records in one transaction.
-    pub records_max: usize,
-    /// Most bytes in one transaction, about.
-    pub bytes_max: usize,
-    /// How long a record waits for others.
-    #[serde(with = "humantime_serde")]
-    pub linger: Duration,
-    /// Transactions at the same time, each on a connection of its own. A partition's batches follow one another, so more of
-    /// them than there are partitions have nothing to do.
-    pub workers: usize,
-    /// How long polling may stand still before the process counts as stuck.
-    #[serde(with = "humantime_serde")]
-    pub stuck_after: Duration,
-}
-
-impl Default for BatchConfig {
-    fn default() -> Self {
-        Self {
-            // Reached by a consumer that is behind; one that keeps up has what comes in `linger`. The more of an order's events
-            // meet in a batch, the fewer rows it writes.
-            records_max: 4_000,
-            bytes_max: 12 * 1024 * 1024,
-            linger: Duration::from_millis(20),
-            // As many as a topic has partitions by default: with one less, one of them has two, and the others wait for it.
-            workers: 3,
-            stuck_after: Duration::from_secs(60),
-        }
-    }
-}
-
-impl BatchConfig {
-    /// Checks the limits; `section` is where they stand in the configuration.
-    ///
-    /// # Errors
-    /// When a limit is zero or out of range.
-    pub fn validate(&self, section: &str) -> Result<(), riverlock_runtime::ConfigError> {
-        let refused =
-            |key: &str, reason: &str| Err(riverlock_runtime::ConfigError::refused(format!("{section}.{key}"), reason));
-        match self {
-            Self { records_max: 0 | 10_001.., .. } => refused("records_max", "must be from 1 to 10000"),
-            Self { bytes_max: 0, .. } => refused("bytes_max", "must be at least 1"),
-            Self { workers: 0 | 65.., .. } => refused("workers", "must be from 1 to 64"),
-            Self { stuck_after: Duration::ZERO, .. } => refused("stuck_after", "must be more than 0"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The consumer cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum ConsumerError {
-    /// The client could not be made, or is broken for good.
-    #[error("{consumer}: Kafka")]
-    Kafka {
-        /// Which consumer.
-        consumer: &'static str,
-        /// What Kafka says.
-        #[source]
-        source: KafkaError,
-    },
-    /// The records after the consumer's offset are gone, or were never there. Jumping would lose events silently.
-    #[error(
-        "{consumer}: {reason}: Kafka does not have the records that follow the offset in PostgreSQL; either the topic lost \
-         records or the database belongs to another cluster. Nothing was skipped"
-    )]
-    OffsetGone {
-        /// Which consumer.
-        consumer: &'static str,
-        /// What Kafka says.
-        reason: String,
-    },
-    /// PostgreSQL refused before anything was read, or Kafka is not the cluster that its offsets belong to.
-    #[error("{consumer}")]
-    Ledger {
-        /// Which consumer.
-        consumer: &'static str,
-        /// What is wrong.
-        #[source]
-        source: ClusterError,
-    },
-    /// The polling thread or a worker panicked; the log says where.
-    #[error("{0}: a thread panicked")]
-    Panicked(&'static str),
-}
 
 /// Reads `topics` and applies them with `projection` until the shutdown.
 ///

@@ -7,6 +7,7 @@
 //! message fails waits while the others go on; and a message that Kafka refuses for good is parked, with all that follow it of
 //! its order, until `riverlock outbox retry` puts them back.
 
+mod error;
 mod held;
 mod letters;
 mod messages;
@@ -15,56 +16,16 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use riverlock_runtime::{Closing, Context, kafka::KafkaConfig};
 
+use crate::{PostgresConfig, metrics};
+
 use self::{letters::Letters, messages::Messages, publisher::Publisher};
-use crate::{Error, PostgresConfig, metrics};
+pub use error::RelayError;
 
 /// How long a publishing task may be silent before the process counts as stuck: longer than all that it waits for.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
-
-/// The relay could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum RelayError {
-    /// PostgreSQL refused, or is away.
-    #[error(transparent)]
-    Ledger(#[from] Error),
-    /// Kafka did not take a message.
-    #[error("Kafka did not take a message: {0}")]
-    Kafka(#[from] KafkaError),
-    /// Kafka took a message and did not say where; it may be lost, so it is sent again.
-    #[error("Kafka did not say where a message lies")]
-    Unproven,
-    /// Kafka did not say in time what became of a message; it is sent again.
-    #[error("Kafka did not say what became of a message")]
-    Unknown,
-}
-
-impl RelayError {
-    /// Whether Kafka refuses this very message, so that sending it again does not help.
-    fn is_refusal(&self) -> bool {
-        let Self::Kafka(error) = self else { return false };
-        matches!(
-            error.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::MessageSizeTooLarge
-                    | RDKafkaErrorCode::MessageBatchTooLarge
-                    | RDKafkaErrorCode::InvalidMessage
-                    | RDKafkaErrorCode::InvalidMessageSize
-                    | RDKafkaErrorCode::InvalidRecord
-                    | RDKafkaErrorCode::InvalidTimestamp
-                    | RDKafkaErrorCode::PolicyViolation
-            )
-        )
-    }
-}
-
-impl From<sqlx::Error> for RelayError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Ledger(error.into())
-    }
-}
 
 /// Runs until the shutdown. Errors are waited out; they never end the relay.
 ///
@@ -106,26 +67,4 @@ pub(crate) async fn rounds(
         letters.round(&mut connections[1]).await?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_a_message_is_to_blame_for_is_refused_for_good() {
-        let failed = |code| RelayError::Kafka(KafkaError::MessageProduction(code));
-        for code in [RDKafkaErrorCode::MessageSizeTooLarge, RDKafkaErrorCode::InvalidRecord] {
-            assert!(failed(code).is_refusal(), "{code:?}");
-        }
-        for code in [
-            RDKafkaErrorCode::TopicAuthorizationFailed,
-            RDKafkaErrorCode::UnknownTopicOrPartition,
-            RDKafkaErrorCode::MessageTimedOut,
-            RDKafkaErrorCode::QueueFull,
-        ] {
-            assert!(!failed(code).is_refusal(), "{code:?}");
-        }
-        assert!(!RelayError::Unproven.is_refusal());
-    }
 }

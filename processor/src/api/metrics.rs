@@ -9,7 +9,11 @@ use axum::{
 };
 use metrics::{Unit, counter, describe_counter, describe_histogram};
 
-use super::{DESCRIPTION, EVENTS, LIST, ORDER, SHIPMENTS};
+use super::{
+    openapi,
+    orders::{EVENTS, LIST, ORDER},
+    shipments,
+};
 
 /// Requests to the order API, by route and status.
 pub(super) const REQUESTS: &str = "order_api_requests_total";
@@ -19,7 +23,7 @@ pub(super) const SECONDS: &str = "order_api_request_duration_seconds";
 /// The label of what has no route.
 const OTHER: &str = "other";
 
-const ROUTES: [&str; 6] = [LIST, ORDER, EVENTS, SHIPMENTS, DESCRIPTION, OTHER];
+const ROUTES: [&str; 6] = [LIST, ORDER, EVENTS, shipments::PATH, openapi::PATH, OTHER];
 
 /// The statuses that are answered.
 const STATUSES: [&str; 9] = ["200", "201", "400", "401", "404", "405", "409", "500", "503"];

@@ -1,7 +1,7 @@
 //! The API's description, from the handlers and types themselves.
 
 use axum::Json;
-use riverlock_runtime::api::{self, ErrorBody};
+use riverlock_runtime::api::ErrorBody;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -18,7 +18,7 @@ use utoipa::{
     ),
     servers((url = "http://127.0.0.1:8085", description = "`processor.api.listen`")),
     tags((name = "orders", description = "What Digital River's events say of orders")),
-    paths(super::list, super::order, super::events, super::shipments::list, super::shipments::create),
+    paths(super::orders::list, super::orders::order, super::orders::events, super::shipments::list, super::shipments::create),
     components(schemas(ErrorBody)),
     modifiers(&Token),
 )]
@@ -35,14 +35,13 @@ impl Modify for Token {
     }
 }
 
-/// The answers that every address may give.
-pub(super) use api::Refusals;
-
 /// OpenAPI 3.1.
 #[must_use]
 pub fn description() -> openapi::OpenApi {
     Description::openapi()
 }
+
+pub(super) const PATH: &str = "/v1/openapi.json";
 
 pub(super) async fn serve() -> Json<openapi::OpenApi> {
     Json(description())

@@ -13,14 +13,22 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use riverlock_ledger::PostgresConfig;
-use riverlock_runtime::{Clock, api::ApiError};
+use riverlock_runtime::{
+    Clock,
+    api::{ApiError, Refusals},
+};
 use riverlock_schemas::Mode;
 use riverlock_shipments::{AddError, Added, Line, NewReport, Refusal, Source, add, view};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{openapi::Refusals, order_id, params::Params};
+use super::{
+    orders::{failed, order_id},
+    params::Params,
+};
+
+pub(super) const PATH: &str = "/v1/orders/{orderId}/shipments";
 
 /// Largest body of a request, bytes.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -48,7 +56,7 @@ impl Shipments {
     /// A connection of the request's own, for as long as it holds the slot.
     async fn connect(&self) -> Result<(PgConnection, SemaphorePermit<'_>), ApiError> {
         let slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        let connection = self.postgres.connect().await.map_err(|error| super::failed(&error.into()))?;
+        let connection = self.postgres.connect().await.map_err(|error| failed(&error.into()))?;
         Ok((connection, slot))
     }
 }
@@ -144,7 +152,7 @@ fn problem(status: StatusCode, code: &'static str, detail: impl Into<String>) ->
 ///
 /// The same `Idempotency-Key` with the same content is the same shipment, however often it is sent.
 #[utoipa::path(
-    post, path = super::SHIPMENTS, operation_id = "addShipment", tag = "orders", security(("token" = [])),
+    post, path = PATH, operation_id = "addShipment", tag = "orders", security(("token" = [])),
     params(
         ("orderId" = String, Path, description = "Digital River's id of the order"),
         ("mode" = String, Query, description = "The order's mode", pattern = "^(live|test)$"),
@@ -188,7 +196,7 @@ pub(super) async fn create(
             let status = if repeated { StatusCode::OK } else { StatusCode::CREATED };
             Ok((status, Json(Stored { report_id: report_id.to_string(), repeated })).into_response())
         }
-        Err(AddError::Sql(error)) => Err(super::failed(&error.into())),
+        Err(AddError::Sql(error)) => Err(failed(&error.into())),
         Err(error) => Ok(refusal(&error)),
     }
 }
@@ -232,7 +240,7 @@ fn refusal(error: &AddError) -> Response {
 
 /// The shipments of an order that were stored, and whether Digital River has them.
 #[utoipa::path(
-    get, path = super::SHIPMENTS, operation_id = "listShipments", tag = "orders", security(("token" = [])),
+    get, path = PATH, operation_id = "listShipments", tag = "orders", security(("token" = [])),
     params(
         ("orderId" = String, Path, description = "Digital River's id of the order"),
         ("mode" = Option<String>, Query, description = "Only shipments of this mode", pattern = "^(live|test)$"),
@@ -250,7 +258,7 @@ pub(super) async fn list(
     let order_id = order_id(path)?;
     let (mut connection, _slot) = shipments.connect().await?;
     let found = view::list(&mut connection, Some(order_id.as_str()), None, None, LIST_MAX).await;
-    let found = found.map_err(|error| super::failed(&error.into()))?.into_iter();
+    let found = found.map_err(|error| failed(&error.into()))?.into_iter();
     let state = |report: view::ReportView| ShipmentState {
         report_id: report.report_id.to_string(),
         state: report.state,

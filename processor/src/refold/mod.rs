@@ -9,6 +9,7 @@
 
 mod differ;
 mod fold;
+mod refusal;
 mod select;
 mod store;
 
@@ -16,37 +17,38 @@ use std::collections::BTreeMap;
 
 use riverlock_ledger::{
     Error, PostgresConfig,
-    detail::explain,
-    error::Disposition,
+    error::{Disposition, explain},
     outbox,
     postgres::cluster::{self, ClusterError},
     reading::{positions::PositionReader, ranges::RangeError},
 };
 use riverlock_runtime::{Clock, kafka::KafkaConfig};
-use riverlock_schemas::{cloud_event::Message, record::Position};
+use riverlock_schemas::cloud_event::Message;
 use sqlx::{Acquire as _, PgConnection};
 
-pub use self::{
-    differ::{Change, OrderDiff},
-    select::Selection,
+use crate::{
+    Orders,
+    domain::{Facts, OrderKey, effects},
+    refold::refusal::ROUNDS_MAX,
+    store::{Change as Write, write},
 };
+
 use self::{
     fold::Folded,
     select::Pages,
     store::{Audited, Part, Rows},
 };
-use crate::{
-    Orders,
-    domain::{Facts, OrderKey, effects},
-    store::{Change as Write, write},
+
+pub use self::{
+    differ::{Change, OrderDiff},
+    select::Selection,
 };
+pub use refusal::Refusal;
 
 /// What the reader is called in Kafka's logs.
 const GROUP: &str = "refold";
 /// Orders that are written in one transaction, so that live traffic never waits long for one of them.
 const WRITE_ORDERS_MAX: usize = 50;
-/// How often an order is folded again because events came while it was.
-const ROUNDS_MAX: usize = 10;
 
 /// Orders could not be folded again. What was written stays: each order is written whole or not at all.
 #[derive(Debug, thiserror::Error)]
@@ -69,32 +71,6 @@ impl From<sqlx::Error> for RefoldError {
     fn from(error: sqlx::Error) -> Self {
         Self::Ledger(error.into())
     }
-}
-
-/// Why an order is left as it is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// A record of it is deleted.
-    #[error("Kafka no longer has {0}, and an order is not folded from a part of its events")]
-    Gone(Position),
-    /// A record is not the one that was audited.
-    #[error("{0} has another body than the one that was audited")]
-    OtherBody(Position),
-    /// A record that took effect would not with today's code and configuration.
-    #[error("{0} took effect, and would not today: {1}")]
-    NotApplied(Position, String),
-    /// There is an order and no event.
-    #[error("no event of it is audited, so nothing is known that it could be folded from")]
-    NoEvents,
-    /// Events come faster than they are read.
-    #[error("its events changed {ROUNDS_MAX} times while they were read")]
-    Moving,
-    /// Some of its records lie in a partition that cannot be read now.
-    #[error("{0}: run it again when that is mended")]
-    Unavailable(String),
-    /// What its events say is not allowed in the tables.
-    #[error("the database refuses what its events say: {0}")]
-    Database(String),
 }
 
 /// What was found of one order.

@@ -112,7 +112,7 @@ impl Line<String> {
         );
         let content =
             LineDetails { state: self.state, sku_id: self.sku_id, quantity: self.quantity, physical: self.physical };
-        LineFacts { transitions: super::write::known(transitions), snapshot: Snapshot { stamp, content } }
+        LineFacts { transitions: crate::store::row::known(transitions), snapshot: Snapshot { stamp, content } }
     }
 }
 

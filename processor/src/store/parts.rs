@@ -15,8 +15,10 @@ use riverlock_schemas::{
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
-use super::write::{Change, Stored, key};
-use crate::domain::{Facts, OperationFacts, OrderKey, ShipmentFacts};
+use crate::{
+    domain::{Facts, OperationFacts, OrderKey, ShipmentFacts},
+    store::row::{Change, Stored, key},
+};
 
 type Time = Option<DateTime<Utc>>;
 

@@ -9,12 +9,12 @@ use riverlock_schemas::{
     events::{charge_event::OperationKey, order_state::LineState},
 };
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::write::Stored;
-use crate::domain::{
-    Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts, Status,
+use crate::{
+    domain::{Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts, Status},
+    store::row::Stored,
 };
 
 /// How often an order that keeps changing is read before it is shown as it is.
@@ -45,7 +45,7 @@ pub struct OrderView {
     /// Whether `order.complete` came; the same app's name.
     pub ocn_received: bool,
     pub anomalies: Vec<&'static str>,
-    #[schema(value_type = crate::api::Details)]
+    #[schema(value_type = OrderDetails)]
     pub details: serde_json::Value,
     pub first_seen_at: DateTime<Utc>,
     pub changed_at: DateTime<Utc>,
@@ -54,6 +54,26 @@ pub struct OrderView {
     pub shipments: Vec<ShipmentView>,
     /// What was done with the money.
     pub operations: Vec<OperationView>,
+}
+
+/// What the newest snapshot says of an order. Nothing else of it is shown, whatever more is stored.
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OrderDetails {
+    /// The state that the order was in, as Digital River names it.
+    pub state: Option<String>,
+    /// `review_opened`, `blocked` or `passed`.
+    pub fraud_state: Option<String>,
+    /// ISO 4217 code.
+    pub currency: Option<String>,
+    /// What the customer pays, in `currency`: a decimal number as text.
+    pub total_amount: Option<String>,
+    /// Digital River's id of the customer.
+    pub customer_id: Option<String>,
+    /// Which Digital River company sells.
+    pub selling_entity_id: Option<String>,
+    /// The merchant's own id of the order.
+    pub upstream_id: Option<String>,
 }
 
 /// A line of an order.

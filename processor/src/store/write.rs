@@ -4,36 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::{Mode, OrderId, events::order_state::OrderState};
+use riverlock_schemas::events::order_state::OrderState;
 use serde::Serialize;
 use sqlx::PgConnection;
+
+use crate::{
+    domain::{Facts, OrderKey, Snapshot, Stamp},
+    store::row::{Change, Stored, Time, key, known},
+};
 
 use super::{
     lines::{self, Lines},
     parts,
 };
-use crate::domain::{Facts, OrderKey, Snapshot, Stamp};
 
 /// Separates the items of a list that travels as one text; no item holds a control character.
 const SEPARATOR: &str = "\u{1f}";
-
-type Time = Option<DateTime<Utc>>;
-
-/// An order as it is stored.
-#[derive(Default)]
-pub(crate) struct Stored {
-    pub(crate) version: i32,
-    pub(crate) facts: Facts,
-}
-
-/// An order whose facts grew.
-pub(crate) struct Change {
-    pub(crate) key: OrderKey,
-    pub(crate) before: Facts,
-    pub(crate) after: Facts,
-    /// The version that is written; the stored one is one less.
-    pub(crate) version: i32,
-}
 
 /// Reads the orders without locking them: nearly always nobody else writes them, and [`write`] notices when somebody did.
 /// Charges and shipments may be newer than the order.
@@ -170,13 +156,4 @@ impl OrderRow {
         };
         Ok((key, Stored { version: self.version, facts }))
     }
-}
-
-pub(super) fn key(order_id: String, live_mode: bool) -> Result<OrderKey, String> {
-    let order_id = OrderId::parse(order_id).map_err(|error| format!("the order id {error}"))?;
-    Ok(OrderKey { order_id, mode: Mode::from_live(live_mode) })
-}
-
-pub(super) fn known<S: Ord>(transitions: impl IntoIterator<Item = (S, Time)>) -> BTreeMap<S, DateTime<Utc>> {
-    transitions.into_iter().filter_map(|(state, time)| Some((state, time?))).collect()
 }

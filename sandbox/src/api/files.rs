@@ -6,26 +6,24 @@ use axum::{
     Json,
     extract::{Path, State},
     http::{HeaderMap, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Api, ApiError, faults, lock};
-use crate::data::pdf::{Purpose, invoice_pdf};
+use super::{Api, ApiError, documents::pdf, lock};
+use crate::{
+    api::injection::downloads,
+    data::pdf::{Purpose, invoice_pdf},
+};
 
 pub(super) async fn content(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let id = existing(&id)?;
     let fault = lock(&api.faults).meet(id);
     match fault {
-        Some(fault) => faults::misbehave(fault, id).await,
+        Some(fault) => downloads::misbehave(fault, id).await,
         None => Ok(pdf(id)),
     }
-}
-
-/// A file's bytes, as a PDF.
-pub(super) fn pdf(id: Uuid) -> Response {
-    ([(header::CONTENT_TYPE, "application/pdf")], invoice_pdf(&id.to_string())).into_response()
 }
 
 pub(super) async fn metadata(

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{Api, ApiError, files};
+use super::{Api, ApiError, documents, files};
 
 /// Hexadecimal digits of a link's code.
 const CODE_DIGITS: usize = 32;
@@ -67,7 +67,7 @@ pub(super) async fn open(
     let valid_until: Option<DateTime<Utc>> = DateTime::from_timestamp(expires, 0);
     let is_valid = valid_until.is_some_and(|until| api.clock.now() < until);
     if is_valid && given == code(&api, file_id, expires) {
-        Ok(files::pdf(file_id))
+        Ok(documents::pdf(file_id))
     } else {
         Err(ApiError::not_found("link", "The link is wrong or has expired."))
     }

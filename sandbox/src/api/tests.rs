@@ -12,6 +12,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::data::{life::Life, pdf::invoice_pdf};
+use crate::faults::{Fault, FaultRule};
 
 const KEY: &str = "sandbox-confidential-key";
 const FILE: &str = "0c9d6a2e-55a1-4c3b-8f6b-1d2c3b4a5f60";

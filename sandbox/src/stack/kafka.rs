@@ -11,7 +11,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use tokio::net::TcpStream;
 
-use super::{Process, Signal, create_dir, ports, repo_root};
+use super::{
+    Process, Signal,
+    folders::{create_dir, repo_root},
+    ports,
+};
 
 /// A broker is up after 2 s on an idle machine and after some 30 s on a busy one; recovery after a kill adds to it.
 const READY_LIMIT: Duration = Duration::from_secs(180);

@@ -8,57 +8,25 @@
 //! Deliberately absent: topics and migrations (the project's own commands make them), and anything for production.
 
 mod embedded;
+mod folders;
 mod kafka;
 pub mod ports;
 mod postgres;
 mod process;
 
-use std::ffi::OsStr;
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::{ffi::OsStr, io::Write as _, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 pub use self::embedded::{Embedded, PARTITION_CAPACITY_BYTES, PARTITION_CAPACITY_RECORDS};
 pub use self::kafka::Kafka;
 pub use self::postgres::Postgres;
 pub use self::process::{Process, Signal};
-
-/// The script that makes a folder the repository's root.
-const MARK: &str = "deploy/kafka/kafka";
+pub use folders::repo_root;
 
 /// Open to others, so that PostgreSQL's account can pass when root starts it.
 const PASSABLE: u32 = 0o755;
-
-/// The folder in which `deploy/` lies: `RIVERLOCK_HOME`, or the nearest one above the working directory, or above this
-/// crate's source.
-///
-/// # Errors
-///
-/// When none of them holds `deploy/kafka/kafka`.
-pub fn repo_root() -> Result<PathBuf> {
-    if let Some(home) = std::env::var_os("RIVERLOCK_HOME") {
-        let home = PathBuf::from(home);
-        if home.join(MARK).is_file() {
-            return Ok(home);
-        }
-        bail!("RIVERLOCK_HOME is {}, but there is no {MARK} in it", home.display());
-    }
-    let here = std::env::current_dir().context("reading the working directory")?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors()
-        .chain(source.ancestors())
-        .find(|folder| folder.join(MARK).is_file())
-        .map(Path::to_path_buf)
-        .with_context(|| {
-            format!(
-                "no {MARK} in {} or above it: run this in Riverlock's repository, or set RIVERLOCK_HOME to it",
-                here.display()
-            )
-        })
-}
 
 /// The folder that keeps `name`'s data between runs, created if need be: `/var/lib/riverlock/<name>` for root, and
 /// `$XDG_STATE_HOME/riverlock/<name>` (`~/.local/state` by default) for everybody else.
@@ -116,9 +84,4 @@ pub fn kafka_for_test(test: &str) -> bool {
             writeln!(std::io::stderr(), "SKIPPED {test}: it needs Apache Kafka, and this run has the embedded broker");
     }
     !embedded
-}
-
-/// Makes a server's folder.
-fn create_dir(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))
 }

@@ -8,7 +8,11 @@ use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Process, Signal, create_dir, ports, repo_root};
+use super::{
+    Process, Signal,
+    folders::{create_dir, repo_root},
+    ports,
+};
 
 /// User, password and database, as `deploy/postgres/postgres` makes them.
 const NAME: &str = "riverlock";

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Envelope, EnvelopeError, Payload};
+use super::model::{Envelope, EnvelopeError, Payload};
 use crate::{
     Mode,
     events::oddity::Oddity,

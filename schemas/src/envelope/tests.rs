@@ -1,4 +1,7 @@
+use std::borrow::Cow;
+
 use super::*;
+use crate::Mode;
 
 fn parse(text: &str) -> Result<Envelope<'_>, EnvelopeError> {
     Envelope::parse(text.as_bytes())

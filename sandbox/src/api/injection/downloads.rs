@@ -13,11 +13,13 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Api, ApiError, files, lock};
-use crate::data::{pdf::invoice_pdf, seed};
+use crate::{
+    api::{Api, ApiError, documents::pdf, lock},
+    data::{pdf::invoice_pdf, seed},
+    faults::{Fault, FaultRule, Faults},
+};
 
 /// Files whose attempts are counted; files met beyond that are served without fault, so that memory stays bounded.
 const FILES_COUNTED_MAX: usize = 100_000;
@@ -31,85 +33,21 @@ const SLOW_MAX_MILLISECONDS: u64 = 120_000;
 /// How long after its first half a truncated answer breaks off.
 const CUT_AFTER: Duration = Duration::from_millis(20);
 
-/// What goes wrong. Empty: nothing does.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Faults {
-    /// Decides which files a rule with a percentage meets.
-    pub seed: u64,
-    /// The first rule that fits decides.
-    pub rules: Vec<FaultRule>,
-}
-
-/// One kind of misbehaviour and where it happens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FaultRule {
-    /// What happens.
-    pub fault: Fault,
-    /// Only to this file; to all if absent.
-    #[serde(default)]
-    pub file_id: Option<Uuid>,
-    /// To so many of a hundred files; default 100.
-    #[serde(default = "hundred")]
-    pub percent: u8,
-    /// Only to a file's first so many requests, after which it is served; to all of them if absent.
-    #[serde(default)]
-    pub times: Option<u32>,
-}
-
-/// What happens instead of a good answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Fault {
-    /// 404: the file is not there (yet).
-    NotFound,
-    /// 401, although the key is right.
-    Unauthorized,
-    /// 403: the key may not fetch this file.
-    Forbidden,
-    /// 429 with `Retry-After`.
-    TooManyRequests {
-        /// The header's value, seconds.
-        retry_after_seconds: u32,
-    },
-    /// 500.
-    ServerError,
-    /// The right answer, late.
-    Slow {
-        /// How late, at most two minutes.
-        milliseconds: u64,
-    },
-    /// The head promises the whole file, half of it comes, and the connection breaks.
-    Truncated,
-    /// 200 with a page of HTML, as a maintenance page does.
-    Html,
-    /// 302 to somewhere else.
-    Redirect {
-        /// The `Location` header.
-        location: String,
-    },
-}
-
-const fn hundred() -> u8 {
-    100
-}
-
 /// Decides request by request.
 #[derive(Debug)]
-pub(super) struct Injector {
+pub(crate) struct Injector {
     faults: Faults,
     /// How often each file was asked for since the rules were set.
     requests: HashMap<Uuid, u32>,
 }
 
 impl Injector {
-    pub(super) fn new(faults: Faults) -> Self {
+    pub(crate) fn new(faults: Faults) -> Self {
         Self { faults, requests: HashMap::new() }
     }
 
     /// Counts a request for a file, and says what goes wrong with it.
-    pub(super) fn meet(&mut self, file_id: Uuid) -> Option<Fault> {
+    pub(crate) fn meet(&mut self, file_id: Uuid) -> Option<Fault> {
         if self.faults.rules.is_empty() {
             return None;
         }
@@ -132,7 +70,7 @@ impl Injector {
 }
 
 /// Answers wrongly.
-pub(super) async fn misbehave(fault: Fault, file_id: Uuid) -> Result<Response, ApiError> {
+pub(crate) async fn misbehave(fault: Fault, file_id: Uuid) -> Result<Response, ApiError> {
     match fault {
         Fault::NotFound => Err(ApiError::not_found("id", format!("There is no file '{file_id}'."))),
         Fault::Unauthorized => Err(ApiError::unauthorized()),
@@ -141,7 +79,7 @@ pub(super) async fn misbehave(fault: Fault, file_id: Uuid) -> Result<Response, A
         Fault::ServerError => Err(ApiError::internal("Something went wrong on our side.")),
         Fault::Slow { milliseconds } => {
             tokio::time::sleep(Duration::from_millis(milliseconds.min(SLOW_MAX_MILLISECONDS))).await;
-            Ok(files::pdf(file_id))
+            Ok(pdf(file_id))
         }
         Fault::Truncated => Ok(truncated(file_id)),
         Fault::Html => {
@@ -167,12 +105,12 @@ fn truncated(file_id: Uuid) -> Response {
     (headers, body).into_response()
 }
 
-pub(super) async fn show(State(api): State<Arc<Api>>) -> Json<Faults> {
+pub(crate) async fn show(State(api): State<Arc<Api>>) -> Json<Faults> {
     Json(lock(&api.faults).faults.clone())
 }
 
 /// `POST /sandbox/faults`: replaces all rules; `{}` turns them off.
-pub(super) async fn replace(
+pub(crate) async fn replace(
     State(api): State<Arc<Api>>,
     body: Result<Json<Faults>, JsonRejection>,
 ) -> Result<Json<Faults>, ApiError> {

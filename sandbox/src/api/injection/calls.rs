@@ -16,7 +16,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Api, ApiError, lock};
+use crate::api::{Api, ApiError, lock};
 
 /// Most rules.
 const RULES_MAX: usize = 100;
@@ -76,7 +76,7 @@ pub enum ApiFault {
 
 /// The rules and how often each was met.
 #[derive(Debug, Default)]
-pub(super) struct Misbehaviour(Vec<(ApiFaultRule, u32)>);
+pub(crate) struct Misbehaviour(Vec<(ApiFaultRule, u32)>);
 
 impl Misbehaviour {
     /// Counts a request, and says what goes wrong with it.
@@ -93,14 +93,14 @@ impl Misbehaviour {
     }
 }
 
-pub(super) async fn show(State(api): State<Arc<Api>>) -> Json<Value> {
+pub(crate) async fn show(State(api): State<Arc<Api>>) -> Json<Value> {
     let rules: Vec<Value> =
         lock(&api.misbehaviour).0.iter().map(|(rule, met)| json!({ "rule": rule, "met": met })).collect();
     Json(json!(rules))
 }
 
 /// Replaces all rules; `[]` turns them off.
-pub(super) async fn replace(
+pub(crate) async fn replace(
     State(api): State<Arc<Api>>,
     body: Result<Json<Vec<ApiFaultRule>>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
@@ -113,7 +113,7 @@ pub(super) async fn replace(
 }
 
 /// Lets a request go wrong.
-pub(super) async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+pub(crate) async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let fault = lock(&api.misbehaviour).meet(request.method().as_str(), request.uri().path());
     match fault {
         None => next.run(request).await,
@@ -128,7 +128,7 @@ pub(super) async fn layer(State(api): State<Arc<Api>>, request: Request, next: N
 }
 
 /// Gives every answer its `x-dr-requestid`.
-pub(super) async fn request_id(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+pub(crate) async fn request_id(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if let Ok(id) = HeaderValue::from_str(&api.next_id().to_string()) {
         response.headers_mut().insert("x-dr-requestid", id);

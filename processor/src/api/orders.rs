@@ -1,0 +1,188 @@
+//! Reading orders: `GET /v1/orders`, `GET /v1/orders/{orderId}` and `GET /v1/orders/{orderId}/events`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State, rejection::PathRejection},
+};
+use riverlock_ledger::view::{self, EventPosition, EventView};
+use riverlock_runtime::api::{ApiError, Refusals};
+use riverlock_schemas::{Mode, OrderId};
+use serde::Serialize;
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
+
+use super::{cursor::Cursor, params::Params};
+use crate::store::{self, ListFilter, ListPosition, OrderDetails, OrderSummary, OrderView};
+
+pub(super) const LIST: &str = "/v1/orders";
+pub(super) const ORDER: &str = "/v1/orders/{orderId}";
+pub(super) const EVENTS: &str = "/v1/orders/{orderId}/events";
+
+/// Sessions that all requests share.
+pub(super) struct Database(pub(super) PgPool);
+
+impl Database {
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, ApiError> {
+        self.0.acquire().await.map_err(|error| failed(&error.into()))
+    }
+}
+
+pub(super) fn failed(error: &riverlock_ledger::Error) -> ApiError {
+    tracing::error!("orders cannot be read: {error}");
+    match error {
+        riverlock_ledger::Error::Inconsistent { .. } => ApiError::internal(),
+        _ => ApiError::unavailable("database_unavailable", "the orders cannot be read now"),
+    }
+}
+
+/// An order in each mode in which it exists.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Orders {
+    order_id: String,
+    /// One, or two if the id exists in both modes; the live one first.
+    orders: Vec<OrderView>,
+}
+
+/// A page of orders.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct OrderPage {
+    /// The newest change first.
+    orders: Vec<OrderSummary>,
+    /// What to send as `before` for the next page; null on the last.
+    next: Option<String>,
+}
+
+/// A page of what came about an order.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EventPage {
+    order_id: String,
+    /// The latest record first.
+    events: Vec<EventView>,
+    /// What to send as `before` for the next page; null on the last.
+    next: Option<String>,
+}
+
+/// Leaves of an order's details what [`OrderDetails`] names.
+pub(super) fn without_people(mut order: OrderView) -> Result<OrderView, ApiError> {
+    let told = serde_json::from_value::<OrderDetails>(order.details.take()).and_then(serde_json::to_value);
+    order.details = told.map_err(|error| {
+        tracing::error!(order.id = order.order_id, "the details of order {} cannot be told: {error}", order.order_id);
+        ApiError::internal()
+    })?;
+    Ok(order)
+}
+
+/// An order: status, lines, anomalies.
+#[utoipa::path(
+    get, path = ORDER, operation_id = "getOrder", tag = "orders", security(("token" = [])),
+    params(
+        ("orderId" = String, Path, description = "Digital River's id of the order"),
+        ("mode" = Option<String>, Query, description = "Only the order of this mode", pattern = "^(live|test)$"),
+    ),
+    responses((status = 200, description = "The order, in each mode in which it exists", body = Orders), Refusals)
+)]
+pub(super) async fn order(
+    State(database): State<Arc<Database>>,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Orders>, ApiError> {
+    let mut params = Params::parse(query.as_deref())?;
+    let mode = params.mode()?;
+    params.end()?;
+    let order_id = order_id(path)?;
+    let found = store::find(&mut *database.connection().await?, order_id.as_str()).await;
+    let found = found.map_err(|error| failed(&error))?.into_iter();
+    let wanted = found.filter(|order| mode.is_none_or(|mode| order.mode == mode));
+    let orders: Vec<OrderView> = wanted.map(without_people).collect::<Result<_, _>>()?;
+    if orders.is_empty() {
+        return Err(unknown(mode));
+    }
+    Ok(Json(Orders { order_id: order_id.to_string(), orders }))
+}
+
+/// Orders, the newest change first.
+///
+/// An order that changes while somebody pages moves to the front: no order comes twice, and every order comes that did not
+/// change since the first page. To have those that did as well, begin again without `before` afterwards, until an order
+/// comes whose `changedAt` is not after that of the first order of the first page.
+#[utoipa::path(
+    get, path = LIST, operation_id = "listOrders", tag = "orders", security(("token" = [])),
+    params(
+        ("status" = Option<crate::domain::Status>, Query, description = "Only orders that stand there"),
+        ("mode" = Option<String>, Query, description = "Only orders of this mode", pattern = "^(live|test)$"),
+        ("before" = Option<String>, Query, description = "`next` of the page before"),
+        ("limit" = Option<i64>, Query, description = "How many at most; 50 unless said otherwise",
+         minimum = 1, maximum = 500),
+    ),
+    responses((status = 200, description = "A page of orders", body = OrderPage), Refusals)
+)]
+pub(super) async fn list(
+    State(database): State<Arc<Database>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<OrderPage>, ApiError> {
+    let mut params = Params::parse(query.as_deref())?;
+    let before = params.before::<ListPosition>()?;
+    let (filter, limit) = (ListFilter { status: params.status()?, mode: params.mode()?, before }, params.limit()?);
+    params.end()?;
+    let found = store::list(&mut *database.connection().await?, &filter, limit + 1).await;
+    let (orders, next) = page(found.map_err(|error| failed(&error))?, limit, OrderSummary::position);
+    Ok(Json(OrderPage { orders, next }))
+}
+
+/// What came about an order: every record with its outcome, the latest first.
+#[utoipa::path(
+    get, path = EVENTS, operation_id = "listOrderEvents", tag = "orders", security(("token" = [])),
+    params(
+        ("orderId" = String, Path, description = "Digital River's id of the order"),
+        ("mode" = Option<String>, Query, description = "Only records of this mode", pattern = "^(live|test)$"),
+        ("before" = Option<String>, Query, description = "`next` of the page before"),
+        ("limit" = Option<i64>, Query, description = "How many at most; 50 unless said otherwise",
+         minimum = 1, maximum = 500),
+    ),
+    responses((status = 200, description = "A page of records", body = EventPage), Refusals)
+)]
+pub(super) async fn events(
+    State(database): State<Arc<Database>>,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<EventPage>, ApiError> {
+    let mut params = Params::parse(query.as_deref())?;
+    let (mode, before, limit) = (params.mode()?, params.before::<EventPosition>()?, params.limit()?);
+    params.end()?;
+    let order_id = order_id(path)?;
+    let (id, live) = (order_id.as_str(), mode.map(Mode::is_live));
+    let mut connection = database.connection().await?;
+    let found = view::events_of_order_page(&mut connection, id, live, before.as_ref(), limit + 1).await;
+    let found = found.map_err(|error| failed(&error))?;
+    if found.is_empty() && before.is_none() {
+        return Err(unknown(mode));
+    }
+    let position = |event: &EventView| EventPosition { received_at: event.received_at, record: event.position() };
+    let (events, next) = page(found, limit, position);
+    Ok(Json(EventPage { order_id: order_id.to_string(), events, next }))
+}
+
+/// Cuts one row more than was asked for to a page, and says where the next begins.
+pub(super) fn page<T, C: Cursor>(mut rows: Vec<T>, limit: i64, position: impl Fn(&T) -> C) -> (Vec<T>, Option<String>) {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|last| position(last).encode());
+    (rows, next)
+}
+
+/// An id of the path. What can be no order's id is no order's.
+pub(super) fn order_id(path: Result<Path<String>, PathRejection>) -> Result<OrderId, ApiError> {
+    let Path(id) = path.map_err(|_| ApiError::parameter("orderId", "is no UTF-8 text"))?;
+    OrderId::parse(id).map_err(|_| unknown(None))
+}
+
+pub(super) fn unknown(mode: Option<Mode>) -> ApiError {
+    ApiError::not_found(match mode {
+        None => "nothing is known of this order".to_owned(),
+        Some(mode) => format!("nothing is known of this order in {mode} mode"),
+    })
+}

@@ -1,0 +1,35 @@
+//! Orders as the store reads and writes them.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use riverlock_schemas::{Mode, OrderId};
+
+use crate::domain::{Facts, OrderKey};
+
+pub(crate) type Time = Option<DateTime<Utc>>;
+
+/// An order as it is stored.
+#[derive(Default)]
+pub(crate) struct Stored {
+    pub(crate) version: i32,
+    pub(crate) facts: Facts,
+}
+
+/// An order whose facts grew.
+pub(crate) struct Change {
+    pub(crate) key: OrderKey,
+    pub(crate) before: Facts,
+    pub(crate) after: Facts,
+    /// The version that is written; the stored one is one less.
+    pub(crate) version: i32,
+}
+
+pub(crate) fn key(order_id: String, live_mode: bool) -> Result<OrderKey, String> {
+    let order_id = OrderId::parse(order_id).map_err(|error| format!("the order id {error}"))?;
+    Ok(OrderKey { order_id, mode: Mode::from_live(live_mode) })
+}
+
+pub(crate) fn known<S: Ord>(transitions: impl IntoIterator<Item = (S, Time)>) -> BTreeMap<S, DateTime<Utc>> {
+    transitions.into_iter().filter_map(|(state, time)| Some((state, time?))).collect()
+}

@@ -1,0 +1,56 @@
+//! Where an API listens and which tokens it accepts.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ConfigError, Secret};
+
+/// Fewest characters of a token: 128 bits and more, however it is spelled.
+const TOKEN_CHARS_MIN: usize = 32;
+
+/// Where programs of our own ask, and what they must bring.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig<const PORT: u16> {
+    /// Where it listens; loopback unless configured otherwise.
+    #[serde(default = "loopback::<PORT>")]
+    pub listen: SocketAddr,
+    /// What `Authorization: Bearer` must bring, or `file:/path`: at least 32 random characters. Read again while the process
+    /// runs.
+    pub token: Secret,
+    /// A former token that is admitted as well, until everybody has the new one.
+    #[serde(default)]
+    pub previous_token: Option<Secret>,
+}
+
+fn loopback<const PORT: u16>() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], PORT))
+}
+
+impl<const PORT: u16> ApiConfig<PORT> {
+    /// The default address, with this token.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self { listen: loopback::<PORT>(), token: Secret::new(token), previous_token: None }
+    }
+
+    /// Checks the token of the API whose section is `section`.
+    ///
+    /// # Errors
+    /// When the token could be guessed, or cannot be sent.
+    pub fn validate(&self, section: &str) -> Result<(), ConfigError> {
+        let previous = self.previous_token.iter().map(|token| ("previous_token", token));
+        for (key, token) in std::iter::once(("token", &self.token)).chain(previous) {
+            let key = format!("{section}.{key}");
+            let token = token.read(&key)?;
+            if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let reason = format!(
+                    "must have at least {TOKEN_CHARS_MIN} letters, digits and signs; `openssl rand -hex 32` makes one"
+                );
+                return Err(ConfigError::refused(key, reason));
+            }
+        }
+        Ok(())
+    }
+}
