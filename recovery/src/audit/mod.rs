@@ -9,7 +9,7 @@
 mod compare;
 pub mod running;
 mod source;
-mod store;
+pub(crate) mod store;
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -47,9 +47,9 @@ pub(super) async fn reached(
 
 /// A partition that rows of the audit are of.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) topic_id: i16,
-    pub(super) partition: i32,
+pub(crate) struct Place {
+    pub(crate) topic_id: i16,
+    pub(crate) partition: i32,
     /// The topic's name; `None` where the number means no topic.
     pub(super) topic: Option<String>,
     /// Whether it is a topic of the current cluster.
@@ -71,7 +71,7 @@ pub(super) async fn moment(
 }
 
 /// Every partition that rows are of. Jumps from one to the next along the primary key.
-pub(super) async fn places(connection: &mut PgConnection) -> Result<Vec<Place>, Error> {
+pub(crate) async fn places(connection: &mut PgConnection) -> Result<Vec<Place>, Error> {
     let rows = sqlx::query_as!(
         Place,
         r#"-- audit_places

@@ -1,4 +1,8 @@
 //! Compares the rebuilt tables with the live ones: first sums of hashes per bucket, then the rows of the buckets that differ.
+//!
+//! Orders and what belongs to them change all the time, so they are compared in one snapshot. The audit's rows are by far the most,
+//! and those before the consumers' offsets neither come nor go: they are compared in parts without it, so that a comparison of
+//! hours does not keep PostgreSQL from removing dead rows all the while.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +14,17 @@ use super::{
     Offsets, Rebuild, RebuildError, build,
     differ::{Difference, Group, differences},
     shadow,
-    tables::{self, Compared, Table},
+    tables::{self, Compared, Rule, Table},
 };
+use crate::audit::store::{self as audit, Place};
 use riverlock_ledger::Error;
 
 /// Into how many parts a table is divided by the hash of its key; of a part that differs all rows are read.
 const BUCKETS: i64 = 4_096;
 /// Differences that are listed; all are counted.
 const LISTED_MAX: usize = 50;
+/// Rows of the audit that one statement hashes.
+const PART_ROWS: i64 = 100_000;
 
 /// The live tables as they are at one moment, for as long as it lives.
 pub struct Snapshot {
@@ -61,8 +68,8 @@ pub struct TableReport {
     pub differences: u64,
 }
 
-/// Rows, and the sum of their hashes.
-type Sums = BTreeMap<i32, (i64, String)>;
+/// Rows, and the sum of their hashes, by bucket. A hash has 64 bits, so the sum of 10¹⁹ of them fits.
+type Sums = BTreeMap<i32, (i64, i128)>;
 
 impl Rebuild {
     /// Sees the live tables as they are now. To be compared, the rebuilt ones have to be brought to its offsets.
@@ -89,11 +96,27 @@ impl Rebuild {
         let mut report =
             Report { records: u64::try_from(target.values().sum::<i64>()).unwrap_or_default(), ..Report::default() };
         self.compare_offsets(&mut rebuilt, &target, &mut report).await?;
-        for table in tables::known(&mut rebuilt, &self.shadow_schema).await? {
-            if let Some(compared) = &table.compared {
-                let found = self.compare_table(&mut live, &mut rebuilt, table, compared, &mut report).await?;
-                report.tables.push(found);
-            }
+        let known = tables::known(&mut rebuilt, &self.shadow_schema).await?;
+        let with = |rule: Rule| {
+            let compared = known.iter().filter_map(|table| Some((*table, table.compared.as_ref()?)));
+            compared.filter(move |(_, compared)| compared.rule == rule)
+        };
+        let everything = Bounds::default();
+        for (table, compared) in with(Rule::Row) {
+            let sums = |connection| sums(connection, table.name, compared);
+            let sums = tokio::try_join!(sums(&mut live), sums(&mut rebuilt))?;
+            let mut pair = Pair { live: &mut live, rebuilt: &mut rebuilt, bounds: &everything };
+            pair.compare(table, compared, sums, &mut report).await?;
+        }
+        let mut places = audit::places(&mut live).await?;
+        sqlx::query("COMMIT").execute(&mut live).await.map_err(Error::from)?;
+        places.append(&mut audit::places(&mut rebuilt).await?);
+        let bounds = Bounds::of(&target, &places);
+        for (table, compared) in with(Rule::Records) {
+            let sums = |connection| sums_in_parts(connection, table.name, compared, &bounds);
+            let sums = tokio::try_join!(sums(&mut live), sums(&mut rebuilt))?;
+            let mut pair = Pair { live: &mut live, rebuilt: &mut rebuilt, bounds: &bounds };
+            pair.compare(table, compared, sums, &mut report).await?;
         }
         Ok(report)
     }
@@ -122,42 +145,74 @@ impl Rebuild {
         }
         Ok(())
     }
+}
 
-    async fn compare_table(
-        &self,
-        live: &mut PgConnection,
-        rebuilt: &mut PgConnection,
+/// Both sides of a comparison.
+struct Pair<'a> {
+    live: &'a mut PgConnection,
+    rebuilt: &'a mut PgConnection,
+    bounds: &'a Bounds,
+}
+
+impl Pair<'_> {
+    /// Compares a table whose sums are these, row by row where they differ.
+    async fn compare(
+        &mut self,
         table: &Table,
         compared: &Compared,
+        (ours, theirs): (Sums, Sums),
         report: &mut Report,
-    ) -> Result<TableReport, RebuildError> {
-        let statement = sums_statement(table.name, compared);
-        let (ours, theirs) = tokio::try_join!(sums(live, &statement), sums(rebuilt, &statement))?;
+    ) -> Result<(), RebuildError> {
         let count = |sums: &Sums| u64::try_from(sums.values().map(|(rows, _)| rows).sum::<i64>()).unwrap_or_default();
         let mut found = TableReport { table: table.name, live: count(&ours), rebuilt: count(&theirs), differences: 0 };
         let buckets = (0..).take_while(|bucket| i64::from(*bucket) < BUCKETS);
         let differing: Vec<i32> = buckets.filter(|bucket| ours.get(bucket) != theirs.get(bucket)).collect();
-        if differing.is_empty() {
-            return Ok(found);
-        }
-        let statement = rows_statement(table.name, compared);
-        let mut ours = Groups::new(live, &statement, &differing);
-        let mut theirs = Groups::new(rebuilt, &statement, &differing);
-        let (mut left, mut right) = (ours.next().await?, theirs.next().await?);
-        // Both sides are sorted by key: what has the smaller key is missing on the other side.
-        while left.is_some() || right.is_some() {
-            let (take_left, take_right) = match (&left, &right) {
-                (Some(a), Some(b)) => (a.key <= b.key, b.key <= a.key),
-                (a, b) => (a.is_some(), b.is_some()),
-            };
-            let a = if take_left { std::mem::replace(&mut left, ours.next().await?) } else { None };
-            let b = if take_right { std::mem::replace(&mut right, theirs.next().await?) } else { None };
-            if let Some(difference) = differences(table.name, compared.rule, a, b) {
-                found.differences += 1;
-                report.add(difference);
+        if !differing.is_empty() {
+            let statement = rows_statement(table.name, compared);
+            let mut ours = Groups::new(self.live, &statement, &differing, self.bounds);
+            let mut theirs = Groups::new(self.rebuilt, &statement, &differing, self.bounds);
+            let (mut left, mut right) = (ours.next().await?, theirs.next().await?);
+            // Both sides are sorted by key: what has the smaller key is missing on the other side.
+            while left.is_some() || right.is_some() {
+                let (take_left, take_right) = match (&left, &right) {
+                    (Some(a), Some(b)) => (a.key <= b.key, b.key <= a.key),
+                    (a, b) => (a.is_some(), b.is_some()),
+                };
+                let a = if take_left { std::mem::replace(&mut left, ours.next().await?) } else { None };
+                let b = if take_right { std::mem::replace(&mut right, theirs.next().await?) } else { None };
+                if let Some(difference) = differences(table.name, compared.rule, a, b) {
+                    found.differences += 1;
+                    report.add(difference);
+                }
             }
         }
-        Ok(found)
+        report.tables.push(found);
+        Ok(())
+    }
+}
+
+/// Which rows of the audit are compared: those of these partitions, up to these offsets.
+#[derive(Default)]
+struct Bounds {
+    topic_ids: Vec<i16>,
+    partitions: Vec<i32>,
+    ends: Vec<i64>,
+}
+
+impl Bounds {
+    /// What the consumers had read, and rows that were there without an offset of a consumer. Rows of partitions that were begun
+    /// since are left out.
+    fn of(target: &Offsets, places: &[Place]) -> Self {
+        let mut ends: BTreeMap<(i16, i32), i64> =
+            places.iter().map(|place| ((place.topic_id, place.partition), i64::MAX)).collect();
+        ends.extend(target.iter().map(|((_, topic_id, partition), end)| ((*topic_id, *partition), *end)));
+        let mut bounds = Self::default();
+        for ((topic_id, partition), end) in ends {
+            bounds.topic_ids.push(topic_id);
+            bounds.partitions.push(partition);
+            bounds.ends.push(end);
+        }
+        bounds
     }
 }
 
@@ -176,34 +231,122 @@ fn key(compared: &Compared) -> String {
     format!("concat_ws(E'\\x1f', {}) COLLATE \"C\"", parts.join(", "))
 }
 
-fn sums_statement(table: &str, compared: &Compared) -> String {
+/// The rows of `from` that are compared, as keys and texts; rows of the audit only within the bounds `$1` to `$3`.
+fn rows_within(from: &str, compared: &Compared) -> String {
+    let within = match compared.rule {
+        Rule::Row => "$1::smallint[] IS NOT NULL AND $2::integer[] IS NOT NULL AND $3::bigint[] IS NOT NULL",
+        Rule::Records => {
+            "EXISTS (
+                 SELECT FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS b (topic_id, partition, past)
+                 WHERE b.topic_id = t.topic_id AND b.partition = t.partition AND t.record_offset < b.past)"
+        }
+    };
     format!(
-        "-- rebuild_sums
-         SELECT (hashtextextended(k, 0) & {mask})::integer, count(*), sum(hashtextextended(r, 0))::text
-         FROM (SELECT {key} AS k, {row} AS r FROM {table} t WHERE {only}) q GROUP BY 1",
-        mask = BUCKETS - 1,
+        "SELECT {key} AS k, {row} AS r FROM {from} t WHERE {only} AND {within}",
         key = key(compared),
         row = compared.row("t"),
         only = compared.only,
+    )
+}
+
+fn sums_statement(from: &str, compared: &Compared) -> String {
+    format!(
+        "-- rebuild_sums
+         SELECT (hashtextextended(k, 0) & {mask})::integer, count(*), sum(hashtextextended(r, 0))::text
+         FROM ({rows}) q GROUP BY 1",
+        mask = BUCKETS - 1,
+        rows = rows_within(from, compared),
     )
 }
 
 fn rows_statement(table: &str, compared: &Compared) -> String {
     format!(
         "-- rebuild_rows
-         SELECT k, r FROM (SELECT {key} AS k, {row} AS r FROM {table} t WHERE {only}) q
-         WHERE (hashtextextended(k, 0) & {mask})::integer = ANY($1) ORDER BY k, r",
+         SELECT k, r FROM ({rows}) q WHERE (hashtextextended(k, 0) & {mask})::integer = ANY($4) ORDER BY k, r",
         mask = BUCKETS - 1,
-        key = key(compared),
-        row = compared.row("t"),
-        only = compared.only,
+        rows = rows_within(table, compared),
     )
 }
 
-async fn sums(connection: &mut PgConnection, statement: &str) -> Result<Sums, Error> {
-    let rows: Vec<(i32, i64, String)> =
-        sqlx::query_as(AssertSqlSafe(statement.to_owned())).fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|(bucket, rows, sum)| (bucket, (rows, sum))).collect())
+type BucketSum = (i32, i64, String);
+
+/// The sums of a whole table.
+async fn sums(connection: &mut PgConnection, table: &str, compared: &Compared) -> Result<Sums, Error> {
+    let bounds = Bounds::default();
+    let rows = sqlx::query_as::<_, BucketSum>(AssertSqlSafe(sums_statement(table, compared)))
+        .bind(&bounds.topic_ids)
+        .bind(&bounds.partitions)
+        .bind(&bounds.ends)
+        .fetch_all(connection)
+        .await?;
+    let mut sums = Sums::new();
+    add_up(&mut sums, rows)?;
+    Ok(sums)
+}
+
+/// The sums of the audit's rows, a part at a time along the primary key.
+async fn sums_in_parts(
+    connection: &mut PgConnection,
+    table: &str,
+    compared: &Compared,
+    bounds: &Bounds,
+) -> Result<Sums, Error> {
+    let part = format!(
+        "(SELECT * FROM {table} WHERE (topic_id, partition, record_offset) > ($4, $5, $6)
+          AND (topic_id, partition, record_offset) <= ($7, $8, $9))"
+    );
+    let statement = sums_statement(&part, compared);
+    let mut sums = Sums::new();
+    let mut after = (i16::MIN, 0, 0);
+    while let Some(last) = part_end(connection, after).await? {
+        let rows = sqlx::query_as::<_, BucketSum>(AssertSqlSafe(statement.clone()))
+            .bind(&bounds.topic_ids)
+            .bind(&bounds.partitions)
+            .bind(&bounds.ends)
+            .bind(after.0)
+            .bind(after.1)
+            .bind(after.2)
+            .bind(last.0)
+            .bind(last.1)
+            .bind(last.2)
+            .fetch_all(&mut *connection)
+            .await?;
+        add_up(&mut sums, rows)?;
+        after = last;
+    }
+    Ok(sums)
+}
+
+/// Where the part ends that begins after a row; `None` when there are no more rows.
+async fn part_end(connection: &mut PgConnection, after: (i16, i32, i64)) -> Result<Option<(i16, i32, i64)>, Error> {
+    let row = sqlx::query!(
+        "-- rebuild_part_end
+         SELECT topic_id, partition, record_offset FROM (
+             SELECT topic_id, partition, record_offset FROM events
+             WHERE (topic_id, partition, record_offset) > ($1, $2, $3)
+             ORDER BY topic_id, partition, record_offset LIMIT $4
+         ) part ORDER BY topic_id DESC, partition DESC, record_offset DESC LIMIT 1",
+        after.0,
+        after.1,
+        after.2,
+        PART_ROWS
+    );
+    let row = row.fetch_optional(connection).await?;
+    Ok(row.map(|row| (row.topic_id, row.partition, row.record_offset)))
+}
+
+fn add_up(sums: &mut Sums, rows: Vec<BucketSum>) -> Result<(), Error> {
+    for (bucket, count, sum) in rows {
+        let sum: i128 = sum.parse().map_err(|_| Error::Inconsistent {
+            table: "a sum of hashes",
+            id: bucket.to_string(),
+            reason: format!("{sum} is no whole number"),
+        })?;
+        let total = sums.entry(bucket).or_default();
+        total.0 += count;
+        total.1 += sum;
+    }
+    Ok(())
 }
 
 /// Rows as they come, grouped by key; only one group is held.
@@ -214,8 +357,12 @@ struct Groups<'a> {
 }
 
 impl<'a> Groups<'a> {
-    fn new(connection: &'a mut PgConnection, statement: &str, buckets: &[i32]) -> Self {
-        let query = sqlx::query_as(AssertSqlSafe(statement.to_owned())).bind(buckets.to_vec());
+    fn new(connection: &'a mut PgConnection, statement: &str, buckets: &[i32], bounds: &Bounds) -> Self {
+        let query = sqlx::query_as(AssertSqlSafe(statement.to_owned()))
+            .bind(bounds.topic_ids.clone())
+            .bind(bounds.partitions.clone())
+            .bind(bounds.ends.clone())
+            .bind(buckets.to_vec());
         Self { rows: query.fetch(connection), ahead: None }
     }
 
