@@ -63,8 +63,15 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = held {
         return cluster(error);
     }
-    if cause.is::<Wrong>() || matches!(cause.downcast_ref(), Some(RangeError::Gone { .. })) {
+    if cause.is::<Wrong>() {
         return Some(WRONG);
+    }
+    let held = cause.downcast_ref().or_else(|| match cause.downcast_ref() {
+        Some(RefoldError::Kafka(error)) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = held {
+        return range(error);
     }
     let of_long_commands = cause.downcast_ref().and_then(replay).or_else(|| cause.downcast_ref().and_then(rebuild));
     of_long_commands.or_else(|| cause.downcast_ref().and_then(reconcile)).or_else(|| cause.downcast_ref().and_then(api))
@@ -111,7 +118,8 @@ fn replay(error: &ReplayError) -> Option<u8> {
         E::Stopped => Some(STOPPED),
         E::EarlierCluster { .. } => Some(WRONG),
         E::Cluster(error) => cluster(error),
-        E::Kafka { .. } | E::Range(_) | E::Ledger(_) | E::Panicked => None,
+        E::Range(error) => range(error),
+        E::Kafka { .. } | E::Ledger(_) | E::Panicked => None,
     }
 }
 
@@ -129,7 +137,17 @@ fn rebuild(error: &RebuildError) -> Option<u8> {
         | E::Moved => Some(WRONG),
         E::EarlierCluster(_) => Some(WRONG),
         E::Cluster(error) => cluster(error),
-        E::Ledger(_) | E::Migrate { .. } | E::Kafka(_) | E::Ranges(_) | E::Panicked => None,
+        E::Ranges(error) => range(error),
+        E::Ledger(_) | E::Migrate { .. } | E::Kafka(_) | E::Panicked => None,
+    }
+}
+
+/// What Kafka does not have is known to be missing; whatever else keeps records from being read says nothing about them.
+fn range(error: &RangeError) -> Option<u8> {
+    use RangeError as E;
+    match error {
+        E::Gone { .. } | E::NoTopic(_) | E::NoPartition { .. } => Some(WRONG),
+        E::Kafka(_) | E::Unavailable { .. } | E::Stalled(_) => None,
     }
 }
 
@@ -155,5 +173,10 @@ mod tests {
         let running = anyhow::Error::from(RebuildError::Running("process 1".to_owned())).context("a");
         let kafka = anyhow::Error::from(RebuildError::Panicked);
         assert_eq!([code(&stopped), code(&running), code(&kafka)], [STOPPED, WRONG, UNKNOWN]);
+        let missing = || RangeError::NoPartition { topic: "raw".to_owned(), partition: 3, partitions: 3 };
+        let replay = anyhow::Error::from(ReplayError::from(missing())).context("a");
+        let rebuild = anyhow::Error::from(RebuildError::from(missing())).context("a");
+        let refold = anyhow::Error::from(RefoldError::from(missing())).context("a");
+        assert_eq!([code(&replay), code(&rebuild), code(&refold)], [WRONG; 3]);
     }
 }

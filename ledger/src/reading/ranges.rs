@@ -4,7 +4,7 @@
 //! captured before reading starts, so that reading ends beside live traffic too.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,7 @@ use rdkafka::{
 };
 use riverlock_runtime::{
     Closing,
-    kafka::{KafkaConfig, REQUEST_TIMEOUT},
+    kafka::{KafkaConfig, REQUEST_TIMEOUT, topics},
 };
 use riverlock_schemas::topics::is_of_earlier_cluster;
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,22 @@ pub enum RangeError {
         /// What Kafka says.
         reason: String,
     },
+    /// Kafka does not have a topic.
+    #[error("Kafka has no topic {0}")]
+    NoTopic(String),
+    /// A partition that a consumer has read is not there any more, so what it held cannot be read.
+    #[error(
+        "Kafka has {partitions} partitions of {topic}, but records of partition {partition} were read before: the topic was \
+         replaced by one with fewer partitions"
+    )]
+    NoPartition {
+        /// The topic.
+        topic: String,
+        /// The partition that is missing.
+        partition: i32,
+        /// How many Kafka has.
+        partitions: i32,
+    },
     /// A partition has no leader that could be asked.
     #[error("Kafka cannot be asked for {topic}[{partition}]")]
     Unavailable {
@@ -97,7 +113,7 @@ impl RangeError {
     #[must_use]
     pub fn partition(&self) -> Option<(&str, i32)> {
         match self {
-            Self::Kafka(_) => None,
+            Self::Kafka(_) | Self::NoTopic(_) | Self::NoPartition { .. } => None,
             Self::Gone { range, .. } | Self::Stalled(range) => Some((&range.topic, range.partition)),
             Self::Unavailable { topic, partition, .. } => Some((topic, *partition)),
         }
@@ -264,6 +280,22 @@ pub fn limits<C: ConsumerContext>(
             }
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// How many partitions each topic has, asked of Kafka: the configuration may say otherwise, and records in partitions that it does
+/// not name would be left out. Blocks.
+///
+/// # Errors
+/// When Kafka cannot be asked, or does not have one of the topics.
+pub(crate) fn partition_counts<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topics: &[String],
+) -> Result<BTreeMap<String, i32>, RangeError> {
+    let counts = ask_patiently(|| topics::partition_counts(consumer.client(), topics))?;
+    match topics.iter().find(|topic| !counts.contains_key(*topic)) {
+        Some(topic) => Err(RangeError::NoTopic(topic.clone())),
+        None => Ok(counts),
     }
 }
 

@@ -1,6 +1,11 @@
 //! Reads the topics and applies what they hold to the tables that are built.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::try_join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -12,7 +17,7 @@ use super::{Offsets, Rebuild, RebuildError, shadow};
 use riverlock_ledger::{
     Dead, Error, Projection, Record, batch,
     error::Disposition,
-    reading::ranges::{OffsetRange, RangeReader, ask_patiently},
+    reading::ranges::{OffsetRange, RangeError, RangeReader, ask_patiently, partition_counts},
 };
 
 /// Partitions that are read at the same time, each into a connection of its own.
@@ -59,9 +64,11 @@ impl Rebuild {
         let (kafka, names) = (self.kafka.clone(), names.clone());
         blocking(move || {
             let consumer: BaseConsumer = kafka.client().create()?;
+            let topics: Vec<String> = ids.iter().map(|id| names[id].clone()).collect();
+            let counts = partition_counts(&consumer, &topics)?;
             let mut ends = Vec::new();
             for id in ids {
-                for partition in 0..kafka.partitions {
+                for partition in 0..counts[&names[&id]] {
                     let ask = || consumer.fetch_watermarks(&names[&id], partition, REQUEST_TIMEOUT);
                     let (_, high) = ask_patiently(ask)?;
                     ends.push((id, partition, high));
@@ -169,13 +176,19 @@ fn check(
     ranges: Vec<OffsetRange>,
 ) -> Result<Vec<OffsetRange>, RebuildError> {
     let consumer: BaseConsumer = kafka.client().create()?;
+    let topics: BTreeSet<String> = ranges.iter().map(|range| range.topic.clone()).collect();
+    let counts = partition_counts(&consumer, &topics.into_iter().collect::<Vec<_>>())?;
     for OffsetRange { topic, partition, start, end } in &ranges {
-        let (low, high) = ask_patiently(|| consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT))?;
+        let (partition, partitions) = (*partition, counts[topic]);
+        if partition >= partitions {
+            return Err(RangeError::NoPartition { topic: topic.clone(), partition, partitions }.into());
+        }
+        let (low, high) = ask_patiently(|| consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT))?;
         if low > *start {
-            return Err(RebuildError::Expired { topic: topic.clone(), partition: *partition, low });
+            return Err(RebuildError::Expired { topic: topic.clone(), partition, low });
         }
         if high < *end {
-            return Err(RebuildError::Lost { topic: topic.clone(), partition: *partition, high, end: *end });
+            return Err(RebuildError::Lost { topic: topic.clone(), partition, high, end: *end });
         }
     }
     Ok(ranges)

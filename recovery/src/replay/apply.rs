@@ -1,6 +1,6 @@
 //! Does a plan, exactly.
 
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use riverlock_runtime::kafka::REQUEST_TIMEOUT;
@@ -19,7 +19,7 @@ use riverlock_ledger::{
     PostgresConfig,
     error::Disposition,
     postgres::{self, Lock, cluster},
-    reading::ranges::ask_patiently,
+    reading::ranges::{RangeError, ask_patiently, partition_counts},
     store as ledger_store,
 };
 
@@ -125,12 +125,18 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
         return Err(ReplayError::EarlierCluster { plan, topic });
     }
     let client: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
+    let topics: BTreeSet<String> = plan.ranges.iter().map(|assigned| assigned.range.topic.clone()).collect();
+    let counts = partition_counts(&client, &topics.into_iter().collect::<Vec<_>>())?;
     for consumer in replay.consumers {
         let offsets = ledger_store::offsets(connection, consumer.name).await?;
         for assigned in plan.ranges.iter().filter(|assigned| consumer.topics.contains(&assigned.range.topic)) {
             let range = &assigned.range;
             let (topic, partition) = (range.topic.clone(), range.partition);
-            let reached = offsets.get(&(assigned.topic_id, partition)).copied().unwrap_or_default();
+            let (reached, partitions) = (offsets.get(&(assigned.topic_id, partition)), counts[&topic]);
+            let reached = reached.copied().unwrap_or_default();
+            if partition >= partitions {
+                return Err(RangeError::NoPartition { topic, partition, partitions }.into());
+            }
             if reached < range.end {
                 let consumer = consumer.name;
                 return Err(ReplayError::ConsumerWentBack { consumer, topic, partition, reached, end: range.end });

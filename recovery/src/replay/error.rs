@@ -25,7 +25,7 @@ pub enum ReplayError {
     EarlierCluster { plan: String, topic: String },
     #[error("{topic} is no raw topic and no event type with a topic of its own; there are {}", .known.join(", "))]
     UnknownTopic { topic: String, known: Vec<String> },
-    #[error("there is no partition {partition}: every topic has partitions 0 to {last}")]
+    #[error("there is no partition {partition}: the selected topics have partitions 0 to {last}")]
     UnknownPartition { partition: i32, last: i32 },
     #[error("the range {0}..{1} is empty; expected a first offset, and one after the last")]
     EmptyOffsets(i64, i64),

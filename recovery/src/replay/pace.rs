@@ -1,22 +1,23 @@
 //! How fast a replay goes: never faster than it was told to, and slower when live traffic falls behind.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
-use rdkafka::{
-    consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
-};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use riverlock_runtime::kafka::REQUEST_TIMEOUT;
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Observer, Replay, ReplayError};
-use riverlock_ledger::{PostgresConfig, store};
+use riverlock_ledger::{
+    PostgresConfig,
+    reading::ranges::{RangeError, partition_counts},
+    store,
+};
 
 /// Selected records per second, unless told otherwise.
 pub const RATE_DEFAULT: NonZeroU32 = NonZeroU32::new(5_000).expect("it is not zero");
@@ -98,11 +99,7 @@ impl Pace {
         let topics: Vec<String> = replay.consumers.iter().flat_map(|consumer| consumer.topics.clone()).collect();
         let topics = store::topic_ids_to_read(&mut connection, &topics).await?;
         let client = replay.kafka.client().create();
-        let meter = Meter {
-            client: client.map_err(ReplayError::kafka("be connected to"))?,
-            topics,
-            partitions: replay.kafka.partitions,
-        };
+        let meter = Meter { client: client.map_err(ReplayError::kafka("be connected to"))?, topics };
         let (sender, watermarks) = watch::channel(HashMap::new());
         std::thread::Builder::new()
             .name("replay-lag".to_owned())
@@ -163,13 +160,13 @@ impl Pace {
 struct Meter {
     client: BaseConsumer,
     topics: HashMap<String, i16>,
-    partitions: i32,
 }
 
 impl Meter {
     fn run(&self, sender: &watch::Sender<Watermarks>) {
+        let mut partitions = None;
         while !sender.is_closed() {
-            match self.measure() {
+            match self.measure(&mut partitions) {
                 Ok(watermarks) => drop(sender.send_replace(watermarks)),
                 // The reader waits for Kafka, or says what is wrong with it.
                 Err(error) => tracing::debug!(%error, "the live lag could not be measured: {error}"),
@@ -178,12 +175,20 @@ impl Meter {
         }
     }
 
-    fn measure(&self) -> Result<Watermarks, KafkaError> {
+    /// `partitions` is how many each topic has, once Kafka has told it.
+    fn measure(&self, partitions: &mut Option<BTreeMap<String, i32>>) -> Result<Watermarks, RangeError> {
+        let counts = match partitions {
+            Some(counts) => counts,
+            None => {
+                let topics: Vec<String> = self.topics.keys().cloned().collect();
+                partitions.insert(partition_counts(&self.client, &topics)?)
+            }
+        };
         let mut watermarks = HashMap::new();
-        for (topic, id) in &self.topics {
-            for partition in 0..self.partitions {
+        for (topic, count) in &*counts {
+            for partition in 0..*count {
                 let found = self.client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
-                watermarks.insert((*id, partition), found);
+                watermarks.insert((self.topics[topic], partition), found);
             }
         }
         Ok(watermarks)

@@ -16,7 +16,7 @@ use super::{Replay, ReplayError, store};
 use riverlock_ledger::{
     Record, batch,
     postgres::cluster,
-    reading::ranges::{OffsetRange, ask_patiently},
+    reading::ranges::{OffsetRange, RangeError, ask_patiently, partition_counts},
     store as ledger_store,
 };
 
@@ -120,11 +120,12 @@ pub(super) async fn resolve(
     cluster::ensure_current(replay.kafka, connection).await?;
     let mut notes = Vec::new();
     let topics = topics(replay, &selection.topics)?;
-    let partitions = partitions(replay, connection, selection, topics.len(), &mut notes).await?;
+    let consumer: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
+    let counts = partition_counts(&consumer, &topics.keys().cloned().collect::<Vec<_>>())?;
+    let partitions = partitions(replay, connection, selection, &counts, &mut notes).await?;
     let known = known_positions(connection, selection, &mut notes).await?;
 
-    let consumer: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
-    let places = places(replay, connection, &topics, &partitions).await?;
+    let places = places(replay, connection, selection, (&topics, &counts), &partitions).await?;
     let times = Times::look_up(&consumer, selection, &places)?;
     let mut ranges = Vec::new();
     for place in places {
@@ -188,37 +189,46 @@ fn topics(replay: &Replay<'_>, named: &[String]) -> Result<BTreeMap<String, &'st
     Ok(wanted)
 }
 
-/// The partition numbers that are meant. An order's records lie in the partition that its id hashes to, in every topic.
+/// The partitions that are meant, by topic. An order's records lie in the partition that its id hashes to, in every topic.
 async fn partitions(
     replay: &Replay<'_>,
     connection: &mut PgConnection,
     selection: &Selection,
-    topics: usize,
+    counts: &BTreeMap<String, i32>,
     notes: &mut Vec<String>,
-) -> Result<BTreeSet<i32>, ReplayError> {
-    let count = replay.kafka.partitions;
-    if let Some(&partition) = selection.partitions.iter().find(|partition| !(0..count).contains(*partition)) {
-        return Err(ReplayError::UnknownPartition { partition, last: count - 1 });
+) -> Result<BTreeMap<String, BTreeSet<i32>>, ReplayError> {
+    let most = counts.values().copied().max().unwrap_or_default();
+    if let Some(&partition) = selection.partitions.iter().find(|partition| !(0..most).contains(*partition)) {
+        return Err(ReplayError::UnknownPartition { partition, last: most - 1 });
     }
-    let mut wanted: BTreeSet<i32> = if selection.partitions.is_empty() {
-        (0..count).collect()
-    } else {
-        selection.partitions.iter().copied().collect()
-    };
+    let is_named = |partition: &i32| selection.partitions.is_empty() || selection.partitions.contains(partition);
+    let mut wanted: BTreeMap<String, BTreeSet<i32>> =
+        counts.iter().map(|(topic, count)| (topic.clone(), (0..*count).filter(is_named).collect())).collect();
     if selection.orders.is_empty() {
         return Ok(wanted);
     }
+    let configured = replay.kafka.partitions;
     let mut of_orders = BTreeSet::new();
     for order in &selection.orders {
-        let partition = partitioner::partition(record::bounded(order).as_bytes(), count);
+        let partition = partitioner::partition(record::bounded(order).as_bytes(), configured);
         let known = store::records_of_order(connection, order).await?;
         notes.push(format!(
-            "order {order}: the database knows {known} of its records; partition {partition} of {topics} topics is read, \
-             where its records lie, in case the database has lost some"
+            "order {order}: the database knows {known} of its records; partition {partition} of {} topics is read, where its \
+             records lie, in case the database has lost some",
+            counts.len()
         ));
         of_orders.insert(partition);
     }
-    wanted.retain(|partition| of_orders.contains(partition));
+    for (topic, partitions) in &mut wanted {
+        match counts[topic] {
+            count if count == configured => partitions.retain(|partition| of_orders.contains(partition)),
+            // Which partition an order's records went to depends on how many there were when they were written.
+            count => notes.push(format!(
+                "{topic} has {count} partitions and kafka.partitions is {configured}: an order's records may lie in any of \
+                 them, so all that were selected are read"
+            )),
+        }
+    }
     Ok(wanted)
 }
 
@@ -250,8 +260,9 @@ async fn known_positions(
 async fn places(
     replay: &Replay<'_>,
     connection: &mut PgConnection,
-    topics: &BTreeMap<String, &'static str>,
-    partitions: &BTreeSet<i32>,
+    selection: &Selection,
+    (topics, counts): (&BTreeMap<String, &'static str>, &BTreeMap<String, i32>),
+    partitions: &BTreeMap<String, BTreeSet<i32>>,
 ) -> Result<Vec<Place>, ReplayError> {
     let names: Vec<String> = topics.keys().cloned().collect();
     let ids = ledger_store::topic_ids_to_read(connection, &names).await?;
@@ -261,8 +272,15 @@ async fn places(
     }
     let mut places = Vec::new();
     for (topic, consumer) in topics {
-        for &partition in partitions {
-            let topic_id = ids[topic];
+        let (topic_id, count) = (ids[topic], counts[topic]);
+        let is_gone = |partition: i32| {
+            partition >= count && (selection.partitions.is_empty() || selection.partitions.contains(&partition))
+        };
+        let mut read = offsets[consumer].keys().filter(|key| key.0 == topic_id).map(|key| key.1);
+        if let Some(partition) = read.find(|partition| is_gone(*partition)) {
+            return Err(RangeError::NoPartition { topic: topic.clone(), partition, partitions: count }.into());
+        }
+        for &partition in &partitions[topic] {
             let reached = offsets[consumer].get(&(topic_id, partition)).copied().unwrap_or_default();
             places.push(Place { consumer, topic_id, topic: topic.clone(), partition, reached });
         }

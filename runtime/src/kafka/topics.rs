@@ -7,8 +7,8 @@ use rdkafka::{
         AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource, NewTopic, ResourceSpecifier,
         TopicReplication,
     },
-    client::DefaultClientContext,
-    error::{KafkaError, RDKafkaErrorCode},
+    client::{Client, ClientContext, DefaultClientContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 use serde::Serialize;
 
@@ -269,16 +269,22 @@ pub async fn check(config: &KafkaConfig) -> Result<(), TopicError> {
 /// When Kafka cannot be reached, or does not have the topic.
 pub fn partitions_of(config: &KafkaConfig, topic: &str) -> Result<i32, TopicError> {
     let admin = admin(config)?;
-    let metadata = admin
-        .inner()
-        .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
-        .map_err(|error| kafka(config, "describe a topic", error))?;
-    let found =
-        metadata.topics().iter().find(|found| found.name() == topic).map_or(0, |found| found.partitions().len());
-    match i32::try_from(found) {
-        Ok(found) if found > 0 => Ok(found),
-        _ => Err(TopicError::Missing(vec![topic.to_owned()])),
-    }
+    let topics = [topic.to_owned()];
+    let counts = partition_counts(admin.inner(), &topics).map_err(|error| kafka(config, "describe a topic", error))?;
+    counts.get(topic).copied().ok_or_else(|| TopicError::Missing(topics.into()))
+}
+
+/// As [`partitions_of`], for several topics with one request; topics that Kafka does not have are missing in the answer. Blocks.
+///
+/// # Errors
+/// When Kafka cannot be reached.
+pub fn partition_counts<C: ClientContext>(client: &Client<C>, topics: &[String]) -> KafkaResult<BTreeMap<String, i32>> {
+    let only = if let [topic] = topics { Some(topic.as_str()) } else { None };
+    let metadata = client.fetch_metadata(only, REQUEST_TIMEOUT)?;
+    let found = metadata.topics().iter().filter(|found| topics.iter().any(|topic| topic == found.name()));
+    let counts =
+        found.map(|found| (found.name().to_owned(), i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)));
+    Ok(counts.filter(|(_, partitions)| *partitions > 0).collect())
 }
 
 /// What the metadata tells of a topic.

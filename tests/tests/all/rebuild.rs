@@ -8,8 +8,9 @@ use std::{
 };
 
 use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
+use riverlock_ledger::reading::ranges::RangeError;
 use riverlock_recovery::rebuild::{Kept, Plan, Reason, Rebuild, RebuildError, Report, SCHEMA, tables};
-use riverlock_runtime::SystemClock;
+use riverlock_runtime::{SystemClock, kafka::KafkaConfig};
 use riverlock_sandbox::stack::kafka_for_test;
 use riverlock_tests::{Database, World, binary, events, lives, now, state};
 use sqlx::PgConnection;
@@ -163,6 +164,26 @@ async fn rebuilt_tables_equal_the_live_ones_and_a_damaged_row_is_named() {
     ] {
         assert!(found.iter().any(|difference| difference.starts_with(&part)), "{part} is not in {found:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_the_configuration_does_not_name_are_rebuilt_too() {
+    let raw = Raw::new().await;
+    let all = bodies(36, 20);
+    raw.produce(all.clone()).await;
+    let raw = Raw { kafka: KafkaConfig { partitions: 2, ..raw.kafka.clone() }, ..raw };
+    // No consumer has read anything, so the tables are built up to where the topics end.
+    let rebuild = open(&raw, SCHEMA).await.unwrap();
+    let target = rebuild.target().await.unwrap();
+    assert_eq!(target.values().sum::<i64>(), i64::try_from(all.len()).unwrap());
+    catch_up(&rebuild, &|_| {}).await;
+    assert_eq!(rebuild.left(&target).await.unwrap(), 0);
+    let mut beyond = target.clone();
+    let ((consumer, topic_id, _), _) = target.first_key_value().unwrap();
+    beyond.insert((consumer.clone(), *topic_id, 4), 1);
+    let error = rebuild.catch_up(&invoices(), &beyond, &SystemClock, &|_| {}).await.unwrap_err();
+    let is_told = matches!(error, RebuildError::Ranges(RangeError::NoPartition { partition: 4, partitions: 4, .. }));
+    assert!(is_told, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,11 @@
 //! What is selected, by what engineers name, and what is refused.
 
+use std::time::Duration;
+
+use riverlock_ledger::reading::ranges::RangeError;
 use riverlock_recovery::replay::{self, ReplayError, Selection};
+use riverlock_runtime::kafka::KafkaConfig;
+use riverlock_sandbox::stack::Embedded;
 use riverlock_schemas::{Envelope, partitioner};
 
 use super::harness::{Setting, Watcher};
@@ -74,6 +79,43 @@ async fn topics_partitions_and_offsets_select_what_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_the_configuration_does_not_name_are_replayed_too() {
+    let kafka = KafkaConfig { partitions: 3, session_timeout: Duration::from_secs(6), ..KafkaConfig::default() };
+    let cluster = Embedded::start(kafka.topics().all_raw().into_iter().map(|topic| (topic, 5))).unwrap();
+    let setting = Setting::on(KafkaConfig { brokers: cluster.bootstrap(), ..kafka }, Some(cluster)).await;
+    setting.produce(setting.more(56, 40)).await;
+    setting.consume_all().await;
+    let complete = setting.state().await;
+    let beyond = setting.count("SELECT count(*) FROM events WHERE partition >= 3").await;
+    assert!(beyond > 10, "{beyond} records lie there: the test shows nothing");
+    setting.lose("true").await;
+
+    let (_, id, _) =
+        setting.bodies().into_iter().find(|(_, key, _)| partitioner::partition(key.as_bytes(), 5) > 2).unwrap();
+    let of_order = setting.bodies().iter().filter(|(_, key, _)| *key == id).count() as u64;
+    let (planned, notes) = setting.plan_and_notes(&order(&id)).await;
+    assert_eq!(planned.report.records, of_order);
+    assert!(notes.contains("has 5 partitions and kafka.partitions is 3"), "{notes}");
+    let partition = |partition| Selection { partitions: vec![partition], ..Selection::default() };
+    assert!(setting.plan(&partition(4)).await.unwrap().report.records > 0);
+    let error = setting.plan(&partition(5)).await.unwrap_err();
+    assert!(matches!(error, ReplayError::UnknownPartition { partition: 5, last: 4 }), "{error}");
+    let planned = setting.plan(&Selection::default()).await.unwrap();
+    assert_eq!(planned.report.fresh(), setting.records());
+    assert!(setting.apply(&planned).await.unwrap().done);
+    assert_eq!(setting.state().await, complete);
+
+    // The topics were replaced by ones with fewer partitions.
+    let more = "INSERT INTO consumer_offsets (consumer, topic_id, partition, next_offset)
+                SELECT consumer, topic_id, 7, 9 FROM consumer_offsets LIMIT 1";
+    sqlx::query(more).execute(&mut setting.connect().await).await.unwrap();
+    let error = setting.plan(&Selection::default()).await.unwrap_err();
+    let is_told = matches!(error, ReplayError::Range(RangeError::NoPartition { partition: 7, partitions: 5, .. }));
+    assert!(is_told, "{error}");
+    assert!(setting.plan(&partition(4)).await.is_ok(), "the others can be read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_live_consumer_has_not_read_is_never_replayed() {
     let setting = Setting::with_orders(53, 10).await;
     let before = setting.records();
@@ -98,7 +140,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
     let times = Selection { from: Some(time), until: Some(time), ..Selection::default() };
     for (selection, reason) in [
         (topic, "order.excepted is no raw topic"),
-        (partition(4, (0, 1)), "there is no partition 4: every topic has partitions 0 to 3"),
+        (partition(4, (0, 1)), "there is no partition 4: the selected topics have partitions 0 to 3"),
         (partition(0, (3, 3)), "the range 3..3 is empty"),
         (partition(0, (-1, 3)), "the range -1..3 is empty"),
         (partition(0, (0, 1_000_000)), "0..1000000 is not all there"),
