@@ -22,7 +22,7 @@ use riverlock_ledger::{
 };
 
 /// Records that are looked up with one statement.
-const PAGE_RECORDS: usize = 2_000;
+pub(super) const PAGE_RECORDS: usize = 2_000;
 /// How long one poll waits for a record.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 
@@ -53,17 +53,24 @@ pub(super) struct Read {
 
 /// Records against rows.
 pub(super) struct Comparison<'a> {
-    source: &'a Source,
+    pub(super) source: &'a Source,
     stop: CancellationToken,
     /// Most records per second.
     rate: Option<u32>,
+    /// Is called with every page, and while Kafka sends nothing.
+    pub(super) beat: &'a (dyn Fn() + Sync),
     pub(super) partitions: BTreeMap<Partition, Counts>,
     pub(super) findings: Vec<String>,
 }
 
 impl<'a> Comparison<'a> {
-    pub(super) fn new(source: &'a Source, stop: &CancellationToken, rate: Option<u32>) -> Self {
-        Self { source, stop: stop.clone(), rate, partitions: BTreeMap::new(), findings: Vec::new() }
+    pub(super) fn new(
+        source: &'a Source,
+        stop: &CancellationToken,
+        rate: Option<u32>,
+        beat: &'a (dyn Fn() + Sync),
+    ) -> Self {
+        Self { source, stop: stop.clone(), rate, beat, partitions: BTreeMap::new(), findings: Vec::new() }
     }
 
     /// Reads the ranges, and compares every record in them. What a broker's restart interrupts is waited out; what Kafka's
@@ -95,7 +102,7 @@ impl<'a> Comparison<'a> {
                     }
                     Trouble::Gone | Trouble::Passing => tracing::debug!(%error, "the audit waits for Kafka: {error}"),
                 },
-                None => {}
+                None => (self.beat)(),
             }
             if last_message_at.elapsed() > STALL_MAX {
                 return Err(AuditError::Stalled);
@@ -131,6 +138,7 @@ impl<'a> Comparison<'a> {
     }
 
     async fn compare(&mut self, connection: &mut PgConnection, page: &mut Vec<Read>) -> Result<(), AuditError> {
+        (self.beat)();
         let begun = Instant::now();
         let found = store::look_up(connection, page).await?;
         for read in page.iter() {

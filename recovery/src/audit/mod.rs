@@ -174,7 +174,7 @@ pub async fn run(
         }
     }
     let read = ranges.clone();
-    let mut comparison = Comparison::new(&source, &CancellationToken::new(), None);
+    let mut comparison = Comparison::new(&source, &CancellationToken::new(), None, &|| {});
     comparison.read(connection, ranges).await?;
     for (partition, range) in read {
         let counts = comparison.partitions.remove(&partition).unwrap_or_default();

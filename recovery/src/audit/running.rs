@@ -22,7 +22,7 @@ use crate::metrics as names;
 
 use super::{
     AuditError, Report,
-    compare::{Comparison, Range},
+    compare::{Comparison, PAGE_RECORDS, Range},
     count_kept,
     source::Source,
     store::{self, Proved},
@@ -36,7 +36,7 @@ use riverlock_ledger::{
 
 /// Records of one partition that are proved between two marks.
 const STRETCH_RECORDS: i64 = 20_000;
-/// How long the audit may be silent before the process counts as stuck, beside the time that a stretch takes at its rate.
+/// How long the audit may be silent before the process counts as stuck, beside the time that a page takes at its rate.
 const STUCK_AFTER: Duration = Duration::from_secs(900);
 /// How often the metrics are read from the database, and how soon a run that failed is made again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
@@ -96,7 +96,7 @@ impl Auditor {
     /// When there can be no thread, or it panics.
     pub async fn run(self, context: Context) -> Result<(), &'static str> {
         names::describe_audit();
-        let component = context.health.register_beating("audit", STUCK_AFTER + 2 * self.stretch_duration());
+        let component = context.health.register_beating("audit", STUCK_AFTER + self.page_duration());
         let (runtime, (result, ended)) = (Handle::current(), oneshot::channel());
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let work = move || {
@@ -108,11 +108,9 @@ impl Auditor {
         ended.await.map_err(|_| "the audit's thread panicked")
     }
 
-    /// How long it takes at most, as configured, to read the next stretch of every partition.
-    fn stretch_duration(&self) -> Duration {
-        let topics = self.consumers.iter().map(|(_, topics)| topics.len()).sum::<usize>();
-        let records = STRETCH_RECORDS as f64 * topics as f64 * f64::from(self.kafka.partitions);
-        Duration::from_secs_f64(records / f64::from(self.config.records_per_second_max))
+    /// How long a page of records takes at least at the configured rate.
+    fn page_duration(&self) -> Duration {
+        Duration::from_secs_f64(PAGE_RECORDS as f64 / f64::from(self.config.records_per_second_max))
     }
 
     async fn work(&self, context: &Context, component: &Component) {
@@ -278,8 +276,8 @@ async fn prove_new_from(
     // What cannot be proved any more is told once.
     store::mark(connection, &passed).await?;
     while !left.is_empty() {
-        beat();
-        prove_stretches(source, connection, &mut left, rate, stop, &mut report).await?;
+        let comparison = Comparison::new(source, stop, rate, beat);
+        prove_stretches(comparison, connection, &mut left, &mut report).await?;
     }
     (report.acknowledged, report.outcomes) = store::marked(connection).await?;
     Ok(report)
@@ -319,22 +317,21 @@ pub(crate) async fn statements(
 /// Proves the next stretch of every partition that has one, and marks those in which nothing is wrong. A partition with
 /// something wrong is left where it is.
 async fn prove_stretches(
-    source: &Source,
+    mut comparison: Comparison<'_>,
     connection: &mut PgConnection,
     left: &mut HashMap<Partition, Range>,
-    rate: Option<u32>,
-    stop: &CancellationToken,
     report: &mut Report,
 ) -> Result<(), AuditError> {
+    let source = comparison.source;
     let mut stretches: Vec<(Partition, Range)> = Vec::with_capacity(left.len());
     for (&partition, range) in left.iter() {
         stretches.push((partition, Range { next: range.next, end: range.end.min(range.next + STRETCH_RECORDS) }));
     }
-    let mut comparison = Comparison::new(source, stop, rate);
     comparison.read(connection, stretches.iter().copied().collect()).await?;
 
     let mut proved = Vec::new();
     for (partition, range) in stretches {
+        (comparison.beat)();
         let counts = comparison.partitions.remove(&partition).unwrap_or_default();
         let rows = count_kept(report, connection, source, partition, range, &counts).await?;
         let found: i64 = counts.outcomes.values().sum();
