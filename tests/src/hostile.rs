@@ -11,8 +11,6 @@ pub struct Hostile {
     pub outcome: &'static str,
     /// The reason that goes with the outcome.
     pub reason: Option<&'static str>,
-    /// Whether it is an event at all; what is none is refused at the front door.
-    pub is_event: bool,
 }
 
 /// NUL, lone surrogates, Latin-1, numbers past 2^64, nesting 10^5 deep, ids of 10 kB, bodies over the limit, keys that stand
@@ -51,13 +49,7 @@ pub fn corpus() -> Vec<Hostile> {
         (event("a7", "order.accepted", r#"{"id":"twice","state":"accepted","state":"accepted","shipTo":{"name":"A","name":"B"},"items":[{"id":"l","quantity":1},{"id":"l","quantity":1}]}"#), "applied", None),
         (latin1(&event("a8", "order.accepted", r#"{"id":"latin1","shipTo":{"name":"Zo#"}}"#)), "applied", None),
     ];
-    let hostile = |(body, outcome, reason)| Hostile {
-        body,
-        outcome,
-        reason,
-        is_event: !matches!(reason, Some("envelope" | "too_large")),
-    };
-    bodies.into_iter().map(hostile).collect()
+    bodies.into_iter().map(|(body, outcome, reason)| Hostile { body, outcome, reason }).collect()
 }
 
 /// The body in Latin-1, with an e acute for every `#`.
