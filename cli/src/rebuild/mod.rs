@@ -8,7 +8,7 @@ use riverlock_ledger::Projection as _;
 use riverlock_processor::Orders;
 use riverlock_recovery::rebuild::{Kept, Offsets, Plan, Reason, Rebuild, Report};
 use riverlock_runtime::{Clock as _, SystemClock};
-use riverlock_schemas::{Mode, hash::Sha256Hash};
+use riverlock_schemas::hash::Sha256Hash;
 use serde_json::json;
 
 use crate::{args::rebuild::RebuildOptions, bar, config::Config, consumers, exit, out};
@@ -58,20 +58,12 @@ pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow:
     Ok(ExitCode::SUCCESS)
 }
 
-/// What decides about records: this program, and the modes that it acts on.
+/// What decides about records: this program, and the modes that it acts on. Accounts decide nothing: documents wait for one.
 fn fingerprint(config: &Config) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("finding this program's file")?;
     let program = std::fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
-    let documents: Vec<&str> = documents(config).map(Mode::as_str).collect();
     let orders: Vec<String> = config.processor.modes.iter().map(ToString::to_string).collect();
-    let program = Sha256Hash::of(&program);
-    Ok(format!("program {program}, orders {}, invoices {}", orders.join("+"), documents.join("+")))
-}
-
-/// The modes whose documents are fetched.
-fn documents(config: &Config) -> impl Iterator<Item = Mode> {
-    let accounts = [(Mode::Live, &config.invoice_fetcher.live), (Mode::Test, &config.invoice_fetcher.test)];
-    accounts.into_iter().filter(|(_, account)| account.is_some()).map(|(mode, _)| mode)
+    Ok(format!("program {}, orders {}", Sha256Hash::of(&program), orders.join("+")))
 }
 
 /// Reads up to where the live consumers stand.
