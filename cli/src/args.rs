@@ -318,14 +318,11 @@ mod tests {
         }
         for needed in ["reason", "by"] {
             let has = flags.contains(&"apply") == flags.contains(&needed);
-            // The reason of a replay is its plan.
-            let is_told = needed == "reason" && name == "replay";
-            let is_other = NOT_RECORDED.contains(&name.as_str()) || NOT_YET.contains(&name.as_str());
-            assert!(has || is_told || is_other, "{name}: {flags:?}");
+            assert!(has || NOT_RECORDED.contains(&name.as_str()), "{name}: {flags:?}");
         }
         for gone in ["why", "yes", "changed-since", "from", "older", "dry-run"] {
             let is_confirmed = gone == "yes" && CONFIRMED.contains(&name.as_str());
-            assert!(!flags.contains(&gone) || is_confirmed || NOT_YET.contains(&name.as_str()), "{name}: {flags:?}");
+            assert!(!flags.contains(&gone) || is_confirmed, "{name}: {flags:?}");
         }
         command.get_subcommands().for_each(|command| check(command, meanings));
     }
@@ -339,7 +336,4 @@ mod tests {
 
     /// Commands that ask a person to type an address, unless `--yes` is given.
     const CONFIRMED: [&str; 2] = ["disable", "delete"];
-
-    /// Commands that do not follow the rules yet.
-    const NOT_YET: [&str; 2] = ["retry", "list"];
 }

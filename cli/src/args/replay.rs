@@ -5,7 +5,10 @@ use std::num::NonZeroU32;
 use clap::{Args, Subcommand};
 use riverlock_recovery::replay;
 
-use super::{by::By, moment::Moment};
+use super::{
+    by::{By, Reason},
+    moment::Moment,
+};
 use crate::out::Output;
 
 /// What is replayed, and whether it is done.
@@ -31,6 +34,9 @@ pub struct ReplayOptions {
     /// How many orders and messages are listed; all are counted
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     pub list: usize,
+    /// Why it is done
+    #[command(flatten)]
+    pub reason: Reason,
     /// Who does it
     #[command(flatten)]
     pub by: By,

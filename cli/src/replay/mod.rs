@@ -31,6 +31,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
     let config = Config::load_with_kafka(file)?;
     parts::check(&config)?;
     let by = options.by.name()?;
+    let why = if options.apply { options.reason.needed()? } else { options.reason.of_dry_run() };
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let consumers = consumers(&config);
@@ -42,6 +43,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
         stop: shutdown.soft().clone(),
         rate: options.rate,
         by: &by,
+        why: &why,
     };
     let mut progress = Progress::new()?;
     match &options.plan {
@@ -118,7 +120,7 @@ fn write_planned(text: &mut String, selection: &Selection, planned: &Planned) ->
 
 /// The command that does a plan.
 fn do_it(plan: &str) -> String {
-    format!("riverlock replay --plan {} --apply", short(plan))
+    format!("riverlock replay --plan {} --apply --reason <why>", short(plan))
 }
 
 /// As much of a plan's hash as people need.
@@ -176,9 +178,13 @@ async fn show(config: &Config, hash: &str, output: Output) -> anyhow::Result<Exi
 
 fn write_run(text: &mut String, run: &RunView) -> std::fmt::Result {
     let RunView { planned_at, planned_by, selection, planned, state, records, fresh, updated_at, .. } = run;
-    let by = run.started_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let why = run.why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let by = run.started_by.as_deref().map(|by| format!(" by {by}{why}")).unwrap_or_default();
     writeln!(text, "{}  planned {planned_at} by {planned_by}: {selection}", short(&run.plan))?;
     let (all_records, all_fresh) = (planned.records, planned.fresh());
     writeln!(text, "  {state}{by} {updated_at}: {records} of {all_records} records, {fresh} of {all_fresh} new")?;
+    if let (Some(by), Some(why)) = (&run.resumed_by, &run.resumed_why) {
+        writeln!(text, "  continued after an interruption by {by} ({why})")?;
+    }
     run.detail.as_deref().map_or(Ok(()), |detail| writeln!(text, "  {detail}"))
 }

@@ -156,12 +156,12 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
 async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<Run, ReplayError> {
     let now = to_micros(replay.clock.now());
     match store::last_run(connection, plan).await? {
-        None => Ok(store::begin_run(connection, plan, replay.by, now).await?),
+        None => Ok(store::begin_run(connection, plan, (replay.by, replay.why), now).await?),
         Some(last) => match last.ended_at {
             Some(when) if last.state == "done" => {
                 Err(ReplayError::AlreadyDone { plan: plan.hash.to_string(), when, by: last.started_by })
             }
-            _ => Ok(store::resume_run(connection, &last, now).await?),
+            _ => Ok(store::resume_run(connection, &last, (replay.by, replay.why), now).await?),
         },
     }
 }

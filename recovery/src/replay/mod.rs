@@ -22,6 +22,7 @@ mod pace;
 mod plan;
 mod reading;
 mod report;
+mod runs;
 mod selection;
 mod store;
 
@@ -38,8 +39,8 @@ pub use self::{
     pace::RATE_DEFAULT,
     plan::{Planned, plan},
     report::{Effect, OrderChange, Report},
+    runs::{RunView, runs},
     selection::Selection,
-    store::{RunView, runs},
 };
 use riverlock_ledger::{Dead, Error, PostgresConfig, Projection, Record, batch};
 
@@ -62,8 +63,10 @@ pub struct Replay<'a> {
     pub stop: CancellationToken,
     /// Most selected records per second.
     pub rate: NonZeroU32,
-    /// Who does it.
+    /// Who plans or applies.
     pub by: &'a str,
+    /// Why a plan is applied; kept with its run. A dry run needs none.
+    pub why: &'a str,
 }
 
 /// A consumer, as far as replays are concerned.

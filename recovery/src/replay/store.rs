@@ -303,32 +303,45 @@ pub(super) async fn last_run(connection: &mut PgConnection, plan: &Plan) -> Resu
     Ok(row.fetch_optional(connection).await?)
 }
 
-/// Begins a run.
+/// Begins a run. `by` is who does it, and `why`.
 pub(super) async fn begin_run(
     connection: &mut PgConnection,
     plan: &Plan,
-    by: &str,
+    (by, why): (&str, &str),
     now: DateTime<Utc>,
 ) -> Result<Run, Error> {
     let row = sqlx::query!(
         "-- replay_run_begin
-         INSERT INTO replay_runs (plan_hash, generation, state, started_at, started_by, updated_at)
-         VALUES ($1, $2, 'running', $3, $4, $3) RETURNING run_id",
+         INSERT INTO replay_runs (plan_hash, generation, state, started_at, started_by, why, updated_at)
+         VALUES ($1, $2, 'running', $3, $4, $5, $3) RETURNING run_id",
         plan.hash.as_bytes().as_slice(),
         plan.generation,
         now,
-        by
+        by,
+        why
     );
     Ok(Run { run_id: row.fetch_one(connection).await?.run_id, next_chunk: 0, next: HashMap::new() })
 }
 
-/// Goes on with a run.
+/// Continues a run. `by` is who does it, and `why`.
 pub(super) async fn resume_run(
     connection: &mut PgConnection,
     last: &LastRun,
+    (by, why): (&str, &str),
     now: DateTime<Utc>,
 ) -> Result<Run, Error> {
-    set_state(connection, last.run_id, "running", None, now).await?;
+    sqlx::query!(
+        "-- replay_run_resume
+         UPDATE replay_runs
+         SET state = 'running', detail = NULL, updated_at = $2, resumed_by = $3, resumed_why = $4
+         WHERE run_id = $1 AND state NOT IN ('superseded', 'done')",
+        last.run_id,
+        now,
+        by,
+        why
+    )
+    .execute(&mut *connection)
+    .await?;
     let rows = sqlx::query!(
         "-- replay_run_ranges_load
          SELECT topic_id, partition, start_offset, next_offset FROM replay_run_ranges WHERE run_id = $1",
@@ -395,7 +408,7 @@ pub(super) async fn advance_run(
     Ok(())
 }
 
-/// Says how a run is, with a word of explanation.
+/// Sets a run's state and detail.
 pub(super) async fn set_state(
     connection: &mut PgConnection,
     run_id: i64,
@@ -416,68 +429,4 @@ pub(super) async fn set_state(
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// A plan and its last run, for people.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
-pub struct RunView {
-    pub plan: String,
-    pub planned_at: DateTime<Utc>,
-    pub planned_by: String,
-    pub selection: Selection,
-    pub planned: Report,
-    /// `planned` when nobody has begun it; a run that is `running` may also have been killed.
-    pub state: String,
-    pub records: i64,
-    pub fresh: i64,
-    pub effects: i64,
-    pub detail: Option<String>,
-    pub started_by: Option<String>,
-    pub updated_at: DateTime<Utc>,
-}
-
-/// Plans with their last runs, the newest first. A plan whose row cannot be understood is listed with that in its detail.
-///
-/// # Errors
-/// When PostgreSQL refuses.
-pub async fn runs(connection: &mut PgConnection, limit: i64) -> Result<Vec<RunView>, Error> {
-    let rows = sqlx::query!(
-        r#"-- replay_runs_list
-           SELECT encode(p.plan_hash, 'hex') AS "plan!", p.created_at, p.created_by, p.selection, p.summary,
-                  coalesce(r.state, 'planned') AS "state!", coalesce(r.records, 0) AS "records!",
-                  coalesce(r.fresh, 0) AS "fresh!", coalesce(r.effects, 0) AS "effects!", r.detail AS "detail?",
-                  r.started_by AS "started_by?", coalesce(r.updated_at, p.created_at) AS "updated_at!"
-           FROM replay_plans p
-           LEFT JOIN LATERAL (SELECT * FROM replay_runs r
-                              WHERE r.plan_hash = p.plan_hash AND r.generation = p.generation
-                              ORDER BY run_id DESC LIMIT 1) r ON true
-           ORDER BY p.created_at DESC LIMIT $1"#,
-        limit
-    );
-    let rows = rows.fetch_all(connection).await?.into_iter().map(|row| {
-        let read = serde_json::from_value(row.selection)
-            .and_then(|selection: Selection| Ok((selection, serde_json::from_value::<Report>(row.summary)?)));
-        let (read, detail) = match read {
-            Ok(read) => (read, row.detail),
-            Err(error) => (Default::default(), Some(format!("this version cannot read the plan: {error}"))),
-        };
-        let (selection, planned) = read;
-        RunView {
-            plan: row.plan,
-            planned_at: row.created_at,
-            planned_by: row.created_by,
-            selection,
-            planned,
-            state: row.state,
-            records: row.records,
-            fresh: row.fresh,
-            effects: row.effects,
-            detail,
-            started_by: row.started_by,
-            updated_at: row.updated_at,
-        }
-    });
-    Ok(rows.collect())
 }

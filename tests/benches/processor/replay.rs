@@ -87,6 +87,7 @@ pub(crate) async fn replay(plan: &str, brokers: &str, url: &str) -> anyhow::Resu
         stop: CancellationToken::new(),
         rate: RATE,
         by: "the benchmark",
+        why: "a test",
     };
     let (started, mut memory) = (Instant::now(), Memory::default());
     let (plan, records, fresh) = if plan == PLAN {

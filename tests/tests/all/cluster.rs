@@ -145,6 +145,7 @@ async fn plan(raw: &Raw) -> Result<replay::Planned, ReplayError> {
         stop: CancellationToken::new(),
         rate: replay::RATE_DEFAULT,
         by: "ada",
+        why: "a test",
     };
     replay::plan(&replay, &Selection::default(), 0, &mut Silent).await
 }

@@ -180,6 +180,7 @@ async fn an_exit_code_tells_what_is_wrong_from_what_could_not_be_looked_at() {
         ("refold --all --apply", 2),
         ("rebuild --apply", 2),
         ("replay --apply", 2),
+        ("replay --plan 0123456789abcdef --apply", 2),
     ] {
         desk.text(words, code).await;
     }

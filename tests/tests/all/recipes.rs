@@ -93,9 +93,9 @@ fn split(line: &str) -> Vec<String> {
 }
 
 /// The command that a dry run prints at its end.
-fn plan(printed: &str) -> String {
+fn plan(printed: &str, reason: &str) -> String {
     let command = printed.lines().find_map(|line| line.strip_prefix("do it with: riverlock "));
-    command.unwrap_or_else(|| panic!("no plan: {printed}")).to_owned()
+    command.unwrap_or_else(|| panic!("no plan: {printed}")).replace("<why>", &format!("'{reason}'"))
 }
 
 /// Statements that delete all that the database knows of some orders.
@@ -145,7 +145,7 @@ async fn one_order(kitchen: &mut Kitchen) {
     kitchen.execute(&forget(&format!("order_id = '{order}'"))).await;
     kitchen.block("order-is-unknown", &[&format!("orders show {order}")]).await;
     let printed = kitchen.block("order-dry-run", &[&format!("replay --order {order}")]).await;
-    kitchen.block("order-replayed", &[&plan(&printed)]).await;
+    kitchen.block("order-replayed", &[&plan(&printed, "the order was deleted by mistake")]).await;
     kitchen.drain().await;
     kitchen.block("order-is-back", &[&format!("orders show {order}")]).await;
 }
@@ -181,7 +181,7 @@ async fn restored(kitchen: &mut Kitchen) {
     kitchen.execute(&forget(&format!("order_id > '{middle}'"))).await;
     kitchen.block("half-is-gone", &["audit"]).await;
     let printed = kitchen.block("half-dry-run", &["replay --all --list 2"]).await;
-    kitchen.block("half-replayed", &[&plan(&printed), "audit"]).await;
+    kitchen.block("half-replayed", &[&plan(&printed, "the database lost rows"), "audit"]).await;
     kitchen.drain().await;
 }
 

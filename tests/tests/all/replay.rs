@@ -164,33 +164,46 @@ async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
     let outbox = setting.count("SELECT count(*) FROM outbox").await;
     setting.lose("true").await;
     let plan = setting.plan(&Selection::default()).await.unwrap().plan.expect("something was lost").to_string();
-    let command = |rate: &str| {
+    // No account at Digital River is configured, and none is needed.
+    let riverlock = |words: &[&str]| {
         let mut command = tokio::process::Command::new(binary().unwrap());
         command
             .env("RIVERLOCK__KAFKA__BROKERS", &setting.kafka().brokers)
             .env("RIVERLOCK__KAFKA__PARTITIONS", setting.kafka().partitions.to_string())
             .env("RIVERLOCK__POSTGRES__URL", setting.database.config.url.expose())
-            .env("RIVERLOCK__INVOICE_FETCHER__TEST__API_KEY", "key")
-            .args(["replay", "--plan", &plan[..16], "--apply", "--rate", rate])
+            .args(words)
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
     };
+    let command = |rate: &str, why: &str| {
+        riverlock(&["replay", "--plan", &plan[..16], "--apply", "--reason", why, "--by", "ada", "--rate", rate])
+    };
     // A chunk a second: time enough to be killed between two.
-    let mut child = command("500").stdout(Stdio::null()).spawn().unwrap();
+    let mut child = command("500", "the backup was old").stdout(Stdio::null()).spawn().unwrap();
     setting.until("SELECT count(*) FROM replay_runs WHERE next_chunk > 0", 1).await;
     child.kill().await.unwrap();
     let done = setting.count("SELECT next_chunk FROM replay_runs").await;
     let chunks = i64::try_from(setting.records().div_ceil(500)).unwrap();
     assert!((1..chunks).contains(&done), "it was killed too late, after {done} chunks: the test showed nothing");
 
-    let output = command("1000000").output().await.unwrap();
+    let output = command("1000000", "the host failed").output().await.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
     assert!(out.contains("is done") && err.contains("goes on after"), "{out}{err}");
     assert_eq!(setting.state().await, complete);
     assert_eq!(setting.count("SELECT count(*) FROM outbox").await, outbox);
     setting.audit().await;
+
+    let listed = replay::runs(&mut setting.connect().await, 10).await.unwrap();
+    let recorded = [&listed[0].started_by, &listed[0].why, &listed[0].resumed_by, &listed[0].resumed_why];
+    let recorded = recorded.map(|text| text.as_deref().unwrap_or_default());
+    assert_eq!(recorded, ["ada", "the backup was old", "ada", "the host failed"]);
+    let output = riverlock(&["replay", "--plan", &plan[..16]]).output().await.unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    for expected in ["done by ada (the backup was old)", "continued after an interruption by ada (the host failed)"] {
+        assert!(shown.contains(expected), "{shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -273,6 +273,7 @@ impl Setting {
             stop: CancellationToken::new(),
             rate: RATE_DEFAULT,
             by: "a test",
+            why: "rows were lost",
         }
     }
 

@@ -1,0 +1,7 @@
+-- Who applied a replay plan, and why, as for every other command that changes something. Empty for runs of earlier versions. A run
+-- that was interrupted is continued by whoever applies the plan again, with a reason of their own.
+ALTER TABLE replay_runs
+    ADD COLUMN why text CHECK (why <> ''),
+    ADD COLUMN resumed_by text CHECK (resumed_by <> ''),
+    ADD COLUMN resumed_why text CHECK (resumed_why <> ''),
+    ADD CONSTRAINT replay_runs_resumed_check CHECK ((resumed_by IS NULL) = (resumed_why IS NULL));
