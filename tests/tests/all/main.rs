@@ -15,6 +15,7 @@ mod dead_letters;
 mod demo;
 mod endurance;
 mod gaps;
+mod indexes;
 mod installs;
 mod invoices;
 mod ledger;
