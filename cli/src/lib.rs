@@ -48,7 +48,8 @@ pub async fn run(args: Args) -> ExitCode {
     if std::process::id() == 1 && !args.command.ends_in_order() {
         end_on_signals();
     }
-    let ended = dispatch(args).await;
+    // On the heap: the largest command decides the size of all.
+    let ended = Box::pin(dispatch(args)).await;
     telemetry::flush_logs();
     let code = ended.unwrap_or_else(|error| {
         out::note(&format!("riverlock: {}", in_one_line(&error)));

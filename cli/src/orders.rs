@@ -1,10 +1,13 @@
 //! `riverlock orders`: look at orders.
 
-use std::{fmt::Write as _, path::Path, process::ExitCode};
+use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::queue::view::{self as documents, InvoiceView};
-use riverlock_ledger::view::{self, EventView, MessageView};
+use riverlock_ledger::{
+    postgres::bounded,
+    view::{self, EventView, MessageView},
+};
 use riverlock_processor::store::{self, ListFilter, OperationView, OrderSummary, OrderView, ShipmentView};
 use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::Mode;
@@ -34,13 +37,14 @@ struct Shown {
 pub(crate) async fn run(file: Option<&Path>, command: OrdersCommand) -> anyhow::Result<ExitCode> {
     let config = Config::load(file)?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    let limit = config.postgres.answer_limit();
     match command {
-        OrdersCommand::List(options) => list(&mut connection, options).await,
-        OrdersCommand::Show { order_id, output } => show(&mut connection, &order_id, output).await,
+        OrdersCommand::List(options) => list(&mut connection, limit, options).await,
+        OrdersCommand::Show { order_id, output } => show(&mut connection, limit, &order_id, output).await,
     }
 }
 
-async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Result<ExitCode> {
+async fn list(connection: &mut PgConnection, limit: Duration, options: ListOptions) -> anyhow::Result<ExitCode> {
     let now = SystemClock.now();
     let until = options.until.map(|until| before(until.at(now)));
     let filter = ListFilter {
@@ -49,8 +53,8 @@ async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Re
         before: options.after.map(|Cursor(position)| position).or(until),
     };
     let found = match options.conflicted {
-        true => store::list_conflicted(connection, &filter, options.limit + 1).await?,
-        false => store::list(connection, &filter, options.limit + 1).await?,
+        true => bounded(limit, store::list_conflicted(connection, &filter, options.limit + 1)).await?,
+        false => bounded(limit, store::list(connection, &filter, options.limit + 1)).await?,
     };
     // The newest change comes first, so what changed too long ago is at the end.
     let since = options.since.map(|since: Moment| since.at(now));
@@ -65,12 +69,17 @@ async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(connection: &mut PgConnection, order_id: &str, output: Output) -> anyhow::Result<ExitCode> {
+async fn show(
+    connection: &mut PgConnection,
+    limit: Duration,
+    order_id: &str,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let shown = Shown {
-        orders: store::find(connection, order_id).await?,
-        events: view::events_of_order(connection, order_id).await?,
-        messages: view::messages_of_order(connection, order_id).await?,
-        invoices: documents::of_order(connection, order_id).await?,
+        orders: bounded(limit, store::find(connection, order_id)).await?,
+        events: bounded(limit, view::events_of_order(connection, order_id)).await?,
+        messages: bounded(limit, view::messages_of_order(connection, order_id)).await?,
+        invoices: bounded(limit, documents::of_order(connection, order_id)).await?,
     };
     let known = !(shown.orders.is_empty() && shown.events.is_empty() && shown.invoices.is_empty());
     output.whole(&shown, |text| match known {

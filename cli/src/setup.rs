@@ -12,9 +12,10 @@ use std::{
 
 use anyhow::Context as _;
 use riverlock_ledger::{
+    alive::{session_of, while_alive},
     outbox,
     postgres::{
-        self, cluster,
+        self, TRANSACTION_LIMIT, bounded, cluster,
         migrations::{self, Item, Progress},
     },
     store,
@@ -84,23 +85,26 @@ pub(crate) async fn setup(
     let mut connection = patient.await.context("PostgreSQL does not take a connection")?;
     let connected = cluster::connected(&config.kafka).await?;
     let change = decide(config, options, &mut connection, &connected).await?;
+    let limit = config.postgres.answer_limit();
     let pending = migrations::pending(&mut connection, postgres::migrations()).await?;
     let changes_tables = pending.iter().any(|migration| !migration.is_index());
     if changes_tables || change == Change::Move {
-        nobody_else(&mut connection, change).await?;
+        bounded(limit, nobody_else(&mut connection, change)).await?;
     }
     let topics = set_up_topics(config, options, tell).await?;
     let migrations = migrate(config, pending.len(), tell).await?;
 
     if change != Change::Stay {
-        cluster::adopt(&mut connection, &connected).await?;
+        bounded(TRANSACTION_LIMIT, cluster::adopt(&mut connection, &connected)).await?;
         tell(&format!("cluster {connected}: recorded as the one that the database belongs to"));
     }
-    store::topic_ids(&mut connection, &config.kafka.topics().all_raw()).await?;
+    bounded(limit, store::topic_ids(&mut connection, &config.kafka.topics().all_raw())).await?;
     let republished = match options.republish_since {
         Some(since) => {
             let since = since.at(SystemClock.now());
-            let count = outbox::publish_again(&mut connection, since).await?;
+            let session = session_of(&config.postgres, &mut connection).await?;
+            let again = outbox::publish_again(&mut connection, since);
+            let count = while_alive(&config.postgres, &[session], again).await?;
             tell(&format!("messages: {count} that were written since {since} will be published again"));
             count
         }

@@ -33,6 +33,9 @@ pub enum Error {
     /// PostgreSQL did not answer in time; the connection was given up.
     #[error("PostgreSQL did not answer within {0} s")]
     TimedOut(u64),
+    /// PostgreSQL has ended the session, and the connection did not say so.
+    #[error("PostgreSQL no longer has session {0}: the connection was cut")]
+    SessionLost(i32),
 }
 
 /// What to do about an [`Error`].
@@ -59,9 +62,12 @@ impl Error {
                 _ => Disposition::Retry,
             },
             Self::Inconsistent { .. } => Disposition::Isolate,
-            Self::Sql(_) | Self::LostRace(_) | Self::WentBack | Self::Newer(_) | Self::TimedOut(_) => {
-                Disposition::Retry
-            }
+            Self::Sql(_)
+            | Self::LostRace(_)
+            | Self::WentBack
+            | Self::Newer(_)
+            | Self::TimedOut(_)
+            | Self::SessionLost(_) => Disposition::Retry,
         }
     }
 
@@ -98,7 +104,7 @@ impl Error {
                 Some("57014") => "statement_timeout",
                 _ => "refused",
             },
-            Self::Sql(_) => "connection",
+            Self::Sql(_) | Self::SessionLost(_) => "connection",
             Self::LostRace(_) => "lost_race",
             Self::Inconsistent { .. } => "inconsistent",
             Self::WentBack => "went_back",
@@ -113,7 +119,7 @@ impl Error {
         match self {
             // 57Pxx: the server ends the connection, or itself.
             Self::Sql(sqlx::Error::Database(error)) => error.code().is_none_or(|code| !code.starts_with("57P")),
-            Self::Sql(_) | Self::TimedOut(_) => false,
+            Self::Sql(_) | Self::TimedOut(_) | Self::SessionLost(_) => false,
             Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack | Self::Newer(_) => true,
         }
     }

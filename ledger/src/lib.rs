@@ -12,6 +12,7 @@
 //! Deliberately absent: what an order or an invoice is. Only the mark of an order whose event came with contradicting bodies
 //! is set here, because any consumer may see the second body.
 
+pub mod alive;
 pub mod batch;
 pub mod consumer;
 pub mod detail;

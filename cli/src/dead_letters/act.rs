@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::D
 
 use indicatif::{ProgressBar, ProgressStyle};
 use riverlock_invoice_fetcher::InvoiceQueue;
-use riverlock_ledger::Error;
+use riverlock_ledger::{Error, postgres::bounded};
 use riverlock_processor::Orders;
 use riverlock_recovery::dead_letters::{self, Cursor, Filter, Place, Redriven, Request, Run, Skip};
 use riverlock_runtime::{Clock as _, ConfigError, SystemClock};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{filter, find, shown};
+use super::{Desk, filter, shown};
 use crate::{
     args::dead_letters::{ActOptions, Named},
     config::Config,
@@ -112,7 +112,7 @@ enum Letters {
 }
 
 impl Letters {
-    async fn next(&mut self, connection: &mut PgConnection, most: u64) -> Result<Option<Place>, Error> {
+    async fn next(&mut self, desk: &mut Desk<'_>, most: u64) -> Result<Option<Place>, Error> {
         match self {
             Self::Named(places) => Ok(places.next()),
             Self::Walk { cursor, filter, page } => {
@@ -120,7 +120,8 @@ impl Letters {
                     return Ok(Some(place));
                 }
                 let limit = i64::try_from(most.min(PAGE_LETTERS)).unwrap_or(i64::MAX);
-                *page = dead_letters::next_page(connection, cursor, filter, limit).await?.into_iter();
+                let found = dead_letters::next_page(desk.connection, cursor, filter, limit);
+                *page = bounded(desk.limit, found).await?.into_iter();
                 Ok(page.next())
             }
         }
@@ -128,10 +129,10 @@ impl Letters {
 }
 
 /// The letters that are named, and whether one of the names means none.
-async fn named(connection: &mut PgConnection, names: &[Named]) -> anyhow::Result<(Vec<Place>, bool)> {
+async fn named(desk: &mut Desk<'_>, names: &[Named]) -> anyhow::Result<(Vec<Place>, bool)> {
     let (mut places, mut missing) = (Vec::new(), false);
     for named in names {
-        let found = find(connection, named).await?;
+        let found = desk.find(named).await?;
         if found.is_empty() {
             out::note(&format!("{named}: there is no such letter"));
             missing = true;
@@ -146,11 +147,7 @@ async fn named(connection: &mut PgConnection, names: &[Named]) -> anyhow::Result
 }
 
 /// Does what was asked with every letter that is meant. Something is wrong if one of them stays as it was.
-pub(super) async fn run(
-    connection: &mut PgConnection,
-    action: Action,
-    options: ActOptions,
-) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(mut desk: Desk<'_>, action: Action, options: ActOptions) -> anyhow::Result<ExitCode> {
     let output = options.output;
     let (run, why) = match options.apply {
         true => (Run::Apply, options.reason.needed()?),
@@ -165,13 +162,13 @@ pub(super) async fn run(
         looping_too: matches!(&action, Action::Redrive(consumers) if consumers.force),
     };
     let (mut letters, total, mut failed) = if is_named {
-        let (places, missing) = named(connection, &options.letters).await?;
+        let (places, missing) = named(&mut desk, &options.letters).await?;
         let total = places.len() as u64;
         (Letters::Named(places.into_iter()), total, missing)
     } else {
         let filter = filter(options.filter);
-        let cursor = dead_letters::started(connection).await?;
-        let total = dead_letters::count(connection, &filter).await?;
+        let cursor = bounded(desk.limit, dead_letters::started(desk.connection)).await?;
+        let total = bounded(desk.limit, dead_letters::count(desk.connection, &filter)).await?;
         (Letters::Walk { cursor, filter, page: Vec::new().into_iter() }, total, false)
     };
 
@@ -180,10 +177,10 @@ pub(super) async fn run(
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut counts = Counts::default();
     while counts.all() < options.limit
-        && let Some(place) = letters.next(connection, options.limit - counts.all()).await?
+        && let Some(place) = letters.next(&mut desk, options.limit - counts.all()).await?
     {
         pace.tick().await;
-        let came = action.act(connection, &place, &request).await?;
+        let came = action.act(desk.connection, &place, &request).await?;
         bar.suspend(|| tell(&place, &came, run, output))?;
         counts.count(came);
         bar.inc(1);

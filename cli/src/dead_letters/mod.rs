@@ -2,9 +2,10 @@
 
 mod act;
 
-use std::{fmt::Write as _, path::Path, process::ExitCode};
+use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use riverlock_ledger::{Error, postgres::bounded};
 use riverlock_recovery::dead_letters::{self, ActionView, Filter, LetterView, Place, State};
 use riverlock_runtime::{Clock as _, SystemClock};
 use serde::Serialize;
@@ -33,17 +34,37 @@ struct Shown {
     payload_hex: Option<String>,
 }
 
+/// Where letters are looked at.
+struct Desk<'a> {
+    connection: &'a mut PgConnection,
+    /// How long the answer to one statement is waited for.
+    limit: Duration,
+}
+
+impl Desk<'_> {
+    /// The letters that a name means.
+    async fn find(&mut self, named: &Named) -> Result<Vec<(Place, LetterView)>, Error> {
+        let (position, event) = match named {
+            Named::Position(position) => (Some(position), None),
+            Named::Event(id) => (None, Some(id.as_str())),
+        };
+        bounded(self.limit, dead_letters::find(self.connection, position, event)).await
+    }
+}
+
 pub(crate) async fn run(file: Option<&Path>, command: DeadLettersCommand) -> anyhow::Result<ExitCode> {
     let config = Config::load(file)?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
+    let limit = config.postgres.answer_limit();
+    let desk = Desk { connection: &mut connection, limit };
     match command {
-        DeadLettersCommand::List(options) => list(&mut connection, options).await,
-        DeadLettersCommand::Show { letters, payload, output } => show(&mut connection, &letters, payload, output).await,
+        DeadLettersCommand::List(options) => list(desk, options).await,
+        DeadLettersCommand::Show { letters, payload, output } => show(desk, &letters, payload, output).await,
         DeadLettersCommand::Redrive(options) => {
             let action = act::Action::redrive(&config, options.force)?;
-            act::run(&mut connection, action, options.act).await
+            act::run(desk, action, options.act).await
         }
-        DeadLettersCommand::Discard(options) => act::run(&mut connection, act::Action::Discard, options.act).await,
+        DeadLettersCommand::Discard(options) => act::run(desk, act::Action::Discard, options.act).await,
     }
 }
 
@@ -59,16 +80,7 @@ fn filter(options: FilterOptions) -> Filter {
     }
 }
 
-/// The letters that a name means.
-async fn find(connection: &mut PgConnection, named: &Named) -> anyhow::Result<Vec<(Place, LetterView)>> {
-    let found = match named {
-        Named::Position(position) => dead_letters::find(connection, Some(position), None).await?,
-        Named::Event(id) => dead_letters::find(connection, None, Some(id)).await?,
-    };
-    Ok(found)
-}
-
-async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Result<ExitCode> {
+async fn list(desk: Desk<'_>, options: ListOptions) -> anyhow::Result<ExitCode> {
     let states: &[State] = match options.state {
         StateOption::Open => &[State::Open],
         StateOption::Redriven => &[State::Redriven],
@@ -77,11 +89,12 @@ async fn list(connection: &mut PgConnection, options: ListOptions) -> anyhow::Re
     };
     let (filter, after, limit) = (filter(options.filter), options.after.as_ref(), options.limit);
     if let Some(after) = after
-        && dead_letters::find(connection, Some(after), None).await?.is_empty()
+        && bounded(desk.limit, dead_letters::find(desk.connection, Some(after), None)).await?.is_empty()
     {
         return Err(Usage(format!("--after: there is no letter {after}")).into());
     }
-    let letters = dead_letters::list(connection, states, &filter, after, limit + 1).await?;
+    let letters = dead_letters::list(desk.connection, states, &filter, after, limit + 1);
+    let letters = bounded(desk.limit, letters).await?;
     let page = Page::cut(letters, limit, |letter| letter.position().to_string());
     options.output.page(&page, "letters", |text, letter| writeln!(text, "{}", line(letter)))?;
     Ok(ExitCode::SUCCESS)
@@ -116,22 +129,17 @@ fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-async fn show(
-    connection: &mut PgConnection,
-    letters: &[Named],
-    payload: bool,
-    output: Output,
-) -> anyhow::Result<ExitCode> {
+async fn show(mut desk: Desk<'_>, letters: &[Named], payload: bool, output: Output) -> anyhow::Result<ExitCode> {
     let (mut all, mut missing) = (Vec::new(), false);
     for named in letters {
-        let found = find(connection, named).await?;
+        let found = desk.find(named).await?;
         if found.is_empty() {
             out::note(&format!("{named}: there is no such letter"));
             missing = true;
         }
         for (place, letter) in found {
-            let actions = dead_letters::history(connection, &place).await?;
-            let body = dead_letters::body(connection, &place).await?;
+            let actions = bounded(desk.limit, dead_letters::history(desk.connection, &place)).await?;
+            let body = bounded(desk.limit, dead_letters::body(desk.connection, &place)).await?;
             let (header_names, bytes) = body.map(|body| (body.header_names, body.payload)).unwrap_or_default();
             let (mut text, mut hex) = (None, None);
             if payload {

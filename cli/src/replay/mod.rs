@@ -5,6 +5,7 @@ mod progress;
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
+use riverlock_ledger::postgres::bounded;
 use riverlock_recovery::replay::{self, Applied, Consumer, Planned, Replay, RunView, Selection};
 use riverlock_runtime::{Clock as _, Shutdown, SystemClock};
 use riverlock_schemas::time::to_micros;
@@ -149,7 +150,7 @@ fn tell_applied(applied: &Applied, output: Output) -> anyhow::Result<ExitCode> {
 
 async fn runs(config: &Config) -> anyhow::Result<Vec<RunView>> {
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
-    Ok(replay::runs(&mut connection, PLANS_MAX).await?)
+    Ok(bounded(config.postgres.answer_limit(), replay::runs(&mut connection, PLANS_MAX)).await?)
 }
 
 async fn list(config: &Config, limit: i64, after: Option<&str>, output: Output) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use riverlock_ingest::IngestConfig;
 use riverlock_invoice_fetcher::queue::view::{self as documents, InvoiceView};
 use riverlock_ledger::{
-    postgres::cluster,
+    postgres::{bounded, cluster},
     view::{self, EventView, MessageView},
 };
 use riverlock_processor::{
@@ -34,18 +34,19 @@ pub(super) async fn follow(
     connection: &mut PgConnection,
     options: &TraceOptions,
 ) -> anyhow::Result<Trace> {
+    let limit = config.postgres.answer_limit();
     let (mut known_as, mut events) = (Vec::new(), BTreeMap::new());
     let mut orders = BTreeSet::new();
     if options.kind != Some(Kind::Order) {
-        let found = view::records_of_event(connection, &event_key(&options.id)).await?;
+        let found = bounded(limit, view::records_of_event(connection, &event_key(&options.id))).await?;
         if !found.is_empty() {
             known_as.push("event");
         }
         add(&mut events, found);
     }
     if options.kind != Some(Kind::Event) && OrderId::parse(options.id.as_str()).is_ok() {
-        let found = view::events_of_order(connection, &options.id).await?;
-        let is_order = !found.is_empty() || !store::find(connection, &options.id).await?.is_empty();
+        let found = bounded(limit, view::events_of_order(connection, &options.id)).await?;
+        let is_order = !found.is_empty() || !bounded(limit, store::find(connection, &options.id)).await?.is_empty();
         if is_order {
             known_as.push("order");
             orders.insert(options.id.clone());
@@ -58,7 +59,8 @@ pub(super) async fn follow(
     // What the shown events changed can only be told from all events of their orders.
     let mut histories: BTreeMap<String, Vec<EventView>> = BTreeMap::new();
     for order_id in &orders {
-        histories.insert(order_id.clone(), in_order(view::events_of_order(connection, order_id).await?));
+        let events = bounded(limit, view::events_of_order(connection, order_id)).await?;
+        histories.insert(order_id.clone(), in_order(events));
     }
     let rows_max = usize::try_from(view::ROWS_MAX).unwrap_or(usize::MAX);
     let truncated = events.len() >= rows_max || histories.values().any(|events| events.len() >= rows_max);
@@ -114,12 +116,14 @@ impl Gathering<'_> {
         orders: &BTreeSet<String>,
         truncated: bool,
     ) -> anyhow::Result<Trace> {
+        let limit = self.config.postgres.answer_limit();
         let ingest = readable(&self.config.ingest);
         let judge = Judge::new(&ingest, SystemClock.now());
         let (mut views, mut messages) = (Vec::new(), BTreeMap::new());
         for order_id in orders {
-            views.extend(store::find(connection, order_id).await?);
-            messages.insert(order_id.clone(), view::messages_of_order(connection, order_id).await?);
+            views.extend(bounded(limit, store::find(connection, order_id)).await?);
+            let of_order = bounded(limit, view::messages_of_order(connection, order_id)).await?;
+            messages.insert(order_id.clone(), of_order);
         }
         let mut records = Vec::with_capacity(events.len());
         for event in events {
@@ -128,13 +132,14 @@ impl Gathering<'_> {
             let transition = self.steps.remove(&position);
             let mut caused = transition.as_ref().map(|step| caused(step, &mut messages)).unwrap_or_default();
             let dead_letter = match event.outcome.as_str() {
-                DEAD => view::dead_letter(connection, &position).await?,
+                DEAD => bounded(limit, view::dead_letter(connection, &position)).await?,
                 _ => None,
             };
             let mut invoices = Vec::new();
             if let Some(order_id) = event.order_id.as_deref().filter(|_| event.outcome == APPLIED) {
-                for file_id in documents::announced_by(connection, order_id, &event.event_id).await? {
-                    invoices.extend(documents::find(connection, file_id).await?);
+                let announced = documents::announced_by(connection, order_id, &event.event_id);
+                for file_id in bounded(limit, announced).await? {
+                    invoices.extend(bounded(limit, documents::find(connection, file_id)).await?);
                 }
                 caused.extend(stored(&invoices, order_id, &mut messages));
             }

@@ -15,7 +15,10 @@ use rdkafka::{
 use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::Error;
+use crate::{
+    Error,
+    postgres::{TRANSACTION_LIMIT, bounded},
+};
 
 /// The cluster that is connected cannot be told, or is not the one that the database belongs to.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +72,7 @@ pub async fn current(connection: &mut PgConnection) -> Result<Option<Cluster>, E
         "-- cluster_current
          SELECT cluster_id AS id, adopted_at FROM kafka_clusters WHERE is_current"
     );
-    Ok(row.fetch_optional(connection).await?)
+    bounded(TRANSACTION_LIMIT, async { Ok(row.fetch_optional(connection).await?) }).await
 }
 
 /// As [`current`], also of a database whose tables do not exist yet, or are of a version that knew no clusters.
@@ -81,7 +84,8 @@ pub async fn recorded(connection: &mut PgConnection) -> Result<Option<Cluster>, 
         r#"-- cluster_table_exists
            SELECT to_regclass('kafka_clusters') IS NOT NULL AS "exists!""#
     );
-    if exists.fetch_one(&mut *connection).await? { current(connection).await } else { Ok(None) }
+    let exists = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(exists.fetch_one(&mut *connection).await?) });
+    if exists.await? { current(connection).await } else { Ok(None) }
 }
 
 /// The cluster that `kafka.brokers` leads to.

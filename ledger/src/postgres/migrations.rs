@@ -18,7 +18,10 @@ use sqlx::{
     migrate::{Migrate as _, MigrateError, Migration, Migrator},
 };
 
-use crate::{Error, PostgresConfig};
+use crate::{
+    Error, PostgresConfig,
+    postgres::{TRANSACTION_LIMIT, bounded},
+};
 
 /// How often a migration that did not get a lock is tried.
 const LOCK_ATTEMPTS: u32 = 60;
@@ -121,7 +124,7 @@ pub enum Progress {
 /// # Errors
 /// When PostgreSQL cannot be asked.
 pub async fn pending(connection: &mut PgConnection, migrations: &Migrator) -> Result<Vec<Item>, Error> {
-    let applied = applied(connection).await?;
+    let applied = bounded(TRANSACTION_LIMIT, applied(connection)).await?;
     let is_missing = |migration: &&Migration| !applied.contains(&migration.version);
     Ok(migrations.iter().filter(is_missing).map(Item::of).collect())
 }
@@ -147,7 +150,7 @@ pub async fn run(
     let mut connection = postgres.connect_with(|options| options.options([("statement_timeout", "0")])).await?;
     let began = Instant::now();
     // Asked again and again, not waited for: `CREATE INDEX CONCURRENTLY` waits for every session that waits in a statement.
-    while !try_lock(&mut connection).await? {
+    while !bounded(postgres.answer_limit(), try_lock(&mut connection)).await? {
         if began.elapsed() > OTHER_WAIT {
             return Err(MigrationError::Busy);
         }
@@ -161,7 +164,7 @@ pub async fn run(
     }
     let applied: HashMap<i64, _> =
         connection.list_applied_migrations(table).await?.into_iter().map(|one| (one.version, one.checksum)).collect();
-    if let Some(unknown) = first_unknown(&mut connection, migrations).await? {
+    if let Some(unknown) = bounded(TRANSACTION_LIMIT, first_unknown(&mut connection, migrations)).await? {
         return Err(MigrateError::VersionMissing(unknown).into());
     }
     let mut done = Vec::new();
@@ -246,25 +249,31 @@ async fn apply_once(
         match tokio::time::timeout(PROGRESS_INTERVAL, &mut work).await {
             Ok(result) => return result.map(drop),
             Err(_) => {
-                // That it is not known how far it is must not end it.
-                let percent = percent_built(postgres, pid).await.unwrap_or_default();
+                // That it is not known how far it is must not end it; that the session is gone must.
+                let percent = match percent_built(postgres, pid).await {
+                    Err(error @ Error::SessionLost(_)) => return Err(MigrateError::Source(error.into())),
+                    percent => percent.unwrap_or_default(),
+                };
                 tell(Progress::Running { item: Item::of(migration), elapsed: began.elapsed(), percent });
             }
         }
     }
 }
 
-/// How much of an index the session has built.
-async fn percent_built(postgres: &PostgresConfig, pid: i32) -> Result<Option<f64>, sqlx::Error> {
-    let mut connection = postgres.connect().await?;
-    let percent = sqlx::query_scalar(
-        "-- migration_progress
-         SELECT 100.0::double precision * blocks_done / nullif(blocks_total, 0)
-         FROM pg_stat_progress_create_index WHERE pid = $1",
-    );
-    let percent: Option<Option<f64>> = percent.bind(pid).fetch_optional(&mut connection).await?;
-    connection.close().await?;
-    Ok(percent.flatten())
+/// How much of an index the session has built; [`Error::SessionLost`] when PostgreSQL does not have the session any more.
+async fn percent_built(postgres: &PostgresConfig, pid: i32) -> Result<Option<f64>, Error> {
+    let ask = async {
+        let mut connection = postgres.connect().await?;
+        let percent = sqlx::query_scalar(
+            "-- migration_progress
+             SELECT 100.0::double precision * p.blocks_done / nullif(p.blocks_total, 0)
+             FROM pg_stat_activity a LEFT JOIN pg_stat_progress_create_index p USING (pid) WHERE a.pid = $1",
+        );
+        let percent: Option<Option<f64>> = percent.bind(pid).fetch_optional(&mut connection).await?;
+        connection.close().await?;
+        percent.ok_or(Error::SessionLost(pid))
+    };
+    bounded(postgres.answer_limit(), ask).await
 }
 
 /// Indexes that the migration names and that an interrupted attempt left behind unfinished.

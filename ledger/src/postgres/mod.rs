@@ -38,6 +38,9 @@ const KEEPALIVE: [(&str, &str); 4] = [
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 /// How long an answer is waited for where the server may work on a statement for ever.
 const ANSWER_LIMIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a transaction of several statements is waited for, and single statements where `postgres.statement_timeout` is not at
+/// hand. Far longer than they may take: this ends only what waits for an answer on a connection that was cut.
+pub const TRANSACTION_LIMIT: Duration = Duration::from_secs(600);
 /// How long `migrate` waits for another one in the same schema.
 const MIGRATE_WAIT: Duration = Duration::from_secs(600);
 /// How often it looks whether the other one is done.

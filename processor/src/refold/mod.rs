@@ -15,29 +15,14 @@ mod store;
 
 use std::collections::BTreeMap;
 
-use riverlock_ledger::{
-    Error, PostgresConfig,
-    error::{Disposition, explain},
-    outbox,
-    postgres::cluster::{self, ClusterError},
-    reading::{positions::PositionReader, ranges::RangeError},
-};
+use riverlock_ledger::{Error, PostgresConfig, alive::{session_of, while_alive}, error::{Disposition, explain}, outbox, postgres::{TRANSACTION_LIMIT, bounded, cluster::{self, ClusterError}}, reading::{positions::PositionReader, ranges::RangeError}};
 use riverlock_runtime::{Clock, kafka::KafkaConfig};
 use riverlock_schemas::cloud_event::Message;
 use sqlx::{Acquire as _, PgConnection};
 
-use crate::{
-    Orders,
-    domain::{Facts, OrderKey, effects},
-    refold::refusal::ROUNDS_MAX,
-    store::{Change as Write, write},
-};
+use crate::{Orders, domain::{Facts, OrderKey, effects}, refold::refusal::ROUNDS_MAX, store::{Change as Write, write}};
 
-use self::{
-    fold::Folded,
-    select::Pages,
-    store::{Audited, Part, Rows},
-};
+use self::{fold::Folded, select::Pages, store::{Audited, Part, Rows, Sent}};
 
 pub use self::{
     differ::{Change, OrderDiff},
@@ -136,9 +121,11 @@ pub async fn run(
     let mut live = postgres.connect().await?;
     cluster::ensure_current(kafka, &mut live).await?;
     let mut scratch = postgres.in_schema("pg_temp").connect().await?;
-    let parts = store::parts(&mut live).await?;
-    store::make_scratch(&mut scratch, &mut live, &parts).await?;
-    let mut pages = Pages::new(&mut live, plan.selection.clone()).await?;
+    let parts = bounded(TRANSACTION_LIMIT, store::parts(&mut live)).await?;
+    bounded(TRANSACTION_LIMIT, store::make_scratch(&mut scratch, &mut live, &parts)).await?;
+    // Choosing orders may read the whole table, without a limit in time.
+    let session = session_of(postgres, &mut live).await?;
+    let mut pages = while_alive(postgres, &[session], Pages::new(&mut live, plan.selection.clone())).await?;
     let total = pages.total;
     let mut refold = Refold {
         plan,
@@ -150,7 +137,7 @@ pub async fn run(
         tally: Tally::default(),
         found,
     };
-    while let Some(page) = pages.next(&mut refold.live).await? {
+    while let Some(page) = bounded(TRANSACTION_LIMIT, pages.next(&mut refold.live)).await? {
         for row in page.unreadable {
             refold.tally.refused += 1;
             (refold.found)(Finding::Unreadable(row));
@@ -200,14 +187,7 @@ struct Wanted {
 impl Refold<'_> {
     /// Folds a page of orders. Returns those that have to be folded again, because events came meanwhile.
     async fn page(&mut self, keys: &[OrderKey]) -> Result<Vec<OrderKey>, RefoldError> {
-        // One moment: these events made these rows.
-        let mut transaction = self.live.begin().await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
-        let mut audited = store::audited(&mut transaction, keys, &self.plan.other_topics).await?;
-        let stored = store::rows(&mut transaction, &self.parts, keys).await?;
-        let sent = store::messages(&mut transaction, keys).await?;
-        transaction.commit().await?;
-
+        let (mut audited, stored, sent) = bounded(TRANSACTION_LIMIT, self.read(keys)).await?;
         let mut folded = self.fold_readable(&audited).await?;
         let mut known = Vec::new();
         for key in keys {
@@ -219,7 +199,7 @@ impl Refold<'_> {
                 _ => self.refuse(key.clone(), Refusal::NoEvents),
             }
         }
-        let mut expected = self.expected(&known).await?;
+        let mut expected = bounded(TRANSACTION_LIMIT, self.expected(&known)).await?;
         let mut wanted = Vec::new();
         for (key, folded) in known {
             let Some(rows) = expected.remove(&key) else { continue };
@@ -240,6 +220,20 @@ impl Refold<'_> {
             }
         }
         self.finish(wanted).await
+    }
+
+    /// What is audited, stored and sent of orders, at one moment: these events made these rows.
+    async fn read(
+        &mut self,
+        keys: &[OrderKey],
+    ) -> Result<(BTreeMap<OrderKey, Vec<Audited>>, BTreeMap<OrderKey, Rows>, Sent), Error> {
+        let mut transaction = self.live.begin().await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
+        let audited = store::audited(&mut transaction, keys, &self.plan.other_topics).await?;
+        let stored = store::rows(&mut transaction, &self.parts, keys).await?;
+        let sent = store::messages(&mut transaction, keys).await?;
+        transaction.commit().await?;
+        Ok((audited, stored, sent))
     }
 
     /// Folds those orders whose records can be read. A partition that cannot be read costs only the orders that need it.
@@ -329,7 +323,7 @@ impl Refold<'_> {
         let mut parts: Vec<&[Wanted]> = wanted.chunks(WRITE_ORDERS_MAX).collect();
         let mut told = Vec::new();
         while let Some(part) = parts.pop() {
-            match self.write(part, &reason).await {
+            match bounded(TRANSACTION_LIMIT, self.write(part, &reason)).await {
                 Ok(late) => {
                     self.tally.folded -= late.len() as u64;
                     for order in part.iter().filter(|order| !late.contains(&order.key)) {

@@ -192,11 +192,11 @@ pub(super) async fn lock(connection: &mut PgConnection, keys: &[OrderKey]) -> Re
         .collect()
 }
 
+/// Messages that orders have, each by kind and effect key.
+pub(super) type Sent = BTreeMap<OrderKey, Vec<(String, String)>>;
+
 /// Which kinds of messages orders have had.
-pub(super) async fn messages(
-    connection: &mut PgConnection,
-    keys: &[OrderKey],
-) -> Result<BTreeMap<OrderKey, Vec<(String, String)>>, Error> {
+pub(super) async fn messages(connection: &mut PgConnection, keys: &[OrderKey]) -> Result<Sent, Error> {
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
         "-- refold_messages
@@ -205,7 +205,7 @@ pub(super) async fn messages(
         &order_ids,
         &live_modes
     );
-    let mut orders: BTreeMap<OrderKey, Vec<(String, String)>> = BTreeMap::new();
+    let mut orders = Sent::new();
     for row in rows.fetch_all(connection).await? {
         orders.entry(key(row.order_id, row.live_mode)?).or_default().push((row.kind, row.effect_key));
     }

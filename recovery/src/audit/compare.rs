@@ -1,25 +1,14 @@
 //! Reads records from Kafka and looks each of them up.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
-};
+use std::{collections::{BTreeMap, HashMap}, time::{Duration, Instant}};
 
 use rdkafka::message::{BorrowedMessage, Message as _};
+use riverlock_ledger::{postgres::{TRANSACTION_LIMIT, bounded}, reading::ranges::{STALL_MAX, Trouble}, store::{Outcome, Partition}};
 use riverlock_schemas::{hash::Sha256Hash, record::Position};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    AuditError, FINDINGS_MAX,
-    source::Source,
-    store::{self, Found},
-};
-use riverlock_ledger::{
-    reading::ranges::{STALL_MAX, Trouble},
-    store::Outcome,
-    store::Partition,
-};
+use super::{AuditError, FINDINGS_MAX, source::Source, store::{self, Found}};
 
 /// Records that are looked up with one statement.
 pub(super) const PAGE_RECORDS: usize = 2_000;
@@ -140,7 +129,7 @@ impl<'a> Comparison<'a> {
     async fn compare(&mut self, connection: &mut PgConnection, page: &mut Vec<Read>) -> Result<(), AuditError> {
         (self.beat)();
         let begun = Instant::now();
-        let found = store::look_up(connection, page).await?;
+        let found = bounded(TRANSACTION_LIMIT, store::look_up(connection, page)).await?;
         for read in page.iter() {
             let row = found.get(&(read.topic_id, read.partition, read.offset));
             let counts = self.partitions.entry((read.topic_id, read.partition)).or_default();

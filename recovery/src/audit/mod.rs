@@ -14,19 +14,13 @@ pub(crate) mod store;
 use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::error::KafkaError;
+use riverlock_ledger::{Error, metrics::OUTCOMES, postgres::{TRANSACTION_LIMIT, bounded, cluster::ClusterError}, reading::ranges::STALL_MAX, store::Partition};
 use riverlock_runtime::kafka::KafkaConfig;
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    compare::{Comparison, Counts, Range},
-    source::{Source, Watermarks},
-    store::{Place, Standing},
-};
-use riverlock_ledger::{
-    Error, metrics::OUTCOMES, postgres::cluster::ClusterError, reading::ranges::STALL_MAX, store::Partition,
-};
+use self::{compare::{Comparison, Counts, Range}, source::{Source, Watermarks}, store::{Place, Standing}};
 
 /// Findings that are listed; all are counted.
 const FINDINGS_MAX: usize = 20;
@@ -160,7 +154,8 @@ pub async fn run(
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
     // Records are written before they are read: Kafka's ends are asked for after the database.
-    let (standings, places) = store::moment(connection, consumers, &source.ids).await?;
+    let moment = store::moment(connection, consumers, &source.ids);
+    let (standings, places) = bounded(TRANSACTION_LIMIT, moment).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
     report.look_at_ends(&source, &standings, &watermarks);
@@ -258,7 +253,7 @@ pub async fn pending(
 ) -> Result<u64, AuditError> {
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
-    let reached = store::reached(connection, consumers, &source.ids).await?;
+    let reached = bounded(TRANSACTION_LIMIT, store::reached(connection, consumers, &source.ids)).await?;
     let waiting = source.watermarks()?.into_iter().map(|(partition, (low, high))| {
         let next = reached.get(&partition).copied().unwrap_or(low);
         u64::try_from(high - next).unwrap_or_default()

@@ -6,12 +6,10 @@
 //!
 //! What happens to rows that were proved is for `riverlock audit` to find, which proves everything from the beginning.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
-};
+use std::{collections::{BTreeMap, HashMap}, time::{Duration, Instant}};
 
 use metrics::{counter, gauge};
+use riverlock_ledger::{Error, PostgresConfig, metrics::OUTCOMES, postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster}, store::Partition};
 use riverlock_runtime::{Component, ConfigError, Context, kafka::KafkaConfig};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
@@ -20,19 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics as names;
 
-use super::{
-    AuditError, Report,
-    compare::{Comparison, PAGE_RECORDS, Range},
-    count_kept,
-    source::Source,
-    store::{self, Proved},
-};
-use riverlock_ledger::{
-    Error, PostgresConfig,
-    metrics::OUTCOMES,
-    postgres::{self, Lock, cluster},
-    store::Partition,
-};
+use super::{AuditError, Report, compare::{Comparison, PAGE_RECORDS, Range}, count_kept, source::Source, store::{self, Proved}};
 
 /// Records of one partition that are proved between two marks.
 const STRETCH_RECORDS: i64 = 20_000;
@@ -152,9 +138,10 @@ impl Auditor {
     ) -> Result<bool, AuditError> {
         let mut connection = self.postgres.connect_as("audit").await?;
         // Asked again under the lock: another process may just have made the run.
-        let mine = self.due(&mut connection).await?
-            && postgres::try_lock(&mut connection, Lock::Audit).await?
-            && self.due(&mut connection).await?;
+        let limit = self.postgres.answer_limit();
+        let mine = bounded(limit, self.due(&mut connection)).await?
+            && bounded(limit, postgres::try_lock(&mut connection, Lock::Audit)).await?
+            && bounded(limit, self.due(&mut connection)).await?;
         if mine {
             let source = match source {
                 Some(source) => source,
@@ -162,7 +149,7 @@ impl Auditor {
             };
             self.make_run(source, &mut connection, context, beat).await?;
         }
-        show(&mut connection).await?;
+        bounded(TRANSACTION_LIMIT, show(&mut connection)).await?;
         // Closed in order, so that the lock is free before the next process asks.
         connection.close().await?;
         Ok(mine)
@@ -186,7 +173,7 @@ impl Auditor {
             self.consumers.iter().map(|(name, topics)| (*name, topics.clone())).collect();
         let rate = Some(self.config.records_per_second_max);
         let report = prove_new_from(source, connection, &consumers, rate, context.shutdown.soft(), beat).await?;
-        store::set_last_run(connection, &report, begun.elapsed()).await?;
+        bounded(TRANSACTION_LIMIT, store::set_last_run(connection, &report, begun.elapsed())).await?;
         let result = if report.balances() { "right" } else { "wrong" };
         counter!(names::AUDIT_RUNS, "result" => result).increment(1);
         counter!(names::AUDIT_UNPROVED).increment(report.expired);
@@ -247,7 +234,7 @@ async fn prove_new_from(
     source.prepare(connection, consumers).await?;
     let source = &*source;
     // Records are written before they are read: Kafka's ends are asked for after the database.
-    let standings = store::standings(connection, consumers, &source.ids).await?;
+    let standings = bounded(TRANSACTION_LIMIT, store::standings(connection, consumers, &source.ids)).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
     report.look_at_ends(source, &standings, &watermarks);
@@ -274,12 +261,12 @@ async fn prove_new_from(
         }
     }
     // What cannot be proved any more is told once.
-    store::mark(connection, &passed).await?;
+    bounded(TRANSACTION_LIMIT, store::mark(connection, &passed)).await?;
     while !left.is_empty() {
         let comparison = Comparison::new(source, stop, rate, beat);
         prove_stretches(comparison, connection, &mut left, &mut report).await?;
     }
-    (report.acknowledged, report.outcomes) = store::marked(connection).await?;
+    (report.acknowledged, report.outcomes) = bounded(TRANSACTION_LIMIT, store::marked(connection)).await?;
     Ok(report)
 }
 
@@ -354,6 +341,6 @@ async fn prove_stretches(
     }
     report.findings.append(&mut comparison.findings);
     report.findings.truncate(super::FINDINGS_MAX);
-    store::mark(connection, &proved).await?;
+    bounded(TRANSACTION_LIMIT, store::mark(connection, &proved)).await?;
     Ok(())
 }

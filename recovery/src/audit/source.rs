@@ -2,24 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext},
-    error::KafkaError,
-};
-use riverlock_runtime::{
-    Closing,
-    kafka::{KafkaConfig, REQUEST_TIMEOUT},
-};
+use rdkafka::{Offset, TopicPartitionList, consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext}, error::KafkaError};
+use riverlock_ledger::{postgres::{TRANSACTION_LIMIT, bounded, cluster}, reading::ranges::{Trouble, ask_patiently}, store::{self, Partition}};
+use riverlock_runtime::{Closing, kafka::{KafkaConfig, REQUEST_TIMEOUT}};
 use sqlx::PgConnection;
 
 use super::AuditError;
-use riverlock_ledger::{
-    postgres::cluster,
-    reading::ranges::{Trouble, ask_patiently},
-    store,
-    store::Partition,
-};
 
 /// First offset and end of every partition.
 pub(super) type Watermarks = BTreeMap<Partition, (i64, i64)>;
@@ -50,7 +38,7 @@ impl Source {
         let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
         let metadata = ask_patiently(|| self.consumer.fetch_metadata(None, REQUEST_TIMEOUT))?;
         cluster::ensure_current_with(&self.kafka, self.consumer.client(), connection).await?;
-        self.ids = store::topic_ids_to_read(connection, &topics).await?;
+        self.ids = bounded(TRANSACTION_LIMIT, store::topic_ids_to_read(connection, &topics)).await?;
         let known: HashMap<&str, _> =
             metadata.topics().iter().map(|topic| (topic.name(), topic.partitions())).collect();
         self.partitions.clear();

@@ -1,15 +1,12 @@
 //! What the audit reads of PostgreSQL, and the running audit's own tables.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::{BTreeMap, HashMap}, time::Duration};
 
+use riverlock_ledger::{Error, postgres::{TRANSACTION_LIMIT, bounded}, store::{self, Partition}};
 use riverlock_schemas::events::content::Content;
 use sqlx::{Connection as _, PgConnection};
 
 use super::{Report, compare::Read};
-use riverlock_ledger::{Error, store, store::Partition};
 
 /// Rows that one statement counts at most: each statement has a snapshot of its own and ends within seconds, so that counting a
 /// large table keeps neither vacuum from its work nor a statement from its timeout.
@@ -102,7 +99,7 @@ pub(super) async fn count_rows(
 ) -> Result<i64, Error> {
     let mut rows = 0;
     loop {
-        let part = sqlx::query!(
+        let counted = sqlx::query!(
             r#"-- audit_count
                SELECT count(*) AS "rows!", max(record_offset) AS last FROM (
                    SELECT record_offset FROM events
@@ -114,9 +111,9 @@ pub(super) async fn count_rows(
             from,
             to,
             COUNT_ROWS
-        )
-        .fetch_one(&mut *connection)
-        .await?;
+        );
+        let counted = async { Ok::<_, Error>(counted.fetch_one(&mut *connection).await?) };
+        let part = bounded(TRANSACTION_LIMIT, counted).await?;
         rows += part.rows;
         match part.last {
             Some(last) if part.rows == COUNT_ROWS => from = last + 1,

@@ -6,7 +6,10 @@ use super::{
     Place, Request, Run, Skip, State,
     redrive::{Action, lock, note, set_state},
 };
-use riverlock_ledger::Error;
+use riverlock_ledger::{
+    Error,
+    postgres::{TRANSACTION_LIMIT, bounded},
+};
 
 /// Discards one open letter; the answer says why it did not.
 ///
@@ -17,6 +20,10 @@ pub async fn discard(
     place: &Place,
     request: &Request,
 ) -> Result<Result<(), Skip>, Error> {
+    bounded(TRANSACTION_LIMIT, attempt(connection, place, request)).await
+}
+
+async fn attempt(connection: &mut PgConnection, place: &Place, request: &Request) -> Result<Result<(), Skip>, Error> {
     let mut transaction = connection.begin().await?;
     let Some(letter) = lock(&mut transaction, place).await? else { return Ok(Err(Skip::Unknown)) };
     if letter.state == State::Redriven.as_str() {

@@ -13,6 +13,7 @@ use riverlock_ledger::{
     batch::{self, Entry},
     detail::safe,
     error::Disposition,
+    postgres::{TRANSACTION_LIMIT, bounded},
     spellings::{self, Comparison},
     store::{self, EventRow, Outcome},
 };
@@ -61,7 +62,7 @@ pub async fn redrive<P: Projection>(
 ) -> Result<Redriven, Error> {
     let mut wait = RACE_WAIT;
     for _ in 0..RACES_MAX {
-        match attempt(connection, projection, place, request, now).await {
+        match bounded(TRANSACTION_LIMIT, attempt(connection, projection, place, request, now)).await {
             Err(error) if matches!(error.label(), "lost_race" | "deadlock" | "serialization") => {
                 tracing::debug!(%error, "a letter is redriven again: {error}");
             }

@@ -17,6 +17,7 @@ use super::{Offsets, Rebuild, RebuildError, shadow};
 use riverlock_ledger::{
     Dead, Error, Projection, Record, batch,
     error::Disposition,
+    postgres::{TRANSACTION_LIMIT, bounded},
     reading::ranges::{OffsetRange, RangeError, RangeReader, ask_patiently, partition_counts},
 };
 
@@ -160,7 +161,7 @@ pub(super) async fn offsets(connection: &mut PgConnection) -> Result<Offsets, Er
         "-- consumer_offsets_all
          SELECT consumer, topic_id, partition, next_offset FROM consumer_offsets"
     );
-    let rows = rows.fetch_all(connection).await?;
+    let rows = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(rows.fetch_all(connection).await?) }).await?;
     Ok(rows.into_iter().map(|row| ((row.consumer, row.topic_id, row.partition), row.next_offset)).collect())
 }
 
@@ -274,6 +275,7 @@ impl<P: Projection> Writer<'_, P> {
             Some(connection) => connection,
             None => self.connection.insert(shadow::connect_to_build(&self.rebuild.shadow).await?),
         };
-        batch::apply(connection, self.projection, records, refused, self.clock.now()).await.map(drop)
+        let applied = batch::apply(connection, self.projection, records, refused, self.clock.now());
+        bounded(TRANSACTION_LIMIT, applied).await.map(drop)
     }
 }

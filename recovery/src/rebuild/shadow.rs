@@ -7,8 +7,8 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::{Plan, Rebuild, RebuildError, store, tables};
 use riverlock_ledger::{
-    PostgresConfig,
-    postgres::{self, Lock, cluster},
+    Error, PostgresConfig,
+    postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster},
     store as ledger,
 };
 
@@ -28,23 +28,24 @@ impl Rebuild {
         if !postgres::is_schema_name(&plan.schema) {
             return Err(RebuildError::Schema(format!("`{}` is no name for a schema", plan.schema)));
         }
+        let limit = postgres.answer_limit();
         let mut guard = connect(postgres).await?;
-        let live_schema = store::current_schema(&mut guard)
+        let live_schema = bounded(limit, store::current_schema(&mut guard))
             .await?
             .ok_or_else(|| RebuildError::Schema("the role's search_path names no schema that exists".to_owned()))?;
         if live_schema == plan.schema || !postgres::is_schema_name(&live_schema) {
             return Err(RebuildError::Schema(format!("the live tables are in schema {live_schema}; build in another")));
         }
-        if !postgres::try_lock(&mut guard, Lock::Rebuild).await? {
+        if !bounded(limit, postgres::try_lock(&mut guard, Lock::Rebuild)).await? {
             return Err(RebuildError::Busy);
         }
-        let missing = postgres::migrations_missing(&mut guard).await?;
+        let missing = bounded(limit, async { Ok::<_, Error>(postgres::migrations_missing(&mut guard).await?) }).await?;
         if missing > 0 {
             return Err(RebuildError::NotMigrated(missing));
         }
         cluster::ensure_current(kafka, &mut guard).await?;
         let names: Vec<&str> = plan.consumers.iter().map(|(name, _)| *name).collect();
-        if let Some(cluster) = store::earlier_cluster(&mut guard, &names).await? {
+        if let Some(cluster) = bounded(limit, store::earlier_cluster(&mut guard, &names)).await? {
             return Err(RebuildError::EarlierCluster(cluster));
         }
         let this = Self {
@@ -56,7 +57,8 @@ impl Rebuild {
             consumers: plan.consumers.clone(),
             guard,
         };
-        this.prepare(&plan).await?;
+        // Makes tables, which takes as long as it takes to write them all to disk.
+        bounded(TRANSACTION_LIMIT, this.prepare(&plan)).await?;
         Ok(this)
     }
 
@@ -159,7 +161,8 @@ impl Rebuild {
 
     /// The names of topics, by number.
     pub(super) async fn topic_names(connection: &mut PgConnection) -> Result<BTreeMap<i16, String>, RebuildError> {
-        let rows = sqlx::query!("-- topics_all\nSELECT topic_id, name FROM topics").fetch_all(connection).await?;
+        let rows = sqlx::query!("-- topics_all\nSELECT topic_id, name FROM topics").fetch_all(connection);
+        let rows = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(rows.await?) }).await?;
         Ok(rows.into_iter().map(|row| (row.topic_id, row.name)).collect())
     }
 }

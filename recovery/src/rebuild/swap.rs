@@ -13,7 +13,8 @@ use super::{
 };
 use riverlock_ledger::{
     Error,
-    postgres::{self, Lock},
+    alive::{session_of, while_alive},
+    postgres::{self, Lock, TRANSACTION_LIMIT, bounded},
 };
 
 /// How long a session of a service that ended may take to go away.
@@ -51,7 +52,7 @@ impl Rebuild {
     pub async fn ensure_stopped(&mut self) -> Result<(), RebuildError> {
         let started = Instant::now();
         loop {
-            let sessions = postgres::other_sessions(&mut self.guard).await?;
+            let sessions = bounded(TRANSACTION_LIMIT, postgres::other_sessions(&mut self.guard)).await?;
             if !sessions.is_empty() && started.elapsed() > SESSIONS_WAIT {
                 return Err(RebuildError::Running(format!(
                     "they have sessions in PostgreSQL: {}",
@@ -68,7 +69,7 @@ impl Rebuild {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         for lock in [Lock::Messages, Lock::DeadLetters] {
-            if !postgres::try_lock(&mut self.guard, lock).await? {
+            if !bounded(TRANSACTION_LIMIT, postgres::try_lock(&mut self.guard, lock)).await? {
                 return Err(RebuildError::Running("a relay publishes from the live tables".to_owned()));
             }
         }
@@ -97,11 +98,15 @@ impl Rebuild {
     /// When PostgreSQL refuses.
     pub async fn finish(&self) -> Result<(), RebuildError> {
         let mut connection = shadow::connect(&self.shadow).await?;
-        self.set_logged(&mut connection, true).await?;
-        for table in tables::known(&mut connection, &self.shadow_schema).await? {
-            store::run(&mut connection, format!("-- table_analyze\nANALYZE {}", table.name)).await?;
-        }
-        Ok(())
+        let session = session_of(&self.shadow, &mut connection).await?;
+        let work = async {
+            self.set_logged(&mut connection, true).await?;
+            for table in tables::known(&mut connection, &self.shadow_schema).await? {
+                store::run(&mut connection, format!("-- table_analyze\nANALYZE {}", table.name)).await?;
+            }
+            Ok(())
+        };
+        while_alive(&self.live, &[session], work).await
     }
 
     /// Swaps, in one transaction that either happens or does not. `None` when the live consumers have moved on: catch up and
@@ -110,6 +115,12 @@ impl Rebuild {
     /// # Errors
     /// When PostgreSQL refuses, or somebody holds the live tables.
     pub async fn swap(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<Kept>, RebuildError> {
+        let postgres = self.live.clone();
+        let session = session_of(&postgres, &mut self.guard).await?;
+        while_alive(&postgres, &[session], self.swap_once(reason, now)).await
+    }
+
+    async fn swap_once(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<Kept>, RebuildError> {
         let (live, rebuilt) = (self.live_schema.clone(), self.shadow_schema.clone());
         let kept = format!("riverlock_before_{}", now.format("%Y%m%d_%H%M%S"));
         let mut transaction = self.guard.begin().await?;

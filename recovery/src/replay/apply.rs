@@ -18,7 +18,7 @@ use super::{
 use riverlock_ledger::{
     PostgresConfig,
     error::Disposition,
-    postgres::{self, Lock, cluster},
+    postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster},
     reading::ranges::{RangeError, ask_patiently, partition_counts},
     store as ledger_store,
 };
@@ -63,10 +63,10 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     // Held to the end: while this connection lives, nobody else does this plan.
     let mut holder = replay.postgres.connect().await?;
     cluster::ensure_current(replay.kafka, &mut holder).await?;
-    let plan = find(&mut holder, &hash).await?;
-    hold(&mut holder, plan.hash).await?;
+    let plan = bounded(TRANSACTION_LIMIT, find(&mut holder, &hash)).await?;
+    bounded(TRANSACTION_LIMIT, hold(&mut holder, plan.hash)).await?;
     check(replay, &mut holder, &plan).await?;
-    let run = begin(replay, &mut holder, &plan).await?;
+    let run = bounded(TRANSACTION_LIMIT, begin(replay, &mut holder, &plan)).await?;
 
     let total = plan.ranges.iter().map(|assigned| assigned.range.records()).sum();
     let before = plan.ranges.iter().map(|assigned| {
@@ -99,7 +99,8 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
         Err(error) => ("stopped", Some(error.to_string())),
     };
     let (run_id, mut applied) = (doing.run.run_id, doing.applied);
-    store::set_state(&mut holder, run_id, state, detail.as_deref(), replay.clock.now()).await?;
+    let told = store::set_state(&mut holder, run_id, state, detail.as_deref(), replay.clock.now());
+    bounded(TRANSACTION_LIMIT, told).await?;
     applied.done = result?;
     Ok(applied)
 }
@@ -128,7 +129,8 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
     let topics: BTreeSet<String> = plan.ranges.iter().map(|assigned| assigned.range.topic.clone()).collect();
     let counts = partition_counts(&client, &topics.into_iter().collect::<Vec<_>>())?;
     for consumer in replay.consumers {
-        let offsets = ledger_store::offsets(connection, consumer.name).await?;
+        let offsets = ledger_store::offsets(connection, consumer.name);
+        let offsets = bounded(replay.postgres.answer_limit(), offsets).await?;
         for assigned in plan.ranges.iter().filter(|assigned| consumer.topics.contains(&assigned.range.topic)) {
             let range = &assigned.range;
             let (topic, partition) = (range.topic.clone(), range.partition);
@@ -232,7 +234,7 @@ impl Doing<'_> {
             Some(connection) => connection,
             None => self.postgres.connect().await?,
         };
-        let result = self.transact(&mut connection, chunk).await;
+        let result = bounded(TRANSACTION_LIMIT, self.transact(&mut connection, chunk)).await;
         let is_usable = match &result {
             Ok(_) => true,
             Err(ReplayError::Ledger(error)) => error.leaves_connection_usable(),

@@ -17,7 +17,10 @@ use super::{
     chunk::{self, Folded},
     report::Chain,
 };
-use riverlock_ledger::{Error, PostgresConfig, Record, batch};
+use riverlock_ledger::{
+    Error, PostgresConfig, Record, batch,
+    postgres::{TRANSACTION_LIMIT, bounded},
+};
 
 /// Ids that the database gives out in the copies begin here, where no live row's id ever is.
 const IDS_FROM: i64 = 1 << 62;
@@ -43,6 +46,10 @@ struct Copies {
 
 impl Overlay {
     pub(super) async fn open(postgres: &PostgresConfig) -> Result<Self, Error> {
+        bounded(TRANSACTION_LIMIT, Self::make(postgres)).await
+    }
+
+    async fn make(postgres: &PostgresConfig) -> Result<Self, Error> {
         let mut connection = postgres.connect().await?;
         let live: String = sqlx::query_scalar(
             "-- replay_overlay_schema
@@ -150,7 +157,8 @@ impl Overlay {
         .bind(IDS_FROM)
         .fetch(&mut self.connection);
         let (mut count, mut first) = (0, Vec::new());
-        while let Some(row) = rows.try_next().await? {
+        // The rows come as fast as they are read, however many there are.
+        while let Some(row) = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(rows.try_next().await?) }).await? {
             let effect = effect(&row)?;
             hash.add_effect(&effect);
             count += 1;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Observer, Replay, ReplayError};
 use riverlock_ledger::{
     PostgresConfig,
+    postgres::bounded,
     reading::ranges::{RangeError, partition_counts},
     store,
 };
@@ -97,7 +98,8 @@ impl Pace {
     pub(super) async fn start(replay: &Replay<'_>) -> Result<Self, ReplayError> {
         let mut connection = replay.postgres.connect().await?;
         let topics: Vec<String> = replay.consumers.iter().flat_map(|consumer| consumer.topics.clone()).collect();
-        let topics = store::topic_ids_to_read(&mut connection, &topics).await?;
+        let topics = store::topic_ids_to_read(&mut connection, &topics);
+        let topics = bounded(replay.postgres.answer_limit(), topics).await?;
         let client = replay.kafka.client().create();
         let meter = Meter { client: client.map_err(ReplayError::kafka("be connected to"))?, topics };
         let (sender, watermarks) = watch::channel(HashMap::new());
@@ -146,7 +148,7 @@ impl Pace {
         };
         let mut reached = HashMap::new();
         for consumer in &self.consumers {
-            reached.extend(store::offsets(connection, consumer).await?);
+            reached.extend(bounded(self.postgres.answer_limit(), store::offsets(connection, consumer)).await?);
         }
         let behind = watermarks.iter().map(|(partition, (low, high))| {
             let reached = reached.get(partition).copied().unwrap_or(*low);

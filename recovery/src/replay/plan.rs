@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use riverlock_schemas::{hash::Sha256Hash, time::to_micros};
 use serde::Serialize;
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
 
 use super::{
     CHUNK_BYTES, CHUNK_RECORDS, Effect, Observer, OrderChange, Replay, ReplayError, Report, Selection, chunk,
@@ -15,6 +15,11 @@ use super::{
     selection,
     store::{self, Plan, PlannedChunk},
 };
+use riverlock_ledger::{
+    Error,
+    postgres::{TRANSACTION_LIMIT, bounded},
+};
+
 /// What a dry run found.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +47,7 @@ pub async fn plan(
     list: usize,
     observer: &mut dyn Observer,
 ) -> Result<Planned, ReplayError> {
+    let limit = replay.postgres.answer_limit();
     let mut connection = replay.postgres.connect().await?;
     let resolved = selection::resolve(replay, &mut connection, selection).await?;
     resolved.notes.iter().for_each(|note| observer.say(note));
@@ -59,9 +65,10 @@ pub async fn plan(
             return Err(ReplayError::Stopped);
         }
         let positions: Vec<_> = chunk.records.iter().map(chunk::position).collect();
-        let known = store::known(&mut connection, &positions).await?;
+        let known = bounded(limit, store::known(&mut connection, &positions)).await?;
         let fresh = chunk::without(&chunk.records, &known);
-        let folded = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now())).await?;
+        let folded = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now()));
+        let folded = bounded(TRANSACTION_LIMIT, folded).await?;
         report.add(chunk.records.len(), &folded);
         if let Some(digest) = folded.digest() {
             chunks.insert(number, PlannedChunk { digest, summary: folded.summary() });
@@ -72,11 +79,12 @@ pub async fn plan(
     }
 
     let orders;
-    (report.orders, orders) = overlay.orders(i64::try_from(list).unwrap_or(i64::MAX)).await?;
+    let listed = overlay.orders(i64::try_from(list).unwrap_or(i64::MAX));
+    (report.orders, orders) = bounded(TRANSACTION_LIMIT, listed).await?;
     let mut effects_hash = Chain::new("messages");
     let effects;
     (report.effects, effects) = overlay.effects(list, &mut effects_hash).await?;
-    report.documents = overlay.documents().await?;
+    report.documents = bounded(limit, overlay.documents()).await?;
     hash.add_hash(effects_hash.end());
     let mut planned = Planned { plan: None, report, orders, effects, read: reading.records_read() };
     if !chunks.is_empty() {
@@ -91,10 +99,14 @@ pub async fn plan(
             created_by: replay.by.to_owned(),
             generation: 0,
         };
-        let mut transaction = connection.begin().await?;
-        store::save_plan(&mut transaction, &plan).await?;
-        transaction.commit().await?;
+        bounded(TRANSACTION_LIMIT, save(&mut connection, &plan)).await?;
         planned.plan = Some(plan.hash);
     }
     Ok(planned)
+}
+
+async fn save(connection: &mut PgConnection, plan: &Plan) -> Result<(), Error> {
+    let mut transaction = connection.begin().await?;
+    store::save_plan(&mut transaction, plan).await?;
+    Ok(transaction.commit().await?)
 }

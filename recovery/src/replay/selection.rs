@@ -15,7 +15,7 @@ use sqlx::PgConnection;
 use super::{Replay, ReplayError, store};
 use riverlock_ledger::{
     Record, batch,
-    postgres::cluster,
+    postgres::{TRANSACTION_LIMIT, bounded, cluster},
     reading::ranges::{OffsetRange, RangeError, ask_patiently, partition_counts},
     store as ledger_store,
 };
@@ -117,15 +117,17 @@ pub(super) async fn resolve(
     selection: &Selection,
 ) -> Result<Resolved, ReplayError> {
     check(selection)?;
+    let limit = replay.postgres.answer_limit();
     cluster::ensure_current(replay.kafka, connection).await?;
     let mut notes = Vec::new();
     let topics = topics(replay, &selection.topics)?;
     let consumer: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
     let counts = partition_counts(&consumer, &topics.keys().cloned().collect::<Vec<_>>())?;
     let partitions = partitions(replay, connection, selection, &counts, &mut notes).await?;
-    let known = known_positions(connection, selection, &mut notes).await?;
+    let known = bounded(limit, known_positions(connection, selection, &mut notes)).await?;
 
-    let places = places(replay, connection, selection, (&topics, &counts), &partitions).await?;
+    let places = places(replay, connection, selection, (&topics, &counts), &partitions);
+    let places = bounded(TRANSACTION_LIMIT, places).await?;
     let times = Times::look_up(&consumer, selection, &places)?;
     let mut ranges = Vec::new();
     for place in places {
@@ -207,11 +209,11 @@ async fn partitions(
     if selection.orders.is_empty() {
         return Ok(wanted);
     }
-    let configured = replay.kafka.partitions;
+    let (configured, limit) = (replay.kafka.partitions, replay.postgres.answer_limit());
     let mut of_orders = BTreeSet::new();
     for order in &selection.orders {
         let partition = partitioner::partition(record::bounded(order).as_bytes(), configured);
-        let known = store::records_of_order(connection, order).await?;
+        let known = bounded(limit, store::records_of_order(connection, order)).await?;
         notes.push(format!(
             "order {order}: the database knows {known} of its records; partition {partition} of {} topics is read, where its \
              records lie, in case the database has lost some",

@@ -9,6 +9,7 @@ mod cluster;
 mod commands;
 mod consumer;
 mod crash;
+mod cut;
 mod dead_letter_commands;
 mod dead_letter_signals;
 mod dead_letters;

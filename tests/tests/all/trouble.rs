@@ -16,9 +16,9 @@ use riverlock_ledger::{
 use riverlock_runtime::{Context, Secret, telemetry};
 use riverlock_schemas::Envelope;
 use riverlock_tests::{Database, outcomes};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, postgres::PgConnectOptions};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Barrier, watch},
     task::JoinHandle,
@@ -331,25 +331,50 @@ impl Way {
     /// A way to a database, and how to go it.
     pub(crate) async fn to_database(database: &Database) -> (Self, PostgresConfig) {
         let options = database.config.options().unwrap();
-        let way = Self::to(options.get_port()).await;
+        let way = Self::to(options.get_port(), false).await;
+        Self::with_config(way, &options)
+    }
+
+    /// A way that is cut with the first statement that has a name, but for that which names the session: connections are made, and
+    /// then nothing is answered.
+    pub(crate) async fn that_is_cut_at_a_question(database: &Database) -> (Self, PostgresConfig) {
+        let options = database.config.options().unwrap();
+        let way = Self::to(options.get_port(), true).await;
+        Self::with_config(way, &options)
+    }
+
+    fn with_config(way: Self, options: &PgConnectOptions) -> (Self, PostgresConfig) {
         let url = format!("postgres://riverlock:riverlock@{}/{}", way.address, options.get_database().unwrap());
         (way, PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() })
     }
 
     #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
-    async fn to(port: u16) -> Self {
+    async fn to(port: u16, is_cut_at_a_question: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, _) = watch::channel(true);
-        let watched = open.subscribe();
+        let (watched, cut) = (open.subscribe(), open.clone());
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let mut open = watched.clone();
+                let (mut open, cut) = (watched.clone(), cut.clone());
                 tokio::spawn(async move {
                     let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
                     let (mut from_client, mut to_client) = client.split();
                     let (mut from_server, mut to_server) = server.split();
-                    let there = async { copy(&mut from_client, &mut to_server).await };
+                    let there = async {
+                        let mut bytes = vec![0; 64 * 1024];
+                        loop {
+                            let read = from_client.read(&mut bytes).await?;
+                            let text = String::from_utf8_lossy(&bytes[..read]).replace("-- session_name", "");
+                            if is_cut_at_a_question && text.contains("-- ") {
+                                cut.send_replace(false);
+                            }
+                            if read == 0 {
+                                return Ok::<_, std::io::Error>(());
+                            }
+                            to_server.write_all(&bytes[..read]).await?;
+                        }
+                    };
                     let back = async {
                         let mut bytes = vec![0; 64 * 1024];
                         loop {
