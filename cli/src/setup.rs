@@ -28,7 +28,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use crate::{
-    args::setup::SetupOptions,
+    args::{by::By, setup::SetupOptions},
     config::Config,
     exit::{self, Wrong},
     out,
@@ -103,7 +103,9 @@ pub(crate) async fn setup(
         Some(since) => {
             let since = since.at(SystemClock.now());
             let session = session_of(&config.postgres, &mut connection).await?;
-            let again = outbox::publish_again(&mut connection, since);
+            let (by, why) =
+                (By::default().name()?, format!("setup --new-cluster {connected} --republish-since {since}"));
+            let again = outbox::publish_again(&mut connection, since, (&by, &why));
             let count = while_alive(&config.postgres, &[session], again).await?;
             tell(&format!("messages: {count} that were written since {since} will be published again"));
             count

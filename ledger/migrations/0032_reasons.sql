@@ -5,3 +5,8 @@ ALTER TABLE replay_runs
     ADD COLUMN resumed_by text CHECK (resumed_by <> ''),
     ADD COLUMN resumed_why text CHECK (resumed_why <> ''),
     ADD CONSTRAINT replay_runs_resumed_check CHECK ((resumed_by IS NULL) = (resumed_why IS NULL));
+
+-- `riverlock setup --republish-since` is recorded with the first message that it publishes again. That one was not parked.
+ALTER TABLE outbox_retries
+    ALTER COLUMN parked_at DROP NOT NULL,
+    ALTER COLUMN reason DROP NOT NULL;

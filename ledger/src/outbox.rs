@@ -40,19 +40,37 @@ pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateT
 }
 
 /// Puts messages that were written at this time or later into the relay's queue again, for a cluster whose readers never saw
-/// them. Returns how many that are. They keep their ids, so that a reader recognizes those that it has.
+/// them. Returns how many that are. They keep their ids, so that a reader recognizes those that it has. Who did it, and why, is
+/// recorded with the first of them: so a relay that runs sees that messages came back that lie before those it has passed.
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn publish_again(connection: &mut PgConnection, since: DateTime<Utc>) -> Result<u64, Error> {
-    let added = sqlx::query!(
-        "-- outbox_publish_again
-         INSERT INTO outbox_due (message_id) SELECT message_id FROM outbox
-         WHERE created_at >= $1 AND message_id NOT IN (SELECT message_id FROM outbox_parked)
-         ON CONFLICT DO NOTHING",
-        since
-    );
-    Ok(added.execute(connection).await?.rows_affected())
+pub async fn publish_again(
+    connection: &mut PgConnection,
+    since: DateTime<Utc>,
+    (by, why): (&str, &str),
+) -> Result<u64, Error> {
+    let mut transaction = connection.begin().await?;
+    one_retry_at_a_time(&mut transaction).await?;
+    let row = sqlx::query!(
+        r#"-- outbox_publish_again
+           WITH again AS (
+               INSERT INTO outbox_due (message_id) SELECT message_id FROM outbox
+               WHERE created_at >= $1 AND message_id NOT IN (SELECT message_id FROM outbox_parked)
+               ON CONFLICT DO NOTHING RETURNING message_id
+           ), recorded AS (
+               INSERT INTO outbox_retries (message_id, retried_by, why)
+               SELECT min(message_id), $2, $3 FROM again HAVING count(*) > 0
+           )
+           SELECT count(*) AS "count!" FROM again"#,
+        since,
+        by,
+        why
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(u64::try_from(row.count).unwrap_or_default())
 }
 
 /// A message that is not published.

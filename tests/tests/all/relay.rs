@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use chrono::DateTime;
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -314,6 +315,29 @@ async fn a_message_whose_transaction_ends_late_is_published_although_later_ones_
     setting.until_count(WAITING, 0).await;
     assert!(committed.elapsed() < Duration::from_secs(10), "only the look at the whole queue found it");
     assert_eq!(setting.published(&setting.kafka.topics().fulfillment())["late"], ["late"]);
+    setting.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_before_is_published_again_at_once_beside_a_relay_that_runs() {
+    let mut setting = Setting::new().await;
+    setting.relay(&setting.database.config);
+    // Longer than the relay needs to look whether its floor can rise, several times.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        setting.add(&format!("order-{}", fastrand::u64(..)), "message", 100).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    setting.until_count(WAITING, 0).await;
+    let first = "SELECT count(*) FROM outbox_due WHERE message_id = (SELECT min(message_id) FROM outbox)";
+    let again = outbox::publish_again(&mut setting.connection, DateTime::UNIX_EPOCH, ("ada", "a new cluster")).await;
+    assert!(again.unwrap() > 20);
+    assert_eq!(setting.count(first).await, 1, "it was published before anybody could look: the test shows nothing");
+    let asked = Instant::now();
+    setting.until_count(WAITING, 0).await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "only the look at the whole queue found them");
+    let recorded = "SELECT count(*) FROM outbox_retries WHERE retried_by = 'ada' AND why = 'a new cluster'";
+    setting.until_count(recorded, 1).await;
     setting.end().await;
 }
 
