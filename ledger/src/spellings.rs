@@ -35,7 +35,7 @@ pub struct Spelling {
     body_sha256: Vec<u8>,
     content: Content,
     outcome: String,
-    /// Whether it was called a conflict by a version that compared bytes.
+    /// Whether it was called a conflict by a version that compared bytes, or kept another digest.
     is_former_conflict: bool,
     /// Whether it took effect, by whichever consumer.
     pub(crate) has_effect: bool,
@@ -135,6 +135,7 @@ pub async fn of_events(
         event_ids as _
     );
     for row in rows.fetch_all(connection).await? {
+        let is_known = row.content.as_deref().and_then(Content::from_slice).is_some();
         let content = content_of(row.content.as_deref(), &row.event_type, row.live_mode, row.order_id.as_deref());
         let has_effect = match row.outcome.as_str() {
             "applied" => true,
@@ -146,7 +147,7 @@ pub async fn of_events(
             position: (row.topic_id, row.partition, row.record_offset),
             body_sha256: row.body_sha256,
             content,
-            is_former_conflict: row.content.is_none() && row.outcome == Outcome::Conflict.as_str(),
+            is_former_conflict: !is_known && row.outcome == Outcome::Conflict.as_str(),
             outcome: row.outcome,
             has_effect,
             order: row.order_id.zip(row.live_mode).filter(|_| is_of_order),

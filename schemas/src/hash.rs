@@ -67,10 +67,9 @@ impl Fnv {
         u16::from_be_bytes([bytes[0], bytes[1]])
     }
 
-    /// The hash in 8 bits, never 0.
-    pub(crate) fn key(&self) -> u8 {
-        let [high, low] = self.value().to_be_bytes();
-        (high ^ low).max(1)
+    /// The hash in 16 bits, never 0.
+    pub(crate) fn key(&self) -> u16 {
+        self.value().max(1)
     }
 }
 

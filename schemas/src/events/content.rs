@@ -12,7 +12,9 @@
 //! details, and what the event is about besides: charges with states and amounts, a fulfillment, a file. Not compared are the
 //! event's `createdTime`, `physical`, the times of lines, and texts in which characters were replaced.
 //!
-//! Hashes have 16 bits, so of 65 536 contradictions one is not seen. Both bodies take part in the order in either case.
+//! Both halves of a cell have 16 bits. So of 65 536 contradictions one is not seen, and of 65 536 pairs of bodies that show other
+//! times or other charges one is taken for a contradiction. Both bodies take part in the order in either case, and a wider digest
+//! would be stored beside every record.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -31,12 +33,12 @@ use crate::{
 };
 
 /// How the cells are filled. Digests of different versions are not compared; see [`Content::contradicts`].
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Digits after the point up to which amounts are compared: Digital River's amounts carry binary noise at times.
 const AMOUNT_SCALE: u32 = 4;
 
 const CELLS: usize = 10;
-const CELL_BYTES: usize = 3;
+const CELL_BYTES: usize = 4;
 
 /// The aspects of an event, by their places in the digest.
 #[derive(Clone, Copy, Debug)]
@@ -292,20 +294,20 @@ impl Content {
         }
     }
 
-    fn set(&mut self, aspect: Aspect, key: u8, hash: &Fnv) {
-        let [high, low] = hash.value().to_be_bytes();
-        self.0[aspect.place()..aspect.place() + CELL_BYTES].copy_from_slice(&[key, high, low]);
+    fn set(&mut self, aspect: Aspect, key: u16, hash: &Fnv) {
+        let ([key_high, key_low], [high, low]) = (key.to_be_bytes(), hash.value().to_be_bytes());
+        self.0[aspect.place()..aspect.place() + CELL_BYTES].copy_from_slice(&[key_high, key_low, high, low]);
     }
 
-    fn cell(&self, aspect: Aspect) -> (u8, u16) {
-        let place = aspect.place();
-        (self.0[place], u16::from_be_bytes([self.0[place + 1], self.0[place + 2]]))
+    fn cell(&self, aspect: Aspect) -> (u16, u16) {
+        let half = |at: usize| u16::from_be_bytes([self.0[at], self.0[at + 1]]);
+        (half(aspect.place()), half(aspect.place() + CELL_BYTES / 2))
     }
 }
 
-/// Up to eight fields of an aspect: which of them are there, and what they hold.
+/// Up to 16 fields of an aspect: which of them are there, and what they hold.
 struct Fields {
-    mask: u8,
+    mask: u16,
     next: u32,
     hash: Fnv,
 }
@@ -317,7 +319,7 @@ impl Fields {
 
     fn add<T>(&mut self, field: Option<T>, fill: impl FnOnce(&mut Fnv, T)) {
         if let Some(field) = field {
-            self.mask |= 1_u8.checked_shl(self.next).unwrap_or_default();
+            self.mask |= 1_u16.checked_shl(self.next).unwrap_or_default();
             fill(&mut self.hash, field);
         }
         self.next += 1;
