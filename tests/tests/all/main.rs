@@ -38,6 +38,7 @@ mod shipments;
 mod signals;
 mod soak;
 mod spellings;
+mod storm;
 mod stuck;
 mod tidy;
 mod tidy_docs;
