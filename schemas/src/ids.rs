@@ -192,6 +192,12 @@ impl FileId {
         Uuid::try_parse(uuid).map(Self).map_err(|_| IdError::NotUuid)
     }
 
+    /// The id with the prefix `file_`, as part of Digital River's documentation writes it.
+    #[must_use]
+    pub fn prefixed(&self) -> String {
+        format!("{FILE_PREFIX}{self}")
+    }
+
     /// The id as a UUID.
     #[must_use]
     pub fn as_uuid(&self) -> Uuid {

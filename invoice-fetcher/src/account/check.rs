@@ -13,7 +13,7 @@ use crate::{
         Account, Asked, Key, Verdict,
         evidence::{Answer, Endpoint, Suspicion},
     },
-    client::download::Client,
+    client::{address::Spelling, download::Client},
     problem::Problem,
 };
 
@@ -41,19 +41,19 @@ impl Client {
     }
 
     async fn verdict(&self, account: &Account, key: &Key, endpoint: Endpoint) -> Verdict {
-        let deadline = Instant::now() + CHECK_TIME;
+        let (spelling, deadline) = (account.spelling(), Instant::now() + CHECK_TIME);
         if let Some(file_id) = account.good_file() {
-            let verdict = self.ask_about(key, endpoint, file_id, deadline).await;
+            let verdict = self.ask_about(key, endpoint, (file_id, spelling), deadline).await;
             // A refusal may be about this file alone, if it is not what it was.
             if verdict != Verdict::Refused {
                 return verdict;
             }
         }
-        self.ask_about(key, endpoint, FileId::from(Uuid::new_v4()), deadline).await
+        self.ask_about(key, endpoint, (FileId::from(Uuid::new_v4()), spelling), deadline).await
     }
 
-    async fn ask_about(&self, key: &Key, endpoint: Endpoint, file_id: FileId, deadline: Instant) -> Verdict {
-        match self.head_of(key, endpoint, file_id, deadline).await {
+    async fn ask_about(&self, key: &Key, endpoint: Endpoint, file: (FileId, Spelling), deadline: Instant) -> Verdict {
+        match self.head_of(key, endpoint, file, deadline).await {
             Ok(_) => Verdict::Works,
             Err(Problem::Throttled { wait }) => Verdict::Throttled(wait),
             Err(problem) => match problem.answer() {

@@ -25,6 +25,7 @@ use crate::{
         evidence::{Answer, Endpoint, Evidence, Suspicion},
         gate::{Gate, Why},
     },
+    client::address::Spelling,
     config::AccountConfig,
     metrics as names,
     problem::Problem,
@@ -52,6 +53,8 @@ struct State {
     evidence: Evidence,
     /// The file whose content was fetched last.
     good_file: Option<FileId>,
+    /// How the id of the file was written that was found last.
+    spelling: Spelling,
 }
 
 /// A request about a document.
@@ -82,7 +85,7 @@ impl Account {
     pub(crate) fn new(mode: Mode, config: &AccountConfig) -> Result<Self, ConfigError> {
         let key = authorization(mode, config)?;
         let gate = Gate::new(config.requests_per_second(mode), Instant::now());
-        let state = State { key, gate, evidence: Evidence::default(), good_file: None };
+        let state = State { key, gate, evidence: Evidence::default(), good_file: None, spelling: Spelling::default() };
         Ok(Self {
             mode,
             state: Mutex::new(state),
@@ -176,6 +179,16 @@ impl Account {
     /// Remembers a file whose content could be fetched.
     pub(crate) fn set_good_file(&self, file_id: FileId) {
         self.state().good_file = Some(file_id);
+    }
+
+    /// How ids are written at first: as that of the file that was found last.
+    pub(crate) fn spelling(&self) -> Spelling {
+        self.state().spelling
+    }
+
+    /// Remembers how the id of a file was written that was found.
+    pub(crate) fn set_spelling(&self, spelling: Spelling) {
+        self.state().spelling = spelling;
     }
 
     /// Learns from the answer to a request, and says what it leads to suspect.

@@ -12,6 +12,39 @@ pub(crate) fn names(text: &str, file_id: FileId) -> bool {
     text.trim().is_empty() || FileId::parse(text) == Ok(file_id)
 }
 
+/// How an id is written in a request. Digital River's documentation shows file ids with and without the prefix `file_`, and
+/// says that prefixes may change without a new API version ("Versioning"), so a file that is not found under one spelling
+/// is asked for under the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    /// The UUID alone.
+    #[default]
+    Plain,
+    /// The UUID with the prefix.
+    Prefixed,
+}
+
+impl Spelling {
+    /// All spellings.
+    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Prefixed];
+
+    /// The other one.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Plain => Self::Prefixed,
+            Self::Prefixed => Self::Plain,
+        }
+    }
+
+    /// The id in this spelling.
+    pub(crate) fn write(self, file_id: FileId) -> String {
+        match self {
+            Self::Plain => file_id.to_string(),
+            Self::Prefixed => file_id.prefixed(),
+        }
+    }
+}
+
 /// Builds the addresses under one base.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses(Url);
@@ -23,13 +56,13 @@ impl Addresses {
     }
 
     /// `{base}/files/{id}`: what Digital River knows of a file.
-    pub(crate) fn metadata(&self, file_id: FileId) -> Url {
-        self.build(file_id, &[])
+    pub(crate) fn metadata(&self, file_id: FileId, spelling: Spelling) -> Url {
+        self.build(file_id, spelling, &[])
     }
 
     /// `{base}/files/{id}/content`: the file.
-    pub(crate) fn content(&self, file_id: FileId) -> Url {
-        self.build(file_id, &["content"])
+    pub(crate) fn content(&self, file_id: FileId, spelling: Spelling) -> Url {
+        self.build(file_id, spelling, &["content"])
     }
 
     /// `{base}/file-links`: where links for customers are made.
@@ -44,7 +77,7 @@ impl Addresses {
     /// Whether an address in an event is the one that a file's content has here. The id in it may be spelled otherwise.
     pub(crate) fn is_content(&self, announced: &str, file_id: FileId) -> bool {
         let Ok(mut announced) = Url::parse(announced) else { return false };
-        let expected = self.content(file_id);
+        let expected = self.content(file_id, Spelling::Plain);
         let id = announced.path().rsplit('/').nth(1).unwrap_or_default();
         if !id.is_empty() && names(id, file_id) {
             announced.set_path(&announced.path().replacen(id, &file_id.to_string(), 1));
@@ -52,10 +85,10 @@ impl Addresses {
         announced == expected
     }
 
-    fn build(&self, file_id: FileId, rest: &[&str]) -> Url {
+    fn build(&self, file_id: FileId, spelling: Spelling, rest: &[&str]) -> Url {
         let mut url = self.0.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push("files").push(&file_id.to_string()).extend(rest);
+            path.pop_if_empty().push("files").push(&spelling.write(file_id)).extend(rest);
         }
         url
     }
@@ -76,9 +109,11 @@ mod tests {
             ("http://127.0.0.1:8/a/", "http://127.0.0.1:8/a/files/6e5bf525-3907-40c5-86a9-f14ce4f33f35/content"),
         ] {
             let addresses = Addresses::new(Url::parse(base).unwrap());
-            assert_eq!(addresses.content(id).as_str(), content);
-            assert_eq!(format!("{}/content", addresses.metadata(id)), content);
+            assert_eq!(addresses.content(id, Spelling::Plain).as_str(), content);
+            assert_eq!(format!("{}/content", addresses.metadata(id, Spelling::Plain)), content);
             let plain = id.to_string();
+            let prefixed = content.replace(&plain, &format!("file_{plain}"));
+            assert_eq!(addresses.content(id, Spelling::Prefixed).as_str(), prefixed);
             for spelling in [plain.clone(), format!("file_{id}"), plain.to_uppercase(), plain.replace('-', "")] {
                 assert!(addresses.is_content(&content.replace(&plain, &spelling), id), "{spelling}");
             }

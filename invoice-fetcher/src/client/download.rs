@@ -7,12 +7,7 @@
 //! - everything that is read has a size limit, a slowest rate and a deadline;
 //! - nothing is decompressed: limits hold for the bytes that came, and the bytes that came are what is stored.
 
-use std::{
-    error::Error as _,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{error::Error as _, net::{Ipv4Addr, Ipv6Addr, SocketAddr}, sync::Arc, time::{Duration, Instant}};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{ClientBuilder, Proxy, RequestBuilder, Response, dns::Resolve, header, redirect::Policy};
@@ -23,18 +18,7 @@ use tokio::time::timeout_at;
 use url::Url;
 use uuid::Uuid;
 
-use crate::{
-    InvoiceFetcherConfig, RetryConfig,
-    account::{Account, Asked, Key, evidence::Endpoint},
-    client::{
-        address::{self, Addresses, LINKS_PATH_END},
-        media::{self, quote},
-        resolver::{Guarded, System},
-    },
-    config::is_loopback,
-    fetch::plan,
-    problem::Problem,
-};
+use crate::{InvoiceFetcherConfig, RetryConfig, account::{Account, Asked, Key, evidence::Endpoint}, client::{address::{self, Addresses, LINKS_PATH_END, Spelling}, media::{self, quote}, resolver::{Guarded, System}}, config::is_loopback, fetch::plan, problem::Problem};
 
 /// How Digital River shall know this program. Source: Digital River, "Request headers".
 const APPLICATION: &str = concat!("riverlock/", env!("CARGO_PKG_VERSION"));
@@ -170,8 +154,8 @@ impl Client {
         serde_json::from_slice(&text).map_err(|error| Problem::Metadata(format!("it is no JSON: {error}")))
     }
 
-    /// One request about a document through the account's gate, up to where the body begins. Where its answer may concern
-    /// all documents, that is found out before this returns.
+    /// The answer about a document, up to where the body begins. A file that is not found is asked for again with its id in
+    /// the other spelling.
     async fn ask(
         &self,
         account: &Account,
@@ -179,10 +163,38 @@ impl Client {
         endpoint: Endpoint,
         deadline: Instant,
     ) -> Result<Response, Problem> {
+        let first = account.spelling();
+        let result = self.ask_spelled(account, wanted, endpoint, first, deadline).await;
+        if !matches!(result, Err(Problem::NotFound)) {
+            return result;
+        }
+        match self.ask_spelled(account, wanted, endpoint, first.other(), deadline).await {
+            Ok(response) => {
+                account.set_spelling(first.other());
+                Ok(response)
+            }
+            Err(problem @ (Problem::Throttled { .. } | Problem::ThrottledAlone { .. } | Problem::Closed { .. })) => {
+                Err(problem)
+            }
+            // Whatever else is answered about an id that Digital River may not write at all says nothing about the document.
+            Err(_) => result,
+        }
+    }
+
+    /// One request about a document through the account's gate, up to where the body begins. Where its answer may concern
+    /// all documents, that is found out before this returns.
+    async fn ask_spelled(
+        &self,
+        account: &Account,
+        wanted: &Wanted,
+        endpoint: Endpoint,
+        spelling: Spelling,
+        deadline: Instant,
+    ) -> Result<Response, Problem> {
         account.admit(deadline).await?;
         let Wanted { file_id, was_throttled } = *wanted;
         let asked = Asked { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
-        let result = self.head_of(&asked.key, endpoint, file_id, deadline).await;
+        let result = self.head_of(&asked.key, endpoint, (file_id, spelling), deadline).await;
         let suspicion = account.learn(&asked, result.as_ref().err());
         let Err(problem) = result else { return result };
         if let Some(suspicion) = suspicion {
@@ -200,12 +212,12 @@ impl Client {
         &self,
         key: &Key,
         endpoint: Endpoint,
-        file_id: FileId,
+        (file_id, spelling): (FileId, Spelling),
         deadline: Instant,
     ) -> Result<Response, Problem> {
         let (url, accept) = match endpoint {
-            Endpoint::Metadata => (self.addresses.metadata(file_id), "application/json"),
-            Endpoint::Content => (self.addresses.content(file_id), "application/pdf"),
+            Endpoint::Metadata => (self.addresses.metadata(file_id, spelling), "application/json"),
+            Endpoint::Content => (self.addresses.content(file_id, spelling), "application/pdf"),
         };
         self.send(key, self.http.get(url), accept, deadline).await
     }

@@ -12,8 +12,12 @@ use url::Url;
 use crate::{
     InvoiceFetcherConfig,
     account::Account,
-    client::{address::Addresses, download::Client},
+    client::{
+        address::{Addresses, Spelling},
+        download::Client,
+    },
     config::is_loopback,
+    problem::Problem,
 };
 
 /// How long the request may take.
@@ -64,8 +68,16 @@ pub async fn create(
     let account = Account::new(mode, account.1)?;
     let client = Client::new(config, context.clock.clone())?;
     let expires_time = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let wanted = json!({"fileId": file_id, "expiresTime": expires_time});
-    let answer = client.create_link(&account, &wanted, Instant::now() + DEADLINE).await;
+    let deadline = Instant::now() + DEADLINE;
+    let ask = async |spelling: Spelling| {
+        let wanted = json!({"fileId": spelling.write(file_id), "expiresTime": expires_time});
+        client.create_link(&account, &wanted, deadline).await
+    };
+    let mut answer = ask(Spelling::Plain).await;
+    // Which of the two an unknown id is answered with is not documented.
+    if matches!(answer, Err(Problem::NotFound | Problem::Status(400))) {
+        answer = ask(Spelling::Prefixed).await.or(answer);
+    }
     let answer = answer.map_err(|problem| LinkError::Refused(problem.to_string()))?;
     let url = customer_url(&answer, config, file_id).map_err(LinkError::Answer)?;
     let expires_time =
@@ -82,7 +94,8 @@ fn customer_url(answer: &Value, config: &InvoiceFetcherConfig, file_id: FileId) 
     }
     for base in [&config.api_base_url, &config.announced_base_url] {
         let addresses = Addresses::new(base.clone());
-        if addresses.is_content(url.as_str(), file_id) || url == addresses.metadata(file_id) {
+        let is_metadata = Spelling::ALL.iter().any(|spelling| url == addresses.metadata(file_id, *spelling));
+        if is_metadata || addresses.is_content(url.as_str(), file_id) {
             return Err("its url is the file's own address, which wants the key");
         }
     }
@@ -106,6 +119,7 @@ mod tests {
             "javascript:alert(1)",
             &format!("https://api.digitalriver.com/files/{id}/content"),
             &format!("https://api.digitalriver.com/files/{id}"),
+            &format!("https://api.digitalriver.com/files/file_{id}"),
         ] {
             assert!(judge(url).is_err(), "{url}");
         }

@@ -192,6 +192,8 @@ async fn a_link_is_asked_for_with_its_expiry_and_the_files_own_address_is_none()
     let create = |number| links::create(&bench.config, &bench.context, Mode::Test, file(number), expires_at);
     let link = create(7).await.unwrap();
     assert_eq!(link.url.path(), format!("/links/{}", file(7)));
+    bench.server.prefix([file(8)]);
+    assert_eq!(create(8).await.unwrap().url.path(), format!("/links/file_{}", file(8)));
     assert_eq!(link.expires_time, expires_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
     // The test's server answers for this file with the address that wants the key.
     let error = create(0).await.unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! A Digital River that behaves as it is told, and remembers who asked for what.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -77,6 +77,8 @@ struct Shared {
     answers: Mutex<HashMap<FileId, VecDeque<Answer>>>,
     descriptions: Mutex<HashMap<FileId, Description>>,
     asked: Mutex<Vec<Asked>>,
+    /// Files whose ids have the prefix `file_` here; the others are not found with it.
+    prefixed: Mutex<HashSet<FileId>>,
     refusal: Mutex<StatusCode>,
     /// What every request for a content gets, if set.
     outage: Mutex<Option<StatusCode>>,
@@ -117,6 +119,11 @@ impl Server {
         self.shared.descriptions.lock().unwrap().insert(file_id, description);
     }
 
+    /// Knows these files by ids with the prefix `file_` only.
+    pub(super) fn prefix(&self, files: impl IntoIterator<Item = FileId>) {
+        self.shared.prefixed.lock().unwrap().extend(files);
+    }
+
     /// What a wrong key gets: 401 unless it is told otherwise.
     pub(super) fn refuse_with(&self, status: StatusCode) {
         *self.shared.refusal.lock().unwrap() = status;
@@ -145,7 +152,7 @@ async fn remember(State(shared): State<Arc<Shared>>, request: Request, next: axu
 
 async fn metadata(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let file_id = FileId::parse(&id).unwrap();
-    if !is_there(file_id) {
+    if !shared.has(&id) {
         return StatusCode::NOT_FOUND.into_response();
     }
     let description = shared.descriptions.lock().unwrap().get(&file_id).cloned().unwrap_or_default();
@@ -159,14 +166,25 @@ async fn metadata(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> 
     }
 }
 
-/// Only files with small numbers are there: a random id is nobody's.
-fn is_there(file_id: FileId) -> bool {
-    u64::try_from(file_id.as_uuid().as_u128()).is_ok()
+impl Shared {
+    /// Only files with small numbers are there, under one spelling of their ids: a random id is nobody's.
+    fn has(&self, id: &str) -> bool {
+        let file_id = FileId::parse(id).unwrap();
+        let is_prefixed = self.prefixed.lock().unwrap().contains(&file_id);
+        u64::try_from(file_id.as_uuid().as_u128()).is_ok() && is_prefixed == id.starts_with("file_")
+    }
 }
 
 /// A link; for file 0 the address that wants the key.
-async fn link(headers: HeaderMap, axum::Json(wanted): axum::Json<serde_json::Value>) -> Response {
+async fn link(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    axum::Json(wanted): axum::Json<serde_json::Value>,
+) -> Response {
     let (host, id) = (headers["host"].to_str().unwrap(), wanted["fileId"].as_str().unwrap());
+    if !shared.has(id) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let url = match FileId::parse(id).unwrap().as_uuid().as_u128() {
         0 => format!("http://{host}/files/{id}/content"),
         _ => format!("http://{host}/links/{id}"),
@@ -180,7 +198,7 @@ async fn content(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> R
     if let Some(status) = *shared.outage.lock().unwrap() {
         return status.into_response();
     }
-    if !is_there(file_id) {
+    if !shared.has(&id) {
         return StatusCode::NOT_FOUND.into_response();
     }
     let answer = {

@@ -199,7 +199,7 @@ impl Storm {
     async fn settle(&mut self) -> anyhow::Result<()> {
         let consumers = self.world.local.config.consumers();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().build()?;
-        let (mut last, mut moved) = (String::new(), Instant::now());
+        let (began, mut last, mut moved) = (Instant::now(), String::new(), Instant::now());
         loop {
             self.tend()?;
             let left = self.left(&consumers, &client).await?;
@@ -207,6 +207,7 @@ impl Storm {
                 return Ok(());
             }
             if left != last {
+                println!("{:.1} s: {left}", began.elapsed().as_secs_f64());
                 (last, moved) = (left, Instant::now());
             }
             ensure!(moved.elapsed() < PATIENCE, "nothing has moved for {PATIENCE:?}: {last}");
