@@ -144,7 +144,9 @@ impl Reconciler<'_> {
         let contiguous = ranges.len() == 1 && ranges[0].to == range.to;
         for range in ranges {
             for window in windows(range, options.window, options.overlap) {
-                self.window(connection, &mut run, window).await?;
+                let mut page =
+                    |run: &Report| progress(Progress { covered, total, listed: run.listed, missing: run.missing });
+                self.window(connection, &mut run, window, &mut page).await?;
                 covered += window.listed.to - window.done_from;
                 // Only a run without a gap may be gone on with from where it stands.
                 if contiguous {
@@ -158,12 +160,13 @@ impl Reconciler<'_> {
         Ok(run.report)
     }
 
-    /// Compares one window.
+    /// Compares one window, and tells of every page.
     async fn window(
         &self,
         connection: &mut PgConnection,
         run: &mut Run<'_>,
         window: Window,
+        page_done: &mut (dyn FnMut(&Report) + Send),
     ) -> Result<(), ReconcileError> {
         let mut overlapped = HashSet::new();
         for types in run.filters.clone() {
@@ -183,6 +186,7 @@ impl Reconciler<'_> {
                     }
                 }
                 self.write(connection, run, missing).await?;
+                page_done(&run.report);
             }
         }
         run.overlapped = overlapped;

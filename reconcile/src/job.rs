@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use metrics::{counter, gauge};
 use riverlock_digital_river::{Client, Priority};
 use riverlock_ledger::PostgresConfig;
-use riverlock_runtime::{Context, kafka::KafkaConfig};
+use riverlock_runtime::{Component, Context, kafka::KafkaConfig};
 use riverlock_schemas::Mode;
 
 use crate::{
@@ -16,6 +16,10 @@ use crate::{
 
 /// The pause after a failed run.
 const RETRY_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the job may be silent before the process counts as stuck, beside the time that consumers get to catch up: longer
+/// than a page may take with all attempts at it.
+const STUCK_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// What the background job needs.
 #[derive(Clone)]
@@ -43,10 +47,14 @@ impl Job {
         };
         names::describe(self.types.iter().map(|(mode, _)| *mode));
         let soft = context.shutdown.soft().clone();
+        let component = context.health.register_beating("reconcile", STUCK_AFTER + self.config.catch_up);
+        // What is not compared now is compared later: the process takes work all the same.
+        component.ready();
         while !soft.is_cancelled() {
             let mut wait = interval;
             for (mode, types) in &self.types {
-                match self.once(&context, *mode, types).await {
+                component.beat();
+                match self.once(&context, &component, *mode, types).await {
                     Ok(report) => succeeded(&report, context.clock.now()),
                     // Another process does the same work.
                     Err(ReconcileError::Running(_) | ReconcileError::Stopped) => {}
@@ -57,15 +65,18 @@ impl Job {
                     }
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = soft.cancelled() => {}
-            }
+            component.rest(wait, &soft).await;
         }
         Ok(())
     }
 
-    async fn once(&self, context: &Context, mode: Mode, types: &[String]) -> Result<Report, ReconcileError> {
+    async fn once(
+        &self,
+        context: &Context,
+        component: &Component,
+        mode: Mode,
+        types: &[String],
+    ) -> Result<Report, ReconcileError> {
         let mut connection = self.postgres.connect_as("reconcile").await?;
         let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
         let to = context.clock.now() - delta(self.config.settle);
@@ -88,7 +99,7 @@ impl Job {
             clock: context.clock.as_ref(),
             stop: context.shutdown.soft(),
         };
-        reconciler.run(&mut connection, &options, &mut |_| {}).await
+        reconciler.run(&mut connection, &options, &mut |_| component.beat()).await
     }
 }
 

@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+
 /// All components of a process. Cheap to clone; all clones are the same.
 #[derive(Clone, Default)]
 pub struct Health {
@@ -163,6 +166,20 @@ impl Component {
         }
     }
 
+    /// Waits, and goes on beating meanwhile. Ends at once when `soft` is cancelled.
+    pub async fn rest(&self, wait: Duration, soft: &CancellationToken) {
+        let Some(until) = Instant::now().checked_add(wait) else { return soft.cancelled().await };
+        // Several times in the time that it may be silent.
+        let step = self.state.beat.as_ref().map_or(wait, |beat| beat.age_max / 4).max(Duration::from_millis(1));
+        while !soft.is_cancelled() && Instant::now() < until {
+            self.beat();
+            let next = until.min(Instant::now() + step);
+            // Timing out is what is expected here.
+            let _cancelled = timeout_at(next.into(), soft.cancelled()).await;
+        }
+        self.beat();
+    }
+
     /// The component is moving.
     pub fn beat(&self) {
         if let Some(beat) = &self.state.beat {
@@ -194,6 +211,19 @@ mod tests {
         calm.beat();
         std::thread::sleep(Duration::from_millis(1));
         assert_eq!(health.stuck().iter().map(|f| f.component).collect::<Vec<_>>(), ["stopped"]);
+    }
+
+    #[tokio::test]
+    async fn a_component_that_rests_moves_and_wakes_when_the_process_ends() {
+        let (health, soft) = (Health::default(), CancellationToken::new());
+        let component = health.register_beating("job", Duration::from_millis(400));
+        component.rest(Duration::from_millis(1_000), &soft).await;
+        assert_eq!(health.stuck(), []);
+        let began = Instant::now();
+        soft.cancel();
+        component.rest(Duration::MAX, &soft).await;
+        component.rest(Duration::from_secs(3600), &soft).await;
+        assert!(began.elapsed() < Duration::from_secs(60));
     }
 
     #[test]

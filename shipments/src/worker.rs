@@ -28,6 +28,9 @@ const TROUBLE: Duration = Duration::from_secs(5);
 /// How often the reports are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 
+/// How long the worker may be silent before the process counts as stuck: longer than a report may take.
+const STUCK_AFTER: Duration = Duration::from_secs(15 * 60);
+
 /// Longest text of an error that is stored, characters.
 const ERROR_CHARS_MAX: usize = 1_000;
 
@@ -38,9 +41,13 @@ const ERROR_CHARS_MAX: usize = 1_000;
 pub async fn run(client: Client, postgres: PostgresConfig, context: Context) -> Result<(), Infallible> {
     names::describe();
     let soft = context.shutdown.soft().clone();
+    let component = context.health.register_beating("shipments", STUCK_AFTER);
+    // What is not reported now is reported later: the process takes work all the same.
+    component.ready();
     let worker = Worker { client, postgres, context };
     let (mut connection, mut counted) = (None, None::<std::time::Instant>);
     while !soft.is_cancelled() {
+        component.beat();
         let wait = match worker.step(&mut connection, &mut counted).await {
             Ok(true) => continue,
             Ok(false) => IDLE,
@@ -50,10 +57,7 @@ pub async fn run(client: Client, postgres: PostgresConfig, context: Context) -> 
                 TROUBLE
             }
         };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = soft.cancelled() => {}
-        }
+        component.rest(wait, &soft).await;
     }
     Ok(())
 }

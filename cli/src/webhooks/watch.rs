@@ -22,6 +22,10 @@ const INTERVAL: Duration = Duration::from_secs(300);
 /// How soon a process that does not watch tries to, after the one that did has ended.
 const LEASE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long the watcher may be silent before the process counts as stuck: longer than a request may take with all attempts at
+/// it.
+const STUCK_AFTER: Duration = Duration::from_secs(15 * 60);
+
 /// Starts the watcher, if webhooks and an API key are configured.
 pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
     let digital_river = config.digital_river();
@@ -44,8 +48,12 @@ async fn run(
     context: Context,
 ) -> Result<(), Infallible> {
     let soft = context.shutdown.soft().clone();
+    let component = context.health.register_beating("webhooks", STUCK_AFTER);
+    // What the registrations say decides about no work.
+    component.ready();
     let mut lease: Option<PgConnection> = None;
     while !soft.is_cancelled() {
+        component.beat();
         let held = match lease.as_mut() {
             Some(connection) => bounded(postgres.answer_limit(), ping(connection)).await.is_ok(),
             None => {
@@ -58,6 +66,7 @@ async fn run(
         };
         let wait = if held {
             for mode in client.modes() {
+                component.beat();
                 let now = context.clock.now().timestamp();
                 if let Err(error) = watch::poll(&client, mode, &webhooks, now).await {
                     tracing::warn!("the webhooks registered for {mode} data could not be looked at: {error}");
@@ -69,10 +78,7 @@ async fn run(
             watch::forget(&webhooks);
             LEASE_INTERVAL
         };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = soft.cancelled() => {}
-        }
+        component.rest(wait, &soft).await;
     }
     Ok(())
 }

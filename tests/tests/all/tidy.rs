@@ -121,6 +121,42 @@ fn every_statement_has_a_name() {
     }
 }
 
+#[test]
+fn every_task_that_lives_as_long_as_its_process_has_a_heartbeat() {
+    // Watched under other names: a consumer under its projection's, ingest's supervisor under the service's.
+    let elsewhere = ["invoice-fetcher", "ingest-supervisor"];
+    let mut files = Vec::new();
+    for folder in [
+        "ingest/src",
+        "ledger/src",
+        "processor/src",
+        "invoice-fetcher/src",
+        "reconcile/src",
+        "shipments/src",
+        "cli/src",
+    ] {
+        sources(&root().join(folder), &mut files);
+    }
+    // Not the services: the sandbox, the demo and the local stack.
+    files.retain(|file| {
+        let path = file.to_string_lossy();
+        !["/tests/", "/demo/", "cli/src/stack.rs", "cli/src/sandbox.rs"].iter().any(|part| path.contains(part))
+    });
+    let texts: Vec<String> = files.iter().map(|file| read(file)).collect();
+    let tasks = texts.iter().flat_map(|text| text.split(".spawn(\"").skip(1)).filter_map(|rest| rest.split('"').next());
+    let tasks: Vec<&str> = tasks.filter(|task| !elsewhere.contains(task)).collect();
+    assert!(tasks.len() > 8, "only {tasks:?} were found: the test showed nothing");
+    for task in tasks {
+        let beats = [
+            format!("register_beating(\"{task}\""),
+            format!("register(\"{task}\")"),
+            format!("reload::run(\"{task}\""),
+        ];
+        let has_one = texts.iter().any(|text| beats.iter().any(|beat| text.contains(beat)));
+        assert!(has_one, "the task {task} may stop moving and /livez does not see it");
+    }
+}
+
 /// The files of a folder, which has some.
 fn files_in(folder: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join(folder)).unwrap();
