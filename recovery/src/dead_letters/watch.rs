@@ -12,6 +12,8 @@ use crate::metrics as names;
 
 /// How often letters are counted.
 const INTERVAL: Duration = Duration::from_secs(15);
+/// How soon they are counted again after an error: a connection that broke says nothing about the next one.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// How long the task may be silent before the process counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
 
@@ -26,15 +28,19 @@ pub async fn run(postgres: PostgresConfig, context: Context) -> Result<(), Infal
     let mut connection = None;
     while !soft.is_cancelled() {
         component.beat();
-        match bounded(postgres.answer_limit(), show(&postgres, &mut connection)).await {
-            Ok(()) => component.ready(),
+        let wait = match bounded(postgres.answer_limit(), show(&postgres, &mut connection)).await {
+            Ok(()) => {
+                component.ready();
+                INTERVAL
+            }
             Err(error) => {
                 connection = None;
                 component.not_ready(format!("dead letters cannot be counted: {error}"));
+                RETRY_WAIT
             }
-        }
+        };
         tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(wait) => {}
             () = soft.cancelled() => {}
         }
     }
