@@ -9,8 +9,11 @@ use sqlx::{Connection as _, PgConnection};
 use crate::Error;
 
 /// Adds messages, and puts them into the relay's queue. One that was ever added for the same order, kind and key is passed
-/// over: an effect fires once for ever. The caller's transaction has written the order's row before: so it is told apart from
-/// others that write messages of the same order, and their numbers follow one another.
+/// over: an effect fires once for ever.
+///
+/// Messages about an order itself are published in the order in which they were written, because a transaction that writes
+/// them has written the order's row before: no other one writes such messages meanwhile. `invoice.stored` is written without
+/// that row, so it may come before or after any of them.
 ///
 /// # Errors
 /// When PostgreSQL refuses.

@@ -1,6 +1,7 @@
 //! What other systems (warehouse, ERP, mail) get: CloudEvents 1.0 in the fulfillment topic, key = order id.
 //!
-//! Messages come at least once; `id` is the same every time. Messages of one order come in order.
+//! Messages come at least once; `id` is the same every time. Messages about one order come in order; `invoice.stored` comes
+//! whenever a document is stored, before or after them.
 
 use std::borrow::Cow;
 
