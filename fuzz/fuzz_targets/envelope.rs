@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// What a key says: a text, or a whole number as its digits. `Err` where `Value` has rounded the number.
 fn text(object: &Map<String, Value>, key: &str) -> Result<Option<String>, ()> {
     match object.get(key) {
-        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.trim().is_empty())),
         Some(Value::Number(number)) if number.is_f64() => Err(()),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         _ => Ok(None),

@@ -20,7 +20,7 @@ pub const ID_BYTES_MAX: usize = 255;
 /// Why a text is not an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// The text has no characters.
+    /// The text has no characters, or nothing but white space: it names nothing.
     #[error("is empty")]
     Empty,
     /// The text is longer than [`ID_BYTES_MAX`].
@@ -38,7 +38,7 @@ pub enum IdError {
 }
 
 fn check(text: &str) -> Result<(), IdError> {
-    if text.is_empty() {
+    if text.trim().is_empty() {
         Err(IdError::Empty)
     } else if text.len() > ID_BYTES_MAX {
         Err(IdError::TooLong(text.len()))
@@ -134,7 +134,8 @@ const OF_EVENT: char = '@';
 /// key, empty where there is none.
 pub(crate) fn key_text(id: Option<&str>) -> String {
     match id {
-        None | Some("") => String::new(),
+        None => String::new(),
+        Some(id) if id.trim().is_empty() => String::new(),
         Some(id) if check(id).is_ok() && !id.starts_with(OF_EVENT) && !id.starts_with(HASHED) => id.to_owned(),
         Some(id) => hashed(id),
     }
@@ -271,6 +272,7 @@ mod tests {
     #[test]
     fn ids_that_no_index_can_hold_are_refused_with_a_reason() {
         assert_eq!(EventId::parse(""), Err(IdError::Empty));
+        assert_eq!(OrderId::parse(" \t"), Err(IdError::Empty), "orders without an id must not become one");
         assert_eq!(EventId::parse("a\0b"), Err(IdError::ControlCharacter));
         assert_eq!(EventId::parse("x".repeat(10_000)), Err(IdError::TooLong(10_000)));
     }
@@ -305,7 +307,7 @@ mod tests {
 
     #[test]
     fn keys_of_different_things_differ() {
-        assert_eq!(key_text(None), "");
+        assert_eq!((key_text(None), key_text(Some(" "))), (String::new(), String::new()));
         assert_eq!(key_text(Some("a:b")), "a:b");
         let event = EventId::parse("e").unwrap();
         assert!(is_event_key(&event_key(&event)));

@@ -111,7 +111,7 @@ pub(super) fn contradiction(text: &str) -> Result<Option<&'static str>, serde_js
     Ok((!Values::of(data.get(), "object")?.are_same()).then_some("object"))
 }
 
-/// The values that an object has under one key, not yet decoded.
+/// The values that an object has under one key, not yet decoded. `null` says nothing and is left out.
 struct Values<'a>(Vec<&'a RawValue>);
 
 impl<'a> Values<'a> {
@@ -137,8 +137,9 @@ impl<'a> Values<'a> {
             }
         }
         let mut json = serde_json::Deserializer::from_str(object);
-        let values = json.deserialize_map(Of(key))?;
+        let mut values = json.deserialize_map(Of(key))?;
         json.end()?;
+        values.retain(|value: &&RawValue| value.get() != "null");
         Ok(Self(values))
     }
 
@@ -200,9 +201,8 @@ impl<'de, P: Payload> Visitor<'de> for Top<'_, 'de, P> {
                         pass_repeat(member, are_repeats_same)?;
                         continue;
                     }
-                    fields.has_data = true;
-                    let object = Object { known_type: event_type, fields, notes, are_repeats_same };
-                    map.next_value_seed(Any(DataKinds(object)))?;
+                    let object = Object { known_type: event_type, fields: &mut *fields, notes, are_repeats_same };
+                    fields.has_data = map.next_value_seed(Any(DataKinds(object)))?;
                 }
                 _ => member.ignore()?,
             }
@@ -247,19 +247,22 @@ struct Object<'f, 'a, P> {
     are_repeats_same: bool,
 }
 
-/// The value of `data`, whatever it is; only an object that holds an object is looked into.
+/// The value of `data`, whatever it is; only an object that holds an object is looked into. Says whether there is a value.
 struct DataKinds<'f, 'a, P>(Object<'f, 'a, P>);
 
 impl<'de, P: Payload> Kinds<'de> for DataKinds<'_, 'de, P> {
-    type Value = ();
+    type Value = bool;
 
-    fn absent(self) {}
-
-    fn other(self) {
-        self.0.notes.add(Oddity::Kind);
+    fn absent(self) -> bool {
+        false
     }
 
-    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn other(self) -> bool {
+        self.0.notes.add(Oddity::Kind);
+        true
+    }
+
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
         let Object { known_type, fields, notes, are_repeats_same } = self.0;
         let mut has_object = false;
         while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
@@ -269,28 +272,30 @@ impl<'de, P: Payload> Kinds<'de> for DataKinds<'_, 'de, P> {
             } else if has_object {
                 pass_repeat(member, are_repeats_same)?;
             } else {
-                has_object = true;
                 let object = Object { known_type, fields: &mut *fields, notes, are_repeats_same };
-                map.next_value_seed(Any(ObjectKinds(object)))?;
+                has_object = map.next_value_seed(Any(ObjectKinds(object)))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
-/// The value of `object`.
+/// The value of `object`. Says whether there is one.
 struct ObjectKinds<'f, 'a, P>(Object<'f, 'a, P>);
 
 impl<'de, P: Payload> Kinds<'de> for ObjectKinds<'_, 'de, P> {
-    type Value = ();
+    type Value = bool;
 
-    fn absent(self) {}
-
-    fn other(self) {
-        self.0.notes.add(Oddity::Kind);
+    fn absent(self) -> bool {
+        false
     }
 
-    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn other(self) -> bool {
+        self.0.notes.add(Oddity::Kind);
+        true
+    }
+
+    fn map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
         let Object { known_type, fields, notes, .. } = self.0;
         let payload = P::of_type(known_type.unwrap_or_else(|| fields.event_type.as_text()));
         let payload = fields.payload.insert(payload);
@@ -304,7 +309,7 @@ impl<'de, P: Payload> Kinds<'de> for ObjectKinds<'_, 'de, P> {
                 _ => payload.member(&key, member)?,
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -320,18 +325,18 @@ pub(crate) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    /// The text; an empty one is none.
+    /// The text; one that is empty or white space is none.
     pub(crate) fn into_text(self) -> Option<Cow<'a, str>> {
         match self {
-            Self::Text(text) if !text.is_empty() => Some(text),
+            Self::Text(text) if !text.trim().is_empty() => Some(text),
             _ => None,
         }
     }
 
-    /// The text; empty where there is none.
+    /// The text; empty where there is none, or nothing but white space.
     pub(crate) fn as_text(&self) -> &str {
         match self {
-            Self::Text(text) => text,
+            Self::Text(text) if !text.trim().is_empty() => text,
             _ => "",
         }
     }

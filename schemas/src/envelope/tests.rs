@@ -50,6 +50,8 @@ fn odd_events_are_events() {
         (r#"{"id":"e","type":"t","data":{"object":{"n":1e400,"id":"o"}}}"#, Some("o")),
         (r#"{"id":"e","type":"t","data":{"object":{"id":{},"orderId":true}}}"#, None),
         (r#"{"id":"e","type":"t","data":{"object":{"orderId":"","id":"o"}}}"#, Some("o")),
+        (r#"{"id":"e","type":"t","data":{"object":{"orderId":" \t","id":"o"}}}"#, Some("o")),
+        (r#"{"id":"e","type":"t","data":{"object":{"id":"  "}}}"#, None),
         (r#"{"id":"e","type":"t","data":{"object":{"id":"o","x":1,"x":2}}}"#, Some("o")),
         ("\u{feff}{\"id\":\"e\",\"type\":\"t\",\"data\":{\"object\":{\"id\":\"o\\u0000\"}}}", Some("o\0")),
         (
@@ -93,6 +95,7 @@ fn a_body_that_is_not_unicode_is_read_as_long_as_its_id_and_type_are() {
 fn what_is_no_event_is_refused_with_the_reason() {
     assert_eq!(parse(r#"{"type":"t"}"#), Err(EnvelopeError::Missing("id")));
     assert_eq!(parse(r#"{"id":"","type":"t"}"#), Err(EnvelopeError::Missing("id")));
+    assert_eq!(parse(r#"{"id":" \n","type":"t"}"#), Err(EnvelopeError::Missing("id")));
     assert_eq!(parse(r#"{"id":{},"type":"t"}"#), Err(EnvelopeError::Missing("id")));
     assert_eq!(parse(r#"{"id":"e"}"#), Err(EnvelopeError::Missing("type")));
     for text in ["", "[]", "null", "7", "{", r#"{"id":"e","type":"t"} x"#, "id=e&type=t", r#"{"id":"e","type":"t",}"#] {
@@ -137,6 +140,10 @@ fn a_key_that_stands_twice_with_one_value_is_no_error() {
             true,
         ),
         (r#"{"id":"e","type":"t","data":{"object":{"id":"o"},"object":{ "id":"o" }}}"#.to_owned(), true),
+        (format!(r#"{{"id":"e","type":"t",{data},"data":null}}"#), true),
+        (format!(r#"{{"id":"e","type":"t","data":null,{data}}}"#), false),
+        (r#"{"id":"e","type":"t","data":{"object":{"id":"o"},"object":null}}"#.to_owned(), true),
+        (r#"{"id":"e","type":"t","data":{"object":null,"object":{"id":"o"}}}"#.to_owned(), false),
         (r#"{"id":"e","type":"t","data":{"object":{"id":"o","id":"o","orderId":"o","orderId":"o"}}}"#.to_owned(), true),
     ] {
         let event = parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
