@@ -1,9 +1,14 @@
 //! Forms of a time beside RFC 3339.
 
-use chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc, Weekday};
+
+use crate::wire::number::exact;
 
 /// Latest length of a text that is looked at, in bytes. The longest form has 45 characters, fractions aside.
 const BYTES_MAX: usize = 80;
+
+/// The minus sign, which ISO 8601 prefers to a hyphen before an offset.
+const MINUS: char = '\u{2212}';
 
 /// A time as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +40,14 @@ pub(crate) struct Parts {
     pub(crate) unit_seconds: i64,
 }
 
+const SECOND_NANOS: i64 = 1_000_000_000;
 const MINUTE_SECONDS: i64 = 60;
 const HOUR_SECONDS: i64 = 3_600;
-const DAY_SECONDS: i64 = 86_400;
+pub(crate) const DAY_SECONDS: i64 = 86_400;
 
 impl Parts {
     /// The moment, to the smallest unit that is written.
-    fn read(self) -> Option<Moment> {
+    pub(crate) fn read(self) -> Option<Moment> {
         Some(Moment { at: self.moment()?, unit: TimeDelta::seconds(self.unit_seconds) })
     }
 
@@ -78,7 +84,13 @@ pub(crate) fn epoch(number: u64) -> Option<DateTime<Utc>> {
 
 /// Reads any form.
 pub(super) fn parse(text: &str) -> Option<Moment> {
-    if text.is_empty() || text.len() > BYTES_MAX || !text.is_ascii() {
+    if text.len() > BYTES_MAX {
+        return None;
+    }
+    if text.contains(MINUS) {
+        return parse(&text.replace(MINUS, "-"));
+    }
+    if text.is_empty() || !text.is_ascii() {
         return None;
     }
     if !text.as_bytes()[0].is_ascii_digit() || text.contains(' ') {
@@ -99,6 +111,10 @@ fn named(text: &str) -> Option<DateTime<Utc>> {
 
 /// A number since 1970, or a date and a time of day without any separator.
 fn digits(text: &str) -> Option<Moment> {
+    if text.contains(['e', 'E']) {
+        // As Java prints a `Double`: 1.795773605E9.
+        return digits(&exact(text)?.to_string());
+    }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if !all_digits(whole) || !all_digits(fraction) {
@@ -117,20 +133,14 @@ fn digits(text: &str) -> Option<Moment> {
     Some(since.checked_add_signed(TimeDelta::nanoseconds(nanos))?.into())
 }
 
-/// ISO 8601 in its basic or extended format.
+/// ISO 8601 in its basic or extended format: a calendar date, a week date or an ordinal date, with or without a time of day.
 fn iso(text: &str) -> Option<Moment> {
     let (text, zone) = match text.split_once('[') {
         Some((text, zone)) => (text, Some(zone.strip_suffix(']')?)),
         None => (text, None),
     };
     let mut rest = Rest(text);
-    let year = rest.number(4)?;
-    let extended = rest.take(b"-");
-    let month = rest.number(2)?;
-    if extended && !rest.take(b"-") {
-        return None;
-    }
-    let mut parts = Parts { year, month, day: rest.number(2)?, unit_seconds: DAY_SECONDS, ..Parts::default() };
+    let mut parts = date(&mut rest)?;
     if rest.take(b"Tt ") && rest.starts_with_digit() {
         parts = time_of_day(&mut rest, parts)?;
     }
@@ -143,7 +153,35 @@ fn iso(text: &str) -> Option<Moment> {
     Parts { offset_seconds: offset, ..parts }.read()
 }
 
-/// Hours, minutes, seconds and a fraction; each may be left out with all that follow.
+/// A calendar date (`2026-11-27`), a week date (`2026-W48-5`) or an ordinal date (`2026-331`). Years of more than four digits
+/// have six and a sign, as JavaScript writes them.
+fn date(rest: &mut Rest<'_>) -> Option<Parts> {
+    let year = if rest.take(b"+") { rest.number(6)? } else { rest.number(4)? };
+    let extended = rest.take(b"-");
+    let of_date = |date: NaiveDate| {
+        let (year, month, day) = (date.year().into(), date.month().into(), date.day().into());
+        Parts { year, month, day, unit_seconds: DAY_SECONDS, ..Parts::default() }
+    };
+    if rest.take(b"W") {
+        let week = u32::try_from(rest.number(2)?).ok()?;
+        if extended && !rest.take(b"-") {
+            return None;
+        }
+        let weekday = Weekday::try_from(u8::try_from(rest.number(1)? - 1).ok()?).ok()?;
+        return NaiveDate::from_isoywd_opt(i32::try_from(year).ok()?, week, weekday).map(of_date);
+    }
+    if rest.digits_count() == 3 {
+        let day = u32::try_from(rest.number(3)?).ok()?;
+        return NaiveDate::from_yo_opt(i32::try_from(year).ok()?, day).map(of_date);
+    }
+    let month = rest.number(2)?;
+    if extended && !rest.take(b"-") {
+        return None;
+    }
+    Some(Parts { year, month, day: rest.number(2)?, unit_seconds: DAY_SECONDS, ..Parts::default() })
+}
+
+/// Hours, minutes and seconds, of which the last may have a fraction; each may be left out with all that follow.
 fn time_of_day(rest: &mut Rest<'_>, date: Parts) -> Option<Parts> {
     let mut parts = Parts { unit_seconds: DAY_SECONDS, ..date };
     if rest.0.is_empty() {
@@ -151,17 +189,17 @@ fn time_of_day(rest: &mut Rest<'_>, date: Parts) -> Option<Parts> {
     }
     (parts.hour, parts.unit_seconds) = (rest.number(2)?, HOUR_SECONDS);
     let separated = rest.take(b":");
-    if !separated && !rest.starts_with_digit() {
-        return Some(parts);
+    if separated || rest.starts_with_digit() {
+        (parts.minute, parts.unit_seconds) = (rest.number(2)?, MINUTE_SECONDS);
+        if if separated { rest.take(b":") } else { rest.starts_with_digit() } {
+            (parts.second, parts.unit_seconds) = (rest.number(2)?, 0);
+        }
     }
-    (parts.minute, parts.unit_seconds) = (rest.number(2)?, MINUTE_SECONDS);
-    if if separated { !rest.take(b":") } else { !rest.starts_with_digit() } {
-        return Some(parts);
-    }
-    (parts.second, parts.unit_seconds) = (rest.number(2)?, 0);
     if rest.take(b".,") {
-        let length = rest.0.bytes().take_while(u8::is_ascii_digit).count();
-        parts.nano = nanos(rest.split(length)?)?;
+        let nanos = nanos(rest.split(rest.digits_count())?)? * parts.unit_seconds.max(1);
+        parts.nano = nanos % SECOND_NANOS;
+        parts.second += nanos / SECOND_NANOS % MINUTE_SECONDS;
+        parts.minute += nanos / SECOND_NANOS / MINUTE_SECONDS;
     }
     Some(parts)
 }
@@ -171,7 +209,7 @@ fn is_utc(zone: &str) -> bool {
     utc.iter().any(|name| name.eq_ignore_ascii_case(zone))
 }
 
-/// `Z`, `UTC`, `+00:00`, `+0000` or `+00`.
+/// `Z`, `UTC`, `+00:00`, `+0000`, `+00` or `+00:00:00`.
 fn offset_seconds(text: &str) -> Option<i64> {
     if ["Z", "UTC", "GMT"].iter().any(|name| name.eq_ignore_ascii_case(text)) {
         return Some(0);
@@ -179,9 +217,10 @@ fn offset_seconds(text: &str) -> Option<i64> {
     let mut rest = Rest(text);
     let sign = if rest.take(b"+") { 1 } else { rest.take(b"-").then_some(-1)? };
     let hours = rest.number(2)?;
-    let minutes = if rest.take(b":") || rest.starts_with_digit() { rest.number(2)? } else { 0 };
-    let valid = rest.0.is_empty() && hours < 24 && minutes < 60;
-    valid.then_some(sign * (hours * 3_600 + minutes * 60))
+    let mut next = || if rest.take(b":") || rest.starts_with_digit() { rest.number(2) } else { Some(0) };
+    let (minutes, seconds) = (next()?, next()?);
+    let valid = rest.0.is_empty() && hours < 24 && minutes < 60 && seconds < 60;
+    valid.then_some(sign * (hours * HOUR_SECONDS + minutes * MINUTE_SECONDS + seconds))
 }
 
 /// The digits after a decimal point as nanoseconds; what is finer is cut off.
@@ -217,6 +256,11 @@ impl<'a> Rest<'a> {
     }
 
     fn starts_with_digit(&self) -> bool {
-        self.0.as_bytes().first().is_some_and(u8::is_ascii_digit)
+        self.digits_count() > 0
+    }
+
+    /// How many digits come next.
+    fn digits_count(&self) -> usize {
+        self.0.bytes().take_while(u8::is_ascii_digit).count()
     }
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     events::oddity::Oddity,
     text::{Str, bounded},
-    time::{Moment, Parts, checked, epoch, parse_other_form, parse_rfc3339},
+    time::{DAY_SECONDS, Moment, Parts, checked, epoch, parse_other_form, parse_rfc3339},
 };
 
 /// A time; `Time(None)` where something stands there that cannot be read.
@@ -79,7 +79,7 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
     /// `Instant` as seconds and nanoseconds.
     fn map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let time = moment_of_map(map)?;
-        Ok(Some(Time::from_other_form(time.map(Moment::from), self.0)))
+        Ok(Some(Time::from_other_form(time, self.0)))
     }
 
     /// The same as a list: year, month, day, hour, minute, second, nanosecond.
@@ -103,19 +103,24 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
             minute: part(4),
             second: part(5),
             nano: part(6),
+            // A `LocalDate` has three parts. Of a time of day, seconds that are 0 are left out, so it is exact.
+            unit_seconds: if numbers.len() <= DATE_PARTS { DAY_SECONDS } else { 0 },
             ..Parts::default()
         };
-        // Java leaves out seconds that are 0, so nothing is known of its precision.
-        let time = if is_time { parts.moment() } else { None };
-        Ok(Some(Time::from_other_form(time.map(Moment::from), self.0)))
+        let time = if is_time { parts.read() } else { None };
+        Ok(Some(Time::from_other_form(time, self.0)))
     }
 }
 
 /// The most numbers that a time as a list has.
 const LIST_MAX: usize = 7;
 
-fn moment_of_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Option<DateTime<Utc>>, A::Error> {
-    let (mut parts, mut seconds, mut ended) = (Parts::default(), None, None);
+/// The numbers that a date as a list has: year, month and day.
+const DATE_PARTS: usize = 3;
+
+fn moment_of_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Option<Moment>, A::Error> {
+    // Without an hour it is a `LocalDate`.
+    let (mut parts, mut seconds, mut ended) = (Parts { unit_seconds: DAY_SECONDS, ..Parts::default() }, None, None);
     while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
         if key == "offset" {
             parts.offset_seconds = map.next_value_seed(Any(OffsetKinds))?.unwrap_or_default();
@@ -126,7 +131,7 @@ fn moment_of_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Option<DateTime<U
             "year" => parts.year = number,
             "monthValue" | "month" => parts.month = number,
             "dayOfMonth" | "day" => parts.day = number,
-            "hour" => parts.hour = number,
+            "hour" => (parts.hour, parts.unit_seconds) = (number, 0),
             "minute" => parts.minute = number,
             "second" => parts.second = number,
             "nano" | "nanos" => parts.nano = number,
@@ -136,7 +141,8 @@ fn moment_of_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Option<DateTime<U
         }
     }
     let since = |seconds| DateTime::from_timestamp(seconds, u32::try_from(parts.nano).ok()?);
-    Ok(seconds.and_then(since).or(ended).or_else(|| parts.moment()))
+    let exact = seconds.and_then(since).or(ended).map(Moment::from);
+    Ok(exact.or_else(|| parts.read()))
 }
 
 /// A whole number, also as a text.

@@ -194,11 +194,17 @@ fn a_time_in_any_form_is_read_and_otherwise_the_events_own_stands_in() {
         (r#"1795773605000"#, Some("2026-11-27T10:00:05Z")),
         (r#""1795773605000""#, Some("2026-11-27T10:00:05Z")),
         (r#"[2026,11,27,10,0,5,250000000]"#, Some("2026-11-27T10:00:05.25Z")),
-        (r#"[2026,11,27]"#, Some("2026-11-27T00:00:00Z")),
+        (r#"[2026,11,27,10,0]"#, Some("2026-11-27T10:00:00Z")),
+        (r#""2026-W48-5T10:00:05Z""#, Some("2026-11-27T10:00:05Z")),
         // Without seconds: the event's own time is nearer, unless it lies before.
         (r#""2026-11-27""#, None),
         (r#""2026-11-27T18:23Z""#, None),
         (r#""2026-11-27T10:00""#, None),
+        (r#""2026-11-27T10:00.5""#, None),
+        (r#""2026-331""#, None),
+        (r#"[2026,11,27]"#, None),
+        (r#"{"year":2026,"month":"NOVEMBER","monthValue":11,"dayOfMonth":27}"#, None),
+        (r#"[2026,11,28]"#, Some("2026-11-28T00:00:00Z")),
         (r#""2026-11-28""#, Some("2026-11-28T00:00:00Z")),
         (
             r#"{"offset":{"totalSeconds":3600,"id":"+01:00"},"nano":0,"year":2026,"monthValue":11,"month":"NOVEMBER","dayOfMonth":27,"hour":11,"minute":0,"second":5}"#,
