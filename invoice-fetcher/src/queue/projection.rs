@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use metrics::counter;
-use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection};
+use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, Reading};
 use riverlock_schemas::{
-    Envelope,
+    Envelope, EnvelopeError,
     events::{
         content::Content,
-        file_event::{FileEvent, Purpose},
+        file_event::{FileEvent, FileObject, Purpose},
+        payload::PayloadError,
     },
 };
 use sqlx::PgConnection;
@@ -49,6 +50,20 @@ impl InvoiceQueue {
     }
 }
 
+/// What to do with an event whose object `parse` reads, if it is a file's.
+fn judge(
+    envelope: &Envelope<'_>,
+    parse: impl FnOnce(Purpose) -> Result<FileEvent, PayloadError>,
+) -> Decision<FileEvent> {
+    let Some(purpose) = Purpose::of_event_type(&envelope.event_type) else {
+        return Decision::Ignore("unhandled_type");
+    };
+    match parse(purpose) {
+        Ok(event) => Decision::Apply(event),
+        Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
+    }
+}
+
 impl Projection for InvoiceQueue {
     type Event = FileEvent;
 
@@ -57,13 +72,18 @@ impl Projection for InvoiceQueue {
     }
 
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<FileEvent> {
-        let Some(purpose) = Purpose::of_event_type(&envelope.event_type) else {
-            return Decision::Ignore("unhandled_type");
-        };
-        match FileEvent::parse(envelope, purpose, body) {
-            Ok(event) => Decision::Apply(event),
-            Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
-        }
+        judge(envelope, |purpose| FileEvent::parse(envelope, purpose, body))
+    }
+
+    fn read<'a>(
+        &self,
+        body: &'a [u8],
+        _received_at: Option<DateTime<Utc>>,
+    ) -> Result<Reading<'a, FileEvent>, EnvelopeError> {
+        let (envelope, object) = FileObject::read(body)?;
+        let oddities = object.oddities();
+        let decision = judge(&envelope, |purpose| object.into_event(&envelope, purpose));
+        Ok(Reading { envelope, decision, oddities })
     }
 
     fn describe(&self, event: &FileEvent, content: &mut Content) {
@@ -97,7 +117,7 @@ impl Projection for InvoiceQueue {
 
 #[cfg(test)]
 mod tests {
-    use riverlock_schemas::Mode;
+    use riverlock_schemas::{Mode, events::oddity::Oddity};
 
     use super::*;
 
@@ -107,6 +127,16 @@ mod tests {
             r#"{{"id":"e","type":"{event_type}"{live},"data":{{"object":{{"fileId":"{file_id}","orderId":"o"}}}}}}"#
         );
         InvoiceQueue::new(&config).decide(&Envelope::parse(body.as_bytes()).unwrap(), body.as_bytes())
+    }
+
+    #[test]
+    fn what_is_unusual_in_the_object_of_an_event_is_counted_with_its_record() {
+        let queue = InvoiceQueue::new(&InvoiceFetcherConfig::default());
+        let body = r#"{"id":"e","type":"order.invoice.created","liveMode":false,"data":{"object":
+            {"fileId":"6e5bf525-3907-40c5-86a9-f14ce4f33f35","orderId":"o","invoiceURL":7}}}"#;
+        let reading = queue.read(body.as_bytes(), None).unwrap();
+        assert!(reading.oddities.iter().eq([Oddity::Kind]), "{:?}", reading.oddities);
+        assert_eq!(reading.decision, queue.decide(&reading.envelope, body.as_bytes()));
     }
 
     #[test]

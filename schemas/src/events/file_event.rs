@@ -7,13 +7,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::MapAccess};
 
 use crate::{
-    Envelope, EventId, FileId, Mode, OrderId, envelope,
+    Envelope, EnvelopeError, EventId, FileId, Mode, OrderId,
+    envelope::{self, Head},
     events::{
         event_type,
+        oddity::Oddities,
         payload::{self, PayloadError},
     },
     wire::{
-        Member,
+        Member, Notes,
         scalar::{Id, Text, text},
     },
 };
@@ -111,23 +113,45 @@ impl envelope::Payload for WireFile {
     }
 }
 
-impl FileEvent {
-    /// Reads the payload of an event whose envelope is already read; `purpose` is that of the event's type.
+/// The object of an event about a file, read along with the envelope, so that the body is passed through once.
+#[derive(Debug)]
+pub struct FileObject<'a> {
+    head: Head<'a>,
+    file: WireFile,
+    notes: Notes,
+}
+
+impl<'a> FileObject<'a> {
+    /// Reads the envelope of a body, and its object.
     ///
     /// # Errors
-    /// When the event cannot be queued: no usable ids or no mode.
-    pub fn parse(envelope: &Envelope<'_>, purpose: Purpose, body: &[u8]) -> Result<Self, PayloadError> {
+    /// When the body is not an event at all.
+    pub fn read(body: &'a [u8]) -> Result<(Envelope<'a>, Self), EnvelopeError> {
+        let read = envelope::read::<WireFile>(body, None)?;
+        let file = read.payload.unwrap_or_default();
+        Ok((read.envelope, Self { head: read.head, file, notes: read.notes }))
+    }
+
+    /// What is unusual in the body.
+    #[must_use]
+    pub fn oddities(&self) -> Oddities {
+        self.notes.oddities()
+    }
+
+    /// The event; `purpose` is that of the event's type.
+    ///
+    /// # Errors
+    /// As for [`FileEvent::parse`].
+    pub fn into_event(self, envelope: &Envelope<'_>, purpose: Purpose) -> Result<FileEvent, PayloadError> {
+        let Self { head, file, notes } = self;
         let event_id = EventId::parse(envelope.id.as_ref()).map_err(PayloadError::EventId)?;
-        let read = envelope::read::<WireFile>(body, None);
-        let read = read.map_err(|error| PayloadError::Shape(error.to_string()))?;
-        let (order_id, mode) = payload::order_key(envelope, &read.notes)?;
-        if let Some(fault) = read.notes.take_fault() {
+        let (order_id, mode) = payload::order_key(envelope, &notes)?;
+        if let Some(fault) = notes.take_fault() {
             return Err(PayloadError::Shape(fault));
         }
-        let file = read.payload.unwrap_or_default();
         let file_id = file.file_id.map(|Id(id)| id).filter(|id| !id.trim().is_empty());
-        let file_id = file_id.unwrap_or_else(|| read.head.id.as_text().to_owned());
-        Ok(Self {
+        let file_id = file_id.unwrap_or_else(|| head.id.as_text().to_owned());
+        Ok(FileEvent {
             event_id,
             created_time: envelope.created_time,
             order_id,
@@ -139,9 +163,21 @@ impl FileEvent {
     }
 }
 
+impl FileEvent {
+    /// Reads the payload of an event whose envelope is already read; `purpose` is that of the event's type.
+    ///
+    /// # Errors
+    /// When the event cannot be queued: no usable ids or no mode.
+    pub fn parse(envelope: &Envelope<'_>, purpose: Purpose, body: &[u8]) -> Result<Self, PayloadError> {
+        let (_, object) = FileObject::read(body).map_err(|error| PayloadError::Shape(error.to_string()))?;
+        object.into_event(envelope, purpose)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::oddity::Oddity;
 
     fn parse(object: &str) -> Result<FileEvent, PayloadError> {
         let body =
@@ -176,6 +212,26 @@ mod tests {
         }
         let number = parse(&format!(r#"{{"fileId":"{id}","orderId":48304242}}"#)).unwrap();
         assert_eq!(number.order_id.as_str(), "48304242");
+    }
+
+    #[test]
+    fn what_is_unusual_in_the_object_is_noted() {
+        let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
+        for (object, oddities) in [
+            (format!(r#"{{"id":"{id}","fileId":"{id}","orderId":"o","invoiceURL":"https://x"}}"#), &[][..]),
+            (format!(r#"{{"fileId":"{id}","orderId":"o","invoiceURL":7}}"#), &[Oddity::Kind]),
+            (format!(r#"{{"fileId":{{}},"id":"{id}","orderId":"o"}}"#), &[Oddity::Kind]),
+            (format!(r#"{{"fileId":"{id}","fileId":"{id}","orderId":"o"}}"#), &[Oddity::RepeatedKey]),
+            (
+                format!(r#"{{"fileId":"{id}","orderId":"o","invoiceURL":"a","invoiceURL":"b"}}"#),
+                &[Oddity::ContradictingKey],
+            ),
+            (format!(r#"{{"fileId":"{id}","orderId":"o","invoiceURL":"\ud83d"}}"#), &[Oddity::Encoding]),
+        ] {
+            let body = format!(r#"{{"id":"e","type":"order.invoice.created","data":{{"object":{object}}}}}"#);
+            let (_, read) = FileObject::read(body.as_bytes()).unwrap();
+            assert!(read.oddities().iter().eq(oddities.iter().copied()), "{object}: {:?}", read.oddities());
+        }
     }
 
     #[test]
