@@ -321,12 +321,8 @@ impl Producer {
     }
 
     /// Waits for what became of an event, until `deadline`; then it is ambiguous.
-    pub(crate) async fn delivered(
-        &self,
-        delivery: &mut oneshot::Receiver<Delivery>,
-        deadline: tokio::time::Instant,
-    ) -> Delivery {
-        if let Ok(report) = tokio::time::timeout_at(deadline, &mut *delivery).await {
+    pub(crate) async fn delivered(&self, delivery: &mut oneshot::Receiver<Delivery>, deadline: Instant) -> Delivery {
+        if let Ok(report) = tokio::time::timeout_at(deadline.into(), &mut *delivery).await {
             return report.unwrap_or(Delivery::Ambiguous(None));
         }
         // From here on a report counts as late; one that came at this very moment does not.

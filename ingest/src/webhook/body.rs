@@ -1,11 +1,14 @@
 //! Reads a request's body within its bounds.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use crate::{
     http::slots::Standing,
@@ -20,18 +23,19 @@ const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Reads the whole body. Room is reserved as it arrives, so that a sender who announces much and sends little occupies little.
-/// `standing` is asked, for the sender's network and standing, only if the body does not come with its head.
+/// It may take `time_max` from `now` on. `standing` is asked, for the sender's network and standing, only if the body does not
+/// come with its head.
 pub(crate) async fn read(
     body: &mut Body,
     bytes_max: usize,
-    time_max: Duration,
+    (now, time_max): (Instant, Duration),
     arriving: &Arriving<'_>,
     standing: impl FnOnce() -> (Option<u64>, Standing),
 ) -> Result<Bytes, Refusal> {
     if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
         return Err(Refusal::TooLarge(bytes_max));
     }
-    let until = Instant::now() + time_max;
+    let until = now + time_max;
     let mut collected = pin!(collect(body, bytes_max, arriving));
     if let Ok(collected) = timeout(GRACE.min(time_max), &mut collected).await {
         return collected;
@@ -41,7 +45,7 @@ pub(crate) async fn read(
     tokio::select! {
         biased;
         () = slot.evicted() => Err(Refusal::Evicted),
-        collected = timeout_at(until, collected) => collected.unwrap_or(Err(Refusal::BodyTimeout(time_max))),
+        collected = timeout_at(until.into(), collected) => collected.unwrap_or(Err(Refusal::BodyTimeout(time_max))),
     }
 }
 
@@ -96,4 +100,45 @@ pub(crate) async fn discard(body: &mut Body, left: Duration) {
         }
     };
     let _ = timeout(DISCARD_TIMEOUT.min(left), reading).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use super::*;
+
+    /// A body of which nothing comes.
+    struct Silent;
+
+    impl HttpBody for Silent {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_the_time_to_answer_bounds_the_discarding_of_a_body() {
+        let (left, mut body) = (Duration::from_millis(10), Body::new(Silent));
+        tokio::select! {
+            biased;
+            () = discard(&mut body, left) => {}
+            () = tokio::time::sleep(DISCARD_TIMEOUT / 2) => panic!("it takes longer than the answer may"),
+        }
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(DISCARD_TIMEOUT / 2) => {}
+            () = discard(&mut body, Duration::from_secs(60)) => panic!("nothing is waited for"),
+        }
+    }
 }

@@ -188,18 +188,18 @@ async fn receive(
     if parts.method != Method::POST {
         return Err(Refusal::MethodNotAllowed);
     }
-    let limits = &ingest.limits;
+    let (limits, now) = (&ingest.limits, Instant::now());
     let deadline = started + limits.answer_deadline;
-    let left = deadline.saturating_duration_since(Instant::now());
+    let left = deadline.saturating_duration_since(now);
     if left.is_zero() {
         return Err(Refusal::TooSlow);
     }
-    let kafka = ingest.producer.check(Instant::now());
+    let kafka = ingest.producer.check(now);
     kafka.inspect_err(|_| parts.extensions.get::<Peer>().into_iter().for_each(Peer::excuse))?;
     let received_at = ingest.context.clock.now();
-    let timeout = limits.body_read_timeout.min(left);
+    let time = (now, limits.body_read_timeout.min(left));
     let arriving = ingest.reading.begin();
-    let body = body::read(body, limits.body_bytes_max, timeout, &arriving, || ingest.standing(&origin)).await?;
+    let body = body::read(body, limits.body_bytes_max, time, &arriving, || ingest.standing(&origin)).await?;
     endpoint.metrics.body_bytes.increment(body.len() as u64);
     let peer = parts.extensions.remove::<Peer>();
     let arrival = Arrival { endpoint, headers: parts.headers, body, received_at, origin };
@@ -269,7 +269,6 @@ fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: 
     if envelope.as_ref().is_some_and(|envelope| !endpoint.mode.expects(envelope.mode)) {
         report_mode(ingest, endpoint, &event_id);
     }
-    let deadline = tokio::time::Instant::from_std(deadline);
     Ok(Sent { endpoint: Arc::clone(endpoint), event_id, topic, delivery, deadline })
 }
 

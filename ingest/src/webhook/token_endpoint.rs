@@ -282,8 +282,8 @@ async fn read_form(ingest: &Ingest, origin: &Origin, parts: &Parts, body: &mut B
         return Err(TokenError::Request("Content-Type must be application/x-www-form-urlencoded").into());
     }
     let arriving = ingest.reading.begin();
-    let timeout = ingest.limits.body_read_timeout;
-    let form = body::read(body, FORM_BYTES_MAX, timeout, &arriving, || ingest.standing(origin)).await;
+    let time = (Instant::now(), ingest.limits.body_read_timeout);
+    let form = body::read(body, FORM_BYTES_MAX, time, &arriving, || ingest.standing(origin)).await;
     let mut form = form.map_err(Failure::Other)?;
     // Some senders end a form with a line feed, as files end; it is part of no parameter.
     form.truncate(form.trim_ascii_end().len());

@@ -3,11 +3,11 @@
 //! Nothing between the end of the body and the hand-over waits for anything, so a sender that hangs up cannot interrupt it.
 //! One that hangs up later ends its request, but not the waiting: it goes on without the sender and is counted as ever.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use riverlock_schemas::text;
 use serde::Serialize;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use crate::{
     endpoints::Endpoint,

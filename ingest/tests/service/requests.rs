@@ -116,6 +116,17 @@ async fn refusals_say_what_is_wrong_and_store_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_in_which_an_unwanted_body_is_discarded_belongs_to_the_answer() {
+    let service = service().await;
+    let head = format!("PUT {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n");
+    let answer = service.send(head.as_bytes()).await;
+    assert_eq!((answer.status, answer.code()), (405, "method_not_allowed"), "{answer:?}");
+    // It waited for a body that does not come.
+    let seconds = service.metric("ingest_answer_duration_seconds_sum", "");
+    assert!(seconds > 0.2, "{seconds} s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn json_by_any_name_and_any_form_of_the_path_is_taken_and_never_redirected() {
     let service = service().await;
     let body = event("e1", "order.accepted", "o1");

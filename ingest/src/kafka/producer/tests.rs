@@ -5,7 +5,6 @@ use riverlock_runtime::{
     Context, Health,
     kafka::{KafkaConfig, topics},
 };
-use tokio::time::Instant as TokioInstant;
 
 use super::*;
 use crate::{kafka::supervisor::Supervisor, readiness::Readiness};
@@ -40,7 +39,7 @@ fn send(producer: &Producer) -> Result<oneshot::Receiver<Delivery>, Refusal> {
 }
 
 async fn delivered(producer: &Producer, mut delivery: oneshot::Receiver<Delivery>) -> Delivery {
-    producer.delivered(&mut delivery, TokioInstant::now() + PATIENCE).await
+    producer.delivered(&mut delivery, Instant::now() + PATIENCE).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +57,7 @@ async fn a_permit_and_its_bytes_come_back_with_the_delivery_report_and_not_befor
     drop(second);
     assert!(matches!(send(&producer), Err(Refusal::Busy)));
     // librdkafka may be busy for a moment while it loses the broker; a probe needs no permit.
-    let started = TokioInstant::now();
+    let started = Instant::now();
     let probe = loop {
         match producer.send_probe(record("riverlock.probe")) {
             Ok(probe) => break probe,
@@ -115,7 +114,7 @@ async fn an_event_whose_deadline_passes_is_ambiguous() {
     assert!(matches!(delivered(&producer, warm).await, Delivery::Persisted { .. }));
     cluster.broker_round_trip_time(-1, Duration::from_millis(500)).unwrap();
     let mut slow = send(&producer).unwrap();
-    assert_eq!(producer.delivered(&mut slow, TokioInstant::now()).await, Delivery::Ambiguous(None));
+    assert_eq!(producer.delivered(&mut slow, Instant::now()).await, Delivery::Ambiguous(None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,9 +154,9 @@ async fn a_producer_that_failed_for_good_is_replaced_and_events_flow_again() {
 
 /// Waits for what no signal tells.
 async fn wait_until(condition: impl Fn() -> bool) {
-    let until = TokioInstant::now() + PATIENCE;
+    let until = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(TokioInstant::now() < until, "it did not happen within {PATIENCE:?}");
+        assert!(Instant::now() < until, "it did not happen within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
