@@ -7,7 +7,13 @@ use futures::TryFutureExt as _;
 use riverlock_ingest::IngestConfig;
 use riverlock_ledger::postgres::{self, bounded, cluster};
 use riverlock_recovery::{audit::running::Auditor, dead_letters};
-use riverlock_runtime::{ConfigError, Context, admin, config::Source, kafka::topics, shutdown::GRACE, telemetry};
+use riverlock_runtime::{
+    ConfigError, Context, Secret, admin,
+    config::{FILE_PREFIX, Source},
+    kafka::topics,
+    shutdown::GRACE,
+    telemetry,
+};
 use sqlx::PgConnection;
 
 use crate::config::{self, Config};
@@ -147,9 +153,26 @@ fn reloaded(file: Option<&Path>) -> Result<riverlock_ingest::Configuration, Conf
     let ingest: IngestConfig = source.section("ingest")?;
     ["kafka", "admin", "telemetry"].into_iter().try_fold(ingest.into(), |configuration, name| {
         // As it is written: a mistake there must not keep a new secret from counting.
-        let section: serde_json::Value = source.section(name)?;
+        let mut section: serde_json::Value = source.section(name)?;
+        read_secrets(&mut section);
         Ok(riverlock_ingest::Configuration::with_section(configuration, name, &section.to_string()))
     })
+}
+
+/// Adds what the files hold that a section names as secrets: a password that is changed in its file is a change as well.
+fn read_secrets(section: &mut serde_json::Value) {
+    match section {
+        serde_json::Value::String(text) => {
+            if let Some(path) = text.strip_prefix(FILE_PREFIX) {
+                let secret = Secret::from_file(path);
+                let content = secret.read(text).map_or_else(|error| error.to_string(), str::to_owned);
+                *text = format!("{text}\n{content}");
+            }
+        }
+        serde_json::Value::Array(values) => values.iter_mut().for_each(read_secrets),
+        serde_json::Value::Object(values) => values.values_mut().for_each(read_secrets),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+    }
 }
 
 /// Watches over what all consumers did: dead letters, conflicts, and the audit's equation.
@@ -191,5 +214,38 @@ async fn until_stopped(context: &Context, work: impl Future<Output = anyhow::Res
     tokio::select! {
         result = work => result,
         () = context.shutdown.soft().cancelled() => anyhow::bail!("asked to end while starting"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_of_a_section_that_ingest_reads_at_start_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, password) = (folder.path().join("riverlock.toml"), folder.path().join("password"));
+        let secret = format!("\"file:{}\"", password.display());
+        let text = |partitions: u32, admin: u16, format: &str| {
+            format!(
+                "[kafka]\npartitions = {partitions}\nproperties = {{ \"sasl.password\" = {secret} }}\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n[telemetry]\nformat = \"{format}\"\n"
+            )
+        };
+        let read = |password_text: &str, text: String| {
+            std::fs::write(&password, password_text).unwrap();
+            std::fs::write(&file, text).unwrap();
+            reloaded(Some(&file)).unwrap()
+        };
+        let first = read("one", text(4, 9464, "json"));
+        assert!(read("one", text(4, 9464, "json")) == first);
+        for (password, text) in [
+            ("one", text(5, 9464, "json")),
+            ("one", text(4, 9465, "json")),
+            ("one", text(4, 9464, "text")),
+            ("two", text(4, 9464, "json")),
+        ] {
+            assert!(read(password, text.clone()) != first, "{password} {text}");
+        }
+        assert!(!format!("{:?}", read("two", text(4, 9464, "json"))).contains("two"), "secrets are not shown");
     }
 }

@@ -187,7 +187,7 @@ impl Reloader {
                     tracing::warn!(
                         endpoints,
                         pending,
-                        "the new configuration of ingest is in use, but for what takes a restart: {pending}"
+                        "the new configuration of ingest is in use, except for changes that need a restart: {pending}"
                     );
                 }
             }

@@ -178,8 +178,12 @@ pub(crate) async fn with_expiring_secret(expires_at: DateTime<Utc>, clock: Arc<d
     service
 }
 
+/// Sections of the configuration that are read at start only.
+pub(crate) const SECTIONS_AT_START: [&str; 3] = ["kafka", "admin", "telemetry"];
+
 /// A service that is ready and reads its configuration from a file, again and again. `NAME` in the text stands for the name
-/// of its endpoint, `FOLDER` for the folder of the file; `files` are put there as well.
+/// of its endpoint, `FOLDER` for the folder of the file; `files` are put there as well. Files that have the names of
+/// [`SECTIONS_AT_START`] stand for these sections.
 pub(crate) async fn configured(text: &str, files: &[(&str, &str)]) -> Service {
     let (cluster, kafka, endpoint) = cluster();
     let folder = tempfile::tempdir().unwrap();
@@ -191,7 +195,12 @@ pub(crate) async fn configured(text: &str, files: &[(&str, &str)]) -> Service {
     let file = service.configure(text);
     let read = move || riverlock_runtime::config::load::<IngestConfig>(Some(&file));
     let config = read().unwrap();
-    let load = Arc::new(move || read().map(Configuration::from));
+    let path = service.folder.path().to_owned();
+    let load = Arc::new(move || {
+        let text = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+        let with = |all: Configuration, name: &&'static str| all.with_section(name, &text(name));
+        Ok(SECTIONS_AT_START.iter().fold(read()?.into(), with))
+    });
     let server = riverlock_ingest::start_reloading(config, load, &service.kafka, &service.context).await;
     let service = Service { address: server.unwrap().address, ..service };
     service.ready().await;

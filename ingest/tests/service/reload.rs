@@ -2,8 +2,16 @@
 
 use std::net::SocketAddr;
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
 use crate::{
-    harness::{PATIENCE, SECRET, configured, process_metric, wait_until},
+    harness::{
+        LOG, PATH, PATIENCE, SECRET, SECTIONS_AT_START, Service, configured, event, process_metric, read_answer,
+        request, send, wait_until,
+    },
     load::{self, RELOADING, with_secrets},
 };
 
@@ -71,4 +79,119 @@ async fn a_change_that_takes_a_restart_is_compared_with_what_runs() {
         wait_until("it is taken", || applied() > before).await;
         assert_eq!(post(service.address, "limits", SECRET).await, 202, "the limits at start hold");
     }
+}
+
+fn applied() -> f64 {
+    process_metric("ingest_reloads_total{outcome=\"applied\"}")
+}
+
+/// Changes the configuration and waits until it is in use.
+async fn change(service: &Service, text: &str) {
+    let before = applied();
+    service.configure(text);
+    wait_until("it is in use", || applied() > before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_sections_that_need_a_restart_are_named_until_they_are_undone() {
+    let _alone = RELOADING.lock().await;
+    let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
+    let mut expected = Vec::new();
+    for name in SECTIONS_AT_START {
+        let before = applied();
+        std::fs::write(service.folder.path().join(name), "changed = true").unwrap();
+        wait_until("it is noticed", || applied() > before).await;
+        expected.push(name);
+        // In the order of their names, as they are told.
+        expected.sort_unstable();
+        let told = format!("except for changes that need a restart: {}", expected.join(", "));
+        let lines = LOG.lines(&format!("{told} endpoints="));
+        assert!(lines.iter().any(|line| line.contains("WARN")), "{told}: {lines:?}");
+        assert_eq!(post(service.address, name, SECRET).await, 202);
+    }
+    for name in SECTIONS_AT_START {
+        let before = applied();
+        std::fs::remove_file(service.folder.path().join(name)).unwrap();
+        wait_until("it is noticed", || applied() > before).await;
+    }
+    let last = LOG.lines("the new configuration of ingest is in use").pop();
+    assert!(last.as_ref().is_some_and(|line| line.contains("INFO")), "{last:?}");
+}
+
+/// Sends the head of a request and waits until its body is read.
+async fn begin(service: &Service, request: &[u8]) -> TcpStream {
+    let mut stream = service.connect().await;
+    let head = String::from_utf8(request.to_vec()).unwrap();
+    let (head, _) = head.split_once("\r\n\r\n").unwrap();
+    stream.write_all(format!("{head}\r\nExpect: 100-continue\r\n\r\n").as_bytes()).await.unwrap();
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert!(interim.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&interim));
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_judged_by_the_configuration_that_it_came_to() {
+    const LIMITS: &str = "limits = { answer_deadline = '2900ms', body_read_timeout = '2900ms' }\n";
+    let _alone = RELOADING.lock().await;
+    let endpoint = |name: &str, path: &str, secret: &str| {
+        format!(
+            "[[endpoints]]\nname = '{name}'\npath = '{path}'\nsecrets = [{{ id = 'first', secret = '{secret}' }}]\n"
+        )
+    };
+    let oauth = "oauth = [{ client_id = 'NAME-dr', client_secret = 'client secret, long' }]\n";
+    let keys = "oauth = { token_keys = ['0123456789abcdef0123456789abcdef'] }\n";
+    let first = format!(
+        "{LIMITS}{keys}{}{}{oauth}",
+        endpoint("NAME", PATH, SECRET),
+        endpoint("NAME-tokens", "/with-token", SECRET)
+    );
+    let service = configured(&first, &[]).await;
+    let body = event("e", "order.accepted", "o");
+    let webhook = request(PATH, "", body.as_bytes());
+    let form =
+        format!("grant_type=client_credentials&client_id={}-dr&client_secret=client+secret%2C+long", service.endpoint);
+    let token = format!(
+        "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    let (mut slow_webhook, mut slow_token) = (begin(&service, &webhook).await, begin(&service, token.as_bytes()).await);
+    change(&service, &format!("{LIMITS}{}", endpoint("NAME-other", "/elsewhere", NEW))).await;
+    slow_webhook.write_all(body.as_bytes()).await.unwrap();
+    slow_token.write_all(form.as_bytes()).await.unwrap();
+    let answer = read_answer(&mut slow_webhook).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let answer = read_answer(&mut slow_token).await;
+    assert_eq!((answer.status, answer.body["token_type"].as_str()), (200, Some("Bearer")), "{answer:?}");
+    for late in [webhook, token.into_bytes()] {
+        let answer = send(service.address, &late).await;
+        assert_eq!((answer.status, answer.code()), (404, "unknown_path"), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_and_allowed_addresses_of_two_configurations_are_never_mixed() {
+    const CHANGES: usize = 10;
+    let _alone = RELOADING.lock().await;
+    // Either alone takes the events: by the address that the proxy names, or by that of the proxy. Parts of both refuse them.
+    let by_client = format!("trusted_proxies = ['127.0.0.1']\nallow = ['192.0.2.0/24']\n{}", with_secrets(&["old"]));
+    let by_peer = format!("allow = ['127.0.0.1']\n{}", with_secrets(&["old"]));
+    let service = configured(&by_peer, &[("old", SECRET)]).await;
+    let changes = async {
+        for i in 0..CHANGES {
+            change(&service, if i % 2 == 0 { &by_client } else { &by_peer }).await;
+        }
+    };
+    let events = async {
+        for i in 0.. {
+            let body = event(&format!("e-{i}"), "order.accepted", "o");
+            let answer = service.send(&request(PATH, "X-Forwarded-For: 192.0.2.1\r\n", body.as_bytes())).await;
+            assert_eq!(answer.status, 202, "{answer:?}");
+        }
+    };
+    tokio::select! {
+        () = changes => {}
+        () = events => unreachable!("it never ends"),
+    }
+    assert!(service.requests("accepted") >= CHANGES as f64, "the test showed nothing");
 }
