@@ -1,4 +1,4 @@
-//! Senders that open requests and never end them: HTTP/2 frame by frame, since no client library is that rude.
+//! Senders that open requests and never end them: HTTP/2 frame by frame, since no client library does that.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -12,7 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
-    task::JoinHandle,
+    task::LocalSet,
     time::{Instant, sleep, timeout_at},
 };
 
@@ -28,33 +28,44 @@ const ACK: u8 = 1;
 
 /// How often a connection opens further requests. Faster ones would only show how fast unoptimized builds of the storm and of
 /// its target are.
-const ROUND: Duration = Duration::from_millis(250);
+const ROUND: Duration = Duration::from_millis(500);
 
-/// Connections that open requests without an end, again and again.
+/// Within which time the connections are opened, one after the other. All at once would only show how long unoptimized builds
+/// compute at ten thousand requests.
+const RAMP: Duration = Duration::from_secs(3);
+
+/// Connections that open requests, again and again.
 pub(crate) struct Storm {
     opened: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
-    connections: Vec<JoinHandle<()>>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 impl Storm {
     /// Opens `connections` with up to `streams` requests at once each, from one address of the loopback network.
-    pub(crate) fn start(target: SocketAddr, from: Ipv4Addr, connections: usize, streams: usize) -> Self {
+    ///
+    /// In a thread of its own: what the storm computes must not stand in one queue with its target's work.
+    pub(crate) fn start(target: SocketAddr, from: Ipv4Addr, connections: u32, streams: usize) -> Self {
         let (opened, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let connection = |_| {
-            let (opened, stop) = (Arc::clone(&opened), Arc::clone(&stop));
-            let rage = async move {
-                while !stop.load(Ordering::Relaxed) {
-                    // A connection that is closed is opened again.
-                    let _ = rage(target, from, streams, &opened, &stop).await;
-                    sleep(Duration::from_millis(5)).await;
+        let (counter, ended) = (Arc::clone(&opened), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let connection = |number: u32| {
+                let (opened, stop) = (Arc::clone(&counter), Arc::clone(&ended));
+                async move {
+                    sleep(RAMP * number / connections).await;
+                    while !stop.load(Ordering::Relaxed) {
+                        // A connection that is closed is opened again.
+                        let _ = open_requests(target, from, streams, &opened, &stop).await;
+                        sleep(Duration::from_millis(5)).await;
+                    }
                 }
             };
-            #[expect(clippy::disallowed_methods, reason = "a test's own sender")]
-            tokio::spawn(rage)
-        };
-        let connections = (0..connections).map(connection).collect();
-        Self { opened, stop, connections }
+            let local = LocalSet::new();
+            (0..connections).for_each(|number| drop(local.spawn_local(connection(number))));
+            runtime.block_on(local);
+        });
+        Self { opened, stop, thread }
     }
 
     /// How many requests were opened.
@@ -64,9 +75,7 @@ impl Storm {
 
     pub(crate) async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
-        for connection in self.connections {
-            connection.await.unwrap();
-        }
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
     }
 }
 
@@ -82,7 +91,7 @@ fn head() -> Vec<u8> {
         .concat()
 }
 
-async fn rage(
+async fn open_requests(
     target: SocketAddr,
     from: Ipv4Addr,
     streams: usize,
