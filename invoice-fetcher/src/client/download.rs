@@ -7,7 +7,12 @@
 //! - everything that is read has a size limit, a slowest rate and a deadline;
 //! - nothing is decompressed: limits hold for the bytes that came, and the bytes that came are what is stored.
 
-use std::{error::Error as _, net::{Ipv4Addr, Ipv6Addr, SocketAddr}, sync::Arc, time::{Duration, Instant}};
+use std::{
+    error::Error as _,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{ClientBuilder, Proxy, RequestBuilder, Response, dns::Resolve, header, redirect::Policy};
@@ -18,7 +23,18 @@ use tokio::time::timeout_at;
 use url::Url;
 use uuid::Uuid;
 
-use crate::{InvoiceFetcherConfig, RetryConfig, account::{Account, Asked, Key, evidence::Endpoint}, client::{address::{self, Addresses, LINKS_PATH_END, Spelling}, media::{self, quote}, resolver::{Guarded, System}}, config::is_loopback, fetch::plan, problem::Problem};
+use crate::{
+    InvoiceFetcherConfig, RetryConfig,
+    account::{Account, Asked, Key, evidence::Endpoint},
+    client::{
+        address::{self, Addresses, LINKS_PATH_END, Spelling},
+        media::{self, quote},
+        resolver::{Guarded, System},
+    },
+    config::is_loopback,
+    fetch::plan,
+    problem::Problem,
+};
 
 /// How Digital River shall know this program. Source: Digital River, "Request headers".
 const APPLICATION: &str = concat!("riverlock/", env!("CARGO_PKG_VERSION"));

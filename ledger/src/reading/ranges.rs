@@ -288,7 +288,7 @@ pub fn limits<C: ConsumerContext>(
 ///
 /// # Errors
 /// When Kafka cannot be asked, or does not have one of the topics.
-pub(crate) fn partition_counts<C: ConsumerContext>(
+pub fn partition_counts<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topics: &[String],
 ) -> Result<BTreeMap<String, i32>, RangeError> {

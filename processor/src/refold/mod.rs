@@ -15,14 +15,33 @@ mod store;
 
 use std::collections::BTreeMap;
 
-use riverlock_ledger::{Error, PostgresConfig, alive::{session_of, while_alive}, error::{Disposition, explain}, outbox, postgres::{TRANSACTION_LIMIT, bounded, cluster::{self, ClusterError}}, reading::{positions::PositionReader, ranges::RangeError}};
+use riverlock_ledger::{
+    Error, PostgresConfig,
+    alive::{session_of, while_alive},
+    error::{Disposition, explain},
+    outbox,
+    postgres::{
+        TRANSACTION_LIMIT, bounded,
+        cluster::{self, ClusterError},
+    },
+    reading::{positions::PositionReader, ranges::RangeError},
+};
 use riverlock_runtime::{Clock, kafka::KafkaConfig};
 use riverlock_schemas::cloud_event::Message;
 use sqlx::{Acquire as _, PgConnection};
 
-use crate::{Orders, domain::{Facts, OrderKey, effects}, refold::refusal::ROUNDS_MAX, store::{Change as Write, write}};
+use crate::{
+    Orders,
+    domain::{Facts, OrderKey, effects},
+    refold::refusal::ROUNDS_MAX,
+    store::{Change as Write, write},
+};
 
-use self::{fold::Folded, select::Pages, store::{Audited, Part, Rows, Sent}};
+use self::{
+    fold::Folded,
+    select::Pages,
+    store::{Audited, Part, Rows, Sent},
+};
 
 pub use self::{
     differ::{Change, OrderDiff},

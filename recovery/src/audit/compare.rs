@@ -1,14 +1,25 @@
 //! Reads records from Kafka and looks each of them up.
 
-use std::{collections::{BTreeMap, HashMap}, time::{Duration, Instant}};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use rdkafka::message::{BorrowedMessage, Message as _};
-use riverlock_ledger::{postgres::{TRANSACTION_LIMIT, bounded}, reading::ranges::{STALL_MAX, Trouble}, store::{Outcome, Partition}};
+use riverlock_ledger::{
+    postgres::{TRANSACTION_LIMIT, bounded},
+    reading::ranges::{STALL_MAX, Trouble},
+    store::{Outcome, Partition},
+};
 use riverlock_schemas::{hash::Sha256Hash, record::Position};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use super::{AuditError, FINDINGS_MAX, source::Source, store::{self, Found}};
+use super::{
+    AuditError, FINDINGS_MAX,
+    source::Source,
+    store::{self, Found},
+};
 
 /// Records that are looked up with one statement.
 pub(super) const PAGE_RECORDS: usize = 2_000;

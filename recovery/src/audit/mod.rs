@@ -14,13 +14,23 @@ pub(crate) mod store;
 use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::error::KafkaError;
-use riverlock_ledger::{Error, metrics::OUTCOMES, postgres::{TRANSACTION_LIMIT, bounded, cluster::ClusterError}, reading::ranges::STALL_MAX, store::Partition};
+use riverlock_ledger::{
+    Error,
+    metrics::OUTCOMES,
+    postgres::{TRANSACTION_LIMIT, bounded, cluster::ClusterError},
+    reading::ranges::STALL_MAX,
+    store::Partition,
+};
 use riverlock_runtime::kafka::KafkaConfig;
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use self::{compare::{Comparison, Counts, Range}, source::{Source, Watermarks}, store::{Place, Standing}};
+use self::{
+    compare::{Comparison, Counts, Range},
+    source::{Source, Watermarks},
+    store::{Place, Standing},
+};
 
 /// Findings that are listed; all are counted.
 const FINDINGS_MAX: usize = 20;

@@ -2,9 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use rdkafka::{Offset, TopicPartitionList, consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext}, error::KafkaError};
-use riverlock_ledger::{postgres::{TRANSACTION_LIMIT, bounded, cluster}, reading::ranges::{Trouble, ask_patiently}, store::{self, Partition}};
-use riverlock_runtime::{Closing, kafka::{KafkaConfig, REQUEST_TIMEOUT}};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext},
+    error::KafkaError,
+};
+use riverlock_ledger::{
+    postgres::{TRANSACTION_LIMIT, bounded, cluster},
+    reading::ranges::{Trouble, ask_patiently},
+    store::{self, Partition},
+};
+use riverlock_runtime::{
+    Closing,
+    kafka::{KafkaConfig, REQUEST_TIMEOUT},
+};
 use sqlx::PgConnection;
 
 use super::AuditError;

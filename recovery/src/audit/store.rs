@@ -1,8 +1,15 @@
 //! What the audit reads of PostgreSQL, and the running audit's own tables.
 
-use std::{collections::{BTreeMap, HashMap}, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use riverlock_ledger::{Error, postgres::{TRANSACTION_LIMIT, bounded}, store::{self, Partition}};
+use riverlock_ledger::{
+    Error,
+    postgres::{TRANSACTION_LIMIT, bounded},
+    store::{self, Partition},
+};
 use riverlock_schemas::events::content::Content;
 use sqlx::{Connection as _, PgConnection};
 

@@ -274,7 +274,7 @@ impl Traffic {
             traffic.chains.swap(index, other);
         }
         for odd in hostile::corpus().into_iter().filter(|odd| odd.outcome != "applied") {
-            let id = serde_json::from_slice::<Value>(&odd.body).ok().filter(|_| odd.is_event);
+            let id = serde_json::from_slice::<Value>(&odd.body).ok();
             let id = id.and_then(|event| Some(event["id"].as_str()?.to_owned())).unwrap_or_default();
             let at = rng.usize(..traffic.chains.len());
             traffic.chains.insert(at, vec![(id, odd.body.into())]);
