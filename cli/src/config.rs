@@ -17,6 +17,7 @@ use riverlock_runtime::{
     telemetry::TelemetryConfig,
 };
 use riverlock_sandbox::SandboxConfig;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 /// The sections that there are.
@@ -36,7 +37,7 @@ pub const SECTIONS: [&str; 12] = [
 ];
 
 /// `riverlock.toml`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, JsonSchema)]
 pub struct Config {
     /// `[telemetry]`: logs.
     pub telemetry: TelemetryConfig,

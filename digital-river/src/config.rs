@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
-use riverlock_runtime::{ConfigError, Secret};
+use riverlock_runtime::{
+    ConfigError, Secret,
+    config::{DurationText, UrlText},
+};
 use riverlock_schemas::Mode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -33,39 +37,47 @@ const ATTEMPTS_MAX: u32 = 100;
 const BODY_BYTES_LIMIT: usize = 256 * 1024 * 1024;
 
 /// How Digital River's API is used.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DigitalRiverConfig {
     /// The API's address, and the only one that a key is sent to. `https`; `http` on a loopback address only.
+    #[schemars(with = "UrlText")]
     pub api_base_url: Url,
     /// The account for live data.
     pub live: Option<AccountConfig>,
     /// The account for test data.
     pub test: Option<AccountConfig>,
     /// Networks besides the public ones in which the host of `api_base_url` may be, for example `10.0.0.0/8`.
+    #[schemars(with = "Vec<String>")]
     pub private_networks: Vec<IpNet>,
     /// An HTTP proxy, for example `http://user:password@proxy:3128`. It sees an encrypted tunnel only. Proxies of the
     /// environment are never used.
     pub proxy: Option<Secret>,
     /// How long a connection may take to be established.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
     /// How long one answer may take, its body included. The Salesforce app waits 30 s.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub answer_timeout: Duration,
     /// How long a request may take with all its attempts and waits.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub deadline: Duration,
     /// Most attempts at one request.
     pub attempts_max: u32,
     /// The wait after the first failed attempt; doubles with each further one, with jitter of half.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub wait_first: Duration,
     /// The longest wait between attempts.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub wait_max: Duration,
     /// The longest `Retry-After` that is honoured; a longer one counts as this.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub retry_after_max: Duration,
     /// The largest body that is read, bytes. A page of 100 events with hundreds of lines each has some 10 MB.
     pub body_bytes_max: usize,
@@ -74,7 +86,7 @@ pub struct DigitalRiverConfig {
 }
 
 /// One mode's key at Digital River.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
     /// The confidential API key, or `file:/path`. A restricted key is enough: see `docs/operations/digital-river.md`.

@@ -2,8 +2,9 @@
 
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
-use riverlock_runtime::ConfigError;
+use riverlock_runtime::{ConfigError, config::DurationText};
 use riverlock_schemas::Mode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::credentials::Used;
@@ -43,7 +44,7 @@ const TOLERANCE_MAX: Duration = Duration::from_secs(24 * 3_600);
 const TOLERANCE_MIN: Duration = Duration::from_secs(1);
 
 /// `[ingest]` of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestConfig {
     /// Where Digital River, or the proxy before it, delivers.
@@ -51,6 +52,7 @@ pub struct IngestConfig {
     /// How often the configuration and the files that it names are looked at. A change counts once two looks agree on it,
     /// so that a file that is being written is not taken half; SIGHUP looks at once.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub reload_interval: Duration,
     /// TLS on the listener; without it a proxy has to end TLS.
     pub tls: Option<TlsConfig>,
@@ -88,7 +90,7 @@ impl Default for IngestConfig {
 }
 
 /// One of `[[ingest.endpoints]]`: an address that takes webhooks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointConfig {
     /// Its name in records, logs and metrics: lower-case letters, digits, `-` and `_`.
@@ -113,6 +115,7 @@ pub struct EndpointConfig {
     pub allow: Option<AddressRanges>,
     /// How far a signature's timestamp may be from the clock, either way; 0 turns the check off.
     #[serde(default = "default_tolerance", with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub tolerance: Duration,
     /// Takes whatever anyone sends. Only for an address that nobody else can reach.
     #[serde(default)]
@@ -125,7 +128,7 @@ fn default_tolerance() -> Duration {
 
 /// Which events an endpoint expects. One of the other mode is stored all the same and counted: a refusal would be retried
 /// for 72 hours and then lose the event, and the record says both its own mode and its endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointMode {
     /// Only events with `liveMode: true`.

@@ -4,8 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ipnet::IpNet;
 use riverlock_ledger::consumer::BatchConfig;
-use riverlock_runtime::{ConfigError, Secret};
+use riverlock_runtime::{
+    ConfigError, Secret,
+    config::{DurationText, UrlText},
+};
 use riverlock_schemas::Mode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -28,12 +32,14 @@ const LEASE_MARGIN: Duration = Duration::from_secs(15);
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How documents are fetched and where they are kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InvoiceFetcherConfig {
     /// Where documents are fetched, and the only place where an API key is sent. `https`; `http` on a loopback address only.
+    #[schemars(with = "UrlText")]
     pub api_base_url: Url,
     /// What addresses in events are expected to begin with. They are compared with it and never used.
+    #[schemars(with = "UrlText")]
     pub announced_base_url: Url,
     /// The account for live data. Without one, documents with live data are queued and wait until there is one.
     pub live: Option<AccountConfig>,
@@ -41,11 +47,13 @@ pub struct InvoiceFetcherConfig {
     pub test: Option<AccountConfig>,
     /// Networks besides the public ones where the host of `api_base_url` may be, for example `10.0.0.0/8` with a gateway of
     /// one's own. An answer of the DNS that leads elsewhere is not followed. An address in `api_base_url` itself needs none.
+    #[schemars(with = "Vec<String>")]
     pub private_networks: Vec<IpNet>,
     /// A proxy on the way to Digital River, for example `http://user:password@proxy:3128`. It gets an encrypted tunnel.
     /// Proxies of the environment are never used.
     pub proxy: Option<Secret>,
     /// Where documents are kept: `file:///folder`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
+    #[schemars(with = "UrlText")]
     pub store: Url,
     /// Options of the object store, for example `aws_region`, `aws_endpoint`, `google_service_account_path` or
     /// `azure_storage_account_name`. What they do not say comes from the environment, as with the vendors' own tools: the
@@ -55,9 +63,11 @@ pub struct InvoiceFetcherConfig {
     pub workers: usize,
     /// How long a document belongs to the worker that took it; after a worker's death it waits this long.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub lease: Duration,
     /// How long one attempt may take, waiting for the rate limit and storing included.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub attempt_deadline: Duration,
     /// Largest document, bytes.
     pub document_bytes_max: u64,
@@ -76,7 +86,7 @@ pub struct InvoiceFetcherConfig {
 }
 
 /// An account with Digital River: a key, and what it allows.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
     /// The confidential API key, or `file:/path`.
@@ -88,24 +98,29 @@ pub struct AccountConfig {
 }
 
 /// When failed attempts are repeated.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Wait after the first failed attempt; doubles with every further one, and is spread by half either way.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub wait_first: Duration,
     /// Longest wait, before it is spread.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub wait_max: Duration,
     /// Longest `Retry-After` that is honoured.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub retry_after_max: Duration,
     /// How long a document that Digital River does not have yet is asked for, since it was queued.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub not_found_for: Duration,
     /// How long a document is tried in all, since it was queued. Also one that Digital River forbids (403) or does not accept
     /// the key for (401) although the key works for others, and one for which it only ever answers 5xx or 429.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub retry_for: Duration,
 }
 

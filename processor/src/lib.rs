@@ -14,13 +14,14 @@ pub mod store;
 use riverlock_ledger::{PostgresConfig, consumer, consumer::BatchConfig, relay};
 use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
 use riverlock_schemas::Mode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use api::ApiConfig;
 pub use projection::{CONSUMER, Orders};
 
 /// `[processor]` of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessorConfig {
     /// Modes that take effect; events of another are audited as ignored.

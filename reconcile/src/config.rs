@@ -2,35 +2,42 @@
 
 use std::time::Duration;
 
-use riverlock_runtime::ConfigError;
+use riverlock_runtime::{ConfigError, config::DurationText};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest duration that may be configured: as far back as Digital River lists events.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How events that never came are found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcileConfig {
     /// Event types that are compared; `order.*` stands for a group. Those of the configured webhooks when empty.
     pub types: Vec<String>,
     /// How much time one window covers.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub window: Duration,
     /// By how much windows overlap.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub overlap: Duration,
     /// How old an event must be to be compared: younger ones may still be on their way.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub settle: Duration,
     /// How long to wait until the consumers have read what Kafka has.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub catch_up: Duration,
     /// How often the background job in the processor compares. Off when absent.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<DurationText>")]
     pub interval: Option<Duration>,
     /// How far back the background job looks each time.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub lookback: Duration,
     /// Whether the background job writes what is missing, or only counts it.
     pub apply: bool,

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::{Context, Health, health::Finding, telemetry};
 
 /// `[admin]` of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
     /// Where operators and probes ask; loopback unless configured otherwise.

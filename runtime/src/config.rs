@@ -10,8 +10,10 @@ use figment::{
 use serde::de::DeserializeOwned;
 
 mod explain;
+mod schema;
 mod secret;
 
+pub use schema::{DURATION_FORMAT, DurationText, SECRET_FORMAT, UrlText};
 pub use secret::{FILE_PREFIX, Secret};
 
 /// What every environment variable of the configuration starts with; `__` separates sections.

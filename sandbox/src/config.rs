@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -37,7 +38,7 @@ pub const ATTEMPTS_MAX: u32 = 40;
 pub const WEBHOOK_FAILURES_MAX: u32 = 20;
 
 /// Test or live data. Source: Digital River: every event and object says `liveMode`, and the two never mix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Test data, low limits.
@@ -66,20 +67,23 @@ impl Mode {
 const FILE_PREFIX: &str = "file:";
 
 /// The whole sandbox.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
     /// Where the API listens. Default: 127.0.0.1:8087.
     pub listen: SocketAddr,
     /// The one confidential key that the API accepts, or `file:/path`.
+    #[schemars(with = "String", extend("format" = "secret"))]
     pub api_key: SecretString,
     /// Test or live: decides `liveMode` and the default rate limit.
     pub mode: Mode,
     /// Requests per second of the key; Digital River's limit of the mode if absent.
     pub rate_limit_per_second: Option<NonZeroU32>,
     /// The address that links in answers begin with; the request's `Host` if absent.
+    #[schemars(with = "Option<String>", extend("format" = "uri"))]
     pub public_url: Option<Url>,
     /// How the file API misbehaves. Default: not at all.
+    #[schemars(with = "serde_json::Value")]
     pub faults: Faults,
     /// Failed attempts in a row after which a registered webhook is disabled.
     pub webhook_failures_max: NonZeroU32,
@@ -124,12 +128,14 @@ fn read(secret: &mut SecretString) -> anyhow::Result<()> {
 }
 
 /// One webhook endpoint, and how patiently it is tried.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TargetConfig {
     /// The receiver's address, http or https.
+    #[schemars(with = "String", extend("format" = "uri"))]
     pub address: Url,
     /// The endpoint's signing secrets, or `file:/path`, at most [`SECRETS_PER_ENDPOINT_MAX`]; without any, nothing is signed.
+    #[schemars(with = "Vec<String>")]
     pub secrets: Vec<SecretString>,
     /// How the signature header is spelled.
     pub signature_style: SignatureStyle,
@@ -137,12 +143,15 @@ pub struct TargetConfig {
     pub authentication: Option<BasicAuthentication>,
     /// Time for one attempt, from connecting to the answer's head.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String", extend("format" = "duration-text"))]
     pub timeout: Duration,
     /// Wait before the second attempt; doubled for each further one, with jitter of half.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String", extend("format" = "duration-text"))]
     pub backoff_base: Duration,
     /// No wait is longer.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String", extend("format" = "duration-text"))]
     pub backoff_cap: Duration,
     /// Attempts after which the delivery is given up.
     pub attempts_max: NonZeroU32,
@@ -185,12 +194,13 @@ impl Default for TargetConfig {
 }
 
 /// Credentials of `transportType: HTTP`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicAuthentication {
     /// The user.
     pub username: String,
     /// The password, or `file:/path`.
+    #[schemars(with = "String", extend("format" = "secret"))]
     pub password: SecretString,
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use riverlock_runtime::{ConfigError, Secret};
+use riverlock_runtime::{ConfigError, Secret, config::UrlText};
 use riverlock_schemas::Mode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -19,7 +20,7 @@ const WEBHOOKS_MAX: usize = 100;
 const TYPES_MAX: usize = 500;
 
 /// One webhook that should be registered at Digital River.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
     /// A name for output and metrics: lower-case letters, digits, `-` and `_`. Digital River does not know it.
@@ -29,6 +30,7 @@ pub struct WebhookConfig {
     /// The mode whose events it sends, which is that of the key that registers it.
     pub mode: Mode,
     /// The public address: scheme and host as Digital River reaches them, and the endpoint's path.
+    #[schemars(with = "UrlText")]
     pub address: Url,
     /// The event types that it sends; at least one.
     pub types: BTreeSet<String>,
@@ -50,7 +52,7 @@ pub struct WebhookConfig {
 }
 
 /// The password with which Digital River authenticates.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicLogin {
     /// The user.
@@ -60,10 +62,11 @@ pub struct BasicLogin {
 }
 
 /// How Digital River fetches a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OAuthLogin {
     /// Where: the public address of ingest's token endpoint.
+    #[schemars(with = "UrlText")]
     pub token_endpoint: Url,
     /// The client's id.
     pub client_id: String,
@@ -81,7 +84,7 @@ pub struct OAuthLogin {
 }
 
 /// `grantType` of a webhook.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
     /// With user and password.

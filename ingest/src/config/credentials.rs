@@ -3,7 +3,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use riverlock_runtime::{ConfigError, Secret};
+use riverlock_runtime::{ConfigError, Secret, config::DurationText};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{is_name, name_reason};
@@ -12,7 +13,7 @@ use super::{is_name, name_reason};
 pub const SECRET_CHARS_MIN: usize = 16;
 
 /// One signing secret of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretConfig {
     /// Its name in records and metrics, never the secret itself.
@@ -71,7 +72,7 @@ impl SecretConfig {
 }
 
 /// `basic` of an endpoint: the user and the password that Digital River sends with every event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicConfig {
     /// The user's name; no colon, which would end it.
@@ -87,7 +88,7 @@ impl BasicConfig {
 }
 
 /// `[ingest.oauth]`: the tokens that endpoints with `oauth` clients take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OAuthConfig {
     /// What tokens are made with: the first makes them, all are believed, so that a key can be replaced without a gap.
@@ -95,6 +96,7 @@ pub struct OAuthConfig {
     pub token_keys: Vec<Secret>,
     /// How long a token counts.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub token_ttl: Duration,
     /// What the answer says as `instance_url`; what the request calls this host when absent.
     pub instance_url: Option<String>,
@@ -171,7 +173,7 @@ pub const CLIENT_ID_CHARS_MAX: usize = 255;
 const TOKEN_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
 
 /// One of an endpoint's `oauth` clients: what Digital River sends to the token endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OAuthClientConfig {
     /// `clientID` of the webhook.

@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use ipnet::{IpNet, Ipv4Net};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Stands for [`DIGITAL_RIVER_RANGES`] in a list of addresses.
@@ -28,8 +29,9 @@ pub const DIGITAL_RIVER_RANGES: [&str; 13] = [
 ];
 
 /// Addresses and ranges of addresses, such as `192.0.2.7`, `192.0.2.0/24` and `digital-river`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
+#[schemars(with = "Vec<String>", inline)]
 pub struct AddressRanges(Vec<IpNet>);
 
 /// A text is no address, no range, and no name of a list.
@@ -91,7 +93,7 @@ impl AddressRanges {
 }
 
 /// `[ingest.tls]`: where no proxy ends TLS before ingest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// The certificate and those between it and its root, PEM.

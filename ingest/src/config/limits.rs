@@ -2,8 +2,9 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use riverlock_runtime::ConfigError;
+use riverlock_runtime::{ConfigError, config::DurationText};
 use riverlock_schemas::record::STORED_BYTES_MAX;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::http::slots::Bounds;
@@ -13,7 +14,7 @@ use crate::http::slots::Bounds;
 /// Before a request is authenticated, it occupies only a slot and bytes for reading. When these are used up, the oldest
 /// unfinished request or connection of an unknown client is evicted for the next one. Permits on the way to Kafka are given
 /// to authentic events only.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Most authentic events between their request and Kafka's delivery report; one more is answered 503 at once.
@@ -41,6 +42,7 @@ pub struct LimitsConfig {
     pub known_reserved_percent: u8,
     /// How long an address is known after an authentic request.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub known_for: Duration,
     /// Requests at once on an HTTP/2 connection of a trusted proxy, which sends those of many.
     pub http2_streams_proxy_max: u32,
@@ -58,27 +60,34 @@ pub struct LimitsConfig {
     /// From the request's first byte (over HTTP/2 from the end of its head) to the answer, whatever Kafka does. Digital
     /// River waits 3000 ms.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub answer_deadline: Duration,
     /// How long the body may take to arrive; then the answer is 408.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub body_read_timeout: Duration,
     /// How long a request's head may take to arrive, from its first byte, and the first one of a connection from the
     /// connection's beginning; then the connection is closed.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub header_read_timeout: Duration,
     /// How long a connection may be kept open without a request. Longer than proxies keep theirs (usually 60 s), so that none
     /// sends a request over a connection that is being closed here.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub idle_timeout: Duration,
     /// How long a connection is kept; then it is closed after the request that it is at.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connection_age_max: Duration,
     /// How long Kafka may fail to acknowledge events before `/readyz` says that ingest is not ready.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub not_ready_after: Duration,
     /// How long connections are still accepted after the process is asked to end and `/readyz` says so, for load balancers to
     /// notice. 0 closes the listener at once.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub shutdown_delay: Duration,
 }
 

@@ -1,6 +1,7 @@
 //! What is kept of events whose sender is not believed.
 
 use riverlock_runtime::ConfigError;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[ingest.quarantine]`: well-formed events that fail authentication are answered 401 all the same, and kept within these
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// The bounds hold twice: for known addresses (Digital River's, and those that authentic requests came from lately) and for
 /// all others. Behind a proxy that is not in `trusted_proxies` all senders have its address, and share one bound.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuarantineConfig {
     /// Whether any are kept.

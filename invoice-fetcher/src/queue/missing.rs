@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use riverlock_ledger::Error;
-use riverlock_runtime::ConfigError;
+use riverlock_runtime::{ConfigError, config::DurationText};
 use riverlock_schemas::Mode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 /// `[invoice_fetcher.missing]`: when a complete order without a stored invoice is one too many.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MissingConfig {
     /// How long after its completion an order may be without a stored invoice.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub after: Duration,
     /// The selling entities that make invoices, by Digital River's id. Empty: all do.
     pub selling_entities: Vec<String>,

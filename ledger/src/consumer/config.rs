@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use riverlock_runtime::config::DurationText;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a consumer reads.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchConfig {
     /// Most records in one transaction.
@@ -14,12 +16,14 @@ pub struct BatchConfig {
     pub bytes_max: usize,
     /// How long a record waits for others.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub linger: Duration,
     /// Transactions at the same time, each on a connection of its own. A partition's batches follow one another, so more of
     /// them than there are partitions have nothing to do.
     pub workers: usize,
     /// How long polling may stand still before the process counts as stuck.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub stuck_after: Duration,
 }
 

@@ -5,7 +5,8 @@ pub mod migrations;
 
 use std::{str::FromStr, sync::LazyLock, time::Duration};
 
-use riverlock_runtime::{ConfigError, Secret};
+use riverlock_runtime::{ConfigError, Secret, config::DurationText};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, PgConnection, PgPool,
@@ -51,7 +52,7 @@ pub(crate) const RESERVED_SCHEMAS: [&str; 2] = ["riverlock_rebuild", "riverlock_
 const SCHEMA_BYTES_MAX: usize = 63;
 
 /// `[postgres]` of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`.
@@ -62,12 +63,15 @@ pub struct PostgresConfig {
     pub connections_max: u32,
     /// How long a connection attempt may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
     /// How long the server works on one statement.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub statement_timeout: Duration,
     /// How long a statement waits for a lock.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub lock_timeout: Duration,
 }
 

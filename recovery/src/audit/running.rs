@@ -6,19 +6,12 @@
 //!
 //! What happens to rows that were proved is for `riverlock audit` to find, which proves everything from the beginning.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
-};
+use std::{collections::{BTreeMap, HashMap}, time::{Duration, Instant}};
 
 use metrics::{counter, gauge};
-use riverlock_ledger::{
-    Error, PostgresConfig,
-    metrics::OUTCOMES,
-    postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster},
-    store::Partition,
-};
-use riverlock_runtime::{Component, ConfigError, Context, kafka::KafkaConfig};
+use riverlock_ledger::{Error, PostgresConfig, metrics::OUTCOMES, postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster}, store::Partition};
+use riverlock_runtime::{Component, ConfigError, Context, config::DurationText, kafka::KafkaConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection as _, PgConnection};
 use tokio::{runtime::Handle, sync::oneshot};
@@ -26,13 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics as names;
 
-use super::{
-    AuditError, Report,
-    compare::{Comparison, PAGE_RECORDS, Range},
-    count_kept,
-    source::Source,
-    store::{self, Proved},
-};
+use super::{AuditError, Report, compare::{Comparison, PAGE_RECORDS, Range}, count_kept, source::Source, store::{self, Proved}};
 
 /// Records of one partition that are proved between two marks.
 const STRETCH_RECORDS: i64 = 20_000;
@@ -42,13 +29,14 @@ const STUCK_AFTER: Duration = Duration::from_secs(900);
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// `[audit]` of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditConfig {
     /// Whether the processor audits while it runs.
     pub enabled: bool,
     /// From the end of one run to the beginning of the next.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// How fast records are read at most, so that a run that has much to do leaves room for live traffic.
     pub records_per_second_max: u32,

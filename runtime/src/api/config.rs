@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ConfigError, Secret};
@@ -10,7 +11,7 @@ use crate::{ConfigError, Secret};
 const TOKEN_CHARS_MIN: usize = 32;
 
 /// Where programs of our own ask, and what they must bring.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig<const PORT: u16> {
     /// Where it listens; loopback unless configured otherwise.

@@ -10,9 +10,10 @@ use riverlock_schemas::{
     record::STORED_BYTES_MAX,
     topics::{DEFAULT_PREFIX, Topics},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ConfigError;
+use crate::{ConfigError, config::DurationText};
 
 /// How long a metadata or admin request may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ pub const RECORD_BYTES_MAX: usize = STORED_BYTES_MAX + 256 * 1024;
 const LINGER_MS: &str = "5";
 
 /// `[kafka]` of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KafkaConfig {
     /// Where to begin, `host:port` separated by commas.
@@ -49,6 +50,7 @@ pub struct KafkaConfig {
     pub fulfillment_retention_ms: i64,
     /// How long a consumer may be silent before its partitions are given to another; a killed one is missed this long.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub session_timeout: Duration,
     /// How long events in quarantine are kept, in milliseconds.
     pub quarantine_retention_ms: i64,

@@ -13,7 +13,7 @@ pub const SIGNATURE_HEADER: &str = "DigitalRiver-Signature";
 pub const SECRETS_PER_ENDPOINT_MAX: usize = 5;
 
 /// How the header spells timestamp and signatures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SignatureStyle {
     /// `1638380000, <base64>[, <base64>…]`: what Digital River's published verifier reads.
