@@ -1,5 +1,4 @@
-//! What the binary `riverlock` is made of: the services composed, the operator's and the engineer's commands, and a local
-//! stack. A library so that the tests run the same stack.
+#![doc = include_str!("../README.md")]
 
 pub mod args;
 mod audit;

@@ -1,10 +1,4 @@
-//! ingest: takes Digital River's webhooks and answers 202 once Kafka has them.
-//!
-//! It authenticates, writes the exact bytes to the topic of the event's type with the order's id as key, and answers inside a
-//! deadline, whatever Kafka does: 202 only when all in-sync replicas have the event, else a refusal that makes Digital River
-//! send it again. It knows no database and reads nothing but the envelope; what is authentic but odd is stored all the same.
-//! Duplicates are not its concern: a retry of an event whose acknowledgement came too late is a second record, and whoever
-//! consumes the topics goes by the event's id.
+#![doc = include_str!("../README.md")]
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 

@@ -1,18 +1,4 @@
-//! Fetches the VAT invoices and credit memos that Digital River announces, checks them and archives them, each once.
-//!
-//! Two halves that meet in the table `invoices`: a consumer that turns announcing events into rows at once, so that no
-//! partition waits for a download, and workers that lease due rows, download, check, store and mark.
-//!
-//! Invariants:
-//! - what is fetched is built from the configuration and the file id; an address in an event is compared and never used;
-//! - the API key goes to the configured host and nowhere else;
-//! - a document is archived under a key made of ids, once, and only when it is whole; nothing is ever overwritten, and a
-//!   document that is in the archive already is taken as it is;
-//! - every document ends stored or visibly discarded with a reason, and what says nothing about a document (a refused key, a
-//!   rate limit, a full disk, the process's end) discards none;
-//! - a worker may die between any two steps: the document becomes due again, and is found stored if it was.
-//!
-//! Deliberately absent: any other service, any parsing of PDFs, any deletion of documents.
+#![doc = include_str!("../README.md")]
 
 pub mod account;
 pub mod api;

@@ -1,16 +1,4 @@
-//! The consumers' common half: from a record in Kafka to one audited outcome in PostgreSQL.
-//!
-//! A consumer brings a [`Projection`]: what to make of an event (pure) and how to write it (one call, inside a transaction).
-//! The ledger brings the rest: batches, one transaction per batch with audit rows, dead letters *and consumed offsets*,
-//! retries, isolation of poison, rebalances, and the outbox with its relay.
-//!
-//! Invariants:
-//! - every record that is read gets exactly one outcome, in the same transaction as its effect;
-//! - offsets live in PostgreSQL; what is committed to Kafka only shows lag;
-//! - no transaction spans a network call, and every transaction may run twice.
-//!
-//! Deliberately absent: what an order or an invoice is. Only the mark of an order whose event came with contradicting bodies
-//! is set here, because any consumer may see the second body.
+#![doc = include_str!("../README.md")]
 
 pub mod alive;
 pub mod batch;

@@ -1,8 +1,4 @@
-//! Drives the fulfillment state machine: order events in, facts, effects and messages out.
-//!
-//! `domain` is pure: what an event says of an order, how two sets of facts are joined, which status and effects follow.
-//! `store` holds the SQL. `api` shows orders to programs of our own. The rest is the ledger's: batches, outcomes, offsets,
-//! retries.
+#![doc = include_str!("../README.md")]
 
 pub mod api;
 pub mod domain;
@@ -20,15 +16,15 @@ use serde::{Deserialize, Serialize};
 pub use api::ApiConfig;
 pub use projection::{CONSUMER, Orders};
 
-/// `[processor]` of the configuration.
+/// The processor.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessorConfig {
-    /// Modes that take effect; events of another are audited as ignored.
+    /// Modes that are processed. Events of another mode are recorded as ignored.
     pub modes: Vec<Mode>,
-    /// How records are read.
+    /// How records are grouped into transactions.
     pub batch: BatchConfig,
-    /// Where programs of our own read orders. Off unless configured.
+    /// The order API. Off unless a token is configured.
     pub api: Option<ApiConfig>,
 }
 

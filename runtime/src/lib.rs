@@ -1,5 +1,4 @@
-//! What every process needs, and nothing about orders: configuration, telemetry, health, shutdown, clock, Kafka clients,
-//! and the frame of an API.
+#![doc = include_str!("../README.md")]
 
 pub mod admin;
 pub mod api;

@@ -1,10 +1,4 @@
-//! Contracts: what the services say to each other and what Digital River says to them.
-//!
-//! Typed ids, the event envelope, the payloads that have consumers, topic and header names, outgoing messages. Everything
-//! here is pure: no I/O, no clock, no async. A service may depend on this crate; this crate depends on no service.
-//!
-//! Digital River asks for a *tolerant reader* (fields come and go, order means nothing), so every payload type ignores
-//! what it does not know and treats nearly everything as optional. How values of unexpected kinds are read says `wire`.
+#![doc = include_str!("../README.md")]
 
 pub mod cloud_event;
 pub mod envelope;

@@ -1,4 +1,4 @@
-//! What the end-to-end, fault and contract tests share: servers, databases, records, and a look at the whole state.
+#![doc = include_str!("../README.md")]
 
 pub mod backup;
 pub mod hostile;
