@@ -36,71 +36,74 @@ const ATTEMPTS_MAX: u32 = 100;
 /// Largest body that may be allowed, bytes.
 const BODY_BYTES_LIMIT: usize = 256 * 1024 * 1024;
 
-/// How Digital River's API is used.
+/// Digital River's API for webhooks, events and shipments. Without an account here, the address and the keys of
+/// `[invoice_fetcher]` are used.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DigitalRiverConfig {
-    /// The API's address, and the only one that a key is sent to. `https`; `http` on a loopback address only.
+    /// Address of the API, and the only one to which a key is sent. `https`; `http` for a loopback address only.
     #[schemars(with = "UrlText")]
     pub api_base_url: Url,
     /// The account for live data.
     pub live: Option<AccountConfig>,
     /// The account for test data.
     pub test: Option<AccountConfig>,
-    /// Networks besides the public ones in which the host of `api_base_url` may be, for example `10.0.0.0/8`.
+    /// Networks besides the public ones in which the host of `api_base_url` may be, such as `10.0.0.0/8`.
     #[schemars(with = "Vec<String>")]
     pub private_networks: Vec<IpNet>,
-    /// An HTTP proxy, for example `http://user:password@proxy:3128`. It sees an encrypted tunnel only. Proxies of the
-    /// environment are never used.
+    /// HTTP proxy, such as `http://user:password@proxy:3128`. It gets an encrypted tunnel. Proxies of the environment are never
+    /// used.
+    #[schemars(example = &"file:/etc/riverlock/secrets/proxy-url")]
     pub proxy: Option<Secret>,
-    /// How long a connection may take to be established.
+    /// How long a connection attempt may take.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
-    /// How long one answer may take, its body included. The Salesforce app waits 30 s.
+    /// How long one answer may take, including its body.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub answer_timeout: Duration,
-    /// How long a request may take with all its attempts and waits.
+    /// How long a request may take with all its attempts and waits; at most five minutes.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub deadline: Duration,
     /// Most attempts at one request.
     pub attempts_max: u32,
-    /// The wait after the first failed attempt; doubles with each further one, with jitter of half.
+    /// Wait after the first failed attempt. It doubles with every further one, with jitter of half.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub wait_first: Duration,
-    /// The longest wait between attempts.
+    /// Longest wait between attempts.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub wait_max: Duration,
-    /// The longest `Retry-After` that is honoured; a longer one counts as this.
+    /// Longest `Retry-After` that is honoured; a longer one counts as this.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub retry_after_max: Duration,
-    /// The largest body that is read, bytes. A page of 100 events with hundreds of lines each has some 10 MB.
+    /// Largest answer that is read. A page of 100 events with hundreds of lines each has about 10 MB.
     pub body_bytes_max: usize,
-    /// How much of the rate limit background jobs may use, percent.
+    /// Share of the rate limit that background jobs may use.
     pub background_percent: u32,
 }
 
-/// One mode's key at Digital River.
+/// An account at Digital River.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
-    /// The confidential API key, or `file:/path`. A restricted key is enough: see `docs/operations/digital-river.md`.
+    /// Confidential API key. A restricted key is enough: see `docs/operations/digital-river.md`.
     pub api_key: Secret,
-    /// When the key was made or changed. A `401` within ten minutes of that time is repeated, because a new key needs up to
+    /// When the key was created or changed. A `401` within ten minutes of that time is repeated, because a new key needs up to
     /// ten minutes until it works everywhere.
     #[serde(default)]
     pub key_changed_at: Option<DateTime<Utc>>,
-    /// Requests per second that this process may make. Digital River counts per key, so processes that use one key share its
-    /// limit. Default: all that Digital River allows, 250 for live and 25 for test data.
+    /// Requests per second that this process may make. Digital River counts per key, so processes that use the same key share
+    /// its limit. Without one, what Digital River allows: 250 for live, 25 for test data.
     #[serde(default)]
     pub requests_per_second: Option<u32>,
-    /// The API version that is asked for (`DigitalRiver-Version`), for example `2021-12-13`. Default: that of the key.
+    /// API version that is requested (`DigitalRiver-Version`), a date. Without one, that of the key.
     #[serde(default)]
+    #[schemars(example = &"2021-12-13")]
     pub api_version: Option<String>,
 }
 

@@ -43,33 +43,34 @@ const TOLERANCE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Shortest tolerance other than none: timestamps are whole seconds.
 const TOLERANCE_MIN: Duration = Duration::from_secs(1);
 
-/// `[ingest]` of the configuration.
+/// The webhook endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestConfig {
-    /// Where Digital River, or the proxy before it, delivers.
+    /// Address to listen on, for Digital River or a proxy.
     pub listen: SocketAddr,
-    /// How often the configuration and the files that it names are looked at. A change counts once two looks agree on it,
-    /// so that a file that is being written is not taken half; SIGHUP looks at once.
+    /// How often the configuration and the files that it names are checked. A change is used once two checks agree on it, so
+    /// that a partly written file is not used; SIGHUP checks at once.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub reload_interval: Duration,
-    /// TLS on the listener; without it a proxy has to end TLS.
+    /// TLS on the listener. Without it, a proxy must terminate TLS.
     pub tls: Option<TlsConfig>,
-    /// The proxies before ingest: whom they name in `X-Forwarded-For` counts as the sender.
+    /// Proxies whose `X-Forwarded-For` names the client: addresses or CIDR ranges.
     pub trusted_proxies: AddressRanges,
-    /// From where requests are taken; from everywhere when empty. Never the only check: addresses change hands.
+    /// Addresses from which requests are accepted: addresses, CIDR ranges, or `"digital-river"` for Digital River's published
+    /// list. Empty: every address. The list keeps noise away; the signature is what protects the endpoint.
     ///
-    /// The address is that of the client. A trusted proxy that names no client is refused where there is a list, even if
-    /// the list has the proxy's own address: otherwise anyone behind it would be allowed.
+    /// A request through a trusted proxy that names no client is rejected if there is a list, even if the list contains the
+    /// proxy.
     pub allow: AddressRanges,
-    /// Bounds of what is taken at once and of how long anything may take.
+    /// Limits of what is accepted at once and of how long it may take.
     pub limits: LimitsConfig,
-    /// What is kept of events whose sender is not believed.
+    /// What is kept of events that fail authentication.
     pub quarantine: QuarantineConfig,
-    /// The tokens that endpoints with OAuth clients take.
+    /// The tokens of endpoints with OAuth clients.
     pub oauth: OAuthConfig,
-    /// The addresses that take webhooks; at least one.
+    /// The paths that accept webhooks; at least one.
     pub endpoints: Vec<EndpointConfig>,
 }
 
@@ -89,35 +90,38 @@ impl Default for IngestConfig {
     }
 }
 
-/// One of `[[ingest.endpoints]]`: an address that takes webhooks.
+/// A path that accepts webhooks. Everything that is configured of `secrets`, `basic` and `oauth` must pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointConfig {
-    /// Its name in records, logs and metrics: lower-case letters, digits, `-` and `_`.
+    /// Name in records, logs and metrics: lower-case letters, digits, `-` and `_`.
+    #[schemars(example = &"live")]
     pub name: String,
-    /// Its path, for example `/webhooks/digital-river`; it answers with and without a slash at its end.
+    /// Path, such as `/webhooks/digital-river`. It is accepted with and without a slash at its end.
+    #[schemars(example = &"/webhooks/digital-river/live")]
     pub path: String,
-    /// Which events are expected here.
+    /// Events that are expected here. An event of the other mode is stored all the same, and counted.
     #[serde(default)]
     pub mode: EndpointMode,
     /// The signing secrets, one to five; several while they are rotated.
     #[serde(default)]
     pub secrets: Vec<SecretConfig>,
-    /// Basic authentication, in addition to whatever else the endpoint asks for.
+    /// Basic authentication.
     #[serde(default)]
     pub basic: Option<BasicConfig>,
-    /// Clients that may fetch a bearer token for this endpoint at [`TOKEN_PATHS`]. If there are any, every event must
-    /// carry such a token, in addition to whatever else the endpoint asks for.
+    /// OAuth clients, at most eight, that may fetch a token for this endpoint at `/oauth2/token` or `/services/oauth2/token`.
+    /// Every event must then carry such a token.
     #[serde(default)]
     pub oauth: Vec<OAuthClientConfig>,
-    /// From where its requests are taken, in place of the listener's list.
+    /// Addresses from which requests to this endpoint are accepted, instead of the list of `[ingest]`.
     #[serde(default)]
+    #[schemars(example = ["digital-river"])]
     pub allow: Option<AddressRanges>,
-    /// How far a signature's timestamp may be from the clock, either way; 0 turns the check off.
+    /// How far a signature's timestamp may be from the clock, in either direction; `0s` turns the check off.
     #[serde(default = "default_tolerance", with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub tolerance: Duration,
-    /// Takes whatever anyone sends. Only for an address that nobody else can reach.
+    /// Accepts unauthenticated events. Only for an address that nobody else can reach.
     #[serde(default)]
     pub insecure: bool,
 }
@@ -126,8 +130,7 @@ fn default_tolerance() -> Duration {
     Duration::from_secs(300)
 }
 
-/// Which events an endpoint expects. One of the other mode is stored all the same and counted: a refusal would be retried
-/// for 72 hours and then lose the event, and the record says both its own mode and its endpoint.
+/// Events that an endpoint expects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointMode {

@@ -31,68 +31,69 @@ const LEASE_MARGIN: Duration = Duration::from_secs(15);
 /// Longest duration that may be configured.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How documents are fetched and where they are kept.
+/// Downloads of invoices and credit memos, and their archive.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InvoiceFetcherConfig {
-    /// Where documents are fetched, and the only place where an API key is sent. `https`; `http` on a loopback address only.
+    /// Address of Digital River's API, and the only one to which an API key is sent. `https`; `http` for a loopback address
+    /// only.
     #[schemars(with = "UrlText")]
     pub api_base_url: Url,
     /// What addresses in events are expected to begin with. They are compared with it and never used.
     #[schemars(with = "UrlText")]
     pub announced_base_url: Url,
-    /// The account for live data. Without one, documents with live data are queued and wait until there is one.
+    /// Digital River's account for live data. Without one, documents of this mode wait until it is configured.
     pub live: Option<AccountConfig>,
-    /// The account for test data. Without one, documents with test data are queued and wait until there is one.
+    /// Digital River's account for test data. Without one, documents of this mode wait until it is configured.
     pub test: Option<AccountConfig>,
-    /// Networks besides the public ones where the host of `api_base_url` may be, for example `10.0.0.0/8` with a gateway of
-    /// one's own. An answer of the DNS that leads elsewhere is not followed. An address in `api_base_url` itself needs none.
+    /// Networks besides the public ones in which the host of `api_base_url` may be, such as `10.0.0.0/8`. Other private
+    /// addresses that DNS returns are not connected to.
     #[schemars(with = "Vec<String>")]
     pub private_networks: Vec<IpNet>,
-    /// A proxy on the way to Digital River, for example `http://user:password@proxy:3128`. It gets an encrypted tunnel.
-    /// Proxies of the environment are never used.
+    /// HTTP proxy, such as `http://user:password@proxy:3128`. It gets an encrypted tunnel. Proxies of the environment are never
+    /// used.
+    #[schemars(example = &"file:/etc/riverlock/secrets/proxy-url")]
     pub proxy: Option<Secret>,
-    /// Where documents are kept: `file:///folder`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
+    /// Archive: `file:///directory`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     #[schemars(with = "UrlText")]
     pub store: Url,
-    /// Options of the object store, for example `aws_region`, `aws_endpoint`, `google_service_account_path` or
-    /// `azure_storage_account_name`. What they do not say comes from the environment, as with the vendors' own tools: the
-    /// standard credentials of AWS (keys, web identity, ECS and EKS, instance roles), Google Cloud and Azure.
+    /// Options of the object store, such as `aws_region`, `aws_endpoint`, `google_service_account_path` or
+    /// `azure_storage_account_name`. Credentials that are not here come from the environment, as with the vendors' own tools.
     pub store_options: BTreeMap<String, Secret>,
-    /// Downloads at the same time.
+    /// Concurrent downloads.
     pub workers: usize,
-    /// How long a document belongs to the worker that took it; after a worker's death it waits this long.
+    /// How long a document belongs to the worker that took it. After a worker was killed, its document waits this long.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub lease: Duration,
-    /// How long one attempt may take, waiting for the rate limit and storing included.
+    /// How long one attempt may take, including the wait for the rate limit and storing.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub attempt_deadline: Duration,
-    /// Largest document, bytes.
+    /// Largest document.
     pub document_bytes_max: u64,
-    /// Slowest download, bytes per second on average; asked for after the first five seconds.
+    /// Slowest download on average, checked after the first five seconds.
     pub rate_min_bytes_per_second: u64,
-    /// Whether `GET /files/{id}` is asked first, so that size, type and purpose can be checked. Doubles the requests.
+    /// Whether `GET /files/{id}` is requested first, so that size, type and purpose can be checked. Doubles the requests.
     pub check_metadata: bool,
     /// When failed attempts are repeated.
     pub retry: RetryConfig,
-    /// When a complete order without an invoice is one too many.
+    /// When a complete order without an invoice is reported.
     pub missing: MissingConfig,
-    /// Where programs of our own read documents. Off unless configured.
+    /// The invoice API. Off unless a token is configured.
     pub api: Option<ApiConfig>,
-    /// How the announcing events are read.
+    /// How records are grouped into transactions.
     pub batch: BatchConfig,
 }
 
-/// An account with Digital River: a key, and what it allows.
+/// An account at Digital River.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
-    /// The confidential API key, or `file:/path`.
+    /// Confidential API key.
     pub api_key: Secret,
-    /// Requests per second that this process may make. Digital River counts per key, so this is the share of this process
-    /// among all that use the key. Default: all that Digital River allows, 250 for live and 25 for test data.
+    /// Requests per second that this process may make. Digital River counts per key, so this is the process's share of all that
+    /// use the key. Without one, what Digital River allows: 250 for live, 25 for test data.
     #[serde(default)]
     pub requests_per_second: Option<u32>,
 }
@@ -101,24 +102,23 @@ pub struct AccountConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
-    /// Wait after the first failed attempt; doubles with every further one, and is spread by half either way.
+    /// Wait after the first failed attempt. It doubles with every further one, with jitter of half.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub wait_first: Duration,
-    /// Longest wait, before it is spread.
+    /// Longest wait, before jitter.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub wait_max: Duration,
-    /// Longest `Retry-After` that is honoured.
+    /// Longest `Retry-After` that is honoured; a longer one counts as this.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub retry_after_max: Duration,
-    /// How long a document that Digital River does not have yet is asked for, since it was queued.
+    /// How long a document that Digital River does not have yet is requested, since it was queued.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub not_found_for: Duration,
-    /// How long a document is tried in all, since it was queued. Also one that Digital River forbids (403) or does not accept
-    /// the key for (401) although the key works for others, and one for which it only ever answers 5xx or 429.
+    /// How long a document is tried in all, since it was queued.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub retry_for: Duration,

@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 /// Longest duration that may be configured: as far back as Digital River lists events.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How events that never came are found.
+/// How events that never arrived are found.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcileConfig {
-    /// Event types that are compared; `order.*` stands for a group. Those of the configured webhooks when empty.
+    /// Event types that are compared; `order.*` stands for a group. Empty: those of the configured webhooks.
     pub types: Vec<String>,
-    /// How much time one window covers.
+    /// Time that one list covers.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub window: Duration,
-    /// By how much windows overlap.
+    /// Time by which two lists overlap.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub overlap: Duration,
@@ -31,15 +31,15 @@ pub struct ReconcileConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub catch_up: Duration,
-    /// How often the background job in the processor compares. Off when absent.
+    /// How often the background job in the processor compares. Without one, the job is off.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Option<DurationText>")]
     pub interval: Option<Duration>,
-    /// How far back the background job looks each time.
+    /// How far back the background job compares each time.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub lookback: Duration,
-    /// Whether the background job writes what is missing, or only counts it.
+    /// Whether the background job writes missing events to the raw topics, or only counts them.
     pub apply: bool,
 }
 

@@ -10,11 +10,11 @@ use tokio::net::TcpListener;
 
 use crate::{Context, Health, health::Finding, telemetry};
 
-/// `[admin]` of the configuration.
+/// Metrics and health of the process.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Where operators and probes ask; loopback unless configured otherwise.
+    /// Address of `/metrics`, `/livez` and `/readyz`. It has no authentication: bind it to a private interface.
     pub listen: SocketAddr,
 }
 

@@ -30,13 +30,13 @@ const SECONDS_BUCKETS: [f64; 16] =
 /// Bounds of every histogram of counts, such as records in a batch.
 const COUNT_BUCKETS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 5_000.0];
 
-/// `[telemetry]` of the configuration.
+/// Logs.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Which log lines there are: a level for all, and levels for single targets, as in `info,librdkafka=warn`.
+    /// Which log lines are written: a level for all targets, and levels for single ones, as in `info,librdkafka=warn`.
     pub log_filter: String,
 }
 
@@ -46,7 +46,7 @@ impl Default for TelemetryConfig {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {

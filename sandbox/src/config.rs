@@ -66,28 +66,28 @@ impl Mode {
 /// A secret that starts with this is read from the file that follows.
 const FILE_PREFIX: &str = "file:";
 
-/// The whole sandbox.
+/// The sandbox, which imitates Digital River. For development only.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
-    /// Where the API listens. Default: 127.0.0.1:8087.
+    /// Address of the imitated API.
     pub listen: SocketAddr,
-    /// The one confidential key that the API accepts, or `file:/path`.
+    /// The one API key that it accepts.
     #[schemars(with = "String", extend("format" = "secret"))]
     pub api_key: SecretString,
-    /// Test or live: decides `liveMode` and the default rate limit.
+    /// Test or live data: decides `liveMode` and the default rate limit.
     pub mode: Mode,
-    /// Requests per second of the key; Digital River's limit of the mode if absent.
+    /// Requests per second and key. Without one, Digital River's limit of the mode.
     pub rate_limit_per_second: Option<NonZeroU32>,
-    /// The address that links in answers begin with; the request's `Host` if absent.
+    /// What links in answers begin with. Without one, the `Host` of the request.
     #[schemars(with = "Option<String>", extend("format" = "uri"))]
     pub public_url: Option<Url>,
-    /// How the file API misbehaves. Default: not at all.
+    /// Faults of the file API: `rules`, each with a `fault`, and the `seed` that selects files.
     #[schemars(with = "serde_json::Value")]
     pub faults: Faults,
     /// Failed attempts in a row after which a registered webhook is disabled.
     pub webhook_failures_max: NonZeroU32,
-    /// Where the player delivers events. Secrets and patience count for registered webhooks as well.
+    /// Where `riverlock sandbox play` delivers events. Secrets and retries apply to registered webhooks as well.
     pub target: TargetConfig,
 }
 
@@ -127,29 +127,30 @@ fn read(secret: &mut SecretString) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One webhook endpoint, and how patiently it is tried.
+/// Where `riverlock sandbox play` delivers events. Secrets and retries apply to registered webhooks as well.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TargetConfig {
-    /// The receiver's address, http or https.
+    /// Address of the receiver.
     #[schemars(with = "String", extend("format" = "uri"))]
     pub address: Url,
-    /// The endpoint's signing secrets, or `file:/path`, at most [`SECRETS_PER_ENDPOINT_MAX`]; without any, nothing is signed.
+    /// The endpoint's signing secrets, at most five. Without any, nothing is signed.
     #[schemars(with = "Vec<String>")]
+    #[schemars(example = ["file:/etc/riverlock/secrets/webhook"])]
     pub secrets: Vec<SecretString>,
-    /// How the signature header is spelled.
+    /// How the signature header is written.
     pub signature_style: SignatureStyle,
     /// Basic authentication, sent besides the signature.
     pub authentication: Option<BasicAuthentication>,
-    /// Time for one attempt, from connecting to the answer's head.
+    /// How long one attempt may take, from connecting to the head of the answer.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String", extend("format" = "duration-text"))]
     pub timeout: Duration,
-    /// Wait before the second attempt; doubled for each further one, with jitter of half.
+    /// Wait before the second attempt. It doubles with every further one, with jitter of half.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String", extend("format" = "duration-text"))]
     pub backoff_base: Duration,
-    /// No wait is longer.
+    /// Longest wait.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String", extend("format" = "duration-text"))]
     pub backoff_cap: Duration,
@@ -193,13 +194,14 @@ impl Default for TargetConfig {
     }
 }
 
-/// Credentials of `transportType: HTTP`.
+/// User name and password.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicAuthentication {
-    /// The user.
+    /// User name.
+    #[schemars(example = &"digital-river")]
     pub username: String,
-    /// The password, or `file:/path`.
+    /// Password.
     #[schemars(with = "String", extend("format" = "secret"))]
     pub password: SecretString,
 }

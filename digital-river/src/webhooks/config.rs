@@ -19,29 +19,34 @@ const WEBHOOKS_MAX: usize = 100;
 /// Most event types of one webhook. The dashboard offers about 140.
 const TYPES_MAX: usize = 500;
 
-/// One webhook that should be registered at Digital River.
+/// A webhook that should be registered at Digital River.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
-    /// A name for output and metrics: lower-case letters, digits, `-` and `_`. Digital River does not know it.
+    /// Name in output and metrics: lower-case letters, digits, `-` and `_`. Digital River does not know it.
+    #[schemars(example = &"live")]
     pub name: String,
-    /// The entry of `[[ingest.endpoints]]` that takes its deliveries.
+    /// The entry of `[[ingest.endpoints]]` that accepts its deliveries.
+    #[schemars(example = &"live")]
     pub endpoint: String,
-    /// The mode whose events it sends, which is that of the key that registers it.
+    /// Mode of the events, and of the key that registers it.
     pub mode: Mode,
-    /// The public address: scheme and host as Digital River reaches them, and the endpoint's path.
+    /// Public address: scheme and host as Digital River reaches them, and the endpoint's path.
     #[schemars(with = "UrlText")]
+    #[schemars(example = &"https://hooks.shop.example/webhooks/digital-river/live")]
     pub address: Url,
-    /// The event types that it sends; at least one.
+    /// Event types that it sends; at least one.
+    #[schemars(example = ["order.accepted", "order.complete"])]
     pub types: BTreeSet<String>,
-    /// The API version of the events: `default` (that of the key), `latest` or a date.
+    /// API version of the events: `default` (that of the key), `latest` or a date.
     #[serde(default = "default_version")]
     pub api_version: String,
     /// Whether it should send.
     #[serde(default = "enabled")]
     pub enabled: bool,
-    /// Digital River's id of the registration, where address and mode do not tell which it is: after the address changed.
+    /// Digital River's id of the registration, if address and mode do not identify it: after the address changed.
     #[serde(default)]
+    #[schemars(example = &"webhook-id")]
     pub id: Option<String>,
     /// Basic authentication (`transportType: HTTP`).
     #[serde(default)]
@@ -51,13 +56,14 @@ pub struct WebhookConfig {
     pub oauth: Option<OAuthLogin>,
 }
 
-/// The password with which Digital River authenticates.
+/// User name and password with which Digital River authenticates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicLogin {
-    /// The user.
+    /// User name.
+    #[schemars(example = &"digital-river")]
     pub username: String,
-    /// The password, or `file:/path`.
+    /// Password.
     pub password: Secret,
 }
 
@@ -65,20 +71,23 @@ pub struct BasicLogin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OAuthLogin {
-    /// Where: the public address of ingest's token endpoint.
+    /// Public address of ingest's token endpoint.
     #[schemars(with = "UrlText")]
+    #[schemars(example = &"https://hooks.shop.example/oauth2/token")]
     pub token_endpoint: Url,
-    /// The client's id.
+    /// Id of the client.
+    #[schemars(example = &"digital-river")]
     pub client_id: String,
-    /// The client's secret, or `file:/path`.
+    /// Secret of the client.
     pub client_secret: Secret,
-    /// The user, with grant type `password`.
+    /// User name, with grant type `password`.
     #[serde(default)]
+    #[schemars(example = &"digital-river")]
     pub username: Option<String>,
-    /// The user's password, or `file:/path`.
+    /// Password of the user.
     #[serde(default)]
     pub password: Option<Secret>,
-    /// How the token is asked for.
+    /// Grant type of the token request.
     #[serde(default)]
     pub grant_type: GrantType,
 }

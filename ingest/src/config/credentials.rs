@@ -12,18 +12,19 @@ use super::{is_name, name_reason};
 /// Shortest signing secret that is accepted, in characters: anything shorter is a placeholder or can be guessed.
 pub const SECRET_CHARS_MIN: usize = 16;
 
-/// One signing secret of an endpoint.
+/// A signing secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SecretConfig {
-    /// Its name in records and metrics, never the secret itself.
+    /// Name in records and metrics; never the secret itself. A date is a good choice.
+    #[schemars(example = &"2026-11")]
     pub id: String,
-    /// The secret as Digital River's dashboard shows it.
+    /// The secret as Digital River's dashboard shows it; at least 16 characters.
     pub secret: Secret,
-    /// It counts from then on, RFC 3339.
+    /// The secret is used from this time on.
     #[serde(default, deserialize_with = "time")]
     pub not_before: Option<DateTime<Utc>>,
-    /// It counts until then, RFC 3339.
+    /// The secret is used until this time.
     #[serde(default, deserialize_with = "time")]
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -71,13 +72,14 @@ impl SecretConfig {
     }
 }
 
-/// `basic` of an endpoint: the user and the password that Digital River sends with every event.
+/// Basic authentication of the webhook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicConfig {
-    /// The user's name; no colon, which would end it.
+    /// User name, without a colon.
+    #[schemars(example = &"digital-river")]
     pub username: String,
-    /// The password.
+    /// Password; at least 12 characters.
     pub password: Secret,
 }
 
@@ -87,18 +89,19 @@ impl BasicConfig {
     }
 }
 
-/// `[ingest.oauth]`: the tokens that endpoints with `oauth` clients take.
+/// The tokens that ingest issues for endpoints with OAuth clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OAuthConfig {
-    /// What tokens are made with: the first makes them, all are believed, so that a key can be replaced without a gap.
-    /// Every instance needs the same ones.
+    /// Keys that sign tokens, at most three, at least 32 characters each. The first one signs, all are accepted, so that a key
+    /// can be replaced without a gap. Every instance needs the same keys.
     pub token_keys: Vec<Secret>,
-    /// How long a token counts.
+    /// How long a token is valid; one minute to one day.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub token_ttl: Duration,
-    /// What the answer says as `instance_url`; what the request calls this host when absent.
+    /// The `instance_url` of the answer. Without one, the host of the request.
+    #[schemars(example = &"https://hooks.shop.example")]
     pub instance_url: Option<String>,
 }
 
@@ -172,18 +175,20 @@ pub const CLIENT_ID_CHARS_MAX: usize = 255;
 
 const TOKEN_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
 
-/// One of an endpoint's `oauth` clients: what Digital River sends to the token endpoint.
+/// A client that Digital River uses to fetch tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OAuthClientConfig {
     /// `clientID` of the webhook.
+    #[schemars(example = &"digital-river")]
     pub client_id: String,
-    /// `clientSecret` of the webhook.
+    /// `clientSecret` of the webhook; at least 16 characters.
     pub client_secret: Secret,
     /// `userName` of the webhook; together with the password, or neither.
     #[serde(default)]
+    #[schemars(example = &"digital-river")]
     pub username: Option<String>,
-    /// `password` of the webhook. With Salesforce this was the password followed by the security token.
+    /// `password` of the webhook. For Salesforce this was the password followed by the security token.
     #[serde(default)]
     pub password: Option<Secret>,
 }

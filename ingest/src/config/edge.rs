@@ -92,13 +92,15 @@ impl AddressRanges {
     }
 }
 
-/// `[ingest.tls]`: where no proxy ends TLS before ingest.
+/// TLS on the listener, if no proxy terminates it. The files are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The certificate and those between it and its root, PEM.
+    /// PEM file with the certificate and its intermediates.
+    #[schemars(example = &"/etc/riverlock/tls.pem")]
     pub certificate: PathBuf,
-    /// Its private key, PEM.
+    /// PEM file with the private key.
+    #[schemars(example = &"/etc/riverlock/tls.key")]
     pub key: PathBuf,
 }
 

@@ -9,83 +9,80 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::slots::Bounds;
 
-/// `[ingest.limits]`.
+/// Limits of ingest.
 ///
-/// Before a request is authenticated, it occupies only a slot and bytes for reading. When these are used up, the oldest
-/// unfinished request or connection of an unknown client is evicted for the next one. Permits on the way to Kafka are given
-/// to authentic events only.
+/// Before a request is authenticated, it uses only a slot and bytes for reading. When these are used up, the oldest unfinished
+/// request or connection of an unknown client is evicted for the next one. Capacity for Kafka is given to authenticated events
+/// only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Most authentic events between their request and Kafka's delivery report; one more is answered 503 at once.
-    ///
-    /// About half a second of the highest rate, so that a full queue drains in less than a second.
+    /// Most authenticated events between their request and Kafka's delivery report; one more is answered `503` at once.
     pub in_flight_max: usize,
-    /// Most of them on their way to one partition, so that a partition that does not acknowledge leaves room for the others;
-    /// a quarter of `in_flight_max` when absent.
+    /// Most of them for one partition, so that a partition that does not acknowledge leaves room for the others. Without one, a
+    /// quarter of `in_flight_max`.
     pub in_flight_partition_max: Option<usize>,
-    /// Most bytes of bodies between their request and Kafka's delivery report; more are answered 503 at once.
+    /// Most bytes of bodies between their request and Kafka's delivery report; more are answered `503` at once.
     pub in_flight_bytes_max: usize,
     /// Most requests whose body is still arriving.
     pub reading_max: usize,
-    /// Most of them from one client address (one /64 of IPv6), as far as trusted proxies tell it.
+    /// Most of them from one client address (a /64 of IPv6).
     pub reading_per_address_max: usize,
     /// Most bytes of bodies that are not complete yet.
     pub reading_bytes_max: usize,
     /// Most connections.
     pub connections_max: usize,
-    /// Most of them from one address (one /64 of IPv6), not counting trusted proxies and connections over which an authentic
-    /// event came.
+    /// Most of them from one address (a /64 of IPv6). Trusted proxies, and connections over which an authenticated event came,
+    /// are not counted.
     pub connections_per_address_max: usize,
-    /// The part of `reading_max` and `connections_max`, in percent, that only known clients may use: addresses of Digital
-    /// River, and those from which an authentic request came within `known_for`.
+    /// Share of `reading_max` and `connections_max` that only known clients may use: Digital River's addresses, and those from
+    /// which an authenticated request came within `known_for`.
     pub known_reserved_percent: u8,
-    /// How long an address is known after an authentic request.
+    /// How long an address is known after an authenticated request.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub known_for: Duration,
-    /// Requests at once on an HTTP/2 connection of a trusted proxy, which sends those of many.
+    /// Concurrent requests on an HTTP/2 connection of a trusted proxy.
     pub http2_streams_proxy_max: u32,
-    /// Requests at once on an HTTP/2 connection of anyone else.
+    /// Concurrent requests on an HTTP/2 connection of a client that is not a trusted proxy.
     pub http2_streams_max: u32,
-    /// Unauthenticated requests that a connection may make at once. Beyond this it is not read from until
-    /// `unauthenticated_per_second` allows another one. Neither holds for trusted proxies, nor once an authentic request came over it.
+    /// Unauthenticated requests that a connection may make before it is slowed down to `unauthenticated_per_second`. Neither
+    /// limit applies to trusted proxies, nor to a connection over which an authenticated request came.
     pub unauthenticated_burst: u32,
-    /// Unauthenticated requests that a connection may make per second, once it made `unauthenticated_burst`.
+    /// Unauthenticated requests that a connection may make per second after `unauthenticated_burst`.
     pub unauthenticated_per_second: u32,
-    /// Longest body in bytes; a longer one is answered 413. Digital River sends 0.4 to 5 kB as a rule, hundreds of line
-    /// items make 100 kB and more. Consumers interpret bodies of up to 1 MiB; what is larger is stored, and becomes a dead
-    /// letter.
+    /// Longest body; a longer one is answered `413`. Most events have 0.4 to 5 kB, orders with hundreds of lines 100 kB and
+    /// more. Consumers process bodies of up to 1 MiB; a larger one is stored and becomes a dead letter.
     pub body_bytes_max: usize,
-    /// From the request's first byte (over HTTP/2 from the end of its head) to the answer, whatever Kafka does. Digital
+    /// Time from a request's first byte (over HTTP/2, from the end of its head) to the answer, whatever Kafka does. Digital
     /// River waits 3000 ms.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub answer_deadline: Duration,
-    /// How long the body may take to arrive; then the answer is 408.
+    /// How long the body may take to arrive; then the answer is `408`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub body_read_timeout: Duration,
-    /// How long a request's head may take to arrive, from its first byte, and the first one of a connection from the
-    /// connection's beginning; then the connection is closed.
+    /// How long a request's head may take to arrive, from its first byte; the first one of a connection, from the start of the
+    /// connection. Then the connection is closed.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub header_read_timeout: Duration,
-    /// How long a connection may be kept open without a request. Longer than proxies keep theirs (usually 60 s), so that none
-    /// sends a request over a connection that is being closed here.
+    /// How long a connection stays open without a request. Keep it longer than proxies keep theirs (usually 60 s), so that none
+    /// sends a request over a connection that is being closed.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub idle_timeout: Duration,
-    /// How long a connection is kept; then it is closed after the request that it is at.
+    /// How long a connection is kept; then it is closed after its current request.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub connection_age_max: Duration,
-    /// How long Kafka may fail to acknowledge events before `/readyz` says that ingest is not ready.
+    /// How long Kafka may fail to acknowledge events before `/readyz` fails.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub not_ready_after: Duration,
-    /// How long connections are still accepted after the process is asked to end and `/readyz` says so, for load balancers to
-    /// notice. 0 closes the listener at once.
+    /// How long connections are still accepted after the process was asked to end and `/readyz` fails, so that load balancers
+    /// notice. `0s` closes the listener at once.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub shutdown_delay: Duration,

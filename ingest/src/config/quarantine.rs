@@ -4,22 +4,21 @@ use riverlock_runtime::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[ingest.quarantine]`: well-formed events that fail authentication are answered 401 all the same, and kept within these
-/// bounds, so that they can be released after a wrong secret in the configuration was put right. How long and how much Kafka
-/// keeps is in `[kafka]`.
+/// Events that fail authentication are answered `401` and kept within these limits, so that they can be released after a
+/// mistake in the configuration was corrected. `[kafka]` says how long and how much Kafka keeps.
 ///
-/// The bounds hold twice: for known addresses (Digital River's, and those that authentic requests came from lately) and for
-/// all others. Behind a proxy that is not in `trusted_proxies` all senders have its address, and share one bound.
+/// The limits apply separately to known addresses (Digital River's, and those from which authenticated requests came recently)
+/// and to all others. Behind a proxy that is not in `trusted_proxies`, all senders share its address and one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuarantineConfig {
-    /// Whether any are kept.
+    /// Whether such events are kept.
     pub enabled: bool,
-    /// Most events per second that are kept, and most at once.
+    /// Most events that are kept per second, and most at once.
     pub events_per_second: u32,
-    /// Most bytes of bodies per second that are kept, and most at once.
+    /// Most bytes of bodies that are kept per second, and most at once.
     pub bytes_per_second: u32,
-    /// Longest body that is kept, in bytes.
+    /// Longest body that is kept.
     pub event_bytes_max: u32,
 }
 

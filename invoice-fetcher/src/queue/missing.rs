@@ -13,15 +13,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-/// `[invoice_fetcher.missing]`: when a complete order without a stored invoice is one too many.
+/// When a complete order without an invoice is reported.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MissingConfig {
-    /// How long after its completion an order may be without a stored invoice.
+    /// How long after its completion an order may have no stored invoice.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub after: Duration,
-    /// The selling entities that make invoices, by Digital River's id. Empty: all do.
+    /// Digital River's ids of the selling entities that issue invoices. Empty: all do.
     pub selling_entities: Vec<String>,
 }
 

@@ -6,22 +6,22 @@ use riverlock_runtime::config::DurationText;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a consumer reads.
+/// How records are grouped into transactions.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchConfig {
     /// Most records in one transaction.
     pub records_max: usize,
-    /// Most bytes in one transaction, about.
+    /// Most bytes of records in one transaction, approximately.
     pub bytes_max: usize,
     /// How long a record waits for others.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub linger: Duration,
-    /// Transactions at the same time, each on a connection of its own. A partition's batches follow one another, so more of
-    /// them than there are partitions have nothing to do.
+    /// Transactions at the same time, each on its own connection. More of them than there are partitions have
+    /// no effect.
     pub workers: usize,
-    /// How long polling may stand still before the process counts as stuck.
+    /// How long polling may stand still before `/livez` fails.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub stuck_after: Duration,

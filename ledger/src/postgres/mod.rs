@@ -51,25 +51,28 @@ pub(crate) const RESERVED_SCHEMAS: [&str; 2] = ["riverlock_rebuild", "riverlock_
 /// Longest name of a schema, in bytes: PostgreSQL cuts longer ones off.
 const SCHEMA_BYTES_MAX: usize = 63;
 
-/// `[postgres]` of the configuration.
+/// The database.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostgresConfig {
-    /// `postgres://user:password@host:port/database`.
+    /// `postgres://user:password@host:port/database`. What it leaves out is taken from `PGPASSWORD` and the other `PG…`
+    /// variables.
+    #[schemars(example = &"postgres://riverlock:riverlock@127.0.0.1:5432/riverlock")]
     pub url: Secret,
-    /// The schema that the tables are in; without one, the first of the role's own `search_path`.
+    /// Schema of the tables. Without one, the first schema of the role's `search_path`.
+    #[schemars(example = &"riverlock")]
     pub schema: Option<String>,
-    /// Connections for everything that is not a batch; batches have connections of their own.
+    /// Connections for everything except batches, which have connections of their own.
     pub connections_max: u32,
     /// How long a connection attempt may take.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
-    /// How long the server works on one statement.
+    /// How long the server may work on one statement.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub statement_timeout: Duration,
-    /// How long a statement waits for a lock.
+    /// How long a statement may wait for a lock.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub lock_timeout: Duration,

@@ -28,17 +28,17 @@ const STUCK_AFTER: Duration = Duration::from_secs(900);
 /// How often the metrics are read from the database, and how soon a run that failed is made again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// `[audit]` of the configuration.
+/// The audit that the processor runs continuously.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditConfig {
     /// Whether the processor audits while it runs.
     pub enabled: bool,
-    /// From the end of one run to the beginning of the next.
+    /// Time from the end of one run to the start of the next.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// How fast records are read at most, so that a run that has much to do leaves room for live traffic.
+    /// Most records that a run reads per second, so that it leaves room for live traffic.
     pub records_per_second_max: u32,
 }
 

@@ -14,13 +14,12 @@ const TOKEN_CHARS_MIN: usize = 32;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig<const PORT: u16> {
-    /// Where it listens; loopback unless configured otherwise.
+    /// Address to listen on.
     #[serde(default = "loopback::<PORT>")]
     pub listen: SocketAddr,
-    /// What `Authorization: Bearer` must bring, or `file:/path`: at least 32 random characters. Read again while the process
-    /// runs.
+    /// What clients send as `Authorization: Bearer`: at least 32 random characters. Read again when its file changes.
     pub token: Secret,
-    /// A former token that is admitted as well, until everybody has the new one.
+    /// A former token that is still accepted, until every client has the new one.
     #[serde(default)]
     pub previous_token: Option<Secret>,
 }

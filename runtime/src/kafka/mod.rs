@@ -24,39 +24,40 @@ pub const RECORD_BYTES_MAX: usize = STORED_BYTES_MAX + 256 * 1024;
 /// How long a record waits for others to travel with, in milliseconds. Most of what a record costs is its request's.
 const LINGER_MS: &str = "5";
 
-/// `[kafka]` of the configuration.
+/// Brokers, topics and clients. `riverlock setup` creates the topics, and shows where existing ones differ from these settings;
+/// `--apply-topic-settings` changes them.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KafkaConfig {
-    /// Where to begin, `host:port` separated by commas.
+    /// Bootstrap servers, `host:port` separated by commas.
     pub brokers: String,
-    /// What every topic's name starts with.
+    /// First part of the name of every topic, consumer group and client id.
     pub topic_prefix: String,
-    /// Event types that have a topic of their own; all others share one.
+    /// Event types that have a topic of their own. The two document types always have one; all others share
+    /// `<prefix>.raw.other`.
     pub routed_types: Vec<String>,
-    /// Partitions of every raw topic. Adding some later moves keys: choose once.
-    ///
-    /// As many consumers can share the work. More of them do not make it faster: a producer sends one request for each
-    /// partition that it has a record for, so its batches get smaller.
+    /// Partitions of every topic: the number of processors that can share the work. It cannot be changed later, because orders
+    /// would move to other partitions. More partitions make ingest's batches smaller.
     pub partitions: i32,
-    /// Copies of every partition.
+    /// Copies of every partition. With 3, two brokers must have a record before it is acknowledged.
     pub replication_factor: i32,
-    /// How long raw events are kept, in milliseconds; -1 keeps them for ever.
+    /// How long raw events are kept; -1 for ever. Expired events cannot be replayed or recomputed.
     pub retention_ms: i64,
-    /// How long published dead letters are kept, in milliseconds; -1 keeps them for ever. They stay in PostgreSQL in any case.
+    /// How long published dead letters are kept; -1 for ever. They stay in PostgreSQL in any case.
     pub dead_letter_retention_ms: i64,
-    /// How long messages to other systems are kept, in milliseconds; -1 keeps them for ever. It must be longer than any of
-    /// those systems may be away.
+    /// How long messages to other systems are kept; -1 for ever. Choose a time that is longer than any of those systems may be
+    /// disconnected.
     pub fulfillment_retention_ms: i64,
-    /// How long a consumer may be silent before its partitions are given to another; a killed one is missed this long.
+    /// How long a consumer may be silent before its partitions are given to another one.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub session_timeout: Duration,
-    /// How long events in quarantine are kept, in milliseconds.
+    /// How long events in quarantine are kept.
     pub quarantine_retention_ms: i64,
-    /// How much of a partition of the quarantine is kept, in bytes: strangers may write there.
+    /// How much of a partition of the quarantine is kept: unauthenticated senders write there.
     pub quarantine_retention_bytes: i64,
-    /// Further librdkafka properties, for example `security.protocol` or `sasl.username`.
+    /// Further librdkafka properties, such as `"security.protocol"` and `"sasl.password"`. A value can be a file
+    /// (`file:/path`).
     pub properties: BTreeMap<String, Property>,
 }
 
