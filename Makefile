@@ -20,7 +20,7 @@ ifeq ($(filter $(BROKER),kafka embedded),)
 $(error BROKER is "$(BROKER)"; it is kafka (Apache Kafka, the default) or embedded (in memory, for machines without Java))
 endif
 
-.PHONY: help demo up build test docs bench bench-instructions bench-ingest bench-processor bench-invoices lint broker
+.PHONY: help demo up build test docs references bench bench-instructions bench-ingest bench-processor bench-invoices lint broker
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,12 +63,15 @@ test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
 	fi; \
 	cargo build --locked --workspace --bin riverlock && cargo test --workspace --locked
 
-docs: ## record anew what commands print in README.md and docs/replay.md
+docs: references ## record what commands print in README.md and docs/operations/recover
 	@deploy/setup build postgres kafka
 	@deploy/kafka/kafka fetch
 	cargo build --locked --workspace --bin riverlock
 	RIVERLOCK_RECORD=1 REQUIRE_KAFKA=1 cargo test --locked -p riverlock-tests --test all -- \
 	  the_recipes_print_what_their_page_says the_demo_balances_on_apache_kafka
+
+references: ## write the pages of docs/reference that are generated from the code
+	RIVERLOCK_RECORD=1 cargo test --locked --workspace --test all -- references::
 
 # The first time it compiles everything for release, some 5 minutes on two cores. Then ingest's part takes 3 minutes, the
 # processor's 8, and 100 000 invoices 7.

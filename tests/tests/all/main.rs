@@ -29,6 +29,7 @@ mod raw;
 mod rebuild;
 mod recipes;
 mod recorded;
+mod references;
 mod refold;
 mod relay;
 mod replay;

@@ -1,4 +1,4 @@
-//! The recipes of `docs/replay.md`, done on a stack of their own, in the page's order.
+//! The recipes of `docs/operations/recover/`, executed on a stack of their own.
 
 use riverlock::demo::drain;
 use riverlock_ledger::PostgresConfig;
@@ -13,13 +13,21 @@ use crate::recorded::Page;
 const ORDERS: u64 = 60;
 const LATER_ORDERS: u64 = 10;
 const RATE_PER_SECOND: u32 = 150;
-/// What the two orders of recipe 5 are called.
+/// The ids of the two orders whose events become dead letters.
 const HURT: [&str; 2] = ["252246099001", "252246099002"];
 
-/// A stack, and the page that tells about it.
+/// The pages with recorded output.
+const PAGES: [&str; 4] = [
+    "docs/operations/recover/README.md",
+    "docs/operations/recover/orders.md",
+    "docs/operations/recover/database.md",
+    "docs/operations/recover/dead-letters.md",
+];
+
+/// A stack, and the pages that describe what is done to it.
 struct Kitchen {
     world: World,
-    page: Page,
+    pages: Vec<Page>,
 }
 
 impl Kitchen {
@@ -27,14 +35,15 @@ impl Kitchen {
         self.world.local.config.postgres.clone()
     }
 
-    /// Runs commands and puts what they print into a block of the page. Returns what the last one printed.
+    /// Runs commands and puts what they print into a block of the page that has it. Returns what the last one printed.
     async fn block(&mut self, name: &str, commands: &[&str]) -> String {
         let (mut block, mut last) = (String::new(), String::new());
         for command in commands {
             last = self.run(command).await;
             block.push_str(&format!("$ riverlock {command}\n{last}"));
         }
-        self.page.block(name, &block);
+        let page = self.pages.iter_mut().find(|page| page.has_block(name));
+        page.unwrap_or_else(|| panic!("no page has block {name}")).block(name, &block);
         last
     }
 
@@ -115,7 +124,7 @@ async fn the_recipes_print_what_their_page_says() {
         return;
     }
     let world = World::start(1, ORDERS, RATE_PER_SECOND).await.unwrap();
-    let mut kitchen = Kitchen { world, page: Page::open("docs/replay.md") };
+    let mut kitchen = Kitchen { world, pages: PAGES.map(Page::open).into() };
     kitchen.play(1, ORDERS).await;
     kitchen.drain().await;
 
@@ -127,9 +136,9 @@ async fn the_recipes_print_what_their_page_says() {
     rebuilt(&mut kitchen).await;
     kitchen.block("plans", &["replay list --limit 2"]).await;
 
-    let Kitchen { world, page } = kitchen;
+    let Kitchen { world, pages } = kitchen;
     world.stop().await.unwrap();
-    page.end();
+    pages.into_iter().for_each(Page::end);
 }
 
 async fn one_order(kitchen: &mut Kitchen) {

@@ -39,6 +39,11 @@ impl Page {
         Self { path, text, seen: BTreeSet::new(), stale: String::new() }
     }
 
+    /// Whether the page has a block of this name.
+    pub(crate) fn has_block(&self, name: &str) -> bool {
+        find(&self.text, name).is_some()
+    }
+
     /// Compares a block with what was printed, or writes it.
     pub(crate) fn block(&mut self, name: &str, printed: &str) {
         self.block_like(name, printed, str::to_owned);

@@ -1,28 +1,43 @@
 //! The rules that keep the pages true: commands, metrics and settings that they name exist.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use clap::error::ErrorKind;
-use riverlock::{args::Args, config::Config};
+use riverlock::args::Args;
 
 use crate::tidy::{read, root, sources};
 
-/// Pages that quote commands.
-const PAGES: [&str; 13] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "docs/concepts/README.md",
-    "docs/digital-river-setup.md",
-    "docs/glossary.md",
-    "docs/operations.md",
-    "docs/operations/digital-river.md",
-    "docs/reference/configuration.md",
-    "docs/reference/http.md",
-    "docs/replay.md",
-    "docker-compose.yml",
-    "deploy/Dockerfile",
-];
+/// Files outside `docs/` that quote commands.
+const OTHERS: [&str; 6] =
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "docker-compose.yml", "deploy/Dockerfile"];
+
+/// Every page, as a path from the root.
+fn pages() -> Vec<String> {
+    let mut found: Vec<String> = OTHERS.map(str::to_owned).into();
+    for folder in std::fs::read_dir(root()).unwrap().flatten() {
+        let name = folder.file_name().to_string_lossy().into_owned();
+        if folder.path().join("README.md").exists() {
+            found.push(format!("{name}/README.md"));
+        }
+    }
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else if entry.path().extension().is_some_and(|end| end == "md") {
+                found.push(entry.path().strip_prefix(root()).unwrap().display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert!(found.len() > 30, "only {found:?} were found: the tests showed nothing");
+    found
+}
 
 /// A command that a page quotes.
 #[derive(Debug)]
@@ -91,8 +106,8 @@ fn words(command: &str) -> Vec<String> {
 #[test]
 fn every_quoted_command_is_one() {
     let mut looked_at = 0;
-    for page in PAGES {
-        for quoted in quoted(page, &read(&root().join(page))) {
+    for page in pages() {
+        for quoted in quoted(&page, &read(&root().join(&page))) {
             looked_at += 1;
             let Err(error) = Args::parsed(&quoted.words) else { continue };
             // What a sentence leaves out, and what a placeholder cannot be.
@@ -158,15 +173,7 @@ fn every_metric_that_a_page_names_exists() {
         "dead_letters",
     ];
     let mut looked_at = 0;
-    for page in [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CHANGELOG.md",
-        "docs/digital-river-setup.md",
-        "docs/operations.md",
-        "docs/operations/digital-river.md",
-        "docs/replay.md",
-    ] {
+    for page in pages().iter().filter(|page| page.ends_with(".md")) {
         let text = read(&root().join(page));
         // Commands' output has words of other kinds.
         let prose = text.split("```").step_by(2);
@@ -186,33 +193,56 @@ fn every_metric_that_a_page_names_exists() {
     assert!(looked_at > 10, "only {looked_at} names were found: the test showed nothing");
 }
 
-#[test]
-fn the_example_configuration_is_one() {
-    let example = root().join("docs/riverlock.example.toml");
-    let config = Config::load(Some(&example)).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((config.ingest.endpoints.len(), config.kafka.replication_factor), (2, 3));
-    let compose = Config::load(Some(&root().join("deploy/docker/riverlock.toml"))).unwrap();
-    assert_eq!(compose.ingest.endpoints.len(), 1);
+/// Every link of a page to a file: the link, the file, and the heading.
+fn links(page: &str) -> Vec<(String, PathBuf, String)> {
+    let text = read(&root().join(page));
+    let folder = root().join(page).parent().unwrap().to_path_buf();
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+    let files = targets.filter(|link| !link.starts_with("http") && !link.contains(' '));
+    files
+        .map(|link| {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { root().join(page) } else { folder.join(file) };
+            (link.to_owned(), target, heading.to_owned())
+        })
+        .collect()
 }
 
 #[test]
 fn links_between_pages_lead_somewhere() {
-    let mut looked_at = 0;
-    for page in PAGES.iter().filter(|page| page.ends_with(".md")).chain(&["CHANGELOG.md"]) {
-        let text = read(&root().join(page));
-        let folder = root().join(page).parent().unwrap().to_path_buf();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
-            if link.starts_with("http") {
-                continue;
+    let mut linked = BTreeSet::new();
+    let pages = pages();
+    let pages: Vec<&str> = pages.iter().map(String::as_str).filter(|page| page.ends_with(".md")).collect();
+    for page in pages.iter().chain(&["CHANGELOG.md"]) {
+        for (link, target, heading) in links(page) {
+            let target =
+                target.canonicalize().unwrap_or_else(|_| panic!("{page} links to {link}, which does not exist"));
+            assert!(heading.is_empty() || has_heading(&target, &heading), "{page} links to {link}: no such heading");
+            if target != root().join(page).canonicalize().unwrap() {
+                linked.insert(target);
             }
-            looked_at += 1;
-            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target: PathBuf = if file.is_empty() { root().join(page) } else { folder.join(file) };
-            assert!(target.exists(), "{page} links to {link}, which is not there");
-            assert!(heading.is_empty() || has_heading(&target, heading), "{page} links to {link}: no such heading");
         }
     }
-    assert!(looked_at > 20, "only {looked_at} links were found: the test showed nothing");
+    assert!(linked.len() > 30, "only {linked:?} are linked: the test showed nothing");
+    for page in pages.iter().filter(|page| page.starts_with("docs/")) {
+        let is_index = *page == "docs/README.md";
+        assert!(is_index || linked.contains(&root().join(page).canonicalize().unwrap()), "no page links to {page}");
+    }
+}
+
+#[test]
+fn every_source_file_that_a_page_names_exists() {
+    let mut looked_at = 0;
+    for page in pages().iter().filter(|page| page.ends_with(".md")) {
+        let text = read(&root().join(page));
+        for name in
+            text.split('`').filter(|name| name.ends_with(".rs") && name.contains('/') && !name.contains([' ', '*']))
+        {
+            looked_at += 1;
+            assert!(root().join(name).exists(), "{page} names {name}, which does not exist");
+        }
+    }
+    assert!(looked_at > 10, "only {looked_at} files are named: the test showed nothing");
 }
 
 /// Whether a page has a heading with this anchor, as GitHub makes them.
