@@ -68,7 +68,8 @@ docs: references ## record what commands print in README.md and docs/operations/
 	@deploy/kafka/kafka fetch
 	cargo build --locked --workspace --bin riverlock
 	RIVERLOCK_RECORD=1 REQUIRE_KAFKA=1 cargo test --locked -p riverlock-tests --test all -- \
-	  the_recipes_print_what_their_page_says the_demo_balances_on_apache_kafka
+	  the_recipes_print_what_their_page_says the_demo_balances_on_apache_kafka \
+	  the_pages_about_the_account_say_what_commands_print
 
 references: ## write the pages of docs/reference that are generated from the code
 	RIVERLOCK_RECORD=1 cargo test --locked --workspace --test all -- references::

@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 /// How long anything may take that has to come true.
-const WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 /// How many orders' events are kept from the webhooks.
 const WITHHELD_ORDERS: u64 = 120;
 
 /// The example that ships, with this machine's addresses and secrets.
-fn example(world: &World) -> String {
+pub(crate) fn example(world: &World) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/salesforce-webhooks.toml");
     let text = std::fs::read_to_string(path).unwrap();
     let config = &world.local.config;
@@ -42,7 +42,7 @@ fn example(world: &World) -> String {
     format!("\n{limits}\n{text}").replace("[digital_river.test]\n", "[digital_river.test]\nrequests_per_second = 150\n")
 }
 
-fn command(world: &World, arguments: &[&str]) -> Command {
+pub(crate) fn command(world: &World, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary().unwrap());
     command.arg("--config").arg(&world.local.config_file).args(arguments).stdin(Stdio::null());
     command
@@ -63,10 +63,15 @@ fn run(world: &World, arguments: &[&str], code: i32) -> String {
 }
 
 /// Talks to the sandbox as Digital River's dashboard and as Digital River itself.
-struct DigitalRiver(reqwest::Client, String);
+pub(crate) struct DigitalRiver(reqwest::Client, String);
 
 impl DigitalRiver {
-    async fn send(&self, method: reqwest::Method, path: &str, body: Vec<u8>) -> Value {
+    pub(crate) fn of(world: &World) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self(http, format!("http://{}", world.local.config.sandbox.listen))
+    }
+
+    pub(crate) async fn send(&self, method: reqwest::Method, path: &str, body: Vec<u8>) -> Value {
         let request = self.0.request(method, format!("{}{path}", self.1)).bearer_auth("sandbox-confidential-key");
         let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
         let (status, body) = (response.status(), response.bytes().await.unwrap());
@@ -75,7 +80,7 @@ impl DigitalRiver {
     }
 
     /// An event happens. Returns its id.
-    async fn happens(&self, body: &[u8], withhold: bool) -> String {
+    pub(crate) async fn happens(&self, body: &[u8], withhold: bool) -> String {
         let path = if withhold { "/sandbox/events?withhold=true" } else { "/sandbox/events" };
         let answer = self.send(reqwest::Method::POST, path, body.to_vec()).await;
         answer["id"].as_str().unwrap().to_owned()
@@ -92,7 +97,7 @@ async fn records(connection: &mut PgConnection, ids: &[String]) -> HashMap<Strin
     rows.into_iter().collect()
 }
 
-async fn until_recorded(connection: &mut PgConnection, ids: &[String]) {
+pub(crate) async fn until_recorded(connection: &mut PgConnection, ids: &[String]) {
     let begun = Instant::now();
     loop {
         let found = records(connection, ids).await;
@@ -112,10 +117,7 @@ async fn webhooks_are_registered_by_command_and_events_that_never_came_are_fetch
     let world = World::start(11, 1, 1_000).await.unwrap();
     let mut file = OpenOptions::new().append(true).open(&world.local.config_file).unwrap();
     file.write_all(example(&world).as_bytes()).unwrap();
-    let digital_river = DigitalRiver(
-        reqwest::Client::builder().no_proxy().build().unwrap(),
-        format!("http://{}", world.local.config.sandbox.listen),
-    );
+    let digital_river = DigitalRiver::of(&world);
     let mut connection = world.local.config.postgres.connect().await.unwrap();
 
     register(&world, &digital_river).await;

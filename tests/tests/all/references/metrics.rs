@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value;
@@ -109,7 +109,7 @@ fn constants(files: &[(PathBuf, String)]) -> BTreeMap<(PathBuf, String), String>
 /// The names that a call's first argument stands for; several where it is the variable of a loop.
 fn names(
     files: &BTreeMap<(PathBuf, String), String>,
-    file: &PathBuf,
+    file: &Path,
     text: &str,
     call: &Call,
 ) -> Result<Vec<String>, String> {
@@ -122,7 +122,7 @@ fn names(
         argument
     };
     let one = |name: &str| {
-        let own = files.get(&(file.clone(), name.to_owned()));
+        let own = files.get(&(file.to_owned(), name.to_owned()));
         let mut all: Vec<&String> =
             files.iter().filter(|((_, other), _)| other == name).map(|(_, value)| value).collect();
         all.dedup();
@@ -275,6 +275,6 @@ fn calls_are_read_with_their_labels() {
         (("a".into(), "A".to_owned()), "a_seconds".to_owned()),
         (("b".into(), "B".to_owned()), "b".to_owned()),
     ]);
-    assert_eq!(names(&files, &"a".into(), text, &calls[1]).unwrap(), ["a_seconds", "b"]);
+    assert_eq!(names(&files, Path::new("a"), text, &calls[1]).unwrap(), ["a_seconds", "b"]);
     assert!(is_in("rate(a_seconds_bucket[1m])", "a_seconds") && !is_in("b_a_seconds", "a_seconds"));
 }

@@ -60,7 +60,7 @@ impl Reader {
             let name = reference.rsplit('/').next().unwrap();
             return self.resolved(&self.definitions[name]);
         }
-        let choices = schema["anyOf"].as_array().or(schema["allOf"].as_array());
+        let choices = schema["anyOf"].as_array().or_else(|| schema["allOf"].as_array());
         match choices.and_then(|choices| choices.iter().find(|choice| choice["type"] != "null")) {
             Some(choice) => self.resolved(choice),
             None => schema,
