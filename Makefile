@@ -63,7 +63,7 @@ test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
 	fi; \
 	cargo build --locked --workspace --bin riverlock && cargo test --workspace --locked
 
-docs: references ## record what commands print in README.md and docs/operations/recover
+docs: references ## record what commands print in README.md and docs/operations
 	@deploy/setup build postgres kafka
 	@deploy/kafka/kafka fetch
 	cargo build --locked --workspace --bin riverlock
