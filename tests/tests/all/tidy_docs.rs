@@ -245,6 +245,36 @@ fn every_source_file_that_a_page_names_exists() {
     assert!(looked_at > 10, "only {looked_at} files are named: the test showed nothing");
 }
 
+#[test]
+fn pages_use_the_terms_of_the_glossary() {
+    /// Words that also have an ordinary meaning.
+    const ORDINARY: [&str; 5] = ["away", "behind", "down", "letter", "place"];
+    let glossary = read(&root().join("docs/glossary.md"));
+    let rows = glossary.lines().filter(|line| line.starts_with("| **"));
+    let former = rows.filter_map(|row| row.trim_end_matches('|').rsplit('|').next()).flat_map(|cell| cell.split(", "));
+    let former: Vec<&str> = former.map(str::trim).filter(|word| !word.is_empty() && !ORDINARY.contains(word)).collect();
+    assert!(former.len() > 20, "only {former:?} were found: the test showed nothing");
+    let mut files: Vec<String> = pages().into_iter().filter(|page| page.ends_with(".md")).collect();
+    // The descriptions of metrics are the code's.
+    files.retain(|page| page != "docs/glossary.md" && page != "docs/reference/metrics.md");
+    let rules = std::fs::read_dir(root().join("deploy/prometheus/rules")).unwrap().flatten();
+    files.extend(rules.map(|file| file.path().strip_prefix(root()).unwrap().display().to_string()));
+    for file in files {
+        let text = read(&root().join(&file)).to_lowercase();
+        // What commands print is looked at elsewhere.
+        for prose in text.split("```").step_by(2) {
+            let words =
+                prose.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '_').collect::<Vec<_>>().join(" ");
+            for word in &former {
+                assert!(
+                    !format!(" {words} ").contains(&format!(" {word} ")),
+                    "{file}: the glossary has another term for {word}"
+                );
+            }
+        }
+    }
+}
+
 /// Whether a page has a heading with this anchor, as GitHub makes them.
 fn has_heading(page: &Path, anchor: &str) -> bool {
     let text = read(page);
