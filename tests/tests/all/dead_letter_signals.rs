@@ -1,6 +1,6 @@
 //! How others hear of dead letters: the topic, and the metrics.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
@@ -123,4 +123,34 @@ async fn open_letters_their_age_and_conflicts_are_metrics() {
     assert_eq!((value("dead_letters{state=\"redriven\"}"), value("conflict_records ")), ("0", "1"));
     let age: f64 = value("dead_letters_oldest_open_age_seconds ").parse().unwrap();
     assert!((7_200.0..7_500.0).contains(&age), "{age}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_server_has_ended_costs_readiness_for_a_moment_only() {
+    let (database, context) = (Database::create().await.unwrap(), Context::new());
+    let watch = dead_letters::watch(database.config.clone(), context.clone());
+    context.shutdown.spawn("dead-letters", watch);
+    let until_ready = async |ready: bool| {
+        let began = Instant::now();
+        while context.health.not_ready().is_empty() != ready {
+            assert!(began.elapsed() < PATIENCE, "{:?}", context.health.not_ready());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        began.elapsed()
+    };
+    let mut connection = database.connect().await.unwrap();
+    let began = Instant::now();
+    let end_session = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                       WHERE datname = current_database() AND application_name LIKE '%dead-letters%' AND state = 'idle'
+                         AND query LIKE '%events_conflicts_count%'";
+    while sqlx::query(end_session).fetch_all(&mut connection).await.unwrap().is_empty() {
+        assert!(began.elapsed() < PATIENCE, "nothing was counted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    until_ready(true).await;
+    until_ready(false).await;
+    let unready = until_ready(true).await;
+    assert!(unready < Duration::from_secs(8), "not ready for {unready:?}");
+    context.shutdown.stop();
+    assert!(context.shutdown.wait(PATIENCE).await);
 }
