@@ -43,7 +43,7 @@ const SENDERS: usize = 24;
 /// How often the storm looks whether something is to be done.
 const TICK: Duration = Duration::from_millis(50);
 /// How long nothing may move after the storm.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How often an event is sent until it is acknowledged.
 const ATTEMPTS_MAX: usize = 400;
 /// Longest time a process is frozen, milliseconds: longer than a consumer's session lasts.
@@ -73,7 +73,10 @@ impl One {
             .arg(&world.local.config_file)
             .arg(name)
             .env("RIVERLOCK__ADMIN__LISTEN", format!("127.0.0.1:{admin}"))
-            .env("RIVERLOCK__INGEST__LISTEN", format!("127.0.0.1:{front}"));
+            .env("RIVERLOCK__INGEST__LISTEN", format!("127.0.0.1:{front}"))
+            // What a killed fetcher has leased is due again soon.
+            .env("RIVERLOCK__INVOICE_FETCHER__ATTEMPT_DEADLINE", "10s")
+            .env("RIVERLOCK__INVOICE_FETCHER__LEASE", "26s");
         let log = home.join(format!("{name}-{number}.log"));
         let process = Process::spawn(name, &command, &log)?;
         Ok((Self { name, admin, command, log, process, starts: 1, frozen_until: None }, front))
