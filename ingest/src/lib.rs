@@ -35,6 +35,7 @@ mod readiness;
 mod refusal;
 mod reload;
 mod webhook;
+mod write_rights;
 
 pub use config::IngestConfig;
 pub use reload::{Configuration, Load};

@@ -15,6 +15,8 @@ pub(crate) enum Obstacle {
     Producer,
     /// A topic is missing or hidden.
     Topics,
+    /// Kafka does not authorize ingest to write to a topic.
+    Rights,
     /// Kafka refused what was written to a topic.
     Refused,
     /// Kafka has not acknowledged events for too long.
@@ -24,17 +26,17 @@ pub(crate) enum Obstacle {
 /// Says whether ingest is ready, from what its parts report.
 pub(crate) struct Readiness {
     component: Component,
-    reasons: Mutex<[Option<String>; 5]>,
+    reasons: Mutex<[Option<String>; 6]>,
 }
 
 impl Readiness {
     /// Not ready until the producer is warmed up.
     pub(crate) fn new(component: Component) -> Self {
         let starting = Some("starting".to_owned());
-        Self { component, reasons: Mutex::new([None, starting, None, None, None]) }
+        Self { component, reasons: Mutex::new([None, starting, None, None, None, None]) }
     }
 
-    fn reasons(&self) -> MutexGuard<'_, [Option<String>; 5]> {
+    fn reasons(&self) -> MutexGuard<'_, [Option<String>; 6]> {
         self.reasons.lock().expect("no code panics while it holds the reasons")
     }
 

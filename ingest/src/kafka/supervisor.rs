@@ -19,6 +19,7 @@ use crate::{
     },
     metrics::{PROCESS, Probe},
     readiness::{Obstacle, Readiness},
+    write_rights::{self, RightsError},
 };
 
 /// How long Kafka may take to acknowledge a record of ingest's own.
@@ -32,6 +33,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often the topics are looked at.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether Kafka has answered which rights ingest has.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long after a probe the next one follows if the breaker is open, at first and at most: longer each time that a probe
 /// closed it and an event opened it again.
@@ -114,6 +118,30 @@ impl Supervisor {
         asked.await.map_err(panicked)?
     }
 
+    /// Says to which topics Kafka does not let ingest write, before an event shows it. Where Kafka does not answer, what was
+    /// known before counts.
+    async fn look_at_rights(&self) {
+        match self.unwritable().await {
+            Ok(topics) => {
+                let reason = format!("Kafka does not authorize ingest to write to {}", topics.join(", "));
+                self.readiness.set(Obstacle::Rights, (!topics.is_empty()).then_some(reason));
+            }
+            Err(error) => tracing::debug!("{error}"),
+        }
+    }
+
+    async fn unwritable(&self) -> Result<Vec<String>, RightsError> {
+        let handle = self.producer.handle().ok_or(RightsError::NotAsked)?;
+        let question = write_rights::ask(handle.client(), &self.kafka.topics().all_raw())?;
+        loop {
+            // librdkafka gives an answer in any case.
+            match question.answer() {
+                Some(answer) => return answer,
+                None => tokio::time::sleep(ANSWER_INTERVAL).await,
+            }
+        }
+    }
+
     fn last_error(&self) -> String {
         let last = self.producer.shared.kafka_errors().last(Instant::now());
         last.unwrap_or_else(|| "Kafka gave no reason".to_owned())
@@ -158,9 +186,10 @@ impl Supervisor {
         }
     }
 
-    /// Looks whether the topics are still there: one that was deleted takes no event.
+    /// Looks whether the topics are still there and can be written to: one that was deleted takes no event.
     async fn watch_topics(&self) -> Infallible {
         loop {
+            self.look_at_rights().await;
             tokio::time::sleep(TOPICS_INTERVAL).await;
             match self.topics(self.kafka.topics().all_raw()).await {
                 Ok(_) => self.readiness.set(Obstacle::Topics, None),

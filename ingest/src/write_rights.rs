@@ -1,0 +1,182 @@
+//! Whether Kafka lets ingest write to the topics, asked before any event needs it.
+//!
+//! Kafka answers a request for metadata with the operations that the client is authorized for (KIP-430). librdkafka asks that
+//! as `DescribeTopics`; the crate rdkafka does not wrap it. Brokers before 2.3 do not say, and then nothing is missing here: the
+//! first event that Kafka refuses shows it.
+
+use std::{
+    ffi::{CStr, CString, c_int},
+    marker::PhantomData,
+    ptr::NonNull,
+    slice,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext,
+    bindings::{
+        RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT, rd_kafka_AclOperation_t as Operation, rd_kafka_AdminOptions_destroy,
+        rd_kafka_AdminOptions_new, rd_kafka_AdminOptions_set_include_authorized_operations,
+        rd_kafka_AdminOptions_set_request_timeout, rd_kafka_DescribeTopics, rd_kafka_DescribeTopics_result_topics,
+        rd_kafka_TopicCollection_destroy, rd_kafka_TopicCollection_of_topic_names,
+        rd_kafka_TopicDescription_authorized_operations, rd_kafka_TopicDescription_name, rd_kafka_TopicDescription_t,
+        rd_kafka_admin_op_t, rd_kafka_error_destroy, rd_kafka_event_DescribeTopics_result, rd_kafka_event_destroy,
+        rd_kafka_event_error, rd_kafka_event_type, rd_kafka_queue_destroy, rd_kafka_queue_new, rd_kafka_queue_poll,
+        rd_kafka_queue_t,
+    },
+    client::Client,
+    error::{IsError as _, RDKafkaErrorCode},
+};
+
+/// How long Kafka may take to answer.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Kafka did not say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RightsError {
+    #[error("the operations that Kafka authorizes cannot be asked for")]
+    NotAsked,
+    #[error("Kafka does not say which operations it authorizes: {0}")]
+    NoAnswer(RDKafkaErrorCode),
+}
+
+/// Something of librdkafka's that has to be destroyed.
+struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
+
+impl<T> Owned<T> {
+    fn new(made: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, RightsError> {
+        NonNull::new(made).map(|made| Self(made, destroy)).ok_or(RightsError::NotAsked)
+    }
+
+    fn ptr(&self) -> *mut T {
+        self.0.as_ptr()
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    #[expect(unsafe_code, reason = "librdkafka's objects are destroyed by its own functions")]
+    fn drop(&mut self) {
+        // SAFETY: it was made by librdkafka for this destructor, is owned by `self` alone, and is destroyed only here.
+        unsafe { (self.1)(self.0.as_ptr()) }
+    }
+}
+
+/// A question to Kafka that is not answered yet.
+pub(crate) struct Question<'c> {
+    queue: Owned<rd_kafka_queue_t>,
+    /// The client has to live longer.
+    client: PhantomData<&'c ()>,
+}
+
+#[expect(unsafe_code, reason = "pointers are not sent by default")]
+// SAFETY: the queue is used by one thread at a time, and librdkafka's queues may be used by any.
+unsafe impl Send for Question<'_> {}
+
+/// Asks which operations Kafka authorizes for these topics; does not wait for the answer.
+///
+/// # Errors
+/// When it cannot be asked.
+#[expect(
+    unsafe_code,
+    reason = "rdkafka does not wrap DescribeTopics, and no other request tells rights without using them"
+)]
+pub(crate) fn ask<'c, C: ClientContext>(client: &'c Client<C>, names: &[String]) -> Result<Question<'c>, RightsError> {
+    let names = names.iter().map(|name| CString::new(name.as_str())).collect::<Result<Vec<_>, _>>();
+    let names = names.map_err(|_| RightsError::NotAsked)?;
+    let mut texts: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let kafka = client.native_ptr();
+    // SAFETY: `client` outlives all that is made here; the texts are terminated, live until the end of the function, and are
+    // copied. Everything that is made is checked for null and owned.
+    unsafe {
+        let queue = Owned::new(rd_kafka_queue_new(kafka), rd_kafka_queue_destroy)?;
+        let operation = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        let options = Owned::new(rd_kafka_AdminOptions_new(kafka, operation), rd_kafka_AdminOptions_destroy)?;
+        let (timeout, mut reason) = (c_int::try_from(TIMEOUT.as_millis()).unwrap_or(c_int::MAX), [0; 256]);
+        let code = rd_kafka_AdminOptions_set_request_timeout(options.ptr(), timeout, reason.as_mut_ptr(), reason.len());
+        let error = rd_kafka_AdminOptions_set_include_authorized_operations(options.ptr(), 1);
+        let error = NonNull::new(error).map(|error| Owned(error, rd_kafka_error_destroy));
+        if code.is_error() || error.is_some() {
+            return Err(RightsError::NotAsked);
+        }
+        let topics = rd_kafka_TopicCollection_of_topic_names(texts.as_mut_ptr(), texts.len());
+        let topics = Owned::new(topics, rd_kafka_TopicCollection_destroy)?;
+        rd_kafka_DescribeTopics(kafka, topics.ptr(), options.ptr(), queue.ptr());
+        Ok(Question { queue, client: PhantomData })
+    }
+}
+
+impl Question<'_> {
+    /// The topics to which Kafka does not let the client write; `None` until there is an answer, which comes within
+    /// [`TIMEOUT`]. Of a topic that is missing or hidden Kafka says nothing.
+    #[expect(unsafe_code, reason = "as for `ask`")]
+    pub(crate) fn answer(&self) -> Option<Result<Vec<String>, RightsError>> {
+        // SAFETY: the queue lives. The event is checked for null and owned; its result and what that holds belong to it, and
+        // it is destroyed after all of them were read.
+        unsafe {
+            let event = Owned::new(rd_kafka_queue_poll(self.queue.ptr(), 0), rd_kafka_event_destroy).ok()?;
+            let code = rd_kafka_event_error(event.ptr());
+            if code.is_error() {
+                return Some(Err(RightsError::NoAnswer(code.into())));
+            }
+            if rd_kafka_event_type(event.ptr()) != RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT {
+                return Some(Err(RightsError::NotAsked));
+            }
+            let mut count = 0;
+            let result = rd_kafka_event_DescribeTopics_result(event.ptr());
+            let described = rd_kafka_DescribeTopics_result_topics(result, &mut count);
+            let described = if described.is_null() { &[] } else { slice::from_raw_parts(described, count) };
+            Some(Ok(described.iter().filter_map(|topic| unwritable(*topic)).collect()))
+        }
+    }
+}
+
+/// The name of a topic to which the client must not write.
+///
+/// # Safety
+/// The topic is one of a result that lives.
+#[expect(unsafe_code, reason = "as for `missing`")]
+unsafe fn unwritable(topic: *const rd_kafka_TopicDescription_t) -> Option<String> {
+    let mut count = 0;
+    // SAFETY: the caller's topic lives; its operations and its name live as long.
+    unsafe {
+        let operations = rd_kafka_TopicDescription_authorized_operations(topic, &mut count);
+        // Null where Kafka did not say, which is not that there are none.
+        if operations.is_null() {
+            return None;
+        }
+        if slice::from_raw_parts(operations, count).contains(&Operation::RD_KAFKA_ACL_OPERATION_WRITE) {
+            return None;
+        }
+        let name = rd_kafka_TopicDescription_name(topic);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        ClientConfig,
+        mocking::MockCluster,
+        producer::{BaseProducer, DefaultProducerContext, Producer as _},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_gives_no_answer_is_no_lack_of_rights() {
+        // It has no controller, to which librdkafka sends the question.
+        let cluster = MockCluster::new(1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let producer: BaseProducer<_> = config.create_with_context(DefaultProducerContext).unwrap();
+        assert_eq!(ask(producer.client(), &["a\0b".to_owned()]).err(), Some(RightsError::NotAsked));
+        let question = ask(producer.client(), &["a".to_owned(), "b".to_owned()]).unwrap();
+        let answer = (0..1_000).find_map(|_| {
+            std::thread::sleep(TIMEOUT / 100);
+            question.answer()
+        });
+        assert_eq!(answer, Some(Err(RightsError::NoAnswer(RDKafkaErrorCode::OperationTimedOut))));
+        // A question may be dropped before its answer, and the client after it.
+        drop(ask(producer.client(), &["a".to_owned()]).unwrap());
+    }
+}
