@@ -17,9 +17,26 @@ use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 use metrics::counter;
 use rdkafka::consumer::Consumer as _;
 use riverlock_runtime::{Backoff, Closing, Component, Context, kafka::KafkaConfig};
-use tokio::{runtime::Handle, sync::{mpsc, oneshot}};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 
-use crate::{PostgresConfig, Projection, consumer::{assignment::{Callbacks, Shared}, lag::Lag, poll::{Ended, Lane, Poll}, worker::Worker}, metrics as names, postgres::{bounded, cluster::{self, ClusterError}}, store};
+use crate::{
+    PostgresConfig, Projection,
+    consumer::{
+        assignment::{Callbacks, Shared},
+        lag::Lag,
+        poll::{Ended, Lane, Poll},
+        worker::Worker,
+    },
+    metrics as names,
+    postgres::{
+        bounded,
+        cluster::{self, ClusterError},
+    },
+    store,
+};
 
 pub use config::BatchConfig;
 pub use error::ConsumerError;

@@ -6,10 +6,18 @@
 //!
 //! What happens to rows that were proved is for `riverlock audit` to find, which proves everything from the beginning.
 
-use std::{collections::{BTreeMap, HashMap}, time::{Duration, Instant}};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use metrics::{counter, gauge};
-use riverlock_ledger::{Error, PostgresConfig, metrics::OUTCOMES, postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster}, store::Partition};
+use riverlock_ledger::{
+    Error, PostgresConfig,
+    metrics::OUTCOMES,
+    postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster},
+    store::Partition,
+};
 use riverlock_runtime::{Component, ConfigError, Context, config::DurationText, kafka::KafkaConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics as names;
 
-use super::{AuditError, Report, compare::{Comparison, PAGE_RECORDS, Range}, count_kept, source::Source, store::{self, Proved}};
+use super::{
+    AuditError, Report,
+    compare::{Comparison, PAGE_RECORDS, Range},
+    count_kept,
+    source::Source,
+    store::{self, Proved},
+};
 
 /// Records of one partition that are proved between two marks.
 const STRETCH_RECORDS: i64 = 20_000;
