@@ -7,6 +7,8 @@ use riverlock_schemas::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::names::{is_name, name_reason};
+
 use self::credentials::Used;
 
 mod credentials;
@@ -20,18 +22,13 @@ pub use credentials::{
 };
 pub use edge::{AddressRanges, DIGITAL_RIVER, DIGITAL_RIVER_RANGES, NoRange, TlsConfig};
 pub use limits::LimitsConfig;
+pub use names::NO_ENDPOINT;
 pub use quarantine::QuarantineConfig;
 
 /// Most signing secrets that an endpoint may have.
 ///
 /// Source: Digital River keeps at most five secrets per endpoint while they are rotated.
 pub const SECRETS_MAX: usize = 5;
-
-/// Longest name of an endpoint or a secret, in characters; names are labels of metrics.
-pub const NAME_CHARS_MAX: usize = 64;
-
-/// The name that requests to no endpoint are counted under, so no endpoint may have it.
-pub const NO_ENDPOINT: &str = "none";
 
 /// Where tokens are fetched when an endpoint has OAuth clients: the usual path, and that of Salesforce, which an existing
 /// webhook may have been given.
@@ -275,19 +272,11 @@ impl EndpointConfig {
     }
 }
 
-pub(crate) fn is_name(name: &str) -> bool {
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
-    !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(legal)
-}
-
-pub(crate) fn name_reason(name: &str) -> String {
-    format!("`{name}` must be 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and `_`, and not `{NO_ENDPOINT}`")
-}
-
 /// The path without the one slash that may end it.
 pub(crate) fn without_slash(path: &str) -> &str {
     path.strip_suffix('/').unwrap_or(path)
 }
 
+mod names;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     endpoints::Endpoints,
     metrics::{PROCESS, seconds},
-    webhook::handler::Ingest,
+    webhook::state::Ingest,
 };
 
 /// How often it looks.

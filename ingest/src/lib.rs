@@ -9,19 +9,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    auth::guesses::Guesses,
     endpoints::Endpoints,
     http::known::KnownAddresses,
     kafka::{producer::Producer, supervisor::Supervisor},
     metrics::EndpointMetrics,
     readiness::{Obstacle, Readiness},
     reload::{Loaded, Reloader},
-    webhook::{
-        floods::Floods,
-        handler::{Ingest, handle},
-        quarantine::Quarantine,
-        reading::Reading,
-        token_endpoint::TokenEndpoint,
-    },
+    webhook::{floods::Floods, handler::handle, quarantine::Quarantine, reading::Reading, state::Ingest},
 };
 
 pub mod auth;
@@ -35,7 +30,6 @@ mod readiness;
 mod refusal;
 mod reload;
 mod webhook;
-mod write_rights;
 
 pub use config::IngestConfig;
 pub use reload::{Configuration, Load};
@@ -145,7 +139,7 @@ fn assemble(
         producer: Arc::new(producer),
         context: context.clone(),
         tls: Arc::new(ArcSwapOption::from(loaded.tls.clone().map(Arc::new))),
-        tokens: TokenEndpoint::new(),
+        token_guesses: Guesses::new(),
         quarantine: Arc::new(quarantine),
         floods: Floods::default(),
         reading: Reading::new(&config.limits, metrics::PROCESS.requests_evicted.clone()),

@@ -20,7 +20,7 @@ use crate::{
     endpoints::Endpoints,
     http::tls::Tls,
     metrics::{PROCESS, Reload},
-    webhook::handler::Ingest,
+    webhook::state::Ingest,
 };
 
 /// How long reading the configuration may take: a file may be far away.

@@ -7,7 +7,7 @@ use riverlock_runtime::{ConfigError, Secret, config::DurationText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::{is_name, name_reason};
+use crate::config::names::{is_name, name_reason};
 
 /// Shortest signing secret that is accepted, in characters: anything shorter is a placeholder or can be guessed.
 pub const SECRET_CHARS_MIN: usize = 16;

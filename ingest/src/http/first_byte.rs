@@ -5,22 +5,12 @@
 //! counts from its head as well, which is one frame as a rule.
 
 use std::{
-    io,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
-
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
-};
-
-use crate::http::connection::Connection;
 
 /// No byte of the next request has come.
 const NONE: u64 = 0;
@@ -41,7 +31,7 @@ impl FirstByte {
         Self { base: now, at: Arc::new(AtomicU64::new(NONE)) }
     }
 
-    fn bytes_came(&self, bytes: &[u8]) {
+    pub(super) fn bytes_came(&self, bytes: &[u8]) {
         // Some senders end a body with a line feed that is not part of it. It belongs to no request.
         if self.at.load(Ordering::Relaxed) == NONE && bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n')) {
             let nanos = u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(SERVING - 1);
@@ -50,7 +40,7 @@ impl FirstByte {
     }
 
     /// An answer is written: what was read before it is no part of the next request.
-    fn bytes_went(&self) {
+    pub(super) fn bytes_went(&self) {
         if self.at.load(Ordering::Relaxed) != SERVING {
             self.at.store(NONE, Ordering::Relaxed);
         }
@@ -75,79 +65,6 @@ impl FirstByte {
             NONE | SERVING => None,
             nanos => Some(self.base + Duration::from_nanos(nanos)),
         }
-    }
-}
-
-/// A connection whose reads are looked at, and held back where too many requests without proof came over it.
-pub(crate) struct Observed<S> {
-    stream: S,
-    first_byte: FirstByte,
-    connection: Arc<Connection>,
-    pause: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Observed<S> {
-    pub(crate) fn new(stream: S, first_byte: FirstByte, connection: Arc<Connection>) -> Self {
-        Self { stream, first_byte, connection, pause: None }
-    }
-
-    /// Waits until the connection may be read from.
-    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while let Some(until) = self.connection.pause_until() {
-            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(Duration::ZERO)));
-            pause.as_mut().reset(until.into());
-            if pause.as_mut().poll(context).is_pending() {
-                return Poll::Pending;
-            }
-        }
-        self.pause = None;
-        Poll::Ready(())
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.poll_pause(context).is_pending() {
-            return Poll::Pending;
-        }
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.first_byte.bytes_came(&buffer.filled()[before..]);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.first_byte.bytes_went();
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.first_byte.bytes_went();
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod first_byte;
 pub(crate) mod known;
 pub(crate) mod nofile;
+pub(crate) mod observed_stream;
 pub(crate) mod server;
 pub(crate) mod slots;
 pub(crate) mod tls;

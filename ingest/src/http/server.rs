@@ -33,8 +33,9 @@ use crate::{
     http::{
         address::network,
         connection::{Connection, Due},
-        first_byte::{FirstByte, Observed},
+        first_byte::FirstByte,
         nofile,
+        observed_stream::Observed,
         slots::{Slots, Standing},
         tls::Tls,
     },

@@ -7,3 +7,4 @@ pub(crate) mod producer;
 pub(crate) mod reports;
 pub(crate) mod supervisor;
 pub(crate) mod topic_check;
+pub(crate) mod write_rights;

@@ -16,10 +16,10 @@ use crate::{
     kafka::{
         producer::{Delivery, Producer, Record},
         topic_check::{self, Topic, TopicError},
+        write_rights::{self, RightsError},
     },
     metrics::{PROCESS, Probe},
     readiness::{Obstacle, Readiness},
-    write_rights::{self, RightsError},
 };
 
 /// How long Kafka may take to acknowledge a record of ingest's own.

@@ -7,5 +7,6 @@ pub(crate) mod handler;
 pub(crate) mod odd;
 pub(crate) mod quarantine;
 pub(crate) mod reading;
+pub(crate) mod state;
 pub(crate) mod token_endpoint;
 pub(crate) mod waiting;

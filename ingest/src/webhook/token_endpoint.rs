@@ -22,14 +22,13 @@ use serde::Serialize;
 use crate::{
     auth::{
         authorization, credentials,
-        guesses::Guesses,
         token::{Client, Grant, GrantError},
     },
     endpoints::Endpoints,
     http::{server::Peer, slots::Standing},
     metrics::{Outcome, PROCESS, TokenOutcome},
     refusal::Refusal,
-    webhook::{body, floods::Kind, handler::Ingest, reading::Origin},
+    webhook::{body, floods::Kind, reading::Origin, state::Ingest},
 };
 
 /// Longest form, in bytes.
@@ -40,17 +39,6 @@ const FORM_TYPES: [&str; 4] = ["", "application/x-www-form-urlencoded", "applica
 
 /// How long a client that guesses too much is told to wait.
 const LIMITED_RETRY_AFTER_SECONDS: u16 = 60;
-
-/// What all requests for tokens share, whatever the configuration.
-pub(crate) struct TokenEndpoint {
-    guesses: Guesses,
-}
-
-impl TokenEndpoint {
-    pub(crate) fn new() -> Self {
-        Self { guesses: Guesses::new() }
-    }
-}
 
 /// Why there is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,11 +224,11 @@ async fn answer(
     // From here on nothing waits, so that a client which sends slowly holds up no other.
     let (address, now) = (origin.client.address, Instant::now());
     let is_known = ingest.known.standing(address, now) >= Standing::KnownAddress;
-    let attempt = ingest.tokens.guesses.attempt(request.ids.last(), address, is_known, now);
+    let attempt = ingest.token_guesses.attempt(request.ids.last(), address, is_known, now);
     let attempt = attempt.ok_or(TokenError::Limited)?;
     let client = Client::find(endpoints.clients(), &request.ids.all(), &request.secrets.all(), request.grant());
     let client = client.map_err(TokenError::from)?;
-    ingest.tokens.guesses.succeeded(&attempt);
+    ingest.token_guesses.succeeded(&attempt);
     grant(ingest, client, &base_url(endpoints.instance_url(), parts)).ok_or_else(|| TokenError::Busy.into())
 }
 

@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     webhook::{
         floods::{Floods, Kind},
-        handler::{Ingest, SHOWN_ID_CHARS_MAX},
+        state::{Ingest, SHOWN_ID_CHARS_MAX},
     },
 };
 

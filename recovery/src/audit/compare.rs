@@ -15,8 +15,11 @@ use riverlock_schemas::{hash::Sha256Hash, record::Position};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::store::Read;
+
 use super::{
-    AuditError, FINDINGS_MAX,
+    AuditError,
+    report::FINDINGS_MAX,
     source::Source,
     store::{self, Found},
 };
@@ -41,14 +44,6 @@ pub(super) struct Counts {
     pub(super) wrong: u64,
     /// Offsets `[from, to)` that Kafka deleted before they could be read: nothing can be said of them any more.
     pub(super) deleted: Vec<(i64, i64)>,
-}
-
-/// A record that was read.
-pub(super) struct Read {
-    pub(super) topic_id: i16,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-    pub(super) body_sha256: Sha256Hash,
 }
 
 /// Records against rows.

@@ -7,22 +7,19 @@
 //! [`run`] proves everything from the beginning. [`running`] proves what is new, again and again, for the sake of alarms.
 
 mod compare;
+mod error;
+mod report;
 pub mod running;
 mod source;
 pub(crate) mod store;
 
 use std::collections::{BTreeMap, HashMap};
 
-use rdkafka::error::KafkaError;
 use riverlock_ledger::{
-    Error,
-    metrics::OUTCOMES,
-    postgres::{TRANSACTION_LIMIT, bounded, cluster::ClusterError},
-    reading::ranges::STALL_MAX,
+    postgres::{TRANSACTION_LIMIT, bounded},
     store::Partition,
 };
 use riverlock_runtime::kafka::KafkaConfig;
-use serde::Serialize;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
@@ -32,80 +29,10 @@ use self::{
     store::{Place, Standing},
 };
 
-/// Findings that are listed; all are counted.
-const FINDINGS_MAX: usize = 20;
-
-/// The audit could not be made. That says nothing about the records.
-#[derive(Debug, thiserror::Error)]
-pub enum AuditError {
-    /// Kafka did not answer.
-    #[error("Kafka could not be read")]
-    Kafka(#[from] KafkaError),
-    /// PostgreSQL did not answer.
-    #[error(transparent)]
-    Ledger(#[from] Error),
-    /// Kafka does not know a topic that a consumer reads.
-    #[error("Kafka has no topic {0} (`riverlock setup` creates it)")]
-    NoTopic(String),
-    /// Kafka has records and does not send them.
-    #[error("Kafka sent nothing for {} s although records are there", STALL_MAX.as_secs())]
-    Stalled,
-    /// Kafka is not the cluster that the positions in the database belong to.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The process ends.
-    #[error("the audit was stopped")]
-    Stopped,
-}
-
-impl From<sqlx::Error> for AuditError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Ledger(error.into())
-    }
-}
-
-/// What the audit found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Records in the raw topics that the consumers have reached: each was acknowledged.
-    pub acknowledged: u64,
-    /// Rows by outcome.
-    pub outcomes: BTreeMap<String, u64>,
-    /// Records that the consumers have not reached yet.
-    pub pending: u64,
-    /// Rows whose records are older than what the topics keep, or became so while they were read.
-    pub expired: u64,
-    /// Rows of earlier Kafka clusters: stored, and not provable from the current one.
-    pub earlier: u64,
-    /// Everything that is wrong; none means: nothing was lost and nothing invented.
-    pub wrong: u64,
-    /// The first of what is wrong.
-    pub findings: Vec<String>,
-    /// What cannot be proved any more, and why. Nothing of it is wrong.
-    pub notes: Vec<String>,
-}
+pub use error::AuditError;
+pub use report::Report;
 
 impl Report {
-    /// Whether the equation holds: acknowledged = the sum of the outcomes, record by record.
-    #[must_use]
-    pub fn balances(&self) -> bool {
-        self.wrong == 0 && self.acknowledged == self.outcomes.values().sum::<u64>()
-    }
-
-    fn wrong(&mut self, count: u64, finding: impl FnOnce() -> String) {
-        self.wrong += count;
-        if count > 0 && self.findings.len() < FINDINGS_MAX {
-            self.findings.push(finding());
-        }
-    }
-
-    fn note(&mut self, note: String) {
-        if self.notes.len() < FINDINGS_MAX {
-            self.notes.push(note);
-        }
-    }
-
     /// What can be wrong without a record being read.
     fn look_at_ends(&mut self, source: &Source, standings: &BTreeMap<Partition, Standing>, watermarks: &Watermarks) {
         for (&partition, standing) in standings {
@@ -122,30 +49,6 @@ impl Report {
             let reached = standings.get(partition).map_or(low, |standing| standing.reached);
             self.pending += u64::try_from(high - reached).unwrap_or_default();
         }
-    }
-
-    /// Says that Kafka deleted records before they could be proved.
-    fn note_deleted(&mut self, name: &str, from: i64, to: i64) {
-        self.note(format!("{name}@{from}..{to} was deleted by Kafka before it could be proved"));
-    }
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "audit: acknowledged={}", self.acknowledged)?;
-        for outcome in OUTCOMES {
-            write!(f, " {outcome}={}", self.outcomes.get(outcome).copied().unwrap_or_default())?;
-        }
-        if self.pending > 0 {
-            write!(f, " pending={}", self.pending)?;
-        }
-        if self.expired > 0 {
-            write!(f, " expired={}", self.expired)?;
-        }
-        if self.earlier > 0 {
-            write!(f, " earlier={}", self.earlier)?;
-        }
-        write!(f, " {}", if self.balances() { "OK" } else { "FAILED" })
     }
 }
 
@@ -194,7 +97,7 @@ pub async fn run(
         }
     }
     report.findings.append(&mut comparison.findings);
-    report.findings.truncate(FINDINGS_MAX);
+    report.findings.truncate(report::FINDINGS_MAX);
     Ok(report)
 }
 

@@ -356,7 +356,7 @@ async fn prove_stretches(
         }
     }
     report.findings.append(&mut comparison.findings);
-    report.findings.truncate(super::FINDINGS_MAX);
+    report.findings.truncate(super::report::FINDINGS_MAX);
     bounded(TRANSACTION_LIMIT, store::mark(connection, &proved)).await?;
     Ok(())
 }

@@ -10,10 +10,10 @@ use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
     store::{self, Partition},
 };
-use riverlock_schemas::events::content::Content;
+use riverlock_schemas::{events::content::Content, hash::Sha256Hash};
 use sqlx::{Connection as _, PgConnection};
 
-use super::{Report, compare::Read};
+use super::Report;
 
 /// Rows that one statement counts at most: each statement has a snapshot of its own and ends within seconds, so that counting a
 /// large table keeps neither vacuum from its work nor a statement from its timeout.
@@ -330,4 +330,12 @@ pub(super) async fn set_last_run(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// A record that was read.
+pub(crate) struct Read {
+    pub(crate) topic_id: i16,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) body_sha256: Sha256Hash,
 }

@@ -9,17 +9,19 @@ use std::{
 
 use futures::future::try_join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use riverlock_runtime::{Clock, kafka::REQUEST_TIMEOUT};
-use sqlx::PgConnection;
-use tokio::sync::mpsc;
-
-use super::{Offsets, Rebuild, RebuildError, shadow};
 use riverlock_ledger::{
     Dead, Error, Projection, Record, batch,
     error::Disposition,
     postgres::{TRANSACTION_LIMIT, bounded},
     reading::ranges::{OffsetRange, RangeError, RangeReader, ask_patiently, partition_counts},
 };
+use riverlock_runtime::{Clock, kafka::REQUEST_TIMEOUT};
+use sqlx::PgConnection;
+use tokio::sync::mpsc;
+
+use crate::rebuild::store::offsets;
+
+use super::{Offsets, Rebuild, RebuildError, shadow};
 
 /// Partitions that are read at the same time, each into a connection of its own.
 const LANES: usize = 2;
@@ -153,16 +155,6 @@ impl Rebuild {
         }
         reader.await.unwrap_or(Err(RebuildError::Panicked))
     }
-}
-
-/// Where all consumers stand.
-pub(super) async fn offsets(connection: &mut PgConnection) -> Result<Offsets, Error> {
-    let rows = sqlx::query!(
-        "-- consumer_offsets_all
-         SELECT consumer, topic_id, partition, next_offset FROM consumer_offsets"
-    );
-    let rows = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(rows.fetch_all(connection).await?) }).await?;
-    Ok(rows.into_iter().map(|row| ((row.consumer, row.topic_id, row.partition), row.next_offset)).collect())
 }
 
 async fn blocking<T: Send + 'static>(

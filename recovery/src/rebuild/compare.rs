@@ -13,9 +13,9 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
-    Offsets, Rebuild, RebuildError, build,
+    Offsets, Rebuild, RebuildError,
     differ::{Difference, Group, differences},
-    shadow,
+    shadow, store,
     tables::{self, Compared, Rule, Table},
 };
 use crate::audit::store::{self as audit, Place};
@@ -142,7 +142,7 @@ impl Rebuild {
         target: &Offsets,
         report: &mut Report,
     ) -> Result<(), RebuildError> {
-        let reached = build::offsets(rebuilt).await?;
+        let reached = store::offsets(rebuilt).await?;
         for (key, end) in target {
             let next = reached.get(key).copied().unwrap_or_default();
             if next != *end {

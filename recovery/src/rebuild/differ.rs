@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, fmt};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::rebuild::change::Change;
+
 use super::{events, tables::Rule};
 
 /// What separates the parts of a key.
@@ -30,24 +32,6 @@ pub struct Difference {
     pub rebuilt: bool,
     /// What differs, where both are there.
     pub changes: Vec<Change>,
-}
-
-/// A column that differs, or a member of one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Change {
-    /// The column; what is in it, after a point.
-    pub column: String,
-    /// What is live.
-    pub live: String,
-    /// What was rebuilt.
-    pub rebuilt: String,
-}
-
-impl Change {
-    pub(super) fn new(column: &str, live: &dyn fmt::Display, rebuilt: &dyn fmt::Display) -> Self {
-        Self { column: column.to_owned(), live: live.to_string(), rebuilt: rebuilt.to_string() }
-    }
 }
 
 impl fmt::Display for Difference {

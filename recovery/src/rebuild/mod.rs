@@ -8,6 +8,7 @@
 //! Deliberately absent: a relay. Nothing is ever published from tables that are being built.
 
 mod build;
+mod change;
 mod compare;
 mod differ;
 pub mod events;
@@ -24,9 +25,10 @@ use sqlx::PgConnection;
 
 pub use self::{
     compare::{Report, Snapshot, TableReport},
-    differ::{Change, Difference},
+    differ::Difference,
     swap::{Kept, Reason},
 };
+pub use crate::rebuild::change::Change;
 use riverlock_ledger::{Error, PostgresConfig, postgres::cluster::ClusterError, reading::ranges::RangeError};
 
 /// The schema that is built in, unless another is named.

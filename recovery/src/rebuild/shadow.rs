@@ -112,7 +112,7 @@ impl Rebuild {
                 return Err(RebuildError::Tables { schema: schema.clone(), names });
             }
         }
-        if super::build::offsets(&mut shadow).await?.is_empty() {
+        if crate::rebuild::store::offsets(&mut shadow).await?.is_empty() {
             self.set_logged(&mut shadow, false).await?;
         }
         self.copy_topics(&mut live).await

@@ -1,9 +1,13 @@
 //! What is asked and done across schemas. A schema's name cannot be a parameter of a statement, so these statements are put
 //! together here; every name in them comes from the catalog or from [`super::tables`], or was checked to need no quotes.
 
+use riverlock_ledger::{
+    Error,
+    postgres::{TRANSACTION_LIMIT, bounded},
+};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use riverlock_ledger::Error;
+use crate::rebuild::Offsets;
 
 /// Runs a statement that was put together.
 pub(super) async fn run(connection: &mut PgConnection, statement: String) -> Result<u64, Error> {
@@ -127,4 +131,14 @@ pub(super) async fn grants(connection: &mut PgConnection, from: &str, to: &str) 
         to
     );
     Ok(statements.fetch_all(connection).await?)
+}
+
+/// Where all consumers stand.
+pub(crate) async fn offsets(connection: &mut PgConnection) -> Result<Offsets, Error> {
+    let rows = sqlx::query!(
+        "-- consumer_offsets_all
+         SELECT consumer, topic_id, partition, next_offset FROM consumer_offsets"
+    );
+    let rows = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(rows.fetch_all(connection).await?) }).await?;
+    Ok(rows.into_iter().map(|row| ((row.consumer, row.topic_id, row.partition), row.next_offset)).collect())
 }

@@ -9,11 +9,15 @@ use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 
 use super::{
-    Observer, Replay, ReplayError,
-    chunk::{self, Folded},
-    pace::Pace,
-    reading::{Chunk, Reading},
+    Observer, Replay, ReplayError, chunk,
     store::{self, Plan, Run, Step},
+};
+use crate::replay::{
+    input::{
+        pace::Pace,
+        reading::{Chunk, Reading},
+    },
+    report::Folded,
 };
 use riverlock_ledger::{
     PostgresConfig,

@@ -3,56 +3,12 @@
 use std::{collections::HashSet, ops::Range};
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::hash::Sha256Hash;
+use riverlock_ledger::{Error, Record, error::Disposition};
 use sqlx::{Connection as _, PgConnection};
 
-use super::{
-    Consumer, Effect,
-    report::{Chain, outcomes_text},
-    store::{self, Position},
-};
-use riverlock_ledger::{Error, Record, error::Disposition};
+use crate::replay::{model::Position, report::Folded};
 
-/// A record that has an outcome now and had none before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Settled {
-    pub(super) topic: String,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-    pub(super) event_id: String,
-    pub(super) order_id: Option<String>,
-    pub(super) outcome: String,
-    pub(super) reason: Option<String>,
-    pub(super) body_sha256: Vec<u8>,
-}
-
-/// What a chunk did.
-#[derive(Debug, Default)]
-pub(super) struct Folded {
-    /// Sorted by topic, partition and offset.
-    pub(super) settled: Vec<Settled>,
-    /// Sorted.
-    pub(super) effects: Vec<Effect>,
-}
-
-impl Folded {
-    /// Stands for everything that it does; `None` when it does nothing.
-    pub(super) fn digest(&self) -> Option<Sha256Hash> {
-        if self.settled.is_empty() && self.effects.is_empty() {
-            return None;
-        }
-        let mut chain = Chain::new("chunk");
-        self.settled.iter().for_each(|settled| chain.add_settled(settled));
-        self.effects.iter().for_each(|effect| chain.add_effect(effect));
-        Some(chain.end())
-    }
-
-    /// The same in numbers, for people.
-    pub(super) fn summary(&self) -> String {
-        let count = |outcome: &str| self.settled.iter().filter(|settled| settled.outcome == outcome).count() as u64;
-        format!("{} messages={}", outcomes_text(count), self.effects.len())
-    }
-}
+use super::{Consumer, store};
 
 pub(super) fn position(record: &Record) -> Position {
     (record.topic_id, record.partition, record.offset)

@@ -17,10 +17,10 @@
 mod apply;
 mod chunk;
 mod error;
+mod input;
+mod model;
 mod overlay;
-mod pace;
 mod plan;
-mod reading;
 mod report;
 mod runs;
 mod selection;
@@ -36,12 +36,12 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     apply::{Applied, apply},
     error::ReplayError,
-    pace::RATE_DEFAULT,
     plan::{Planned, plan},
-    report::{Effect, OrderChange, Report},
+    report::Report,
     runs::{RunView, runs},
-    selection::Selection,
 };
+pub use input::pace::RATE_DEFAULT;
+pub use crate::replay::model::{Effect, OrderChange, Selection};
 use riverlock_ledger::{Dead, Error, PostgresConfig, Projection, Record, batch};
 
 /// Most records in one transaction. Small, so that live batches never wait long for an order.

@@ -12,11 +12,8 @@ use futures::TryStreamExt as _;
 use riverlock_schemas::events::file_event::{FileEvent, Purpose};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, postgres::PgRow};
 
-use super::{
-    Consumer, Effect, OrderChange,
-    chunk::{self, Folded},
-    report::Chain,
-};
+use super::{Consumer, Effect, OrderChange, chunk, report::Chain};
+use crate::replay::report::Folded;
 use riverlock_ledger::{
     Error, PostgresConfig, Record, batch,
     postgres::{TRANSACTION_LIMIT, bounded},

@@ -9,11 +9,13 @@ use sqlx::{Connection as _, PgConnection};
 use super::{
     CHUNK_BYTES, CHUNK_RECORDS, Effect, Observer, OrderChange, Replay, ReplayError, Report, Selection, chunk,
     overlay::Overlay,
-    pace::Pace,
-    reading::{Limits, Reading},
     report::Chain,
     selection,
     store::{self, Plan, PlannedChunk},
+};
+use crate::replay::{
+    input::{pace::Pace, reading::Reading},
+    model::Limits,
 };
 use riverlock_ledger::{
     Error,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use riverlock_schemas::{Mode, hash::Sha256Hash};
+use riverlock_ledger::metrics::OUTCOMES;
+use riverlock_schemas::hash::Sha256Hash;
 use serde::{Deserialize, Serialize};
 
-use super::chunk::{Folded, Settled};
-use riverlock_ledger::metrics::OUTCOMES;
+use crate::replay::model::{Effect, Settled};
 
 /// What a replay would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,54 +46,6 @@ impl Report {
 pub(super) fn outcomes_text(count: impl Fn(&str) -> u64) -> String {
     let texts: Vec<String> = OUTCOMES.iter().map(|outcome| format!("{outcome}={}", count(outcome))).collect();
     texts.join(" ")
-}
-
-/// A message to other systems.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Effect {
-    /// The order.
-    pub order_id: String,
-    /// Its mode.
-    #[serde(rename = "mode", serialize_with = "mode")]
-    pub live_mode: bool,
-    /// For example `fulfillment.requested`.
-    pub kind: String,
-    /// What makes it unique within order and kind.
-    pub effect_key: String,
-}
-
-fn mode<S: serde::Serializer>(live_mode: &bool, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&Mode::from_live(*live_mode))
-}
-
-impl std::fmt::Display for Effect {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}  order {} ({})", self.kind, self.order_id, Mode::from_live(self.live_mode))?;
-        if self.effect_key.is_empty() { Ok(()) } else { write!(f, "  {}", self.effect_key) }
-    }
-}
-
-/// An order that would change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct OrderChange {
-    /// The order.
-    pub order_id: String,
-    /// Its mode.
-    #[serde(rename = "mode", serialize_with = "mode")]
-    pub live_mode: bool,
-    /// Its status now; `None` where the order is not known.
-    pub before: Option<String>,
-    /// Its status then.
-    pub after: String,
-}
-
-impl std::fmt::Display for OrderChange {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let before = self.before.as_deref().unwrap_or("not known");
-        write!(f, "order {} ({}): {before} -> {}", self.order_id, Mode::from_live(self.live_mode), self.after)
-    }
 }
 
 /// A hash over things in their order, whatever groups they come in.
@@ -138,5 +90,33 @@ impl Chain {
 
     pub(super) fn end(self) -> Sha256Hash {
         self.0
+    }
+}
+
+/// What a chunk did.
+#[derive(Debug, Default)]
+pub(crate) struct Folded {
+    /// Sorted by topic, partition and offset.
+    pub(crate) settled: Vec<Settled>,
+    /// Sorted.
+    pub(crate) effects: Vec<Effect>,
+}
+
+impl Folded {
+    /// Stands for everything that it does; `None` when it does nothing.
+    pub(crate) fn digest(&self) -> Option<Sha256Hash> {
+        if self.settled.is_empty() && self.effects.is_empty() {
+            return None;
+        }
+        let mut chain = Chain::new("chunk");
+        self.settled.iter().for_each(|settled| chain.add_settled(settled));
+        self.effects.iter().for_each(|effect| chain.add_effect(effect));
+        Some(chain.end())
+    }
+
+    /// The same in numbers, for people.
+    pub(crate) fn summary(&self) -> String {
+        let count = |outcome: &str| self.settled.iter().filter(|settled| settled.outcome == outcome).count() as u64;
+        format!("{} messages={}", outcomes_text(count), self.effects.len())
     }
 }

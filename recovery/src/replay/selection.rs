@@ -7,92 +7,22 @@ use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
 };
-use riverlock_runtime::kafka::REQUEST_TIMEOUT;
-use riverlock_schemas::{partitioner, record};
-use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
-
-use super::{Replay, ReplayError, store};
 use riverlock_ledger::{
-    Record, batch,
     postgres::{TRANSACTION_LIMIT, bounded, cluster},
     reading::ranges::{OffsetRange, RangeError, ask_patiently, partition_counts},
     store as ledger_store,
 };
+use riverlock_runtime::kafka::REQUEST_TIMEOUT;
+use riverlock_schemas::{partitioner, record};
+use sqlx::PgConnection;
+
+use crate::replay::model::{Assigned, Position, Selection};
+
+use super::{Replay, ReplayError, store};
 
 /// How far around the time that was named records are looked at: a partition's times go back when its leader changes to a
 /// machine with another clock.
 const TIME_MARGIN: TimeDelta = TimeDelta::minutes(5);
-
-/// What is replayed: everything that all of these allow. Nothing named means everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Selection {
-    /// Topics, by name or by event type.
-    pub topics: Vec<String>,
-    /// Partition numbers.
-    pub partitions: Vec<i32>,
-    /// Offsets `[start, end)` of every partition that is selected.
-    pub offsets: Option<(i64, i64)>,
-    /// Records that the broker took at this time or later.
-    pub from: Option<DateTime<Utc>>,
-    /// Records that the broker took before this time.
-    pub until: Option<DateTime<Utc>>,
-    /// Records about these orders.
-    pub orders: Vec<String>,
-    /// Records of these events.
-    pub events: Vec<String>,
-}
-
-impl Selection {
-    /// Whether a record that lies in the ranges is meant.
-    pub(super) fn has(&self, record: &Record) -> bool {
-        let in_time = self.from.is_none_or(|from| record.timestamp >= from)
-            && self.until.is_none_or(|until| record.timestamp < until);
-        if !in_time || (self.orders.is_empty() && self.events.is_empty()) {
-            return in_time;
-        }
-        let Some(envelope) = batch::envelope(record) else { return false };
-        let order = || envelope.order_id.as_deref().is_some_and(|id| self.orders.iter().any(|order| order == id));
-        let event = || {
-            let key = batch::event_key(&envelope);
-            self.events.iter().any(|id| *id == key || *id == envelope.id)
-        };
-        (self.orders.is_empty() || order()) && (self.events.is_empty() || event())
-    }
-}
-
-impl std::fmt::Display for Selection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut parts = Vec::new();
-        let mut list = |what: &str, items: &[String]| {
-            if !items.is_empty() {
-                parts.push(format!("{what} {}", items.join(", ")));
-            }
-        };
-        list("topic", &self.topics);
-        list("partition", &self.partitions.iter().map(ToString::to_string).collect::<Vec<_>>());
-        list("order", &self.orders);
-        list("event", &self.events);
-        if let Some((start, end)) = self.offsets {
-            parts.push(format!("offsets {start}..{end}"));
-        }
-        if let Some(from) = self.from {
-            parts.push(format!("from {from}"));
-        }
-        if let Some(until) = self.until {
-            parts.push(format!("until {until}"));
-        }
-        f.write_str(&if parts.is_empty() { "everything".to_owned() } else { parts.join("; ") })
-    }
-}
-
-/// A range, with the topic's number in the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Assigned {
-    pub(super) topic_id: i16,
-    pub(super) range: OffsetRange,
-}
 
 /// The ranges, and what people should know of how they were found.
 pub(super) struct Resolved {
@@ -239,7 +169,7 @@ async fn known_positions(
     connection: &mut PgConnection,
     selection: &Selection,
     notes: &mut Vec<String>,
-) -> Result<Option<Vec<store::Position>>, ReplayError> {
+) -> Result<Option<Vec<Position>>, ReplayError> {
     if selection.events.is_empty() {
         return Ok(None);
     }
@@ -247,7 +177,7 @@ async fn known_positions(
     let missing: Vec<&str> =
         selection.events.iter().map(String::as_str).filter(|id| !found.contains_key(*id)).collect();
     if missing.is_empty() {
-        let positions: Vec<store::Position> = found.into_values().flatten().collect();
+        let positions: Vec<Position> = found.into_values().flatten().collect();
         notes.push(format!("the database knows where the events lie: {} records are read, no others", positions.len()));
         return Ok(Some(positions));
     }

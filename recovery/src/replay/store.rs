@@ -3,20 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use riverlock_ledger::{Error, reading::ranges::OffsetRange};
 use riverlock_schemas::hash::Sha256Hash;
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use super::{
-    Effect, Report, Selection,
-    chunk::Settled,
-    reading::{Limits, RangeKey},
-    selection::Assigned,
-};
-use riverlock_ledger::{Error, reading::ranges::OffsetRange};
+use crate::replay::model::{Assigned, Limits, Position, RangeKey, Settled};
 
-/// Topic number, partition, offset.
-pub(super) type Position = (i16, i32, i64);
+use super::{Effect, Report, Selection};
 
 /// How many records of an order have an outcome.
 pub(super) async fn records_of_order(connection: &mut PgConnection, order_id: &str) -> Result<i64, Error> {

@@ -13,42 +13,35 @@ use std::{
     },
 };
 
-use riverlock_runtime::kafka::KafkaConfig;
-use tokio::sync::mpsc;
-
-use super::{ReplayError, Selection, selection::Assigned};
 use riverlock_ledger::{
     Record,
     reading::ranges::{OffsetRange, RangeReader},
 };
+use riverlock_runtime::kafka::KafkaConfig;
+use tokio::sync::mpsc;
 
-/// A range's key: topic number, partition, first offset.
-pub(super) type RangeKey = (i16, i32, i64);
+use crate::replay::{
+    ReplayError, Selection,
+    model::{Assigned, Limits, RangeKey},
+};
 
 /// Records of one transaction, and how far reading has come with them.
 #[derive(Debug)]
-pub(super) struct Chunk {
-    pub(super) records: Vec<Record>,
+pub(crate) struct Chunk {
+    pub(crate) records: Vec<Record>,
     /// The next offset of every range that has moved.
-    pub(super) next: Vec<(RangeKey, i64)>,
-}
-
-/// Where chunks end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) records: usize,
-    pub(super) bytes: usize,
+    pub(crate) next: Vec<(RangeKey, i64)>,
 }
 
 /// Chunks, read ahead by one.
-pub(super) struct Reading {
+pub(crate) struct Reading {
     chunks: mpsc::Receiver<Result<Chunk, ReplayError>>,
     read: Arc<AtomicU64>,
 }
 
 impl Reading {
     /// Starts to read. `next` says how far ranges have been read before.
-    pub(super) fn start(
+    pub(crate) fn start(
         kafka: &KafkaConfig,
         group: &str,
         ranges: &[Assigned],
@@ -85,12 +78,12 @@ impl Reading {
     }
 
     /// The next chunk; `None` after the last.
-    pub(super) async fn next(&mut self) -> Result<Option<Chunk>, ReplayError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, ReplayError> {
         self.chunks.recv().await.transpose()
     }
 
     /// How many records were read, selected or not.
-    pub(super) fn records_read(&self) -> u64 {
+    pub(crate) fn records_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 }

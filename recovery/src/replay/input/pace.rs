@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Observer, Replay, ReplayError};
+use crate::replay::{Observer, Replay, ReplayError};
 use riverlock_ledger::{
     PostgresConfig,
     postgres::bounded,
@@ -32,7 +32,7 @@ const SLOWEST: u32 = 32;
 
 /// Decides when the next records may go. Counts, and knows no clock of its own.
 #[derive(Debug)]
-pub(super) struct Pacer {
+pub(crate) struct Pacer {
     rate: NonZeroU32,
     /// The rate is divided by this.
     divisor: u32,
@@ -42,13 +42,13 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    pub(super) fn new(rate: NonZeroU32) -> Self {
+    pub(crate) fn new(rate: NonZeroU32) -> Self {
         Self { rate, divisor: 1, paid: Duration::ZERO, last_lag: None }
     }
 
     /// Lets `records` go at the time `now` since the start, and says how long to wait before them. What was not used is not
     /// saved up.
-    pub(super) fn admit(&mut self, records: usize, now: Duration) -> Duration {
+    pub(crate) fn admit(&mut self, records: usize, now: Duration) -> Duration {
         let start = self.paid.max(now);
         let price =
             Duration::from_secs(1).mul_f64(records as f64 * f64::from(self.divisor) / f64::from(self.rate.get()));
@@ -57,7 +57,7 @@ impl Pacer {
     }
 
     /// Takes a new measurement of the live lag; when the rate changes because of it, says so.
-    pub(super) fn see_lag(&mut self, lag: u64) -> Option<String> {
+    pub(crate) fn see_lag(&mut self, lag: u64) -> Option<String> {
         let grows = self.last_lag.is_some_and(|last| lag > last);
         self.last_lag = Some(lag);
         let divisor = if lag <= LAG_EVERYDAY {
@@ -81,7 +81,7 @@ impl Pacer {
 }
 
 /// A [`Pacer`] in real time, with the lag measured beside it.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     pacer: Pacer,
     started: Instant,
     /// Where Kafka's partitions begin and end, as of now.
@@ -95,7 +95,7 @@ pub(super) struct Pace {
 type Watermarks = HashMap<(i16, i32), (i64, i64)>;
 
 impl Pace {
-    pub(super) async fn start(replay: &Replay<'_>) -> Result<Self, ReplayError> {
+    pub(crate) async fn start(replay: &Replay<'_>) -> Result<Self, ReplayError> {
         let mut connection = replay.postgres.connect().await?;
         let topics: Vec<String> = replay.consumers.iter().flat_map(|consumer| consumer.topics.clone()).collect();
         let topics = store::topic_ids_to_read(&mut connection, &topics);
@@ -118,7 +118,7 @@ impl Pace {
     }
 
     /// Waits until `records` may go; `false` when the replay is asked to end first.
-    pub(super) async fn wait(&mut self, records: usize, observer: &mut dyn Observer, stop: &CancellationToken) -> bool {
+    pub(crate) async fn wait(&mut self, records: usize, observer: &mut dyn Observer, stop: &CancellationToken) -> bool {
         if self.watermarks.has_changed().unwrap_or_default() {
             let watermarks = self.watermarks.borrow_and_update().clone();
             match self.lag(&watermarks).await {

@@ -1,0 +1,16 @@
+//! Names of endpoints, secrets and clients.
+
+/// The name that requests to no endpoint are counted under, so no endpoint may have it.
+pub const NO_ENDPOINT: &str = "none";
+
+/// Longest name of an endpoint or a secret, in characters; names are labels of metrics.
+pub(super) const NAME_CHARS_MAX: usize = 64;
+
+pub(crate) fn is_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    !name.is_empty() && name.len() <= NAME_CHARS_MAX && name.chars().all(legal)
+}
+
+pub(crate) fn name_reason(name: &str) -> String {
+    format!("`{name}` must be 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and `_`, and not `{NO_ENDPOINT}`")
+}

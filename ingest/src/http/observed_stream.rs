@@ -1,0 +1,89 @@
+//! A connection's stream: notes when bytes arrive, and slows down reads where too many requests fail authentication.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+use crate::http::{connection::Connection, first_byte::FirstByte};
+
+/// A connection whose reads are looked at, and held back where too many requests without proof came over it.
+pub(crate) struct Observed<S> {
+    pub(crate) stream: S,
+    pub(crate) first_byte: FirstByte,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Observed<S> {
+    pub(crate) fn new(stream: S, first_byte: FirstByte, connection: Arc<Connection>) -> Self {
+        Self { stream, first_byte, connection, pause: None }
+    }
+
+    /// Waits until the connection may be read from.
+    pub(crate) fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while let Some(until) = self.connection.pause_until() {
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(Duration::ZERO)));
+            pause.as_mut().reset(until.into());
+            if pause.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        self.pause = None;
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.poll_pause(context).is_pending() {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.first_byte.bytes_came(&buffer.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.first_byte.bytes_went();
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.first_byte.bytes_went();
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
