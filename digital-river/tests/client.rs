@@ -23,7 +23,7 @@ use riverlock_digital_river::{
     failure::Repeat,
     webhooks::{
         self, WebhookConfig,
-        apply::{self, Done},
+        apply::{self, StepResult},
     },
 };
 use riverlock_runtime::{Clock, Secret, SystemClock};
@@ -269,7 +269,7 @@ async fn a_registration_whose_answer_is_lost_happens_once() {
         let mut done = Vec::new();
         let wait = Duration::from_millis(10);
         apply::apply(&client, &plan, &configured, wait, |_, what| done.push(what)).await.unwrap();
-        assert_eq!(done, [Done::CreatedUnanswered, Done::Created]);
+        assert_eq!(done, [StepResult::CreatedUnanswered, StepResult::Created]);
         let (plan, _) = apply::plan(&client, Mode::Test, &configured).await.unwrap();
         assert!(plan.is_empty());
         let listed =
@@ -298,7 +298,9 @@ async fn a_plan_that_stops_in_the_middle_goes_on_where_it_stopped() {
     });
     let server = server.await;
     let (client, configured, wait) = (server.client(), configured(), Duration::from_millis(10));
-    for expected in [Err("complete"), Ok(vec![Done::Left, Done::Created]), Ok(vec![Done::Left, Done::Left])] {
+    for expected in
+        [Err("complete"), Ok(vec![StepResult::Left, StepResult::Created]), Ok(vec![StepResult::Left, StepResult::Left])]
+    {
         let (plan, _) = apply::plan(&client, Mode::Test, &configured).await.unwrap();
         let mut done = Vec::new();
         let result = apply::apply(&client, &plan, &configured, wait, |_, what| done.push(what)).await;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::names::{is_name, name_reason};
 
-use self::credentials::Used;
+use self::credentials::OAuthUse;
 
 mod credentials;
 mod edge;
@@ -170,7 +170,7 @@ impl IngestConfig {
                 "is empty; expected at least one endpoint with name, path and secrets",
             ));
         }
-        self.oauth.validate(if self.uses_oauth() { Used::Yes } else { Used::No })?;
+        self.oauth.validate(if self.uses_oauth() { OAuthUse::Yes } else { OAuthUse::No })?;
         let (mut names, mut paths, mut clients) = (HashSet::new(), HashSet::new(), HashSet::new());
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             let key = format!("ingest.endpoints[{index}]");

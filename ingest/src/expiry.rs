@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks for as long as the process runs, and tells what was logged too often to be written.
 pub(crate) async fn watch(ingest: Arc<Ingest>) -> Infallible {
-    let mut seen = Seen::default();
+    let mut seen = ReportedExpiries::default();
     loop {
         let now = ingest.context.clock.now();
         seen.look(&ingest.endpoints.load(), now);
@@ -28,14 +28,14 @@ pub(crate) async fn watch(ingest: Arc<Ingest>) -> Infallible {
 
 /// What the last look found.
 #[derive(Default)]
-struct Seen {
+struct ReportedExpiries {
     /// Whether each secret, by endpoint and name, counted.
     secrets: HashMap<(String, String), bool>,
     /// The certificate that was found to have expired.
     expired_certificate: Option<DateTime<Utc>>,
 }
 
-impl Seen {
+impl ReportedExpiries {
     fn look(&mut self, endpoints: &Endpoints, now: DateTime<Utc>) {
         let mut secrets = HashMap::with_capacity(self.secrets.len());
         for endpoint in endpoints.iter() {
@@ -104,8 +104,8 @@ mod tests {
             .unwrap();
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         let endpoints = Endpoints::new(&config, at("2025-12-31T00:00:00Z"));
-        let mut seen = Seen::default();
-        let active = |seen: &Seen| {
+        let mut seen = ReportedExpiries::default();
+        let active = |seen: &ReportedExpiries| {
             let mut active: Vec<&str> =
                 seen.secrets.iter().filter(|(_, active)| **active).map(|((_, id), _)| id.as_str()).collect();
             active.sort_unstable();

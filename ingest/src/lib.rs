@@ -15,8 +15,8 @@ use crate::{
     kafka::{producer::Producer, supervisor::Supervisor},
     metrics::EndpointMetrics,
     readiness::{Obstacle, Readiness},
-    reload::{Loaded, Reloader},
-    webhook::{floods::Floods, handler::handle, quarantine::Quarantine, reading::Reading, state::Ingest},
+    reload::{LoadedConfig, Reloader},
+    webhook::{floods::Floods, handler::handle, quarantine::Quarantine, reading::BodyReads, state::Ingest},
 };
 
 pub mod auth;
@@ -98,7 +98,7 @@ async fn run(
     context: &Context,
 ) -> Result<Server, Error> {
     config.validate()?;
-    let loaded = Loaded::at_start(config.clone(), load.as_deref())?;
+    let loaded = LoadedConfig::at_start(config.clone(), load.as_deref())?;
     metrics::describe();
     let unlistenable = |source| Error::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(unlistenable)?;
@@ -122,7 +122,7 @@ async fn run(
 /// Makes what every request needs.
 fn assemble(
     config: &IngestConfig,
-    loaded: &Loaded,
+    loaded: &LoadedConfig,
     kafka: &KafkaConfig,
     context: &Context,
 ) -> Result<Ingest, rdkafka::error::KafkaError> {
@@ -142,7 +142,7 @@ fn assemble(
         token_guesses: Guesses::new(),
         quarantine: Arc::new(quarantine),
         floods: Floods::default(),
-        reading: Reading::new(&config.limits, metrics::PROCESS.requests_evicted.clone()),
+        reading: BodyReads::new(&config.limits, metrics::PROCESS.requests_evicted.clone()),
         known: KnownAddresses::new(config.limits.known_for, now),
     })
 }

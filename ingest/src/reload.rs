@@ -59,13 +59,13 @@ impl Configuration {
 
 /// A configuration that is right, with what its files hold.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Loaded {
+pub(crate) struct LoadedConfig {
     pub(crate) config: IngestConfig,
     pub(crate) tls: Option<Tls>,
     others: BTreeMap<&'static str, Hash>,
 }
 
-impl Loaded {
+impl LoadedConfig {
     /// Checks the configuration and reads the files that it names.
     pub(crate) fn new(configuration: Configuration) -> Result<Self, ConfigError> {
         let Configuration { ingest: config, others } = configuration;
@@ -82,7 +82,7 @@ impl Loaded {
 }
 
 /// What a look at the configuration found; an error as text, so that two can be compared.
-type Found = Result<Loaded, String>;
+type LoadResult = Result<LoadedConfig, String>;
 
 /// Who wants to know.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,17 +97,17 @@ pub(crate) struct Reloader {
     hangups: Signal,
     component: Component,
     /// A read that has not come to its end.
-    reading: Option<JoinHandle<Found>>,
+    reading: Option<JoinHandle<LoadResult>>,
     /// What the process was started with. Some of it is in use until it ends.
-    started: Loaded,
+    started: LoadedConfig,
     /// The keys and sections that have other values now than those in use.
     pending: Vec<&'static str>,
     /// What was taken last.
-    current: Loaded,
+    current: LoadedConfig,
     /// What the last look found.
-    seen: Found,
+    seen: LoadResult,
     /// What was last taken or refused, so that the same is not refused every few seconds.
-    judged: Found,
+    judged: LoadResult,
 }
 
 impl Reloader {
@@ -115,7 +115,7 @@ impl Reloader {
     pub(crate) fn new(
         load: Arc<Load>,
         ingest: Arc<Ingest>,
-        current: Loaded,
+        current: LoadedConfig,
         component: Component,
     ) -> std::io::Result<Self> {
         let hangups = signal(SignalKind::hangup())?;
@@ -151,7 +151,7 @@ impl Reloader {
 
     async fn look(&mut self, cause: Cause) {
         let load = Arc::clone(&self.load);
-        let read = move || load().and_then(Loaded::new).map_err(|error| chain(&error));
+        let read = move || load().and_then(LoadedConfig::new).map_err(|error| chain(&error));
         // A read that hangs, for example on a file that is far away, holds a thread. One is enough: more of them would use up
         // the threads that everything else that blocks needs.
         let reading = self.reading.get_or_insert_with(|| tokio::task::spawn_blocking(read));
@@ -171,7 +171,7 @@ impl Reloader {
         self.judged = found;
     }
 
-    fn judge(&mut self, found: &Found) {
+    fn judge(&mut self, found: &LoadResult) {
         match found {
             Ok(loaded) if *loaded == self.current => {
                 PROCESS.reloaded(Reload::Unchanged);
@@ -198,7 +198,7 @@ impl Reloader {
         }
     }
 
-    fn take(&mut self, loaded: Loaded) {
+    fn take(&mut self, loaded: LoadedConfig) {
         self.pending = self.started.config.fixed_changes(&loaded.config);
         let differs = |name: &&'static str| self.started.others.get(name) != loaded.others.get(name);
         self.pending.extend(loaded.others.keys().copied().filter(differs));

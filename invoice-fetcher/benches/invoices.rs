@@ -23,7 +23,7 @@ use anyhow::{Context as _, bail, ensure};
 use riverlock_invoice_fetcher::{
     AccountConfig, Archive, InvoiceFetcherConfig, InvoiceQueue, fetch, metrics::ATTEMPTS, queue::view,
 };
-use riverlock_ledger::{Fresh, PostgresConfig, Projection as _, postgres};
+use riverlock_ledger::{NewEvent, PostgresConfig, Projection as _, postgres};
 use riverlock_runtime::{Context, Secret, telemetry};
 use riverlock_sandbox::{
     Api, Clock, Fault, FaultRule, Faults, SandboxConfig,
@@ -205,7 +205,7 @@ async fn announce(
                 purpose: file_event::Purpose::Invoice,
                 announced_url: None,
             };
-            Ok(Fresh { event, conflict: false })
+            Ok(NewEvent { event, conflict: false })
         });
         let page = page.collect::<anyhow::Result<Vec<_>>>()?;
         queue.apply(connection, page, context.clock.now()).await?;

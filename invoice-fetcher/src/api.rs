@@ -95,7 +95,7 @@ fn gone(code: &'static str, message: &str) -> ApiError {
 
 /// The refusals of a document that was stored.
 #[derive(utoipa::IntoResponses)]
-enum Gone {
+enum GoneResponse {
     /// The document was stored, and is not in the archive as it was: `riverlock invoices verify` finds all such documents, and
     /// has them fetched again
     #[response(status = 410)]
@@ -180,7 +180,7 @@ struct Pdf(Vec<u8>);
 #[utoipa::path(
     get, path = "/v1/invoices/{fileId}", operation_id = "getInvoice", tag = "invoices", security(("token" = [])),
     params(("fileId" = String, Path, description = "Digital River's id of the file", format = "uuid")),
-    responses((status = 200, description = "The document", body = Pdf, content_type = "application/pdf"), Gone, Refusals)
+    responses((status = 200, description = "The document", body = Pdf, content_type = "application/pdf"), GoneResponse, Refusals)
 )]
 async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<String>) -> Result<Response, Refusal> {
     let file_id = FileId::parse(&file_id).map_err(|_| Refusal::NotFound)?;
@@ -202,7 +202,7 @@ async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<S
     }
     tracing::info!(file.id = %file_id, order.id = found.order_id, "file {file_id} is sent");
     let name = format!("attachment; filename=\"{}-{file_id}.pdf\"", found.purpose.replace('_', "-"));
-    let checked = Checked {
+    let checked = CheckedBody {
         object: object.stream,
         held: None,
         left: size,
@@ -218,7 +218,7 @@ async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<S
         (header::CONTENT_LENGTH, size.to_string()),
         (header::CONTENT_DISPOSITION, name),
     ];
-    let body = stream::try_unfold(checked, Checked::next);
+    let body = stream::try_unfold(checked, CheckedBody::next);
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
@@ -234,7 +234,7 @@ fn not_as_stored(file_id: FileId, reason: &dyn std::fmt::Display, refusal: Refus
 }
 
 /// A document on its way out. One piece is held back until the next has come, and the last until all is as it must be.
-struct Checked {
+struct CheckedBody {
     object: BoxStream<'static, Result<Bytes, object_store::Error>>,
     held: Option<Bytes>,
     left: u64,
@@ -245,7 +245,7 @@ struct Checked {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Checked {
+impl CheckedBody {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, io::Error> {
         loop {
             let next = timeout_at(self.until.into(), self.object.next()).await;

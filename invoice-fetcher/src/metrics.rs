@@ -3,7 +3,7 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use riverlock_schemas::Mode;
 
-use crate::{account::gate::Why, problem::Problem, queue::AGES};
+use crate::{account::gate::PauseReason, problem::Problem, queue::AGES};
 
 /// Documents by state.
 pub const DOCUMENTS: &str = "invoice_documents";
@@ -116,8 +116,8 @@ pub(crate) fn describe() {
 }
 
 /// Shows why nothing is fetched for a mode, if so.
-pub(crate) fn paused(mode: Mode, trouble: Option<Why>) {
-    for why in Why::ALL {
+pub(crate) fn paused(mode: Mode, trouble: Option<PauseReason>) {
+    for why in PauseReason::ALL {
         let value = f64::from(u8::from(trouble == Some(why)));
         gauge!(PAUSED, "mode" => mode.as_str(), "reason" => why.as_str()).set(value);
     }
@@ -132,7 +132,7 @@ mod tests {
         let page = riverlock_runtime::telemetry::metrics().unwrap();
         describe();
         // A mode that no other test of this process uses.
-        paused(Mode::Live, Some(Why::KeyRefused));
+        paused(Mode::Live, Some(PauseReason::KeyRefused));
         let text = page.render();
         for series in [
             "invoice_documents{state=\"due\"}",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use riverlock_schemas::hash::Sha256Hash;
 
-use crate::account::{evidence::Answer, gate::Why};
+use crate::account::{evidence::Answer, gate::PauseReason};
 
 /// Why an attempt did not end with a stored document. The text is kept with the row, for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,10 +121,10 @@ pub(crate) enum Problem {
         received: Sha256Hash,
     },
     /// Nothing was asked, because nothing may be at the moment.
-    #[error("not asked: {}", .why.map_or("the rate limit leaves no room", Why::as_str))]
+    #[error("not asked: {}", .why.map_or("the rate limit leaves no room", PauseReason::as_str))]
     Closed {
         /// Why; `None` for the rate limit alone.
-        why: Option<Why>,
+        why: Option<PauseReason>,
         /// For how long.
         wait: Duration,
     },

@@ -18,7 +18,7 @@ use riverlock_schemas::{
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    Dead, Decision, Error, Fresh, Projection, Reading, Record,
+    DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, Record,
     spellings::{self, Comparison, OrderMark, Spelling},
     store::{self, EventRow, Outcome, Positions},
 };
@@ -90,7 +90,7 @@ pub async fn apply<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
     records: &[Record],
-    refused: Option<&Dead>,
+    refused: Option<&DeadReason>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     apply_after(connection, projection, records, &Positions::new(), refused, now).await
@@ -105,7 +105,7 @@ pub async fn apply_after<P: Projection>(
     projection: &P,
     records: &[Record],
     before: &Positions,
-    refused: Option<&Dead>,
+    refused: Option<&DeadReason>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let entries = judge_all(projection, records, refused).await;
@@ -124,7 +124,7 @@ pub async fn fold<P: Projection>(
     transaction: &mut PgConnection,
     projection: &P,
     records: &[Record],
-    refused: Option<&Dead>,
+    refused: Option<&DeadReason>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let entries = judge_all(projection, records, refused).await;
@@ -135,7 +135,7 @@ pub async fn fold<P: Projection>(
 async fn judge_all<'a, P: Projection>(
     projection: &P,
     records: &'a [Record],
-    refused: Option<&Dead>,
+    refused: Option<&DeadReason>,
 ) -> Entries<'a, P::Event> {
     let mut entries = Vec::with_capacity(records.len());
     for some in records.chunks(JUDGED_AT_ONCE) {
@@ -152,7 +152,7 @@ async fn write<P: Projection>(
     entries: Entries<'_, P::Event>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    let Settled { fresh, dead, marks, tally } = settle(transaction, entries).await?;
+    let BatchResult { fresh, dead, marks, tally } = settle(transaction, entries).await?;
     store::add_dead_letters(transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
         .await?;
     if !fresh.is_empty() {
@@ -174,7 +174,11 @@ pub(crate) fn next_offsets(records: &[Record]) -> HashMap<(i16, i32), i64> {
 }
 
 /// What the projection makes of a record, and the row of the audit that follows from it.
-pub fn judge<'a, P: Projection>(projection: &P, record: &'a Record, refused: Option<&Dead>) -> Entry<'a, P::Event> {
+pub fn judge<'a, P: Projection>(
+    projection: &P,
+    record: &'a Record,
+    refused: Option<&DeadReason>,
+) -> Entry<'a, P::Event> {
     let (envelope, mut decision, oddities) = read(projection, record);
     let envelope = envelope.as_ref();
     let mut content = envelope.map(Content::of_envelope);
@@ -221,13 +225,13 @@ fn read<'a, P: Projection>(projection: &P, record: &'a Record) -> (Option<Envelo
     let bytes = record.payload.len();
     if bytes > record::FOLDED_BYTES_MAX {
         let detail = format!("the body has {bytes} bytes, more than the {} that are read", record::FOLDED_BYTES_MAX);
-        let dead = Dead { reason: TOO_LARGE, detail };
+        let dead = DeadReason { reason: TOO_LARGE, detail };
         return (Envelope::peek(&record.payload), Decision::Dead(dead), Oddities::default());
     }
     match projection.read(&record.payload, record.received_at()) {
-        Ok(Reading { envelope, decision, oddities }) => (Some(envelope), decision, oddities),
+        Ok(ParsedRecord { envelope, decision, oddities }) => (Some(envelope), decision, oddities),
         Err(error) => {
-            let dead = Dead { reason: "envelope", detail: error.to_string() };
+            let dead = DeadReason { reason: "envelope", detail: error.to_string() };
             (None, Decision::Dead(dead), Oddities::default())
         }
     }
@@ -257,17 +261,20 @@ pub fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
 }
 
 /// What follows from the outcomes of a batch.
-struct Settled<'a, E> {
+struct BatchResult<'a, E> {
     /// Events that take effect now.
-    fresh: Vec<Fresh<E>>,
-    dead: Vec<(&'a Record, Dead)>,
+    fresh: Vec<NewEvent<E>>,
+    dead: Vec<(&'a Record, DeadReason)>,
     /// Orders of which an event came with contradicting bodies.
     marks: BTreeSet<OrderMark>,
     tally: Tally,
 }
 
 /// Writes every record's outcome, and says which events take effect now.
-async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E>) -> Result<Settled<'a, E>, Error> {
+async fn settle<'a, E>(
+    connection: &mut PgConnection,
+    mut entries: Entries<'a, E>,
+) -> Result<BatchResult<'a, E>, Error> {
     // One order of locks for everybody. Stable, so that of two records of one event the earlier comes first.
     entries.sort_by(|a, b| a.row.event_id.cmp(&b.row.event_id));
     let is_first = |i: usize| i == 0 || entries[i - 1].row.event_id != entries[i].row.event_id;
@@ -278,7 +285,7 @@ async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E
     let added = store::add_events(connection, &rows).await?;
     let (first, known) = split_added(candidates, added);
 
-    let mut settled = Settled {
+    let mut settled = BatchResult {
         fresh: Vec::with_capacity(first.len()),
         dead: Vec::new(),
         marks: BTreeSet::new(),
@@ -287,7 +294,7 @@ async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E
     for entry in first {
         settled.tally.count(&entry);
         match entry.decision {
-            Decision::Apply(event) => settled.fresh.push(Fresh { event, conflict: false }),
+            Decision::Apply(event) => settled.fresh.push(NewEvent { event, conflict: false }),
             Decision::Ignore(_) => {}
             Decision::Dead(reason) => settled.dead.push((entry.record, reason)),
         }
@@ -300,7 +307,7 @@ async fn settle<'a, E>(connection: &mut PgConnection, mut entries: Entries<'a, E
 async fn settle_repeated<'a, E>(
     connection: &mut PgConnection,
     mut entries: Entries<'a, E>,
-    settled: &mut Settled<'a, E>,
+    settled: &mut BatchResult<'a, E>,
 ) -> Result<(), Error> {
     if entries.is_empty() {
         return Ok(());
@@ -328,14 +335,14 @@ async fn settle_repeated<'a, E>(
     for entry in entries {
         settled.tally.count(&entry);
         // A record with the same bytes as the first has no effect of its own.
-        let Some(Placed { comparison, is_only_hope }) = placed.remove(&position(&entry.row)) else { continue };
+        let Some(SpellingContext { comparison, is_only_hope }) = placed.remove(&position(&entry.row)) else { continue };
         let Comparison { aspect, orders, .. } = comparison;
         if let Some(aspect) = aspect {
             log_conflict(&entry, aspect);
         }
         settled.marks.extend(orders);
         match entry.decision {
-            Decision::Apply(event) => settled.fresh.push(Fresh { event, conflict: aspect.is_some() }),
+            Decision::Apply(event) => settled.fresh.push(NewEvent { event, conflict: aspect.is_some() }),
             // What a contradicting body says is missing until it is redriven; and so is the event, if no spelling can be read.
             Decision::Dead(reason) if aspect.is_some() || is_only_hope => settled.dead.push((entry.record, reason)),
             Decision::Dead(_) | Decision::Ignore(_) => {}
@@ -345,7 +352,7 @@ async fn settle_repeated<'a, E>(
 }
 
 /// How a spelling stands beside the others of its event.
-struct Placed {
+struct SpellingContext {
     comparison: Comparison,
     /// No other spelling has taken effect.
     is_only_hope: bool,
@@ -355,7 +362,7 @@ struct Placed {
 async fn place<E>(
     connection: &mut PgConnection,
     entries: &mut Entries<'_, E>,
-) -> Result<HashMap<(i16, i32, i64), Placed>, Error> {
+) -> Result<HashMap<(i16, i32, i64), SpellingContext>, Error> {
     let mut placed = HashMap::new();
     let ids: Vec<&str> =
         entries.iter().filter(|entry| entry.row.content.is_some()).map(|entry| entry.row.event_id.as_ref()).collect();
@@ -377,7 +384,7 @@ async fn place<E>(
         }
         let is_only_hope = !others.iter().any(|other| other.has_effect && other.position != at);
         others.push(Spelling::of_row(&entry.row, content, matches!(entry.decision, Decision::Apply(_))));
-        placed.insert(at, Placed { comparison, is_only_hope });
+        placed.insert(at, SpellingContext { comparison, is_only_hope });
     }
     Ok(placed)
 }

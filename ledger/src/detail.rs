@@ -52,7 +52,7 @@ fn skip_quoted(chars: &mut std::str::Chars<'_>, quote: char) {
 
 /// Why a record is a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dead {
+pub struct DeadReason {
     /// A short, stable name, for labels and lists.
     pub reason: &'static str,
     /// What exactly is wrong, for people.

@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgDatabaseError;
 
-use crate::detail::{Dead, safe};
+use crate::detail::{DeadReason, safe};
 
 /// A transaction did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -83,14 +83,14 @@ impl Error {
 
     /// What becomes of a record whose transaction fails with this for good.
     #[must_use]
-    pub fn dead(&self) -> Dead {
+    pub fn dead(&self) -> DeadReason {
         let reason = match self {
             // The stored row is at fault, not the record: refolding the order and redriving the letter mends it.
             Self::Inconsistent { .. } => "unreadable_row",
             _ => "database",
         };
         // Without values: PostgreSQL's own text repeats what it refuses.
-        Dead { reason, detail: explain(self) }
+        DeadReason { reason, detail: explain(self) }
     }
 
     /// A short, stable name, for labels.

@@ -17,7 +17,7 @@ pub mod spellings;
 pub mod store;
 pub mod view;
 
-pub use detail::Dead;
+pub use detail::DeadReason;
 pub use error::Error;
 pub use postgres::PostgresConfig;
-pub use projection::{Decision, Fresh, Projection, Reading, Record};
+pub use projection::{Decision, NewEvent, ParsedRecord, Projection, Record};

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, PostgresConfig,
-    consumer::{assignment::Shared, lag, restore_check},
+    consumer::{assignment::Assignment, lag, restore_check},
     relay,
 };
 
@@ -65,6 +65,6 @@ pub fn lag_measurements(
     (0..rounds).try_for_each(|_| lag.round())
 }
 
-fn shared(topics: HashMap<String, i16>) -> Arc<Shared> {
-    Arc::new(Shared::new(topics, 1, CancellationToken::new()))
+fn shared(topics: HashMap<String, i16>) -> Arc<Assignment> {
+    Arc::new(Assignment::new(topics, 1, CancellationToken::new()))
 }

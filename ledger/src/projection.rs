@@ -15,7 +15,7 @@ use riverlock_schemas::{
 use sqlx::PgConnection;
 
 use crate::Error;
-use crate::detail::Dead;
+use crate::detail::DeadReason;
 
 /// A record, copied out of Kafka's buffers.
 #[derive(Clone, Debug)]
@@ -84,12 +84,12 @@ pub enum Decision<E> {
     /// It is none of this consumer's business, for this reason.
     Ignore(&'static str),
     /// It should take effect and cannot: it goes to the dead letters.
-    Dead(Dead),
+    Dead(DeadReason),
 }
 
 /// An event that takes effect now, for the first time.
 #[derive(Clone, Debug)]
-pub struct Fresh<E> {
+pub struct NewEvent<E> {
     /// The event.
     pub event: E,
     /// Whether a body that contradicts this one came under the same event id before. Both take part, so that the result does
@@ -99,7 +99,7 @@ pub struct Fresh<E> {
 
 /// A body, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading<'a, E> {
+pub struct ParsedRecord<'a, E> {
     /// The event's envelope.
     pub envelope: Envelope<'a>,
     /// What to do with the event.
@@ -128,10 +128,10 @@ pub trait Projection: Send + Sync + 'static {
         &self,
         body: &'a [u8],
         _received_at: Option<DateTime<Utc>>,
-    ) -> Result<Reading<'a, Self::Event>, EnvelopeError> {
+    ) -> Result<ParsedRecord<'a, Self::Event>, EnvelopeError> {
         let (envelope, oddities) = Envelope::parse_noting(body)?;
         let decision = self.decide(&envelope, body);
-        Ok(Reading { envelope, decision, oddities })
+        Ok(ParsedRecord { envelope, decision, oddities })
     }
 
     /// Adds what the event says to what its envelope says, so that it can be compared with other bodies under its id.
@@ -144,7 +144,7 @@ pub trait Projection: Send + Sync + 'static {
     fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<Self::Event>>,
+        fresh: Vec<NewEvent<Self::Event>>,
         now: DateTime<Utc>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }

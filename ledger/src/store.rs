@@ -7,7 +7,7 @@ use rdkafka::message::Headers;
 use riverlock_schemas::{events::content::Content, hash::Sha256Hash};
 use sqlx::PgConnection;
 
-use crate::{Dead, Error, Record, detail};
+use crate::{DeadReason, Error, Record, detail};
 
 /// A partition, by the topic's number.
 pub type Partition = (i16, i32);
@@ -210,7 +210,7 @@ pub async fn first_records(
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record, &Dead)]) -> Result<(), Error> {
+pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record, &DeadReason)]) -> Result<(), Error> {
     for (record, dead) in letters {
         let headers = record.headers.iter().flat_map(Headers::iter);
         let (names, values): (Vec<_>, Vec<_>) =

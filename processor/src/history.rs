@@ -18,7 +18,7 @@ use crate::{
 /// What an event changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Step {
+pub struct HistoryStep {
     /// The order.
     pub order_id: OrderId,
     /// Its mode.
@@ -30,13 +30,13 @@ pub struct Step {
     /// What is known now and was not before, for people; empty when the event said nothing new.
     pub changes: Vec<String>,
     /// The messages that the event caused.
-    pub effects: Vec<Caused>,
+    pub effects: Vec<CausedEffect>,
 }
 
 /// A message to other systems, by what makes it unique for its order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Caused {
+pub struct CausedEffect {
     /// Its type, for example `fulfillment.requested`.
     pub kind: &'static str,
     /// What tells several of one kind apart; usually empty.
@@ -54,7 +54,7 @@ impl History {
     /// came before with a body that contradicts it.
     ///
     /// `None` when the event says nothing of an order, or cannot be applied.
-    pub fn fold(&mut self, body: &[u8], received_at: Option<DateTime<Utc>>, conflict: bool) -> Option<Step> {
+    pub fn fold(&mut self, body: &[u8], received_at: Option<DateTime<Utc>>, conflict: bool) -> Option<HistoryStep> {
         let reading = Orders::new(vec![Mode::Test, Mode::Live]).read(body, received_at).ok()?;
         let Decision::Apply(event) = reading.decision else {
             return None;
@@ -64,7 +64,7 @@ impl History {
         let mut after = before.cloned().unwrap_or_default();
         after.join(news);
         let nothing = Facts::default();
-        let step = Step {
+        let step = HistoryStep {
             order_id: key.order_id.clone(),
             mode: key.mode,
             status_before: before.map(Facts::status),
@@ -72,7 +72,7 @@ impl History {
             changes: changes(before.unwrap_or(&nothing), &after),
             effects: effects::new_messages(&key, before.unwrap_or(&nothing), &after)
                 .iter()
-                .map(|message| Caused { kind: message.kind(), effect_key: message.effect_key() })
+                .map(|message| CausedEffect { kind: message.kind(), effect_key: message.effect_key() })
                 .collect(),
         };
         self.orders.insert(key, after);
@@ -180,7 +180,7 @@ mod tests {
         .into_bytes()
     }
 
-    fn kinds(step: &Step) -> Vec<&'static str> {
+    fn kinds(step: &HistoryStep) -> Vec<&'static str> {
         step.effects.iter().map(|effect| effect.kind).collect()
     }
 

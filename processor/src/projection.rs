@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, Reading, outbox};
+use riverlock_ledger::{DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, outbox};
 use riverlock_schemas::{
     Envelope, EnvelopeError, Mode,
     events::{content::Content, event_type, order_event::OrderEvent, order_object::OrderObject, payload::PayloadError},
@@ -45,7 +45,7 @@ impl Orders {
         }
         match parse() {
             Ok(event) => Decision::Apply(event),
-            Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
+            Err(error) => Decision::Dead(DeadReason { reason: error.code(), detail: error.to_string() }),
         }
     }
 }
@@ -65,14 +65,14 @@ impl Projection for Orders {
         &self,
         body: &'a [u8],
         received_at: Option<DateTime<Utc>>,
-    ) -> Result<Reading<'a, OrderEvent>, EnvelopeError> {
+    ) -> Result<ParsedRecord<'a, OrderEvent>, EnvelopeError> {
         let (envelope, object) = OrderObject::read(body)?;
         let mut oddities = object.oddities();
         let decision = self.judge(&envelope, || object.into_event(&envelope, received_at));
         if let Decision::Apply(event) = &decision {
             oddities = event.oddities;
         }
-        Ok(Reading { envelope, decision, oddities })
+        Ok(ParsedRecord { envelope, decision, oddities })
     }
 
     fn describe(&self, event: &OrderEvent, content: &mut Content) {
@@ -82,12 +82,12 @@ impl Projection for Orders {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<OrderEvent>>,
+        fresh: Vec<NewEvent<OrderEvent>>,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         // What the batch says of each order, joined first: the batch costs each order one row.
         let mut news: BTreeMap<OrderKey, Box<Facts>> = BTreeMap::new();
-        for Fresh { event, conflict } in fresh {
+        for NewEvent { event, conflict } in fresh {
             news.entry(OrderKey::of(&event)).or_default().add(event, conflict);
         }
         let keys: Vec<OrderKey> = news.keys().cloned().collect();

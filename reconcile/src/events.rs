@@ -24,7 +24,7 @@ use crate::{
     },
     reconciler::Reconciler,
     report::{MissingEvent, Report},
-    store::{self, Reached},
+    store::{self, RunProgress},
     topics,
 };
 
@@ -257,7 +257,8 @@ impl Reconciler<'_> {
         let Some((run_id, _)) = &run.writer else { return Ok(()) };
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let Report { listed, missing, written, .. } = run.report;
-        let reached = Reached { done_from, listed: number(listed), missing: number(missing), written: number(written) };
+        let reached =
+            RunProgress { done_from, listed: number(listed), missing: number(missing), written: number(written) };
         Ok(self.bounded(store::reached(connection, *run_id, &reached)).await?)
     }
 }

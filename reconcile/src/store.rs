@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::listing::windows::Range;
 
 /// A run that did not end.
-pub(crate) struct Unfinished {
+pub(crate) struct UnfinishedRun {
     pub(crate) run_id: Uuid,
     /// What it has compared and written.
     pub(crate) done: Range,
@@ -23,7 +23,7 @@ pub(crate) async fn unfinished(
     mode: Mode,
     types: &[String],
     since: DateTime<Utc>,
-) -> Result<Option<Unfinished>, sqlx::Error> {
+) -> Result<Option<UnfinishedRun>, sqlx::Error> {
     let row = sqlx::query!(
         "-- reconcile_run_unfinished
          SELECT run_id, done_from, window_end FROM reconcile_runs
@@ -35,7 +35,7 @@ pub(crate) async fn unfinished(
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| Unfinished { run_id: row.run_id, done: Range { from: row.done_from, to: row.window_end } }))
+    Ok(row.map(|row| UnfinishedRun { run_id: row.run_id, done: Range { from: row.done_from, to: row.window_end } }))
 }
 
 /// Begins a run that has compared nothing yet.
@@ -64,7 +64,7 @@ pub(crate) async fn begin(
 }
 
 /// How far a run is.
-pub(crate) struct Reached {
+pub(crate) struct RunProgress {
     pub(crate) done_from: DateTime<Utc>,
     pub(crate) listed: i64,
     pub(crate) missing: i64,
@@ -72,7 +72,11 @@ pub(crate) struct Reached {
 }
 
 /// Notes how far a run is.
-pub(crate) async fn reached(connection: &mut PgConnection, run_id: Uuid, reached: &Reached) -> Result<(), sqlx::Error> {
+pub(crate) async fn reached(
+    connection: &mut PgConnection,
+    run_id: Uuid,
+    reached: &RunProgress,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "-- reconcile_run_reached
          UPDATE reconcile_runs SET done_from = $2, listed = $3, missing = $4, written = $5, updated_at = now()

@@ -15,7 +15,7 @@ use rdkafka::{
 };
 use riverlock_ledger::store;
 use riverlock_runtime::{
-    Closing,
+    ConsumerGuard,
     kafka::{KafkaConfig, REQUEST_TIMEOUT},
 };
 use riverlock_schemas::{
@@ -70,7 +70,7 @@ pub(crate) async fn caught_up(
 
 /// Where each partition ends, for those that have records. Blocks.
 fn ends(kafka: &KafkaConfig, topics: &[String]) -> Result<Ends, KafkaError> {
-    let consumer = Closing::create(&kafka.consumer("reconcile"))?;
+    let consumer = ConsumerGuard::create(&kafka.consumer("reconcile"))?;
     let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT)?;
     let mut ends = Vec::new();
     for topic in metadata.topics().iter().filter(|topic| topics.iter().any(|name| name == topic.name())) {

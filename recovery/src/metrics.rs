@@ -37,7 +37,7 @@ pub fn describe_dead_letters() {
     );
     describe_gauge!(DEAD_LETTERS_OLDEST, Unit::Seconds, "Age of the oldest dead letter that waits for somebody");
     describe_gauge!(CONFLICTS, "Records whose body contradicts another under the same event id");
-    for state in crate::dead_letters::State::ALL {
+    for state in crate::dead_letters::LetterState::ALL {
         metrics::gauge!(DEAD_LETTERS, "state" => state.as_str()).set(0);
     }
     metrics::gauge!(DEAD_LETTERS_OLDEST).set(0);

@@ -29,7 +29,7 @@ use tokio::{
 
 use crate::{Context, Shutdown};
 
-use self::paced::Paced;
+use self::paced::PacedConnection;
 
 pub use self::tokens::Tokens;
 pub use config::ApiConfig;
@@ -267,7 +267,7 @@ async fn connection(name: &'static str, stream: TcpStream, router: Router, shutd
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX);
-    let stream = TokioIo::new(Paced::new(stream, paced::RATE_MIN, paced::WINDOW));
+    let stream = TokioIo::new(PacedConnection::new(stream, paced::RATE_MIN, paced::WINDOW));
     let serving = builder.serve_connection(stream, TowerToHyperService::new(router));
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {

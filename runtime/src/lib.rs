@@ -11,7 +11,7 @@ pub mod reload;
 pub mod shutdown;
 pub mod telemetry;
 
-pub use crate::kafka::closing::Closing;
+pub use crate::kafka::closing::ConsumerGuard;
 pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock};
 pub use config::{ConfigError, Secret};

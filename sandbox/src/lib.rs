@@ -9,7 +9,7 @@ mod faults;
 pub mod sender;
 pub mod stack;
 
-pub use crate::data::life::{Expected, Life, PlannedEvent};
+pub use crate::data::life::{ExpectedOrder, Life, PlannedEvent};
 pub use crate::sender::play::{PlayConfig, PlayReport, play};
 pub use crate::sender::progress::Progress;
 pub use api::{Api, ApiFault, ApiFaultRule, serve};

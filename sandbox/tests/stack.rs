@@ -12,7 +12,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use riverlock_sandbox::stack::{self, Embedded, Kafka, Postgres, ports};
+use riverlock_sandbox::stack::{self, EmbeddedBroker, Kafka, Postgres, ports};
 use rustix::process::{Pid, kill_process};
 use stack::Signal;
 
@@ -137,7 +137,7 @@ async fn three_brokers_go_on_without_one_and_take_it_back() {
 
 #[tokio::test]
 async fn the_embedded_broker_serves_topics_and_groups() {
-    let broker = Embedded::start([(TOPIC.to_owned(), 2)].into_iter()).unwrap();
+    let broker = EmbeddedBroker::start([(TOPIC.to_owned(), 2)].into_iter()).unwrap();
     produce(&broker.bootstrap(), "a").await;
     assert_eq!(consume(&broker.bootstrap(), 1), ["a"]);
 }

@@ -21,7 +21,7 @@ pub const TEXT_CHARS_MAX: usize = 500;
 
 /// A stored shipment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Added {
+pub struct StoredReport {
     /// Its report's id.
     pub report_id: Uuid,
     /// Whether it was stored before, under the same key.
@@ -55,7 +55,7 @@ pub enum AddError {
 ///
 /// # Errors
 /// When it does not fit, or its key was used for something else.
-pub async fn add(connection: &mut PgConnection, new: &NewReport, now: DateTime<Utc>) -> Result<Added, AddError> {
+pub async fn add(connection: &mut PgConnection, new: &NewReport, now: DateTime<Utc>) -> Result<StoredReport, AddError> {
     check_texts(new)?;
     let content = content(new);
     let mut transaction = connection.begin().await?;
@@ -64,7 +64,7 @@ pub async fn add(connection: &mut PgConnection, new: &NewReport, now: DateTime<U
     if let Some((report_id, stored)) = store::by_key(&mut transaction, new).await? {
         transaction.rollback().await?;
         return match stored == content.as_bytes() {
-            true => Ok(Added { report_id, repeated: true }),
+            true => Ok(StoredReport { report_id, repeated: true }),
             false => Err(AddError::KeyReused(report_id)),
         };
     }
@@ -74,7 +74,7 @@ pub async fn add(connection: &mut PgConnection, new: &NewReport, now: DateTime<U
     let report_id = Uuid::now_v7();
     store::insert(&mut transaction, report_id, new, content.as_bytes(), now).await?;
     transaction.commit().await?;
-    Ok(Added { report_id, repeated: false })
+    Ok(StoredReport { report_id, repeated: false })
 }
 
 fn check_texts(new: &NewReport) -> Result<(), AddError> {

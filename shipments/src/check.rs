@@ -12,7 +12,7 @@ const QUANTITY_MAX: i64 = 1_000_000_000;
 
 /// What is known of an order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownOrder {
     /// The order's status, for example `ready`.
     pub status: String,
     /// Whether Digital River has accepted it.
@@ -82,7 +82,7 @@ impl Refusal {
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn check(known: &Known, lines: &[Line]) -> Result<(), Refusal> {
+pub fn check(known: &KnownOrder, lines: &[Line]) -> Result<(), Refusal> {
     if matches!(known.status.as_str(), "blocked" | "cancelled") {
         return Err(Refusal::Stopped(known.status.clone()));
     }
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_shipment_must_fit_what_is_open() {
-        let known = Known {
+        let known = KnownOrder {
             status: "ready".into(),
             accepted: true,
             lines: [("a".to_owned(), Some(3)), ("b".to_owned(), Some(1)), ("c".to_owned(), None)].into(),
@@ -147,7 +147,7 @@ mod tests {
             ("blocked", true, "order_stopped"),
             ("on_hold", false, "order_not_accepted"),
         ] {
-            let known = Known { status: status.into(), accepted, ..known.clone() };
+            let known = KnownOrder { status: status.into(), accepted, ..known.clone() };
             assert_eq!(check(&known, &[line("a", 1, 0)]).unwrap_err().code(), code);
         }
     }

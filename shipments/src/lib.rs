@@ -10,6 +10,6 @@ mod store;
 pub mod view;
 pub mod worker;
 
-pub use add::{AddError, Added, NewReport, Source};
+pub use add::{AddError, NewReport, Source, StoredReport};
 pub use check::Refusal;
 pub use riverlock_digital_river::fulfillments::Line;

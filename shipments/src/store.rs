@@ -8,7 +8,7 @@ use riverlock_schemas::Mode;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{check::Known, report::NewReport};
+use crate::{check::KnownOrder, report::NewReport};
 
 /// Longest text that is logged about a request, characters.
 const RESULT_CHARS_MAX: usize = 1_000;
@@ -48,7 +48,7 @@ pub(crate) async fn known(
     connection: &mut PgConnection,
     order_id: &str,
     mode: Mode,
-) -> Result<Option<Known>, sqlx::Error> {
+) -> Result<Option<KnownOrder>, sqlx::Error> {
     let order = sqlx::query!(
         "-- shipment_order
          SELECT status, accepted_at FROM orders WHERE order_id = $1 AND live_mode = $2",
@@ -80,7 +80,7 @@ pub(crate) async fn known(
         mode.is_live()
     );
     let reported = reported.fetch_all(connection).await?.into_iter().map(|row| (row.line_id, row.quantity));
-    Ok(Some(Known {
+    Ok(Some(KnownOrder {
         status: order.status,
         accepted: order.accepted_at.is_some(),
         lines: lines.collect(),
@@ -134,7 +134,7 @@ pub(crate) async fn insert(
 
 /// A report that a worker has.
 #[derive(Clone, Debug)]
-pub(crate) struct Leased {
+pub(crate) struct LeasedReport {
     pub(crate) report: Report,
     pub(crate) report_id: Uuid,
     pub(crate) mode: Mode,
@@ -156,7 +156,7 @@ pub(crate) async fn lease(
     live_modes: &[bool],
     now: DateTime<Utc>,
     until: DateTime<Utc>,
-) -> Result<Option<Leased>, sqlx::Error> {
+) -> Result<Option<LeasedReport>, sqlx::Error> {
     let lease_id = Uuid::new_v4();
     let row = sqlx::query!(
         r#"-- shipment_report_lease
@@ -194,7 +194,7 @@ pub(crate) async fn lease(
         tracking_number: row.tracking_number,
         tracking_url: row.tracking_url,
     };
-    Ok(Some(Leased {
+    Ok(Some(LeasedReport {
         report,
         report_id: row.report_id,
         mode: Mode::from_live(row.live_mode),
@@ -221,7 +221,7 @@ pub(crate) async fn lines(connection: &mut PgConnection, report_id: Uuid) -> Res
 /// The fulfillments of the order's other reports.
 pub(crate) async fn fulfillments_of_others(
     connection: &mut PgConnection,
-    leased: &Leased,
+    leased: &LeasedReport,
 ) -> Result<Vec<String>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"-- shipment_reports_fulfillments
@@ -247,7 +247,7 @@ pub(crate) struct End<'a> {
 /// Writes down what a report becomes; says whether the worker still had it.
 pub(crate) async fn end(
     connection: &mut PgConnection,
-    leased: &Leased,
+    leased: &LeasedReport,
     end: &End<'_>,
     now: DateTime<Utc>,
 ) -> Result<bool, sqlx::Error> {

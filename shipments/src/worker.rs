@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use crate::{
     decide::{Next, ReadBack, after_read_back, after_report, backoff},
     metrics as names,
-    store::{self, End, Leased, Request},
+    store::{self, End, LeasedReport, Request},
 };
 
 /// How long a report belongs to the worker that took it. Longer than a request may take with all its attempts and waits, so
@@ -109,7 +109,7 @@ impl Worker {
         Ok(true)
     }
 
-    async fn send(&self, connection: &mut PgConnection, leased: &Leased) -> Result<(), LedgerError> {
+    async fn send(&self, connection: &mut PgConnection, leased: &LeasedReport) -> Result<(), LedgerError> {
         let result = fulfillments::create(&self.client, leased.mode, &leased.report).await;
         let now = self.context.clock.now();
         match result {
@@ -127,7 +127,7 @@ impl Worker {
         }
     }
 
-    async fn read_back(&self, connection: &mut PgConnection, leased: &Leased) -> Result<(), LedgerError> {
+    async fn read_back(&self, connection: &mut PgConnection, leased: &LeasedReport) -> Result<(), LedgerError> {
         let found = fulfillments::of_order(&self.client, leased.mode, &leased.report.order_id).await;
         let now = self.context.clock.now();
         let (found, request_id) = match found {
@@ -159,7 +159,7 @@ impl Worker {
     async fn log(
         &self,
         connection: &mut PgConnection,
-        leased: &Leased,
+        leased: &LeasedReport,
         request: &Request<'_>,
         now: DateTime<Utc>,
     ) -> Result<(), LedgerError> {
@@ -171,7 +171,7 @@ impl Worker {
     async fn finish(
         &self,
         connection: &mut PgConnection,
-        leased: &Leased,
+        leased: &LeasedReport,
         next: Next,
         error: Option<&Error>,
         now: DateTime<Utc>,

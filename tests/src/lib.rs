@@ -18,7 +18,7 @@ use riverlock::{
     args::BrokerKind,
     local::{Local, Ports},
 };
-use riverlock_ledger::{Dead, PostgresConfig, Record, batch, postgres};
+use riverlock_ledger::{DeadReason, PostgresConfig, Record, batch, postgres};
 use riverlock_runtime::Secret;
 use riverlock_sandbox::{Api, Clock, Life, PlannedEvent, PlayConfig, PlayReport, Progress, play, stack};
 use riverlock_schemas::Mode;
@@ -99,8 +99,8 @@ pub fn record(partition: i32, offset: i64, body: &[u8]) -> Record {
 
 /// Why a record could not be stored that the database refused.
 #[must_use]
-pub fn refused() -> Dead {
-    Dead { reason: "database", detail: "division by zero".to_owned() }
+pub fn refused() -> DeadReason {
+    DeadReason { reason: "database", detail: "division by zero".to_owned() }
 }
 
 /// The lives of some orders.

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use riverlock_invoice_fetcher::InvoiceQueue;
 use riverlock_ledger::{Error, postgres::bounded};
 use riverlock_processor::Orders;
-use riverlock_recovery::dead_letters::{self, Cursor, Filter, Place, Redriven, Request, Run, Skip};
+use riverlock_recovery::dead_letters::{self, Cursor, Filter, LetterPosition, RedriveResult, Request, Run, SkipReason};
 use riverlock_runtime::{Clock as _, ConfigError, SystemClock};
 use riverlock_schemas::topics::{Topics, without_cluster};
 use serde::Serialize;
@@ -45,7 +45,7 @@ enum Came {
     /// It is what it was.
     Stays(String),
     /// Nothing was done.
-    Skipped(Skip),
+    Skipped(SkipReason),
 }
 
 impl Action {
@@ -66,7 +66,12 @@ impl Action {
         }
     }
 
-    async fn act(&self, connection: &mut PgConnection, place: &Place, request: &Request) -> anyhow::Result<Came> {
+    async fn act(
+        &self,
+        connection: &mut PgConnection,
+        place: &LetterPosition,
+        request: &Request,
+    ) -> anyhow::Result<Came> {
         let Self::Redrive(consumers) = self else {
             return Ok(match dead_letters::discard(connection, place, request).await? {
                 Ok(()) => Came::Done("discarded".to_owned()),
@@ -74,14 +79,14 @@ impl Action {
             });
         };
         Ok(match consumers.redrive(connection, place, request).await? {
-            Redriven::Settled { outcome, reason } => {
+            RedriveResult::Settled { outcome, reason } => {
                 let reason = reason.map(|reason| format!("({reason})")).unwrap_or_default();
                 Came::Done(format!("{}{reason}", outcome.as_str()))
             }
-            Redriven::Dead { reason, detail, attempts } => {
+            RedriveResult::Dead { reason, detail, attempts } => {
                 Came::Stays(format!("dead({reason}) after {attempts} tries: {}", shown(&detail)))
             }
-            Redriven::Skipped(skip) => Came::Skipped(skip),
+            RedriveResult::Skipped(skip) => Came::Skipped(skip),
         })
     }
 }
@@ -91,15 +96,15 @@ impl Consumers {
     async fn redrive(
         &self,
         connection: &mut PgConnection,
-        place: &Place,
+        place: &LetterPosition,
         request: &Request,
-    ) -> anyhow::Result<Redriven> {
+    ) -> anyhow::Result<RedriveResult> {
         let (topic, now) = (without_cluster(&place.position.topic).to_owned(), SystemClock.now());
         if self.topics.files().contains(&topic) {
             return Ok(dead_letters::redrive(connection, &self.invoices, place, request, now).await?);
         }
         if !self.topics.orders().contains(&topic) {
-            return Ok(Redriven::Skipped(Skip::NoConsumer));
+            return Ok(RedriveResult::Skipped(SkipReason::NoConsumer));
         }
         Ok(dead_letters::redrive(connection, &self.orders, place, request, now).await?)
     }
@@ -107,12 +112,12 @@ impl Consumers {
 
 /// Where the letters come from.
 enum Letters {
-    Named(std::vec::IntoIter<Place>),
-    Walk { cursor: Cursor, filter: Filter, page: std::vec::IntoIter<Place> },
+    Named(std::vec::IntoIter<LetterPosition>),
+    Walk { cursor: Cursor, filter: Filter, page: std::vec::IntoIter<LetterPosition> },
 }
 
 impl Letters {
-    async fn next(&mut self, desk: &mut Desk<'_>, most: u64) -> Result<Option<Place>, Error> {
+    async fn next(&mut self, desk: &mut Desk<'_>, most: u64) -> Result<Option<LetterPosition>, Error> {
         match self {
             Self::Named(places) => Ok(places.next()),
             Self::Walk { cursor, filter, page } => {
@@ -129,7 +134,7 @@ impl Letters {
 }
 
 /// The letters that are named, and whether one of the names means none.
-async fn named(desk: &mut Desk<'_>, names: &[Named]) -> anyhow::Result<(Vec<Place>, bool)> {
+async fn named(desk: &mut Desk<'_>, names: &[Named]) -> anyhow::Result<(Vec<LetterPosition>, bool)> {
     let (mut places, mut missing) = (Vec::new(), false);
     for named in names {
         let found = desk.find(named).await?;
@@ -193,7 +198,7 @@ pub(super) async fn run(mut desk: Desk<'_>, action: Action, options: ActOptions)
 }
 
 /// Says in a line what came of a letter, or would.
-fn tell(place: &Place, came: &Came, run: Run, output: Output) -> anyhow::Result<()> {
+fn tell(place: &LetterPosition, came: &Came, run: Run, output: Output) -> anyhow::Result<()> {
     let position = &place.position;
     let (result, detail) = match came {
         Came::Done(what) => ("done", what.clone()),

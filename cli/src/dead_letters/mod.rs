@@ -6,7 +6,7 @@ use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use riverlock_ledger::{Error, postgres::bounded};
-use riverlock_recovery::dead_letters::{self, ActionView, Filter, LetterView, Place, State};
+use riverlock_recovery::dead_letters::{self, ActionView, Filter, LetterPosition, LetterState, LetterView};
 use riverlock_runtime::{Clock as _, SystemClock};
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -43,7 +43,7 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     /// The letters that a name means.
-    async fn find(&mut self, named: &Named) -> Result<Vec<(Place, LetterView)>, Error> {
+    async fn find(&mut self, named: &Named) -> Result<Vec<(LetterPosition, LetterView)>, Error> {
         let (position, event) = match named {
             Named::Position(position) => (Some(position), None),
             Named::Event(id) => (None, Some(id.as_str())),
@@ -81,11 +81,11 @@ fn filter(options: FilterOptions) -> Filter {
 }
 
 async fn list(desk: Desk<'_>, options: ListOptions) -> anyhow::Result<ExitCode> {
-    let states: &[State] = match options.state {
-        StateOption::Open => &[State::Open],
-        StateOption::Redriven => &[State::Redriven],
-        StateOption::Discarded => &[State::Discarded],
-        StateOption::All => &State::ALL,
+    let states: &[LetterState] = match options.state {
+        StateOption::Open => &[LetterState::Open],
+        StateOption::Redriven => &[LetterState::Redriven],
+        StateOption::Discarded => &[LetterState::Discarded],
+        StateOption::All => &LetterState::ALL,
     };
     let (filter, after, limit) = (filter(options.filter), options.after.as_ref(), options.limit);
     if let Some(after) = after

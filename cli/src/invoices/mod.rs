@@ -11,7 +11,7 @@ use riverlock_invoice_fetcher::{
     client::links::{self, LinkError},
     queue::{
         ignored, missing,
-        retry::{self, Request, Retried, Run},
+        retry::{self, Request, RetryResult, Run},
         view::{self, Filter, InvoiceView, RetryView},
     },
 };
@@ -47,7 +47,7 @@ struct Shown {
 #[serde(rename_all = "camelCase")]
 struct TriedAgain {
     applied: bool,
-    documents: Vec<Retried>,
+    documents: Vec<RetryResult>,
     /// Why a document that was named is not among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     passed_over: Option<String>,

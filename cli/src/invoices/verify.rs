@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use riverlock_invoice_fetcher::{
     Archive,
-    archive::verify::{self, Finding, Kind, Selection, Totals},
+    archive::verify::{self, Kind, Selection, Totals, VerifyFinding},
     queue::retry::Request,
 };
 use riverlock_schemas::Mode;
@@ -50,7 +50,7 @@ pub(super) async fn run(config: &Config, desk: &mut Desk, options: VerifyOptions
         bar.set_length(verify::count(&mut desk.connection, &selection, desk.limit).await?);
     }
     let mut failed = None;
-    let mut observe = |finding: Option<&Finding>| {
+    let mut observe = |finding: Option<&VerifyFinding>| {
         bar.inc(1);
         if let Some(finding) = finding {
             let printed = bar.suspend(|| output.each(finding, || line(finding)));
@@ -78,8 +78,8 @@ pub(super) async fn run(config: &Config, desk: &mut Desk, options: VerifyOptions
     })
 }
 
-fn line(finding: &Finding) -> String {
-    let Finding { file_id, order_id, object_key, kind, detail, .. } = finding;
+fn line(finding: &VerifyFinding) -> String {
+    let VerifyFinding { file_id, order_id, object_key, kind, detail, .. } = finding;
     let requeued = if finding.requeued { "; it is fetched again" } else { "" };
     let mode = Mode::from_live(finding.live_mode);
     format!(

@@ -11,7 +11,7 @@ use std::{
 
 use riverlock_ledger::postgres::cluster;
 use riverlock_runtime::kafka::topics;
-use riverlock_sandbox::stack::{Embedded, Kafka, Postgres};
+use riverlock_sandbox::stack::{EmbeddedBroker, Kafka, Postgres};
 
 use self::settings::Written;
 pub use self::{ports::Ports, service::Running};
@@ -42,7 +42,7 @@ enum Broker {
     Kafka(Kafka),
     /// Held for its life only.
     Embedded {
-        _cluster: Embedded,
+        _cluster: EmbeddedBroker,
     },
 }
 
@@ -71,7 +71,7 @@ impl Local {
                 tell("starting the embedded broker: in memory, it keeps nothing");
                 let defaults = Config::default().kafka;
                 let topics = topics::names(&defaults).into_iter().map(|name| (name, defaults.partitions));
-                let cluster = Embedded::start(topics)?;
+                let cluster = EmbeddedBroker::start(topics)?;
                 let bootstrap = cluster.bootstrap();
                 (Broker::Embedded { _cluster: cluster }, bootstrap)
             }

@@ -11,7 +11,7 @@ use rdkafka::{
     metadata::{MetadataPartition, MetadataTopic},
 };
 use riverlock_runtime::{
-    Closing,
+    ConsumerGuard,
     kafka::{KafkaConfig, REQUEST_TIMEOUT},
 };
 use riverlock_schemas::record;
@@ -33,7 +33,7 @@ struct Rest {
 
 /// Reads the quarantine from its beginning, or from after a record, to where it ended when it was opened.
 pub(super) struct Reader {
-    consumer: Closing,
+    consumer: ConsumerGuard,
     topic: String,
     /// The first is being read.
     left: VecDeque<Rest>,
@@ -44,7 +44,7 @@ impl Reader {
     /// Kafka says which partitions there are: the configuration may be another machine's.
     pub(super) fn open(kafka: &KafkaConfig, after: Option<Cursor>) -> anyhow::Result<Self> {
         let topic = kafka.topics().quarantine();
-        let consumer = Closing::create(&kafka.consumer("quarantine"))?;
+        let consumer = ConsumerGuard::create(&kafka.consumer("quarantine"))?;
         let asked = || format!("Kafka does not tell what topic {topic} holds (`riverlock setup` creates it)");
         let metadata = consumer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).with_context(asked)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);

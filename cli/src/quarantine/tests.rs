@@ -7,7 +7,7 @@ use rdkafka::{
 };
 use riverlock_ingest::IngestConfig;
 use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT, topics};
-use riverlock_sandbox::{sender::sign, stack::Embedded};
+use riverlock_sandbox::{sender::sign, stack::EmbeddedBroker};
 
 use super::{
     reader::STALL_MAX,
@@ -145,10 +145,10 @@ fn list_options(words: &str) -> ListOptions {
 }
 
 /// A broker with all topics, and a configuration that believes in fewer partitions than there are.
-fn cluster(partitions: i32) -> (Embedded, Config) {
+fn cluster(partitions: i32) -> (EmbeddedBroker, Config) {
     let mut config = Config { ingest: ingest(), ..Config::default() };
     let topics = topics::names(&config.kafka).into_iter().map(|name| (name, partitions));
-    let cluster = Embedded::start(topics).unwrap();
+    let cluster = EmbeddedBroker::start(topics).unwrap();
     config.kafka.brokers = cluster.bootstrap();
     config.kafka.partitions = 1;
     (cluster, config)

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use riverlock_invoice_fetcher::InvoiceQueue;
 use riverlock_ledger::Projection as _;
 use riverlock_processor::Orders;
-use riverlock_recovery::rebuild::{Kept, Offsets, Plan, Reason, Rebuild, Report};
+use riverlock_recovery::rebuild::{FormerTables, Offsets, Reason, Rebuild, RebuildPlan, Report};
 use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::hash::Sha256Hash;
 use serde_json::json;
@@ -32,7 +32,7 @@ pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow:
         false => None,
     };
     let projections = Projections { orders: consumers::orders(&config), invoices: consumers::invoices(&config) };
-    let plan = Plan {
+    let plan = RebuildPlan {
         schema: options.schema.clone(),
         fingerprint: fingerprint(&config)?,
         fresh: options.fresh,
@@ -98,7 +98,7 @@ async fn build_and_compare(rebuild: &Rebuild, projections: &Projections) -> anyh
     Ok(rebuild.compare(snapshot).await?)
 }
 
-async fn swap(rebuild: &mut Rebuild, projections: &Projections, reason: &Reason) -> anyhow::Result<Kept> {
+async fn swap(rebuild: &mut Rebuild, projections: &Projections, reason: &Reason) -> anyhow::Result<FormerTables> {
     rebuild.ensure_stopped().await?;
     let mut attempt = 0;
     loop {
@@ -130,7 +130,7 @@ fn write(text: &mut String, report: &Report, schema: &str) -> std::fmt::Result {
     writeln!(text, "rebuild: {result}")
 }
 
-fn tell(text: &mut String, kept: &Kept, live: &str) -> std::fmt::Result {
+fn tell(text: &mut String, kept: &FormerTables, live: &str) -> std::fmt::Result {
     let schema = &kept.schema;
     writeln!(
         text,

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use chrono::{TimeDelta, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
-use riverlock_digital_river::{Client, Priority, webhooks::plan::Plan};
+use riverlock_digital_river::{Client, Priority, webhooks::plan::WebhookPlan};
 use riverlock_reconcile::{
     Options, Progress, Reconciler, Report,
     error::ReconcileError,
@@ -79,7 +79,7 @@ fn types(config: &Config, mode: Mode) -> Vec<String> {
     if !config.reconcile.types.is_empty() {
         return config.reconcile.types.clone();
     }
-    Plan::types(mode, &config.webhooks).into_iter().map(str::to_owned).collect()
+    WebhookPlan::types(mode, &config.webhooks).into_iter().map(str::to_owned).collect()
 }
 
 fn wanted_of(config: &Config, options: &ReconcileOptions, mode: Mode) -> anyhow::Result<Options> {

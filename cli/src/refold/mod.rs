@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_processor::refold::{self, Finding, Plan, Reason, Selection, Tally};
+use riverlock_processor::refold::{self, Reason, RefoldFinding, RefoldPlan, Selection, Tally};
 use riverlock_runtime::{Clock as _, SystemClock};
 
 use crate::{args::refold::RefoldOptions, bar, config::Config, consumers, exit, out::Output};
@@ -22,7 +22,7 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     let apply =
         if options.apply { Some(Reason { by: options.by.name()?, why: options.reason.needed()? }) } else { None };
     let is_applied = apply.is_some();
-    let plan = Plan {
+    let plan = RefoldPlan {
         selection,
         orders: consumers::orders(&config),
         other_topics: config.kafka.topics().files(),
@@ -32,7 +32,7 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     let bar = bar::new("orders")?;
     let output = options.output;
     let mut printed = Ok(());
-    let mut found = |finding: Finding| {
+    let mut found = |finding: RefoldFinding| {
         let result = bar.suspend(|| print(&finding, output));
         if printed.is_ok() {
             printed = result;
@@ -57,17 +57,17 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     Ok(exit::well_if(is_known && is_right))
 }
 
-fn print(finding: &Finding, output: Output) -> anyhow::Result<()> {
+fn print(finding: &RefoldFinding, output: Output) -> anyhow::Result<()> {
     match finding {
-        Finding::Differs(diff) => output.each(&serde_json::json!({ "differs": diff }), || diff.to_string()),
-        Finding::Refused(key, refusal) => {
+        RefoldFinding::Differs(diff) => output.each(&serde_json::json!({ "differs": diff }), || diff.to_string()),
+        RefoldFinding::Refused(key, refusal) => {
             let (order_id, mode) = (&key.order_id, key.mode);
             let refused = serde_json::json!({ "orderId": order_id, "mode": mode, "reason": refusal.to_string() });
             output.each(&serde_json::json!({ "refused": refused }), || {
                 format!("order {order_id} ({mode}) is left as it is: {refusal}")
             })
         }
-        Finding::Unreadable(row) => {
+        RefoldFinding::Unreadable(row) => {
             let refused = serde_json::json!({ "reason": row });
             output.each(&serde_json::json!({ "refused": refused }), || format!("{row}; it is left as it is"))
         }

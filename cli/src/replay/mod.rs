@@ -6,7 +6,7 @@ use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use riverlock_ledger::postgres::bounded;
-use riverlock_recovery::replay::{self, Applied, Consumer, Planned, Replay, RunView, Selection};
+use riverlock_recovery::replay::{self, Consumer, PlanSummary, Replay, ReplayResult, RunView, Selection};
 use riverlock_runtime::{Clock as _, Shutdown, SystemClock};
 use riverlock_schemas::time::to_micros;
 
@@ -92,7 +92,7 @@ fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
     Ok(selection)
 }
 
-fn write_planned(text: &mut String, selection: &Selection, planned: &Planned) -> std::fmt::Result {
+fn write_planned(text: &mut String, selection: &Selection, planned: &PlanSummary) -> std::fmt::Result {
     let report = &planned.report;
     writeln!(text, "dry run of {selection}: nothing was changed")?;
     writeln!(
@@ -136,8 +136,8 @@ fn more(text: &mut String, all: u64, listed: usize) -> std::fmt::Result {
     }
 }
 
-fn tell_applied(applied: &Applied, output: Output) -> anyhow::Result<ExitCode> {
-    let Applied { plan, done, records, fresh, effects, chunks, .. } = applied;
+fn tell_applied(applied: &ReplayResult, output: Output) -> anyhow::Result<ExitCode> {
+    let ReplayResult { plan, done, records, fresh, effects, chunks, .. } = applied;
     output.whole(applied, |text| {
         writeln!(text, "{records} records read in {chunks} chunks: {fresh} new, {effects} messages written")?;
         match done {

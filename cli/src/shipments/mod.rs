@@ -12,7 +12,7 @@ use riverlock_digital_river::Client;
 use riverlock_ledger::postgres::bounded;
 use riverlock_runtime::{Clock as _, Context, SystemClock};
 use riverlock_shipments::{
-    AddError, Added, NewReport, Source, add,
+    AddError, NewReport, Source, StoredReport, add,
     settle::{self, Decision},
     view::{self, LineView, ReportView, RequestView},
     worker,
@@ -92,7 +92,7 @@ async fn store(connection: &mut PgConnection, options: AddOptions) -> anyhow::Re
         created_by: options.by.name()?,
     };
     let (document, text, code) = match add::add(connection, &new, SystemClock.now()).await {
-        Ok(Added { report_id, repeated }) => {
+        Ok(StoredReport { report_id, repeated }) => {
             let text = match repeated {
                 true => format!("shipment {report_id} was stored before with this key"),
                 false => format!("shipment {report_id} is stored; the processor reports it to Digital River"),

@@ -10,7 +10,7 @@ use riverlock_ledger::{
     view::{self, EventView, MessageView},
 };
 use riverlock_processor::{
-    history::{Caused, History, Step},
+    history::{CausedEffect, History, HistoryStep},
     store,
 };
 use riverlock_runtime::{Clock as _, SystemClock};
@@ -84,7 +84,7 @@ pub(super) async fn follow(
 struct Gathering<'a> {
     config: &'a Config,
     found: &'a BTreeMap<Position, Found>,
-    steps: BTreeMap<Position, Step>,
+    steps: BTreeMap<Position, HistoryStep>,
 }
 
 impl Gathering<'_> {
@@ -178,10 +178,10 @@ const DUPLICATE: &str = "duplicate";
 const DEAD: &str = "dead";
 
 /// Takes the messages that a step caused out of those of its order.
-fn caused(step: &Step, messages: &mut BTreeMap<String, Vec<MessageView>>) -> Vec<MessageView> {
+fn caused(step: &HistoryStep, messages: &mut BTreeMap<String, Vec<MessageView>>) -> Vec<MessageView> {
     let Some(messages) = messages.get_mut(step.order_id.as_str()) else { return Vec::new() };
     let is_caused = |message: &mut MessageView| {
-        let is = |effect: &Caused| effect.kind == message.kind && effect.effect_key == message.effect_key;
+        let is = |effect: &CausedEffect| effect.kind == message.kind && effect.effect_key == message.effect_key;
         message.live_mode == step.mode.is_live() && step.effects.iter().any(is)
     };
     messages.extract_if(.., is_caused).collect()

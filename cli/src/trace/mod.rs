@@ -14,7 +14,7 @@ use std::{path::Path, process::ExitCode};
 use anyhow::Context as _;
 use riverlock_invoice_fetcher::queue::view::InvoiceView;
 use riverlock_ledger::view::{EventView, MessageView};
-use riverlock_processor::{history::Step, store::OrderView};
+use riverlock_processor::{history::HistoryStep, store::OrderView};
 use serde::Serialize;
 
 use crate::{args::trace::TraceOptions, config::Config, exit};
@@ -47,7 +47,7 @@ struct Link {
     receipt: receipt::Receipt,
     /// What it changed; absent when it is not for an order, took no effect, or the order's records cannot all be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    transition: Option<Step>,
+    transition: Option<HistoryStep>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     messages: Vec<MessageView>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,8 +9,8 @@ use std::{
 use anyhow::bail;
 use riverlock_digital_river::webhooks::{
     self, Registration, Spec,
-    apply::{self, Done},
-    plan::{Action, Plan},
+    apply::{self, StepResult},
+    plan::{Action, WebhookPlan},
 };
 
 use super::{Session, print};
@@ -30,7 +30,7 @@ pub(super) async fn create(session: &Session, name: &str) -> anyhow::Result<Exit
             "webhook {name} is registered already, as {id}; `riverlock webhooks update {name}` changes it"
         )));
     }
-    carry_out(session, Plan { mode, steps: vec![step], foreign: Vec::new() }).await
+    carry_out(session, WebhookPlan { mode, steps: vec![step], foreign: Vec::new() }).await
 }
 
 pub(super) async fn update(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
@@ -38,10 +38,10 @@ pub(super) async fn update(session: &Session, name: &str) -> anyhow::Result<Exit
     if step.action == Action::Create {
         bail!(Wrong(format!("webhook {name} is not registered; `riverlock webhooks create {name}` registers it")));
     }
-    carry_out(session, Plan { mode, steps: vec![step], foreign: Vec::new() }).await
+    carry_out(session, WebhookPlan { mode, steps: vec![step], foreign: Vec::new() }).await
 }
 
-async fn carry_out(session: &Session, plan: Plan) -> anyhow::Result<ExitCode> {
+async fn carry_out(session: &Session, plan: WebhookPlan) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     print::plan(&mut text, &plan)?;
     out::print(&text);
@@ -52,7 +52,8 @@ async fn carry_out(session: &Session, plan: Plan) -> anyhow::Result<ExitCode> {
         .filter(|webhook| plan.steps.iter().any(|step| step.name == webhook.name))
         .cloned()
         .collect();
-    let report = |step: &webhooks::plan::Step, done: Done| out::line(&format!("{}: {}", step.name, print::done(done)));
+    let report =
+        |step: &webhooks::plan::PlanStep, done: StepResult| out::line(&format!("{}: {}", step.name, print::done(done)));
     apply::apply(&session.client, &plan, &named, READ_BACK_WAIT, report).await?;
     Ok(ExitCode::SUCCESS)
 }

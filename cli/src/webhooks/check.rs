@@ -7,7 +7,7 @@ use std::{
 
 use riverlock_digital_river::webhooks::{
     WebhookConfig,
-    plan::{Action, Difference, Step},
+    plan::{Action, Difference, PlanStep},
 };
 use riverlock_ingest::config::{EndpointConfig, TOKEN_PATHS};
 use riverlock_schemas::Mode;
@@ -67,7 +67,7 @@ pub(super) async fn run(session: &Session, look: LookOptions, with_probe: bool) 
     Ok(exit::well_if(found.ok))
 }
 
-fn compare(session: &Session, webhook: &WebhookConfig, step: Step) -> Finding {
+fn compare(session: &Session, webhook: &WebhookConfig, step: PlanStep) -> Finding {
     let mut problems = problems(webhook, session.endpoint(webhook));
     problems.extend(step.also.iter().map(|id| format!("{id} has the same address: events come twice")));
     problems.extend(step.similar.iter().map(|(id, address)| format!("{id} sends the same types to {address}")));

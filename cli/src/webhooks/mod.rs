@@ -13,8 +13,8 @@ use riverlock_digital_river::{
     Client, Priority,
     webhooks::{
         self, Registration, WebhookConfig,
-        apply::{self, Done},
-        plan::{Action, Plan, Step},
+        apply::{self, StepResult},
+        plan::{Action, PlanStep, WebhookPlan},
     },
 };
 use riverlock_runtime::{ConfigError, SystemClock};
@@ -83,7 +83,7 @@ impl Session {
         Ok(modes)
     }
 
-    async fn plan(&self, mode: Mode) -> anyhow::Result<Plan> {
+    async fn plan(&self, mode: Mode) -> anyhow::Result<WebhookPlan> {
         let (plan, truncated) = apply::plan(&self.client, mode, &self.config.webhooks).await?;
         if truncated {
             out::note(&format!(
@@ -100,7 +100,7 @@ impl Session {
     }
 
     /// The plan's step of a configured webhook.
-    async fn step(&self, name: &str) -> anyhow::Result<(Mode, Step)> {
+    async fn step(&self, name: &str) -> anyhow::Result<(Mode, PlanStep)> {
         let mode = self.configured(name)?.mode;
         let plan = self.plan(mode).await?;
         let step = plan.steps.into_iter().find(|step| step.name == name);
@@ -134,9 +134,9 @@ impl Session {
 async fn list(session: &Session, look: LookOptions) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     for mode in session.modes(look.mode)? {
-        let types = Plan::types(mode, &session.config.webhooks);
+        let types = WebhookPlan::types(mode, &session.config.webhooks);
         let listed = webhooks::list(&session.client, mode, &types, Priority::Foreground).await?;
-        let plan = Plan::new(mode, &session.config.webhooks, &listed.webhooks);
+        let plan = WebhookPlan::new(mode, &session.config.webhooks, &listed.webhooks);
         for webhook in listed.webhooks {
             let name = plan.steps.iter().find(|step| print::id(&step.action) == Some(&webhook.id));
             rows.push(print::Row { mode, name: name.map(|step| step.name.clone()), webhook });
@@ -171,8 +171,8 @@ async fn apply_plans(session: &Session, look: LookOptions, apply: bool) -> anyho
         look.output.people(text.trim_end());
         applied.modes.push(print::plan_json(&plan));
         if apply {
-            let report = |step: &Step, done: Done| {
-                if done != Done::Left {
+            let report = |step: &PlanStep, done: StepResult| {
+                if done != StepResult::Left {
                     look.output.people(&format!("{}: {}", step.name, print::done(done)));
                 }
             };

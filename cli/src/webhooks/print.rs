@@ -4,8 +4,8 @@ use std::fmt::{self, Write as _};
 
 use riverlock_digital_river::webhooks::{
     Registration, Transport,
-    apply::Done,
-    plan::{Action, Plan, Step},
+    apply::StepResult,
+    plan::{Action, PlanStep, WebhookPlan},
 };
 use riverlock_schemas::Mode;
 use serde::Serialize;
@@ -81,10 +81,10 @@ pub(super) fn one(text: &mut String, mode: Mode, webhook: &Registration) -> fmt:
 }
 
 /// A plan as text: `+` is registered, `~` is changed, nothing stands before what is left.
-pub(super) fn plan(text: &mut String, plan: &Plan) -> fmt::Result {
+pub(super) fn plan(text: &mut String, plan: &WebhookPlan) -> fmt::Result {
     let (mut create, mut change, mut leave) = (0, 0, 0);
     for step in &plan.steps {
-        let Step { name, spec, action, also, similar } = step;
+        let PlanStep { name, spec, action, also, similar } = step;
         let types: Vec<&str> = spec.types.iter().map(String::as_str).collect();
         match action {
             Action::Create => {
@@ -123,7 +123,7 @@ pub(super) fn plan(text: &mut String, plan: &Plan) -> fmt::Result {
     )
 }
 
-pub(super) fn plan_json(plan: &Plan) -> Value {
+pub(super) fn plan_json(plan: &WebhookPlan) -> Value {
     let steps = plan.steps.iter().map(|step| {
         let (action, differences) = match &step.action {
             Action::Create => ("create", Vec::new()),
@@ -139,11 +139,11 @@ pub(super) fn plan_json(plan: &Plan) -> Value {
     json!({ "mode": plan.mode, "steps": steps.collect::<Vec<_>>(), "foreign": plan.foreign })
 }
 
-pub(super) fn done(done: Done) -> &'static str {
+pub(super) fn done(done: StepResult) -> &'static str {
     match done {
-        Done::Created => "registered",
-        Done::CreatedUnanswered => "registered (the answer was lost; found in the list)",
-        Done::Updated => "changed",
-        Done::Left => "left as it is",
+        StepResult::Created => "registered",
+        StepResult::CreatedUnanswered => "registered (the answer was lost; found in the list)",
+        StepResult::Updated => "changed",
+        StepResult::Left => "left as it is",
     }
 }

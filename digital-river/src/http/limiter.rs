@@ -45,7 +45,7 @@ impl Bucket {
 
 /// The state of one key's limit.
 #[derive(Debug)]
-struct State {
+struct BucketState {
     all: Bucket,
     background: Bucket,
     /// Digital River asked for no requests until then.
@@ -54,16 +54,16 @@ struct State {
 
 /// One key's limit. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Limiter(Arc<Mutex<State>>);
+pub struct Limiter(Arc<Mutex<BucketState>>);
 
 /// The limits of the process's keys, by the key's hash.
-static LIMITERS: LazyLock<Mutex<HashMap<Sha256Hash, Weak<Mutex<State>>>>> = LazyLock::new(Mutex::default);
+static LIMITERS: LazyLock<Mutex<HashMap<Sha256Hash, Weak<Mutex<BucketState>>>>> = LazyLock::new(Mutex::default);
 
 impl Limiter {
     /// A limit of its own: requests per second (at least 1) and the percentage of it that background jobs may use.
     #[must_use]
     pub fn new(requests_per_second: u32, background_percent: u32, now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(State::new(requests_per_second, background_percent, now))))
+        Self(Arc::new(Mutex::new(BucketState::new(requests_per_second, background_percent, now))))
     }
 
     /// The limit of a key, shared by everything in this process that asks for the same key. The rate of whoever asked first
@@ -110,7 +110,7 @@ impl Limiter {
     }
 }
 
-impl State {
+impl BucketState {
     fn new(requests_per_second: u32, background_percent: u32, now: Instant) -> Self {
         let rate = f64::from(requests_per_second.max(1));
         let share = f64::from(background_percent.clamp(1, 100)) / 100.0;

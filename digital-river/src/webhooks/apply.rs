@@ -11,7 +11,7 @@ use super::{
     config::WebhookConfig,
     create, list,
     model::Registration,
-    plan::{Action, Plan, Step},
+    plan::{Action, PlanStep, WebhookPlan},
     update,
 };
 use crate::{
@@ -24,7 +24,7 @@ const CREATE_ATTEMPTS: u32 = 3;
 
 /// What was done with a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
+pub enum StepResult {
     /// It was registered.
     Created,
     /// The answer to its registration was lost; it was found in the list afterwards.
@@ -65,7 +65,7 @@ pub enum ApplyError {
 ///
 /// # Errors
 /// When the list cannot be read.
-pub async fn plan(client: &Client, mode: Mode, configured: &[WebhookConfig]) -> Result<(Plan, bool), Error> {
+pub async fn plan(client: &Client, mode: Mode, configured: &[WebhookConfig]) -> Result<(WebhookPlan, bool), Error> {
     plan_for(client, mode, configured, Priority::Foreground).await
 }
 
@@ -78,9 +78,9 @@ pub async fn plan_for(
     mode: Mode,
     configured: &[WebhookConfig],
     priority: Priority,
-) -> Result<(Plan, bool), Error> {
-    let listed = list(client, mode, &Plan::types(mode, configured), priority).await?;
-    Ok((Plan::new(mode, configured, &listed.webhooks), listed.truncated))
+) -> Result<(WebhookPlan, bool), Error> {
+    let listed = list(client, mode, &WebhookPlan::types(mode, configured), priority).await?;
+    Ok((WebhookPlan::new(mode, configured, &listed.webhooks), listed.truncated))
 }
 
 /// Carries out a plan, reports each step through `done`, and compares the result with the configuration. `read_back_wait` is
@@ -90,18 +90,18 @@ pub async fn plan_for(
 /// When a request fails for good, or the result differs from the configuration.
 pub async fn apply(
     client: &Client,
-    plan: &Plan,
+    plan: &WebhookPlan,
     configured: &[WebhookConfig],
     read_back_wait: Duration,
-    mut done: impl FnMut(&Step, Done),
+    mut done: impl FnMut(&PlanStep, StepResult),
 ) -> Result<(), ApplyError> {
     for step in &plan.steps {
         let request = |error| ApplyError::Request { name: step.name.clone(), error: Box::new(error) };
         let result = match &step.action {
-            Action::Leave { .. } => Done::Left,
+            Action::Leave { .. } => StepResult::Left,
             Action::Update { id, .. } => {
                 update(client, plan.mode, id, &step.spec).await.map_err(request)?;
-                Done::Updated
+                StepResult::Updated
             }
             Action::Create => create_once(client, plan.mode, step, read_back_wait).await.map_err(request)?,
         };
@@ -127,11 +127,16 @@ pub async fn apply(
 }
 
 /// Registers a webhook exactly once: after a lost answer the list decides whether it is registered.
-async fn create_once(client: &Client, mode: Mode, step: &Step, read_back_wait: Duration) -> Result<Done, Error> {
+async fn create_once(
+    client: &Client,
+    mode: Mode,
+    step: &PlanStep,
+    read_back_wait: Duration,
+) -> Result<StepResult, Error> {
     let mut attempt = 1;
     loop {
         let error = match create(client, mode, &step.spec).await {
-            Ok(_) => return Ok(Done::Created),
+            Ok(_) => return Ok(StepResult::Created),
             Err(error) => error,
         };
         // A conflict may be the answer to a repetition of our own, or to somebody else's registration in the same moment.
@@ -146,7 +151,7 @@ async fn create_once(client: &Client, mode: Mode, step: &Step, read_back_wait: D
             if found.spec != step.spec && found.spec.has_secrets() {
                 update(client, mode, &found.id, &step.spec).await?;
             }
-            return Ok(Done::CreatedUnanswered);
+            return Ok(StepResult::CreatedUnanswered);
         }
         attempt += 1;
         if attempt > CREATE_ATTEMPTS || error.status() == Some(409) {
@@ -155,7 +160,7 @@ async fn create_once(client: &Client, mode: Mode, step: &Step, read_back_wait: D
     }
 }
 
-fn find<'a>(webhooks: &'a [Registration], step: &Step) -> Option<&'a Registration> {
+fn find<'a>(webhooks: &'a [Registration], step: &PlanStep) -> Option<&'a Registration> {
     let normal = |address: &str| url::Url::parse(address).ok();
     webhooks.iter().find(|other| normal(&other.spec.address) == normal(&step.spec.address))
 }

@@ -25,7 +25,7 @@ pub const LIST_MAX: usize = 100;
 
 /// What was listed.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub struct Registrations {
     /// The registrations, by creation, then by id.
     pub webhooks: Vec<Registration>,
     /// Whether Digital River may have more than it listed: its answer was full and there are no cursors.
@@ -37,7 +37,12 @@ pub struct Listed {
 ///
 /// # Errors
 /// When Digital River does not answer with a list.
-pub async fn list(client: &Client, mode: Mode, types: &BTreeSet<&str>, priority: Priority) -> Result<Listed, Error> {
+pub async fn list(
+    client: &Client,
+    mode: Mode,
+    types: &BTreeSet<&str>,
+    priority: Priority,
+) -> Result<Registrations, Error> {
     let mut webhooks = list_once(client, mode, None, priority).await?;
     let mut truncated = webhooks.len() >= LIST_MAX;
     if truncated && !types.is_empty() {
@@ -53,7 +58,7 @@ pub async fn list(client: &Client, mode: Mode, types: &BTreeSet<&str>, priority:
         }
     }
     webhooks.sort_by(|a, b| (a.created_time, &a.id).cmp(&(b.created_time, &b.id)));
-    Ok(Listed { webhooks, truncated })
+    Ok(Registrations { webhooks, truncated })
 }
 
 async fn list_once(

@@ -47,7 +47,7 @@ pub struct Difference {
 
 /// A configured webhook and what happens with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct PlanStep {
     /// The webhook's name in the configuration.
     pub name: String,
     /// What is asked for.
@@ -62,7 +62,7 @@ pub struct Step {
 
 /// How a configured webhook stands at Digital River.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub enum RegistrationState {
     /// Registered as configured, and enabled.
     Enabled,
     /// Registered and disabled: nothing is delivered.
@@ -73,7 +73,7 @@ pub enum State {
     Differs,
 }
 
-impl State {
+impl RegistrationState {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Enabled, Self::Disabled, Self::Missing, Self::Differs];
 
@@ -89,19 +89,19 @@ impl State {
     }
 }
 
-impl Step {
+impl PlanStep {
     /// How the webhook stands.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RegistrationState {
         match &self.action {
-            Action::Create => State::Missing,
-            Action::Leave { .. } if self.spec.enabled => State::Enabled,
-            Action::Leave { .. } => State::Disabled,
+            Action::Create => RegistrationState::Missing,
+            Action::Leave { .. } if self.spec.enabled => RegistrationState::Enabled,
+            Action::Leave { .. } => RegistrationState::Disabled,
             Action::Update { differences, .. } => {
                 let enabled = differences.iter().find(|difference| difference.field == "enabled");
                 match enabled {
-                    Some(difference) if difference.from == "false" => State::Disabled,
-                    _ => State::Differs,
+                    Some(difference) if difference.from == "false" => RegistrationState::Disabled,
+                    _ => RegistrationState::Differs,
                 }
             }
         }
@@ -110,16 +110,16 @@ impl Step {
 
 /// The plan for one mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct WebhookPlan {
     /// The mode.
     pub mode: Mode,
     /// One step per configured webhook of the mode, in the order of the configuration.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
     /// Registrations that are not configured.
     pub foreign: Vec<Registration>,
 }
 
-impl Plan {
+impl WebhookPlan {
     /// Compares the configured webhooks of a mode with the registered ones.
     #[must_use]
     pub fn new(mode: Mode, configured: &[WebhookConfig], registered: &[Registration]) -> Self {
@@ -163,7 +163,7 @@ fn is_same_address(text: &str, address: &Url) -> bool {
     Url::parse(text).is_ok_and(|url| url == *address)
 }
 
-fn step(mode: Mode, webhook: &WebhookConfig, found: &[&Registration], foreign: &[&Registration]) -> Step {
+fn step(mode: Mode, webhook: &WebhookConfig, found: &[&Registration], foreign: &[&Registration]) -> PlanStep {
     let spec = webhook.spec();
     let (action, similar) = match found.first() {
         None => {
@@ -177,7 +177,7 @@ fn step(mode: Mode, webhook: &WebhookConfig, found: &[&Registration], foreign: &
         }
     };
     let also = found.iter().skip(1).map(|registration| registration.id.clone()).collect();
-    Step { name: webhook.name.clone(), spec, action, also, similar }
+    PlanStep { name: webhook.name.clone(), spec, action, also, similar }
 }
 
 /// Whether a registration differs in little more than its address.
@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    fn fields(plan: &Plan) -> Vec<&'static str> {
+    fn fields(plan: &WebhookPlan) -> Vec<&'static str> {
         match &plan.steps[0].action {
             Action::Update { differences, .. } => differences.iter().map(|difference| difference.field).collect(),
             _ => Vec::new(),
@@ -302,14 +302,14 @@ mod tests {
     fn what_is_missing_is_created_and_what_is_there_is_left() {
         let configured = [webhook("a", "https://h.example/a/"), webhook("b", "https://h.example/b")];
         let other = registered("9", &webhook("x", "https://elsewhere.example/x"));
-        let plan = Plan::new(Mode::Test, &configured, &[registered("1", &configured[0]), other.clone()]);
+        let plan = WebhookPlan::new(Mode::Test, &configured, &[registered("1", &configured[0]), other.clone()]);
         assert_eq!(plan.steps[0].action, Action::Leave { id: "1".into() });
         assert_eq!(plan.steps[1].action, Action::Create);
         assert_eq!(plan.foreign, [other]);
         assert!(!plan.is_empty());
         let both = [registered("1", &configured[0]), registered("2", &configured[1])];
-        assert!(Plan::new(Mode::Test, &configured, &both).is_empty());
-        assert_eq!(Plan::new(Mode::Live, &configured, &both).steps, []);
+        assert!(WebhookPlan::new(Mode::Test, &configured, &both).is_empty());
+        assert_eq!(WebhookPlan::new(Mode::Live, &configured, &both).steps, []);
     }
 
     #[test]
@@ -332,7 +332,7 @@ mod tests {
         for (change, expected) in changes {
             let mut other = registered("1", &configured[0]);
             change(&mut other);
-            let plan = Plan::new(Mode::Test, &configured, &[other]);
+            let plan = WebhookPlan::new(Mode::Test, &configured, &[other]);
             assert_eq!(fields(&plan), expected);
             assert!(!format!("{plan:?}").contains("three"));
         }
@@ -347,11 +347,11 @@ mod tests {
     fn a_changed_address_is_recognized_by_the_configured_id_and_otherwise_pointed_out() {
         let old = registered("1", &webhook("a", "https://old.example/a"));
         let mut wanted = webhook("a", "https://new.example/a");
-        let plan = Plan::new(Mode::Test, std::slice::from_ref(&wanted), std::slice::from_ref(&old));
+        let plan = WebhookPlan::new(Mode::Test, std::slice::from_ref(&wanted), std::slice::from_ref(&old));
         assert_eq!(plan.steps[0].action, Action::Create);
         assert_eq!(plan.steps[0].similar, [("1".to_owned(), "https://old.example/a".to_owned())]);
         wanted.id = Some("1".into());
-        let plan = Plan::new(Mode::Test, &[wanted], &[old]);
+        let plan = WebhookPlan::new(Mode::Test, &[wanted], &[old]);
         assert_eq!((fields(&plan), plan.foreign.len()), (vec!["address"], 0));
     }
 
@@ -360,7 +360,7 @@ mod tests {
         let configured = [webhook("a", "https://h.example/a")];
         let (mut one, two) = (registered("1", &configured[0]), registered("2", &configured[0]));
         one.spec.enabled = false;
-        let plan = Plan::new(Mode::Test, &configured, &[one, two]);
+        let plan = WebhookPlan::new(Mode::Test, &configured, &[one, two]);
         assert_eq!(
             (&plan.steps[0].action, &plan.steps[0].also),
             (&Action::Leave { id: "2".into() }, &vec!["1".to_owned()])

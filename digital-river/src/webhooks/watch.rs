@@ -6,7 +6,7 @@ use riverlock_schemas::Mode;
 use super::{
     apply::plan_for,
     config::WebhookConfig,
-    plan::{Action, State},
+    plan::{Action, RegistrationState},
 };
 use crate::{
     client::{Client, Priority},
@@ -50,7 +50,7 @@ pub async fn poll(
     mode: Mode,
     configured: &[WebhookConfig],
     now_seconds: i64,
-) -> Result<Vec<(String, State)>, Error> {
+) -> Result<Vec<(String, RegistrationState)>, Error> {
     let result = plan_for(client, mode, configured, Priority::Background).await;
     let label = if result.is_ok() { "ok" } else { "error" };
     counter!(POLLS, "mode" => mode.as_str(), "result" => label).increment(1);
@@ -61,7 +61,7 @@ pub async fn poll(
         let state = step.state();
         show(mode, &step.name, Some(state));
         // One that is disabled in the configuration as well is no surprise.
-        if state != State::Enabled && !matches!(step.action, Action::Leave { .. }) {
+        if state != RegistrationState::Enabled && !matches!(step.action, Action::Leave { .. }) {
             tracing::warn!("webhook {} ({mode} data) is {} at Digital River", step.name, state.as_str());
         }
         states.push((step.name.clone(), state));
@@ -69,8 +69,8 @@ pub async fn poll(
     Ok(states)
 }
 
-fn show(mode: Mode, name: &str, current: Option<State>) {
-    for state in State::ALL {
+fn show(mode: Mode, name: &str, current: Option<RegistrationState>) {
+    for state in RegistrationState::ALL {
         let value = if current == Some(state) { 1.0 } else { 0.0 };
         gauge!(STATE, "mode" => mode.as_str(), "webhook" => name.to_owned(), "state" => state.as_str()).set(value);
     }

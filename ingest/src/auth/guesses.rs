@@ -34,14 +34,14 @@ const WAYS: usize = 4;
 
 /// Failures that have not been forgotten yet.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct FailureEntry {
     /// Whose failures they are; 0 for nobody's.
     key: u64,
     failures: f64,
     since: Option<Instant>,
 }
 
-impl Place {
+impl FailureEntry {
     /// Forgets what is old.
     fn forget(&mut self, per_minute: u32, now: Instant) {
         let seconds = self.since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
@@ -53,15 +53,15 @@ impl Place {
 /// Failures by key.
 struct Table {
     per_minute: u32,
-    places: Box<[Place]>,
+    places: Box<[FailureEntry]>,
 }
 
 impl Table {
     fn new(per_minute: u32) -> Self {
-        Self { per_minute, places: vec![Place::default(); KEYS].into_boxed_slice() }
+        Self { per_minute, places: vec![FailureEntry::default(); KEYS].into_boxed_slice() }
     }
 
-    fn ways(&mut self, key: u64) -> &mut [Place] {
+    fn ways(&mut self, key: u64) -> &mut [FailureEntry] {
         let set = usize::try_from(key >> 32).unwrap_or_default() % (KEYS / WAYS);
         &mut self.places[set * WAYS..(set + 1) * WAYS]
     }
@@ -78,7 +78,7 @@ impl Table {
         let at = known.unwrap_or_else(fewest);
         let place = &mut ways[at];
         if place.key != key {
-            *place = Place { key, failures: 0.0, since: Some(now) };
+            *place = FailureEntry { key, failures: 0.0, since: Some(now) };
         }
         let allowed = place.failures + 1.0 <= f64::from(per_minute);
         if allowed {
@@ -94,7 +94,7 @@ impl Table {
     }
 }
 
-struct State {
+struct GuessTable {
     addresses: Table,
     sites: Table,
     clients: Table,
@@ -105,11 +105,11 @@ struct State {
 pub(crate) struct Guesses {
     /// Keyed at random, so that nobody can choose whose place to share.
     hasher: RandomState,
-    state: Mutex<State>,
+    state: Mutex<GuessTable>,
 }
 
 /// A try that has been counted as a failure until it proves to be none.
-pub(crate) struct Try {
+pub(crate) struct CountedAttempt {
     address: Option<u64>,
     site: Option<u64>,
     client: Option<u64>,
@@ -118,7 +118,7 @@ pub(crate) struct Try {
 
 impl Guesses {
     pub(crate) fn new() -> Self {
-        let state = State {
+        let state = GuessTable {
             addresses: Table::new(ADDRESS_FAILURES_PER_MINUTE),
             sites: Table::new(SITE_FAILURES_PER_MINUTE),
             clients: Table::new(CLIENT_FAILURES_PER_MINUTE),
@@ -127,24 +127,30 @@ impl Guesses {
         Self { hasher: RandomState::new(), state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GuessTable> {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
     /// Allows a try, or not. One that is allowed counts as a failure until [`Self::succeeded`]. From a known address, such as
     /// one of Digital River's, what others did with the client's id does not matter.
-    pub(crate) fn attempt(&self, client_id: &str, address: IpAddr, is_known: bool, now: Instant) -> Option<Try> {
+    pub(crate) fn attempt(
+        &self,
+        client_id: &str,
+        address: IpAddr,
+        is_known: bool,
+        now: Instant,
+    ) -> Option<CountedAttempt> {
         let network = network(address);
         let pair = self.hasher.hash_one((client_id, network)) | 1;
         let mut state = self.state();
         if state.proven[place(pair)] == pair {
-            return Some(Try { address: None, site: None, client: None, pair });
+            return Some(CountedAttempt { address: None, site: None, client: None, pair });
         }
         let key = self.hasher.hash_one(network) | 1;
         if !state.addresses.charge(key, now) {
             return None;
         }
-        let mut attempt = Try { address: Some(key), site: None, client: None, pair };
+        let mut attempt = CountedAttempt { address: Some(key), site: None, client: None, pair };
         if let IpAddr::V6(address) = address.to_canonical() {
             let site = self.hasher.hash_one(address.to_bits() >> 80) | 1;
             if !state.sites.charge(site, now) {
@@ -165,16 +171,16 @@ impl Guesses {
     }
 
     /// The credentials were right: the try is no failure.
-    pub(crate) fn succeeded(&self, attempt: &Try) {
+    pub(crate) fn succeeded(&self, attempt: &CountedAttempt) {
         let mut state = self.state();
         state.refund(attempt);
         state.proven[place(attempt.pair)] = attempt.pair;
     }
 }
 
-impl State {
-    fn refund(&mut self, attempt: &Try) {
-        let Try { address, site, client, .. } = *attempt;
+impl GuessTable {
+    fn refund(&mut self, attempt: &CountedAttempt) {
+        let CountedAttempt { address, site, client, .. } = *attempt;
         for (table, key) in [(&mut self.addresses, address), (&mut self.sites, site), (&mut self.clients, client)] {
             if let Some(key) = key {
                 table.refund(key);

@@ -167,7 +167,7 @@ impl Secret<'_> {
 
 /// A signature that is right, whenever it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signed<'a> {
+pub struct SignatureHeader<'a> {
     /// The secret.
     pub secret: Match<'a>,
     /// When it was made, as it says, in milliseconds since 1970.
@@ -245,7 +245,7 @@ impl Verifier {
         headers: impl IntoIterator<Item = &'h [u8]>,
         body: &[u8],
         now: DateTime<Utc>,
-    ) -> Result<Signed<'_>, SignatureError> {
+    ) -> Result<SignatureHeader<'_>, SignatureError> {
         let mut headers = headers.into_iter();
         let header = headers.next().ok_or(SignatureError::Missing)?;
         // The same value again, as some proxies write it, says nothing else.
@@ -266,7 +266,7 @@ impl Verifier {
             }
         }
         match (found, inactive) {
-            (Some(secret), _) => Ok(Signed { secret, timestamp_ms: header.timestamp_ms }),
+            (Some(secret), _) => Ok(SignatureHeader { secret, timestamp_ms: header.timestamp_ms }),
             (None, Some(key)) => Err(SignatureError::Inactive { secret_id: key.id.clone() }),
             (None, None) => Err(SignatureError::Mismatch),
         }
@@ -276,7 +276,7 @@ impl Verifier {
     ///
     /// # Errors
     /// When the times are further apart than the tolerance.
-    pub fn check_age(&self, signed: &Signed<'_>, received_at: DateTime<Utc>) -> Result<(), SignatureError> {
+    pub fn check_age(&self, signed: &SignatureHeader<'_>, received_at: DateTime<Utc>) -> Result<(), SignatureError> {
         let (timestamp_ms, received_ms) = (signed.timestamp_ms, received_at.timestamp_millis());
         let apart_ms = received_ms.abs_diff(timestamp_ms);
         if self.tolerance_ms == 0 || apart_ms <= self.tolerance_ms {

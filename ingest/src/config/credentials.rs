@@ -112,9 +112,9 @@ impl Default for OAuthConfig {
 }
 
 impl OAuthConfig {
-    pub(super) fn validate(&self, used: Used) -> Result<(), ConfigError> {
+    pub(super) fn validate(&self, used: OAuthUse) -> Result<(), ConfigError> {
         let refused = |field: &str, reason: String| Err(ConfigError::refused(format!("ingest.oauth.{field}"), reason));
-        if used == Used::Yes && self.token_keys.is_empty() {
+        if used == OAuthUse::Yes && self.token_keys.is_empty() {
             return refused(
                 "token_keys",
                 format!(
@@ -153,7 +153,7 @@ impl OAuthConfig {
 
 /// Whether any endpoint has OAuth clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Used {
+pub(super) enum OAuthUse {
     Yes,
     No,
 }

@@ -13,7 +13,7 @@ use crate::{
     config::LimitsConfig,
     http::{
         first_byte::FirstByte,
-        slots::{Slot, Standing},
+        slots::{Rank, Slot},
     },
     metrics::{Closed, PROCESS},
 };
@@ -27,7 +27,7 @@ const KNOWN_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Unauthenticated requests, as a leaky bucket.
 #[derive(Clone, Copy, Debug)]
-struct Unproven {
+struct UnauthenticatedBucket {
     burst: f64,
     per_second: f64,
     count: f64,
@@ -35,11 +35,11 @@ struct Unproven {
     pause_max: Duration,
 }
 
-impl Unproven {
-    fn new(limits: &LimitsConfig, standing: Standing, now: Instant) -> Self {
+impl UnauthenticatedBucket {
+    fn new(limits: &LimitsConfig, standing: Rank, now: Instant) -> Self {
         let (burst, per_second) =
             (f64::from(limits.unauthenticated_burst), f64::from(limits.unauthenticated_per_second));
-        let pause_max = if standing == Standing::Unknown { PAUSE_MAX } else { KNOWN_PAUSE_MAX };
+        let pause_max = if standing == Rank::Unknown { PAUSE_MAX } else { KNOWN_PAUSE_MAX };
         // Connections that are slowed down together must not all be read from at one moment.
         let pause_max = pause_max.mul_f64(0.5 + fastrand::f64() / 2.0);
         Self { burst, per_second, count: 0.0, since: now, pause_max }
@@ -74,7 +74,7 @@ pub(crate) struct Connection {
     /// When the last request got its answer, in nanoseconds since the start.
     last_end: AtomicU64,
     /// Requests without proof, as long as there was none with it.
-    unproven: Mutex<Unproven>,
+    unproven: Mutex<UnauthenticatedBucket>,
     /// Requests that are not to be counted as without proof.
     excused: AtomicUsize,
 }
@@ -91,18 +91,18 @@ pub(crate) enum Due {
 }
 
 impl Connection {
-    pub(crate) fn new(slot: Slot, standing: Standing, limits: &LimitsConfig, start: Instant) -> Arc<Self> {
+    pub(crate) fn new(slot: Slot, standing: Rank, limits: &LimitsConfig, start: Instant) -> Arc<Self> {
         PROCESS.connections.increment(1.0);
         Arc::new(Self {
             slot,
-            is_proxy: standing == Standing::Authenticated,
-            authenticated: AtomicBool::new(standing == Standing::Authenticated),
+            is_proxy: standing == Rank::Authenticated,
+            authenticated: AtomicBool::new(standing == Rank::Authenticated),
             start,
             http2: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
-            unproven: Mutex::new(Unproven::new(limits, standing, start)),
+            unproven: Mutex::new(UnauthenticatedBucket::new(limits, standing, start)),
             excused: AtomicUsize::new(0),
         })
     }
@@ -131,11 +131,11 @@ impl Connection {
     }
 
     /// A request's head is complete. It is being answered until what this returns is dropped.
-    pub(crate) fn begin(self: &Arc<Self>, is_http2: bool) -> Open {
+    pub(crate) fn begin(self: &Arc<Self>, is_http2: bool) -> OpenRequest {
         self.http2.store(is_http2, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Open(Arc::clone(self))
+        OpenRequest(Arc::clone(self))
     }
 
     /// What is due now.
@@ -170,9 +170,9 @@ impl Drop for Connection {
 }
 
 /// A request of a connection that has no answer yet.
-pub(crate) struct Open(Arc<Connection>);
+pub(crate) struct OpenRequest(Arc<Connection>);
 
-impl Drop for Open {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         let now = Instant::now();
         let nanos = u64::try_from(now.saturating_duration_since(self.0.start).as_nanos()).unwrap_or(u64::MAX);
@@ -236,7 +236,7 @@ mod tests {
 
     fn connection(start: Instant) -> Arc<Connection> {
         let slots = Slots::new(Bounds { max: 9, per_address_max: 9, unknown_max: 9 }, metrics::Counter::noop());
-        Connection::new(slots.enter(None, Standing::Unknown).unwrap(), Standing::Unknown, &limits(), start)
+        Connection::new(slots.enter(None, Rank::Unknown).unwrap(), Rank::Unknown, &limits(), start)
     }
 
     #[test]

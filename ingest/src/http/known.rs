@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     config::{AddressRanges, DIGITAL_RIVER},
-    http::{address::network, slots::Standing},
+    http::{address::network, slots::Rank},
 };
 
 /// Addresses that are remembered; where two share an entry, the later one replaces the earlier.
@@ -44,11 +44,11 @@ impl KnownAddresses {
     }
 
     /// What is known of a client with this address.
-    pub(crate) fn standing(&self, address: IpAddr, now: Instant) -> Standing {
+    pub(crate) fn standing(&self, address: IpAddr, now: Instant) -> Rank {
         if self.contains(address, now) || DIGITAL_RIVER_ADDRESSES.contains(address) {
-            Standing::KnownAddress
+            Rank::KnownAddress
         } else {
-            Standing::Unknown
+            Rank::Unknown
         }
     }
 
@@ -98,13 +98,13 @@ mod tests {
         let known = KnownAddresses::new(Duration::from_secs(3_600), start);
         let minutes = |minutes: u64| start + Duration::from_secs(60 * minutes);
         let address: IpAddr = "192.0.2.7".parse().unwrap();
-        assert_eq!(known.standing(address, start), Standing::Unknown);
+        assert_eq!(known.standing(address, start), Rank::Unknown);
         known.note("::ffff:192.0.2.7".parse().unwrap(), start);
-        assert_eq!(known.standing(address, minutes(59)), Standing::KnownAddress);
-        assert_eq!(known.standing(address, minutes(60)), Standing::Unknown);
+        assert_eq!(known.standing(address, minutes(59)), Rank::KnownAddress);
+        assert_eq!(known.standing(address, minutes(60)), Rank::Unknown);
         known.note(address, minutes(60));
-        assert_eq!(known.standing(address, minutes(61)), Standing::KnownAddress);
-        assert_eq!(known.standing("192.0.2.8".parse().unwrap(), minutes(61)), Standing::Unknown);
+        assert_eq!(known.standing(address, minutes(61)), Rank::KnownAddress);
+        assert_eq!(known.standing("192.0.2.8".parse().unwrap(), minutes(61)), Rank::Unknown);
     }
 
     #[test]
@@ -112,14 +112,14 @@ mod tests {
         let start = Instant::now();
         let known = KnownAddresses::new(Duration::from_secs(3_600), start);
         known.note("2001:db8:0:1::1".parse().unwrap(), start);
-        assert_eq!(known.standing("2001:db8:0:1::2".parse().unwrap(), start), Standing::KnownAddress);
-        assert_eq!(known.standing("2001:db8:0:2::1".parse().unwrap(), start), Standing::Unknown);
+        assert_eq!(known.standing("2001:db8:0:1::2".parse().unwrap(), start), Rank::KnownAddress);
+        assert_eq!(known.standing("2001:db8:0:2::1".parse().unwrap(), start), Rank::Unknown);
     }
 
     #[test]
     fn digital_rivers_addresses_are_known_from_the_start() {
         let start = Instant::now();
         let known = KnownAddresses::new(Duration::from_secs(3_600), start);
-        assert_eq!(known.standing("209.87.180.3".parse().unwrap(), start), Standing::KnownAddress);
+        assert_eq!(known.standing("209.87.180.3".parse().unwrap(), start), Rank::KnownAddress);
     }
 }

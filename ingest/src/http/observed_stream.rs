@@ -16,14 +16,14 @@ use tokio::{
 use crate::http::{connection::Connection, first_byte::FirstByte};
 
 /// A connection whose reads are looked at, and held back where too many requests without proof came over it.
-pub(crate) struct Observed<S> {
+pub(crate) struct ObservedStream<S> {
     pub(crate) stream: S,
     pub(crate) first_byte: FirstByte,
     pub(crate) connection: Arc<Connection>,
     pub(crate) pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Observed<S> {
+impl<S> ObservedStream<S> {
     pub(crate) fn new(stream: S, first_byte: FirstByte, connection: Arc<Connection>) -> Self {
         Self { stream, first_byte, connection, pause: None }
     }
@@ -42,7 +42,7 @@ impl<S> Observed<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -60,7 +60,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.first_byte.bytes_went();
         Pin::new(&mut self.stream).poll_write(context, bytes)

@@ -35,8 +35,8 @@ use crate::{
         connection::{Connection, Due},
         first_byte::FirstByte,
         nofile,
-        observed_stream::Observed,
-        slots::{Slots, Standing},
+        observed_stream::ObservedStream,
+        slots::{Rank, Slots},
         tls::Tls,
     },
     metrics::{Closed, PROCESS},
@@ -68,7 +68,7 @@ pub(crate) enum PeerKind {
     /// A trusted proxy, which speaks for many.
     Proxy,
     /// Any other client.
-    Client(Standing),
+    Client(Rank),
 }
 
 /// Decides which connections are accepted.
@@ -95,9 +95,9 @@ impl AcceptPolicy for AcceptAll {
 
 /// Runs hyper's tasks where shutdown knows of them.
 #[derive(Clone)]
-struct Tracked(Shutdown);
+struct TrackingExecutor(Shutdown);
 
-impl<F> Executor<F> for Tracked
+impl<F> Executor<F> for TrackingExecutor
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -107,8 +107,8 @@ where
     }
 }
 
-fn builder(limits: &LimitsConfig, http2_streams_max: u32, shutdown: &Shutdown) -> Builder<Tracked> {
-    let mut builder = Builder::new(Tracked(shutdown.clone()));
+fn builder(limits: &LimitsConfig, http2_streams_max: u32, shutdown: &Shutdown) -> Builder<TrackingExecutor> {
+    let mut builder = Builder::new(TrackingExecutor(shutdown.clone()));
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -139,8 +139,8 @@ struct Server {
     /// Tells connections to end after what they are at.
     draining: CancellationToken,
     slots: Arc<Slots>,
-    for_proxies: Builder<Tracked>,
-    for_clients: Builder<Tracked>,
+    for_proxies: Builder<TrackingExecutor>,
+    for_clients: Builder<TrackingExecutor>,
 }
 
 /// Accepts connections until `shutdown_delay` after the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
@@ -206,7 +206,7 @@ impl Server {
         let address = peer.ip().to_canonical();
         let (network, standing) = match policy.peer_kind(address) {
             PeerKind::NotAllowed => return PROCESS.connection_closed(Closed::AddressNotAllowed),
-            PeerKind::Proxy => (None, Standing::Authenticated),
+            PeerKind::Proxy => (None, Rank::Authenticated),
             PeerKind::Client(standing) => (Some(network(address)), standing),
         };
         // Closing tells the sender more than waiting in the queue of the listener would.
@@ -254,7 +254,7 @@ impl Server {
         connection: &Arc<Connection>,
     ) {
         let first_byte = FirstByte::new(std::time::Instant::now());
-        let stream = Observed::new(stream, first_byte.clone(), Arc::clone(connection));
+        let stream = ObservedStream::new(stream, first_byte.clone(), Arc::clone(connection));
         let service = service_fn({
             let (first_byte, connection) = (first_byte.clone(), Arc::clone(connection));
             let router = self.router.clone();

@@ -1,6 +1,6 @@
 //! A bounded number of slots for what anyone can occupy: connections, and requests whose body is still arriving.
 //!
-//! When all slots are taken, a newcomer is not refused: it evicts the oldest holder with the lowest [`Standing`]. A normal
+//! When all slots are taken, a newcomer is not refused: it evicts the oldest holder with the lowest [`Rank`]. A normal
 //! request holds its slot for milliseconds, so a client that occupies slots in order to block others only evicts its own.
 //! There are two further bounds: each client address has a maximum, at which its own oldest slot is evicted, and unknown
 //! clients together cannot use a share that is reserved for known ones.
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 /// What is known of the holder of a slot, from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Standing {
+pub(crate) enum Rank {
     /// Nothing.
     Unknown,
     /// An authentic request came from its address recently, or the address is one of Digital River's.
@@ -27,53 +27,53 @@ pub(crate) enum Standing {
 }
 
 /// Standings whose slots can be evicted, in the order in which they are.
-const EVICTABLE: [Standing; 2] = [Standing::Unknown, Standing::KnownAddress];
+const EVICTABLE: [Rank; 2] = [Rank::Unknown, Rank::KnownAddress];
 
 /// How many slots there are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// All slots.
     pub(crate) max: usize,
-    /// Slots of one client address, not counting those of [`Standing::Authenticated`].
+    /// Slots of one client address, not counting those of [`Rank::Authenticated`].
     pub(crate) per_address_max: usize,
-    /// Slots that [`Standing::Unknown`] may have together.
+    /// Slots that [`Rank::Unknown`] may have together.
     pub(crate) unknown_max: usize,
 }
 
 /// No slot can be evicted for this newcomer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct SlotsExhausted;
 
 /// What a slot's holder and the list of all slots share.
 #[derive(Default)]
-struct Shared {
+struct SlotSignal {
     evicted: Notify,
     /// Bytes that the holder occupies, counted in [`Slots::bytes`].
     bytes: AtomicUsize,
 }
 
 #[derive(Default)]
-struct State {
+struct SlotTable {
     next: u64,
     /// Held slots by standing and number: the lowest number is the oldest.
     held: [BTreeMap<u64, Holder>; 3],
     /// Numbers of the slots that an address can lose.
-    by_address: HashMap<u64, BTreeMap<u64, Standing>>,
+    by_address: HashMap<u64, BTreeMap<u64, Rank>>,
     /// Slots that were lost, but whose holders have not left yet.
     leaving: usize,
 }
 
 struct Holder {
     address: Option<u64>,
-    shared: Arc<Shared>,
+    shared: Arc<SlotSignal>,
 }
 
-impl State {
+impl SlotTable {
     fn count(&self) -> usize {
         self.held.iter().map(BTreeMap::len).sum()
     }
 
-    fn remove(&mut self, number: u64, standing: Standing) -> Option<Holder> {
+    fn remove(&mut self, number: u64, standing: Rank) -> Option<Holder> {
         let holder = self.held[standing as usize].remove(&number)?;
         if let Some(address) = holder.address
             && let Some(numbers) = self.by_address.get_mut(&address)
@@ -86,15 +86,15 @@ impl State {
         Some(holder)
     }
 
-    fn insert(&mut self, number: u64, standing: Standing, holder: Holder) {
-        if let Some(address) = holder.address.filter(|_| standing != Standing::Authenticated) {
+    fn insert(&mut self, number: u64, standing: Rank, holder: Holder) {
+        if let Some(address) = holder.address.filter(|_| standing != Rank::Authenticated) {
             self.by_address.entry(address).or_default().insert(number, standing);
         }
         self.held[standing as usize].insert(number, holder);
     }
 
     /// The oldest slot of a standing.
-    fn oldest(&self, standing: Standing) -> Option<u64> {
+    fn oldest(&self, standing: Rank) -> Option<u64> {
         self.held[standing as usize].first_key_value().map(|(number, _)| *number)
     }
 }
@@ -102,7 +102,7 @@ impl State {
 /// All slots of one kind.
 pub(crate) struct Slots {
     bounds: Bounds,
-    state: Mutex<State>,
+    state: Mutex<SlotTable>,
     /// Bytes that requests occupy while they arrive, with or without a slot.
     bytes: AtomicUsize,
     /// Counts the slots that were lost.
@@ -114,44 +114,44 @@ impl Slots {
         Arc::new(Self { bounds, state: Mutex::default(), bytes: AtomicUsize::new(0), evicted })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SlotTable> {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
     /// Takes a slot, and evicts another holder if there is no free one. `address` is the client's network; `None` for one that shares its address
     /// with others, such as a trusted proxy, and has no maximum of its own.
-    pub(crate) fn enter(self: &Arc<Self>, address: Option<u64>, standing: Standing) -> Result<Slot, Full> {
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<u64>, standing: Rank) -> Result<Slot, SlotsExhausted> {
         let Bounds { max, per_address_max, unknown_max } = self.bounds;
         let mut state = self.state();
         // An evicted holder frees its memory only when its task runs again. This is the limit in case none of them runs.
         if state.leaving >= max {
-            return Err(Full);
+            return Err(SlotsExhausted);
         }
-        if standing != Standing::Authenticated
+        if standing != Rank::Authenticated
             && let Some(own) = address.and_then(|address| state.by_address.get(&address))
             && own.len() >= per_address_max
             && let Some((&number, &lowest)) = own.first_key_value()
         {
             self.evict(&mut state, number, lowest);
         }
-        if standing == Standing::Unknown && state.held[Standing::Unknown as usize].len() >= unknown_max {
-            let oldest = state.oldest(Standing::Unknown).ok_or(Full)?;
-            self.evict(&mut state, oldest, Standing::Unknown);
+        if standing == Rank::Unknown && state.held[Rank::Unknown as usize].len() >= unknown_max {
+            let oldest = state.oldest(Rank::Unknown).ok_or(SlotsExhausted)?;
+            self.evict(&mut state, oldest, Rank::Unknown);
         }
         if state.count() >= max {
             let mut losers = EVICTABLE.into_iter().filter(|loser| *loser <= standing);
-            let (number, loser) = losers.find_map(|loser| Some((state.oldest(loser)?, loser))).ok_or(Full)?;
+            let (number, loser) = losers.find_map(|loser| Some((state.oldest(loser)?, loser))).ok_or(SlotsExhausted)?;
             self.evict(&mut state, number, loser);
         }
         let number = state.next;
         state.next += 1;
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<SlotSignal>::default();
         state.insert(number, standing, Holder { address, shared: Arc::clone(&shared) });
         drop(state);
         Ok(Slot { slots: Arc::clone(self), number, standing: Mutex::new(standing), shared })
     }
 
-    fn evict(&self, state: &mut State, number: u64, standing: Standing) {
+    fn evict(&self, state: &mut SlotTable, number: u64, standing: Rank) {
         if let Some(holder) = state.remove(number, standing) {
             state.leaving += 1;
             self.bytes.fetch_sub(holder.shared.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
@@ -161,7 +161,7 @@ impl Slots {
     }
 
     /// Counts bytes. Beyond `bytes_max` the oldest holders that have any lose their slots, unknown ones first.
-    pub(crate) fn add_bytes(&self, count: usize, bytes_max: usize) -> Result<(), Full> {
+    pub(crate) fn add_bytes(&self, count: usize, bytes_max: usize) -> Result<(), SlotsExhausted> {
         if self.bytes.fetch_add(count, Ordering::Relaxed) + count <= bytes_max {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl Slots {
             return Ok(());
         }
         self.bytes.fetch_sub(count, Ordering::Relaxed);
-        Err(Full)
+        Err(SlotsExhausted)
     }
 
     /// Counts bytes that are not occupied any more.
@@ -191,8 +191,8 @@ impl Slots {
 pub(crate) struct Slot {
     slots: Arc<Slots>,
     number: u64,
-    standing: Mutex<Standing>,
-    shared: Arc<Shared>,
+    standing: Mutex<Rank>,
+    shared: Arc<SlotSignal>,
 }
 
 impl Slot {
@@ -205,15 +205,15 @@ impl Slot {
     pub(crate) fn authenticate(&self) {
         let mut standing = self.standing();
         let mut state = self.slots.state();
-        if *standing != Standing::Authenticated
+        if *standing != Rank::Authenticated
             && let Some(holder) = state.remove(self.number, *standing)
         {
-            state.insert(self.number, Standing::Authenticated, holder);
-            *standing = Standing::Authenticated;
+            state.insert(self.number, Rank::Authenticated, holder);
+            *standing = Rank::Authenticated;
         }
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
+    fn standing(&self) -> MutexGuard<'_, Rank> {
         self.standing.lock().expect("no code panics while it holds the standing")
     }
 
@@ -254,62 +254,62 @@ mod tests {
     #[test]
     fn a_newcomer_evicts_the_oldest_with_the_lowest_standing() {
         let slots = slots(3, 9, 9);
-        let known = slots.enter(Some(1), Standing::KnownAddress).unwrap();
-        let first = slots.enter(Some(2), Standing::Unknown).unwrap();
-        let second = slots.enter(Some(3), Standing::Unknown).unwrap();
-        let third = slots.enter(Some(4), Standing::Unknown).unwrap();
+        let known = slots.enter(Some(1), Rank::KnownAddress).unwrap();
+        let first = slots.enter(Some(2), Rank::Unknown).unwrap();
+        let second = slots.enter(Some(3), Rank::Unknown).unwrap();
+        let third = slots.enter(Some(4), Rank::Unknown).unwrap();
         assert_eq!((lost(&known), lost(&first), lost(&second), lost(&third)), (false, true, false, false));
         drop(first);
-        let also_known = slots.enter(Some(5), Standing::KnownAddress).unwrap();
-        let yet_another = slots.enter(Some(6), Standing::KnownAddress).unwrap();
+        let also_known = slots.enter(Some(5), Rank::KnownAddress).unwrap();
+        let yet_another = slots.enter(Some(6), Rank::KnownAddress).unwrap();
         assert!(lost(&second) && lost(&third) && !lost(&known));
         drop((second, third));
-        assert_eq!(slots.enter(Some(7), Standing::Unknown).err(), Some(Full), "unknown ones evict no known ones");
-        let newest = slots.enter(Some(8), Standing::KnownAddress).unwrap();
+        assert_eq!(slots.enter(Some(7), Rank::Unknown).err(), Some(SlotsExhausted), "unknown ones evict no known ones");
+        let newest = slots.enter(Some(8), Rank::KnownAddress).unwrap();
         assert!(lost(&known) && !lost(&also_known) && !lost(&yet_another) && !lost(&newest));
     }
 
     #[test]
     fn an_authenticated_slot_is_never_lost() {
         let slots = slots(2, 1, 2);
-        let kept = slots.enter(Some(1), Standing::Unknown).unwrap();
+        let kept = slots.enter(Some(1), Rank::Unknown).unwrap();
         kept.authenticate();
-        let other = slots.enter(Some(1), Standing::Unknown).unwrap();
+        let other = slots.enter(Some(1), Rank::Unknown).unwrap();
         other.authenticate();
-        assert_eq!(slots.enter(Some(1), Standing::KnownAddress).err(), Some(Full));
+        assert_eq!(slots.enter(Some(1), Rank::KnownAddress).err(), Some(SlotsExhausted));
         drop(other);
-        let stranger = slots.enter(Some(1), Standing::Unknown).unwrap();
-        let next = slots.enter(Some(1), Standing::Unknown).unwrap();
+        let stranger = slots.enter(Some(1), Rank::Unknown).unwrap();
+        let next = slots.enter(Some(1), Rank::Unknown).unwrap();
         assert!(lost(&stranger) && !lost(&next) && !lost(&kept));
     }
 
     #[test]
     fn an_address_at_its_maximum_loses_its_own_oldest_slot() {
         let slots = slots(9, 2, 9);
-        let other = slots.enter(Some(7), Standing::Unknown).unwrap();
-        let own: Vec<Slot> = (0..4).map(|_| slots.enter(Some(1), Standing::Unknown).unwrap()).collect();
+        let other = slots.enter(Some(7), Rank::Unknown).unwrap();
+        let own: Vec<Slot> = (0..4).map(|_| slots.enter(Some(1), Rank::Unknown).unwrap()).collect();
         assert_eq!(own.iter().map(lost).collect::<Vec<_>>(), [true, true, false, false]);
         assert!(!lost(&other));
-        let shared: Vec<Slot> = (0..5).map(|_| slots.enter(None, Standing::Unknown).unwrap()).collect();
+        let shared: Vec<Slot> = (0..5).map(|_| slots.enter(None, Rank::Unknown).unwrap()).collect();
         assert!(!shared.iter().any(lost), "a shared address has no maximum of its own");
     }
 
     #[test]
     fn unknown_clients_leave_a_share_to_known_ones() {
         let slots = slots(4, 9, 2);
-        let unknown: Vec<Slot> = (0..5).map(|i| slots.enter(Some(i), Standing::Unknown).unwrap()).collect();
+        let unknown: Vec<Slot> = (0..5).map(|i| slots.enter(Some(i), Rank::Unknown).unwrap()).collect();
         assert_eq!(unknown.iter().filter(|slot| lost(slot)).count(), 3);
-        let known: Vec<Slot> = (0..2).map(|i| slots.enter(Some(i), Standing::KnownAddress).unwrap()).collect();
+        let known: Vec<Slot> = (0..2).map(|i| slots.enter(Some(i), Rank::KnownAddress).unwrap()).collect();
         assert!(!lost(&unknown[3]) && !lost(&unknown[4]) && !known.iter().any(lost));
     }
 
     #[test]
     fn those_that_were_evicted_and_have_not_left_are_bounded_as_well() {
         let slots = slots(2, 9, 9);
-        let mut held: Vec<Slot> = (0..4).map(|i| slots.enter(Some(i), Standing::Unknown).unwrap()).collect();
-        assert_eq!(slots.enter(Some(9), Standing::Unknown).err(), Some(Full), "nobody has left");
+        let mut held: Vec<Slot> = (0..4).map(|i| slots.enter(Some(i), Rank::Unknown).unwrap()).collect();
+        assert_eq!(slots.enter(Some(9), Rank::Unknown).err(), Some(SlotsExhausted), "nobody has left");
         held.remove(0);
-        assert!(slots.enter(Some(9), Standing::Unknown).is_ok());
+        assert!(slots.enter(Some(9), Rank::Unknown).is_ok());
     }
 
     #[test]
@@ -322,14 +322,14 @@ mod tests {
             slot.note_bytes(bytes);
             slot
         };
-        let known = enter(Standing::KnownAddress, 30);
-        let empty = enter(Standing::Unknown, 0);
-        let (first, second) = (enter(Standing::Unknown, 30), enter(Standing::Unknown, 30));
-        let newcomer = enter(Standing::Unknown, 20);
+        let known = enter(Rank::KnownAddress, 30);
+        let empty = enter(Rank::Unknown, 0);
+        let (first, second) = (enter(Rank::Unknown, 30), enter(Rank::Unknown, 30));
+        let newcomer = enter(Rank::Unknown, 20);
         assert!(lost(&first) && !lost(&empty) && !lost(&second) && !lost(&known));
         drop(first);
         assert_eq!(slots.bytes.load(Ordering::Relaxed), 80);
-        assert_eq!(slots.add_bytes(MAX + 1, MAX), Err(Full));
+        assert_eq!(slots.add_bytes(MAX + 1, MAX), Err(SlotsExhausted));
         assert!(lost(&second) && lost(&known) && lost(&newcomer));
         drop((known, empty, second, newcomer));
         assert_eq!(slots.bytes.load(Ordering::Relaxed), 0);

@@ -33,7 +33,7 @@ pub(crate) struct Ticket(u64);
 
 /// How the breaker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct BreakerSnapshot {
     pub(crate) is_open: bool,
     /// Whether that is news since the last look.
     pub(crate) has_changed: bool,
@@ -43,20 +43,20 @@ pub(crate) struct Look {
 
 #[derive(Default)]
 pub(crate) struct Breaker {
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 /// An event that waits for its acknowledgement.
-struct Waiting {
+struct PendingEvent {
     since: Instant,
     /// When its answer is due.
     deadline: Instant,
 }
 
 #[derive(Default)]
-struct State {
+struct BreakerState {
     /// Sent and not acknowledged, oldest first.
-    waiting: BTreeMap<Ticket, Waiting>,
+    waiting: BTreeMap<Ticket, PendingEvent>,
     next: u64,
     /// Events before this one do not open it by waiting: a probe showed that Kafka answers again.
     excused: u64,
@@ -71,7 +71,7 @@ struct State {
     probed_at: Option<Instant>,
 }
 
-impl State {
+impl BreakerState {
     fn is_open(&self, now: Instant) -> bool {
         let long_ago = |time: Instant| now.saturating_duration_since(time) > STUCK_AFTER;
         let oldest = self.waiting.range(Ticket(self.excused)..).next();
@@ -100,7 +100,7 @@ impl State {
 }
 
 impl Breaker {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BreakerState> {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
@@ -118,7 +118,7 @@ impl Breaker {
         let ticket = Ticket(state.next);
         state.next += 1;
         state.last_sent = Some(now);
-        state.waiting.insert(ticket, Waiting { since: now, deadline });
+        state.waiting.insert(ticket, PendingEvent { since: now, deadline });
         Some(ticket)
     }
 
@@ -130,7 +130,7 @@ impl Breaker {
     /// Notes Kafka's delivery report. Returns how long it took.
     pub(crate) fn settle(&self, ticket: Ticket, persisted: bool, now: Instant) -> Duration {
         let mut state = self.state();
-        let Some(Waiting { since, deadline }) = state.waiting.remove(&ticket) else {
+        let Some(PendingEvent { since, deadline }) = state.waiting.remove(&ticket) else {
             return Duration::ZERO;
         };
         match (persisted, now <= deadline) {
@@ -162,13 +162,13 @@ impl Breaker {
     }
 
     /// How it is.
-    pub(crate) fn look(&self, now: Instant) -> Look {
+    pub(crate) fn look(&self, now: Instant) -> BreakerSnapshot {
         let mut state = self.state();
         let is_open = state.is_open(now);
         let has_changed = std::mem::replace(&mut state.was_open, is_open) != is_open;
         state.note_health(is_open, now);
         let unhealthy_for = state.unhealthy_since.map(|since| now.saturating_duration_since(since));
-        Look { is_open, has_changed, unhealthy_for }
+        BreakerSnapshot { is_open, has_changed, unhealthy_for }
     }
 }
 
@@ -284,7 +284,10 @@ mod tests {
 
         breaker.probed(t0 + ms(5_000));
         breaker.settle(silent, true, t0 + ms(5_100));
-        assert_eq!(breaker.look(t0 + ms(5_100)), Look { is_open: false, has_changed: true, unhealthy_for: None });
+        assert_eq!(
+            breaker.look(t0 + ms(5_100)),
+            BreakerSnapshot { is_open: false, has_changed: true, unhealthy_for: None }
+        );
         breaker.settle(stuck, true, t0 + ms(5_100));
     }
 

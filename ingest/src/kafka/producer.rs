@@ -91,7 +91,7 @@ pub(crate) struct Record<'a> {
 }
 
 /// What the producer and librdkafka's callbacks share.
-pub(crate) struct Shared {
+pub(crate) struct DeliveryState {
     pub(crate) breaker: Breaker,
     /// Warmed up, and not failed for good.
     accepting: AtomicBool,
@@ -100,7 +100,7 @@ pub(crate) struct Shared {
     pub(crate) kafka_errors: Mutex<KafkaErrors>,
 }
 
-impl Shared {
+impl DeliveryState {
     fn fail(&self) {
         self.accepting.store(false, Ordering::Release);
         self.failed.notify_one();
@@ -113,7 +113,7 @@ impl Shared {
 
 /// librdkafka's callbacks. They run on the runtime's threads (see [`reports`]), so nothing here may block.
 pub(crate) struct Callbacks {
-    shared: Arc<Shared>,
+    shared: Arc<DeliveryState>,
     traffic: Arc<Traffic>,
 }
 
@@ -202,7 +202,7 @@ pub(crate) struct Producer {
     partition_limits: Arc<PartitionLimits>,
     /// Moves while delivery reports are fetched.
     reports: Component,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<DeliveryState>,
 }
 
 impl Producer {
@@ -214,7 +214,7 @@ impl Producer {
         let kbytes = limits.in_flight_bytes_max / 1024 + QUEUE_KBYTES_MORE;
         raise(&mut config, kafka, "queue.buffering.max.messages", 2 * limits.in_flight_max);
         raise(&mut config, kafka, "queue.buffering.max.kbytes", kbytes);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(DeliveryState {
             breaker: Breaker::default(),
             accepting: AtomicBool::new(false),
             failed: Notify::new(),

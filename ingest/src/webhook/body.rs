@@ -11,9 +11,9 @@ use http_body_util::BodyExt;
 use tokio::time::{timeout, timeout_at};
 
 use crate::{
-    http::slots::Standing,
+    http::slots::Rank,
     refusal::Refusal,
-    webhook::reading::{Arriving, GRACE},
+    webhook::reading::{ArrivingRequest, GRACE},
 };
 
 /// How much of a body that nobody wants is read all the same, in bytes.
@@ -29,8 +29,8 @@ pub(crate) async fn read(
     body: &mut Body,
     bytes_max: usize,
     (now, time_max): (Instant, Duration),
-    arriving: &Arriving<'_>,
-    standing: impl FnOnce() -> (Option<u64>, Standing),
+    arriving: &ArrivingRequest<'_>,
+    standing: impl FnOnce() -> (Option<u64>, Rank),
 ) -> Result<Bytes, Refusal> {
     if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
         return Err(Refusal::TooLarge(bytes_max));
@@ -49,7 +49,7 @@ pub(crate) async fn read(
     }
 }
 
-async fn collect(body: &mut Body, bytes_max: usize, arriving: &Arriving<'_>) -> Result<Bytes, Refusal> {
+async fn collect(body: &mut Body, bytes_max: usize, arriving: &ArrivingRequest<'_>) -> Result<Bytes, Refusal> {
     // A usual body is one chunk, which needs no copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();

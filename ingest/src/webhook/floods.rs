@@ -53,13 +53,13 @@ fn subject(index: usize) -> &'static str {
 }
 
 #[derive(Clone, Copy, Default)]
-struct State {
+struct FloodState {
     second: Option<Instant>,
     written: u32,
     suppressed: u64,
 }
 
-impl State {
+impl FloodState {
     /// Whether a line may be written, and how many were not since the last one.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         let same = self.second.is_some_and(|begin| now.saturating_duration_since(begin) < Duration::from_secs(1));
@@ -77,16 +77,16 @@ impl State {
 }
 
 /// One for the whole service.
-pub(crate) struct Floods(Mutex<Vec<State>>);
+pub(crate) struct Floods(Mutex<Vec<FloodState>>);
 
 impl Default for Floods {
     fn default() -> Self {
-        Self(Mutex::new(vec![State::default(); Outcome::ALL.len() + OTHERS.len()]))
+        Self(Mutex::new(vec![FloodState::default(); Outcome::ALL.len() + OTHERS.len()]))
     }
 }
 
 impl Floods {
-    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+    fn states(&self) -> MutexGuard<'_, Vec<FloodState>> {
         self.0.lock().expect("no code panics while it holds the states")
     }
 
@@ -111,7 +111,7 @@ impl Floods {
 
     fn untold(&self, now: Instant) -> Vec<(usize, u64)> {
         let mut states = self.states();
-        let due = |state: &State| {
+        let due = |state: &FloodState| {
             let waited = |second| now.saturating_duration_since(second) >= UNTOLD_MAX;
             state.suppressed > 0 && state.second.is_some_and(waited)
         };
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_flood_writes_so_many_lines_a_second_and_then_says_how_many_it_did_not() {
-        let (mut state, t0) = (State::default(), Instant::now());
+        let (mut state, t0) = (FloodState::default(), Instant::now());
         let mut written = |now| (0..1_000).filter(|_| state.admit(now).is_some()).count();
         assert_eq!(written(t0), LINES_PER_SECOND_MAX as usize);
         assert_eq!(written(t0 + Duration::from_millis(999)), 0);

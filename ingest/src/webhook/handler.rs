@@ -30,7 +30,7 @@ use crate::{
         reading::Origin,
         state::{Ingest, SHOWN_ID_CHARS_MAX},
         token_endpoint,
-        waiting::{Receipt, Sent, Waiting},
+        waiting::{PendingDelivery, Receipt, SentEvent},
     },
 };
 
@@ -86,7 +86,7 @@ async fn answer(ingest: &Arc<Ingest>, endpoints: &Endpoints, request: Request) -
             return Err(refusal);
         }
     };
-    Waiting::new(ingest, sent, tally).answer().await
+    PendingDelivery::new(ingest, sent, tally).answer().await
 }
 
 /// Everything up to the end of the body. Nothing is believed yet.
@@ -138,7 +138,7 @@ fn disbelieve(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
 }
 
 /// Believes the request, or not, and hands its event to the producer.
-fn submit(ingest: &Ingest, webhook: Webhook) -> Result<Sent, Refusal> {
+fn submit(ingest: &Ingest, webhook: Webhook) -> Result<SentEvent, Refusal> {
     let Webhook { arrival, peer, deadline } = webhook;
     let endpoint = Arc::clone(&arrival.endpoint);
     let checked = endpoint.authentication.check(&arrival.headers, &arrival.body, arrival.received_at);
@@ -154,7 +154,7 @@ fn submit(ingest: &Ingest, webhook: Webhook) -> Result<Sent, Refusal> {
 }
 
 /// Hands an event to the producer. What an endpoint that authenticates its senders believes is stored, whatever it is.
-fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: Instant) -> Result<Sent, Refusal> {
+fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: Instant) -> Result<SentEvent, Refusal> {
     let endpoint = &arrival.endpoint;
     let mut oddities = Oddities::of(&arrival.headers, arrival.body.len());
     let envelope = match Envelope::parse(&arrival.body) {
@@ -186,7 +186,7 @@ fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: 
     if envelope.as_ref().is_some_and(|envelope| !endpoint.mode.expects(envelope.mode)) {
         report_mode(ingest, endpoint, &event_id);
     }
-    Ok(Sent { endpoint: Arc::clone(endpoint), event_id, topic, delivery, deadline })
+    Ok(SentEvent { endpoint: Arc::clone(endpoint), event_id, topic, delivery, deadline })
 }
 
 fn report_odd(ingest: &Ingest, endpoint: &Endpoint, event_id: &str, oddities: Oddities) {

@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     auth::Failure,
     config::QuarantineConfig,
-    http::slots::Standing,
+    http::slots::Rank,
     kafka::reports::{self, Traffic},
     metrics::{EndpointMetrics, Quarantined},
     webhook::{
@@ -110,19 +110,13 @@ impl Quarantine {
     }
 
     /// Hands an event to Kafka, if it is one and there is room. What became of it is counted, at once or later.
-    pub(crate) fn keep(&self, topics: &Topics, arrival: &Arrival, failure: &Failure, standing: Standing) {
+    pub(crate) fn keep(&self, topics: &Topics, arrival: &Arrival, failure: &Failure, standing: Rank) {
         if let Err(outcome) = self.send(topics, arrival, failure, standing) {
             arrival.endpoint.metrics.quarantined(outcome);
         }
     }
 
-    fn send(
-        &self,
-        topics: &Topics,
-        arrival: &Arrival,
-        failure: &Failure,
-        standing: Standing,
-    ) -> Result<(), Quarantined> {
+    fn send(&self, topics: &Topics, arrival: &Arrival, failure: &Failure, standing: Rank) -> Result<(), Quarantined> {
         if !self.config.enabled {
             return Err(Quarantined::Disabled);
         }
@@ -163,8 +157,8 @@ impl Quarantine {
     }
 
     /// Where an event is kept: events of known senders in any partition but the one of strangers, if there are several.
-    fn partition(&self, key: &str, standing: Standing) -> i32 {
-        if standing == Standing::Unknown || self.partitions < 2 {
+    fn partition(&self, key: &str, standing: Rank) -> i32 {
+        if standing == Rank::Unknown || self.partitions < 2 {
             return STRANGERS_PARTITION;
         }
         1 + partition(key.as_bytes(), self.partitions - 1)
@@ -184,9 +178,9 @@ impl Quarantine {
     }
 
     /// Takes an event of so many bytes from the budget of its sender, if there is enough left.
-    fn take(&self, bytes: u32, standing: Standing, now: Instant) -> bool {
+    fn take(&self, bytes: u32, standing: Rank, now: Instant) -> bool {
         let mut budgets = self.budgets();
-        let budget = if standing == Standing::Unknown { &mut budgets.unknown } else { &mut budgets.known };
+        let budget = if standing == Rank::Unknown { &mut budgets.unknown } else { &mut budgets.known };
         let seconds = now.saturating_duration_since(budget.since).as_secs_f64();
         let (events_max, bytes_max) =
             (f64::from(self.config.events_per_second), f64::from(self.config.bytes_per_second));
@@ -217,7 +211,7 @@ mod tests {
     async fn so_many_events_and_bytes_a_second_are_kept_and_no_more() {
         let t0 = Instant::now();
         let quarantine = quarantine(3, t0);
-        let kept = |bytes, now| (0..100).filter(|_| quarantine.take(bytes, Standing::Unknown, now)).count();
+        let kept = |bytes, now| (0..100).filter(|_| quarantine.take(bytes, Rank::Unknown, now)).count();
         assert_eq!(kept(10, t0), 10);
         assert_eq!(kept(10, t0 + Duration::from_millis(100)), 1);
         assert_eq!(kept(400, t0 + Duration::from_secs(10)), 2);
@@ -230,12 +224,12 @@ mod tests {
         let t0 = Instant::now();
         let quarantine = quarantine(3, t0);
         let kept = |standing| (0..100).filter(|_| quarantine.take(1, standing, t0)).count();
-        assert_eq!((kept(Standing::Unknown), kept(Standing::KnownAddress)), (10, 10));
+        assert_eq!((kept(Rank::Unknown), kept(Rank::KnownAddress)), (10, 10));
         let partitions = |standing| -> Vec<i32> {
             (0..50).map(|key: u8| quarantine.partition(&key.to_string(), standing)).collect()
         };
-        assert!(partitions(Standing::Unknown).iter().all(|partition| *partition == STRANGERS_PARTITION));
-        let mut known = partitions(Standing::KnownAddress);
+        assert!(partitions(Rank::Unknown).iter().all(|partition| *partition == STRANGERS_PARTITION));
+        let mut known = partitions(Rank::KnownAddress);
         known.sort_unstable();
         known.dedup();
         assert_eq!(known, [1, 2]);
@@ -244,6 +238,6 @@ mod tests {
     #[tokio::test]
     async fn with_one_partition_everything_is_kept_there() {
         let quarantine = quarantine(1, Instant::now());
-        assert_eq!(quarantine.partition("o1", Standing::KnownAddress), STRANGERS_PARTITION);
+        assert_eq!(quarantine.partition("o1", Rank::KnownAddress), STRANGERS_PARTITION);
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     http::{
         address::{self, Client},
         server::Peer,
-        slots::{Slot, Slots, Standing},
+        slots::{Rank, Slot, Slots},
     },
     refusal::Refusal,
 };
@@ -53,34 +53,34 @@ impl Origin {
 }
 
 /// All of them.
-pub(crate) struct Reading {
+pub(crate) struct BodyReads {
     slots: Arc<Slots>,
     bytes_max: usize,
 }
 
-impl Reading {
+impl BodyReads {
     pub(crate) fn new(limits: &LimitsConfig, evicted: Counter) -> Self {
         Self { slots: Slots::new(limits.reading(), evicted), bytes_max: limits.reading_bytes_max }
     }
 
     /// A request begins to arrive.
-    pub(crate) fn begin(&self) -> Arriving<'_> {
-        Arriving { reading: self, bytes: AtomicUsize::new(0), slot: OnceLock::new() }
+    pub(crate) fn begin(&self) -> ArrivingRequest<'_> {
+        ArrivingRequest { reading: self, bytes: AtomicUsize::new(0), slot: OnceLock::new() }
     }
 }
 
 /// A request that is arriving, and what it occupies.
-pub(crate) struct Arriving<'a> {
-    reading: &'a Reading,
+pub(crate) struct ArrivingRequest<'a> {
+    reading: &'a BodyReads,
     /// Bytes that came before it had a slot.
     bytes: AtomicUsize,
     slot: OnceLock<Slot>,
 }
 
-impl Arriving<'_> {
+impl ArrivingRequest<'_> {
     /// Reserves room for more of the body.
     pub(crate) fn add_bytes(&self, count: usize) -> Result<(), Refusal> {
-        let Reading { slots, bytes_max } = self.reading;
+        let BodyReads { slots, bytes_max } = self.reading;
         slots.add_bytes(count, *bytes_max).map_err(|_| Refusal::Busy)?;
         match self.slot.get() {
             Some(slot) => slot.note_bytes(count),
@@ -90,14 +90,14 @@ impl Arriving<'_> {
     }
 
     /// Takes a slot: the body is not complete at once.
-    pub(crate) fn take_slot(&self, network: Option<u64>, standing: Standing) -> Result<&Slot, Refusal> {
+    pub(crate) fn take_slot(&self, network: Option<u64>, standing: Rank) -> Result<&Slot, Refusal> {
         let slot = self.reading.slots.enter(network, standing).map_err(|_| Refusal::Busy)?;
         slot.note_bytes(self.bytes.swap(0, Ordering::Relaxed));
         Ok(self.slot.get_or_init(|| slot))
     }
 }
 
-impl Drop for Arriving<'_> {
+impl Drop for ArrivingRequest<'_> {
     fn drop(&mut self) {
         // Those that were counted for the slot are given back with it.
         self.reading.slots.remove_bytes(self.bytes.swap(0, Ordering::Relaxed));

@@ -13,7 +13,7 @@ use crate::{
     http::{
         known::KnownAddresses,
         server::{AcceptPolicy, Peer, PeerKind},
-        slots::Standing,
+        slots::Rank,
         tls::Tls,
     },
     kafka::producer::Producer,
@@ -22,7 +22,7 @@ use crate::{
     webhook::{
         floods::{Floods, Kind},
         quarantine::Quarantine,
-        reading::{Origin, Reading},
+        reading::{BodyReads, Origin},
     },
 };
 
@@ -47,15 +47,15 @@ pub(crate) struct Ingest {
     /// What may be logged about what anyone sends.
     pub(crate) floods: Floods,
     /// Requests whose body is still arriving.
-    pub(crate) reading: Reading,
+    pub(crate) reading: BodyReads,
     pub(crate) known: KnownAddresses,
 }
 
 impl Ingest {
     /// What the sender of a request counts as where slots are short.
-    pub(crate) fn standing(&self, origin: &Origin) -> (Option<u64>, Standing) {
+    pub(crate) fn standing(&self, origin: &Origin) -> (Option<u64>, Rank) {
         let standing = if origin.over_authenticated_connection {
-            Standing::Authenticated
+            Rank::Authenticated
         } else {
             self.known.standing(origin.client.address, Instant::now())
         };

@@ -25,7 +25,7 @@ use crate::{
         token::{Client, Grant, GrantError},
     },
     endpoints::Endpoints,
-    http::{server::Peer, slots::Standing},
+    http::{server::Peer, slots::Rank},
     metrics::{Outcome, PROCESS, TokenOutcome},
     refusal::Refusal,
     webhook::{body, floods::Kind, reading::Origin, state::Ingest},
@@ -127,7 +127,7 @@ impl IntoResponse for TokenError {
 
 /// The answer with a token, as Salesforce's.
 #[derive(Serialize)]
-struct Granted {
+struct TokenResponse {
     access_token: String,
     instance_url: String,
     id: String,
@@ -212,7 +212,7 @@ async fn answer(
     origin: &Origin,
     parts: &Parts,
     body: &mut Body,
-) -> Result<Granted, Failure> {
+) -> Result<TokenResponse, Failure> {
     if !endpoints.allows_token(&origin.client) {
         return Err(Failure::Other(Refusal::AddressNotAllowed));
     }
@@ -223,7 +223,7 @@ async fn answer(
     let request = Request::read(&form, &parts.headers)?;
     // From here on nothing waits, so that a client which sends slowly holds up no other.
     let (address, now) = (origin.client.address, Instant::now());
-    let is_known = ingest.known.standing(address, now) >= Standing::KnownAddress;
+    let is_known = ingest.known.standing(address, now) >= Rank::KnownAddress;
     let attempt = ingest.token_guesses.attempt(request.ids.last(), address, is_known, now);
     let attempt = attempt.ok_or(TokenError::Limited)?;
     let client = Client::find(endpoints.clients(), &request.ids.all(), &request.secrets.all(), request.grant());
@@ -232,12 +232,12 @@ async fn answer(
     grant(ingest, client, &base_url(endpoints.instance_url(), parts)).ok_or_else(|| TokenError::Busy.into())
 }
 
-fn grant(ingest: &Ingest, client: &Client, base_url: &str) -> Option<Granted> {
+fn grant(ingest: &Ingest, client: &Client, base_url: &str) -> Option<TokenResponse> {
     let now = ingest.context.clock.now();
     let id = format!("{base_url}/id/{}/{}", client.endpoint, percent_encoded(&client.id));
     let issued_at = now.timestamp_millis().to_string();
     tracing::info!(endpoint = client.endpoint, "a token for endpoint {} was issued", client.endpoint);
-    Some(Granted {
+    Some(TokenResponse {
         access_token: client.issue(now)?,
         instance_url: base_url.to_owned(),
         signature: STANDARD.encode(client.sign_answer(&id, &issued_at)),

@@ -33,7 +33,7 @@ pub(crate) struct Receipt {
 }
 
 /// An event that was handed to the producer.
-pub(crate) struct Sent {
+pub(crate) struct SentEvent {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) event_id: String,
     pub(crate) topic: String,
@@ -42,7 +42,7 @@ pub(crate) struct Sent {
     pub(crate) deadline: Instant,
 }
 
-impl Sent {
+impl SentEvent {
     fn conclude(self, delivery: Delivery, floods: &Floods) -> Result<Receipt, Refusal> {
         let Self { endpoint, event_id, topic, .. } = self;
         match delivery {
@@ -75,16 +75,16 @@ impl Sent {
 }
 
 /// Waits for what becomes of an event, whoever still listens.
-pub(crate) struct Waiting {
+pub(crate) struct PendingDelivery {
     ingest: Arc<Ingest>,
     /// Until it is concluded.
-    rest: Option<(Sent, Tally)>,
+    rest: Option<(SentEvent, Tally)>,
     /// Nobody listens any more.
     alone: bool,
 }
 
-impl Waiting {
-    pub(crate) fn new(ingest: &Arc<Ingest>, sent: Sent, tally: Tally) -> Self {
+impl PendingDelivery {
+    pub(crate) fn new(ingest: &Arc<Ingest>, sent: SentEvent, tally: Tally) -> Self {
         Self { ingest: Arc::clone(ingest), rest: Some((sent, tally)), alone: false }
     }
 
@@ -102,7 +102,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingDelivery {
     fn drop(&mut self) {
         // At a hard end everything is dropped.
         let ends = self.alone || self.ingest.context.shutdown.hard().is_cancelled();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     account::{
-        Account, Asked, Key, Verdict,
+        Account, FileRequest, Key, Verdict,
         evidence::{Answer, Endpoint, Suspicion},
     },
     client::{address::Spelling, download::Client},
@@ -22,7 +22,7 @@ const CHECK_TIME: Duration = Duration::from_secs(10);
 
 impl Client {
     /// Finds out whether the suspicion is right that the answer to a request has raised, unless somebody else has.
-    pub(crate) async fn check(&self, account: &Account, suspicion: Suspicion, asked: &Asked, problem: &Problem) {
+    pub(crate) async fn check(&self, account: &Account, suspicion: Suspicion, asked: &FileRequest, problem: &Problem) {
         let Some(_turn) = account.begin_check(asked, problem).await else { return };
         let sent = Instant::now();
         let verdict = self.verdict(account, &asked.key, asked.endpoint).await;

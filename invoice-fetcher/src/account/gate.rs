@@ -31,7 +31,7 @@ const CLOSED_WAIT: Duration = Duration::from_secs(1);
 
 /// Why nothing may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum PauseReason {
     /// Digital River refuses the key.
     KeyRefused,
     /// Digital River asked to wait.
@@ -40,7 +40,7 @@ pub(crate) enum Why {
     Down,
 }
 
-impl Why {
+impl PauseReason {
     /// All of them.
     pub(crate) const ALL: [Self; 3] = [Self::KeyRefused, Self::Throttled, Self::Down];
 
@@ -56,16 +56,16 @@ impl Why {
 
 /// The gate is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Closed {
+pub(crate) struct GateClosure {
     /// Why.
-    pub(crate) why: Why,
+    pub(crate) why: PauseReason,
     /// Until when at least.
     pub(crate) until: Instant,
 }
 
 #[derive(Debug)]
 struct Closure {
-    why: Why,
+    why: PauseReason,
     /// What has to work before the gate opens.
     endpoint: Endpoint,
     /// Since when this trouble is known: requests that were sent earlier and worked prove nothing.
@@ -97,7 +97,7 @@ impl Gate {
     }
 
     /// Takes a place for one request, and says when it may be made if the gate is still open then.
-    pub(crate) fn admit(&mut self, now: Instant) -> Result<Instant, Closed> {
+    pub(crate) fn admit(&mut self, now: Instant) -> Result<Instant, GateClosure> {
         if let Some(closed) = self.closed(now) {
             return Err(closed);
         }
@@ -109,40 +109,42 @@ impl Gate {
     }
 
     /// Why nothing may be asked now, if so.
-    pub(crate) fn closed(&self, now: Instant) -> Option<Closed> {
+    pub(crate) fn closed(&self, now: Instant) -> Option<GateClosure> {
         let closure = self.closure.as_ref()?;
-        let is_over = closure.why == Why::Throttled && now >= closure.until;
-        (!is_over).then(|| Closed { why: closure.why, until: closure.until.max(now + CLOSED_WAIT) })
+        let is_over = closure.why == PauseReason::Throttled && now >= closure.until;
+        (!is_over).then(|| GateClosure { why: closure.why, until: closure.until.max(now + CLOSED_WAIT) })
     }
 
     /// Takes the turn to look whether the trouble is over, if somebody should look now. Says at what to look.
     pub(crate) fn begin_probe(&mut self, now: Instant) -> Option<Endpoint> {
-        let closure = self.closure.as_mut().filter(|closure| closure.why != Why::Throttled && now >= closure.until)?;
+        let closure =
+            self.closure.as_mut().filter(|closure| closure.why != PauseReason::Throttled && now >= closure.until)?;
         closure.until = now + PROBE_TIME;
         closure.probing = true;
         Some(closure.endpoint)
     }
 
     /// What is wrong at the moment, whether or not somebody is looking if it is over.
-    pub(crate) fn trouble(&self, now: Instant) -> Option<Why> {
+    pub(crate) fn trouble(&self, now: Instant) -> Option<PauseReason> {
         self.closed(now).map(|closed| closed.why)
     }
 
     /// A request that was sent at a time worked.
     pub(crate) fn works(&mut self, endpoint: Endpoint, sent: Instant) {
         // It does not shorten what Digital River asked for.
-        self.closure
-            .take_if(|closure| closure.why != Why::Throttled && endpoint >= closure.endpoint && sent >= closure.since);
+        self.closure.take_if(|closure| {
+            closure.why != PauseReason::Throttled && endpoint >= closure.endpoint && sent >= closure.since
+        });
     }
 
     /// Digital River refuses the key.
     pub(crate) fn refuse_key(&mut self, endpoint: Endpoint, now: Instant) {
-        self.close(Why::KeyRefused, endpoint, &KEY_REFUSED_WAIT, now);
+        self.close(PauseReason::KeyRefused, endpoint, &KEY_REFUSED_WAIT, now);
     }
 
     /// Digital River is down.
     pub(crate) fn down(&mut self, endpoint: Endpoint, now: Instant) {
-        self.close(Why::Down, endpoint, &DOWN_WAIT, now);
+        self.close(PauseReason::Down, endpoint, &DOWN_WAIT, now);
     }
 
     /// Digital River wants nothing until this time.
@@ -153,7 +155,7 @@ impl Gate {
                 closure.probing = false;
             }
             None => {
-                let (why, endpoint) = (Why::Throttled, Endpoint::Metadata);
+                let (why, endpoint) = (PauseReason::Throttled, Endpoint::Metadata);
                 self.closure = Some(Closure { why, endpoint, since: now, until, times: 0, probing: false });
             }
         }
@@ -163,16 +165,16 @@ impl Gate {
 
     /// The key is another one: a pause that the old one was to blame for is over.
     pub(crate) fn forgive_key(&mut self) {
-        self.closure.take_if(|closure| closure.why == Why::KeyRefused);
+        self.closure.take_if(|closure| closure.why == PauseReason::KeyRefused);
     }
 
-    fn close(&mut self, why: Why, endpoint: Endpoint, wait: &Range<Duration>, now: Instant) {
+    fn close(&mut self, why: PauseReason, endpoint: Endpoint, wait: &Range<Duration>, now: Instant) {
         let times = match &mut self.closure {
             // Others that were under way say the same.
             Some(closure) if closure.why == why && !closure.probing => return,
             Some(closure) if closure.why == why => closure.times.saturating_add(1),
             // A wrong key stays wrong while the server is down.
-            Some(closure) if closure.why == Why::KeyRefused => {
+            Some(closure) if closure.why == PauseReason::KeyRefused => {
                 closure.until = closure.until.max(now + wait.start);
                 closure.probing = false;
                 return;
@@ -231,7 +233,10 @@ mod tests {
         gate.throttle(start + 5 * SECOND, start);
         gate.throttle(start + SECOND, start);
         gate.works(CONTENT, start);
-        assert_eq!(gate.admit(start + 4 * SECOND), Err(Closed { why: Why::Throttled, until: start + 5 * SECOND }));
+        assert_eq!(
+            gate.admit(start + 4 * SECOND),
+            Err(GateClosure { why: PauseReason::Throttled, until: start + 5 * SECOND })
+        );
         assert_eq!(gate.begin_probe(start + 4 * SECOND), None);
         let open = start + 6 * SECOND;
         assert_eq!((gate.closed(open), gate.trouble(open)), (None, None));
@@ -249,13 +254,13 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..8 {
             let closed = gate.closed(now).unwrap();
-            assert_eq!(closed.why, Why::KeyRefused);
+            assert_eq!(closed.why, PauseReason::KeyRefused);
             waits.push((closed.until - now).as_secs());
             now = closed.until;
             assert!(gate.admit(now).is_err(), "no document is asked for before the probe has worked");
             assert_eq!(gate.begin_probe(now), Some(CONTENT));
             assert_eq!(gate.begin_probe(now), None, "only one looks");
-            assert_eq!(gate.trouble(now), Some(Why::KeyRefused));
+            assert_eq!(gate.trouble(now), Some(PauseReason::KeyRefused));
             gate.refuse_key(CONTENT, now);
         }
         assert_eq!(waits, [15, 30, 60, 120, 240, 480, 600, 600]);
@@ -272,7 +277,7 @@ mod tests {
         gate.down(CONTENT, now + SECOND);
         gate.works(CONTENT, now);
         gate.works(Endpoint::Metadata, now + 2 * SECOND);
-        assert_eq!(gate.trouble(now + 2 * SECOND), Some(Why::Down));
+        assert_eq!(gate.trouble(now + 2 * SECOND), Some(PauseReason::Down));
         gate.works(CONTENT, now + 2 * SECOND);
         assert_eq!(gate.trouble(now + 2 * SECOND), None);
     }
@@ -293,7 +298,7 @@ mod tests {
         let mut gate = Gate::new(10, now);
         gate.down(CONTENT, now);
         let closed = gate.closed(now).unwrap();
-        assert_eq!((closed.why, closed.until), (Why::Down, now + DOWN_WAIT.start));
+        assert_eq!((closed.why, closed.until), (PauseReason::Down, now + DOWN_WAIT.start));
         assert_eq!(gate.begin_probe(closed.until), Some(CONTENT));
         gate.down(CONTENT, closed.until);
         assert_eq!(gate.closed(closed.until).unwrap().until, closed.until + 2 * DOWN_WAIT.start);
@@ -308,7 +313,7 @@ mod tests {
         assert_eq!((gate.closed(now), gate.trouble(now)), (None, None));
         gate.throttle(now + SECOND, now);
         gate.forgive_key();
-        assert_eq!(gate.trouble(now), Some(Why::Throttled));
+        assert_eq!(gate.trouble(now), Some(PauseReason::Throttled));
     }
 
     #[test]
@@ -317,6 +322,6 @@ mod tests {
         let mut gate = Gate::new(10, now);
         gate.refuse_key(CONTENT, now);
         gate.down(CONTENT, now);
-        assert_eq!(gate.trouble(now), Some(Why::KeyRefused));
+        assert_eq!(gate.trouble(now), Some(PauseReason::KeyRefused));
     }
 }

@@ -23,7 +23,7 @@ use tokio::{sync, time::timeout};
 use crate::{
     account::{
         evidence::{Answer, Endpoint, Evidence, Suspicion},
-        gate::{Gate, Why},
+        gate::{Gate, PauseReason},
     },
     client::address::Spelling,
     config::AccountConfig,
@@ -40,14 +40,14 @@ pub(crate) type Key = Arc<HeaderValue>;
 /// One mode's key and gate, shared by all workers.
 pub(crate) struct Account {
     mode: Mode,
-    state: Mutex<State>,
+    state: Mutex<AccountState>,
     /// Held while one worker finds out whether something is wrong for all documents.
     checking: sync::Mutex<()>,
     /// Whether the queue has to be looked through for this key; see [`Account::begin_preparing`].
     is_unprepared: AtomicBool,
 }
 
-struct State {
+struct AccountState {
     key: Key,
     gate: Gate,
     evidence: Evidence,
@@ -59,7 +59,7 @@ struct State {
 
 /// A request about a document.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct FileRequest {
     pub(crate) file_id: FileId,
     pub(crate) endpoint: Endpoint,
     /// Whether the document's last attempt was answered 429, too.
@@ -85,7 +85,8 @@ impl Account {
     pub(crate) fn new(mode: Mode, config: &AccountConfig) -> Result<Self, ConfigError> {
         let key = authorization(mode, config)?;
         let gate = Gate::new(config.requests_per_second(mode), Instant::now());
-        let state = State { key, gate, evidence: Evidence::default(), good_file: None, spelling: Spelling::default() };
+        let state =
+            AccountState { key, gate, evidence: Evidence::default(), good_file: None, spelling: Spelling::default() };
         Ok(Self {
             mode,
             state: Mutex::new(state),
@@ -163,7 +164,7 @@ impl Account {
 
     /// Whether Digital River refuses the key, as far as is known.
     pub(crate) fn is_key_refused(&self) -> bool {
-        self.state().gate.trouble(Instant::now()) == Some(Why::KeyRefused)
+        self.state().gate.trouble(Instant::now()) == Some(PauseReason::KeyRefused)
     }
 
     /// Takes the turn to look whether a trouble is over, if somebody should look now. Says at what to look.
@@ -192,7 +193,7 @@ impl Account {
     }
 
     /// Learns from the answer to a request, and says what it leads to suspect.
-    pub(crate) fn learn(&self, asked: &Asked, problem: Option<&Problem>) -> Option<Suspicion> {
+    pub(crate) fn learn(&self, asked: &FileRequest, problem: Option<&Problem>) -> Option<Suspicion> {
         self.change(|state, now| {
             // What an older key is refused says nothing about the one in use.
             if asked.key != state.key {
@@ -217,7 +218,7 @@ impl Account {
 
     /// Waits for the turn to find out whether a suspicion is right. `None` when another worker has found out meanwhile, or
     /// takes too long.
-    pub(crate) async fn begin_check(&self, asked: &Asked, problem: &Problem) -> Option<sync::MutexGuard<'_, ()>> {
+    pub(crate) async fn begin_check(&self, asked: &FileRequest, problem: &Problem) -> Option<sync::MutexGuard<'_, ()>> {
         let turn = timeout(TURN_WAIT, self.checking.lock()).await.ok()?;
         let state = self.state();
         let is_open = state.gate.closed(Instant::now()).is_none();
@@ -257,7 +258,7 @@ impl Account {
     }
 
     /// Changes the state, and tells when that opens or closes the gate.
-    fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut AccountState, Instant) -> T) -> T {
         let mut state = self.state();
         let now = Instant::now();
         let before = state.gate.trouble(now);
@@ -270,21 +271,23 @@ impl Account {
         changed
     }
 
-    fn tell(&self, trouble: Option<Why>) {
+    fn tell(&self, trouble: Option<PauseReason>) {
         names::paused(self.mode, trouble);
         let mode = self.mode;
         match trouble {
-            Some(Why::KeyRefused) => tracing::error!(
+            Some(PauseReason::KeyRefused) => tracing::error!(
                 "Digital River refuses the API key for {mode} data: nothing is fetched until it accepts one again, and \
                  nothing is lost meanwhile"
             ),
-            Some(Why::Throttled) => tracing::warn!("Digital River asks for fewer requests for {mode} data"),
-            Some(Why::Down) => tracing::warn!("Digital River is down for {mode} data; it is asked now and then"),
+            Some(PauseReason::Throttled) => tracing::warn!("Digital River asks for fewer requests for {mode} data"),
+            Some(PauseReason::Down) => {
+                tracing::warn!("Digital River is down for {mode} data; it is asked now and then");
+            }
             None => tracing::info!("documents with {mode} data are fetched again"),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, AccountState> {
         self.state.lock().expect("no code panics while it holds the state")
     }
 }

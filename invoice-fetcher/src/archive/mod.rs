@@ -42,7 +42,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     InvoiceFetcherConfig,
-    archive::pdf::{Checked, Checker},
+    archive::pdf::{Checker, DocumentDigest},
 };
 
 /// Bytes of one part of a multipart upload, and the most that is put at once. Source: S3 takes no smaller parts than 5 MiB
@@ -98,8 +98,8 @@ pub struct Archive {
 
 /// What lies under a key, read whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Inspected {
-    pub(crate) sum: Checked,
+pub(crate) struct Inspection {
+    pub(crate) sum: DocumentDigest,
     /// Whether it is a whole PDF.
     pub(crate) is_document: bool,
 }
@@ -215,7 +215,7 @@ impl Archive {
     ///
     /// # Errors
     /// When the store does not answer, or breaks off.
-    pub(crate) async fn inspect(&self, key: &str) -> Result<Option<Inspected>, ArchiveError> {
+    pub(crate) async fn inspect(&self, key: &str) -> Result<Option<Inspection>, ArchiveError> {
         let mut stream = match self.read(key).await {
             Err(error) if error.is_not_found() => return Ok(None),
             stream => stream?,
@@ -229,7 +229,7 @@ impl Archive {
         }
         let sha256 = Sha256Hash::from_digest(hash.finalize().into());
         let is_document = checker.is_some_and(|checker| checker.finish(&[]).is_ok());
-        Ok(Some(Inspected { sum: Checked { sha256, size_bytes }, is_document }))
+        Ok(Some(Inspection { sum: DocumentDigest { sha256, size_bytes }, is_document }))
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {

@@ -54,7 +54,7 @@ pub(crate) struct Checker {
 
 /// A document that is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Checked {
+pub(crate) struct DocumentDigest {
     /// Hash of its bytes.
     pub(crate) sha256: Sha256Hash,
     /// Their number; above 0.
@@ -126,7 +126,7 @@ impl Checker {
     ///
     /// # Errors
     /// When it is empty, does not begin or end as a PDF, or has another length than was said.
-    pub(crate) fn finish(self, expected: &[ExpectedLength]) -> Result<Checked, Problem> {
+    pub(crate) fn finish(self, expected: &[ExpectedLength]) -> Result<DocumentDigest, Problem> {
         if self.size_bytes == 0 {
             return Err(Problem::Empty);
         }
@@ -145,7 +145,7 @@ impl Checker {
         if self.begins_binary && !contains(&self.end, START_OF_XREF) {
             return Err(Problem::NotPdf);
         }
-        Ok(Checked { sha256: Sha256Hash::from_digest(self.hash.finalize().into()), size_bytes: self.size_bytes })
+        Ok(DocumentDigest { sha256: Sha256Hash::from_digest(self.hash.finalize().into()), size_bytes: self.size_bytes })
     }
 }
 
@@ -170,13 +170,13 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn check(parts: &[&[u8]], expected: &[ExpectedLength]) -> Result<Checked, Problem> {
+    fn check(parts: &[&[u8]], expected: &[ExpectedLength]) -> Result<DocumentDigest, Problem> {
         let mut checker = Checker::new(10_000);
         parts.iter().try_for_each(|part| checker.push(part))?;
         checker.finish(expected)
     }
 
-    fn check_large(document: &[u8]) -> Result<Checked, Problem> {
+    fn check_large(document: &[u8]) -> Result<DocumentDigest, Problem> {
         let mut checker = Checker::new(1 << 20);
         document.chunks(1_000).try_for_each(|part| checker.push(part))?;
         checker.finish(&[])
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_whole_document_is_summed_up_however_it_is_cut() {
         let document = document(5_000, 10);
-        let whole = Checked { sha256: Sha256Hash::of(&document), size_bytes: document.len() as u64 };
+        let whole = DocumentDigest { sha256: Sha256Hash::of(&document), size_bytes: document.len() as u64 };
         let expected = [("a", None), ("b", Some(whole.size_bytes))];
         for size in [1, 2, 3, 7, 1023, 1024, 1025, 10_000] {
             let parts: Vec<&[u8]> = document.chunks(size).collect();

@@ -6,7 +6,7 @@ use object_store::{MultipartUpload, ObjectStoreExt, PutPayload, path::Path};
 use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use uuid::Uuid;
 
-use crate::archive::{Archive, ArchiveError, Source, pdf::Checked};
+use crate::archive::{Archive, ArchiveError, Source, pdf::DocumentDigest};
 
 /// Takes bytes, keeps at most one part of them in memory, and publishes the document at the end.
 pub(crate) struct Upload {
@@ -15,20 +15,20 @@ pub(crate) struct Upload {
     file_id: FileId,
     part: Vec<Bytes>,
     part_bytes: usize,
-    staged: Option<Staged>,
+    staged: Option<StagedUpload>,
 }
 
-struct Staged {
+struct StagedUpload {
     path: Path,
     upload: Box<dyn MultipartUpload>,
 }
 
 /// A document in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Published {
+pub(crate) struct ArchivedDocument {
     pub(crate) key: String,
     /// Of what lies there: not of what was published, if a document was there already.
-    pub(crate) sum: Checked,
+    pub(crate) sum: DocumentDigest,
 }
 
 impl Archive {
@@ -68,13 +68,13 @@ impl Upload {
     /// When the store refuses, or both keys are taken by something else.
     pub(crate) async fn publish(
         &mut self,
-        checked: &Checked,
+        checked: &DocumentDigest,
         earlier: Option<Sha256Hash>,
-    ) -> Result<Published, ArchiveError> {
+    ) -> Result<ArchivedDocument, ArchiveError> {
         if self.staged.is_some() {
             self.send_part().await?;
         }
-        let Some(Staged { path, mut upload }) = self.staged.take() else {
+        let Some(StagedUpload { path, mut upload }) = self.staged.take() else {
             let source = Source::Payload(PutPayload::from_iter(std::mem::take(&mut self.part)));
             return self.place(&source, checked, earlier).await;
         };
@@ -90,28 +90,28 @@ impl Upload {
     async fn place(
         &mut self,
         source: &Source,
-        checked: &Checked,
+        checked: &DocumentDigest,
         earlier: Option<Sha256Hash>,
-    ) -> Result<Published, ArchiveError> {
+    ) -> Result<ArchivedDocument, ArchiveError> {
         let key = Archive::key(self.mode, self.file_id);
         if self.archive.put(source, &key).await? {
-            return Ok(Published { key, sum: *checked });
+            return Ok(ArchivedDocument { key, sum: *checked });
         }
         if let Some(found) = self.archive.inspect(&key).await? {
             let is_document = found.is_document && earlier.is_none_or(|earlier| earlier == found.sum.sha256);
             if found.sum == *checked || is_document {
-                return Ok(Published { key, sum: found.sum });
+                return Ok(ArchivedDocument { key, sum: found.sum });
             }
         }
         let key = Archive::other_key(self.mode, self.file_id, checked.sha256);
         if self.archive.put(source, &key).await? {
-            return Ok(Published { key, sum: *checked });
+            return Ok(ArchivedDocument { key, sum: *checked });
         }
         match self.archive.inspect(&key).await? {
             Some(found) if found.sum != *checked => {
                 Err(ArchiveError::Conflict { key, stored: found.sum.sha256, received: checked.sha256 })
             }
-            _ => Ok(Published { key, sum: *checked }),
+            _ => Ok(ArchivedDocument { key, sum: *checked }),
         }
     }
 
@@ -141,7 +141,7 @@ impl Upload {
 /// Begins a staged upload, and removes what earlier attempts at this document left.
 ///
 /// Another attempt that still runs although its lease has ended fails then, and finds the document stored later.
-async fn begin(archive: &Archive, staging: &Path) -> Result<Staged, ArchiveError> {
+async fn begin(archive: &Archive, staging: &Path) -> Result<StagedUpload, ArchiveError> {
     let store = archive.store();
     let left: Vec<_> = store.list(Some(staging)).try_collect().await?;
     for object in left {
@@ -149,7 +149,7 @@ async fn begin(archive: &Archive, staging: &Path) -> Result<Staged, ArchiveError
     }
     let path = staging.clone().join(Uuid::new_v4().to_string());
     let upload = store.put_multipart(&path).await?;
-    Ok(Staged { path, upload })
+    Ok(StagedUpload { path, upload })
 }
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
         (folder, stores.map(|store| Archive::new(store, PART_BYTES)))
     }
 
-    async fn store(archive: &Archive, file_id: FileId, document: &[u8]) -> Result<Published, ArchiveError> {
+    async fn store(archive: &Archive, file_id: FileId, document: &[u8]) -> Result<ArchivedDocument, ArchiveError> {
         store_again(archive, file_id, document, None).await
     }
 
@@ -179,8 +179,8 @@ mod tests {
         file_id: FileId,
         document: &[u8],
         earlier: Option<Sha256Hash>,
-    ) -> Result<Published, ArchiveError> {
-        let checked = Checked { sha256: Sha256Hash::of(document), size_bytes: document.len() as u64 };
+    ) -> Result<ArchivedDocument, ArchiveError> {
+        let checked = DocumentDigest { sha256: Sha256Hash::of(document), size_bytes: document.len() as u64 };
         let mut upload = archive.upload(Mode::Test, file_id);
         for chunk in document.chunks(7) {
             upload.write(Bytes::copy_from_slice(chunk)).await?;

@@ -73,7 +73,7 @@ impl Kind {
 /// A document that is not in the archive as it was stored, or of which that is not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Finding {
+pub struct VerifyFinding {
     /// The file.
     pub file_id: FileId,
     /// Its order.
@@ -117,7 +117,7 @@ impl Totals {
         self.lost + self.changed + self.unreadable == 0
     }
 
-    fn count(&mut self, file_id: FileId, finding: Option<&Finding>) {
+    fn count(&mut self, file_id: FileId, finding: Option<&VerifyFinding>) {
         self.checked += 1;
         self.last = Some(file_id);
         let Some(finding) = finding else { return };
@@ -141,7 +141,7 @@ pub enum VerifyError {
     Archive(String),
 }
 
-struct Row {
+struct VerifyRow {
     file_id: uuid::Uuid,
     order_id: String,
     live_mode: bool,
@@ -151,7 +151,7 @@ struct Row {
 }
 
 /// A stored document, as the database knows it.
-struct Stored {
+struct StoredDocument {
     file_id: FileId,
     order_id: String,
     live_mode: bool,
@@ -160,10 +160,10 @@ struct Stored {
     size_bytes: u64,
 }
 
-impl TryFrom<Row> for Stored {
+impl TryFrom<VerifyRow> for StoredDocument {
     type Error = Error;
 
-    fn try_from(row: Row) -> Result<Self, Error> {
+    fn try_from(row: VerifyRow) -> Result<Self, Error> {
         let inconsistent = |reason: &str| Error::Inconsistent {
             table: "invoices",
             id: row.file_id.to_string(),
@@ -211,7 +211,7 @@ pub async fn run(
     selection: &Selection,
     request: Option<&Request>,
     limit: Duration,
-    observe: &mut (dyn FnMut(Option<&Finding>) + Send),
+    observe: &mut (dyn FnMut(Option<&VerifyFinding>) + Send),
 ) -> Result<Totals, VerifyError> {
     let mut totals = Totals { last: selection.after, ..Totals::default() };
     let mut unreadable_in_a_row = 0;
@@ -236,7 +236,7 @@ pub async fn run(
             totals.count(file_id, finding.as_ref());
             observe(finding.as_ref());
             match finding {
-                Some(Finding { kind: Kind::Unreadable, detail, .. }) => {
+                Some(VerifyFinding { kind: Kind::Unreadable, detail, .. }) => {
                     unreadable_in_a_row += 1;
                     if unreadable_in_a_row >= UNREADABLE_MAX {
                         return Err(VerifyError::Archive(detail));
@@ -256,9 +256,9 @@ async fn page(
     selection: &Selection,
     after: Option<FileId>,
     limit: i64,
-) -> Result<Vec<Stored>, Error> {
+) -> Result<Vec<StoredDocument>, Error> {
     let rows = sqlx::query_as!(
-        Row,
+        VerifyRow,
         r#"-- invoices_verify_page
            SELECT file_id, order_id, live_mode, object_key AS "object_key!", sha256 AS "sha256!",
                   size_bytes AS "size_bytes!"
@@ -272,11 +272,11 @@ async fn page(
         selection.mode.map(Mode::is_live),
         limit,
     );
-    rows.fetch_all(connection).await?.into_iter().map(Stored::try_from).collect()
+    rows.fetch_all(connection).await?.into_iter().map(StoredDocument::try_from).collect()
 }
 
 /// What is wrong with a document, if anything.
-async fn look(archive: &Archive, stored: &Stored, size_only: bool) -> Option<(Kind, String)> {
+async fn look(archive: &Archive, stored: &StoredDocument, size_only: bool) -> Option<(Kind, String)> {
     let expected = stored.size_bytes;
     let look = async {
         let object = archive.get(&stored.object_key).await?;
@@ -300,13 +300,13 @@ async fn look(archive: &Archive, stored: &Stored, size_only: bool) -> Option<(Ki
     }
 }
 
-fn finding(stored: Stored, kind: Kind, detail: String) -> Finding {
-    let Stored { file_id, order_id, live_mode, object_key, sha256, .. } = stored;
-    Finding { file_id, order_id, live_mode, object_key, sha256, kind, detail, requeued: false }
+fn finding(stored: StoredDocument, kind: Kind, detail: String) -> VerifyFinding {
+    let StoredDocument { file_id, order_id, live_mode, object_key, sha256, .. } = stored;
+    VerifyFinding { file_id, order_id, live_mode, object_key, sha256, kind, detail, requeued: false }
 }
 
 /// Has a document fetched again, unless its row has changed meanwhile.
-async fn requeue(connection: &mut PgConnection, finding: &Finding, request: &Request) -> Result<bool, Error> {
+async fn requeue(connection: &mut PgConnection, finding: &VerifyFinding, request: &Request) -> Result<bool, Error> {
     let error = clean(&format!("{}: {}", finding.kind.as_str(), finding.detail));
     let requeued = sqlx::query!(
         "-- invoices_requeue

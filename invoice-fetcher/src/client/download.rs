@@ -25,11 +25,11 @@ use uuid::Uuid;
 
 use crate::{
     InvoiceFetcherConfig, RetryConfig,
-    account::{Account, Asked, Key, evidence::Endpoint},
+    account::{Account, FileRequest, Key, evidence::Endpoint},
     client::{
         address::{self, Addresses, LINKS_PATH_END, Spelling},
         media::{self, quote},
-        resolver::{Guarded, System},
+        resolver::{GuardedResolver, System},
     },
     config::is_loopback,
     fetch::plan,
@@ -62,7 +62,7 @@ pub(crate) struct Client {
 
 /// A document that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct RequestedDocument {
     pub(crate) file_id: FileId,
     /// Whether its last attempt was answered 429.
     pub(crate) was_throttled: bool,
@@ -99,7 +99,7 @@ impl Client {
             .referer(false)
             .no_proxy()
             .https_only(!is_loopback(base))
-            .dns_resolver(Guarded::new(resolver, config.private_networks.clone(), proxy))
+            .dns_resolver(GuardedResolver::new(resolver, config.private_networks.clone(), proxy))
             .resolve_to_addrs("localhost", &loopback)
             .connect_timeout(CONNECT_TIMEOUT);
         // Off in this build; said here so that no other crate's feature can switch decompression on.
@@ -127,7 +127,7 @@ impl Client {
     pub(crate) async fn metadata(
         &self,
         account: &Account,
-        wanted: &Wanted,
+        wanted: &RequestedDocument,
         deadline: Instant,
     ) -> Result<Metadata, Problem> {
         let response = self.ask(account, wanted, Endpoint::Metadata, deadline).await?;
@@ -141,7 +141,7 @@ impl Client {
     pub(crate) async fn content(
         &self,
         account: &Account,
-        wanted: &Wanted,
+        wanted: &RequestedDocument,
         bytes_max: u64,
         deadline: Instant,
     ) -> Result<Body, Problem> {
@@ -175,7 +175,7 @@ impl Client {
     async fn ask(
         &self,
         account: &Account,
-        wanted: &Wanted,
+        wanted: &RequestedDocument,
         endpoint: Endpoint,
         deadline: Instant,
     ) -> Result<Response, Problem> {
@@ -202,14 +202,14 @@ impl Client {
     async fn ask_spelled(
         &self,
         account: &Account,
-        wanted: &Wanted,
+        wanted: &RequestedDocument,
         endpoint: Endpoint,
         spelling: Spelling,
         deadline: Instant,
     ) -> Result<Response, Problem> {
         account.admit(deadline).await?;
-        let Wanted { file_id, was_throttled } = *wanted;
-        let asked = Asked { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
+        let RequestedDocument { file_id, was_throttled } = *wanted;
+        let asked = FileRequest { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
         let result = self.head_of(&asked.key, endpoint, (file_id, spelling), deadline).await;
         let suspicion = account.learn(&asked, result.as_ref().err());
         let Err(problem) = result else { return result };

@@ -71,20 +71,20 @@ impl Resolve for System {
 }
 
 /// A resolver that keeps what may not be connected to from its caller.
-pub(crate) struct Guarded {
+pub(crate) struct GuardedResolver {
     inner: Arc<dyn Resolve>,
     networks: Vec<IpNet>,
     /// The proxy's name.
     exempt: Option<String>,
 }
 
-impl Guarded {
+impl GuardedResolver {
     pub(crate) fn new(inner: Arc<dyn Resolve>, networks: Vec<IpNet>, exempt: Option<String>) -> Self {
         Self { inner, networks, exempt }
     }
 }
 
-impl Resolve for Guarded {
+impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_owned();
         let (found, networks) = (self.inner.resolve(name), self.networks.clone());

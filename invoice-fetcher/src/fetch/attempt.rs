@@ -8,28 +8,28 @@ use tokio::time::timeout_at;
 use crate::{
     archive::{
         Archive, ArchiveError,
-        pdf::{Checked, Checker},
+        pdf::{Checker, DocumentDigest},
         upload::Upload,
     },
     client::{
-        download::{Body, Metadata, Wanted},
+        download::{Body, Metadata, RequestedDocument},
         media::quote,
     },
     fetch::worker::Fetcher,
     metrics as names,
     problem::Problem,
-    queue::{Document, Leased},
+    queue::{Document, LeasedDocument},
 };
 
 impl Fetcher {
     /// Fetches a document and stores it, unless it is stored already.
-    pub(crate) async fn attempt(&self, leased: &Leased, deadline: Instant) -> Result<Document, Problem> {
+    pub(crate) async fn attempt(&self, leased: &LeasedDocument, deadline: Instant) -> Result<Document, Problem> {
         if let Some(document) = self.find_stored(leased, deadline).await? {
             return Ok(document);
         }
         // The account was removed a moment ago: the document waits for another one.
         let account = self.accounts.of(leased.mode).ok_or(Problem::Stopping)?;
-        let wanted = Wanted { file_id: leased.file_id, was_throttled: leased.was_throttled };
+        let wanted = RequestedDocument { file_id: leased.file_id, was_throttled: leased.was_throttled };
         let metadata = if self.config.check_metadata {
             self.client.metadata(&account, &wanted, deadline).await?
         } else {
@@ -53,7 +53,7 @@ impl Fetcher {
     }
 
     /// The document that a worker has stored that died before it could say so, or whose row was restored from a backup.
-    async fn find_stored(&self, leased: &Leased, deadline: Instant) -> Result<Option<Document>, Problem> {
+    async fn find_stored(&self, leased: &LeasedDocument, deadline: Instant) -> Result<Option<Document>, Problem> {
         let key = Archive::key(leased.mode, leased.file_id);
         let inspect = async {
             match self.archive.inspect(&key).await {
@@ -76,14 +76,14 @@ impl Fetcher {
             counter!(names::ADOPTED).increment(1);
             tracing::info!(file.id = %leased.file_id, "file {} is in the archive already, and is not fetched", leased.file_id);
         }
-        let Checked { sha256, size_bytes } = found.sum;
+        let DocumentDigest { sha256, size_bytes } = found.sum;
         Ok(is_it.then_some(Document { object_key: key, sha256, size_bytes }))
     }
 
     /// Brings a body into the archive; only what is whole and checked becomes visible there.
     async fn transfer(
         &self,
-        leased: &Leased,
+        leased: &LeasedDocument,
         mut body: Body,
         upload: &mut Upload,
         metadata: &Metadata,
@@ -115,11 +115,11 @@ impl Fetcher {
             counter!(names::ANOMALIES, "kind" => names::ANOMALY_RERENDERED).increment(1);
             tracing::warn!(file.id = %file_id, "file {file_id} is stored again, with other bytes than before");
         }
-        let Checked { sha256, size_bytes } = published.sum;
+        let DocumentDigest { sha256, size_bytes } = published.sum;
         Ok(Document { object_key: published.key, sha256, size_bytes })
     }
 
-    fn look_at_purpose(&self, leased: &Leased, metadata: &Metadata) {
+    fn look_at_purpose(&self, leased: &LeasedDocument, metadata: &Metadata) {
         let Some(purpose) = &metadata.purpose else { return };
         if purpose != leased.purpose.digital_river_name() {
             counter!(names::ANOMALIES, "kind" => names::ANOMALY_PURPOSE).increment(1);

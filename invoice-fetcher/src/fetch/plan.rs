@@ -39,7 +39,7 @@ pub(crate) struct History {
 
 /// What becomes of a document whose attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub(crate) enum NextStep {
     /// It is tried again.
     RetryAfter {
         /// After how long.
@@ -64,16 +64,16 @@ enum Verdict {
 }
 
 /// Plans what comes after a failed attempt. `random` is from 0 up to 1.
-pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, random: f64) -> Plan {
+pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, random: f64) -> NextStep {
     let wait = backoff(history.attempts, config).mul_f64(0.5 + random);
-    let retry = |wait: Duration, attempts| Plan::RetryAfter { wait: wait.min(DURATION_MAX), attempts };
+    let retry = |wait: Duration, attempts| NextStep::RetryAfter { wait: wait.min(DURATION_MAX), attempts };
     match verdict(problem, config) {
-        Verdict::Hopeless => Plan::Discard,
+        Verdict::Hopeless => NextStep::Discard,
         Verdict::NotAttempted(wait) => retry(wait + SPREAD.mul_f64(random), history.attempts.saturating_sub(1).max(0)),
         Verdict::Backoff => retry(wait, history.attempts),
         Verdict::BackoffFor(limit) => {
             if history.age >= limit && history.attempts >= ATTEMPTS_MIN {
-                return Plan::Discard;
+                return NextStep::Discard;
             }
             let asked = match problem {
                 Problem::ServerError { wait, .. } => wait.unwrap_or_default(),
@@ -162,8 +162,8 @@ mod tests {
     /// The wait that follows, in seconds, and the attempts; `None` when it is given up.
     fn next(problem: &Problem, attempts: i32, age: Duration) -> Option<(u64, i32)> {
         match plan(problem, History { attempts, age }, &RetryConfig::default(), 0.5) {
-            Plan::RetryAfter { wait, attempts } => Some((wait.as_secs(), attempts)),
-            Plan::Discard => None,
+            NextStep::RetryAfter { wait, attempts } => Some((wait.as_secs(), attempts)),
+            NextStep::Discard => None,
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
     fn the_wait_is_spread_by_half_either_way() {
         let history = History { attempts: 3, age: Duration::ZERO };
         let planned = |random| plan(&Problem::NotPdf, history, &RetryConfig::default(), random);
-        let after = |seconds| Plan::RetryAfter { wait: Duration::from_secs(seconds), attempts: 3 };
+        let after = |seconds| NextStep::RetryAfter { wait: Duration::from_secs(seconds), attempts: 3 };
         assert_eq!((planned(0.0), planned(0.5), planned(1.0)), (after(10), after(20), after(30)));
     }
 

@@ -26,10 +26,10 @@ use crate::{
     account::{Account, accounts::Accounts},
     archive::Archive,
     client::download::Client,
-    fetch::plan::{History, Plan, plan},
+    fetch::plan::{History, NextStep, plan},
     metrics as names,
     problem::Problem,
-    queue::{Document, End, Leased, Queue, Room, Written, database::Database},
+    queue::{Document, End, LeaseRoom, LeasedDocument, Queue, WriteResult, database::Database},
 };
 
 /// Most documents that are leased at once.
@@ -174,7 +174,7 @@ impl Fetcher {
     }
 
     /// Fetches a document in a task of its own.
-    fn spawn(self: &Arc<Self>, leased: Leased, permit: OwnedSemaphorePermit) {
+    fn spawn(self: &Arc<Self>, leased: LeasedDocument, permit: OwnedSemaphorePermit) {
         let this = Arc::clone(self);
         let repeated = usize::from(leased.is_repeated());
         this.repeated.fetch_add(repeated, Ordering::Relaxed);
@@ -189,7 +189,7 @@ impl Fetcher {
     ///
     /// Documents that have been attempted before get half of the workers at most: those that fail slowly, again and again,
     /// must not hold up the others.
-    pub(crate) async fn lease(&self, limit: usize) -> Result<Vec<Leased>, Error> {
+    pub(crate) async fn lease(&self, limit: usize) -> Result<Vec<LeasedDocument>, Error> {
         let mut accounts = self.accounts.all();
         if self.turns.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
             accounts.reverse();
@@ -197,7 +197,7 @@ impl Fetcher {
         let mut repeated = (self.config.workers / 2).max(1).saturating_sub(self.repeated.load(Ordering::Relaxed));
         let mut leased = Vec::new();
         for account in accounts {
-            let room = Room { documents: limit - leased.len(), repeated };
+            let room = LeaseRoom { documents: limit - leased.len(), repeated };
             if room.documents > 0 && account.is_open() {
                 self.prepare(&account).await?;
                 let more = self.queue.lease(account.mode(), room, self.config.lease).await?;
@@ -236,7 +236,7 @@ impl Fetcher {
     }
 
     /// One attempt, from the lease to its end.
-    pub(crate) async fn work(&self, leased: &Leased) {
+    pub(crate) async fn work(&self, leased: &LeasedDocument) {
         let started = Instant::now();
         let deadline = started + self.config.attempt_deadline;
         // Dropping an attempt is safe: nothing in it is a database's transaction.
@@ -248,7 +248,7 @@ impl Fetcher {
         histogram!(names::ATTEMPT_SECONDS).record(started.elapsed().as_secs_f64());
         let reason = result.as_ref().map_or_else(Problem::reason, |_| "");
         let end = self.decide(leased, result, started.elapsed());
-        if self.write_down(leased, &end, started + self.config.lease).await == Some(Written::Yes) {
+        if self.write_down(leased, &end, started + self.config.lease).await == Some(WriteResult::Yes) {
             count(&end, reason);
         }
     }
@@ -263,7 +263,7 @@ impl Fetcher {
     }
 
     /// What becomes of the document.
-    fn decide(&self, leased: &Leased, result: Result<Document, Problem>, took: Duration) -> End {
+    fn decide(&self, leased: &LeasedDocument, result: Result<Document, Problem>, took: Duration) -> End {
         let problem = match result {
             Ok(document) => {
                 tracing::debug!(file.id = %leased.file_id, size_bytes = document.size_bytes, "file {} is stored", leased.file_id);
@@ -275,14 +275,14 @@ impl Fetcher {
         let history = History { attempts: leased.attempts, age: leased.age.saturating_add(took) };
         let (file_id, order_id) = (leased.file_id, leased.order_id.as_str());
         match plan(&problem, history, &self.config.retry, fastrand::f64()) {
-            Plan::RetryAfter { wait, attempts } => {
+            NextStep::RetryAfter { wait, attempts } => {
                 tracing::info!(
                     file.id = %file_id, order.id = order_id, attempts,
                     "file {file_id} is tried again in {:.1} s: {problem}", wait.as_secs_f64()
                 );
                 End::RetryAfter { wait, attempts, error }
             }
-            Plan::Discard => {
+            NextStep::Discard => {
                 tracing::error!(
                     file.id = %file_id, order.id = order_id, attempts = leased.attempts, "file {file_id} is given up: {problem}"
                 );
@@ -292,12 +292,12 @@ impl Fetcher {
     }
 
     /// Writes the end of an attempt down, whatever it takes while the lease lasts. `None` when it could not be.
-    async fn write_down(&self, leased: &Leased, end: &End, lease_end: Instant) -> Option<Written> {
+    async fn write_down(&self, leased: &LeasedDocument, end: &End, lease_end: Instant) -> Option<WriteResult> {
         let hard = self.context.shutdown.hard();
         loop {
             let error = match self.queue.end(leased, end, self.context.clock.now()).await {
                 Ok(written) => {
-                    if written == Written::LeaseLost {
+                    if written == WriteResult::LeaseLost {
                         counter!(names::LEASES_LOST).increment(1);
                         tracing::warn!(file.id = %leased.file_id, "the lease of file {} had passed on", leased.file_id);
                     }

@@ -31,9 +31,9 @@ const TRY_MAX: Duration = Duration::from_secs(2);
 
 /// Sessions that are shared. Cheap to clone; all clones are the same.
 #[derive(Clone)]
-pub(crate) struct Database(Arc<Shared>);
+pub(crate) struct Database(Arc<SessionPool>);
 
-struct Shared {
+struct SessionPool {
     postgres: PostgresConfig,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
@@ -55,7 +55,7 @@ impl Database {
     pub(crate) fn new(postgres: &PostgresConfig) -> Self {
         let permits = usize::try_from(postgres.connections_max).unwrap_or(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Shared { postgres: postgres.clone(), permits, idle: Mutex::default() }))
+        Self(Arc::new(SessionPool { postgres: postgres.clone(), permits, idle: Mutex::default() }))
     }
 
     /// Does some work in a session, within the limit.
@@ -95,7 +95,7 @@ impl Database {
 }
 
 impl Session {
-    fn give_back(self, shared: &Shared) {
+    fn give_back(self, shared: &SessionPool) {
         let idle = Idle { connection: self.connection, since: Instant::now() };
         shared.idle.lock().expect("no code panics while it holds the sessions").push(idle);
     }

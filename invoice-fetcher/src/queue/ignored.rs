@@ -66,7 +66,7 @@ pub enum IgnoredError {
 }
 
 /// An event that was ignored.
-struct Row {
+struct IgnoredEvent {
     topic_id: i16,
     partition: i32,
     record_offset: i64,
@@ -119,10 +119,10 @@ async fn page(
     connection: &mut PgConnection,
     topics: &HashMap<i16, String>,
     after: Option<(i16, i32, i64)>,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<IgnoredEvent>, Error> {
     let (topic_id, partition, offset) = after.unwrap_or((i16::MIN, i32::MIN, i64::MIN));
     let rows = sqlx::query_as!(
-        Row,
+        IgnoredEvent,
         "-- invoice_events_ignored
          SELECT topic_id, partition, record_offset, body_sha256 FROM events
          WHERE outcome = 'ignored' AND reason = 'mode' AND topic_id = ANY($1) AND event_type = ANY($2)
@@ -142,7 +142,7 @@ async fn page(
 async fn read(
     kafka: &KafkaConfig,
     reader: Option<PositionReader>,
-    rows: &[Row],
+    rows: &[IgnoredEvent],
     topics: &HashMap<i16, String>,
 ) -> Result<(HashMap<Position, Vec<u8>>, PositionReader), IgnoredError> {
     let (kafka, wanted) = (kafka.clone(), rows.iter().map(|row| position(row, topics)).collect::<BTreeSet<_>>());
@@ -160,13 +160,13 @@ async fn read(
     Ok(reading.await.map_err(|_| IgnoredError::Panicked)??)
 }
 
-fn position(row: &Row, topics: &HashMap<i16, String>) -> Position {
+fn position(row: &IgnoredEvent, topics: &HashMap<i16, String>) -> Position {
     let topic = topics.get(&row.topic_id).cloned().unwrap_or_default();
     Position { topic, partition: row.partition, offset: row.record_offset }
 }
 
 /// What the record announces, if it is the one that was audited.
-fn event(projection: &InvoiceQueue, row: &Row, body: &[u8]) -> Option<FileEvent> {
+fn event(projection: &InvoiceQueue, row: &IgnoredEvent, body: &[u8]) -> Option<FileEvent> {
     let is_same = Sha256Hash::of(body).as_bytes().as_slice() == row.body_sha256;
     match projection.read(body, None).ok().filter(|_| is_same)?.decision {
         Decision::Apply(event) => Some(event),
@@ -175,7 +175,11 @@ fn event(projection: &InvoiceQueue, row: &Row, body: &[u8]) -> Option<FileEvent>
 }
 
 /// Gives the events another outcome, and queues their documents. Returns how many events that were.
-async fn apply(connection: &mut PgConnection, events: &[(Row, FileEvent)], request: &Request) -> Result<u64, Error> {
+async fn apply(
+    connection: &mut PgConnection,
+    events: &[(IgnoredEvent, FileEvent)],
+    request: &Request,
+) -> Result<u64, Error> {
     let mut transaction = connection.begin().await?;
     let applied = sqlx::query!(
         "-- invoice_events_apply

@@ -40,7 +40,7 @@ pub(crate) struct Queue {
 
 /// How many documents may be leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct LeaseRoom {
     /// In all.
     pub(crate) documents: usize,
     /// Those among them that have been attempted before.
@@ -49,7 +49,7 @@ pub(crate) struct Room {
 
 /// A leased row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Leased {
+pub(crate) struct LeasedDocument {
     pub(crate) file_id: FileId,
     pub(crate) order_id: OrderId,
     pub(crate) mode: Mode,
@@ -65,7 +65,7 @@ pub(crate) struct Leased {
     lease_id: Uuid,
 }
 
-impl Leased {
+impl LeasedDocument {
     /// Whether it has been attempted before.
     pub(crate) fn is_repeated(&self) -> bool {
         self.attempts > 1
@@ -73,7 +73,7 @@ impl Leased {
 }
 
 #[cfg(test)]
-impl Leased {
+impl LeasedDocument {
     /// A row that nobody leased, for what needs no database.
     pub(crate) fn pretended(file_id: FileId, mode: Mode) -> Self {
         Self {
@@ -121,7 +121,7 @@ pub(crate) enum End {
 
 /// Whether the end of an attempt was written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum WriteResult {
     /// It was.
     Yes,
     /// The lease had passed on, or the row has ended; nothing was changed.
@@ -134,7 +134,7 @@ const AGE_BOUNDS: [f64; 4] = [60.0, 3600.0, 24.0 * 3600.0, 3.0 * 24.0 * 3600.0];
 
 /// How much of a mode waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Waiting {
+pub(crate) struct OpenCounts {
     pub(crate) mode: Mode,
     /// Documents that are due now or later, or leased, by [`AGES`].
     pub(crate) due: [i64; AGES.len()],
@@ -142,7 +142,7 @@ pub(crate) struct Waiting {
     pub(crate) overdue: Duration,
 }
 
-impl Waiting {
+impl OpenCounts {
     fn none(mode: Mode) -> Self {
         Self { mode, due: [0; AGES.len()], overdue: Duration::ZERO }
     }
@@ -155,7 +155,7 @@ impl Waiting {
 
 /// Documents that are not waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(crate) struct ClosedCounts {
     pub(crate) stored: i64,
     pub(crate) discarded: i64,
 }
@@ -222,13 +222,18 @@ impl Queue {
     ///
     /// # Errors
     /// When PostgreSQL refuses, or does not answer.
-    pub(crate) async fn lease(&self, mode: Mode, room: Room, lease: Duration) -> Result<Vec<Leased>, Error> {
+    pub(crate) async fn lease(
+        &self,
+        mode: Mode,
+        room: LeaseRoom,
+        lease: Duration,
+    ) -> Result<Vec<LeasedDocument>, Error> {
         let lease_id = Uuid::new_v4();
         let limit = |documents: usize| i64::try_from(documents).unwrap_or(i64::MAX);
         self.database
             .run(async |connection| {
                 let rows = sqlx::query_as!(
-                    Row,
+                    LeaseRow,
                     r#"-- invoices_lease
                        WITH fresh AS (
                            SELECT file_id, next_attempt_at FROM invoices
@@ -265,7 +270,12 @@ impl Queue {
     ///
     /// # Errors
     /// When PostgreSQL refuses, or does not answer. Nothing is written then, or everything and the answer was lost.
-    pub(crate) async fn end(&self, leased: &Leased, end: &End, now: DateTime<Utc>) -> Result<Written, Error> {
+    pub(crate) async fn end(
+        &self,
+        leased: &LeasedDocument,
+        end: &End,
+        now: DateTime<Utc>,
+    ) -> Result<WriteResult, Error> {
         let rows = self
             .database
             .run(async |connection| match end {
@@ -274,7 +284,7 @@ impl Queue {
                 End::Discarded { error } => discard(connection, leased, error).await,
             })
             .await?;
-        Ok(if rows == 0 { Written::LeaseLost } else { Written::Yes })
+        Ok(if rows == 0 { WriteResult::LeaseLost } else { WriteResult::Yes })
     }
 
     /// Makes documents due that wait because the key could not fetch them.
@@ -318,7 +328,7 @@ impl Queue {
     ///
     /// # Errors
     /// When PostgreSQL refuses, or does not answer.
-    pub(crate) async fn waiting(&self) -> Result<[Waiting; 2], Error> {
+    pub(crate) async fn waiting(&self) -> Result<[OpenCounts; 2], Error> {
         self.database
             .run(async |connection| {
                 let rows = sqlx::query!(
@@ -330,7 +340,7 @@ impl Queue {
                        FROM invoices WHERE state = 'due' GROUP BY live_mode, 3"#,
                     &AGE_BOUNDS,
                 );
-                let mut waiting = [Mode::Live, Mode::Test].map(Waiting::none);
+                let mut waiting = [Mode::Live, Mode::Test].map(OpenCounts::none);
                 for row in rows.fetch_all(connection).await? {
                     let Some(of) = waiting.iter_mut().find(|of| of.mode.is_live() == row.live_mode) else { continue };
                     if let Some(due) = usize::try_from(row.age).ok().and_then(|age| of.due.get_mut(age)) {
@@ -347,11 +357,11 @@ impl Queue {
     ///
     /// # Errors
     /// When PostgreSQL refuses, or does not answer.
-    pub(crate) async fn ended(&self) -> Result<Ended, Error> {
+    pub(crate) async fn ended(&self) -> Result<ClosedCounts, Error> {
         self.database
             .run(async |connection| {
                 let ended = sqlx::query_as!(
-                    Ended,
+                    ClosedCounts,
                     r#"-- invoices_ended
                        SELECT count(*) FILTER (WHERE state = 'stored') AS "stored!",
                               count(*) FILTER (WHERE state = 'discarded') AS "discarded!"
@@ -363,7 +373,7 @@ impl Queue {
     }
 }
 
-struct Row {
+struct LeaseRow {
     file_id: Uuid,
     order_id: String,
     purpose: String,
@@ -373,11 +383,11 @@ struct Row {
     was_throttled: bool,
 }
 
-impl Row {
-    fn leased(self, mode: Mode, lease_id: Uuid) -> Result<Leased, Error> {
+impl LeaseRow {
+    fn leased(self, mode: Mode, lease_id: Uuid) -> Result<LeasedDocument, Error> {
         let file_id = FileId::from(self.file_id);
         let inconsistent = |reason: String| Error::Inconsistent { table: "invoices", id: file_id.to_string(), reason };
-        Ok(Leased {
+        Ok(LeasedDocument {
             file_id,
             order_id: OrderId::parse(self.order_id).map_err(|error| inconsistent(format!("order_id {error}")))?,
             mode,
@@ -394,7 +404,7 @@ impl Row {
 /// Marks the row, and tells other systems, in one transaction.
 async fn stored(
     connection: &mut PgConnection,
-    leased: &Leased,
+    leased: &LeasedDocument,
     document: &Document,
     now: DateTime<Utc>,
 ) -> Result<u64, Error> {
@@ -433,7 +443,7 @@ async fn stored(
 
 async fn retry(
     connection: &mut PgConnection,
-    leased: &Leased,
+    leased: &LeasedDocument,
     wait: Duration,
     attempts: i32,
     error: &str,
@@ -452,7 +462,7 @@ async fn retry(
     Ok(retried.execute(connection).await?.rows_affected())
 }
 
-async fn discard(connection: &mut PgConnection, leased: &Leased, error: &str) -> Result<u64, Error> {
+async fn discard(connection: &mut PgConnection, leased: &LeasedDocument, error: &str) -> Result<u64, Error> {
     let discarded = sqlx::query!(
         "-- invoices_discard
          UPDATE invoices SET state = 'discarded', ended_at = now(), last_error = $3, lease_id = NULL

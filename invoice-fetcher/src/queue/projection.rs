@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use metrics::counter;
-use riverlock_ledger::{Dead, Decision, Error, Fresh, Projection, Reading};
+use riverlock_ledger::{DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection};
 use riverlock_schemas::{
     Envelope, EnvelopeError,
     events::{
@@ -60,7 +60,7 @@ fn judge(
     };
     match parse(purpose) {
         Ok(event) => Decision::Apply(event),
-        Err(error) => Decision::Dead(Dead { reason: error.code(), detail: error.to_string() }),
+        Err(error) => Decision::Dead(DeadReason { reason: error.code(), detail: error.to_string() }),
     }
 }
 
@@ -79,11 +79,11 @@ impl Projection for InvoiceQueue {
         &self,
         body: &'a [u8],
         _received_at: Option<DateTime<Utc>>,
-    ) -> Result<Reading<'a, FileEvent>, EnvelopeError> {
+    ) -> Result<ParsedRecord<'a, FileEvent>, EnvelopeError> {
         let (envelope, object) = FileObject::read(body)?;
         let oddities = object.oddities();
         let decision = judge(&envelope, |purpose| object.into_event(&envelope, purpose));
-        Ok(Reading { envelope, decision, oddities })
+        Ok(ParsedRecord { envelope, decision, oddities })
     }
 
     fn describe(&self, event: &FileEvent, content: &mut Content) {
@@ -93,7 +93,7 @@ impl Projection for InvoiceQueue {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<FileEvent>>,
+        fresh: Vec<NewEvent<FileEvent>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let mut events: Vec<FileEvent> = fresh.into_iter().map(|fresh| fresh.event).collect();

@@ -29,7 +29,7 @@ pub enum Run {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
-pub struct Retried {
+pub struct RetryResult {
     pub file_id: FileId,
     pub order_id: String,
     pub state: String,
@@ -37,7 +37,7 @@ pub struct Retried {
     pub last_error: Option<String>,
 }
 
-struct Row {
+struct RetryRow {
     file_id: uuid::Uuid,
     order_id: String,
     state: String,
@@ -56,10 +56,10 @@ pub async fn run(
     limit: i64,
     request: &Request,
     run: Run,
-) -> Result<Vec<Retried>, Error> {
+) -> Result<Vec<RetryResult>, Error> {
     let mut transaction = connection.begin().await?;
     let rows = sqlx::query_as!(
-        Row,
+        RetryRow,
         r#"-- invoices_retry_asked
            WITH chosen AS (
                SELECT file_id, order_id, state, attempts, last_error, created_at FROM invoices
@@ -95,7 +95,7 @@ pub async fn run(
         Run::Dry => transaction.rollback().await?,
         Run::Apply => transaction.commit().await?,
     }
-    let retried = rows.into_iter().map(|row| Retried {
+    let retried = rows.into_iter().map(|row| RetryResult {
         file_id: row.file_id.into(),
         order_id: row.order_id,
         state: row.state,

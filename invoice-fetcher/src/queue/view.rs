@@ -119,7 +119,7 @@ pub struct RetryView {
     pub last_error: Option<String>,
 }
 
-struct Row {
+struct ViewRow {
     file_id: uuid::Uuid,
     order_id: String,
     live_mode: bool,
@@ -137,8 +137,8 @@ struct Row {
     ended_at: Option<DateTime<Utc>>,
 }
 
-impl From<Row> for InvoiceView {
-    fn from(row: Row) -> Self {
+impl From<ViewRow> for InvoiceView {
+    fn from(row: ViewRow) -> Self {
         Self {
             file_id: row.file_id.into(),
             order_id: row.order_id,
@@ -170,7 +170,7 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<InvoiceView>, Error> {
     let rows = sqlx::query_as!(
-        Row,
+        ViewRow,
         "-- invoices_list
          SELECT file_id, order_id, live_mode, purpose, state, attempts, created_at, retried_at, next_attempt_at, last_error,
                 object_key, sha256, size_bytes, earlier_sha256, ended_at

@@ -18,7 +18,7 @@ use crate::{
     InvoiceFetcherConfig,
     fetch::worker::Fetcher,
     metrics as names,
-    queue::{AGES, Waiting, missing},
+    queue::{AGES, OpenCounts, missing},
 };
 
 /// How often the queue is counted, at most.
@@ -106,10 +106,10 @@ impl Watch {
         Ok(())
     }
 
-    fn show_waiting(&mut self, waiting: &[Waiting]) {
-        let has_account = |waiting: &&Waiting| self.fetcher.accounts.of(waiting.mode).is_some();
-        let (fetched, unfetched): (Vec<&Waiting>, Vec<&Waiting>) = waiting.iter().partition(has_account);
-        gauge!(names::DOCUMENTS, "state" => "due").set(waiting.iter().map(Waiting::documents).sum::<i64>() as f64);
+    fn show_waiting(&mut self, waiting: &[OpenCounts]) {
+        let has_account = |waiting: &&OpenCounts| self.fetcher.accounts.of(waiting.mode).is_some();
+        let (fetched, unfetched): (Vec<&OpenCounts>, Vec<&OpenCounts>) = waiting.iter().partition(has_account);
+        gauge!(names::DOCUMENTS, "state" => "due").set(waiting.iter().map(OpenCounts::documents).sum::<i64>() as f64);
         for (number, age) in AGES.into_iter().enumerate() {
             let due: i64 = fetched.iter().map(|waiting| waiting.due[number]).sum();
             gauge!(names::DUE_DOCUMENTS, "age" => age).set(due as f64);

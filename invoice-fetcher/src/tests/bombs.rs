@@ -13,7 +13,7 @@ use super::{
     child, config, file,
     station::{Reply, Station},
 };
-use crate::{InvoiceFetcherConfig, client::links, fetch::worker::Fetcher, queue::Leased};
+use crate::{InvoiceFetcherConfig, client::links, fetch::worker::Fetcher, queue::LeasedDocument};
 
 /// What a bomb expands to, bytes.
 const EXPANDED: u64 = 512 << 20;
@@ -87,7 +87,7 @@ async fn refusal(config: &InvoiceFetcherConfig, is_metadata: bool, reply: Reply)
     .await;
     let config = InvoiceFetcherConfig { api_base_url: station.base(), ..config.clone() };
     let fetcher = Fetcher::new(config, &PostgresConfig::default(), Context::new()).unwrap();
-    let leased = Leased::pretended(file(1), Mode::Test);
+    let leased = LeasedDocument::pretended(file(1), Mode::Test);
     Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(8))).await.unwrap_err().reason()
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use riverlock_ledger::{Decision, Fresh, PostgresConfig, Projection as _};
+use riverlock_ledger::{Decision, NewEvent, PostgresConfig, Projection as _};
 use riverlock_runtime::{Context, SystemClock};
 use riverlock_sandbox::stack::ports::free_port;
 use riverlock_schemas::{Envelope, FileId, Mode};
@@ -27,7 +27,7 @@ use crate::{
     client::{download::Client, links},
     fetch::worker::Fetcher,
     problem::Problem,
-    queue::{Document, Leased},
+    queue::{Document, LeasedDocument},
 };
 
 /// The configured host, and certificates for these tests only: its own, one for another name, and one for its name that
@@ -65,7 +65,7 @@ async fn attempt(config: &InvoiceFetcherConfig, dns: Arc<Dns>) -> Result<Documen
     let client = Client::over(http, dns, config, Arc::new(SystemClock)).unwrap();
     let mut fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
     fetcher.client = client;
-    let leased = Leased::pretended(file(1), Mode::Test);
+    let leased = LeasedDocument::pretended(file(1), Mode::Test);
     Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(20))).await
 }
 
@@ -141,7 +141,7 @@ async fn no_redirect_of_any_code_is_followed_by_any_request() {
                 let link = links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await;
                 assert!(link.unwrap_err().to_string().contains(&each.to_string()));
             } else {
-                let leased = Leased::pretended(file(1), Mode::Test);
+                let leased = LeasedDocument::pretended(file(1), Mode::Test);
                 let problem = Box::pin(fetcher.attempt(&leased, deadline)).await.unwrap_err();
                 assert_eq!(problem, Problem::Redirect(each), "{redirected}");
             }
@@ -152,14 +152,18 @@ async fn no_redirect_of_any_code_is_followed_by_any_request() {
 }
 
 /// An event about a file, as Digital River sends it, with an address of somebody's choice.
-fn event(queue: &InvoiceQueue, file_id: FileId, url: &str) -> Fresh<riverlock_schemas::events::file_event::FileEvent> {
+fn event(
+    queue: &InvoiceQueue,
+    file_id: FileId,
+    url: &str,
+) -> NewEvent<riverlock_schemas::events::file_event::FileEvent> {
     let object = serde_json::json!({"id": file_id, "fileId": file_id, "orderId": "o", "invoiceURL": url});
     let body = serde_json::json!({"id": file_id, "type": "order.invoice.created", "liveMode": false,
                                   "data": {"object": object}});
     let body = body.to_string();
     let envelope = Envelope::parse(body.as_bytes()).unwrap();
     match queue.decide(&envelope, body.as_bytes()) {
-        Decision::Apply(event) => Fresh { event, conflict: false },
+        Decision::Apply(event) => NewEvent { event, conflict: false },
         other => panic!("{url}: {other:?}"),
     }
 }
@@ -232,7 +236,7 @@ async fn beside_proxies(closed: &str) {
     let config_of = |base: &Url| config(base, folder.path());
     let attempt = async |config: &InvoiceFetcherConfig, number| {
         let fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
-        let leased = Leased::pretended(file(number), Mode::Test);
+        let leased = LeasedDocument::pretended(file(number), Mode::Test);
         Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(20))).await
     };
     let config = config_of(&server.base);

@@ -17,7 +17,7 @@ use crate::{
     Archive, InvoiceFetcherConfig,
     fetch::worker::Fetcher,
     problem::Problem,
-    queue::{Leased, retry, view::Filter},
+    queue::{LeasedDocument, retry, view::Filter},
 };
 
 /// How long a test may wait for something to happen.
@@ -156,7 +156,7 @@ async fn a_file_is_fetched_whether_its_id_has_a_prefix_at_digital_river_or_not()
     // What is there under no spelling counts as one attempt that found nothing.
     bench.server.answer(file(100), [Answer::Status(404)]);
     let fetcher = Fetcher::new(bench.config.clone(), &bench.database.config, Context::new()).unwrap();
-    let attempt = fetcher.attempt(&Leased::pretended(file(100), Mode::Test), Instant::now() + PATIENCE).await;
+    let attempt = fetcher.attempt(&LeasedDocument::pretended(file(100), Mode::Test), Instant::now() + PATIENCE).await;
     assert_eq!(attempt, Err(Problem::NotFound));
 }
 
@@ -207,7 +207,7 @@ async fn a_worker_that_died_after_storing_leaves_no_double() {
     bench.announce(0..2).await;
     let dead = Fetcher::new(bench.config.clone(), &bench.database.config, Context::new()).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    dead.attempt(&Leased::pretended(file(0), Mode::Test), deadline).await.unwrap();
+    dead.attempt(&LeasedDocument::pretended(file(0), Mode::Test), deadline).await.unwrap();
     assert_eq!(bench.row(file(0)).await.state, "due");
     bench.start();
     bench.until(DUE, 0).await;

@@ -16,7 +16,7 @@ use crate::{
     Archive, InvoiceFetcherConfig,
     fetch::worker::Fetcher,
     problem::Problem,
-    queue::{Document, Leased},
+    queue::{Document, LeasedDocument},
 };
 
 const PDF: &str = "application/pdf";
@@ -40,7 +40,7 @@ impl Bench {
 
     async fn attempt(&self, file_id: FileId) -> Result<Document, Problem> {
         let deadline = Instant::now() + self.config.attempt_deadline;
-        self.fetcher.attempt(&Leased::pretended(file_id, Mode::Test), deadline).await
+        self.fetcher.attempt(&LeasedDocument::pretended(file_id, Mode::Test), deadline).await
     }
 
     /// Why the answer is refused. Nothing may be stored then, whole or in part.

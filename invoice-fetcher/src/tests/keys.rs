@@ -10,7 +10,7 @@ use riverlock_schemas::Mode;
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
 use super::{API_KEY, config, fetching::Bench, file};
-use crate::{fetch::worker::Fetcher, queue::Leased};
+use crate::{fetch::worker::Fetcher, queue::LeasedDocument};
 
 /// The alarm.
 const PAUSED: &str = "invoice_fetching_paused{mode=\"test\",reason=\"key_refused\"}";
@@ -55,7 +55,7 @@ async fn a_configured_proxy_gets_a_tunnel_to_open_and_never_sees_the_key() {
     let mut config = config(&"https://127.0.0.1:9".parse().unwrap(), folder.path());
     config.proxy = Some(Secret::new(format!("http://{}", listener.local_addr().unwrap())));
     let fetcher = Fetcher::new(config, &PostgresConfig::default(), Context::new()).unwrap();
-    let leased = Leased::pretended(file(1), Mode::Test);
+    let leased = LeasedDocument::pretended(file(1), Mode::Test);
     let attempt = fetcher.attempt(&leased, Instant::now() + Duration::from_secs(30));
     let proxy = async {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use riverlock_ledger::{Fresh, Projection};
+use riverlock_ledger::{NewEvent, Projection};
 use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::{
     EventId, Mode, OrderId,
@@ -14,7 +14,7 @@ use riverlock_schemas::{
 use super::{config, database::Database, file};
 use crate::{
     InvoiceQueue,
-    queue::{Document, End, Ended, Leased, Queue, Room, Written},
+    queue::{ClosedCounts, Document, End, LeaseRoom, LeasedDocument, Queue, WriteResult},
 };
 
 /// How long a lease lasts in these tests.
@@ -41,7 +41,7 @@ pub(super) fn announced(number: u128) -> FileEvent {
 /// Puts events through the projection, as if they had come at this time.
 pub(super) async fn announce(database: &Database, events: impl IntoIterator<Item = FileEvent>, at: DateTime<Utc>) {
     let config = config(&"http://127.0.0.1:9".parse().unwrap(), std::path::Path::new("/"));
-    let fresh = events.into_iter().map(|event| Fresh { event, conflict: false }).collect();
+    let fresh = events.into_iter().map(|event| NewEvent { event, conflict: false }).collect();
     let mut transaction = database.pool.begin().await.unwrap();
     InvoiceQueue::new(&config).apply(&mut transaction, fresh, at).await.unwrap();
     // The queue's times are PostgreSQL's.
@@ -65,8 +65,8 @@ pub(super) fn document_end() -> End {
     End::Stored(Document { object_key, sha256, size_bytes: 1 })
 }
 
-pub(super) async fn lease(queue: &Queue, documents: usize) -> Vec<Leased> {
-    queue.lease(Mode::Test, Room { documents, repeated: documents }, LEASE).await.unwrap()
+pub(super) async fn lease(queue: &Queue, documents: usize) -> Vec<LeasedDocument> {
+    queue.lease(Mode::Test, LeaseRoom { documents, repeated: documents }, LEASE).await.unwrap()
 }
 
 async fn messages(database: &Database) -> i64 {
@@ -94,7 +94,7 @@ async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
     let queue = database.queue();
     assert_eq!(lease(&queue, 10).await, [], "not due yet");
     pass(&database, 600).await;
-    let room = Room { documents: 10, repeated: 10 };
+    let room = LeaseRoom { documents: 10, repeated: 10 };
     assert_eq!(queue.lease(Mode::Live, room, LEASE).await.unwrap(), [], "another mode");
 
     let first = lease(&queue, 10).await.remove(0);
@@ -109,12 +109,18 @@ async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
     for end in
         [document_end(), End::RetryAfter { wait, attempts: 9, error: error() }, End::Discarded { error: error() }]
     {
-        assert_eq!(queue.end(&first, &end, noon()).await.unwrap(), Written::LeaseLost);
+        assert_eq!(queue.end(&first, &end, noon()).await.unwrap(), WriteResult::LeaseLost);
     }
-    assert_eq!((messages(&database).await, queue.ended().await.unwrap()), (0, Ended { stored: 0, discarded: 0 }));
-    assert_eq!(queue.end(&second, &document_end(), noon()).await.unwrap(), Written::Yes);
-    assert_eq!(queue.end(&second, &document_end(), noon()).await.unwrap(), Written::LeaseLost);
-    assert_eq!((messages(&database).await, queue.ended().await.unwrap()), (1, Ended { stored: 1, discarded: 0 }));
+    assert_eq!(
+        (messages(&database).await, queue.ended().await.unwrap()),
+        (0, ClosedCounts { stored: 0, discarded: 0 })
+    );
+    assert_eq!(queue.end(&second, &document_end(), noon()).await.unwrap(), WriteResult::Yes);
+    assert_eq!(queue.end(&second, &document_end(), noon()).await.unwrap(), WriteResult::LeaseLost);
+    assert_eq!(
+        (messages(&database).await, queue.ended().await.unwrap()),
+        (1, ClosedCounts { stored: 1, discarded: 0 })
+    );
 }
 
 #[tokio::test]
@@ -129,8 +135,8 @@ async fn documents_that_were_attempted_before_get_no_more_room_than_is_theirs() 
         .execute(&database.pool)
         .await
         .unwrap();
-    let count = |leased: &[Leased]| (leased.len(), leased.iter().filter(|leased| leased.is_repeated()).count());
-    let room = |documents, repeated| queue.lease(Mode::Test, Room { documents, repeated }, LEASE);
+    let count = |leased: &[LeasedDocument]| (leased.len(), leased.iter().filter(|leased| leased.is_repeated()).count());
+    let room = |documents, repeated| queue.lease(Mode::Test, LeaseRoom { documents, repeated }, LEASE);
     assert_eq!(count(&room(8, 2).await.unwrap()), (8, 2));
     assert_eq!(count(&room(3, 3).await.unwrap()), (3, 3), "the most overdue come first");
     assert_eq!(count(&room(20, 0).await.unwrap()), (4, 0));

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use super::{document, fetching::Bench, file};
 use crate::{
     Archive, ArchiveError, InvoiceFetcherConfig,
-    archive::{PART_BYTES, pdf::Checked, upload::Published},
+    archive::{PART_BYTES, pdf::DocumentDigest, upload::ArchivedDocument},
 };
 
 pub(super) const BUCKET: &str = "documents";
@@ -83,8 +83,12 @@ pub(super) fn pdf(filling: u8, size: usize) -> Vec<u8> {
     [begin, &vec![filling; size - begin.len() - end.len()], end].concat()
 }
 
-pub(super) async fn store(archive: &Archive, file_id: FileId, document: &[u8]) -> Result<Published, ArchiveError> {
-    let checked = Checked { sha256: Sha256Hash::of(document), size_bytes: document.len() as u64 };
+pub(super) async fn store(
+    archive: &Archive,
+    file_id: FileId,
+    document: &[u8],
+) -> Result<ArchivedDocument, ArchiveError> {
+    let checked = DocumentDigest { sha256: Sha256Hash::of(document), size_bytes: document.len() as u64 };
     let mut upload = archive.upload(Mode::Live, file_id);
     for chunk in document.chunks(1 << 16) {
         upload.write(Bytes::copy_from_slice(chunk)).await?;

@@ -7,7 +7,7 @@ use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use super::{document, fetching::Bench, file};
 use crate::{
     Archive,
-    archive::verify::{self, Finding, Kind, Selection, Totals, VerifyError},
+    archive::verify::{self, Kind, Selection, Totals, VerifyError, VerifyFinding},
     queue::retry::Request,
 };
 
@@ -31,11 +31,11 @@ async fn look(
     bench: &Bench,
     selection: &Selection,
     request: Option<&Request>,
-) -> Result<(Totals, Vec<Finding>), VerifyError> {
+) -> Result<(Totals, Vec<VerifyFinding>), VerifyError> {
     let archive = Archive::open(&bench.config).unwrap();
     let mut connection = bench.database.pool.acquire().await.unwrap();
     let mut findings = Vec::new();
-    let mut observe = |finding: Option<&Finding>| findings.extend(finding.cloned());
+    let mut observe = |finding: Option<&VerifyFinding>| findings.extend(finding.cloned());
     let totals = verify::run(&mut connection, &archive, selection, request, LIMIT, &mut observe).await?;
     Ok((totals, findings))
 }

@@ -45,7 +45,7 @@ pub(crate) struct Batch {
 }
 
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct AssignmentState {
     /// One per worker.
     pub(crate) buffers: Vec<Buffer>,
     /// Where the next batch of each partition that this process reads begins.
@@ -62,7 +62,7 @@ pub(crate) struct State {
     uncommitted: HashMap<Partition, i64>,
 }
 
-impl State {
+impl AssignmentState {
     /// Whether this process reads the partition.
     pub(crate) fn reads(&self, partition: Partition) -> bool {
         self.positions.contains_key(&partition)
@@ -92,8 +92,8 @@ impl State {
 }
 
 /// Shared state; the lock is held for moments only, and never while Kafka or PostgreSQL is asked.
-pub(crate) struct Shared {
-    state: Mutex<State>,
+pub(crate) struct Assignment {
+    state: Mutex<AssignmentState>,
     finished: Condvar,
     /// Topics by number and numbers by topic.
     pub(crate) names: HashMap<i16, Arc<str>>,
@@ -106,9 +106,12 @@ pub(crate) struct Shared {
     pub(crate) end: CancellationToken,
 }
 
-impl Shared {
+impl Assignment {
     pub(crate) fn new(ids: HashMap<String, i16>, workers: usize, end: CancellationToken) -> Self {
-        let state = State { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..State::default() };
+        let state = AssignmentState {
+            buffers: (0..workers).map(|_| Buffer::default()).collect(),
+            ..AssignmentState::default()
+        };
         let names = ids.iter().map(|(name, &id)| (id, Arc::from(name.as_str()))).collect();
         Self {
             state: Mutex::new(state),
@@ -136,7 +139,7 @@ impl Shared {
         *self.trouble.lock().expect("no code panics while it holds the time")
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, AssignmentState> {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
@@ -242,7 +245,7 @@ impl Shared {
 
     /// Waits until no worker has a batch with one of these partitions; `None` means any partition.
     pub(crate) fn wait_idle(&self, partitions: Option<&HashSet<Partition>>, wait: Duration) -> bool {
-        let busy = |state: &mut State| match partitions {
+        let busy = |state: &mut AssignmentState| match partitions {
             None => !state.in_flight.is_empty(),
             Some(partitions) => partitions.iter().any(|partition| state.in_flight.contains_key(partition)),
         };
@@ -284,7 +287,7 @@ pub(crate) type LoadOffsets = Box<dyn Fn() -> Result<HashMap<Partition, i64>, cr
 /// librdkafka's callbacks. All of them run inside `poll`, on the polling thread.
 pub(crate) struct Callbacks {
     pub(crate) consumer: &'static str,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Assignment>,
     pub(crate) load_offsets: LoadOffsets,
     pub(crate) component: Component,
 }
@@ -395,8 +398,8 @@ impl ConsumerContext for Callbacks {
 mod tests {
     use super::*;
 
-    fn state(workers: usize) -> State {
-        State { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..State::default() }
+    fn state(workers: usize) -> AssignmentState {
+        AssignmentState { buffers: (0..workers).map(|_| Buffer::default()).collect(), ..AssignmentState::default() }
     }
 
     #[test]

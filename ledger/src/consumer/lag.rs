@@ -16,7 +16,7 @@ use rdkafka::{
 };
 use riverlock_runtime::{Component, kafka::REQUEST_TIMEOUT};
 
-use crate::{consumer::assignment::Shared, metrics as names, store::Partition};
+use crate::{consumer::assignment::Assignment, metrics as names, store::Partition};
 
 /// How often Kafka is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const STANDSTILL_MAX: Duration = Duration::from_secs(120);
 pub(crate) struct Lag {
     pub(crate) consumer: &'static str,
     pub(crate) client: BaseConsumer,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Assignment>,
     /// Says whether Kafka lets the consumer read.
     pub(crate) reading: Component,
     /// Says whether Kafka answers.

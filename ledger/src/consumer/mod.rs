@@ -16,7 +16,7 @@ use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use metrics::counter;
 use rdkafka::consumer::Consumer as _;
-use riverlock_runtime::{Backoff, Closing, Component, Context, kafka::KafkaConfig};
+use riverlock_runtime::{Backoff, Component, ConsumerGuard, Context, kafka::KafkaConfig};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -25,9 +25,9 @@ use tokio::{
 use crate::{
     PostgresConfig, Projection,
     consumer::{
-        assignment::{Callbacks, Shared},
+        assignment::{Assignment, Callbacks},
         lag::Lag,
-        poll::{Ended, Lane, Poll},
+        poll::{Poll, SessionEnd, WorkerChannel},
         worker::Worker,
     },
     metrics as names,
@@ -67,8 +67,9 @@ pub async fn run<P: Projection>(
     let component = context.health.register_beating(name, config.stuck_after);
     let ledger = |source| ConsumerError::Ledger { consumer: name, source };
     let mut ids = topic_ids(kafka, postgres, &topics).await.map_err(ledger)?;
-    let setting = Setting { projection: Arc::new(projection), topics, config, kafka, postgres, context, component };
-    while setting.session(ids).await? == Ended::WentBack {
+    let setting =
+        ConsumerSetup { projection: Arc::new(projection), topics, config, kafka, postgres, context, component };
+    while setting.session(ids).await? == SessionEnd::WentBack {
         counter!(names::WENT_BACK, "consumer" => name).increment(1);
         setting.component.not_ready("the database went back");
         tracing::error!(
@@ -82,7 +83,7 @@ pub async fn run<P: Projection>(
 }
 
 /// What every session of a consumer has in common.
-struct Setting<'a, P> {
+struct ConsumerSetup<'a, P> {
     projection: Arc<P>,
     topics: Vec<String>,
     config: BatchConfig,
@@ -92,12 +93,12 @@ struct Setting<'a, P> {
     component: Component,
 }
 
-impl<P: Projection> Setting<'_, P> {
+impl<P: Projection> ConsumerSetup<'_, P> {
     /// Reads until the shutdown, or until the database went back. Nothing that one session knows outlives it.
-    async fn session(&self, ids: HashMap<String, i16>) -> Result<Ended, ConsumerError> {
+    async fn session(&self, ids: HashMap<String, i16>) -> Result<SessionEnd, ConsumerError> {
         let name = self.projection.name();
         let end = self.context.shutdown.soft().child_token();
-        let shared = Arc::new(Shared::new(ids, self.config.workers, end));
+        let shared = Arc::new(Assignment::new(ids, self.config.workers, end));
         let callbacks = Callbacks {
             consumer: name,
             shared: Arc::clone(&shared),
@@ -105,7 +106,7 @@ impl<P: Projection> Setting<'_, P> {
             component: self.component.clone(),
         };
         let broken = |source| ConsumerError::Kafka { consumer: name, source };
-        let consumer = Closing::create_with_context(&self.kafka.consumer(name), callbacks).map_err(broken)?;
+        let consumer = ConsumerGuard::create_with_context(&self.kafka.consumer(name), callbacks).map_err(broken)?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(broken)?;
 
@@ -139,7 +140,7 @@ impl<P: Projection> Setting<'_, P> {
     }
 
     /// Starts a worker, and returns the way to it.
-    fn start_worker(&self, index: usize, shared: &Arc<Shared>) -> Lane {
+    fn start_worker(&self, index: usize, shared: &Arc<Assignment>) -> WorkerChannel {
         let (sender, receiver) = mpsc::channel(1);
         let worker = Worker {
             projection: Arc::clone(&self.projection),
@@ -151,7 +152,7 @@ impl<P: Projection> Setting<'_, P> {
             records_max: usize::MAX,
         };
         drop(self.context.shutdown.spawn_work(worker.run(receiver)));
-        Lane { sender, behind_since: None, paused: false }
+        WorkerChannel { sender, behind_since: None, paused: false }
     }
 
     /// The topics' numbers in a database that went back; `None` when the process ends first.

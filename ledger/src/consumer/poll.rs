@@ -14,14 +14,14 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::Message as _,
 };
-use riverlock_runtime::{Closing, Component};
+use riverlock_runtime::{Component, ConsumerGuard};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     Record,
     consumer::{
         BatchConfig, ConsumerError,
-        assignment::{Batch, Buffer, Callbacks, Shared},
+        assignment::{Assignment, Batch, Buffer, Callbacks},
         sequence::Arrival,
     },
     metrics as names,
@@ -44,7 +44,7 @@ const DRAIN_WAIT: Duration = Duration::from_secs(15);
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum SessionEnd {
     /// The process ends.
     Stopped,
     /// The database lacks what it once had: the next session begins where the database stands.
@@ -52,7 +52,7 @@ pub(crate) enum Ended {
 }
 
 /// The way to one worker.
-pub(crate) struct Lane {
+pub(crate) struct WorkerChannel {
     pub(crate) sender: mpsc::Sender<Batch>,
     /// Since when the worker has not taken a batch that is full.
     pub(crate) behind_since: Option<Instant>,
@@ -63,10 +63,10 @@ pub(crate) struct Lane {
 /// The polling thread.
 pub(crate) struct Poll {
     pub(crate) name: &'static str,
-    pub(crate) consumer: Closing<Callbacks>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) consumer: ConsumerGuard<Callbacks>,
+    pub(crate) shared: Arc<Assignment>,
     pub(crate) config: BatchConfig,
-    pub(crate) lanes: Vec<Lane>,
+    pub(crate) lanes: Vec<WorkerChannel>,
     pub(crate) component: Component,
     /// Says whether Kafka lets the consumer read.
     pub(crate) reading: Component,
@@ -74,7 +74,7 @@ pub(crate) struct Poll {
 
 impl Poll {
     /// Reads until the session ends.
-    pub(crate) fn run(mut self) -> Result<Ended, ConsumerError> {
+    pub(crate) fn run(mut self) -> Result<SessionEnd, ConsumerError> {
         let mut committed = Instant::now();
         self.component.ready();
         while !self.shared.end.is_cancelled() {
@@ -96,11 +96,11 @@ impl Poll {
             tracing::warn!("{} ends while batches are in flight; they are read again", self.name);
         }
         if self.shared.went_back() {
-            return Ok(Ended::WentBack);
+            return Ok(SessionEnd::WentBack);
         }
         // Closing the consumer waits for the answer.
         self.shared.commit(&self.consumer, None);
-        Ok(Ended::Stopped)
+        Ok(SessionEnd::Stopped)
     }
 
     /// How long a poll waits for a record: longer when there is nothing to hand over meanwhile.

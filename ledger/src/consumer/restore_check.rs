@@ -9,7 +9,7 @@ use riverlock_runtime::Component;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{Error, PostgresConfig, consumer::assignment::Shared, postgres::bounded, store};
+use crate::{Error, PostgresConfig, consumer::assignment::Assignment, postgres::bounded, store};
 
 /// How often PostgreSQL is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -17,7 +17,12 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Compares PostgreSQL's offsets with those that it has confirmed, until the session ends.
-pub(crate) async fn run(consumer: &'static str, postgres: PostgresConfig, shared: Arc<Shared>, component: Component) {
+pub(crate) async fn run(
+    consumer: &'static str,
+    postgres: PostgresConfig,
+    shared: Arc<Assignment>,
+    component: Component,
+) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection: Option<PgConnection> = None;
@@ -41,7 +46,7 @@ pub(crate) async fn run(consumer: &'static str, postgres: PostgresConfig, shared
 pub(crate) async fn look(
     consumer: &str,
     postgres: &PostgresConfig,
-    shared: &Shared,
+    shared: &Assignment,
     connection: Option<PgConnection>,
 ) -> Result<PgConnection, Error> {
     let mut connection = match connection {

@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use crate::{
-    Dead, Error, PostgresConfig, Projection, Record,
+    DeadReason, Error, PostgresConfig, Projection, Record,
     batch::{self, Tally},
-    consumer::assignment::{Batch, Shared},
+    consumer::assignment::{Assignment, Batch},
     error::Disposition,
     metrics as names,
     postgres::{self, bounded},
@@ -43,7 +43,7 @@ const WARNINGS_EVERY_SECONDS: i64 = 60;
 pub(crate) struct Worker<P> {
     pub(crate) projection: Arc<P>,
     pub(crate) postgres: PostgresConfig,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Assignment>,
     /// This worker's own: what another one says must not hide what this one says.
     pub(crate) component: Component,
     pub(crate) clock: Arc<dyn Clock>,
@@ -54,7 +54,7 @@ pub(crate) struct Worker<P> {
 }
 
 /// How a part of a batch ended.
-enum Ended {
+enum PartResult {
     Stored,
     /// Something in it is refused: the record has to be found.
     Refused(Error),
@@ -94,7 +94,7 @@ impl<P: Projection> Worker<P> {
             let started = Instant::now();
             let Some(ended) = self.store_part(&records[part.clone()], &before, None).await else { return false };
             match ended {
-                Ended::Stored => {
+                PartResult::Stored => {
                     // One twice as large is then far from its time limit as well.
                     if part.len() >= self.records_max && started.elapsed() < self.grow_below() {
                         self.records_max = self.records_max.saturating_mul(2);
@@ -103,7 +103,7 @@ impl<P: Projection> Worker<P> {
                     let next = batch::next_offsets(&records[part]).into_iter();
                     before.extend(next.map(|(place, next)| (place, Some(next))));
                 }
-                Ended::TooSlow => {
+                PartResult::TooSlow => {
                     self.records_max = part.len().div_ceil(2);
                     tracing::warn!(
                         "{}: a batch takes too long and is stored in parts of {} records",
@@ -112,13 +112,13 @@ impl<P: Projection> Worker<P> {
                     );
                     parts.push(part);
                 }
-                Ended::Refused(_) if part.len() > 1 => {
+                PartResult::Refused(_) if part.len() > 1 => {
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);
                 }
-                Ended::Refused(error) => {
+                PartResult::Refused(error) => {
                     let (record, dead) = (&records[part.start], error.dead());
-                    let (position, Dead { reason, detail }) = (record.position(), &dead);
+                    let (position, DeadReason { reason, detail }) = (record.position(), &dead);
                     tracing::error!("{position} cannot take effect and becomes a dead letter ({reason}): {detail}");
                     if self.store_part(&records[part], &before, Some(&dead)).await.is_none() {
                         return false;
@@ -132,7 +132,12 @@ impl<P: Projection> Worker<P> {
 
     /// Runs one transaction until it is stored, its data is refused, or it has to be made smaller; `None` when the session
     /// ends first.
-    async fn store_part(&mut self, records: &[Record], before: &Positions, refused: Option<&Dead>) -> Option<Ended> {
+    async fn store_part(
+        &mut self,
+        records: &[Record],
+        before: &Positions,
+        refused: Option<&DeadReason>,
+    ) -> Option<PartResult> {
         let mut backoff = Backoff::new(RETRY_WAIT);
         loop {
             self.component.beat();
@@ -140,10 +145,10 @@ impl<P: Projection> Worker<P> {
                 Ok(tally) => {
                     self.component.ready();
                     self.count(&tally);
-                    return Some(Ended::Stored);
+                    return Some(PartResult::Stored);
                 }
                 Err(error) if error.disposition() == Disposition::Isolate && refused.is_none() => {
-                    return Some(Ended::Refused(error));
+                    return Some(PartResult::Refused(error));
                 }
                 Err(Error::WentBack) => {
                     self.shared.go_back();
@@ -167,7 +172,7 @@ impl<P: Projection> Worker<P> {
                 () = self.shared.end.cancelled() => return None,
             }
             if error.is_timeout() && records.len() > 1 {
-                return Some(Ended::TooSlow);
+                return Some(PartResult::TooSlow);
             }
         }
     }
@@ -176,7 +181,7 @@ impl<P: Projection> Worker<P> {
         &mut self,
         records: &[Record],
         before: &Positions,
-        refused: Option<&Dead>,
+        refused: Option<&DeadReason>,
     ) -> Result<Tally, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,

@@ -15,7 +15,7 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 use riverlock_runtime::{
-    Closing,
+    ConsumerGuard,
     kafka::{KafkaConfig, REQUEST_TIMEOUT, topics},
 };
 use riverlock_schemas::topics::is_of_earlier_cluster;
@@ -123,7 +123,7 @@ impl RangeError {
 /// Reads ranges one after the other, each from its start to its end, in the order in which they were given: what is read,
 /// and in which order, depends on nothing else. Blocks, so it belongs on a thread of its own.
 pub struct RangeReader {
-    consumer: Closing,
+    consumer: ConsumerGuard,
     /// What is still to be read; the first is being read, and its start is the next offset.
     left: VecDeque<OffsetRange>,
 }
@@ -146,7 +146,7 @@ impl RangeReader {
             // Kafka sends whole batches, but no more of them than are asked for.
             config.set("fetch.message.max.bytes", SMALL_BYTES.to_string());
         }
-        let consumer = Closing::create(&config)?;
+        let consumer = ConsumerGuard::create(&config)?;
         begin(&consumer, &left)?;
         Ok(Self { consumer, left })
     }
@@ -211,7 +211,7 @@ fn begin(consumer: &BaseConsumer, left: &VecDeque<OffsetRange>) -> Result<(), Ka
 
 /// What an error of a consumer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ReadFailure {
     /// The client recovers by itself: a broker restarts, a leader moves, a connection is lost.
     Passing,
     /// Kafka does not have the records: it has deleted them, or never had them.
@@ -220,7 +220,7 @@ pub enum Trouble {
     Fatal,
 }
 
-impl Trouble {
+impl ReadFailure {
     /// What the error of a consumer means for the range that it reads.
     pub fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: &KafkaError) -> Self {
         match error.rdkafka_error_code() {
@@ -240,17 +240,17 @@ impl Trouble {
 
 /// What an error means for a range.
 fn judge(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Result<(), RangeError> {
-    let trouble = match Trouble::of(consumer, &error) {
+    let trouble = match ReadFailure::of(consumer, &error) {
         // A partition without a leader is not known to librdkafka for a while, and is there all the same.
-        Trouble::Gone if is_unknown(&error) && has_partition(consumer, &range.topic, range.partition)? => {
-            Trouble::Passing
+        ReadFailure::Gone if is_unknown(&error) && has_partition(consumer, &range.topic, range.partition)? => {
+            ReadFailure::Passing
         }
         trouble => trouble,
     };
     match trouble {
-        Trouble::Gone => Err(RangeError::Gone { range: range.clone(), reason: error.to_string() }),
-        Trouble::Fatal => Err(error.into()),
-        Trouble::Passing => {
+        ReadFailure::Gone => Err(RangeError::Gone { range: range.clone(), reason: error.to_string() }),
+        ReadFailure::Fatal => Err(error.into()),
+        ReadFailure::Passing => {
             tracing::warn!(%error, "reading {range}: {error}");
             Ok(())
         }

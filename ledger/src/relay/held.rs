@@ -11,13 +11,13 @@ const WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(30);
 const GROUPS_MAX: usize = 5_000;
 
 /// Which groups wait, and until when.
-pub(super) struct Held {
+pub(super) struct HeldGroups {
     groups: BTreeSet<String>,
     until: Option<Instant>,
     backoff: Backoff,
 }
 
-impl Held {
+impl HeldGroups {
     pub(super) const fn new() -> Self {
         Self { groups: BTreeSet::new(), until: None, backoff: Backoff::new(WAIT) }
     }
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_group_waits_and_is_tried_again_and_waits_longer_when_it_fails_again() {
-        let (mut held, start) = (Held::new(), Instant::now());
+        let (mut held, start) = (HeldGroups::new(), Instant::now());
         held.hold("a", start);
         held.hold("b", start);
         assert_eq!(held.current(start + Duration::from_millis(400)), ["a", "b"]);

@@ -17,7 +17,7 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use rdkafka::error::KafkaError;
-use riverlock_runtime::{Closing, Context, kafka::KafkaConfig};
+use riverlock_runtime::{ConsumerGuard, Context, kafka::KafkaConfig};
 
 use crate::{PostgresConfig, metrics};
 
@@ -38,7 +38,7 @@ pub async fn run(kafka: KafkaConfig, postgres: PostgresConfig, context: Context)
     let (messages, letters) = (register("relay"), register("dead-letter-relay"));
     let watch = watch::Watch {
         postgres: postgres.clone(),
-        client: Arc::new(Closing::create(&kafka.client())?),
+        client: Arc::new(ConsumerGuard::create(&kafka.client())?),
         topics: [(topics.fulfillment(), messages.part("topic")), (topics.dead_letter(), letters.part("topic"))],
         component: messages.part_beating("watch", STUCK_AFTER),
     };

@@ -16,7 +16,7 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{RelayError, held::Held};
+use super::{RelayError, held::HeldGroups};
 use crate::{
     Error, PostgresConfig, metrics,
     postgres::{Lock, bounded, try_lock},
@@ -87,7 +87,7 @@ pub(super) struct Item<I> {
 
 /// What became of an item.
 #[derive(Debug)]
-enum Sent {
+enum SendResult {
     Delivered,
     Failed(RelayError),
     /// It was not sent: one of its group before it failed, or there was no room.
@@ -96,7 +96,7 @@ enum Sent {
 
 /// What follows from what became of a page: by number of the item.
 #[derive(Debug, Default)]
-struct Sorted {
+struct SendResults {
     /// Published, and so was all of its group before it.
     published: Vec<usize>,
     /// The first of its group that failed.
@@ -111,7 +111,7 @@ pub(super) struct Publisher<Q> {
     postgres: PostgresConfig,
     component: Component,
     producer: FutureProducer,
-    held: Held,
+    held: HeldGroups,
 }
 
 impl<Q: Queue> Publisher<Q> {
@@ -123,7 +123,7 @@ impl<Q: Queue> Publisher<Q> {
         component: Component,
     ) -> Result<Self, KafkaError> {
         let (kafka, postgres, producer) = (kafka.clone(), postgres.clone(), producer(kafka)?);
-        Ok(Self { queue, topic, kafka, postgres, component, producer, held: Held::new() })
+        Ok(Self { queue, topic, kafka, postgres, component, producer, held: HeldGroups::new() })
     }
 
     /// Runs until the shutdown. Errors are waited out.
@@ -164,7 +164,7 @@ impl<Q: Queue> Publisher<Q> {
             }
         }
         self.queue.begin();
-        self.held = Held::new();
+        self.held = HeldGroups::new();
         while !soft.is_cancelled() {
             if !self.round(&mut connection).await? {
                 pause(POLL_INTERVAL, soft).await;
@@ -193,7 +193,7 @@ impl<Q: Queue> Publisher<Q> {
         }
         let sent = self.send(items).await;
         let groups: Vec<&str> = items.iter().map(|item| item.group.as_str()).collect();
-        let Sorted { published, failed } = sort(&groups, sent);
+        let SendResults { published, failed } = sort(&groups, sent);
         let mut moved = !published.is_empty();
         let ids: Vec<Q::Id> = published.into_iter().map(|index| items[index].id.clone()).collect();
         self.remove(connection, &ids).await?;
@@ -230,13 +230,13 @@ impl<Q: Queue> Publisher<Q> {
         }
         // Kafka refuses whole batches. What it refuses alone is to blame itself.
         let error = match self.send(std::slice::from_ref(item)).await.pop() {
-            Some(Sent::Delivered) => {
+            Some(SendResult::Delivered) => {
                 self.remove(connection, std::slice::from_ref(&item.id)).await?;
                 return Ok(None);
             }
-            Some(Sent::Failed(error)) if error.is_refusal() => error,
-            Some(Sent::Failed(error)) => return Ok(Some(error)),
-            Some(Sent::Skipped) | None => return Ok(Some(RelayError::Unknown)),
+            Some(SendResult::Failed(error)) if error.is_refusal() => error,
+            Some(SendResult::Failed(error)) => return Ok(Some(error)),
+            Some(SendResult::Skipped) | None => return Ok(Some(RelayError::Unknown)),
         };
         let reason = error.to_string();
         bounded(self.postgres.answer_limit(), self.queue.park(connection, &item.id, &reason)).await?;
@@ -253,13 +253,13 @@ impl<Q: Queue> Publisher<Q> {
     }
 
     /// Sends items side by side, those of a group in order, and says what became of each.
-    async fn send(&self, items: &[Item<Q::Id>]) -> Vec<Sent> {
+    async fn send(&self, items: &[Item<Q::Id>]) -> Vec<SendResult> {
         let mut broken: HashSet<&str> = HashSet::new();
         let mut has_room = true;
-        let mut pending: Vec<Result<DeliveryFuture, Sent>> = Vec::with_capacity(items.len());
+        let mut pending: Vec<Result<DeliveryFuture, SendResult>> = Vec::with_capacity(items.len());
         for item in items {
             if !has_room || broken.contains(item.group.as_str()) {
-                pending.push(Err(Sent::Skipped));
+                pending.push(Err(SendResult::Skipped));
                 continue;
             }
             let record =
@@ -268,10 +268,10 @@ impl<Q: Queue> Publisher<Q> {
             pending.push(self.producer.send_result(record).map_err(|(error, _)| {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
                     has_room = false;
-                    return Sent::Skipped;
+                    return SendResult::Skipped;
                 }
                 broken.insert(&item.group);
-                Sent::Failed(error.into())
+                SendResult::Failed(error.into())
             }));
         }
         let deadline = Instant::now() + REPORT_LIMIT;
@@ -281,10 +281,10 @@ impl<Q: Queue> Publisher<Q> {
                 Err(sent) => sent,
                 Ok(delivery) => match timeout_at(deadline, delivery).await {
                     // A success without an offset is only concluded, not reported; see ingest's producer.
-                    Ok(Ok(Ok(delivery))) if delivery.offset < 0 => Sent::Failed(RelayError::Unproven),
-                    Ok(Ok(Ok(_))) => Sent::Delivered,
-                    Ok(Ok(Err((error, _)))) => Sent::Failed(error.into()),
-                    Ok(Err(_)) | Err(_) => Sent::Failed(RelayError::Unknown),
+                    Ok(Ok(Ok(delivery))) if delivery.offset < 0 => SendResult::Failed(RelayError::Unproven),
+                    Ok(Ok(Ok(_))) => SendResult::Delivered,
+                    Ok(Ok(Err((error, _)))) => SendResult::Failed(error.into()),
+                    Ok(Err(_)) | Err(_) => SendResult::Failed(RelayError::Unknown),
                 },
             });
         }
@@ -304,18 +304,18 @@ async fn pause(wait: Duration, soft: &CancellationToken) {
 }
 
 /// Sorts a page by what is to be done. What was delivered after a failure of its group is sent again behind it.
-fn sort(groups: &[&str], sent: Vec<Sent>) -> Sorted {
-    let (mut sorted, mut stopped) = (Sorted::default(), HashSet::new());
+fn sort(groups: &[&str], sent: Vec<SendResult>) -> SendResults {
+    let (mut sorted, mut stopped) = (SendResults::default(), HashSet::new());
     for (index, (group, sent)) in groups.iter().zip(sent).enumerate() {
         if stopped.contains(group) {
             continue;
         }
         match sent {
-            Sent::Delivered => sorted.published.push(index),
-            Sent::Skipped => {
+            SendResult::Delivered => sorted.published.push(index),
+            SendResult::Skipped => {
                 stopped.insert(group);
             }
-            Sent::Failed(error) => {
+            SendResult::Failed(error) => {
                 stopped.insert(group);
                 sorted.failed.push((index, error));
             }
@@ -330,16 +330,16 @@ mod tests {
 
     #[test]
     fn of_each_group_that_is_published_which_lies_before_its_first_failure() {
-        let failed = || Sent::Failed(RelayError::Unproven);
+        let failed = || SendResult::Failed(RelayError::Unproven);
         let groups = ["a", "b", "a", "c", "b", "a", "c", "b"];
         let sent = vec![
-            Sent::Delivered,
+            SendResult::Delivered,
             failed(),
             failed(),
-            Sent::Delivered,
-            Sent::Delivered,
-            Sent::Delivered,
-            Sent::Skipped,
+            SendResult::Delivered,
+            SendResult::Delivered,
+            SendResult::Delivered,
+            SendResult::Skipped,
             failed(),
         ];
         let sorted = sort(&groups, sent);

@@ -8,7 +8,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
 };
-use riverlock_runtime::{Closing, Component};
+use riverlock_runtime::{Component, ConsumerGuard};
 use sqlx::PgConnection;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ const COUNT_MAX: i64 = 100_000;
 /// What is watched, and who is told.
 pub(super) struct Watch {
     pub(super) postgres: PostgresConfig,
-    pub(super) client: Arc<Closing>,
+    pub(super) client: Arc<ConsumerGuard>,
     /// The topics that are published to.
     pub(super) topics: [(String, Component); 2],
     pub(super) component: Component,

@@ -18,7 +18,7 @@ use riverlock_runtime::{
     api::{ApiError, Refusals},
 };
 use riverlock_schemas::Mode;
-use riverlock_shipments::{AddError, Added, Line, NewReport, Refusal, Source, add, view};
+use riverlock_shipments::{AddError, Line, NewReport, Refusal, Source, StoredReport, add, view};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -92,7 +92,7 @@ pub(super) struct ShipmentLine {
 /// A stored shipment.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Stored {
+pub(super) struct StoredShipment {
     /// The report's id, which travels to Digital River as metadata.
     report_id: String,
     /// Whether it was stored before, under the same key.
@@ -160,8 +160,8 @@ fn problem(status: StatusCode, code: &'static str, detail: impl Into<String>) ->
     ),
     request_body = Shipment,
     responses(
-        (status = 201, description = "It is stored", body = Stored),
-        (status = 200, description = "It was stored before, under the same key", body = Stored),
+        (status = 201, description = "It is stored", body = StoredShipment),
+        (status = 200, description = "It was stored before, under the same key", body = StoredShipment),
         (status = 400, description = "It cannot be understood", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "The order is not known", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "It does not fit the order, or the key was used for another shipment",
@@ -192,9 +192,9 @@ pub(super) async fn create(
     let new = new_report(order_id.as_str(), mode, key, shipment);
     let (mut connection, _slot) = shipments.connect().await?;
     match add::add(&mut connection, &new, shipments.clock.now()).await {
-        Ok(Added { report_id, repeated }) => {
+        Ok(StoredReport { report_id, repeated }) => {
             let status = if repeated { StatusCode::OK } else { StatusCode::CREATED };
-            Ok((status, Json(Stored { report_id: report_id.to_string(), repeated })).into_response())
+            Ok((status, Json(StoredShipment { report_id: report_id.to_string(), repeated })).into_response())
         }
         Err(AddError::Sql(error)) => Err(failed(&error.into())),
         Err(error) => Ok(refusal(&error)),

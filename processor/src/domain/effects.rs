@@ -204,7 +204,7 @@ mod tests {
             let mut snapshot: Snapshot<LineDetails> = Snapshot::default();
             snapshot.content.sku_id = Some("s".repeat(1_000));
             facts.lines.insert(line_id.clone(), LineFacts { snapshot, ..LineFacts::default() });
-            shipment.lines.insert(line_id, riverlock_schemas::events::fulfillment_event::Reported::default());
+            shipment.lines.insert(line_id, riverlock_schemas::events::fulfillment_event::ReportedQuantities::default());
         }
         facts.shipments.insert(FulfillmentId::parse("f").unwrap(), shipment);
         let messages = new_messages(&key, &Facts::default(), &facts);

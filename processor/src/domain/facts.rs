@@ -11,7 +11,7 @@ use riverlock_schemas::{
     events::{
         charge_event::{Operation, OperationDetails, OperationKey, OperationState},
         event_type,
-        fulfillment_event::{Fulfillment, Reported, Tracking},
+        fulfillment_event::{Fulfillment, ReportedQuantities, Tracking},
         order_event::{LineDetails, OrderDetails, OrderEvent, OrderSnapshot},
         order_state::{LineState, OrderState},
     },
@@ -114,7 +114,7 @@ pub struct ShipmentFacts {
     /// How it travels.
     pub tracking: Tracking,
     /// What it says of each line. A fulfillment does not change; of two that differ under one id the larger numbers count.
-    pub lines: BTreeMap<LineId, Reported>,
+    pub lines: BTreeMap<LineId, ReportedQuantities>,
 }
 
 /// What is known of something that was done with money.

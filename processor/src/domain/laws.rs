@@ -12,7 +12,7 @@ use riverlock_schemas::{
     events::{
         charge_event::{Operation, OperationDetails, OperationKey, OperationKind, OperationState},
         event_type::{FULFILLMENT_CREATED, ORDER_CHARGEBACK, ORDER_DISPUTE_RESOLVED, ORDER_SNAPSHOTS},
-        fulfillment_event::{Fulfillment, Reported, Tracking},
+        fulfillment_event::{Fulfillment, ReportedQuantities, Tracking},
         oddity::Oddities,
         order_event::{LineDetails, LineSnapshot, OrderDetails, OrderEvent, OrderSnapshot},
         order_state::{LineState, OrderState},
@@ -92,7 +92,8 @@ fn charge(
 
 /// A report that some pieces of two lines were shipped and some will not be.
 fn report(id: usize, fulfillment: usize, pieces: (i64, i64), minute: i64) -> OrderEvent {
-    let line = |name: String| (LineId::parse(name).unwrap(), Reported { fulfilled: pieces.0, cancelled: pieces.1 });
+    let line =
+        |name: String| (LineId::parse(name).unwrap(), ReportedQuantities { fulfilled: pieces.0, cancelled: pieces.1 });
     let fulfillment = Fulfillment {
         fulfillment_id: FulfillmentId::parse(format!("ful-{fulfillment}")).unwrap(),
         created_time: id.is_multiple_of(2).then(|| at(minute)),

@@ -81,7 +81,7 @@ fn changes_of(part: &Part, stored: Option<&Vec<String>>, refolded: Option<&Vec<S
     if stored == refolded {
         return Vec::new();
     }
-    let (stored, refolded) = (Named::new(part, stored), Named::new(part, refolded));
+    let (stored, refolded) = (NamedRows::new(part, stored), NamedRows::new(part, refolded));
     let mut changes = between(&stored.rows, &refolded.rows);
     changes.extend(between(&stored.lines, &refolded.lines));
     changes
@@ -92,12 +92,12 @@ type ByName = BTreeMap<String, Map<String, Value>>;
 
 /// An order's rows in one table; its lines, which lie in its own row, apart.
 #[derive(Default)]
-struct Named {
+struct NamedRows {
     rows: ByName,
     lines: ByName,
 }
 
-impl Named {
+impl NamedRows {
     fn new(part: &Part, rows: Option<&Vec<String>>) -> Self {
         let mut named = Self::default();
         for row in rows.into_iter().flatten() {

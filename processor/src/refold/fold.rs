@@ -8,7 +8,7 @@ use riverlock_ledger::{
 };
 use riverlock_schemas::{hash::Sha256Hash, record::Position};
 
-use super::{Refusal, store::Audited};
+use super::{Refusal, store::AuditedRecord};
 use crate::{
     Orders,
     domain::{Facts, OrderKey},
@@ -19,17 +19,17 @@ const ATTEMPTS_MAX: usize = 3;
 
 /// An order, folded.
 #[derive(Debug, Default)]
-pub(super) struct Folded {
+pub(super) struct RecomputedOrder {
     pub(super) facts: Facts,
     /// Records that were ignored when they came, and take part now.
-    pub(super) newly_applied: Vec<Audited>,
+    pub(super) newly_applied: Vec<AuditedRecord>,
     /// Why the order cannot be folded.
     pub(super) refusal: Option<Refusal>,
     /// Whether any record took part.
     is_known: bool,
 }
 
-impl Folded {
+impl RecomputedOrder {
     /// An order that is not folded.
     pub(super) fn refused(refusal: Refusal) -> Self {
         Self { refusal: Some(refusal), ..Self::default() }
@@ -49,8 +49,8 @@ impl Folded {
 pub(super) fn fold(
     reader: &mut PositionReader,
     orders: &Orders,
-    audited: &BTreeMap<OrderKey, Vec<Audited>>,
-) -> Result<BTreeMap<OrderKey, Folded>, RangeError> {
+    audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
+) -> Result<BTreeMap<OrderKey, RecomputedOrder>, RangeError> {
     let mut attempt = 1;
     loop {
         match fold_once(reader, orders, audited) {
@@ -63,10 +63,10 @@ pub(super) fn fold(
 fn fold_once(
     reader: &mut PositionReader,
     orders: &Orders,
-    audited: &BTreeMap<OrderKey, Vec<Audited>>,
-) -> Result<BTreeMap<OrderKey, Folded>, RangeError> {
-    let mut folded: BTreeMap<OrderKey, Folded> = BTreeMap::new();
-    let mut owners: BTreeMap<&Position, (&OrderKey, &Audited)> = BTreeMap::new();
+    audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
+) -> Result<BTreeMap<OrderKey, RecomputedOrder>, RangeError> {
+    let mut folded: BTreeMap<OrderKey, RecomputedOrder> = BTreeMap::new();
+    let mut owners: BTreeMap<&Position, (&OrderKey, &AuditedRecord)> = BTreeMap::new();
     let mut wanted = BTreeSet::new();
     for (key, records) in audited {
         let order = folded.entry(key.clone()).or_default();
@@ -94,7 +94,7 @@ fn fold_once(
 }
 
 /// Lets one record take part, if it does with today's code.
-fn take(order: &mut Folded, orders: &Orders, key: &OrderKey, record: &Audited, body: &[u8]) {
+fn take(order: &mut RecomputedOrder, orders: &Orders, key: &OrderKey, record: &AuditedRecord, body: &[u8]) {
     if Sha256Hash::of(body).as_bytes().as_slice() != record.body_sha256 {
         return order.refuse(Refusal::OtherBody(record.position.clone()));
     }
@@ -114,7 +114,7 @@ fn take(order: &mut Folded, orders: &Orders, key: &OrderKey, record: &Audited, b
             order.facts.join(facts);
             order.is_known = true;
             if record.outcome == "ignored" {
-                order.newly_applied.push(Audited { kept: None, ..record.clone() });
+                order.newly_applied.push(AuditedRecord { kept: None, ..record.clone() });
             }
         }
         // A second body of an event takes part only if it can.

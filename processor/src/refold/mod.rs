@@ -38,9 +38,9 @@ use crate::{
 };
 
 use self::{
-    fold::Folded,
+    fold::RecomputedOrder,
     select::Pages,
-    store::{Audited, Part, Rows, Sent},
+    store::{AuditedRecord, Part, Rows, Sent},
 };
 
 pub use self::{
@@ -79,7 +79,7 @@ impl From<sqlx::Error> for RefoldError {
 
 /// What was found of one order.
 #[derive(Clone, Debug)]
-pub enum Finding {
+pub enum RefoldFinding {
     /// It is stored otherwise than its events say. If that was asked for, it was written.
     Differs(OrderDiff),
     /// It is left as it is.
@@ -113,7 +113,7 @@ pub struct Reason {
 }
 
 /// What is folded again, and what is done with it.
-pub struct Plan<'a> {
+pub struct RefoldPlan<'a> {
     /// Which orders.
     pub selection: Selection,
     /// What today's code and configuration make of events.
@@ -133,8 +133,8 @@ pub struct Plan<'a> {
 pub async fn run(
     kafka: &KafkaConfig,
     postgres: &PostgresConfig,
-    plan: Plan<'_>,
-    found: &mut (dyn FnMut(Finding) + Send),
+    plan: RefoldPlan<'_>,
+    found: &mut (dyn FnMut(RefoldFinding) + Send),
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Tally, RefoldError> {
     let mut live = postgres.connect().await?;
@@ -159,7 +159,7 @@ pub async fn run(
     while let Some(page) = bounded(TRANSACTION_LIMIT, pages.next(&mut refold.live)).await? {
         for row in page.unreadable {
             refold.tally.refused += 1;
-            (refold.found)(Finding::Unreadable(row));
+            (refold.found)(RefoldFinding::Unreadable(row));
         }
         let mut left = page.keys;
         for round in 0.. {
@@ -179,7 +179,7 @@ pub async fn run(
 }
 
 struct Refold<'a> {
-    plan: Plan<'a>,
+    plan: RefoldPlan<'a>,
     live: PgConnection,
     /// A session that sees only tables of its own: what is written there shows how orders would look.
     scratch: PgConnection,
@@ -189,15 +189,15 @@ struct Refold<'a> {
     /// Partitions that could not be read, and why: they are not waited for again.
     unavailable: BTreeMap<(String, i32), String>,
     tally: Tally,
-    found: &'a mut (dyn FnMut(Finding) + Send),
+    found: &'a mut (dyn FnMut(RefoldFinding) + Send),
 }
 
 /// An order that is to be written.
-struct Wanted {
+struct PendingOrder {
     key: OrderKey,
     facts: Facts,
-    newly_applied: Vec<Audited>,
-    audited: Vec<Audited>,
+    newly_applied: Vec<AuditedRecord>,
+    audited: Vec<AuditedRecord>,
     rows: Rows,
     messages: Vec<Message>,
     diff: OrderDiff,
@@ -211,7 +211,7 @@ impl Refold<'_> {
         let mut known = Vec::new();
         for key in keys {
             match folded.remove(key) {
-                Some(Folded { refusal: Some(refusal), .. }) => self.refuse(key.clone(), refusal),
+                Some(RecomputedOrder { refusal: Some(refusal), .. }) => self.refuse(key.clone(), refusal),
                 Some(folded) if folded.is_known() => known.push((key.clone(), folded)),
                 // Nothing applies, and nothing is stored: there is no such order.
                 _ if !stored.contains_key(key) => {}
@@ -235,7 +235,7 @@ impl Refold<'_> {
             if !diff.is_empty() {
                 let (facts, newly_applied) = (folded.facts, folded.newly_applied);
                 let audited = audited.remove(&key).unwrap_or_default();
-                wanted.push(Wanted { key, facts, newly_applied, audited, rows, messages, diff });
+                wanted.push(PendingOrder { key, facts, newly_applied, audited, rows, messages, diff });
             }
         }
         self.finish(wanted).await
@@ -245,7 +245,7 @@ impl Refold<'_> {
     async fn read(
         &mut self,
         keys: &[OrderKey],
-    ) -> Result<(BTreeMap<OrderKey, Vec<Audited>>, BTreeMap<OrderKey, Rows>, Sent), Error> {
+    ) -> Result<(BTreeMap<OrderKey, Vec<AuditedRecord>>, BTreeMap<OrderKey, Rows>, Sent), Error> {
         let mut transaction = self.live.begin().await?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
         let audited = store::audited(&mut transaction, keys, &self.plan.other_topics).await?;
@@ -258,15 +258,15 @@ impl Refold<'_> {
     /// Folds those orders whose records can be read. A partition that cannot be read costs only the orders that need it.
     async fn fold_readable(
         &mut self,
-        audited: &BTreeMap<OrderKey, Vec<Audited>>,
-    ) -> Result<BTreeMap<OrderKey, Folded>, RefoldError> {
+        audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
+    ) -> Result<BTreeMap<OrderKey, RecomputedOrder>, RefoldError> {
         let mut readable = audited.clone();
         let mut refused = BTreeMap::new();
         let mut unavailable = self.unavailable.clone();
         loop {
             readable.retain(|key, records| match unavailable_reason(records, &unavailable) {
                 Some(reason) => {
-                    refused.insert(key.clone(), Folded::refused(Refusal::Unavailable(reason)));
+                    refused.insert(key.clone(), RecomputedOrder::refused(Refusal::Unavailable(reason)));
                     false
                 }
                 None => true,
@@ -294,8 +294,8 @@ impl Refold<'_> {
     /// Reads and folds, on a thread of its own.
     async fn fold(
         &mut self,
-        audited: &BTreeMap<OrderKey, Vec<Audited>>,
-    ) -> Result<BTreeMap<OrderKey, Folded>, RefoldError> {
+        audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
+    ) -> Result<BTreeMap<OrderKey, RecomputedOrder>, RefoldError> {
         let (audited, orders) = (audited.clone(), self.plan.orders.clone());
         let mut reader = self.reader.take().ok_or(RefoldError::Panicked)?;
         let work = move || {
@@ -308,7 +308,10 @@ impl Refold<'_> {
     }
 
     /// How orders would look if they were written. Those that the database would refuse are refused here.
-    async fn expected(&mut self, orders: &[(OrderKey, Folded)]) -> Result<BTreeMap<OrderKey, Rows>, RefoldError> {
+    async fn expected(
+        &mut self,
+        orders: &[(OrderKey, RecomputedOrder)],
+    ) -> Result<BTreeMap<OrderKey, Rows>, RefoldError> {
         let now = self.plan.clock.now();
         let mut expected = BTreeMap::new();
         let mut parts = vec![orders];
@@ -331,7 +334,7 @@ impl Refold<'_> {
     }
 
     /// Tells of what differs, and writes it if that is asked for. Returns the orders whose events changed meanwhile.
-    async fn finish(&mut self, wanted: Vec<Wanted>) -> Result<Vec<OrderKey>, RefoldError> {
+    async fn finish(&mut self, wanted: Vec<PendingOrder>) -> Result<Vec<OrderKey>, RefoldError> {
         let Some(reason) = self.plan.apply.clone() else {
             for order in wanted {
                 self.tell(order.diff);
@@ -339,7 +342,7 @@ impl Refold<'_> {
             return Ok(Vec::new());
         };
         let mut moved = Vec::new();
-        let mut parts: Vec<&[Wanted]> = wanted.chunks(WRITE_ORDERS_MAX).collect();
+        let mut parts: Vec<&[PendingOrder]> = wanted.chunks(WRITE_ORDERS_MAX).collect();
         let mut told = Vec::new();
         while let Some(part) = parts.pop() {
             match bounded(TRANSACTION_LIMIT, self.write(part, &reason)).await {
@@ -375,22 +378,22 @@ impl Refold<'_> {
     }
 
     /// One transaction: those orders whose audited events are still the ones that were folded become what was folded.
-    async fn write(&mut self, orders: &[Wanted], reason: &Reason) -> Result<Vec<OrderKey>, Error> {
+    async fn write(&mut self, orders: &[PendingOrder], reason: &Reason) -> Result<Vec<OrderKey>, Error> {
         let now = self.plan.clock.now();
         let keys: Vec<OrderKey> = orders.iter().map(|order| order.key.clone()).collect();
         let mut transaction = self.live.begin().await?;
         let versions = store::lock(&mut transaction, &keys).await?;
         let audited = store::audited(&mut transaction, &keys, &self.plan.other_topics).await?;
         let stored = store::rows(&mut transaction, &self.parts, &keys).await?;
-        let still = |order: &&Wanted| audited.get(&order.key).is_some_and(|audited| *audited == order.audited);
-        let (current, late): (Vec<&Wanted>, Vec<&Wanted>) = orders.iter().partition(still);
+        let still = |order: &&PendingOrder| audited.get(&order.key).is_some_and(|audited| *audited == order.audited);
+        let (current, late): (Vec<&PendingOrder>, Vec<&PendingOrder>) = orders.iter().partition(still);
 
         let mut writes = Vec::new();
         let mut messages = Vec::new();
         for order in &current {
             let before = stored.get(&order.key).cloned().unwrap_or_default();
             messages.extend(order.messages.iter().cloned());
-            let newly_applied: Vec<&Audited> = order.newly_applied.iter().collect();
+            let newly_applied: Vec<&AuditedRecord> = order.newly_applied.iter().collect();
             store::mark_applied(&mut transaction, &newly_applied).await?;
             // An order that only lacks a message is not a new version of itself.
             if before != order.rows {
@@ -411,17 +414,17 @@ impl Refold<'_> {
     fn tell(&mut self, diff: OrderDiff) {
         self.tally.differing += 1;
         self.tally.effects += diff.effects.len() as u64;
-        (self.found)(Finding::Differs(diff));
+        (self.found)(RefoldFinding::Differs(diff));
     }
 
     fn refuse(&mut self, key: OrderKey, refusal: Refusal) {
         self.tally.refused += 1;
-        (self.found)(Finding::Refused(key, refusal));
+        (self.found)(RefoldFinding::Refused(key, refusal));
     }
 }
 
 /// Why one of the records cannot be read, if one cannot.
-fn unavailable_reason(records: &[Audited], unavailable: &BTreeMap<(String, i32), String>) -> Option<String> {
+fn unavailable_reason(records: &[AuditedRecord], unavailable: &BTreeMap<(String, i32), String>) -> Option<String> {
     let needed = records.iter().filter(|record| record.kept.is_none()).map(|record| &record.body_at);
     needed.into_iter().find_map(|body| unavailable.get(&(body.topic.clone(), body.partition)).cloned())
 }
@@ -431,7 +434,7 @@ fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
     Write { key: key.clone(), before: Facts::default(), after: facts.clone(), version }
 }
 
-fn refuse_for(tally: &mut Tally, found: &mut (dyn FnMut(Finding) + Send), key: &OrderKey, error: &Error) {
+fn refuse_for(tally: &mut Tally, found: &mut (dyn FnMut(RefoldFinding) + Send), key: &OrderKey, error: &Error) {
     tally.refused += 1;
-    found(Finding::Refused(key.clone(), Refusal::Database(explain(error))));
+    found(RefoldFinding::Refused(key.clone(), Refusal::Database(explain(error))));
 }

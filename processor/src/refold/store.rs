@@ -20,7 +20,7 @@ const HISTORY: &str = "{version,first_seen_at,changed_at}";
 
 /// A record of the audit that may take part in an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Audited {
+pub(super) struct AuditedRecord {
     pub(super) position: Position,
     /// Where its body is read. A record of an earlier Kafka cluster is read where the same body came again, if it did.
     pub(super) body_at: Position,
@@ -102,7 +102,7 @@ pub(super) async fn audited(
     connection: &mut PgConnection,
     keys: &[OrderKey],
     other_topics: &[String],
-) -> Result<BTreeMap<OrderKey, Vec<Audited>>, Error> {
+) -> Result<BTreeMap<OrderKey, Vec<AuditedRecord>>, Error> {
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
         r#"-- refold_audited
@@ -130,14 +130,14 @@ pub(super) async fn audited(
     let rows = rows.fetch_all(&mut *connection).await?;
     let event_ids: BTreeSet<&str> = rows.iter().map(|row| row.event_id.as_str()).collect();
     let contradicted = spellings::contradicted(connection, &event_ids.into_iter().collect::<Vec<_>>()).await?;
-    let mut orders: BTreeMap<OrderKey, Vec<Audited>> = BTreeMap::new();
+    let mut orders: BTreeMap<OrderKey, Vec<AuditedRecord>> = BTreeMap::new();
     for row in rows {
         let position = Position { topic: row.name, partition: row.partition, offset: row.record_offset };
         let again = match (row.again_name, row.again_partition, row.again_offset) {
             (Some(topic), Some(partition), Some(offset)) => Some(Position { topic, partition, offset }),
             _ => None,
         };
-        let audited = Audited {
+        let audited = AuditedRecord {
             body_at: again.unwrap_or_else(|| position.clone()),
             position,
             topic_id: row.topic_id,
@@ -230,7 +230,7 @@ pub(super) async fn remove_parts(
 }
 
 /// Records that were ignored and take part now have taken effect.
-pub(super) async fn mark_applied(connection: &mut PgConnection, records: &[&Audited]) -> Result<(), Error> {
+pub(super) async fn mark_applied(connection: &mut PgConnection, records: &[&AuditedRecord]) -> Result<(), Error> {
     if records.is_empty() {
         return Ok(());
     }

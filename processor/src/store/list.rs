@@ -74,7 +74,7 @@ impl OrderSummary {
     }
 }
 
-struct Row {
+struct SummaryRow {
     order_id: String,
     live_mode: bool,
     status: String,
@@ -84,8 +84,8 @@ struct Row {
     changed_at: DateTime<Utc>,
 }
 
-impl From<Row> for OrderSummary {
-    fn from(row: Row) -> Self {
+impl From<SummaryRow> for OrderSummary {
+    fn from(row: SummaryRow) -> Self {
         Self {
             order_id: row.order_id,
             mode: Mode::from_live(row.live_mode),
@@ -105,7 +105,7 @@ impl From<Row> for OrderSummary {
 pub async fn list(connection: &mut PgConnection, filter: &ListFilter, limit: i64) -> Result<Vec<OrderSummary>, Error> {
     let (modes, statuses, before) = filter.arguments();
     let rows = sqlx::query_file_as!(
-        Row,
+        SummaryRow,
         "src/store/orders_page.sql",
         &modes,
         &statuses as _,
@@ -128,7 +128,7 @@ pub async fn list_conflicted(
 ) -> Result<Vec<OrderSummary>, Error> {
     let (modes, statuses, before) = filter.arguments();
     let rows = sqlx::query_file_as!(
-        Row,
+        SummaryRow,
         "src/store/orders_conflicted.sql",
         &modes,
         &statuses as _,

@@ -9,7 +9,7 @@ use riverlock_schemas::{
     events::{
         charge_event::{OperationDetails, OperationKey, OperationKind},
         event_type::{CHARGE_PREFIX, FULFILLMENT_CREATED},
-        fulfillment_event::{Reported, Tracking},
+        fulfillment_event::{ReportedQuantities, Tracking},
     },
 };
 use rust_decimal::Decimal;
@@ -17,13 +17,16 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{Facts, OperationFacts, OrderKey, ShipmentFacts},
-    store::row::{Change, Stored, key},
+    store::row::{Change, StoredOrder, key},
 };
 
 type Time = Option<DateTime<Utc>>;
 
 /// Adds to orders that were just read what else is known of them. Which of them have anything, the types of their events say.
-pub(super) async fn read(connection: &mut PgConnection, orders: &mut BTreeMap<OrderKey, Stored>) -> Result<(), Error> {
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    orders: &mut BTreeMap<OrderKey, StoredOrder>,
+) -> Result<(), Error> {
     let (order_ids, live_modes) = having(orders, |facts| facts.seen.iter().any(|name| name.starts_with(CHARGE_PREFIX)));
     if !order_ids.is_empty() {
         let rows = sqlx::query_file_as!(OperationRow, "src/store/charge_operations_read.sql", &order_ids, &live_modes)
@@ -48,7 +51,7 @@ pub(super) async fn read(connection: &mut PgConnection, orders: &mut BTreeMap<Or
     Ok(())
 }
 
-fn having(orders: &BTreeMap<OrderKey, Stored>, wanted: impl Fn(&Facts) -> bool) -> (Vec<String>, Vec<bool>) {
+fn having(orders: &BTreeMap<OrderKey, StoredOrder>, wanted: impl Fn(&Facts) -> bool) -> (Vec<String>, Vec<bool>) {
     let keys = orders.iter().filter(|(_, order)| wanted(&order.facts)).map(|(key, _)| key);
     keys.map(|key| (key.order_id.as_str().to_owned(), key.mode.is_live())).unzip()
 }
@@ -96,7 +99,7 @@ async fn write_shipments(connection: &mut PgConnection, changes: &[Change]) -> R
             change.after.shipments.iter().filter(move |(id, facts)| change.before.shipments.get(id) != Some(facts));
         shipments.map(move |(id, facts)| (&change.key, id, facts))
     });
-    let rows: Vec<(&OrderKey, &FulfillmentId, &ShipmentFacts, &LineId, &Reported)> = changed
+    let rows: Vec<(&OrderKey, &FulfillmentId, &ShipmentFacts, &LineId, &ReportedQuantities)> = changed
         .flat_map(|(key, id, facts)| facts.lines.iter().map(move |(line_id, line)| (key, id, facts, line_id, line)))
         .collect();
     if rows.is_empty() {
@@ -174,7 +177,7 @@ struct ShipmentRow {
 
 impl ShipmentRow {
     /// Every line of a shipment repeats what belongs to the shipment.
-    fn add_to(self, orders: &mut BTreeMap<OrderKey, Stored>) -> Result<(), Error> {
+    fn add_to(self, orders: &mut BTreeMap<OrderKey, StoredOrder>) -> Result<(), Error> {
         let id = format!("{}/{}/{}", self.order_id, self.fulfillment_id, self.line_id);
         let inconsistent = |reason: String| Error::Inconsistent { table: "shipments", id: id.clone(), reason };
         let key = key(self.order_id, self.live_mode).map_err(inconsistent)?;
@@ -194,7 +197,7 @@ impl ShipmentRow {
             },
             lines: BTreeMap::new(),
         });
-        let reported = Reported { fulfilled: self.fulfilled_quantity, cancelled: self.cancelled_quantity };
+        let reported = ReportedQuantities { fulfilled: self.fulfilled_quantity, cancelled: self.cancelled_quantity };
         shipment.lines.insert(line_id, reported);
         Ok(())
     }

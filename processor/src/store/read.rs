@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{Anomaly, EfnStatus, Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts, Status},
-    store::row::Stored,
+    store::row::StoredOrder,
 };
 
 /// How often an order that keeps changing is read before it is shown as it is.
@@ -183,7 +183,7 @@ async fn find_one(connection: &mut PgConnection, key: &OrderKey) -> Result<Optio
 }
 
 impl OrderView {
-    fn new(key: &OrderKey, stored: Stored, first_seen_at: DateTime<Utc>, changed_at: DateTime<Utc>) -> Self {
+    fn new(key: &OrderKey, stored: StoredOrder, first_seen_at: DateTime<Utc>, changed_at: DateTime<Utc>) -> Self {
         let facts = stored.facts;
         Self {
             order_id: key.order_id.to_string(),

@@ -11,7 +11,7 @@ pub(crate) type Time = Option<DateTime<Utc>>;
 
 /// An order as it is stored.
 #[derive(Default)]
-pub(crate) struct Stored {
+pub(crate) struct StoredOrder {
     pub(crate) version: i32,
     pub(crate) facts: Facts,
 }

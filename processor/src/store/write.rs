@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use crate::{
     domain::{Facts, OrderKey, Snapshot, Stamp},
-    store::row::{Change, Stored, Time, key, known},
+    store::row::{Change, StoredOrder, Time, key, known},
 };
 
 use super::{
@@ -29,7 +29,7 @@ const SEPARATOR: &str = "\u{1f}";
 pub(crate) async fn read(
     connection: &mut PgConnection,
     keys: &[OrderKey],
-) -> Result<BTreeMap<OrderKey, Stored>, Error> {
+) -> Result<BTreeMap<OrderKey, StoredOrder>, Error> {
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query_file_as!(OrderRow, "src/store/orders_read.sql", &order_ids as _, &live_modes)
         .fetch_all(&mut *connection)
@@ -41,7 +41,10 @@ fn columns(keys: &[OrderKey]) -> (Vec<&str>, Vec<bool>) {
     keys.iter().map(|key| (key.order_id.as_str(), key.mode.is_live())).unzip()
 }
 
-async fn with_parts(connection: &mut PgConnection, rows: Vec<OrderRow>) -> Result<BTreeMap<OrderKey, Stored>, Error> {
+async fn with_parts(
+    connection: &mut PgConnection,
+    rows: Vec<OrderRow>,
+) -> Result<BTreeMap<OrderKey, StoredOrder>, Error> {
     let mut orders = rows.into_iter().map(OrderRow::into_stored).collect::<Result<_, _>>()?;
     parts::read(connection, &mut orders).await?;
     Ok(orders)
@@ -123,7 +126,7 @@ struct OrderRow {
 }
 
 impl OrderRow {
-    fn into_stored(self) -> Result<(OrderKey, Stored), Error> {
+    fn into_stored(self) -> Result<(OrderKey, StoredOrder), Error> {
         let id = self.order_id.clone();
         let inconsistent = |reason: String| Error::Inconsistent { table: "orders", id: id.clone(), reason };
         let key = key(self.order_id, self.live_mode).map_err(inconsistent)?;
@@ -154,6 +157,6 @@ impl OrderRow {
             lines,
             ..Facts::default()
         };
-        Ok((key, Stored { version: self.version, facts }))
+        Ok((key, StoredOrder { version: self.version, facts }))
     }
 }

@@ -8,20 +8,20 @@ use std::{
 use rdkafka::message::{BorrowedMessage, Message as _};
 use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
-    reading::ranges::{STALL_MAX, Trouble},
+    reading::ranges::{ReadFailure, STALL_MAX},
     store::{Outcome, Partition},
 };
 use riverlock_schemas::{hash::Sha256Hash, record::Position};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::store::Read;
+use crate::audit::store::ReadRecord;
 
 use super::{
     AuditError,
     report::FINDINGS_MAX,
     source::Source,
-    store::{self, Found},
+    store::{self, AuditRow},
 };
 
 /// Records that are looked up with one statement.
@@ -89,13 +89,15 @@ impl<'a> Comparison<'a> {
                     page.extend(take(&message, source.ids[message.topic()], &mut ranges));
                 }
                 Some(Err(error)) => match source.trouble(&error) {
-                    Trouble::Fatal => return Err(error.into()),
+                    ReadFailure::Fatal => return Err(error.into()),
                     // The error does not say which partition it is about.
-                    Trouble::Gone if self.leave_out_deleted(&mut ranges)? => {
+                    ReadFailure::Gone if self.leave_out_deleted(&mut ranges)? => {
                         self.start(&mut ranges)?;
                         last_message_at = Instant::now();
                     }
-                    Trouble::Gone | Trouble::Passing => tracing::debug!(%error, "the audit waits for Kafka: {error}"),
+                    ReadFailure::Gone | ReadFailure::Passing => {
+                        tracing::debug!(%error, "the audit waits for Kafka: {error}");
+                    }
                 },
                 None => (self.beat)(),
             }
@@ -132,7 +134,7 @@ impl<'a> Comparison<'a> {
         Ok(is_any)
     }
 
-    async fn compare(&mut self, connection: &mut PgConnection, page: &mut Vec<Read>) -> Result<(), AuditError> {
+    async fn compare(&mut self, connection: &mut PgConnection, page: &mut Vec<ReadRecord>) -> Result<(), AuditError> {
         (self.beat)();
         let begun = Instant::now();
         let found = bounded(TRANSACTION_LIMIT, store::look_up(connection, page)).await?;
@@ -170,7 +172,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// The record, if it lies in one of the ranges, which it shortens.
-fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Partition, Range>) -> Option<Read> {
+fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Partition, Range>) -> Option<ReadRecord> {
     let (partition, offset) = (message.partition(), message.offset());
     let range = ranges.get_mut(&(topic_id, partition))?;
     let is_within = (range.next..range.end).contains(&offset);
@@ -179,11 +181,11 @@ fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Parti
         ranges.remove(&(topic_id, partition));
     }
     let body_sha256 = Sha256Hash::of(message.payload().unwrap_or_default());
-    is_within.then_some(Read { topic_id, partition, offset, body_sha256 })
+    is_within.then_some(ReadRecord { topic_id, partition, offset, body_sha256 })
 }
 
 /// Compares a record with its row.
-fn what_is_wrong(read: &Read, row: Option<&Found>) -> Option<&'static str> {
+fn what_is_wrong(read: &ReadRecord, row: Option<&AuditRow>) -> Option<&'static str> {
     let Some(row) = row else { return Some("has no outcome") };
     if row.body_sha256 != read.body_sha256.as_bytes() {
         return Some("has another body than the one that had its outcome");
@@ -205,8 +207,8 @@ fn what_is_wrong(read: &Read, row: Option<&Found>) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn row(outcome: &str, body: &[u8], first: Option<&[u8]>, has_letter: Option<bool>) -> Found {
-        Found {
+    fn row(outcome: &str, body: &[u8], first: Option<&[u8]>, has_letter: Option<bool>) -> AuditRow {
+        AuditRow {
             outcome: outcome.to_owned(),
             body_sha256: Sha256Hash::of(body).as_bytes().to_vec(),
             first_sha256: first.map(|first| Sha256Hash::of(first).as_bytes().to_vec()),
@@ -217,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_way_in_which_a_row_can_lie_about_its_record_has_a_name() {
-        let read = Read { topic_id: 1, partition: 0, offset: 0, body_sha256: Sha256Hash::of(b"body") };
+        let read = ReadRecord { topic_id: 1, partition: 0, offset: 0, body_sha256: Sha256Hash::of(b"body") };
         for (row, wrong) in [
             (None, Some("no outcome")),
             (Some(row("applied", b"body", None, None)), None),

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     compare::{Comparison, Counts, Range},
     source::{Source, Watermarks},
-    store::{Place, Standing},
+    store::{AuditedPartition, PartitionMarks},
 };
 
 pub use error::AuditError;
@@ -34,7 +34,12 @@ pub use report::Report;
 
 impl Report {
     /// What can be wrong without a record being read.
-    fn look_at_ends(&mut self, source: &Source, standings: &BTreeMap<Partition, Standing>, watermarks: &Watermarks) {
+    fn look_at_ends(
+        &mut self,
+        source: &Source,
+        standings: &BTreeMap<Partition, PartitionMarks>,
+        watermarks: &Watermarks,
+    ) {
         for (&partition, standing) in standings {
             let (reached, early) = (standing.reached, u64::try_from(standing.early).unwrap_or_default());
             let high = watermarks.get(&partition).map_or(0, |(_, high)| *high);
@@ -126,8 +131,8 @@ async fn count_others(
     report: &mut Report,
     connection: &mut PgConnection,
     source: &Source,
-    places: Vec<Place>,
-    standings: &BTreeMap<Partition, Standing>,
+    places: Vec<AuditedPartition>,
+    standings: &BTreeMap<Partition, PartitionMarks>,
     watermarks: &Watermarks,
 ) -> Result<(), AuditError> {
     for place in places {

@@ -32,7 +32,7 @@ use super::{
     compare::{Comparison, PAGE_RECORDS, Range},
     count_kept,
     source::Source,
-    store::{self, Proved},
+    store::{self, ProvenRange},
 };
 
 /// Records of one partition that are proved between two marks.
@@ -269,7 +269,7 @@ async fn prove_new_from(
             let rows = store::count_rows(connection, partition, unproved.0, unproved.1).await?;
             report.expired += u64::try_from(rows).unwrap_or_default();
             report.note_deleted(&source.name(partition), unproved.0, unproved.1);
-            passed.push(Proved { partition, to: unproved.1, outcomes: BTreeMap::new() });
+            passed.push(ProvenRange { partition, to: unproved.1, outcomes: BTreeMap::new() });
         }
         let range = Range { next: proved.max(low), end: standing.reached.min(high) };
         if range.next < range.end {
@@ -349,7 +349,7 @@ async fn prove_stretches(
             left.remove(&partition);
             continue;
         }
-        proved.push(Proved { partition, to: range.end, outcomes: counts.outcomes });
+        proved.push(ProvenRange { partition, to: range.end, outcomes: counts.outcomes });
         match left.get_mut(&partition) {
             Some(rest) if range.end < rest.end => rest.next = range.end,
             _ => drop(left.remove(&partition)),

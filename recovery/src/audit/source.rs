@@ -9,11 +9,11 @@ use rdkafka::{
 };
 use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded, cluster},
-    reading::ranges::{Trouble, ask_patiently},
+    reading::ranges::{ReadFailure, ask_patiently},
     store::{self, Partition},
 };
 use riverlock_runtime::{
-    Closing,
+    ConsumerGuard,
     kafka::{KafkaConfig, REQUEST_TIMEOUT},
 };
 use sqlx::PgConnection;
@@ -27,7 +27,7 @@ pub(super) type Watermarks = BTreeMap<Partition, (i64, i64)>;
 /// descriptors per run, and those of one that does not close would stay.
 pub(super) struct Source {
     kafka: KafkaConfig,
-    consumer: Closing,
+    consumer: ConsumerGuard,
     /// Numbers by topic. Topics that nobody has read yet have negative ones.
     pub(super) ids: HashMap<String, i16>,
     /// Partitions of every topic, by Kafka's metadata: some may have been added since the configuration was written.
@@ -36,7 +36,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn open(kafka: &KafkaConfig) -> Result<Self, AuditError> {
-        let consumer = Closing::create(&kafka.consumer("audit"))?;
+        let consumer = ConsumerGuard::create(&kafka.consumer("audit"))?;
         Ok(Self { kafka: kafka.clone(), consumer, ids: HashMap::new(), partitions: Vec::new() })
     }
 
@@ -94,7 +94,7 @@ impl Source {
     }
 
     /// What an error while reading means.
-    pub(super) fn trouble(&self, error: &KafkaError) -> Trouble {
-        Trouble::of(self.consumer(), error)
+    pub(super) fn trouble(&self, error: &KafkaError) -> ReadFailure {
+        ReadFailure::of(self.consumer(), error)
     }
 }

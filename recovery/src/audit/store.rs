@@ -23,7 +23,7 @@ const EARLY_ROWS_MAX: i64 = 10_000;
 
 /// A row that was looked up.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct AuditRow {
     pub(super) outcome: String,
     pub(super) body_sha256: Vec<u8>,
     /// For duplicates and conflicts: the hash of the record that decided the event's outcome.
@@ -51,7 +51,7 @@ pub(super) async fn reached(
 
 /// A partition that rows of the audit are of.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct AuditedPartition {
     pub(crate) topic_id: i16,
     pub(crate) partition: i32,
     /// The topic's name; `None` where the number means no topic.
@@ -66,7 +66,7 @@ pub(super) async fn moment(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
     ids: &HashMap<String, i16>,
-) -> Result<(BTreeMap<Partition, Standing>, Vec<Place>), Error> {
+) -> Result<(BTreeMap<Partition, PartitionMarks>, Vec<AuditedPartition>), Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let standings = standings(&mut transaction, consumers, ids).await?;
     let places = places(&mut transaction).await?;
@@ -75,9 +75,9 @@ pub(super) async fn moment(
 }
 
 /// Every partition that rows are of. Jumps from one to the next along the primary key.
-pub(crate) async fn places(connection: &mut PgConnection) -> Result<Vec<Place>, Error> {
+pub(crate) async fn places(connection: &mut PgConnection) -> Result<Vec<AuditedPartition>, Error> {
     let rows = sqlx::query_as!(
-        Place,
+        AuditedPartition,
         r#"-- audit_places
            WITH RECURSIVE places AS (
                (SELECT topic_id, partition FROM events ORDER BY topic_id, partition, record_offset LIMIT 1)
@@ -132,8 +132,8 @@ pub(super) async fn count_rows(
 /// Looks records up, by topic number, partition and offset.
 pub(super) async fn look_up(
     connection: &mut PgConnection,
-    page: &[Read],
-) -> Result<HashMap<(i16, i32, i64), Found>, Error> {
+    page: &[ReadRecord],
+) -> Result<HashMap<(i16, i32, i64), AuditRow>, Error> {
     if page.is_empty() {
         return Ok(HashMap::new());
     }
@@ -169,7 +169,7 @@ pub(super) async fn look_up(
             (Some(content), Some(first)) => content.contradicts(&first).is_some(),
             _ => false,
         };
-        let found = Found {
+        let found = AuditRow {
             outcome: row.outcome,
             body_sha256: row.body_sha256,
             first_sha256,
@@ -183,7 +183,7 @@ pub(super) async fn look_up(
 
 /// A partition as its consumer and the running audit left it.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct PartitionMarks {
     /// The consumer's offset.
     pub(super) reached: i64,
     /// Rows at or after that offset, at the same moment: at most [`EARLY_ROWS_MAX`].
@@ -197,7 +197,7 @@ pub(super) async fn standings(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
     ids: &HashMap<String, i16>,
-) -> Result<BTreeMap<Partition, Standing>, Error> {
+) -> Result<BTreeMap<Partition, PartitionMarks>, Error> {
     let mut standings = BTreeMap::new();
     for (name, topics) in consumers {
         let rows = sqlx::query!(
@@ -216,7 +216,7 @@ pub(super) async fn standings(
         .fetch_all(&mut *connection)
         .await?;
         standings.extend(rows.into_iter().map(|row| {
-            let standing = Standing { reached: row.reached, early: row.early, proved: row.proved };
+            let standing = PartitionMarks { reached: row.reached, early: row.early, proved: row.proved };
             ((row.topic_id, row.partition), standing)
         }));
     }
@@ -224,14 +224,14 @@ pub(super) async fn standings(
 }
 
 /// A stretch of a partition in which every record was found right.
-pub(super) struct Proved {
+pub(super) struct ProvenRange {
     pub(super) partition: Partition,
     pub(super) to: i64,
     pub(super) outcomes: BTreeMap<String, i64>,
 }
 
 /// Moves the marks forward.
-pub(super) async fn mark(connection: &mut PgConnection, proved: &[Proved]) -> Result<(), Error> {
+pub(super) async fn mark(connection: &mut PgConnection, proved: &[ProvenRange]) -> Result<(), Error> {
     let of = |outcome: &str| -> Vec<i64> {
         proved.iter().map(|proved| proved.outcomes.get(outcome).copied().unwrap_or_default()).collect()
     };
@@ -333,7 +333,7 @@ pub(super) async fn set_last_run(
 }
 
 /// A record that was read.
-pub(crate) struct Read {
+pub(crate) struct ReadRecord {
     pub(crate) topic_id: i16,
     pub(crate) partition: i32,
     pub(crate) offset: i64,

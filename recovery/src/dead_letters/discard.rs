@@ -3,7 +3,7 @@
 use sqlx::{Connection as _, PgConnection};
 
 use super::{
-    Place, Request, Run, Skip, State,
+    LetterPosition, LetterState, Request, Run, SkipReason,
     redrive::{Action, lock, note, set_state},
 };
 use riverlock_ledger::{
@@ -17,22 +17,26 @@ use riverlock_ledger::{
 /// When PostgreSQL refuses. Nothing has happened then.
 pub async fn discard(
     connection: &mut PgConnection,
-    place: &Place,
+    place: &LetterPosition,
     request: &Request,
-) -> Result<Result<(), Skip>, Error> {
+) -> Result<Result<(), SkipReason>, Error> {
     bounded(TRANSACTION_LIMIT, attempt(connection, place, request)).await
 }
 
-async fn attempt(connection: &mut PgConnection, place: &Place, request: &Request) -> Result<Result<(), Skip>, Error> {
+async fn attempt(
+    connection: &mut PgConnection,
+    place: &LetterPosition,
+    request: &Request,
+) -> Result<Result<(), SkipReason>, Error> {
     let mut transaction = connection.begin().await?;
-    let Some(letter) = lock(&mut transaction, place).await? else { return Ok(Err(Skip::Unknown)) };
-    if letter.state == State::Redriven.as_str() {
-        return Ok(Err(Skip::Redriven));
+    let Some(letter) = lock(&mut transaction, place).await? else { return Ok(Err(SkipReason::Unknown)) };
+    if letter.state == LetterState::Redriven.as_str() {
+        return Ok(Err(SkipReason::Redriven));
     }
-    if letter.state == State::Discarded.as_str() {
-        return Ok(Err(Skip::Discarded));
+    if letter.state == LetterState::Discarded.as_str() {
+        return Ok(Err(SkipReason::Discarded));
     }
-    set_state(&mut transaction, place, &letter, State::Discarded).await?;
+    set_state(&mut transaction, place, &letter, LetterState::Discarded).await?;
     let action = Action { action: "discard", outcome: &letter.outcome, reason: Some(&letter.reason), detail: None };
     note(&mut transaction, place, &letter, request, &action).await?;
     match request.run {

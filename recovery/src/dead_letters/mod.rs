@@ -32,7 +32,7 @@ const TEXT_CHARS_MAX: usize = 1_000;
 
 /// Where a letter's record lies, with the topic's number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct LetterPosition {
     /// The topic's number.
     pub topic_id: i16,
     /// Topic, partition and offset.
@@ -41,7 +41,7 @@ pub struct Place {
 
 /// What became of a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
+pub enum LetterState {
     /// It waits for somebody.
     Open,
     /// It has had its effect after all, or was found to need none.
@@ -50,7 +50,7 @@ pub enum State {
     Discarded,
 }
 
-impl State {
+impl LetterState {
     /// Every state.
     pub const ALL: [Self; 3] = [Self::Open, Self::Redriven, Self::Discarded];
 
@@ -91,7 +91,7 @@ pub struct Request {
 
 /// Why nothing was done with a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Skip {
+pub enum SkipReason {
     /// There is no such letter, or the audit has no row of its record.
     Unknown,
     /// It was redriven before.
@@ -108,7 +108,7 @@ pub enum Skip {
     Busy,
 }
 
-impl fmt::Display for Skip {
+impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => write!(f, "there is no such letter, or the audit has no row of its record"),
@@ -128,7 +128,7 @@ impl fmt::Display for Skip {
 
 /// What came of redriving a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Redriven {
+pub enum RedriveResult {
     /// Its record has another outcome now.
     Settled {
         /// The outcome.
@@ -146,7 +146,7 @@ pub enum Redriven {
         attempts: i32,
     },
     /// Nothing was done.
-    Skipped(Skip),
+    Skipped(SkipReason),
 }
 
 /// A text that the database takes, and that a terminal can show.

@@ -7,9 +7,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use riverlock_schemas::hash::Sha256Hash;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State, clean};
+use super::{LetterPosition, LetterState, REDRIVES_MAX, RedriveResult, Request, Run, SkipReason, clean};
 use riverlock_ledger::{
-    Dead, Decision, Error, Fresh, Projection, Record,
+    DeadReason, Decision, Error, NewEvent, Projection, Record,
     batch::{self, Entry},
     detail::safe,
     error::Disposition,
@@ -24,7 +24,7 @@ const RACES_MAX: u32 = 10;
 const RACE_WAIT: Duration = Duration::from_millis(10);
 
 /// A letter and its row of the audit, locked.
-pub(super) struct Locked {
+pub(super) struct LockedLetter {
     topic: String,
     pub(super) state: String,
     pub(super) attempts: i32,
@@ -56,10 +56,10 @@ pub(super) struct Action<'a> {
 pub async fn redrive<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
-    place: &Place,
+    place: &LetterPosition,
     request: &Request,
     now: DateTime<Utc>,
-) -> Result<Redriven, Error> {
+) -> Result<RedriveResult, Error> {
     let mut wait = RACE_WAIT;
     for _ in 0..RACES_MAX {
         match bounded(TRANSACTION_LIMIT, attempt(connection, projection, place, request, now)).await {
@@ -72,37 +72,39 @@ pub async fn redrive<P: Projection>(
         wait *= 2;
     }
     // The other letters need not wait for this one.
-    Ok(Redriven::Skipped(Skip::Busy))
+    Ok(RedriveResult::Skipped(SkipReason::Busy))
 }
 
 async fn attempt<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
-    place: &Place,
+    place: &LetterPosition,
     request: &Request,
     now: DateTime<Utc>,
-) -> Result<Redriven, Error> {
+) -> Result<RedriveResult, Error> {
     let mut transaction = connection.begin().await?;
-    let Some(letter) = lock(&mut transaction, place).await? else { return Ok(Redriven::Skipped(Skip::Unknown)) };
+    let Some(letter) = lock(&mut transaction, place).await? else {
+        return Ok(RedriveResult::Skipped(SkipReason::Unknown));
+    };
     if let Some(skip) = letter.skip(request) {
-        return Ok(Redriven::Skipped(skip));
+        return Ok(RedriveResult::Skipped(skip));
     }
     let record = letter.record(place);
     let entry = batch::judge(projection, &record, None);
     let redriven = match settle(&mut transaction, projection, &letter, entry, now).await? {
         Ok((outcome, reason)) => {
-            set_state(&mut transaction, place, &letter, State::Redriven).await?;
+            set_state(&mut transaction, place, &letter, LetterState::Redriven).await?;
             let action = Action { action: "redrive", outcome: outcome.as_str(), reason, detail: None };
             note(&mut transaction, place, &letter, request, &action).await?;
-            Redriven::Settled { outcome, reason }
+            RedriveResult::Settled { outcome, reason }
         }
-        Err(Dead { reason, detail }) => {
-            let dead = Dead { reason, detail: safe(&detail) };
+        Err(DeadReason { reason, detail }) => {
+            let dead = DeadReason { reason, detail: safe(&detail) };
             keep_dead(&mut transaction, place, &dead).await?;
             let (reason, detail) = (Some(dead.reason), Some(dead.detail.as_str()));
             let action = Action { action: "redrive", outcome: &letter.outcome, reason, detail };
             note(&mut transaction, place, &letter, request, &action).await?;
-            Redriven::Dead { reason: dead.reason.to_owned(), detail: dead.detail, attempts: letter.attempts + 1 }
+            RedriveResult::Dead { reason: dead.reason.to_owned(), detail: dead.detail, attempts: letter.attempts + 1 }
         }
     };
     match request.run {
@@ -112,26 +114,26 @@ async fn attempt<P: Projection>(
     Ok(redriven)
 }
 
-impl Locked {
-    fn skip(&self, request: &Request) -> Option<Skip> {
-        if self.state == State::Redriven.as_str() {
-            return Some(Skip::Redriven);
+impl LockedLetter {
+    fn skip(&self, request: &Request) -> Option<SkipReason> {
+        if self.state == LetterState::Redriven.as_str() {
+            return Some(SkipReason::Redriven);
         }
-        if self.state == State::Discarded.as_str() && !request.discarded_too {
-            return Some(Skip::Discarded);
+        if self.state == LetterState::Discarded.as_str() && !request.discarded_too {
+            return Some(SkipReason::Discarded);
         }
         if Sha256Hash::of(&self.payload).as_bytes().as_slice() != self.body_sha256 {
-            return Some(Skip::Contradicted("its body is not the one whose hash the audit has"));
+            return Some(SkipReason::Contradicted("its body is not the one whose hash the audit has"));
         }
         if ![Outcome::Dead.as_str(), Outcome::Conflict.as_str()].contains(&self.outcome.as_str()) {
-            return Some(Skip::Contradicted("the audit says that its record had another outcome"));
+            return Some(SkipReason::Contradicted("the audit says that its record had another outcome"));
         }
         let in_vain = self.attempts - 1;
-        (in_vain >= REDRIVES_MAX && !request.looping_too).then_some(Skip::Looping(in_vain))
+        (in_vain >= REDRIVES_MAX && !request.looping_too).then_some(SkipReason::Looping(in_vain))
     }
 
     /// The record, as it came from Kafka.
-    fn record(&self, place: &Place) -> Record {
+    fn record(&self, place: &LetterPosition) -> Record {
         let headers = self.header_names.iter().zip(&self.header_values);
         let headers = headers
             .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
@@ -149,9 +151,9 @@ impl Locked {
 }
 
 /// Locks a letter and its row of the audit until the transaction ends.
-pub(super) async fn lock(connection: &mut PgConnection, place: &Place) -> Result<Option<Locked>, Error> {
+pub(super) async fn lock(connection: &mut PgConnection, place: &LetterPosition) -> Result<Option<LockedLetter>, Error> {
     let row = sqlx::query_as!(
-        Locked,
+        LockedLetter,
         "-- dead_letters_lock
          SELECT t.name AS topic, d.state, d.attempts, d.reason, d.detail, d.record_key, d.header_names, d.header_values,
                 d.payload, e.event_id, e.outcome, e.received_at, e.body_sha256
@@ -165,16 +167,16 @@ pub(super) async fn lock(connection: &mut PgConnection, place: &Place) -> Result
 }
 
 /// What a settled letter ends as, or why it stays dead.
-type Settled = Result<(Outcome, Option<&'static str>), Dead>;
+type RedriveVerdict = Result<(Outcome, Option<&'static str>), DeadReason>;
 
 /// Writes outcome and effect behind a savepoint: what the database refuses costs the letter its effect and nothing else.
 async fn settle<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
-    letter: &Locked,
+    letter: &LockedLetter,
     entry: Entry<'_, P::Event>,
     now: DateTime<Utc>,
-) -> Result<Settled, Error> {
+) -> Result<RedriveVerdict, Error> {
     let Entry { mut row, decision, .. } = entry;
     let event = match decision {
         Decision::Apply(event) => Some(event),
@@ -182,14 +184,14 @@ async fn settle<P: Projection>(
         Decision::Dead(dead) => return Ok(Err(dead)),
     };
     let mut savepoint = connection.begin().await?;
-    let Placed { comparison, is_repeated } = place_among_others(&mut savepoint, &mut row).await?;
+    let EventContext { comparison, is_repeated } = place_among_others(&mut savepoint, &mut row).await?;
     let (outcome, reason) = (row.outcome, row.reason);
     write_outcome(&mut savepoint, letter, &row, comparison.aspect).await?;
     spellings::call_conflicts(&mut savepoint, &comparison.duplicates).await?;
     // What has the same bytes as another record has had its effect.
     let conflict = comparison.aspect.is_some();
     if let Some(event) = event.filter(|_| !is_repeated)
-        && let Err(error) = projection.apply(&mut savepoint, vec![Fresh { event, conflict }], now).await
+        && let Err(error) = projection.apply(&mut savepoint, vec![NewEvent { event, conflict }], now).await
     {
         if error.disposition() != Disposition::Isolate {
             return Err(error);
@@ -203,7 +205,7 @@ async fn settle<P: Projection>(
 }
 
 /// Where a record stands among the others of its event.
-struct Placed {
+struct EventContext {
     comparison: Comparison,
     /// Another record has the same bytes and decided the event's outcome.
     is_repeated: bool,
@@ -211,14 +213,14 @@ struct Placed {
 
 /// Gives the row the outcome that it has beside the other records of its event, as in live processing. The id may be new: a
 /// record that was unreadable is read now.
-async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<Placed, Error> {
+async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<EventContext, Error> {
     let at = (row.topic_id, row.partition, row.offset);
     let event_id = row.event_id.as_ref();
     let first = store::first_records(connection, &[event_id]).await?;
     let first = first.get(event_id).filter(|first| first.position != at);
     if first.is_some_and(|first| first.body_sha256 == row.body_sha256.as_bytes()) {
         (row.outcome, row.reason, row.content) = (Outcome::Duplicate, None, None);
-        return Ok(Placed { comparison: Comparison::default(), is_repeated: true });
+        return Ok(EventContext { comparison: Comparison::default(), is_repeated: true });
     }
     let others = spellings::of_events(connection, &[event_id]).await?.remove(event_id).unwrap_or_default();
     let mut comparison = row.content.map(|content| spellings::compare(at, &content, &others)).unwrap_or_default();
@@ -228,12 +230,12 @@ async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_
     } else if spellings::has_former_conflict(&others) {
         comparison.aspect.get_or_insert("bytes");
     }
-    Ok(Placed { comparison, is_repeated: false })
+    Ok(EventContext { comparison, is_repeated: false })
 }
 
 async fn write_outcome(
     connection: &mut PgConnection,
-    letter: &Locked,
+    letter: &LockedLetter,
     row: &EventRow<'_>,
     aspect: Option<&str>,
 ) -> Result<(), Error> {
@@ -282,9 +284,9 @@ async fn write_outcome(
 
 pub(super) async fn set_state(
     connection: &mut PgConnection,
-    place: &Place,
-    letter: &Locked,
-    state: State,
+    place: &LetterPosition,
+    letter: &LockedLetter,
+    state: LetterState,
 ) -> Result<(), Error> {
     let written = sqlx::query!(
         "-- dead_letters_set_state
@@ -295,7 +297,7 @@ pub(super) async fn set_state(
         place.position.partition,
         place.position.offset,
         state.as_str(),
-        i32::from(state == State::Redriven),
+        i32::from(state == LetterState::Redriven),
         &letter.state,
     );
     match written.execute(connection).await?.rows_affected() {
@@ -305,7 +307,7 @@ pub(super) async fn set_state(
 }
 
 /// One more try in vain. The relay tells those who read the topic of dead letters.
-async fn keep_dead(connection: &mut PgConnection, place: &Place, dead: &Dead) -> Result<(), Error> {
+async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: &DeadReason) -> Result<(), Error> {
     sqlx::query!(
         "-- dead_letters_keep
          WITH letter AS (
@@ -329,8 +331,8 @@ async fn keep_dead(connection: &mut PgConnection, place: &Place, dead: &Dead) ->
 /// Adds a line to the history.
 pub(super) async fn note(
     connection: &mut PgConnection,
-    place: &Place,
-    letter: &Locked,
+    place: &LetterPosition,
+    letter: &LockedLetter,
     request: &Request,
     action: &Action<'_>,
 ) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use riverlock_schemas::record::Position;
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use super::{Place, State};
+use super::{LetterPosition, LetterState};
 use riverlock_ledger::Error;
 
 /// Which letters are meant. What is `None` means all.
@@ -101,7 +101,7 @@ pub struct Cursor {
 /// When PostgreSQL refuses.
 pub async fn list(
     connection: &mut PgConnection,
-    states: &[State],
+    states: &[LetterState],
     filter: &Filter,
     after: Option<&Position>,
     limit: i64,
@@ -144,7 +144,7 @@ pub async fn find(
     connection: &mut PgConnection,
     position: Option<&Position>,
     event_id: Option<&str>,
-) -> Result<Vec<(Place, LetterView)>, Error> {
+) -> Result<Vec<(LetterPosition, LetterView)>, Error> {
     let rows = sqlx::query!(
         r#"-- dead_letters_find
            SELECT topic_id AS "topic_id!", full_name AS "topic!", partition AS "partition!", record_offset AS "offset!",
@@ -188,7 +188,7 @@ pub async fn find(
             body_sha256: row.body_sha256,
             body_bytes: row.body_bytes,
         };
-        (Place { topic_id: row.topic_id, position: view.position() }, view)
+        (LetterPosition { topic_id: row.topic_id, position: view.position() }, view)
     });
     Ok(letters.collect())
 }
@@ -197,7 +197,7 @@ pub async fn find(
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn history(connection: &mut PgConnection, place: &Place) -> Result<Vec<ActionView>, Error> {
+pub async fn history(connection: &mut PgConnection, place: &LetterPosition) -> Result<Vec<ActionView>, Error> {
     let rows = sqlx::query_as!(
         ActionView,
         "-- dead_letter_actions_of
@@ -214,7 +214,7 @@ pub async fn history(connection: &mut PgConnection, place: &Place) -> Result<Vec
 ///
 /// # Errors
 /// When PostgreSQL refuses.
-pub async fn body(connection: &mut PgConnection, place: &Place) -> Result<Option<Body>, Error> {
+pub async fn body(connection: &mut PgConnection, place: &LetterPosition) -> Result<Option<Body>, Error> {
     let row = sqlx::query_as!(
         Body,
         "-- dead_letters_body
@@ -247,7 +247,7 @@ pub async fn next_page(
     cursor: &mut Cursor,
     filter: &Filter,
     limit: i64,
-) -> Result<Vec<Place>, Error> {
+) -> Result<Vec<LetterPosition>, Error> {
     let (attempted_at, topic_id, partition, offset) = cursor.last;
     let rows = sqlx::query!(
         r#"-- dead_letters_walk
@@ -277,7 +277,7 @@ pub async fn next_page(
     if let Some(row) = rows.last() {
         cursor.last = (row.attempted_at, row.topic_id, row.partition, row.offset);
     }
-    let places = rows.into_iter().map(|row| Place {
+    let places = rows.into_iter().map(|row| LetterPosition {
         topic_id: row.topic_id,
         position: Position { topic: row.topic, partition: row.partition, offset: row.offset },
     });
@@ -327,7 +327,7 @@ pub(super) async fn counts(connection: &mut PgConnection) -> Result<Counts, Erro
            SELECT count(*) AS "count!" FROM events WHERE outcome = 'conflict'"#
     );
     let conflicts = conflicts.fetch_one(connection).await?;
-    let open = states.iter().find(|row| row.state == State::Open.as_str());
+    let open = states.iter().find(|row| row.state == LetterState::Open.as_str());
     let oldest_open_seconds = open.map(|row| row.oldest_seconds);
     Ok(Counts {
         by_state: states.into_iter().map(|row| (row.state, row.count)).collect(),

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use metrics::gauge;
 use riverlock_runtime::Context;
 
-use super::{State, view};
+use super::{LetterState, view};
 use riverlock_ledger::{Error, PostgresConfig, postgres::bounded};
 
 use crate::metrics as names;
@@ -53,7 +53,7 @@ pub(crate) async fn show(postgres: &PostgresConfig, kept: &mut Option<sqlx::PgCo
         None => kept.insert(postgres.connect_as("dead-letters").await?),
     };
     let counts = view::counts(connection).await?;
-    for state in State::ALL {
+    for state in LetterState::ALL {
         let count = counts.by_state.get(state.as_str()).copied().unwrap_or_default();
         gauge!(names::DEAD_LETTERS, "state" => state.as_str()).set(count as f64);
     }

@@ -10,7 +10,7 @@ use std::{
 use futures::future::try_join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use riverlock_ledger::{
-    Dead, Error, Projection, Record, batch,
+    DeadReason, Error, Projection, Record, batch,
     error::Disposition,
     postgres::{TRANSACTION_LIMIT, bounded},
     reading::ranges::{OffsetRange, RangeError, RangeReader, ask_patiently, partition_counts},
@@ -245,7 +245,7 @@ impl<P: Projection> Writer<'_, P> {
     }
 
     /// Runs one transaction, again if what failed may pass.
-    async fn attempt(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
+    async fn attempt(&mut self, records: &[Record], refused: Option<&DeadReason>) -> Result<(), Error> {
         let mut wait = Duration::from_millis(20);
         for attempt in 1.. {
             let Err(error) = self.apply(records, refused).await else { break };
@@ -262,7 +262,7 @@ impl<P: Projection> Writer<'_, P> {
         Ok(())
     }
 
-    async fn apply(&mut self, records: &[Record], refused: Option<&Dead>) -> Result<(), Error> {
+    async fn apply(&mut self, records: &[Record], refused: Option<&DeadReason>) -> Result<(), Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => self.connection.insert(shadow::connect_to_build(&self.rebuild.shadow).await?),

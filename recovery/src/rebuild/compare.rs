@@ -16,9 +16,9 @@ use super::{
     Offsets, Rebuild, RebuildError,
     differ::{Difference, Group, differences},
     shadow, store,
-    tables::{self, Compared, Rule, Table},
+    tables::{self, Rule, Table, TableComparison},
 };
-use crate::audit::store::{self as audit, Place};
+use crate::audit::store::{self as audit, AuditedPartition};
 use riverlock_ledger::{
     Error,
     alive::{session_of, while_alive},
@@ -174,7 +174,7 @@ impl Pair<'_> {
     async fn compare(
         &mut self,
         table: &Table,
-        compared: &Compared,
+        compared: &TableComparison,
         (ours, theirs): (Sums, Sums),
         report: &mut Report,
     ) -> Result<(), RebuildError> {
@@ -217,7 +217,7 @@ struct Bounds {
 impl Bounds {
     /// What the consumers had read, and rows that were there without an offset of a consumer. Rows of partitions that were begun
     /// since are left out.
-    fn of(target: &Offsets, places: &[Place]) -> Self {
+    fn of(target: &Offsets, places: &[AuditedPartition]) -> Self {
         let mut ends: BTreeMap<(i16, i32), i64> =
             places.iter().map(|place| ((place.topic_id, place.partition), i64::MAX)).collect();
         ends.extend(target.iter().map(|((_, topic_id, partition), end)| ((*topic_id, *partition), *end)));
@@ -241,13 +241,13 @@ impl Report {
 }
 
 /// What a row is found by, as one text. No id holds the separator: it is a control character.
-fn key(compared: &Compared) -> String {
+fn key(compared: &TableComparison) -> String {
     let parts: Vec<String> = compared.key.iter().map(|column| format!("t.{column}::text")).collect();
     format!("concat_ws(E'\\x1f', {}) COLLATE \"C\"", parts.join(", "))
 }
 
 /// The rows of `from` that are compared, as keys and texts; rows of the audit only within the bounds `$1` to `$3`.
-fn rows_within(from: &str, compared: &Compared) -> String {
+fn rows_within(from: &str, compared: &TableComparison) -> String {
     let within = match compared.rule {
         Rule::Row => "$1::smallint[] IS NOT NULL AND $2::integer[] IS NOT NULL AND $3::bigint[] IS NOT NULL",
         Rule::Records => {
@@ -264,7 +264,7 @@ fn rows_within(from: &str, compared: &Compared) -> String {
     )
 }
 
-fn sums_statement(from: &str, compared: &Compared) -> String {
+fn sums_statement(from: &str, compared: &TableComparison) -> String {
     format!(
         "-- rebuild_sums
          SELECT (hashtextextended(k, 0) & {mask})::integer, count(*), sum(hashtextextended(r, 0))::text
@@ -274,7 +274,7 @@ fn sums_statement(from: &str, compared: &Compared) -> String {
     )
 }
 
-fn rows_statement(table: &str, compared: &Compared) -> String {
+fn rows_statement(table: &str, compared: &TableComparison) -> String {
     format!(
         "-- rebuild_rows
          SELECT k, r FROM ({rows}) q WHERE (hashtextextended(k, 0) & {mask})::integer = ANY($4) ORDER BY k, r",
@@ -286,7 +286,7 @@ fn rows_statement(table: &str, compared: &Compared) -> String {
 type BucketSum = (i32, i64, String);
 
 /// The sums of a whole table.
-async fn sums(connection: &mut PgConnection, table: &str, compared: &Compared) -> Result<Sums, Error> {
+async fn sums(connection: &mut PgConnection, table: &str, compared: &TableComparison) -> Result<Sums, Error> {
     let bounds = Bounds::default();
     let rows = sqlx::query_as::<_, BucketSum>(AssertSqlSafe(sums_statement(table, compared)))
         .bind(&bounds.topic_ids)
@@ -303,7 +303,7 @@ async fn sums(connection: &mut PgConnection, table: &str, compared: &Compared) -
 async fn sums_in_parts(
     connection: &mut PgConnection,
     table: &str,
-    compared: &Compared,
+    compared: &TableComparison,
     bounds: &Bounds,
 ) -> Result<Sums, Error> {
     let part = format!(

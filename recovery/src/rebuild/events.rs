@@ -21,8 +21,8 @@ const OUTCOME: [&str; 2] = ["outcome", "reason"];
 /// What a record says; see [`riverlock_ledger::spellings`].
 const CONTENT: &str = "content";
 
-type Position = (i64, i64, i64);
-type Row = Map<String, Value>;
+type EventKey = (i64, i64, i64);
+type JsonRow = Map<String, Value>;
 
 /// What differs between the rows of one event, if anything does.
 #[must_use]
@@ -48,14 +48,14 @@ pub fn compare(live: &[Value], rebuilt: &[Value]) -> Vec<Change> {
     changes
 }
 
-fn by_position(rows: &[Value]) -> BTreeMap<Position, &Row> {
-    let number = |row: &Row, column: &str| row.get(column).and_then(Value::as_i64).unwrap_or(-1);
-    let position = |row: &Row| (number(row, "topic_id"), number(row, "partition"), number(row, "record_offset"));
+fn by_position(rows: &[Value]) -> BTreeMap<EventKey, &JsonRow> {
+    let number = |row: &JsonRow, column: &str| row.get(column).and_then(Value::as_i64).unwrap_or(-1);
+    let position = |row: &JsonRow| (number(row, "topic_id"), number(row, "partition"), number(row, "record_offset"));
     rows.iter().filter_map(Value::as_object).map(|row| (position(row), row)).collect()
 }
 
 /// What differs and does not depend on the order of reading.
-fn other_columns(position: Position, live: &Row, rebuilt: &Row) -> Vec<Change> {
+fn other_columns(position: EventKey, live: &JsonRow, rebuilt: &JsonRow) -> Vec<Change> {
     let differs = |column: &&String| match column.as_str() {
         CONTENT => {
             content(live).zip(content(rebuilt)).is_some_and(|(live, rebuilt)| live.contradicts(&rebuilt).is_some())
@@ -69,15 +69,15 @@ fn other_columns(position: Position, live: &Row, rebuilt: &Row) -> Vec<Change> {
 }
 
 /// Whether the outcomes of both sides follow from the same records, whichever was read first.
-fn both_answer(live: &BTreeMap<Position, &Row>, rebuilt: &BTreeMap<Position, &Row>) -> bool {
+fn both_answer(live: &BTreeMap<EventKey, &JsonRow>, rebuilt: &BTreeMap<EventKey, &JsonRow>) -> bool {
     let (Some(ours), Some(theirs)) = (first(live), first(rebuilt)) else { return false };
     let same_body = ours.get("body_sha256") == theirs.get("body_sha256");
     !same_body || OUTCOME.iter().all(|column| ours.get(*column) == theirs.get(*column))
 }
 
 /// The record that decided, if the others' outcomes follow from it.
-fn first<'a>(rows: &BTreeMap<Position, &'a Row>) -> Option<&'a Row> {
-    let repeats = |row: &Row| matches!(text(row, "outcome").as_str(), "duplicate" | "conflict");
+fn first<'a>(rows: &BTreeMap<EventKey, &'a JsonRow>) -> Option<&'a JsonRow> {
+    let repeats = |row: &JsonRow| matches!(text(row, "outcome").as_str(), "duplicate" | "conflict");
     let mut firsts = rows.values().filter(|row| !repeats(row));
     let (first, None) = (firsts.next()?, firsts.next()) else { return None };
     // One record of each body says what all of them say.
@@ -87,9 +87,9 @@ fn first<'a>(rows: &BTreeMap<Position, &'a Row>) -> Option<&'a Row> {
             contents.insert(text(row, "body_sha256"), content);
         }
     }
-    let of = |row: &Row| contents.get(&text(row, "body_sha256"));
-    let contradicts = |row: &Row, other: &Row| Some(of(row)?.contradicts(of(other)?).is_some());
-    let follows = |row: &Row| {
+    let of = |row: &JsonRow| contents.get(&text(row, "body_sha256"));
+    let contradicts = |row: &JsonRow, other: &JsonRow| Some(of(row)?.contradicts(of(other)?).is_some());
+    let follows = |row: &JsonRow| {
         if row.get("body_sha256") == first.get("body_sha256") {
             return text(row, "outcome") == "duplicate";
         }
@@ -101,22 +101,22 @@ fn first<'a>(rows: &BTreeMap<Position, &'a Row>) -> Option<&'a Row> {
     rows.values().filter(|row| repeats(row)).all(|row| follows(row)).then_some(*first)
 }
 
-fn content(row: &Row) -> Option<Content> {
+fn content(row: &JsonRow) -> Option<Content> {
     Content::from_hex(row.get(CONTENT)?.as_str()?.strip_prefix("\\x")?)
 }
 
-fn name((topic_id, partition, offset): Position) -> String {
+fn name((topic_id, partition, offset): EventKey) -> String {
     format!("record {topic_id}/{partition}/{offset}")
 }
 
-fn outcome(row: &Row) -> String {
+fn outcome(row: &JsonRow) -> String {
     match row.get("reason") {
         None | Some(Value::Null) => text(row, "outcome"),
         Some(_) => format!("{}({})", text(row, "outcome"), text(row, "reason")),
     }
 }
 
-fn text(row: &Row, column: &str) -> String {
+fn text(row: &JsonRow, column: &str) -> String {
     match row.get(column) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),

@@ -26,7 +26,7 @@ use sqlx::PgConnection;
 pub use self::{
     compare::{Report, Snapshot, TableReport},
     differ::Difference,
-    swap::{Kept, Reason},
+    swap::{FormerTables, Reason},
 };
 pub use crate::rebuild::change::Change;
 use riverlock_ledger::{Error, PostgresConfig, postgres::cluster::ClusterError, reading::ranges::RangeError};
@@ -133,7 +133,7 @@ impl From<sqlx::Error> for RebuildError {
 
 /// What is to be built.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct RebuildPlan {
     /// The schema that is built in: [`SCHEMA`], or one that was kept, to go back to it.
     pub schema: String,
     /// What decides about records: the program and its settings. What was begun with one fingerprint is not continued with

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use riverlock_runtime::kafka::KafkaConfig;
 use sqlx::{Connection as _, PgConnection};
 
-use super::{Plan, Rebuild, RebuildError, store, tables};
+use super::{Rebuild, RebuildError, RebuildPlan, store, tables};
 use riverlock_ledger::{
     Error, PostgresConfig,
     postgres::{self, Lock, TRANSACTION_LIMIT, bounded, cluster},
@@ -24,7 +24,7 @@ impl Rebuild {
     ///
     /// # Errors
     /// When PostgreSQL refuses, the live tables are not as this version knows them, or what was begun cannot be continued.
-    pub async fn open(kafka: &KafkaConfig, postgres: &PostgresConfig, plan: Plan) -> Result<Self, RebuildError> {
+    pub async fn open(kafka: &KafkaConfig, postgres: &PostgresConfig, plan: RebuildPlan) -> Result<Self, RebuildError> {
         if !postgres::is_schema_name(&plan.schema) {
             return Err(RebuildError::Schema(format!("`{}` is no name for a schema", plan.schema)));
         }
@@ -68,7 +68,7 @@ impl Rebuild {
         &self.live_schema
     }
 
-    async fn prepare(&self, plan: &Plan) -> Result<(), RebuildError> {
+    async fn prepare(&self, plan: &RebuildPlan) -> Result<(), RebuildError> {
         let mut live = connect(&self.live).await?;
         let schema = &self.shadow_schema;
         let mut comment = store::schema_comment(&mut live, schema).await?;

@@ -9,7 +9,7 @@ use sqlx::{Acquire as _, PgConnection};
 
 use super::{
     Rebuild, RebuildError, shadow, store,
-    tables::{self, Class, Numbered, Table},
+    tables::{self, Class, RowNumbers, Table},
 };
 use riverlock_ledger::{
     Error,
@@ -37,7 +37,7 @@ pub struct Reason {
 
 /// Where the former tables are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct FormerTables {
     /// Their schema.
     pub schema: String,
     /// Messages that only the rebuilt tables called for; they are published when the relay is back.
@@ -114,13 +114,13 @@ impl Rebuild {
     ///
     /// # Errors
     /// When PostgreSQL refuses, or somebody holds the live tables.
-    pub async fn swap(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<Kept>, RebuildError> {
+    pub async fn swap(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<FormerTables>, RebuildError> {
         let postgres = self.live.clone();
         let session = session_of(&postgres, &mut self.guard).await?;
         while_alive(&postgres, &[session], self.swap_once(reason, now)).await
     }
 
-    async fn swap_once(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<Kept>, RebuildError> {
+    async fn swap_once(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<FormerTables>, RebuildError> {
         let (live, rebuilt) = (self.live_schema.clone(), self.shadow_schema.clone());
         let kept = format!("riverlock_before_{}", now.format("%Y%m%d_%H%M%S"));
         let mut transaction = self.guard.begin().await?;
@@ -158,7 +158,7 @@ impl Rebuild {
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        Ok(Some(Kept { schema: kept, messages }))
+        Ok(Some(FormerTables { schema: kept, messages }))
     }
 }
 
@@ -232,7 +232,7 @@ async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Resu
 async fn add_only_rebuilt(
     connection: &mut PgConnection,
     table: &Table,
-    numbered: Option<Numbered>,
+    numbered: Option<RowNumbers>,
     rebuilt: &str,
 ) -> Result<u64, Error> {
     let mut columns = store::columns(connection, rebuilt, table.name).await?;
@@ -241,7 +241,7 @@ async fn add_only_rebuilt(
     let add = format!("INSERT INTO {rebuilt}.{name} ({columns}) SELECT {columns} FROM swap_{name}");
     let add = match numbered {
         None => format!("-- swap_add\n{add}"),
-        Some(Numbered { column, queue }) => format!(
+        Some(RowNumbers { column, queue }) => format!(
             "-- swap_add
              WITH added AS ({add} ORDER BY {column} RETURNING {column})
              INSERT INTO {rebuilt}.{queue} ({column}) SELECT {column} FROM added"

@@ -13,7 +13,7 @@ pub struct Table {
     /// What is done with it.
     pub class: Class,
     /// How its rows are compared, if they follow from the topics.
-    pub compared: Option<Compared>,
+    pub compared: Option<TableComparison>,
 }
 
 /// What is done with a table when the rebuilt tables take the live ones' place.
@@ -27,7 +27,7 @@ pub enum Class {
         /// What a row is known by.
         key: &'static [&'static str],
         /// What numbers the rows; what is added gets new numbers, in the order of the old ones.
-        numbered: Option<Numbered>,
+        numbered: Option<RowNumbers>,
     },
     /// Rebuilt rows count, and those that only the live table has stay.
     RebuiltWins {
@@ -42,7 +42,7 @@ pub enum Class {
 
 /// How the rows of a table are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbered {
+pub struct RowNumbers {
     /// The column.
     pub column: &'static str,
     /// The table of the numbers whose rows wait for something to be done; what is added waits.
@@ -51,7 +51,7 @@ pub struct Numbered {
 
 /// How rows are compared.
 #[derive(Clone, Copy, Debug)]
-pub struct Compared {
+pub struct TableComparison {
     /// What a row is found by. Rows with one key are compared together.
     pub key: &'static [&'static str],
     /// Which columns have to be equal.
@@ -62,7 +62,7 @@ pub struct Compared {
     pub rule: Rule,
 }
 
-impl Compared {
+impl TableComparison {
     /// SQL for the compared columns of a row as one text. JSON in it is as if it had been written by one hand.
     pub(super) fn row(&self, row: &str) -> String {
         match self.columns {
@@ -96,8 +96,8 @@ pub enum Rule {
 const EVERY_ROW: &str = "true";
 
 /// Every row with every column, byte for byte.
-const fn whole(key: &'static [&'static str]) -> Compared {
-    Compared { key, columns: Columns::AllBut(&[]), only: EVERY_ROW, rule: Rule::Row }
+const fn whole(key: &'static [&'static str]) -> TableComparison {
+    TableComparison { key, columns: Columns::AllBut(&[]), only: EVERY_ROW, rule: Rule::Row }
 }
 
 /// Every table of the migrations, but the list of the migrations. A view shows the tables of its own schema and needs nothing.
@@ -108,7 +108,7 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "events",
         class: Class::Derived,
-        compared: Some(Compared {
+        compared: Some(TableComparison {
             key: &["event_id"],
             columns: Columns::AllBut(&["recorded_at"]),
             only: EVERY_ROW,
@@ -118,7 +118,7 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "orders",
         class: Class::Derived,
-        compared: Some(Compared {
+        compared: Some(TableComparison {
             key: &["order_id", "live_mode"],
             columns: Columns::AllBut(&["version", "first_seen_at", "changed_at"]),
             only: EVERY_ROW,
@@ -140,9 +140,9 @@ pub const TABLES: &[Table] = &[
         name: "outbox",
         class: Class::LiveWins {
             key: &["order_id", "live_mode", "kind", "effect_key"],
-            numbered: Some(Numbered { column: "message_id", queue: "outbox_due" }),
+            numbered: Some(RowNumbers { column: "message_id", queue: "outbox_due" }),
         },
-        compared: Some(Compared {
+        compared: Some(TableComparison {
             key: &["order_id", "live_mode", "kind", "effect_key"],
             columns: Columns::Only(&["order_id", "live_mode", "kind", "effect_key"]),
             only: "kind <> 'invoice.stored'",
@@ -157,7 +157,7 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "invoices",
         class: Class::LiveWins { key: &["file_id"], numbered: None },
-        compared: Some(Compared {
+        compared: Some(TableComparison {
             key: &["file_id"],
             columns: Columns::Only(&["file_id", "order_id", "live_mode", "purpose"]),
             only: EVERY_ROW,

@@ -10,14 +10,14 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::{
     Observer, Replay, ReplayError, chunk,
-    store::{self, Plan, Run, Step},
+    store::{self, ChunkProgress, Run, StoredPlan},
 };
 use crate::replay::{
     input::{
         pace::Pace,
-        reading::{Chunk, Reading},
+        reading::{Chunk, ChunkReader},
     },
-    report::Folded,
+    report::ChunkResult,
 };
 use riverlock_ledger::{
     PostgresConfig,
@@ -37,7 +37,7 @@ const HASH_DIGITS_MIN: usize = 8;
 /// What was done of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Applied {
+pub struct ReplayResult {
     /// The plan.
     pub plan: String,
     /// Whether it is done to its end, or was stopped.
@@ -59,7 +59,7 @@ pub struct Applied {
 /// # Errors
 /// When there is no such plan or it was done before, when it does not hold any more, or when Kafka does not answer.
 /// PostgreSQL is waited for.
-pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer) -> Result<Applied, ReplayError> {
+pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer) -> Result<ReplayResult, ReplayError> {
     let hash = hash.trim().to_ascii_lowercase();
     if hash.len() < HASH_DIGITS_MIN || !hash.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(ReplayError::BadHash(hash, HASH_DIGITS_MIN));
@@ -84,15 +84,19 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
         observer.say(&format!("goes on after {} chunks that were done before", run.next_chunk));
     }
     let group = format!("replay-{}", run.run_id);
-    let mut reading = Reading::start(replay.kafka, &group, &plan.ranges, &run.next, &plan.selection, plan.limits)?;
+    let mut reading = ChunkReader::start(replay.kafka, &group, &plan.ranges, &run.next, &plan.selection, plan.limits)?;
     let pace = Pace::start(replay).await?;
-    let mut doing = Doing {
+    let mut doing = PlanRun {
         replay,
         plan: &plan,
         postgres: PostgresConfig { lock_timeout: LOCK_TIMEOUT, ..replay.postgres.clone() },
         connection: None,
         pace,
-        applied: Applied { plan: plan.hash.to_string(), resumed_at_chunk: run.next_chunk, ..Applied::default() },
+        applied: ReplayResult {
+            plan: plan.hash.to_string(),
+            resumed_at_chunk: run.next_chunk,
+            ..ReplayResult::default()
+        },
         run,
     };
     let result = doing.all(&mut reading, before, observer).await;
@@ -109,7 +113,7 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     Ok(applied)
 }
 
-async fn find(connection: &mut PgConnection, prefix: &str) -> Result<Plan, ReplayError> {
+async fn find(connection: &mut PgConnection, prefix: &str) -> Result<StoredPlan, ReplayError> {
     let mut hashes = store::plan_hashes(connection, prefix).await?;
     match (hashes.pop(), hashes.pop()) {
         (Some(hash), None) => Ok(store::load_plan(connection, hash).await?),
@@ -124,7 +128,7 @@ async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), Rep
 }
 
 /// Whether what the plan reads is still there, and still behind the live consumers.
-async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<(), ReplayError> {
+async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &StoredPlan) -> Result<(), ReplayError> {
     if let Some(assigned) = plan.ranges.iter().find(|assigned| is_of_earlier_cluster(&assigned.range.topic)) {
         let (plan, topic) = (plan.hash.to_string(), assigned.range.topic.clone());
         return Err(ReplayError::EarlierCluster { plan, topic });
@@ -159,7 +163,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
 }
 
 /// A new run, or the one that was stopped, killed or refused.
-async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) -> Result<Run, ReplayError> {
+async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &StoredPlan) -> Result<Run, ReplayError> {
     let now = to_micros(replay.clock.now());
     match store::last_run(connection, plan).await? {
         None => Ok(store::begin_run(connection, plan, (replay.by, replay.why), now).await?),
@@ -173,22 +177,22 @@ async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Plan) 
 }
 
 /// A plan that is being done.
-struct Doing<'a> {
+struct PlanRun<'a> {
     replay: &'a Replay<'a>,
-    plan: &'a Plan,
+    plan: &'a StoredPlan,
     /// With a short patience for locks.
     postgres: PostgresConfig,
     connection: Option<PgConnection>,
     pace: Pace,
     run: Run,
-    applied: Applied,
+    applied: ReplayResult,
 }
 
-impl Doing<'_> {
+impl PlanRun<'_> {
     /// Does chunk after chunk; `false` when it was stopped between two of them.
     async fn all(
         &mut self,
-        reading: &mut Reading,
+        reading: &mut ChunkReader,
         before: u64,
         observer: &mut dyn Observer,
     ) -> Result<bool, ReplayError> {
@@ -233,7 +237,7 @@ impl Doing<'_> {
         }
     }
 
-    async fn attempt(&mut self, chunk: &Chunk) -> Result<Folded, ReplayError> {
+    async fn attempt(&mut self, chunk: &Chunk) -> Result<ChunkResult, ReplayError> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.postgres.connect().await?,
@@ -249,13 +253,13 @@ impl Doing<'_> {
     }
 
     /// One transaction: what the chunk does, if that is what was planned, and how far the run is.
-    async fn transact(&self, connection: &mut PgConnection, chunk: &Chunk) -> Result<Folded, ReplayError> {
+    async fn transact(&self, connection: &mut PgConnection, chunk: &Chunk) -> Result<ChunkResult, ReplayError> {
         let mut transaction = connection.begin().await?;
         let number = self.run.next_chunk;
         match store::lock_run(&mut transaction, self.run.run_id).await? {
             None => return Err(ReplayError::Superseded(self.plan.hash.to_string())),
             // The answer to the commit was lost, and not the commit.
-            Some(next) if next > number => return Ok(Folded::default()),
+            Some(next) if next > number => return Ok(ChunkResult::default()),
             Some(_) => {}
         }
         let now = to_micros(self.replay.clock.now());
@@ -268,13 +272,13 @@ impl Doing<'_> {
             return Err(ReplayError::Deviates {
                 plan: self.plan.hash.to_string(),
                 chunk: number,
-                planned: planned.map_or_else(|| Folded::default().summary(), |planned| planned.summary.clone()),
+                planned: planned.map_or_else(|| ChunkResult::default().summary(), |planned| planned.summary.clone()),
                 found: folded.summary(),
                 done: number,
             });
         }
         let (fresh, effects) = (folded.settled.len(), folded.effects.len());
-        let step = Step { records: chunk.records.len(), fresh, effects, next: &chunk.next };
+        let step = ChunkProgress { records: chunk.records.len(), fresh, effects, next: &chunk.next };
         store::advance_run(&mut transaction, self.run.run_id, &step, now).await?;
         transaction.commit().await?;
         Ok(folded)

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use riverlock_ledger::{Error, Record, error::Disposition};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::replay::{model::Position, report::Folded};
+use crate::replay::{model::Position, report::ChunkResult};
 
 use super::{Consumer, store};
 
@@ -27,9 +27,9 @@ pub(super) async fn fold(
     consumers: &[Consumer],
     records: &[Record],
     now: DateTime<Utc>,
-) -> Result<Folded, Error> {
+) -> Result<ChunkResult, Error> {
     if records.is_empty() {
-        return Ok(Folded::default());
+        return Ok(ChunkResult::default());
     }
     for consumer in consumers {
         let of_consumer = |record: &&Record| consumer.topics.iter().any(|topic| **topic == *record.topic);
@@ -42,7 +42,7 @@ pub(super) async fn fold(
     let orders: Vec<String> = settled.iter().filter_map(|settled| settled.order_id.clone()).collect();
     let mut effects = store::effects_made(transaction, &orders, now).await?;
     effects.sort();
-    Ok(Folded { settled, effects })
+    Ok(ChunkResult { settled, effects })
 }
 
 /// As live batches do: what the database refuses is halved until the record is found that it refuses, which becomes a dead

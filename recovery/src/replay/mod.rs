@@ -34,15 +34,15 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    apply::{Applied, apply},
+    apply::{ReplayResult, apply},
     error::ReplayError,
-    plan::{Planned, plan},
+    plan::{PlanSummary, plan},
     report::Report,
     runs::{RunView, runs},
 };
-pub use input::pace::RATE_DEFAULT;
 pub use crate::replay::model::{Effect, OrderChange, Selection};
-use riverlock_ledger::{Dead, Error, PostgresConfig, Projection, Record, batch};
+pub use input::pace::RATE_DEFAULT;
+use riverlock_ledger::{DeadReason, Error, PostgresConfig, Projection, Record, batch};
 
 /// Most records in one transaction. Small, so that live batches never wait long for an order.
 pub const CHUNK_RECORDS: usize = 500;
@@ -89,7 +89,7 @@ trait Fold: Send + Sync {
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],
-        refused: Option<&'a Dead>,
+        refused: Option<&'a DeadReason>,
         now: DateTime<Utc>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 }
@@ -99,7 +99,7 @@ impl<P: Projection> Fold for P {
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],
-        refused: Option<&'a Dead>,
+        refused: Option<&'a DeadReason>,
         now: DateTime<Utc>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
         Box::pin(async move { batch::fold(transaction, self, records, refused, now).await.map(drop) })

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// A record that has an outcome now and had none before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Settled {
+pub(crate) struct RecordedOutcome {
     pub(crate) topic: String,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
@@ -144,7 +144,7 @@ impl std::fmt::Display for Selection {
 
 /// A range, with the topic's number in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Assigned {
+pub(crate) struct AssignedRange {
     pub(crate) topic_id: i16,
     pub(crate) range: OffsetRange,
 }

@@ -13,7 +13,7 @@ use riverlock_schemas::events::file_event::{FileEvent, Purpose};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, postgres::PgRow};
 
 use super::{Consumer, Effect, OrderChange, chunk, report::Chain};
-use crate::replay::report::Folded;
+use crate::replay::report::ChunkResult;
 use riverlock_ledger::{
     Error, PostgresConfig, Record, batch,
     postgres::{TRANSACTION_LIMIT, bounded},
@@ -103,9 +103,9 @@ impl Overlay {
         consumers: &[Consumer],
         records: &[Record],
         now: DateTime<Utc>,
-    ) -> Result<Folded, Error> {
+    ) -> Result<ChunkResult, Error> {
         if records.is_empty() {
-            return Ok(Folded::default());
+            return Ok(ChunkResult::default());
         }
         let mut transaction = self.connection.begin().await?;
         self.copies.add(&mut transaction, records).await?;
@@ -177,7 +177,7 @@ impl Overlay {
 impl Copies {
     /// Copies the rows that these records concern.
     async fn add(&mut self, transaction: &mut PgConnection, records: &[Record]) -> Result<(), Error> {
-        let concerned = Concerned::by(records);
+        let concerned = AffectedKeys::by(records);
         let live = &self.live;
         let events = format!(
             "-- replay_overlay_events
@@ -246,13 +246,13 @@ fn effect(row: &PgRow) -> Result<Effect, sqlx::Error> {
 }
 
 /// What records are about.
-struct Concerned {
+struct AffectedKeys {
     events: Vec<String>,
     orders: Vec<String>,
     files: Vec<String>,
 }
 
-impl Concerned {
+impl AffectedKeys {
     fn by(records: &[Record]) -> Self {
         let (mut events, mut orders, mut files) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for record in records {

@@ -11,10 +11,10 @@ use super::{
     overlay::Overlay,
     report::Chain,
     selection,
-    store::{self, Plan, PlannedChunk},
+    store::{self, PlannedChunk, StoredPlan},
 };
 use crate::replay::{
-    input::{pace::Pace, reading::Reading},
+    input::{pace::Pace, reading::ChunkReader},
     model::Limits,
 };
 use riverlock_ledger::{
@@ -25,7 +25,7 @@ use riverlock_ledger::{
 /// What a dry run found.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Planned {
+pub struct PlanSummary {
     /// The plan's hash; `None` where nothing would happen, so that there is nothing to apply.
     pub plan: Option<Sha256Hash>,
     /// In numbers.
@@ -48,7 +48,7 @@ pub async fn plan(
     selection: &Selection,
     list: usize,
     observer: &mut dyn Observer,
-) -> Result<Planned, ReplayError> {
+) -> Result<PlanSummary, ReplayError> {
     let limit = replay.postgres.answer_limit();
     let mut connection = replay.postgres.connect().await?;
     let resolved = selection::resolve(replay, &mut connection, selection).await?;
@@ -56,7 +56,7 @@ pub async fn plan(
     let limits = Limits { records: CHUNK_RECORDS, bytes: CHUNK_BYTES };
     let (ranges, next) = (resolved.ranges, HashMap::new());
     observer.begin(ranges.iter().map(|assigned| assigned.range.records()).sum(), 0);
-    let mut reading = Reading::start(replay.kafka, "replay", &ranges, &next, selection, limits)?;
+    let mut reading = ChunkReader::start(replay.kafka, "replay", &ranges, &next, selection, limits)?;
     let mut pace = Pace::start(replay).await?;
 
     let mut overlay = Overlay::open(replay.postgres).await?;
@@ -88,9 +88,9 @@ pub async fn plan(
     (report.effects, effects) = overlay.effects(list, &mut effects_hash).await?;
     report.documents = bounded(limit, overlay.documents()).await?;
     hash.add_hash(effects_hash.end());
-    let mut planned = Planned { plan: None, report, orders, effects, read: reading.records_read() };
+    let mut planned = PlanSummary { plan: None, report, orders, effects, read: reading.records_read() };
     if !chunks.is_empty() {
-        let plan = Plan {
+        let plan = StoredPlan {
             hash: hash.end(),
             selection: selection.clone(),
             report: planned.report.clone(),
@@ -107,7 +107,7 @@ pub async fn plan(
     Ok(planned)
 }
 
-async fn save(connection: &mut PgConnection, plan: &Plan) -> Result<(), Error> {
+async fn save(connection: &mut PgConnection, plan: &StoredPlan) -> Result<(), Error> {
     let mut transaction = connection.begin().await?;
     store::save_plan(&mut transaction, plan).await?;
     Ok(transaction.commit().await?)

@@ -6,7 +6,7 @@ use riverlock_ledger::metrics::OUTCOMES;
 use riverlock_schemas::hash::Sha256Hash;
 use serde::{Deserialize, Serialize};
 
-use crate::replay::model::{Effect, Settled};
+use crate::replay::model::{Effect, RecordedOutcome};
 
 /// What a replay would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ impl Report {
         self.outcomes.values().sum()
     }
 
-    pub(super) fn add(&mut self, records: usize, folded: &Folded) {
+    pub(super) fn add(&mut self, records: usize, folded: &ChunkResult) {
         self.records += records as u64;
         self.known += (records - folded.settled.len()) as u64;
         for settled in &folded.settled {
@@ -66,8 +66,8 @@ impl Chain {
         self.0 = Sha256Hash::of(&bytes);
     }
 
-    pub(super) fn add_settled(&mut self, settled: &Settled) {
-        let Settled { topic, partition, offset, event_id, outcome, reason, body_sha256, order_id: _ } = settled;
+    pub(super) fn add_settled(&mut self, settled: &RecordedOutcome) {
+        let RecordedOutcome { topic, partition, offset, event_id, outcome, reason, body_sha256, order_id: _ } = settled;
         self.add(&[
             topic.as_bytes(),
             &partition.to_be_bytes(),
@@ -95,14 +95,14 @@ impl Chain {
 
 /// What a chunk did.
 #[derive(Debug, Default)]
-pub(crate) struct Folded {
+pub(crate) struct ChunkResult {
     /// Sorted by topic, partition and offset.
-    pub(crate) settled: Vec<Settled>,
+    pub(crate) settled: Vec<RecordedOutcome>,
     /// Sorted.
     pub(crate) effects: Vec<Effect>,
 }
 
-impl Folded {
+impl ChunkResult {
     /// Stands for everything that it does; `None` when it does nothing.
     pub(crate) fn digest(&self) -> Option<Sha256Hash> {
         if self.settled.is_empty() && self.effects.is_empty() {

@@ -16,7 +16,7 @@ use riverlock_runtime::kafka::REQUEST_TIMEOUT;
 use riverlock_schemas::{partitioner, record};
 use sqlx::PgConnection;
 
-use crate::replay::model::{Assigned, Position, Selection};
+use crate::replay::model::{AssignedRange, Position, Selection};
 
 use super::{Replay, ReplayError, store};
 
@@ -25,13 +25,13 @@ use super::{Replay, ReplayError, store};
 const TIME_MARGIN: TimeDelta = TimeDelta::minutes(5);
 
 /// The ranges, and what people should know of how they were found.
-pub(super) struct Resolved {
-    pub(super) ranges: Vec<Assigned>,
+pub(super) struct ResolvedSelection {
+    pub(super) ranges: Vec<AssignedRange>,
     pub(super) notes: Vec<String>,
 }
 
 /// One partition that a consumer reads.
-struct Place {
+struct SelectedPartition {
     consumer: &'static str,
     topic_id: i16,
     topic: String,
@@ -45,7 +45,7 @@ pub(super) async fn resolve(
     replay: &Replay<'_>,
     connection: &mut PgConnection,
     selection: &Selection,
-) -> Result<Resolved, ReplayError> {
+) -> Result<ResolvedSelection, ReplayError> {
     check(selection)?;
     let limit = replay.postgres.answer_limit();
     cluster::ensure_current(replay.kafka, connection).await?;
@@ -66,9 +66,9 @@ pub(super) async fn resolve(
         let Some((start, end)) = bounds(selection, &place, (low, high), &mut notes)? else { continue };
         let start = times.start(&place).map_or(start, |offset| offset.max(start));
         let end = times.end(&place).map_or(end, |offset| offset.min(end));
-        let Place { topic_id, topic, partition, .. } = place;
+        let SelectedPartition { topic_id, topic, partition, .. } = place;
         let make =
-            |start, end| Assigned { topic_id, range: OffsetRange { topic: topic.clone(), partition, start, end } };
+            |start, end| AssignedRange { topic_id, range: OffsetRange { topic: topic.clone(), partition, start, end } };
         match &known {
             None => ranges.push(make(start, end)),
             Some(known) => {
@@ -82,7 +82,7 @@ pub(super) async fn resolve(
         return Err(ReplayError::Empty);
     }
     ranges.sort_by(|a, b| a.range.cmp(&b.range));
-    Ok(Resolved { ranges, notes })
+    Ok(ResolvedSelection { ranges, notes })
 }
 
 fn check(selection: &Selection) -> Result<(), ReplayError> {
@@ -195,7 +195,7 @@ async fn places(
     selection: &Selection,
     (topics, counts): (&BTreeMap<String, &'static str>, &BTreeMap<String, i32>),
     partitions: &BTreeMap<String, BTreeSet<i32>>,
-) -> Result<Vec<Place>, ReplayError> {
+) -> Result<Vec<SelectedPartition>, ReplayError> {
     let names: Vec<String> = topics.keys().cloned().collect();
     let ids = ledger_store::topic_ids_to_read(connection, &names).await?;
     let mut offsets = HashMap::new();
@@ -214,7 +214,7 @@ async fn places(
         }
         for &partition in &partitions[topic] {
             let reached = offsets[consumer].get(&(topic_id, partition)).copied().unwrap_or_default();
-            places.push(Place { consumer, topic_id, topic: topic.clone(), partition, reached });
+            places.push(SelectedPartition { consumer, topic_id, topic: topic.clone(), partition, reached });
         }
     }
     Ok(places)
@@ -223,11 +223,11 @@ async fn places(
 /// What of a partition is read; `None` when nothing of it is there to be read.
 fn bounds(
     selection: &Selection,
-    place: &Place,
+    place: &SelectedPartition,
     (low, high): (i64, i64),
     notes: &mut Vec<String>,
 ) -> Result<Option<(i64, i64)>, ReplayError> {
-    let Place { consumer, topic, partition, reached, .. } = place;
+    let SelectedPartition { consumer, topic, partition, reached, .. } = place;
     if *reached > high {
         notes.push(format!(
             "{topic}[{partition}] ends at {high}, but {consumer} has read up to {reached}: Kafka has lost records"
@@ -257,7 +257,11 @@ struct Times {
 }
 
 impl Times {
-    fn look_up(consumer: &BaseConsumer, selection: &Selection, places: &[Place]) -> Result<Self, ReplayError> {
+    fn look_up(
+        consumer: &BaseConsumer,
+        selection: &Selection,
+        places: &[SelectedPartition],
+    ) -> Result<Self, ReplayError> {
         let look_up = |time: Option<DateTime<Utc>>| {
             let Some(time) = time else { return Ok::<_, ReplayError>(None) };
             let mut list = TopicPartitionList::new();
@@ -283,13 +287,13 @@ impl Times {
     }
 
     /// The first offset that may be meant; past everything when nothing is that new.
-    fn start(&self, place: &Place) -> Option<i64> {
+    fn start(&self, place: &SelectedPartition) -> Option<i64> {
         let offset = self.from.as_ref()?.get(&(place.topic.clone(), place.partition)).copied();
         Some(if let Some(Offset::Offset(offset)) = offset { offset } else { i64::MAX })
     }
 
     /// The first offset that cannot be meant any more, if anything is that new.
-    fn end(&self, place: &Place) -> Option<i64> {
+    fn end(&self, place: &SelectedPartition) -> Option<i64> {
         match self.until.as_ref()?.get(&(place.topic.clone(), place.partition)) {
             Some(Offset::Offset(offset)) => Some(*offset),
             _ => None,

@@ -8,7 +8,7 @@ use riverlock_schemas::hash::Sha256Hash;
 use serde::Serialize;
 use sqlx::PgConnection;
 
-use crate::replay::model::{Assigned, Limits, Position, RangeKey, Settled};
+use crate::replay::model::{AssignedRange, Limits, Position, RangeKey, RecordedOutcome};
 
 use super::{Effect, Report, Selection};
 
@@ -59,10 +59,13 @@ pub(super) async fn known(connection: &mut PgConnection, positions: &[Position])
 }
 
 /// The outcomes at these positions.
-pub(super) async fn settled(connection: &mut PgConnection, positions: &[Position]) -> Result<Vec<Settled>, Error> {
+pub(super) async fn settled(
+    connection: &mut PgConnection,
+    positions: &[Position],
+) -> Result<Vec<RecordedOutcome>, Error> {
     let (topics, partitions, offsets) = columns(positions);
     let rows = sqlx::query_as!(
-        Settled,
+        RecordedOutcome,
         r#"-- replay_settled
            SELECT t.name AS topic, e.partition, e.record_offset AS "offset", e.event_id, e.order_id, e.outcome, e.reason,
                   e.body_sha256
@@ -103,12 +106,12 @@ fn columns(positions: &[Position]) -> (Vec<i16>, Vec<i32>, Vec<i64>) {
 
 /// A plan, as it is kept.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct StoredPlan {
     pub(super) hash: Sha256Hash,
     pub(super) selection: Selection,
     pub(super) report: Report,
     pub(super) limits: Limits,
-    pub(super) ranges: Vec<Assigned>,
+    pub(super) ranges: Vec<AssignedRange>,
     pub(super) chunks: HashMap<u64, PlannedChunk>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) created_by: String,
@@ -124,7 +127,7 @@ pub(super) struct PlannedChunk {
 }
 
 /// Keeps a plan. The same plan made again counts from now on, and runs of the old one that have not ended are over.
-pub(super) async fn save_plan(transaction: &mut PgConnection, plan: &Plan) -> Result<(), Error> {
+pub(super) async fn save_plan(transaction: &mut PgConnection, plan: &StoredPlan) -> Result<(), Error> {
     let hash = plan.hash.as_bytes().as_slice();
     sqlx::query!(
         "-- replay_plan_save
@@ -198,7 +201,7 @@ pub(super) async fn plan_hashes(connection: &mut PgConnection, prefix: &str) -> 
 }
 
 /// A plan that is there.
-pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -> Result<Plan, Error> {
+pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -> Result<StoredPlan, Error> {
     let bytes = plan.as_bytes().as_slice();
     let row = sqlx::query!(
         "-- replay_plan_load
@@ -222,7 +225,7 @@ pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -
     )
     .fetch_all(&mut *connection)
     .await?;
-    let assigned = ranges.into_iter().map(|row| Assigned {
+    let assigned = ranges.into_iter().map(|row| AssignedRange {
         topic_id: row.topic_id,
         range: OffsetRange { topic: row.name, partition: row.partition, start: row.start_offset, end: row.end_offset },
     });
@@ -237,7 +240,7 @@ pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -
         let digest = hash("replay_plan_chunks", &row.digest)?;
         Ok((u64::try_from(row.chunk).unwrap_or_default(), PlannedChunk { digest, summary: row.summary }))
     });
-    Ok(Plan {
+    Ok(StoredPlan {
         hash: plan,
         selection: serde_json::from_value(row.selection).map_err(inconsistent)?,
         report: serde_json::from_value(row.summary).map_err(inconsistent)?,
@@ -285,7 +288,7 @@ pub(super) struct LastRun {
 }
 
 /// The last run of this making of a plan.
-pub(super) async fn last_run(connection: &mut PgConnection, plan: &Plan) -> Result<Option<LastRun>, Error> {
+pub(super) async fn last_run(connection: &mut PgConnection, plan: &StoredPlan) -> Result<Option<LastRun>, Error> {
     let row = sqlx::query_as!(
         LastRun,
         "-- replay_run_last
@@ -300,7 +303,7 @@ pub(super) async fn last_run(connection: &mut PgConnection, plan: &Plan) -> Resu
 /// Begins a run. `by` is who does it, and `why`.
 pub(super) async fn begin_run(
     connection: &mut PgConnection,
-    plan: &Plan,
+    plan: &StoredPlan,
     (by, why): (&str, &str),
     now: DateTime<Utc>,
 ) -> Result<Run, Error> {
@@ -358,7 +361,7 @@ pub(super) async fn lock_run(transaction: &mut PgConnection, run_id: i64) -> Res
 }
 
 /// What a chunk adds to its run.
-pub(super) struct Step<'a> {
+pub(super) struct ChunkProgress<'a> {
     pub(super) records: usize,
     pub(super) fresh: usize,
     pub(super) effects: usize,
@@ -369,7 +372,7 @@ pub(super) struct Step<'a> {
 pub(super) async fn advance_run(
     transaction: &mut PgConnection,
     run_id: i64,
-    step: &Step<'_>,
+    step: &ChunkProgress<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
     sqlx::query!(

@@ -27,24 +27,24 @@ pub(super) const WINDOW: Duration = Duration::from_secs(30);
 pub(super) const SEND_BUFFER_BYTES: u32 = 128 * 1024;
 
 /// Writes to a reader that must keep up with a rate.
-pub(super) struct Paced<S> {
+pub(super) struct PacedConnection<S> {
     stream: S,
     rate_min: u64,
     window: Duration,
     /// Runs while the reader is waited for.
-    waiting: Option<Waiting>,
+    waiting: Option<PendingWrite>,
     /// Whether it was waited for until now.
     is_pending: bool,
 }
 
-struct Waiting {
+struct PendingWrite {
     /// The window's end.
     end: Pin<Box<Sleep>>,
     /// Bytes that the reader took in this window.
     taken: u64,
 }
 
-impl<S> Paced<S> {
+impl<S> PacedConnection<S> {
     pub(super) fn new(stream: S, rate_min: u64, window: Duration) -> Self {
         Self { stream, rate_min, window, waiting: None, is_pending: false }
     }
@@ -66,7 +66,7 @@ impl<S> Paced<S> {
         self.is_pending = true;
         let window = self.window;
         loop {
-            let waiting = self.waiting.get_or_insert_with(|| Waiting { end: Box::pin(sleep(window)), taken: 0 });
+            let waiting = self.waiting.get_or_insert_with(|| PendingWrite { end: Box::pin(sleep(window)), taken: 0 });
             ready!(waiting.end.as_mut().poll(context));
             let taken = waiting.taken;
             self.waiting = None;
@@ -97,7 +97,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PacedConnection<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.result(context, result, |taken| *taken)
@@ -126,7 +126,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PacedConnection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -145,9 +145,9 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A connection whose reader must take 1000 bytes a second, looked at over a second, and its reader.
-    fn connection() -> (Paced<DuplexStream>, DuplexStream) {
+    fn connection() -> (PacedConnection<DuplexStream>, DuplexStream) {
         let (here, there) = duplex(500);
-        (Paced::new(here, 1_000, SECOND), there)
+        (PacedConnection::new(here, 1_000, SECOND), there)
     }
 
     #[tokio::test]

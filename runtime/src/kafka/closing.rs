@@ -20,12 +20,12 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// librdkafka waits without one until a consumer is closed, and has been seen to wait for ever
 /// (<https://github.com/confluentinc/librdkafka/issues/4884>, <https://github.com/fede1024/rust-rdkafka/issues/509>). What
 /// is dropped here is closed on a thread of its own; Kafka misses a consumer that hangs there after its session timeout.
-pub struct Closing<C: ConsumerContext + 'static = DefaultConsumerContext> {
+pub struct ConsumerGuard<C: ConsumerContext + 'static = DefaultConsumerContext> {
     /// `None` only while it is dropped.
     consumer: Option<BaseConsumer<C>>,
 }
 
-impl Closing {
+impl ConsumerGuard {
     /// A consumer without callbacks.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl Closing {
     }
 }
 
-impl<C: ConsumerContext + 'static> Closing<C> {
+impl<C: ConsumerContext + 'static> ConsumerGuard<C> {
     /// A consumer with callbacks. While it is closed they are called on another thread than before.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl<C: ConsumerContext + 'static> Closing<C> {
     }
 }
 
-impl<C: ConsumerContext + 'static> Deref for Closing<C> {
+impl<C: ConsumerContext + 'static> Deref for ConsumerGuard<C> {
     type Target = BaseConsumer<C>;
 
     fn deref(&self) -> &BaseConsumer<C> {
@@ -53,7 +53,7 @@ impl<C: ConsumerContext + 'static> Deref for Closing<C> {
     }
 }
 
-impl<C: ConsumerContext + 'static> Drop for Closing<C> {
+impl<C: ConsumerContext + 'static> Drop for ConsumerGuard<C> {
     fn drop(&mut self) {
         let consumer = self.consumer.take();
         if !ends_within(CLOSE_WAIT, move || drop(consumer)) {

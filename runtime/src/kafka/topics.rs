@@ -74,17 +74,17 @@ pub enum TopicError {
 }
 
 /// A topic as it should be.
-struct Wanted {
+struct TopicSpec {
     name: String,
     /// Whether it is a raw topic: its partitions are where orders' events are looked for.
     is_raw: bool,
     settings: Vec<(&'static str, String)>,
 }
 
-fn wanted(config: &KafkaConfig) -> Vec<Wanted> {
+fn wanted(config: &KafkaConfig) -> Vec<TopicSpec> {
     let topics = config.topics();
     let min_insync = (config.replication_factor - 1).clamp(1, 2).to_string();
-    let topic = |name: String, is_raw: bool, retention_ms: i64, retention_bytes: i64| Wanted {
+    let topic = |name: String, is_raw: bool, retention_ms: i64, retention_bytes: i64| TopicSpec {
         name,
         is_raw,
         settings: vec![
@@ -120,7 +120,8 @@ pub fn names(config: &KafkaConfig) -> Vec<String> {
 pub async fn create(config: &KafkaConfig) -> Result<Vec<String>, TopicError> {
     let admin = admin(config)?;
     let existing = existing(config, &admin)?;
-    let missing: Vec<Wanted> = wanted(config).into_iter().filter(|topic| !existing.contains_key(&topic.name)).collect();
+    let missing: Vec<TopicSpec> =
+        wanted(config).into_iter().filter(|topic| !existing.contains_key(&topic.name)).collect();
     if missing.is_empty() {
         return Ok(Vec::new());
     }
@@ -289,15 +290,15 @@ pub fn partition_counts<C: ClientContext>(client: &Client<C>, topics: &[String])
 
 /// What the metadata tells of a topic.
 #[derive(Clone, Copy, Debug)]
-struct Existing {
+struct ExistingTopic {
     partitions: usize,
     /// Copies of the partition that has the fewest.
     replicas: usize,
 }
 
-impl Existing {
+impl ExistingTopic {
     /// What differs that cannot be changed while events come in.
-    fn differences(self, config: &KafkaConfig, topic: &Wanted) -> Vec<Difference> {
+    fn differences(self, config: &KafkaConfig, topic: &TopicSpec) -> Vec<Difference> {
         let difference = |key: &str, found: usize, wanted: i32, is_required: bool| Difference {
             key: key.to_owned(),
             found: found.to_string(),
@@ -316,7 +317,7 @@ impl Existing {
     }
 }
 
-fn differing_settings(topic: &Wanted, existing: Existing, resource: &ConfigResource) -> Vec<Difference> {
+fn differing_settings(topic: &TopicSpec, existing: ExistingTopic, resource: &ConfigResource) -> Vec<Difference> {
     let mut differences = Vec::new();
     for (key, wanted) in &topic.settings {
         let found = resource.get(key).and_then(|entry| entry.value.clone()).unwrap_or_default();
@@ -365,12 +366,12 @@ fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, Topi
 fn existing(
     config: &KafkaConfig,
     admin: &AdminClient<DefaultClientContext>,
-) -> Result<HashMap<String, Existing>, TopicError> {
+) -> Result<HashMap<String, ExistingTopic>, TopicError> {
     let metadata =
         admin.inner().fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| kafka(config, "list its topics", error))?;
     let topics = metadata.topics().iter().map(|topic| {
         let replicas = topic.partitions().iter().map(|partition| partition.replicas().len()).min();
-        let existing = Existing { partitions: topic.partitions().len(), replicas: replicas.unwrap_or_default() };
+        let existing = ExistingTopic { partitions: topic.partitions().len(), replicas: replicas.unwrap_or_default() };
         (topic.name().to_owned(), existing)
     });
     Ok(topics.collect())
@@ -415,7 +416,7 @@ mod tests {
             ..KafkaConfig::default()
         };
         let retention =
-            |topic: &Wanted| topic.settings.iter().find(|(key, _)| *key == "retention.ms").unwrap().1.clone();
+            |topic: &TopicSpec| topic.settings.iter().find(|(key, _)| *key == "retention.ms").unwrap().1.clone();
         let found: HashMap<String, String> =
             wanted(&config).iter().map(|topic| (topic.name.clone(), retention(topic))).collect();
         for (name, expected) in [
@@ -437,7 +438,7 @@ mod tests {
         let with = |key: &str, value: &'static str, replicas: usize| {
             let settings: Vec<(&str, &str)> =
                 as_wanted.iter().map(|(name, wanted)| (*name, if *name == key { value } else { *wanted })).collect();
-            let found = differing_settings(&topic, Existing { partitions: 3, replicas }, &resource(&settings));
+            let found = differing_settings(&topic, ExistingTopic { partitions: 3, replicas }, &resource(&settings));
             found.into_iter().map(|one| (one.key, one.is_required, one.can_be_applied)).collect::<Vec<_>>()
         };
         let one = |key: &str, is_required, can_be_applied| vec![(key.to_owned(), is_required, can_be_applied)];
@@ -455,7 +456,7 @@ mod tests {
     fn partitions_matter_where_orders_are_looked_for() {
         let config = KafkaConfig { partitions: 6, replication_factor: 3, ..KafkaConfig::default() };
         for topic in wanted(&config) {
-            let found = Existing { partitions: 3, replicas: 1 }.differences(&config, &topic);
+            let found = ExistingTopic { partitions: 3, replicas: 1 }.differences(&config, &topic);
             let found: Vec<_> = found.iter().map(|one| (one.to_string(), one.is_required)).collect();
             let partitions = ("partitions is 3, configured is 6".to_owned(), topic.is_raw);
             let replicas = ("replication.factor is 1, configured is 3".to_owned(), false);

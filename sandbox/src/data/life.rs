@@ -43,7 +43,7 @@ pub struct Life {
     /// What happened, in the true order of history.
     pub events: Vec<PlannedEvent>,
     /// Where a receiver must end that got every event at least once, in any order.
-    pub expected: Expected,
+    pub expected: ExpectedOrder,
 }
 
 /// One event, ready to be signed and sent.
@@ -63,7 +63,7 @@ pub struct PlannedEvent {
 
 /// The end of a life.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
+pub struct ExpectedOrder {
     /// `complete`, `fulfilled`, `ready`, `on_hold`, `blocked` or `cancelled`.
     pub status: &'static str,
     /// File ids of the invoices.
@@ -72,7 +72,7 @@ pub struct Expected {
     pub credit_memos: Vec<String>,
 }
 
-impl Expected {
+impl ExpectedOrder {
     /// Every file to be archived: the invoices, then the credit memos.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.invoices.iter().chain(&self.credit_memos).map(String::as_str)
@@ -99,17 +99,22 @@ impl Life {
             mode.is_live(),
             begin.duration_trunc(TimeDelta::seconds(1)).unwrap_or(begin),
         );
-        let mut teller = Teller::new(own, &order);
+        let mut teller = EventWriter::new(own, &order);
         let story = Story::draw(&mut seed::rng(own, FOR_STORY));
         story.tell(&mut teller);
         let (events, invoices, credit_memos) = (teller.events, teller.invoices, teller.credit_memos);
-        Self { index, order_id, events, expected: Expected { status: story.ending.status(), invoices, credit_memos } }
+        Self {
+            index,
+            order_id,
+            events,
+            expected: ExpectedOrder { status: story.ending.status(), invoices, credit_memos },
+        }
     }
 }
 
 /// How a life ends.
 #[derive(Debug, Clone, Copy)]
-enum Ending {
+enum LifeEnding {
     Complete { invoices: usize, credit_memo: bool, cancelled_line: bool },
     Fulfilled,
     Ready,
@@ -119,7 +124,7 @@ enum Ending {
     CancelledLate,
 }
 
-impl Ending {
+impl LifeEnding {
     const fn status(self) -> &'static str {
         match self {
             Self::Complete { .. } => "complete",
@@ -136,24 +141,24 @@ impl Ending {
 struct Story {
     pending_payment: bool,
     review: bool,
-    ending: Ending,
+    ending: LifeEnding,
     unknown: bool,
 }
 
 impl Story {
     fn draw(rng: &mut fastrand::Rng) -> Self {
         let ending = match rng.u16(..1000) {
-            0..880 => Ending::Complete {
+            0..880 => LifeEnding::Complete {
                 invoices: if rng.u8(..100) < 2 { 2 } else { 1 },
                 credit_memo: rng.u8(..100) < 3,
                 cancelled_line: rng.u8(..100) < 5,
             },
-            880..905 => Ending::CancelledEarly,
-            905..930 => Ending::CancelledLate,
-            930..960 => Ending::Blocked,
-            960..970 => Ending::Ready,
-            970..985 => Ending::OnHold,
-            _ => Ending::Fulfilled,
+            880..905 => LifeEnding::CancelledEarly,
+            905..930 => LifeEnding::CancelledLate,
+            930..960 => LifeEnding::Blocked,
+            960..970 => LifeEnding::Ready,
+            970..985 => LifeEnding::OnHold,
+            _ => LifeEnding::Fulfilled,
         };
         let (mut pending_payment, mut review) = match rng.u8(..100) {
             0..10 => (true, false),
@@ -162,14 +167,14 @@ impl Story {
             _ => (false, false),
         };
         match ending {
-            Ending::Blocked => review = true,
-            Ending::OnHold | Ending::CancelledEarly if !review => pending_payment = true,
+            LifeEnding::Blocked => review = true,
+            LifeEnding::OnHold | LifeEnding::CancelledEarly if !review => pending_payment = true,
             _ => {}
         }
         Self { pending_payment, review, ending, unknown: rng.u8(..100) < 2 }
     }
 
-    fn tell(&self, teller: &mut Teller<'_>) {
+    fn tell(&self, teller: &mut EventWriter<'_>) {
         if self.pending_payment {
             teller.reach("pending_payment", "order.pending_payment");
         }
@@ -178,22 +183,22 @@ impl Story {
             teller.reach("in_review", "order.review_opened");
         }
         match self.ending {
-            Ending::OnHold => {}
-            Ending::CancelledEarly => teller.reach("cancelled", "order.cancelled"),
-            Ending::Blocked => {
+            LifeEnding::OnHold => {}
+            LifeEnding::CancelledEarly => teller.reach("cancelled", "order.cancelled"),
+            LifeEnding::Blocked => {
                 teller.fraud("blocked");
                 teller.reach("blocked", "order.blocked");
             }
-            Ending::Ready => teller.accept(),
-            Ending::CancelledLate => {
+            LifeEnding::Ready => teller.accept(),
+            LifeEnding::CancelledLate => {
                 teller.accept();
                 teller.reach("cancelled", "order.cancelled");
             }
-            Ending::Fulfilled => {
+            LifeEnding::Fulfilled => {
                 teller.accept();
                 teller.fulfil(Shipping::Everything);
             }
-            Ending::Complete { invoices, credit_memo, cancelled_line } => {
+            LifeEnding::Complete { invoices, credit_memo, cancelled_line } => {
                 teller.accept();
                 teller.fulfil(if cancelled_line { Shipping::AllButOne } else { Shipping::Everything });
                 teller.reach("complete", "order.complete");
@@ -218,7 +223,7 @@ enum Shipping {
 }
 
 /// Writes the events of one order down, one after the other.
-struct Teller<'a> {
+struct EventWriter<'a> {
     order: &'a Order,
     own: u64,
     rng: fastrand::Rng,
@@ -228,7 +233,7 @@ struct Teller<'a> {
     credit_memos: Vec<String>,
 }
 
-impl<'a> Teller<'a> {
+impl<'a> EventWriter<'a> {
     fn new(own: u64, order: &'a Order) -> Self {
         let created = order.created;
         Self {

@@ -136,7 +136,7 @@ struct Amount {
 }
 
 #[derive(Serialize)]
-struct Taxed {
+struct TaxedAmount {
     rate: Rate,
     amount: Money,
 }
@@ -174,7 +174,7 @@ struct Item<'a> {
     metadata: Option<Metadata>,
     state: &'static str,
     state_transitions: Timeline<'a>,
-    tax: Taxed,
+    tax: TaxedAmount,
     importer_tax: Amount,
     duties: Amount,
     available_to_refund_amount: Money,
@@ -201,7 +201,7 @@ impl<'a> Item<'a> {
             metadata: shape.older.then_some(METADATA),
             state,
             state_transitions: Timeline { transitions, latest_first: shape.latest_first },
-            tax: Taxed { rate: Rate(order.buyer.tax_rate), amount: Money(line.tax) },
+            tax: TaxedAmount { rate: Rate(order.buyer.tax_rate), amount: Money(line.tax) },
             importer_tax: Amount { amount: Money(0) },
             duties: Amount { amount: Money(0) },
             available_to_refund_amount: Money(if state == "fulfilled" { line.amount + line.tax } else { 0 }),

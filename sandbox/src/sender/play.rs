@@ -196,7 +196,7 @@ struct Player {
 }
 
 /// A copy that is sent long after its life.
-struct Late {
+struct LateDelivery {
     event: PlannedEvent,
     /// Whether the first delivery was acknowledged.
     acknowledged: bool,
@@ -206,7 +206,7 @@ impl Player {
     async fn run(self: Arc<Self>) -> anyhow::Result<()> {
         // Twice the deliveries, so that a life that ends leaves no gap.
         let window = self.config.concurrency * 2;
-        let mut open: JoinSet<Vec<Late>> = JoinSet::new();
+        let mut open: JoinSet<Vec<LateDelivery>> = JoinSet::new();
         let mut late = VecDeque::new();
         for index in self.config.indices() {
             while open.len() >= window || late.len() > LATE_KEPT_MAX {
@@ -235,8 +235,8 @@ impl Player {
         }
     }
 
-    fn send_late(self: &Arc<Self>, open: &mut JoinSet<Vec<Late>>, late: Option<Late>) {
-        let Some(Late { event, acknowledged }) = late else {
+    fn send_late(self: &Arc<Self>, open: &mut JoinSet<Vec<LateDelivery>>, late: Option<LateDelivery>) {
+        let Some(LateDelivery { event, acknowledged }) = late else {
             return;
         };
         let player = Arc::clone(self);
@@ -250,7 +250,7 @@ impl Player {
     }
 
     /// Sends all events of a life. The result is what is to be sent again later.
-    async fn play_life(self: Arc<Self>, index: u64) -> Vec<Late> {
+    async fn play_life(self: Arc<Self>, index: u64) -> Vec<LateDelivery> {
         let life = Life::generate(self.config.seed, index, self.config.mode, self.config.start);
         let plan = plan::draw(self.config.seed, index, life.events.len());
         add(&self.progress.events_planned, u64::try_from(life.events.len()).expect("a handful of events"));
@@ -273,7 +273,7 @@ impl Player {
     }
 
     /// Sends one event, and again what is to be sent again now.
-    async fn send(&self, event: &PlannedEvent, repeat: Repeat) -> Option<Late> {
+    async fn send(&self, event: &PlannedEvent, repeat: Repeat) -> Option<LateDelivery> {
         if self.shutdown.is_cancelled() {
             return None;
         }
@@ -295,7 +295,7 @@ impl Player {
         if acknowledged {
             add(&self.progress.events_acknowledged, 1);
         }
-        (repeat == Repeat::LongAfter).then(|| Late { event: event.clone(), acknowledged })
+        (repeat == Repeat::LongAfter).then(|| LateDelivery { event: event.clone(), acknowledged })
     }
 
     async fn deliver_copy(&self, event: &PlannedEvent) -> bool {

@@ -21,7 +21,7 @@ const END_WAIT: Duration = Duration::from_secs(10);
 /// It keeps its records in memory, and only [`PARTITION_CAPACITY_BYTES`] of them per partition; it has no admin interface
 /// (topics are given at the start), finds no offset by time, and forgets everything on drop.
 #[derive(Debug)]
-pub struct Embedded {
+pub struct EmbeddedBroker {
     bootstrap: String,
     /// Dropping it ends the thread.
     stop: Option<mpsc::Sender<()>>,
@@ -29,7 +29,7 @@ pub struct Embedded {
     ended: mpsc::Receiver<()>,
 }
 
-impl Embedded {
+impl EmbeddedBroker {
     /// Starts the broker with these topics (name, number of partitions).
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Embedded {
     }
 }
 
-impl Drop for Embedded {
+impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.stop.take();
         // A broker that hangs must not take a test with it.

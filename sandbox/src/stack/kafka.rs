@@ -187,22 +187,22 @@ async fn serves(port: u16, expected: Vec<i32>) -> bool {
 }
 
 fn members(port: u16) -> Result<Vec<i32>> {
-    let consumer: BaseConsumer<Quiet> = ClientConfig::new()
+    let consumer: BaseConsumer<QuietContext> = ClientConfig::new()
         .set("bootstrap.servers", format!("127.0.0.1:{port}"))
         .set_log_level(RDKafkaLogLevel::Emerg)
-        .create_with_context(Quiet)
+        .create_with_context(QuietContext)
         .context("making a Kafka client")?;
     let metadata = consumer.fetch_metadata(None, METADATA_LIMIT).context("asking for the cluster's members")?;
     Ok(metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id).collect())
 }
 
 /// Refused connections are what waiting for a broker is made of: they are not logged.
-struct Quiet;
+struct QuietContext;
 
-impl ClientContext for Quiet {
+impl ClientContext for QuietContext {
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
 
     fn error(&self, _error: KafkaError, _reason: &str) {}
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for QuietContext {}

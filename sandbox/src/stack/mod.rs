@@ -19,7 +19,7 @@ use std::{ffi::OsStr, io::Write as _, os::unix::fs::PermissionsExt as _, path::P
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-pub use self::embedded::{Embedded, PARTITION_CAPACITY_BYTES, PARTITION_CAPACITY_RECORDS};
+pub use self::embedded::{EmbeddedBroker, PARTITION_CAPACITY_BYTES, PARTITION_CAPACITY_RECORDS};
 pub use self::kafka::Kafka;
 pub use self::postgres::Postgres;
 pub use self::process::{Process, Signal};

@@ -59,7 +59,7 @@ impl<'a> Envelope<'a> {
 }
 
 /// A body, read.
-pub(crate) struct Read<'a, P> {
+pub(crate) struct ParsedEvent<'a, P> {
     pub(crate) envelope: Envelope<'a>,
     /// What the envelope and the payload both need of the object.
     pub(crate) head: Head<'a>,
@@ -72,7 +72,10 @@ pub(crate) struct Read<'a, P> {
 ///
 /// # Errors
 /// When the body is not an event at all.
-pub(crate) fn read<'a, P: Payload>(body: &'a [u8], event_type: Option<&str>) -> Result<Read<'a, P>, EnvelopeError> {
+pub(crate) fn read<'a, P: Payload>(
+    body: &'a [u8],
+    event_type: Option<&str>,
+) -> Result<ParsedEvent<'a, P>, EnvelopeError> {
     let (mut fields, notes) = (Fields::<P>::default(), Notes::default());
     let usual = json_text(body).is_ok_and(|text| {
         let mut json = serde_json::Deserializer::from_str(text);
@@ -82,7 +85,7 @@ pub(crate) fn read<'a, P: Payload>(body: &'a [u8], event_type: Option<&str>) -> 
 }
 
 /// Reads a body that has to be repaired first, or is no event.
-fn read_repaired<'a, P: Payload>(body: &[u8], event_type: Option<&str>) -> Result<Read<'a, P>, EnvelopeError> {
+fn read_repaired<'a, P: Payload>(body: &[u8], event_type: Option<&str>) -> Result<ParsedEvent<'a, P>, EnvelopeError> {
     let repaired = repair(body);
     if let Some(key) = contradiction(&repaired.text).map_err(|error| EnvelopeError::not_json(&error))? {
         return Err(EnvelopeError::DuplicateKey(key));
@@ -99,9 +102,9 @@ fn read_repaired<'a, P: Payload>(body: &[u8], event_type: Option<&str>) -> Resul
     finish(fields.into_owned(), notes)
 }
 
-fn finish<P>(fields: Fields<'_, P>, notes: Notes) -> Result<Read<'_, P>, EnvelopeError> {
+fn finish<P>(fields: Fields<'_, P>, notes: Notes) -> Result<ParsedEvent<'_, P>, EnvelopeError> {
     let (envelope, head, payload) = fields.into_envelope(&notes)?;
-    Ok(Read { envelope, head, payload, notes })
+    Ok(ParsedEvent { envelope, head, payload, notes })
 }
 
 #[cfg(test)]

@@ -30,12 +30,12 @@ pub struct Fulfillment {
     /// How it travels.
     pub tracking: Tracking,
     /// What it says of each line.
-    pub lines: BTreeMap<LineId, Reported>,
+    pub lines: BTreeMap<LineId, ReportedQuantities>,
 }
 
 /// How many pieces of a line one fulfillment reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reported {
+pub struct ReportedQuantities {
     /// Shipped or delivered; the money is captured.
     ///
     /// Source: Digital River's fulfillment item `quantity`.
@@ -117,7 +117,7 @@ impl WireFulfillment {
     /// The fulfillment, and the order's snapshot if the event carries one.
     pub(crate) fn split(self, times: Times<'_>) -> Result<(Fulfillment, Option<WireOrder>), PayloadError> {
         let pieces = |quantity| Quantity::pieces(quantity).map_err(PayloadError::Shape);
-        let mut lines: BTreeMap<LineId, Reported> = BTreeMap::new();
+        let mut lines: BTreeMap<LineId, ReportedQuantities> = BTreeMap::new();
         for (index, item) in self.items.into_iter().flatten().enumerate() {
             let line_id = payload::id_text(item.item_id, times.notes()).and_then(LineId::parse);
             let line_id = line_id.map_err(|source| PayloadError::LineId { index, source })?;
@@ -163,7 +163,7 @@ mod tests {
         .unwrap();
         assert_eq!(event.order_id.as_str(), "o");
         assert_eq!(event.order.unwrap().lines.len(), 1, "the order's details are a snapshot");
-        let reported = |fulfilled, cancelled| Reported { fulfilled, cancelled };
+        let reported = |fulfilled, cancelled| ReportedQuantities { fulfilled, cancelled };
         let lines: Vec<_> = event.fulfillment.unwrap().lines.into_iter().collect();
         let id = |text: &str| LineId::parse(text).unwrap();
         assert_eq!(lines, [(id("l"), reported(3, 3)), (id("m"), reported(0, 1))]);

@@ -105,7 +105,7 @@ impl<'a> OrderObject<'a> {
             WireObject::Charge(charge) => event.charge(*charge, head)?,
             WireObject::Fulfillment(fulfillment) => event.fulfillment(*fulfillment, head)?,
         };
-        let Said { as_of, order, operations, fulfillment } = said;
+        let ObjectFields { as_of, order, operations, fulfillment } = said;
         Ok(OrderEvent {
             event_type: event_type::canonical(&envelope.event_type).to_owned(),
             created_time,
@@ -142,7 +142,7 @@ impl OrderEvent {
 
 /// What an event's object says.
 #[derive(Default)]
-struct Said {
+struct ObjectFields {
     as_of: Option<DateTime<Utc>>,
     order: Option<OrderSnapshot>,
     operations: Vec<Operation>,
@@ -163,12 +163,16 @@ impl Event<'_> {
         Times::new(self.received_at, self.created_time, self.notes)
     }
 
-    fn order(&self, order: WireOrder) -> Result<Said, PayloadError> {
+    fn order(&self, order: WireOrder) -> Result<ObjectFields, PayloadError> {
         let order = order.into_snapshot(self.times())?;
-        Ok(Said { as_of: order.updated_time.or(self.created_time), order: Some(order), ..Said::default() })
+        Ok(ObjectFields {
+            as_of: order.updated_time.or(self.created_time),
+            order: Some(order),
+            ..ObjectFields::default()
+        })
     }
 
-    fn charge(&self, wire: WireChargeOrOrder, head: Head<'_>) -> Result<Said, PayloadError> {
+    fn charge(&self, wire: WireChargeOrOrder, head: Head<'_>) -> Result<ObjectFields, PayloadError> {
         let names_order = !head.order_id.as_text().is_empty();
         let is_order = !names_order && wire.is_order();
         if !names_order && !is_order {
@@ -182,7 +186,7 @@ impl Event<'_> {
         } else {
             let created = self.times().read(charge.created_time);
             (charge.id, charge.state, charge.currency) = (id(head.id), order.state, order.currency);
-            (Said { as_of: self.created_time.or(created), ..Said::default() }, vec![charge])
+            (ObjectFields { as_of: self.created_time.or(created), ..ObjectFields::default() }, vec![charge])
         };
         let as_of = self.created_time.or(said.as_of).or(self.received_at);
         let is_chargeback = event_type::subject(&self.envelope.event_type) == Some(Subject::Chargeback);
@@ -193,7 +197,7 @@ impl Event<'_> {
         Ok(said)
     }
 
-    fn fulfillment(&self, mut wire: WireFulfillment, head: Head<'_>) -> Result<Said, PayloadError> {
+    fn fulfillment(&self, mut wire: WireFulfillment, head: Head<'_>) -> Result<ObjectFields, PayloadError> {
         if head.order_id.as_text().is_empty() {
             return Err(PayloadError::OrderId(IdError::Empty));
         }
@@ -204,11 +208,11 @@ impl Event<'_> {
         if details_id.is_some_and(|id| !id.is_empty() && self.envelope.order_id.as_deref() != Some(id)) {
             return Err(PayloadError::Shape("`orderDetails` are those of another order".to_owned()));
         }
-        Ok(Said {
+        Ok(ObjectFields {
             as_of: self.created_time.or(fulfillment.created_time),
             order: order.map(|order| order.into_snapshot(times)).transpose()?,
             fulfillment: Some(fulfillment),
-            ..Said::default()
+            ..ObjectFields::default()
         })
     }
 }

@@ -121,7 +121,7 @@ fn digits(text: &str) -> Option<Moment> {
         return None;
     }
     if matches!(whole.len(), 8 | 12 | 14) && fraction.is_empty() {
-        let mut rest = Rest(whole);
+        let mut rest = Remainder(whole);
         let date = Parts { year: rest.number(4)?, month: rest.number(2)?, day: rest.number(2)?, ..Parts::default() };
         return time_of_day(&mut rest, date)?.read();
     }
@@ -139,7 +139,7 @@ fn iso(text: &str) -> Option<Moment> {
         Some((text, zone)) => (text, Some(zone.strip_suffix(']')?)),
         None => (text, None),
     };
-    let mut rest = Rest(text);
+    let mut rest = Remainder(text);
     let mut parts = date(&mut rest)?;
     if rest.take(b"Tt ") && rest.starts_with_digit() {
         parts = time_of_day(&mut rest, parts)?;
@@ -155,7 +155,7 @@ fn iso(text: &str) -> Option<Moment> {
 
 /// A calendar date (`2026-11-27`), a week date (`2026-W48-5`) or an ordinal date (`2026-331`). Years of more than four digits
 /// have six and a sign, as JavaScript writes them.
-fn date(rest: &mut Rest<'_>) -> Option<Parts> {
+fn date(rest: &mut Remainder<'_>) -> Option<Parts> {
     let year = if rest.take(b"+") { rest.number(6)? } else { rest.number(4)? };
     let extended = rest.take(b"-");
     let of_date = |date: NaiveDate| {
@@ -182,7 +182,7 @@ fn date(rest: &mut Rest<'_>) -> Option<Parts> {
 }
 
 /// Hours, minutes and seconds, of which the last may have a fraction; each may be left out with all that follow.
-fn time_of_day(rest: &mut Rest<'_>, date: Parts) -> Option<Parts> {
+fn time_of_day(rest: &mut Remainder<'_>, date: Parts) -> Option<Parts> {
     let mut parts = Parts { unit_seconds: DAY_SECONDS, ..date };
     if rest.0.is_empty() {
         return Some(parts);
@@ -214,7 +214,7 @@ fn offset_seconds(text: &str) -> Option<i64> {
     if ["Z", "UTC", "GMT"].iter().any(|name| name.eq_ignore_ascii_case(text)) {
         return Some(0);
     }
-    let mut rest = Rest(text);
+    let mut rest = Remainder(text);
     let sign = if rest.take(b"+") { 1 } else { rest.take(b"-").then_some(-1)? };
     let hours = rest.number(2)?;
     let mut next = || if rest.take(b":") || rest.starts_with_digit() { rest.number(2) } else { Some(0) };
@@ -231,9 +231,9 @@ fn nanos(fraction: &str) -> Option<i64> {
 }
 
 /// What is left of an ASCII text.
-struct Rest<'a>(&'a str);
+struct Remainder<'a>(&'a str);
 
-impl<'a> Rest<'a> {
+impl<'a> Remainder<'a> {
     fn split(&mut self, length: usize) -> Option<&'a str> {
         let (head, tail) = self.0.split_at_checked(length)?;
         self.0 = tail;

@@ -8,14 +8,14 @@ use std::borrow::Cow;
 use crate::text::json_text;
 
 /// A body that can be read, and what was done to it.
-pub(crate) struct Repaired {
+pub(crate) struct RepairedBody {
     pub(crate) text: String,
     /// Whether characters were replaced; otherwise only numbers were rewritten.
     pub(crate) is_damaged: bool,
 }
 
 /// Replaces what is no Unicode, and writes numbers that are no 64-bit integers as texts.
-pub(crate) fn repair(body: &[u8]) -> Repaired {
+pub(crate) fn repair(body: &[u8]) -> RepairedBody {
     let (text, is_damaged) = match json_text(body) {
         Ok(text) => (Cow::Borrowed(text), false),
         Err(_) => {
@@ -23,7 +23,7 @@ pub(crate) fn repair(body: &[u8]) -> Repaired {
             (text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text).into(), true)
         }
     };
-    let mut repaired = Repaired { text: String::with_capacity(text.len() + text.len() / 16), is_damaged };
+    let mut repaired = RepairedBody { text: String::with_capacity(text.len() + text.len() / 16), is_damaged };
     let mut rest: &str = &text;
     while let Some(first) = rest.bytes().next() {
         rest = match first {
@@ -40,7 +40,7 @@ pub(crate) fn repair(body: &[u8]) -> Repaired {
     repaired
 }
 
-impl Repaired {
+impl RepairedBody {
     /// Copies a string with its quotes, and returns what follows.
     fn string<'a>(&mut self, text: &'a str) -> &'a str {
         self.text.push('"');
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn repaired(body: &[u8]) -> (String, bool) {
-        let Repaired { text, is_damaged } = repair(body);
+        let RepairedBody { text, is_damaged } = repair(body);
         (text, is_damaged)
     }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use riverlock_runtime::kafka::{KafkaConfig, topics};
-use riverlock_sandbox::stack::{self, Embedded, Kafka, ports};
+use riverlock_sandbox::stack::{self, EmbeddedBroker, Kafka, ports};
 use riverlock_tests::load::{self, Outcome};
 
 use super::{
@@ -57,7 +57,7 @@ pub(crate) fn bodies() -> Vec<bytes::Bytes> {
 enum Broker {
     Kafka(Kafka),
     /// Held for its life only.
-    Embedded(Embedded),
+    Embedded(EmbeddedBroker),
 }
 
 impl Broker {
@@ -111,7 +111,9 @@ impl Stage {
         let home = stack::temporary_dir()?;
         let config = KafkaConfig { partitions: options.partitions, ..KafkaConfig::default() };
         let broker = if options.embedded {
-            Broker::Embedded(Embedded::start(topics::names(&config).into_iter().map(|name| (name, config.partitions)))?)
+            Broker::Embedded(EmbeddedBroker::start(
+                topics::names(&config).into_iter().map(|name| (name, config.partitions)),
+            )?)
         } else {
             eprintln!("bench: starting Apache Kafka");
             Broker::Kafka(Kafka::start(&home.path().join("kafka"), &[ports::free_port()?]).await?)

@@ -8,7 +8,7 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use riverlock_ledger::{
-    Dead, Record, batch,
+    DeadReason, Record, batch,
     postgres::{self, Lock},
     store,
 };
@@ -18,7 +18,7 @@ use riverlock_recovery::audit::{
     running::{self, AuditConfig, Auditor},
 };
 use riverlock_runtime::{Context, Secret, kafka::KafkaConfig};
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::Mode;
 use riverlock_tests::{Database, now, record};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -35,7 +35,7 @@ struct Setting {
     kafka: KafkaConfig,
     producer: FutureProducer,
     topic_id: i16,
-    _cluster: Option<Embedded>,
+    _cluster: Option<EmbeddedBroker>,
 }
 
 fn consumers() -> [(&'static str, Vec<String>); 1] {
@@ -50,7 +50,7 @@ fn accepted(id: &str, currency: &str) -> String {
 
 impl Setting {
     async fn new() -> Self {
-        let cluster = Embedded::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
+        let cluster = EmbeddedBroker::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
         let brokers = cluster.bootstrap();
         Self { _cluster: Some(cluster), ..Self::at(brokers).await }
     }
@@ -92,7 +92,7 @@ impl Setting {
         records
     }
 
-    async fn consume(&mut self, records: &[Record], refused: Option<&Dead>) {
+    async fn consume(&mut self, records: &[Record], refused: Option<&DeadReason>) {
         batch::apply(&mut self.connection, &orders(), records, refused, now()).await.unwrap();
     }
 

@@ -15,14 +15,14 @@ use riverlock_ledger::{
 use riverlock_processor::CONSUMER;
 use riverlock_recovery::{
     audit::{self, AuditError},
-    rebuild::{Plan, Rebuild, RebuildError},
+    rebuild::{Rebuild, RebuildError, RebuildPlan},
     replay::{self, Replay, ReplayError, Selection},
 };
 use riverlock_runtime::{
     Context, SystemClock,
     kafka::{KafkaConfig, topics},
 };
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_tests::{binary, events, lives, outcomes, state};
 use sqlx::Connection as _;
 use tokio::{
@@ -38,10 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ORDERS: u64 = 8;
 
 /// The same database on another, empty cluster.
-fn moved(raw: Raw) -> (Raw, Option<Embedded>) {
+fn moved(raw: Raw) -> (Raw, Option<EmbeddedBroker>) {
     let Raw { database, kafka, _cluster: former } = raw;
     let names = topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions));
-    let cluster = Embedded::start(names).unwrap();
+    let cluster = EmbeddedBroker::start(names).unwrap();
     let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..kafka };
     (Raw { database, kafka, _cluster: Some(cluster) }, former)
 }
@@ -133,7 +133,7 @@ async fn assert_refused(raw: &Raw, current: &str) {
     assert!(refolded.contains(current), "{refolded}");
 }
 
-async fn plan(raw: &Raw) -> Result<replay::Planned, ReplayError> {
+async fn plan(raw: &Raw) -> Result<replay::PlanSummary, ReplayError> {
     let topics = raw.kafka.topics();
     let consumers =
         [replay::Consumer::new(orders(), topics.orders()), replay::Consumer::new(invoices(), topics.files())];
@@ -211,7 +211,7 @@ async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() 
     assert!(refolded.contains("nothing is to be done"), "{refolded}");
     let consumers = consumers(&raw.kafka).to_vec();
     let fingerprint = "this test".to_owned();
-    let tables = Plan { schema: "riverlock_rebuild".to_owned(), fingerprint, fresh: false, consumers };
+    let tables = RebuildPlan { schema: "riverlock_rebuild".to_owned(), fingerprint, fresh: false, consumers };
     let rebuilt = Rebuild::open(&raw.kafka, &raw.database.config, tables).await.map(drop).unwrap_err();
     assert!(matches!(&rebuilt, RebuildError::EarlierCluster(cluster) if *cluster == first), "{rebuilt}");
     drop(former);
@@ -306,7 +306,7 @@ async fn a_running_consumer_that_is_led_to_another_cluster_reads_nothing_there()
 
     let Raw { database, kafka, _cluster: former } = raw;
     let names = topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions));
-    let second = Embedded::start(names).unwrap();
+    let second = EmbeddedBroker::start(names).unwrap();
     *switch.behind.lock().unwrap() = second.bootstrap();
     drop(former);
     let raw = Raw { database, kafka, _cluster: Some(second) };

@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use riverlock_ledger::{Dead, Record, batch, store};
+use riverlock_ledger::{DeadReason, Record, batch, store};
 use riverlock_processor::Orders;
 use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::{
     sender::sign,
-    stack::{Embedded, ports},
+    stack::{EmbeddedBroker, ports},
 };
 use riverlock_schemas::Mode;
 use riverlock_tests::{Database, binary, lives, now, record};
@@ -234,7 +234,7 @@ async fn answer(port: u16, secret: &str) -> Option<u16> {
 async fn ingest_starts_and_rotates_its_secret_whatever_is_wrong_with_the_others() {
     const PATIENCE: Duration = Duration::from_secs(60);
     let kafka = KafkaConfig::default();
-    let broker = Embedded::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
+    let broker = EmbeddedBroker::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
     let [port, admin]: [u16; 2] = ports::free_ports(2).unwrap().try_into().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("riverlock.toml");
@@ -308,7 +308,7 @@ async fn somebody_is_recorded_without_being_asked_for() {
         let dead =
             Record { topic_id: ids[&topic], topic: topic.as_str().into(), ..record(0, offset, &accepted(&id, "o")) };
         let orders = Orders::new(vec![Mode::Test]);
-        let reason = Dead { reason: "database", detail: "division by zero".to_owned() };
+        let reason = DeadReason { reason: "database", detail: "division by zero".to_owned() };
         batch::apply(&mut desk.connection, &orders, &[dead], Some(&reason), now()).await.unwrap();
         let mut command = desk.command(&format!("dead-letters redrive {id} --reason x --apply"));
         command.env_remove("USER").env_remove("SUDO_USER").envs(variables.iter().copied());
@@ -331,7 +331,7 @@ async fn somebody_is_recorded_without_being_asked_for() {
 async fn what_the_runtime_logs_reaches_standard_error_and_defaults_are_told() {
     // This broker cannot be asked for the settings of topics.
     let kafka = KafkaConfig::default();
-    let broker = Embedded::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
+    let broker = EmbeddedBroker::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
     let desk = Desk::new(&format!("[kafka]\nbrokers = '{}'\n", broker.bootstrap())).await;
     let quiet = desk.run("orders list").await;
     assert_eq!(String::from_utf8_lossy(&quiet.stderr), "");

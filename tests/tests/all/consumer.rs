@@ -5,11 +5,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use riverlock_ledger::{
-    Decision, Error, Fresh, Projection,
+    Decision, Error, NewEvent, Projection,
     consumer::{self, BatchConfig, ConsumerError},
 };
 use riverlock_runtime::{Context, kafka::KafkaConfig};
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::Envelope;
 use riverlock_tests::{Database, backup::Backup, outcomes};
 use sqlx::PgConnection;
@@ -36,7 +36,7 @@ impl Projection for Picky {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<String>>,
+        fresh: Vec<NewEvent<String>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let divisors: Vec<i32> = fresh.iter().map(|fresh| i32::from(!fresh.event.contains("poison"))).collect();
@@ -48,12 +48,12 @@ impl Projection for Picky {
 pub(crate) struct Setting {
     pub(crate) database: Database,
     pub(crate) kafka: KafkaConfig,
-    _cluster: Embedded,
+    _cluster: EmbeddedBroker,
 }
 
 impl Setting {
     pub(crate) async fn new() -> Self {
-        let cluster = Embedded::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
+        let cluster = EmbeddedBroker::start([(TOPIC.to_owned(), PARTITIONS)].into_iter()).unwrap();
         let session_timeout = Duration::from_secs(6);
         let kafka = KafkaConfig { brokers: cluster.bootstrap(), session_timeout, ..KafkaConfig::default() };
         Self { database: Database::create().await.unwrap(), kafka, _cluster: cluster }

@@ -9,9 +9,9 @@ use rdkafka::{
 };
 use riverlock_ledger::{Record, batch, relay, store};
 use riverlock_processor::Orders;
-use riverlock_recovery::dead_letters::{self, Place, Request, Run};
+use riverlock_recovery::dead_letters::{self, LetterPosition, Request, Run};
 use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::Mode;
 use riverlock_tests::{Database, now, record};
 
@@ -39,7 +39,7 @@ async fn kill(database: &Database) -> Record {
 
 async fn redrive(database: &Database, record: &Record) {
     let mut connection = database.connect().await.unwrap();
-    let place = Place { topic_id: record.topic_id, position: record.position() };
+    let place = LetterPosition { topic_id: record.topic_id, position: record.position() };
     let (by, why) = ("ada".to_owned(), "try".to_owned());
     let request = Request { by, why, run: Run::Apply, discarded_too: false, looping_too: false };
     dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
@@ -54,7 +54,7 @@ fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_try_in_vain_is_published_with_the_record_as_it_was_and_where_it_lies() {
     let topics = KafkaConfig::default().topics();
-    let cluster = Embedded::start([(topics.dead_letter(), 1), (topics.fulfillment(), 1)].into_iter()).unwrap();
+    let cluster = EmbeddedBroker::start([(topics.dead_letter(), 1), (topics.fulfillment(), 1)].into_iter()).unwrap();
     let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..KafkaConfig::default() };
     let database = Database::create().await.unwrap();
     let record = kill(&database).await;

@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{
-    Dead, Decision, Error, Fresh, Projection, Record, batch,
+    DeadReason, Decision, Error, NewEvent, Projection, Record, batch,
     store::{self, Outcome},
 };
 use riverlock_processor::Orders;
-use riverlock_recovery::dead_letters::{self, Filter, Place, REDRIVES_MAX, Redriven, Request, Run, Skip, State};
+use riverlock_recovery::dead_letters::{
+    self, Filter, LetterPosition, LetterState, REDRIVES_MAX, RedriveResult, Request, Run, SkipReason,
+};
 use riverlock_schemas::{Envelope, Mode, events::event_type::is_order_snapshot};
 use riverlock_tests::{Database, events, lives, now, outcomes, record, refused, state};
 use sqlx::PgConnection;
@@ -60,15 +62,15 @@ impl Morgue {
         batch::apply(&mut self.connection, &orders(), records, Some(&refused()), now()).await.unwrap();
     }
 
-    async fn open(&mut self) -> Vec<Place> {
+    async fn open(&mut self) -> Vec<LetterPosition> {
         walk(&mut self.connection, &Filter::default()).await
     }
 
-    async fn redrive(&mut self, place: &Place, request: &Request) -> Redriven {
+    async fn redrive(&mut self, place: &LetterPosition, request: &Request) -> RedriveResult {
         dead_letters::redrive(&mut self.connection, &orders(), place, request, now()).await.unwrap()
     }
 
-    async fn redrive_all(&mut self) -> Vec<Redriven> {
+    async fn redrive_all(&mut self) -> Vec<RedriveResult> {
         let mut came = Vec::new();
         for place in self.open().await {
             came.push(self.redrive(&place, &request(Run::Apply)).await);
@@ -76,7 +78,7 @@ impl Morgue {
         came
     }
 
-    async fn row(&mut self, place: &Place) -> (String, Option<String>, String) {
+    async fn row(&mut self, place: &LetterPosition) -> (String, Option<String>, String) {
         sqlx::query_as("SELECT outcome, reason, event_id FROM events WHERE partition = $1 AND record_offset = $2")
             .bind(place.position.partition)
             .bind(place.position.offset)
@@ -101,7 +103,7 @@ impl Morgue {
 }
 
 /// Every open letter that a filter means, page by page.
-async fn walk(connection: &mut PgConnection, filter: &Filter) -> Vec<Place> {
+async fn walk(connection: &mut PgConnection, filter: &Filter) -> Vec<LetterPosition> {
     let mut cursor = dead_letters::started(connection).await.unwrap();
     let mut places = Vec::new();
     loop {
@@ -115,8 +117,8 @@ async fn walk(connection: &mut PgConnection, filter: &Filter) -> Vec<Place> {
 }
 
 /// Where a test's record lies.
-fn place(record: &Record) -> Place {
-    Place { topic_id: record.topic_id, position: record.position() }
+fn place(record: &Record) -> LetterPosition {
+    LetterPosition { topic_id: record.topic_id, position: record.position() }
 }
 
 /// Every event of some orders that concerns the processor, as records; one in three is to die.
@@ -151,7 +153,7 @@ async fn redriven_letters_end_in_the_tables_of_records_that_never_died() {
     assert_eq!(places.len(), dying.len());
     for place in &places {
         let came = morgue.redrive(place, &request(Run::Dry)).await;
-        assert!(matches!(came, Redriven::Settled { outcome: Outcome::Applied, .. }), "{came:?}");
+        assert!(matches!(came, RedriveResult::Settled { outcome: Outcome::Applied, .. }), "{came:?}");
     }
     assert_eq!(
         (state(&mut morgue.connection).await.unwrap(), morgue.letters().await),
@@ -172,7 +174,7 @@ async fn redriven_letters_end_in_the_tables_of_records_that_never_died() {
     let done = ("redrive".to_owned(), "ada".to_owned(), "the parser was fixed".to_owned(), "applied".to_owned());
     assert_eq!(actions, vec![done; dying.len()]);
     let again = morgue.redrive(&places[0], &request(Run::Apply)).await;
-    assert_eq!(again, Redriven::Skipped(Skip::Redriven));
+    assert_eq!(again, RedriveResult::Skipped(SkipReason::Redriven));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,8 +195,8 @@ async fn two_redrives_at_once_beside_live_duplicates_have_each_effect_once() {
             for place in &places {
                 let came = dead_letters::redrive(&mut connection, &orders(), place, &request(Run::Apply), now()).await;
                 match came.unwrap() {
-                    Redriven::Settled { outcome: Outcome::Applied, .. } => settled += 1,
-                    Redriven::Skipped(Skip::Redriven) => {}
+                    RedriveResult::Settled { outcome: Outcome::Applied, .. } => settled += 1,
+                    RedriveResult::Skipped(SkipReason::Redriven) => {}
                     other => panic!("{other:?}"),
                 }
             }
@@ -244,7 +246,7 @@ impl Projection for Hanging {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<Self::Event>>,
+        fresh: Vec<NewEvent<Self::Event>>,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
         self.orders.apply(connection, fresh, now).await?;
@@ -274,7 +276,7 @@ async fn a_redrive_that_is_killed_after_its_effect_has_none_and_the_next_one_has
 
     // Waits for the dead one's locks, which end with its connection.
     let came = morgue.redrive_all().await;
-    assert_eq!(came, [Redriven::Settled { outcome: Outcome::Applied, reason: None }]);
+    assert_eq!(came, [RedriveResult::Settled { outcome: Outcome::Applied, reason: None }]);
     assert_eq!(state(&mut morgue.connection).await.unwrap(), reference(&dying).await);
     assert_eq!(morgue.actions().await.len(), 1);
 }
@@ -294,14 +296,14 @@ impl Projection for Broken {
     fn decide(&self, envelope: &Envelope<'_>, _body: &[u8]) -> Decision<String> {
         match self.understands {
             true => Decision::Apply(envelope.id.to_string()),
-            false => Decision::Dead(Dead { reason: "shape", detail: "still not\0 understood".to_owned() }),
+            false => Decision::Dead(DeadReason { reason: "shape", detail: "still not\0 understood".to_owned() }),
         }
     }
 
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        _fresh: Vec<Fresh<String>>,
+        _fresh: Vec<NewEvent<String>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         sqlx::query("INSERT INTO topics (name) VALUES ('half an effect')").execute(&mut *connection).await?;
@@ -323,7 +325,7 @@ async fn what_is_redriven_in_vain_too_often_is_passed_over_until_somebody_insist
             .await
             .unwrap();
         let reason = if attempts % 2 == 0 { "database" } else { "shape" };
-        let Redriven::Dead { reason: found, attempts: count, .. } = came else { panic!("{came:?}") };
+        let RedriveResult::Dead { reason: found, attempts: count, .. } = came else { panic!("{came:?}") };
         assert_eq!((found.as_str(), count), (reason, attempts));
         assert_eq!(morgue.row(&place).await, ("dead".to_owned(), Some(reason.to_owned()), "e".to_owned()));
     }
@@ -337,11 +339,11 @@ async fn what_is_redriven_in_vain_too_often_is_passed_over_until_somebody_insist
     assert_eq!(published, None, "each try in vain is told to those who read the topic of dead letters");
 
     let guarded = morgue.redrive(&place, &request(Run::Apply)).await;
-    assert_eq!(guarded, Redriven::Skipped(Skip::Looping(REDRIVES_MAX)));
+    assert_eq!(guarded, RedriveResult::Skipped(SkipReason::Looping(REDRIVES_MAX)));
     assert_eq!(morgue.letters().await, [("open".to_owned(), REDRIVES_MAX + 1)]);
     let forced = Request { looping_too: true, ..request(Run::Apply) };
     let came = morgue.redrive(&place, &forced).await;
-    assert_eq!(came, Redriven::Settled { outcome: Outcome::Applied, reason: None });
+    assert_eq!(came, RedriveResult::Settled { outcome: Outcome::Applied, reason: None });
     let actions: Vec<String> = morgue.actions().await.into_iter().map(|action| action.3).collect();
     assert_eq!(actions, ["dead", "dead", "dead", "applied"]);
     let history = dead_letters::history(&mut morgue.connection, &place).await.unwrap();
@@ -396,12 +398,13 @@ async fn a_filter_means_what_it_says() {
         let mut walked: Vec<i64> =
             walk(&mut morgue.connection, &filter).await.into_iter().map(|place| place.position.offset).collect();
         walked.sort_unstable();
-        let listed = dead_letters::list(&mut morgue.connection, &State::ALL, &filter, None, 100).await.unwrap();
+        let listed = dead_letters::list(&mut morgue.connection, &LetterState::ALL, &filter, None, 100).await.unwrap();
         let mut listed: Vec<i64> = listed.iter().map(|letter| letter.offset).collect();
         listed.sort_unstable();
         assert_eq!((&walked, &listed), (&expected, &expected), "{filter:?}");
     }
-    let first = dead_letters::list(&mut morgue.connection, &State::ALL, &Filter::default(), None, 1).await.unwrap();
+    let first =
+        dead_letters::list(&mut morgue.connection, &LetterState::ALL, &Filter::default(), None, 1).await.unwrap();
     assert_eq!(first[0].event_id, "e1", "the oldest comes first");
 }
 
@@ -471,15 +474,15 @@ async fn a_discarded_letter_stays_dead_and_is_redriven_only_when_it_is_named() {
     assert_eq!(morgue.letters().await[0], ("discarded".to_owned(), 1));
     assert_eq!(morgue.row(&places[0]).await.0, "dead");
     let again = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
-    assert_eq!(again, Err(Skip::Discarded));
+    assert_eq!(again, Err(SkipReason::Discarded));
     assert_eq!(morgue.actions().await.len(), 1);
 
-    assert_eq!(morgue.redrive(&places[0], &request(Run::Apply)).await, Redriven::Skipped(Skip::Discarded));
+    assert_eq!(morgue.redrive(&places[0], &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Discarded));
     let named = Request { discarded_too: true, ..request(Run::Apply) };
     let came = morgue.redrive(&places[0], &named).await;
-    assert_eq!(came, Redriven::Settled { outcome: Outcome::Applied, reason: None });
+    assert_eq!(came, RedriveResult::Settled { outcome: Outcome::Applied, reason: None });
     let late = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
-    assert_eq!(late, Err(Skip::Redriven));
+    assert_eq!(late, Err(SkipReason::Redriven));
 }
 
 #[tokio::test]
@@ -493,8 +496,8 @@ async fn a_letter_that_was_changed_is_not_redriven() {
         .await
         .unwrap();
     let came = morgue.redrive(&place(&dying), &request(Run::Apply)).await;
-    assert!(matches!(came, Redriven::Skipped(Skip::Contradicted(_))), "{came:?}");
-    let unknown = Place { topic_id: 1, position: record(9, 9, b"").position() };
-    assert_eq!(morgue.redrive(&unknown, &request(Run::Apply)).await, Redriven::Skipped(Skip::Unknown));
+    assert!(matches!(came, RedriveResult::Skipped(SkipReason::Contradicted(_))), "{came:?}");
+    let unknown = LetterPosition { topic_id: 1, position: record(9, 9, b"").position() };
+    assert_eq!(morgue.redrive(&unknown, &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Unknown));
     assert!(morgue.actions().await.is_empty());
 }

@@ -12,7 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use riverlock_ledger::{
-    Decision, Error, Fresh, Projection,
+    Decision, Error, NewEvent, Projection,
     consumer::{self, BatchConfig},
 };
 use riverlock_runtime::{
@@ -47,7 +47,7 @@ impl Projection for Plain {
     async fn apply(
         &self,
         _connection: &mut PgConnection,
-        fresh: Vec<Fresh<()>>,
+        fresh: Vec<NewEvent<()>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         self.0.fetch_add(fresh.len(), Ordering::Relaxed);

@@ -13,12 +13,12 @@ use riverlock_ledger::{
     postgres::{self, Lock},
 };
 use riverlock_processor::{CONSUMER, ProcessorConfig};
-use riverlock_recovery::rebuild::{Plan, Rebuild, RebuildError, SCHEMA};
+use riverlock_recovery::rebuild::{Rebuild, RebuildError, RebuildPlan, SCHEMA};
 use riverlock_runtime::{
     Context,
     kafka::{KafkaConfig, topics},
 };
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_tests::Database;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::time::Instant;
@@ -102,9 +102,9 @@ impl Install {
         keys.len()
     }
 
-    fn plan(&self, schema: &str) -> Plan {
+    fn plan(&self, schema: &str) -> RebuildPlan {
         let consumers = vec![(CONSUMER, self.kafka.topics().orders())];
-        Plan { schema: schema.to_owned(), fingerprint: "this test".to_owned(), fresh: true, consumers }
+        RebuildPlan { schema: schema.to_owned(), fingerprint: "this test".to_owned(), fresh: true, consumers }
     }
 }
 
@@ -116,7 +116,7 @@ fn kafka(prefix: &str, brokers: &str) -> KafkaConfig {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_installations_share_a_database_and_a_cluster_and_neither_sees_the_other() {
     let names = ["shop", "boutique"].map(|name| kafka(name, "")).map(|kafka| topics::names(&kafka)).concat();
-    let cluster = Embedded::start(names.into_iter().map(|name| (name, 3))).unwrap();
+    let cluster = EmbeddedBroker::start(names.into_iter().map(|name| (name, 3))).unwrap();
     let database = Database::create().await.unwrap();
     let mut one = Install::new("shop", &cluster.bootstrap(), &database).await;
     let mut other = Install::new("boutique", &cluster.bootstrap(), &database).await;

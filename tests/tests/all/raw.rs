@@ -10,7 +10,7 @@ use riverlock_runtime::{
     Context, Secret,
     kafka::{KafkaConfig, topics},
 };
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::{Envelope, Mode, record};
 use riverlock_tests::{Database, outcomes};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -24,7 +24,7 @@ pub(crate) struct Raw {
     pub(crate) database: Database,
     pub(crate) kafka: KafkaConfig,
     /// Held for its life only.
-    pub(crate) _cluster: Option<Embedded>,
+    pub(crate) _cluster: Option<EmbeddedBroker>,
 }
 
 /// Consumers that run until they are ended.
@@ -53,7 +53,7 @@ impl Raw {
     pub(crate) async fn new() -> Self {
         let kafka = KafkaConfig { partitions: 4, ..KafkaConfig::default() };
         let names = topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions));
-        let cluster = Embedded::start(names).unwrap();
+        let cluster = EmbeddedBroker::start(names).unwrap();
         let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..kafka };
         Self { database: Database::create().await.unwrap(), kafka, _cluster: Some(cluster) }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
 use riverlock_ledger::reading::ranges::RangeError;
-use riverlock_recovery::rebuild::{Kept, Plan, Reason, Rebuild, RebuildError, Report, SCHEMA, tables};
+use riverlock_recovery::rebuild::{FormerTables, Reason, Rebuild, RebuildError, RebuildPlan, Report, SCHEMA, tables};
 use riverlock_runtime::{SystemClock, kafka::KafkaConfig};
 use riverlock_sandbox::stack::kafka_for_test;
 use riverlock_tests::{Database, World, binary, events, lives, now, state};
@@ -18,9 +18,9 @@ use tokio::process::Command;
 
 use crate::raw::{Raw, event, execute, invoices, orders, value};
 
-fn plan(raw: &Raw, schema: &str) -> Plan {
+fn plan(raw: &Raw, schema: &str) -> RebuildPlan {
     let topics = raw.kafka.topics();
-    Plan {
+    RebuildPlan {
         schema: schema.to_owned(),
         fingerprint: "this test".to_owned(),
         fresh: false,
@@ -48,7 +48,7 @@ async fn compare(rebuild: &Rebuild) -> Report {
     rebuild.compare(snapshot).await.unwrap()
 }
 
-async fn swap(raw: &Raw, schema: &str) -> Kept {
+async fn swap(raw: &Raw, schema: &str) -> FormerTables {
     let mut rebuild = open(raw, schema).await.unwrap();
     catch_up(&rebuild, &|_| {}).await;
     rebuild.finish().await.unwrap();
@@ -226,8 +226,8 @@ async fn a_rebuild_that_was_killed_goes_on_and_one_by_other_code_does_not() {
     assert_eq!(report.total, 0, "{:?}", differing(&report));
     drop(left);
 
-    let other = Plan { fingerprint: "another program".to_owned(), ..plan(&raw, SCHEMA) };
-    let open = |plan: Plan| async { Rebuild::open(&raw.kafka, &raw.database.config, plan).await };
+    let other = RebuildPlan { fingerprint: "another program".to_owned(), ..plan(&raw, SCHEMA) };
+    let open = |plan: RebuildPlan| async { Rebuild::open(&raw.kafka, &raw.database.config, plan).await };
     let refused = loop {
         match open(other.clone()).await {
             Err(RebuildError::Busy) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -236,7 +236,7 @@ async fn a_rebuild_that_was_killed_goes_on_and_one_by_other_code_does_not() {
     };
     assert!(matches!(refused, Err(RebuildError::Mixed(_))), "{refused:?}");
     let fresh = loop {
-        match open(Plan { fresh: true, ..other.clone() }).await {
+        match open(RebuildPlan { fresh: true, ..other.clone() }).await {
             Err(RebuildError::Busy) => tokio::time::sleep(Duration::from_millis(50)).await,
             result => break result.unwrap(),
         }

@@ -7,7 +7,7 @@ use riverlock_ledger::batch;
 use riverlock_processor::{
     Orders,
     domain::Status,
-    refold::{self, Finding, OrderDiff, Plan, Reason, Refusal, Selection, Tally},
+    refold::{self, OrderDiff, Reason, RefoldFinding, RefoldPlan, Refusal, Selection, Tally},
 };
 use riverlock_runtime::{
     SystemClock,
@@ -38,7 +38,7 @@ impl Found {
 
 async fn refold(raw: &Raw, selection: Selection, apply: bool) -> Found {
     let mut found = Found::default();
-    let plan = Plan {
+    let plan = RefoldPlan {
         selection,
         orders: orders(),
         other_topics: raw.kafka.topics().files(),
@@ -46,9 +46,9 @@ async fn refold(raw: &Raw, selection: Selection, apply: bool) -> Found {
         clock: &SystemClock,
     };
     let mut tell = |finding| match finding {
-        Finding::Differs(diff) => found.diffs.push(diff),
-        Finding::Refused(key, refusal) => found.refusals.push((key.order_id.as_str().to_owned(), refusal)),
-        Finding::Unreadable(row) => found.unreadable.push(row),
+        RefoldFinding::Differs(diff) => found.diffs.push(diff),
+        RefoldFinding::Refused(key, refusal) => found.refusals.push((key.order_id.as_str().to_owned(), refusal)),
+        RefoldFinding::Unreadable(row) => found.unreadable.push(row),
     };
     let tally = refold::run(&raw.kafka, &raw.database.config, plan, &mut tell, &|_, _| {}).await.unwrap();
     found.tally = tally;

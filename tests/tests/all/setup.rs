@@ -16,7 +16,7 @@ use riverlock_ledger::{
     },
 };
 use riverlock_runtime::kafka::{KafkaConfig, topics};
-use riverlock_sandbox::stack::{self, Embedded, Kafka, kafka_for_test};
+use riverlock_sandbox::stack::{self, EmbeddedBroker, Kafka, kafka_for_test};
 use riverlock_tests::{Database, binary};
 use serde_json::Value;
 use sqlx::{
@@ -73,9 +73,9 @@ fn text(output: Output, code: i32) -> String {
     text + &error
 }
 
-fn embedded() -> Embedded {
+fn embedded() -> EmbeddedBroker {
     let kafka = KafkaConfig::default();
-    Embedded::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap()
+    EmbeddedBroker::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap()
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ impl Station {
         }
     }
 
-    async fn add(&self, new: &NewReport) -> Result<add::Added, AddError> {
+    async fn add(&self, new: &NewReport) -> Result<add::StoredReport, AddError> {
         add::add(&mut self.database.connect().await.unwrap(), new, self.clock.now()).await
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use riverlock_ledger::postgres::cluster;
 use riverlock_runtime::kafka::{KafkaConfig, topics};
-use riverlock_sandbox::stack::{Embedded, ports};
+use riverlock_sandbox::stack::{EmbeddedBroker, ports};
 use riverlock_tests::{Database, binary};
 use tokio::{process::Command, time::Instant};
 
@@ -22,7 +22,7 @@ async fn answers(url: &str) -> bool {
 async fn services_without_anything_to_reload_survive_a_hangup_and_end_well_when_they_are_asked_to() {
     let kafka = KafkaConfig::default();
     let names = topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions));
-    let broker = Embedded::start(names).unwrap();
+    let broker = EmbeddedBroker::start(names).unwrap();
     let database = Database::create().await.unwrap();
     let kafka = KafkaConfig { brokers: broker.bootstrap(), ..kafka };
     let id = cluster::connected(&kafka).await.unwrap();

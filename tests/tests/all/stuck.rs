@@ -16,12 +16,12 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 use riverlock_ledger::{
-    Decision, Error, Fresh, PostgresConfig, Projection,
+    Decision, Error, NewEvent, PostgresConfig, Projection,
     consumer::{self, BatchConfig},
     store::Outcome,
 };
 use riverlock_processor::Orders;
-use riverlock_recovery::dead_letters::{self, Redriven, Request, Run};
+use riverlock_recovery::dead_letters::{self, RedriveResult, Request, Run};
 use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
 use riverlock_schemas::{Envelope, Mode};
 use riverlock_tests::{Database, now, outcomes};
@@ -54,7 +54,7 @@ impl Projection for Stubborn {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<bool>>,
+        fresh: Vec<NewEvent<bool>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         if fresh.iter().any(|fresh| fresh.event) && !self.open.load(Ordering::Relaxed) {
@@ -159,10 +159,10 @@ async fn a_row_that_cannot_be_read_costs_its_events_their_effect_until_it_is_men
     let (by, why) = ("ada".to_owned(), "the row".to_owned());
     let request = Request { by, why, run: Run::Apply, discarded_too: false, looping_too: false };
     let came = dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
-    assert!(matches!(&came, Redriven::Dead { reason, .. } if reason == "unreadable_row"), "{came:?}");
+    assert!(matches!(&came, RedriveResult::Dead { reason, .. } if reason == "unreadable_row"), "{came:?}");
     sqlx::query("UPDATE orders SET details = '{}' WHERE order_id = 'broken'").execute(&mut connection).await.unwrap();
     let came = dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
-    assert!(matches!(came, Redriven::Settled { outcome: Outcome::Applied, .. }), "{came:?}");
+    assert!(matches!(came, RedriveResult::Settled { outcome: Outcome::Applied, .. }), "{came:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,7 +211,7 @@ impl Projection for Slow {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<()>>,
+        fresh: Vec<NewEvent<()>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let seconds = self.per_event.as_secs_f64() * fresh.len() as f64;

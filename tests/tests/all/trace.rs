@@ -14,7 +14,7 @@ use riverlock_runtime::{
     Secret,
     kafka::{KafkaConfig, topics},
 };
-use riverlock_sandbox::{sender::sign, stack::Embedded};
+use riverlock_sandbox::{sender::sign, stack::EmbeddedBroker};
 use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash, record as headers};
 use riverlock_tests::{Database, binary, now};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ struct Desk {
     connection: PgConnection,
     producer: FutureProducer,
     folder: tempfile::TempDir,
-    _broker: Embedded,
+    _broker: EmbeddedBroker,
     _database: Database,
 }
 
@@ -46,7 +46,7 @@ struct Sent<'a> {
 impl Desk {
     async fn new() -> Self {
         let mut kafka = KafkaConfig { partitions: 2, ..KafkaConfig::default() };
-        let broker = Embedded::start(topics::names(&kafka).into_iter().map(|name| (name, 2))).unwrap();
+        let broker = EmbeddedBroker::start(topics::names(&kafka).into_iter().map(|name| (name, 2))).unwrap();
         kafka.brokers = broker.bootstrap();
         let (database, folder) = (Database::create().await.unwrap(), tempfile::tempdir().unwrap());
         let config = format!(

@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{
-    Decision, Error, Fresh, PostgresConfig, Projection,
+    Decision, Error, NewEvent, PostgresConfig, Projection,
     consumer::{self, BatchConfig, ConsumerError},
 };
 use riverlock_runtime::{Context, Secret, telemetry};
@@ -77,7 +77,7 @@ impl Projection for Troubled {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        _fresh: Vec<Fresh<()>>,
+        _fresh: Vec<NewEvent<()>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         if let Some(trouble) = TROUBLES.get(self.attempts.fetch_add(1, Ordering::Relaxed)) {
@@ -145,7 +145,7 @@ impl Projection for Crossed {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        _fresh: Vec<Fresh<()>>,
+        _fresh: Vec<NewEvent<()>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let result = self.cross(connection).await;
@@ -212,7 +212,7 @@ impl Projection for Counting {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<()>>,
+        fresh: Vec<NewEvent<()>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let seconds = if self.slow.load(Ordering::Relaxed) { fresh.len() as f64 / 50.0 } else { 0.0 };
@@ -270,7 +270,7 @@ impl Projection for Gated {
     async fn apply(
         &self,
         _connection: &mut PgConnection,
-        _fresh: Vec<Fresh<()>>,
+        _fresh: Vec<NewEvent<()>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         self.open.clone().wait_for(|open| *open).await.expect("the test holds the gate");

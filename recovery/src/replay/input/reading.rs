@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::replay::{
     ReplayError, Selection,
-    model::{Assigned, Limits, RangeKey},
+    model::{AssignedRange, Limits, RangeKey},
 };
 
 /// Records of one transaction, and how far reading has come with them.
@@ -34,28 +34,28 @@ pub(crate) struct Chunk {
 }
 
 /// Chunks, read ahead by one.
-pub(crate) struct Reading {
+pub(crate) struct ChunkReader {
     chunks: mpsc::Receiver<Result<Chunk, ReplayError>>,
     read: Arc<AtomicU64>,
 }
 
-impl Reading {
+impl ChunkReader {
     /// Starts to read. `next` says how far ranges have been read before.
     pub(crate) fn start(
         kafka: &KafkaConfig,
         group: &str,
-        ranges: &[Assigned],
+        ranges: &[AssignedRange],
         next: &HashMap<RangeKey, i64>,
         selection: &Selection,
         limits: Limits,
     ) -> Result<Self, ReplayError> {
         let read = Arc::new(AtomicU64::new(0));
-        let mut lanes: Vec<Lane> = Vec::new();
+        let mut lanes: Vec<TopicReader> = Vec::new();
         for assigned in ranges {
             let range = Progress::new(assigned, next);
             match lanes.iter_mut().find(|lane| lane.topic_id == assigned.topic_id) {
                 Some(lane) => lane.ranges.push(range),
-                None => lanes.push(Lane {
+                None => lanes.push(TopicReader {
                     topic_id: assigned.topic_id,
                     topic: Arc::from(assigned.range.topic.as_str()),
                     ranges: vec![range],
@@ -98,7 +98,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(assigned: &Assigned, next: &HashMap<RangeKey, i64>) -> Self {
+    fn new(assigned: &AssignedRange, next: &HashMap<RangeKey, i64>) -> Self {
         let key = (assigned.topic_id, assigned.range.partition, assigned.range.start);
         let next = next.get(&key).copied().unwrap_or(assigned.range.start);
         Self { range: assigned.range.clone(), key, next, told: next }
@@ -106,7 +106,7 @@ impl Progress {
 }
 
 /// One topic.
-struct Lane {
+struct TopicReader {
     topic_id: i16,
     topic: Arc<str>,
     /// In the order in which they are read: by partition, then by offset.
@@ -116,7 +116,7 @@ struct Lane {
     head: Option<Record>,
 }
 
-impl Lane {
+impl TopicReader {
     /// Reads up to the next selected record.
     fn advance(&mut self, selection: &Selection, read: &AtomicU64) -> Result<(), ReplayError> {
         self.head = None;
@@ -146,7 +146,7 @@ impl Lane {
 
 /// All topics, merged.
 struct Merge {
-    lanes: Vec<Lane>,
+    lanes: Vec<TopicReader>,
     selection: Selection,
     limits: Limits,
     read: Arc<AtomicU64>,

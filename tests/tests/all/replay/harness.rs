@@ -11,16 +11,16 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use riverlock::config::Config;
 use riverlock_invoice_fetcher::{AccountConfig, InvoiceFetcherConfig, InvoiceQueue};
 use riverlock_ledger::{
-    Decision, Error, Fresh, Projection, Record, batch,
+    Decision, Error, NewEvent, Projection, Record, batch,
     consumer::{self, BatchConfig},
 };
 use riverlock_processor::Orders;
 use riverlock_recovery::{
     audit,
-    replay::{self, Applied, Consumer, Observer, Planned, RATE_DEFAULT, Replay, ReplayError, Selection},
+    replay::{self, Consumer, Observer, PlanSummary, RATE_DEFAULT, Replay, ReplayError, ReplayResult, Selection},
 };
 use riverlock_runtime::{Context, Secret, SystemClock, kafka::KafkaConfig};
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash};
 use riverlock_tests::{Database, lives, now, record, state};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -36,7 +36,7 @@ pub(super) struct Setting {
     pub(super) database: Database,
     config: Config,
     produced: Mutex<Vec<Produced>>,
-    _cluster: Option<Embedded>,
+    _cluster: Option<EmbeddedBroker>,
 }
 
 /// Takes what a replay says, and may stop it.
@@ -76,12 +76,12 @@ impl Setting {
         let session_timeout = Duration::from_secs(6);
         let kafka = KafkaConfig { partitions: PARTITIONS, session_timeout, ..KafkaConfig::default() };
         let topics = kafka.topics().all_raw().into_iter().map(|topic| (topic, PARTITIONS));
-        let cluster = Embedded::start(topics).unwrap();
+        let cluster = EmbeddedBroker::start(topics).unwrap();
         let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..kafka };
         Self::on(kafka, Some(cluster)).await
     }
 
-    pub(super) async fn on(kafka: KafkaConfig, cluster: Option<Embedded>) -> Self {
+    pub(super) async fn on(kafka: KafkaConfig, cluster: Option<EmbeddedBroker>) -> Self {
         let database = Database::create().await.unwrap();
         let invoice_fetcher = InvoiceFetcherConfig {
             test: Some(AccountConfig { api_key: Secret::new("key"), requests_per_second: None }),
@@ -277,7 +277,7 @@ impl Setting {
         }
     }
 
-    pub(super) async fn plan(&self, selection: &Selection) -> Result<Planned, ReplayError> {
+    pub(super) async fn plan(&self, selection: &Selection) -> Result<PlanSummary, ReplayError> {
         self.plan_with(&self.consumers(), selection).await
     }
 
@@ -285,22 +285,26 @@ impl Setting {
         &self,
         consumers: &[Consumer],
         selection: &Selection,
-    ) -> Result<Planned, ReplayError> {
+    ) -> Result<PlanSummary, ReplayError> {
         replay::plan(&self.replay(consumers), selection, usize::MAX, &mut Watcher::default()).await
     }
 
     /// What a plan says of how it found what it reads.
-    pub(super) async fn plan_and_notes(&self, selection: &Selection) -> (Planned, String) {
+    pub(super) async fn plan_and_notes(&self, selection: &Selection) -> (PlanSummary, String) {
         let (consumers, mut watcher) = (self.consumers(), Watcher::default());
         let planned = replay::plan(&self.replay(&consumers), selection, usize::MAX, &mut watcher).await.unwrap();
         (planned, watcher.said.join("\n"))
     }
 
-    pub(super) async fn apply(&self, planned: &Planned) -> Result<Applied, ReplayError> {
+    pub(super) async fn apply(&self, planned: &PlanSummary) -> Result<ReplayResult, ReplayError> {
         self.apply_watched(planned, Watcher::default()).await
     }
 
-    pub(super) async fn apply_watched(&self, planned: &Planned, mut watcher: Watcher) -> Result<Applied, ReplayError> {
+    pub(super) async fn apply_watched(
+        &self,
+        planned: &PlanSummary,
+        mut watcher: Watcher,
+    ) -> Result<ReplayResult, ReplayError> {
         let consumers = self.consumers();
         let replay = Replay { stop: watcher.stop.clone(), ..self.replay(&consumers) };
         let plan: Sha256Hash = planned.plan.expect("there is something to do");
@@ -355,10 +359,10 @@ impl Projection for Picky {
     async fn apply(
         &self,
         connection: &mut PgConnection,
-        fresh: Vec<Fresh<String>>,
+        fresh: Vec<NewEvent<String>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        for Fresh { event, .. } in fresh {
+        for NewEvent { event, .. } in fresh {
             let divisor = i32::from(!event.contains("poison"));
             sqlx::query("SELECT 1 / $1").bind(divisor).execute(&mut *connection).await?;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use riverlock_ledger::reading::ranges::RangeError;
 use riverlock_recovery::replay::{self, ReplayError, Selection};
 use riverlock_runtime::kafka::KafkaConfig;
-use riverlock_sandbox::stack::Embedded;
+use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::{Envelope, partitioner};
 
 use super::harness::{Setting, Watcher};
@@ -81,7 +81,7 @@ async fn topics_partitions_and_offsets_select_what_they_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_the_configuration_does_not_name_are_replayed_too() {
     let kafka = KafkaConfig { partitions: 3, session_timeout: Duration::from_secs(6), ..KafkaConfig::default() };
-    let cluster = Embedded::start(kafka.topics().all_raw().into_iter().map(|topic| (topic, 5))).unwrap();
+    let cluster = EmbeddedBroker::start(kafka.topics().all_raw().into_iter().map(|topic| (topic, 5))).unwrap();
     let setting = Setting::on(KafkaConfig { brokers: cluster.bootstrap(), ..kafka }, Some(cluster)).await;
     setting.produce(setting.more(56, 40)).await;
     setting.consume_all().await;
