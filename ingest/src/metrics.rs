@@ -11,48 +11,48 @@ mod endpoint;
 pub(crate) use endpoint::{EndpointMetrics, Tally, seconds};
 
 /// Requests, by `endpoint` (its name, or `none`) and [`Outcome`].
-pub const REQUESTS: &str = "ingest_requests_total";
+pub const REQUESTS: &str = "riverlock_ingest_requests_total";
 /// From the request's first byte (over HTTP/2 from its head) to the answer, by `endpoint`.
-pub const ANSWER_SECONDS: &str = "ingest_answer_duration_seconds";
+pub const ANSWER_SECONDS: &str = "riverlock_ingest_answer_duration_seconds";
 /// From handing an event to the producer to Kafka's acknowledgement of it.
-pub const KAFKA_ACK_SECONDS: &str = "ingest_kafka_ack_duration_seconds";
+pub const KAFKA_ACK_SECONDS: &str = "riverlock_ingest_kafka_ack_duration_seconds";
 /// Events between their request and Kafka's delivery report.
-pub const IN_FLIGHT: &str = "ingest_in_flight_events";
+pub const IN_FLIGHT: &str = "riverlock_ingest_in_flight_events";
 /// Open connections.
-pub const CONNECTIONS: &str = "ingest_connections";
+pub const CONNECTIONS: &str = "riverlock_ingest_connections";
 /// Connections closed at once because there were too many.
-pub const CONNECTIONS_REFUSED: &str = "ingest_connections_refused_total";
+pub const CONNECTIONS_REFUSED: &str = "riverlock_ingest_connections_rejected_total";
 /// 1 while Kafka does not answer and events are refused at once, else 0.
-pub const BREAKER_OPEN: &str = "ingest_breaker_open";
+pub const BREAKER_OPEN: &str = "riverlock_ingest_breaker_open";
 /// Producers that failed for good and were replaced.
-pub const PRODUCERS_REPLACED: &str = "ingest_producers_replaced_total";
+pub const PRODUCERS_REPLACED: &str = "riverlock_ingest_producers_replaced_total";
 /// Events answered 503 that may be in Kafka all the same, by `endpoint`.
-pub const AMBIGUOUS: &str = "ingest_ambiguous_total";
+pub const AMBIGUOUS: &str = "riverlock_ingest_ambiguous_total";
 /// Events acknowledged by Kafka after they were answered 503, by `endpoint`.
-pub const LATE_ACKS: &str = "ingest_late_acks_total";
+pub const LATE_ACKS: &str = "riverlock_ingest_late_acknowledgements_total";
 /// Bytes of all bodies that were read, by `endpoint`.
-pub const BODY_BYTES: &str = "ingest_body_bytes_total";
+pub const BODY_BYTES: &str = "riverlock_ingest_body_bytes_total";
 /// Stored events whose `liveMode` is not the one that their `endpoint` expects.
-pub const MODE_MISMATCHES: &str = "ingest_mode_mismatches_total";
+pub const MODE_MISMATCHES: &str = "riverlock_ingest_mode_mismatches_total";
 /// 1 for an `endpoint` that checks nothing, else 0.
-pub const ENDPOINT_INSECURE: &str = "ingest_endpoint_insecure";
+pub const ENDPOINT_INSECURE: &str = "riverlock_ingest_endpoint_insecure";
 /// Events signed with each `secret` of an `endpoint`.
-pub const SECRET_MATCHES: &str = "ingest_secret_matches_total";
+pub const SECRET_MATCHES: &str = "riverlock_ingest_secret_matches_total";
 /// When an event signed with the `secret` last came, in seconds since 1970; 0 for never.
-pub const SECRET_LAST_MATCH: &str = "ingest_secret_last_match_timestamp_seconds";
+pub const SECRET_LAST_MATCH: &str = "riverlock_ingest_secret_last_match_timestamp_seconds";
 
 /// Looks at a configuration that came while the process ran, by [`Reload`].
-pub const RELOADS: &str = "ingest_reloads_total";
+pub const RELOADS: &str = "riverlock_ingest_reloads_total";
 /// 1 while the configuration that is there is refused and an older one is used, else 0.
-pub const CONFIGURATION_REFUSED: &str = "ingest_configuration_refused";
+pub const CONFIGURATION_REFUSED: &str = "riverlock_ingest_configuration_rejected";
 /// Events whose sender was not believed, by `endpoint` and [`Quarantined`].
-pub const QUARANTINE: &str = "ingest_quarantine_total";
+pub const QUARANTINE: &str = "riverlock_ingest_quarantine_total";
 /// Requests for an OAuth token, by [`TokenOutcome`].
-pub const TOKEN_REQUESTS: &str = "ingest_token_requests_total";
+pub const TOKEN_REQUESTS: &str = "riverlock_ingest_token_requests_total";
 /// Connections that ended before TLS was agreed on.
-pub const TLS_HANDSHAKES_FAILED: &str = "ingest_tls_handshakes_failed_total";
+pub const TLS_HANDSHAKES_FAILED: &str = "riverlock_ingest_tls_handshakes_failed_total";
 /// Lines about refused requests that were not written, because there were enough within their second.
-pub const LOG_LINES_SUPPRESSED: &str = "ingest_log_lines_suppressed_total";
+pub const LOG_LINES_SUPPRESSED: &str = "riverlock_ingest_log_lines_suppressed_total";
 
 /// Authentic requests that were odd and are stored all the same, by `endpoint` and [`Oddity`].
 pub const ODD_REQUESTS: &str = "riverlock_ingest_odd_requests_total";

@@ -6,37 +6,37 @@ use riverlock_schemas::Mode;
 use crate::{account::gate::PauseReason, problem::Problem, queue::AGES};
 
 /// Documents by state.
-pub const DOCUMENTS: &str = "invoice_documents";
+pub const DOCUMENTS: &str = "riverlock_invoice_documents";
 /// Documents that wait and have an account, by how long ago they were queued.
-pub const DUE_DOCUMENTS: &str = "invoice_due_documents";
+pub const DUE_DOCUMENTS: &str = "riverlock_invoice_due_documents";
 /// Documents of a mode without an account, which wait until there is one, by mode.
 pub const WAITING_ACCOUNT: &str = "riverlock_invoice_waiting_account_documents";
 /// When the queue was counted last, seconds since 1970.
 pub const COUNTED: &str = "riverlock_invoice_queue_counted_timestamp_seconds";
 /// How long the document that is most overdue waits, seconds.
-pub const OLDEST_DUE: &str = "invoice_oldest_due_age_seconds";
+pub const OLDEST_DUE: &str = "riverlock_invoice_oldest_due_age_seconds";
 /// Attempts by outcome and reason.
-pub const ATTEMPTS: &str = "invoice_attempts_total";
+pub const ATTEMPTS: &str = "riverlock_invoice_attempts_total";
 /// Time of an attempt.
-pub const ATTEMPT_SECONDS: &str = "invoice_attempt_duration_seconds";
+pub const ATTEMPT_SECONDS: &str = "riverlock_invoice_attempt_duration_seconds";
 /// Documents that were in the archive already when they were to be fetched.
 pub const ADOPTED: &str = "riverlock_invoice_adopted_total";
 /// Bytes of the documents that this process stored.
-pub const STORED_BYTES: &str = "invoice_stored_bytes_total";
+pub const STORED_BYTES: &str = "riverlock_invoice_stored_bytes_total";
 /// Time that a request waited for the rate limit.
-pub const LIMITER_WAIT: &str = "invoice_limiter_wait_seconds";
+pub const LIMITER_WAIT: &str = "riverlock_invoice_limiter_wait_seconds";
 /// Oddities that people should look at, by kind.
-pub const ANOMALIES: &str = "invoice_anomalies_total";
+pub const ANOMALIES: &str = "riverlock_invoice_anomalies_total";
 /// Whether nothing is fetched at the moment, by mode and reason. `key_refused` is an alarm.
-pub const PAUSED: &str = "invoice_fetching_paused";
+pub const PAUSED: &str = "riverlock_invoice_fetching_paused";
 /// Attempts whose result was thrown away because the lease had passed to another worker.
-pub const LEASES_LOST: &str = "invoice_leases_lost_total";
+pub const LEASES_LOST: &str = "riverlock_invoice_leases_lost_total";
 /// Complete orders that should have a stored invoice by now and have none, by mode.
-pub const MISSING_ORDERS: &str = "invoice_missing_orders";
+pub const MISSING_ORDERS: &str = "riverlock_invoice_missing_orders";
 /// Leftovers of dead attempts that were removed from the archive's folder or staging area.
-pub const LEFTOVERS: &str = "invoice_leftovers_removed_total";
+pub const LEFTOVERS: &str = "riverlock_invoice_orphaned_uploads_removed_total";
 /// Requests to the API for documents, by outcome.
-pub const API_REQUESTS: &str = "invoice_api_requests_total";
+pub const API_REQUESTS: &str = "riverlock_invoice_api_requests_total";
 
 /// [`API_REQUESTS`]: outcomes.
 pub(crate) const API_OUTCOMES: [&str; 6] = ["ok", "unauthorized", "not_found", "lost", "busy", "failed"];
@@ -135,18 +135,18 @@ mod tests {
         paused(Mode::Live, Some(PauseReason::KeyRefused));
         let text = page.render();
         for series in [
-            "invoice_documents{state=\"due\"}",
-            "invoice_due_documents{age=\"under_1m\"}",
-            "invoice_due_documents{age=\"over_3d\"}",
-            "invoice_oldest_due_age_seconds",
-            "invoice_attempts_total{outcome=\"stored\",reason=\"\"}",
-            "invoice_attempts_total{outcome=\"retry\",reason=\"not_found\"}",
-            "invoice_attempts_total{outcome=\"discarded\",reason=\"too_large\"}",
-            "invoice_stored_bytes_total",
-            "invoice_anomalies_total{kind=\"announced_url\"}",
-            "invoice_leases_lost_total",
-            "invoice_fetching_paused{mode=\"live\",reason=\"key_refused\"} 1",
-            "invoice_fetching_paused{mode=\"live\",reason=\"down\"} 0",
+            "riverlock_invoice_documents{state=\"due\"}",
+            "riverlock_invoice_due_documents{age=\"under_1m\"}",
+            "riverlock_invoice_due_documents{age=\"over_3d\"}",
+            "riverlock_invoice_oldest_due_age_seconds",
+            "riverlock_invoice_attempts_total{outcome=\"stored\",reason=\"\"}",
+            "riverlock_invoice_attempts_total{outcome=\"retry\",reason=\"not_found\"}",
+            "riverlock_invoice_attempts_total{outcome=\"discarded\",reason=\"too_large\"}",
+            "riverlock_invoice_stored_bytes_total",
+            "riverlock_invoice_anomalies_total{kind=\"announced_url\"}",
+            "riverlock_invoice_leases_lost_total",
+            "riverlock_invoice_fetching_paused{mode=\"live\",reason=\"key_refused\"} 1",
+            "riverlock_invoice_fetching_paused{mode=\"live\",reason=\"down\"} 0",
         ] {
             assert!(text.contains(series), "{series} is missing in\n{text}");
         }

@@ -4,33 +4,33 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use riverlock_schemas::events::oddity::Oddity;
 
 /// Records by consumer and outcome.
-pub const RECORDS: &str = "consumer_records_total";
+pub const RECORDS: &str = "riverlock_consumer_records_total";
 /// Records whose body was unusual and was read all the same, by kind of oddity.
 pub const ODDITIES: &str = "riverlock_odd_records_total";
 /// Records read again that already had their outcome.
-pub const REREAD: &str = "consumer_reread_records_total";
+pub const REREAD: &str = "riverlock_consumer_reread_records_total";
 /// Time of a batch's transaction.
-pub const BATCH_SECONDS: &str = "consumer_batch_duration_seconds";
+pub const BATCH_SECONDS: &str = "riverlock_consumer_batch_duration_seconds";
 /// Size of a batch.
-pub const BATCH_RECORDS: &str = "consumer_batch_records";
+pub const BATCH_RECORDS: &str = "riverlock_consumer_batch_records";
 /// Transactions that had to run again, by reason.
-pub const RETRIES: &str = "consumer_retries_total";
+pub const RETRIES: &str = "riverlock_consumer_retries_total";
 /// How often the database was found to lack what it once had.
-pub const WENT_BACK: &str = "consumer_database_went_back_total";
+pub const WENT_BACK: &str = "riverlock_consumer_database_regressions_total";
 /// Partitions that this process reads.
-pub const PARTITIONS: &str = "consumer_assigned_partitions";
+pub const PARTITIONS: &str = "riverlock_consumer_assigned_partitions";
 /// Rebalances by kind.
-pub const REBALANCES: &str = "consumer_rebalances_total";
+pub const REBALANCES: &str = "riverlock_consumer_rebalances_total";
 /// Records in Kafka that are not yet applied, by topic.
-pub const LAG: &str = "consumer_lag_records";
+pub const LAG: &str = "riverlock_consumer_lag_records";
 /// Workers whose partitions are paused because PostgreSQL does not keep up.
-pub const PAUSED: &str = "consumer_paused";
+pub const PAUSED: &str = "riverlock_consumer_paused";
 /// Gaps in the offsets that Kafka sent, by what became of them: `reread` counts each try, `lasting` those that stayed.
 pub const GAPS: &str = "riverlock_consumer_gaps_total";
 /// Messages published by the relay, by kind of source.
-pub const RELAYED: &str = "relay_published_total";
+pub const RELAYED: &str = "riverlock_relay_published_total";
 /// Messages that wait to be published, up to a limit.
-pub const RELAY_WAITING: &str = "relay_waiting_messages";
+pub const RELAY_WAITING: &str = "riverlock_relay_pending_messages";
 /// Age of the message that has waited longest to be published.
 pub const RELAY_AGE: &str = "riverlock_relay_oldest_waiting_age_seconds";
 /// Messages that cannot be published, and those that wait behind them.

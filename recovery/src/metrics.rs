@@ -4,27 +4,27 @@ use metrics::{Unit, counter, describe_counter, describe_gauge};
 use riverlock_ledger::metrics::OUTCOMES;
 
 /// Dead letters by state, as the database has them.
-pub const DEAD_LETTERS: &str = "dead_letters";
+pub const DEAD_LETTERS: &str = "riverlock_dead_letters";
 /// Age of the oldest dead letter that waits for somebody.
-pub const DEAD_LETTERS_OLDEST: &str = "dead_letters_oldest_open_age_seconds";
+pub const DEAD_LETTERS_OLDEST: &str = "riverlock_dead_letters_oldest_open_age_seconds";
 /// Records that came under an event id with a body that contradicts another, as the database has them.
-pub const CONFLICTS: &str = "conflict_records";
+pub const CONFLICTS: &str = "riverlock_conflict_records";
 /// Records that the running audit has proved.
-pub const AUDIT_ACKNOWLEDGED: &str = "audit_acknowledged_records";
+pub const AUDIT_ACKNOWLEDGED: &str = "riverlock_audit_acknowledged_records";
 /// The outcomes of these, at the time when they were proved.
-pub const AUDIT_OUTCOMES: &str = "audit_outcome_records";
+pub const AUDIT_OUTCOMES: &str = "riverlock_audit_outcome_records";
 /// What the running audit's last run found wrong.
-pub const AUDIT_WRONG: &str = "audit_wrong_records";
+pub const AUDIT_WRONG: &str = "riverlock_audit_mismatched_records";
 /// Records that the consumers had not reached in the running audit's last run.
-pub const AUDIT_PENDING: &str = "audit_pending_records";
+pub const AUDIT_PENDING: &str = "riverlock_audit_pending_records";
 /// When the running audit last found nothing wrong.
-pub const AUDIT_LAST_SUCCESS: &str = "audit_last_success_timestamp_seconds";
+pub const AUDIT_LAST_SUCCESS: &str = "riverlock_audit_last_success_timestamp_seconds";
 /// How long the running audit's last run took.
-pub const AUDIT_DURATION: &str = "audit_last_duration_seconds";
+pub const AUDIT_DURATION: &str = "riverlock_audit_last_duration_seconds";
 /// Rows of the running audit's partitions whose records Kafka deleted before they were proved.
 pub const AUDIT_UNPROVED: &str = "riverlock_audit_unproved_rows_total";
 /// Runs of the running audit in this process, by result.
-pub const AUDIT_RUNS: &str = "audit_runs_total";
+pub const AUDIT_RUNS: &str = "riverlock_audit_runs_total";
 
 /// How a run of the running audit ends, as label values.
 pub const AUDIT_RESULTS: [&str; 3] = ["right", "wrong", "error"];

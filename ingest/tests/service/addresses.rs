@@ -72,7 +72,7 @@ async fn tokens_are_given_to_whom_an_endpoint_with_clients_takes_requests_from()
     let service = configured(&text, &[]).await;
     let form =
         format!("grant_type=client_credentials&client_id={}&client_secret=client+secret%2C+long", service.endpoint);
-    let refused = || process_metric("ingest_token_requests_total{outcome=\"address_not_allowed\"}");
+    let refused = || process_metric("riverlock_ingest_token_requests_total{outcome=\"address_not_allowed\"}");
     let before = refused();
     for (forwarded, status) in [("54.204.214.106", 200), ("10.1.1.1", 403), ("203.0.113.1", 403)] {
         let request = format!(

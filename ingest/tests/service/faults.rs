@@ -58,7 +58,7 @@ async fn with_the_broker_down_answers_are_503_in_time_then_at_once_and_it_recove
 
     service.cluster.broker_up(-1).unwrap();
     post_until_taken(&service).await;
-    wait_until("the late acknowledgement is counted", || service.metric("ingest_late_acks_total", "") >= 1.0).await;
+    wait_until("the late acknowledgement is counted", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0).await;
 }
 
 /// Runs futures at once on this task.
@@ -87,8 +87,8 @@ async fn a_broker_slower_than_the_deadline_gives_503_and_the_late_acknowledgemen
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(900)).unwrap();
     let answer = post(&service, "slow").await;
     assert_eq!((answer.status, answer.code()), (503, "not_confirmed"), "{answer:?}");
-    assert!((service.metric("ingest_ambiguous_total", "") - 1.0).abs() < f64::EPSILON);
-    wait_until("the late acknowledgement is counted", || service.metric("ingest_late_acks_total", "") >= 1.0).await;
+    assert!((service.metric("riverlock_ingest_ambiguous_total", "") - 1.0).abs() < f64::EPSILON);
+    wait_until("the late acknowledgement is counted", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0).await;
     // It was stored although it was answered 503: that is what makes it ambiguous.
     assert_eq!(service.records("riverlock.raw.order.accepted", 1).len(), 1);
 }
@@ -124,7 +124,7 @@ async fn one_event_more_than_may_be_in_flight_is_refused_at_once() {
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(1_500)).unwrap();
     let mut first = service.connect().await;
     first.write_all(&request(PATH, "", event("first", "order.accepted", "o").as_bytes())).await.unwrap();
-    wait_until("the first is being worked on", || service.metric("ingest_body_bytes_total", "") > 0.0).await;
+    wait_until("the first is being worked on", || service.metric("riverlock_ingest_body_bytes_total", "") > 0.0).await;
     let second = post(&service, "second").await;
     assert_eq!((second.status, second.code()), (503, "busy"), "{second:?}");
     // The first is still waiting: the refusal overtook it.
@@ -141,7 +141,7 @@ async fn more_bytes_than_may_be_in_flight_are_refused() {
     let mut first = service.connect().await;
     let body = event("first", "order.accepted", &"o".repeat(1_700));
     first.write_all(&request(PATH, "", body.as_bytes())).await.unwrap();
-    wait_until("the first is being worked on", || service.metric("ingest_body_bytes_total", "") > 0.0).await;
+    wait_until("the first is being worked on", || service.metric("riverlock_ingest_body_bytes_total", "") > 0.0).await;
     let second = post(&service, &"second".repeat(30)).await;
     assert_eq!((second.status, second.code()), (503, "busy"), "{second:?}");
     assert_eq!(read_answer(&mut first).await.status, 202);
@@ -154,13 +154,13 @@ async fn an_event_is_stored_and_counted_although_its_sender_hangs_up() {
     let body = event("hang-up", "order.complete", "o");
     let mut stream = service.connect().await;
     stream.write_all(&request(PATH, "", body.as_bytes())).await.unwrap();
-    wait_until("it is being worked on", || service.metric("ingest_body_bytes_total", "") > 0.0).await;
+    wait_until("it is being worked on", || service.metric("riverlock_ingest_body_bytes_total", "") > 0.0).await;
     stream.set_zero_linger().unwrap();
     drop(stream);
     let records = service.records("riverlock.raw.order.complete", 1);
     assert_eq!(rdkafka::Message::payload(&records[0]), Some(body.as_bytes()));
     wait_until("it is counted", || service.requests("accepted") >= 1.0).await;
-    assert!(service.metric("ingest_late_acks_total", "") < 1.0);
+    assert!(service.metric("riverlock_ingest_late_acknowledgements_total", "") < 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,7 +180,7 @@ async fn at_the_end_what_is_in_flight_is_answered_and_nothing_new_is_taken() {
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(500)).unwrap();
     let mut stream = service.connect().await;
     stream.write_all(&request(PATH, "", event("last", "order.accepted", "o").as_bytes())).await.unwrap();
-    wait_until("it is being worked on", || service.metric("ingest_body_bytes_total", "") > 0.0).await;
+    wait_until("it is being worked on", || service.metric("riverlock_ingest_body_bytes_total", "") > 0.0).await;
     service.context.shutdown.stop();
     assert_eq!(read_answer(&mut stream).await.status, 202);
     assert!(service.stop().await, "it ended in time and without a failure");

@@ -326,7 +326,7 @@ impl Service {
 
     /// How many requests ended that way.
     pub(crate) fn requests(&self, outcome: &str) -> f64 {
-        self.metric("ingest_requests_total", &format!("outcome=\"{outcome}\""))
+        self.metric("riverlock_ingest_requests_total", &format!("outcome=\"{outcome}\""))
     }
 
     /// The record at a position.

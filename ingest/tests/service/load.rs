@@ -145,7 +145,7 @@ async fn under_constant_load_a_rotation_refuses_no_event_and_ends_with_the_old_s
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET), ("new", NEW)]).await;
     let load = Load::start(&service);
     let last_match =
-        |id: &str| service.try_metric("ingest_secret_last_match_timestamp_seconds", &format!("secret=\"{id}\""));
+        |id: &str| service.try_metric("riverlock_ingest_secret_last_match_timestamp_seconds", &format!("secret=\"{id}\""));
 
     load.more(50).await;
     service.configure(&with_secrets(&["old", "new"]));
@@ -174,7 +174,7 @@ async fn under_constant_load_a_bad_configuration_refuses_no_event() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
     let load = Load::start(&service);
-    let refusals = || process_metric("ingest_reloads_total{outcome=\"refused\"}");
+    let refusals = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
     load.more(20).await;
     for bad in ["endpoints = []", "[[endpoints", "[[endpoints]]\nname = 'NAME'\npath = '/without-secrets'\n"] {
         let before = refusals();

@@ -35,7 +35,7 @@ async fn an_event_signed_with_an_unknown_secret_is_kept_as_it_came_and_answered_
         assert_eq!(header(&record, name), value, "{name}");
     }
     assert!(!format!("{record:?}").contains("cml2ZXI6"), "credentials are not kept");
-    wait_until("it is counted", || service.metric("ingest_quarantine_total", "outcome=\"kept\"") >= 1.0).await;
+    wait_until("it is counted", || service.metric("riverlock_ingest_quarantine_total", "outcome=\"kept\"") >= 1.0).await;
 
     // Once the secret is configured, what is kept can be verified.
     let config: EndpointConfig = serde_json::from_value(serde_json::json!({
@@ -60,7 +60,7 @@ async fn what_is_no_event_or_too_long_or_too_much_is_not_kept_and_real_events_pa
         let answer = service.send(&unsigned(PATH, &header, body.as_bytes())).await;
         assert_eq!((answer.status, answer.code()), (401, "invalid_signature"), "{answer:?}");
     };
-    let count = |outcome: &str| service.metric("ingest_quarantine_total", &format!("outcome=\"{outcome}\""));
+    let count = |outcome: &str| service.metric("riverlock_ingest_quarantine_total", &format!("outcome=\"{outcome}\""));
     post("no event").await;
     assert!((count("not_an_event") - 1.0).abs() < f64::EPSILON);
     post(&event("long", "order.accepted", &"o".repeat(3_000))).await;
@@ -88,7 +88,7 @@ async fn a_quarantine_that_kafka_does_not_take_changes_nothing_for_real_events()
         let answer = service.send(&unsigned(PATH, "", body.as_bytes())).await;
         assert_eq!(answer.status, 401);
         assert!(started.elapsed() < std::time::Duration::from_millis(2_500));
-        let failed = || service.metric("ingest_quarantine_total", "outcome=\"failed\"") > f64::from(i) + 0.5;
+        let failed = || service.metric("riverlock_ingest_quarantine_total", "outcome=\"failed\"") > f64::from(i) + 0.5;
         wait_until("it failed", failed).await;
     }
     service.cluster.clear_request_errors(rdkafka::types::RDKafkaApiKey::Produce);

@@ -33,7 +33,7 @@ async fn until_answered(address: SocketAddr, secret: &str, status: u16) {
 async fn a_bad_configuration_is_refused_and_the_one_before_it_stays() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
-    let refused = || process_metric("ingest_reloads_total{outcome=\"refused\"}");
+    let refused = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
     for bad in [
         "endpoints = []",
         "[[endpoints",
@@ -46,7 +46,7 @@ async fn a_bad_configuration_is_refused_and_the_one_before_it_stays() {
         wait_until("it is refused", || refused() > before).await;
         assert_eq!(post(service.address, "stays", SECRET).await, 202, "{bad}");
     }
-    assert!((process_metric("ingest_configuration_refused") - 1.0).abs() < f64::EPSILON);
+    assert!((process_metric("riverlock_ingest_configuration_rejected") - 1.0).abs() < f64::EPSILON);
 
     // Only the content of the secret's file changes, as when Kubernetes moves its symbolic link.
     service.configure(&with_secrets(&["old"]));
@@ -60,7 +60,7 @@ async fn sighup_reads_the_configuration_at_once() {
     let _alone = RELOADING.lock().await;
     let text = with_secrets(&["old"]);
     let service = configured(&text, &[("old", SECRET)]).await;
-    let unchanged = || process_metric("ingest_reloads_total{outcome=\"unchanged\"}");
+    let unchanged = || process_metric("riverlock_ingest_reloads_total{outcome=\"unchanged\"}");
     let before = unchanged();
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
     wait_until("it is read", || unchanged() > before).await;
@@ -72,7 +72,7 @@ async fn a_change_that_takes_a_restart_is_compared_with_what_runs() {
     let _alone = RELOADING.lock().await;
     let text = with_secrets(&["old"]);
     let service = configured(&text, &[("old", SECRET)]).await;
-    let applied = || process_metric("ingest_reloads_total{outcome=\"applied\"}");
+    let applied = || process_metric("riverlock_ingest_reloads_total{outcome=\"applied\"}");
     for limits in ["[limits]\nbody_bytes_max = 10\n", "[limits]\nbody_bytes_max = 20\n", ""] {
         let before = applied();
         service.configure(&format!("{limits}{text}"));
@@ -82,7 +82,7 @@ async fn a_change_that_takes_a_restart_is_compared_with_what_runs() {
 }
 
 fn applied() -> f64 {
-    process_metric("ingest_reloads_total{outcome=\"applied\"}")
+    process_metric("riverlock_ingest_reloads_total{outcome=\"applied\"}")
 }
 
 /// Changes the configuration and waits until it is in use.

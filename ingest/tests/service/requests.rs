@@ -40,8 +40,8 @@ async fn a_202_names_the_record_that_holds_the_exact_bytes_and_how_they_came() {
     assert!(!format!("{record:?}").contains(SECRET));
 
     assert!((service.requests("accepted") - 1.0).abs() < f64::EPSILON);
-    assert!(service.metric("ingest_secret_matches_total", "secret=\"first\"") > 0.0);
-    assert!(service.metric("ingest_secret_last_match_timestamp_seconds", "secret=\"first\"") > 1.7e9);
+    assert!(service.metric("riverlock_ingest_secret_matches_total", "secret=\"first\"") > 0.0);
+    assert!(service.metric("riverlock_ingest_secret_last_match_timestamp_seconds", "secret=\"first\"") > 1.7e9);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,7 +122,7 @@ async fn the_time_in_which_an_unwanted_body_is_discarded_belongs_to_the_answer()
     let answer = service.send(head.as_bytes()).await;
     assert_eq!((answer.status, answer.code()), (405, "method_not_allowed"), "{answer:?}");
     // It waited for a body that does not come.
-    let seconds = service.metric("ingest_answer_duration_seconds_sum", "");
+    let seconds = service.metric("riverlock_ingest_answer_duration_seconds_sum", "");
     assert!(seconds > 0.2, "{seconds} s");
 }
 
@@ -161,6 +161,6 @@ async fn an_event_of_the_other_mode_is_stored_and_counted() {
     assert_eq!(header(&record, "endpoint"), Some(format!("{}-open", service.endpoint).as_str()));
     assert_eq!(header(&record, "secret-id"), None);
     let open = crate::harness::Service { endpoint: format!("{}-open", service.endpoint), ..service };
-    assert!((open.metric("ingest_mode_mismatches_total", "") - 1.0).abs() < f64::EPSILON);
-    assert!((open.metric("ingest_endpoint_insecure", "") - 1.0).abs() < f64::EPSILON);
+    assert!((open.metric("riverlock_ingest_mode_mismatches_total", "") - 1.0).abs() < f64::EPSILON);
+    assert!((open.metric("riverlock_ingest_endpoint_insecure", "") - 1.0).abs() < f64::EPSILON);
 }

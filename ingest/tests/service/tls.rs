@@ -39,7 +39,7 @@ async fn events_come_over_tls_and_a_new_certificate_is_taken_without_a_restart()
     crate::harness::wait_until("the certificate's expiry is told", || expiry() > 4.9e9).await;
 
     let write = |name: &str, text: &str| std::fs::write(service.folder.path().join(name), text).unwrap();
-    let refused = || process_metric("ingest_reloads_total{outcome=\"refused\"}");
+    let refused = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
     let before = refused();
     write("cert.pem", SECOND.0);
     crate::harness::wait_until("a certificate without its key is refused", || refused() > before).await;
@@ -55,7 +55,7 @@ async fn events_come_over_tls_and_a_new_certificate_is_taken_without_a_restart()
 async fn who_does_not_speak_tls_or_says_nothing_is_hung_up_on() {
     let text = format!("[limits]\nheader_read_timeout = '1s'\n{TEXT}");
     let service = configured(&text, &[("cert.pem", FIRST.0), ("key.pem", FIRST.1)]).await;
-    let failed = process_metric("ingest_tls_handshakes_failed_total");
+    let failed = process_metric("riverlock_ingest_tls_handshakes_failed_total");
     for beginning in [&b""[..], b"\x16\x03\x01", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut stream = service.connect().await;
         stream.write_all(beginning).await.unwrap();
@@ -63,5 +63,5 @@ async fn who_does_not_speak_tls_or_says_nothing_is_hung_up_on() {
         // A reset is as good an end.
         let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("the connection is closed");
     }
-    assert!(process_metric("ingest_tls_handshakes_failed_total") >= failed + 3.0);
+    assert!(process_metric("riverlock_ingest_tls_handshakes_failed_total") >= failed + 3.0);
 }

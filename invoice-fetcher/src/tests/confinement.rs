@@ -197,7 +197,7 @@ async fn an_address_in_an_event_is_counted_as_an_anomaly_and_never_used() {
     let mut connection = bench.database.pool.acquire().await.unwrap();
     queue.apply(&mut connection, events, bench.context.clock.now()).await.unwrap();
     drop(connection);
-    let counted = format!("invoice_anomalies_total{{kind=\"announced_url\"}} {}", urls.len());
+    let counted = format!("riverlock_invoice_anomalies_total{{kind=\"announced_url\"}} {}", urls.len());
     assert!(page.render().contains(&counted), "{}", page.render());
 
     bench.start();

@@ -13,7 +13,7 @@ use super::{API_KEY, config, fetching::Bench, file};
 use crate::{fetch::worker::Fetcher, queue::LeasedDocument};
 
 /// The alarm.
-const PAUSED: &str = "invoice_fetching_paused{mode=\"test\",reason=\"key_refused\"}";
+const PAUSED: &str = "riverlock_invoice_fetching_paused{mode=\"test\",reason=\"key_refused\"}";
 
 #[tokio::test]
 async fn a_refused_key_raises_an_alarm_until_a_new_one_is_read_and_costs_nothing() {

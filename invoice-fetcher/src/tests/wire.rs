@@ -146,7 +146,7 @@ async fn gauges_do_not_stand_still_while_postgresql_is_away() {
         .await
         .unwrap();
     watch.look().await;
-    let (due, age) = ("invoice_documents{state=\"due\"}", "invoice_oldest_due_age_seconds");
+    let (due, age) = ("riverlock_invoice_documents{state=\"due\"}", "riverlock_invoice_oldest_due_age_seconds");
     let counted = value("riverlock_invoice_queue_counted_timestamp_seconds");
     let before = value(age);
     assert!(value(due) > 0.5 && before > 3_599.0 && counted > 0.0, "{}", page.render());

@@ -16,9 +16,9 @@ use super::{
 };
 
 /// Requests to the order API, by route and status.
-pub(super) const REQUESTS: &str = "order_api_requests_total";
+pub(super) const REQUESTS: &str = "riverlock_order_api_requests_total";
 /// How long they took.
-pub(super) const SECONDS: &str = "order_api_request_duration_seconds";
+pub(super) const SECONDS: &str = "riverlock_order_api_request_duration_seconds";
 
 /// The label of what has no route.
 const OTHER: &str = "other";

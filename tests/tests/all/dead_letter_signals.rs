@@ -108,7 +108,7 @@ async fn open_letters_their_age_and_conflicts_are_metrics() {
     let context = Context::new();
     context.shutdown.spawn("dead-letters", dead_letters::watch(database.config.clone(), context.clone()));
     let until = tokio::time::Instant::now() + PATIENCE;
-    let shown = |text: &str| text.contains("dead_letters{state=\"open\"} 1\n");
+    let shown = |text: &str| text.contains("riverlock_dead_letters{state=\"open\"} 1\n");
     while !shown(&page.render()) {
         assert!(tokio::time::Instant::now() < until, "{}", page.render());
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -120,8 +120,8 @@ async fn open_letters_their_age_and_conflicts_are_metrics() {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {text}"));
         line.rsplit_once(' ').unwrap().1
     };
-    assert_eq!((value("dead_letters{state=\"redriven\"}"), value("conflict_records ")), ("0", "1"));
-    let age: f64 = value("dead_letters_oldest_open_age_seconds ").parse().unwrap();
+    assert_eq!((value("riverlock_dead_letters{state=\"redriven\"}"), value("riverlock_conflict_records ")), ("0", "1"));
+    let age: f64 = value("riverlock_dead_letters_oldest_open_age_seconds ").parse().unwrap();
     assert!((7_200.0..7_500.0).contains(&age), "{age}");
 }
 

@@ -152,7 +152,7 @@ async fn nobody_gets_in_without_the_token_and_everybody_may_read_the_description
     let config = riverlock_processor::ProcessorConfig { api: Some(short), ..Default::default() };
     assert!(config.validate().unwrap_err().to_string().contains("processor.api.token"));
     let page = riverlock_runtime::telemetry::metrics().unwrap().render();
-    if page.contains("order_api_requests_total") {
+    if page.contains("riverlock_order_api_requests_total") {
         assert!(page.contains(r#"route="/v1/orders",status="401""#), "{page}");
     }
     served.stop().await;

@@ -360,7 +360,7 @@ async fn what_waits_and_for_how_long_is_seen_although_nobody_publishes() {
         line.and_then(|line| line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok())).unwrap_or_default()
     };
     until("it is not seen", || value("riverlock_relay_oldest_waiting_age_seconds{source=\"outbox\"}") > 3_590.0).await;
-    until("it is not counted", || value("relay_waiting_messages{source=\"dead_letters\"}") >= 7.0).await;
+    until("it is not counted", || value("riverlock_relay_pending_messages{source=\"dead_letters\"}") >= 7.0).await;
     setting.end().await;
 }
 

@@ -59,7 +59,7 @@ fn listed(page: &str, name: &str) -> BTreeSet<String> {
 fn the_page_has_every_code() {
     let page = read(&root().join(PAGE));
     let ingest = code(&["ingest/src"]);
-    let consumers = code(&["ledger/src", "processor/src", "invoice-fetcher/src"]);
+    let consumers = code(&["ledger/src", "recovery/src", "processor/src", "invoice-fetcher/src"]);
     let schemas = code(&["schemas/src"]);
     let shipments = code(&["shipments/src"]);
     let api = code(&["runtime/src", "processor/src/api", "invoice-fetcher/src"]);

@@ -11,9 +11,10 @@ use super::{check_part, row};
 use crate::tidy::{read, root, sources};
 
 /// The crates that have metrics, with the processes that publish them.
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 9] = [
     ("ingest", "Ingest"),
     ("ledger", "Processor and invoice-fetcher"),
+    ("recovery", "Processor: audit and dead letters"),
     ("processor", "Processor: the order API"),
     ("shipments", "Processor: shipments"),
     ("reconcile", "Processor: missing events"),
@@ -242,6 +243,7 @@ fn the_page_has_every_metric() {
             "## {title}\n\n| name and labels | type | meaning | used by |\n| --- | --- | --- | --- |\n"
         ));
         for (name, metric) in metrics {
+            assert!(name.starts_with("riverlock_"), "{folder}: {name} does not begin with riverlock_");
             let labels = metric.labels.iter().cloned().collect::<Vec<_>>().join(", ");
             let full = if labels.is_empty() { format!("`{name}`") } else { format!("`{name}{{{labels}}}`") };
             let kind =
