@@ -1,29 +1,22 @@
 //! The command line.
 
-pub mod by;
-pub mod dead_letters;
-pub mod invoices;
-pub mod moment;
-pub mod orders;
-pub mod outbox;
-pub mod quarantine;
-pub mod rebuild;
-pub mod reconcile;
-pub mod refold;
-pub mod replay;
-pub mod setup;
-pub mod shipments;
-pub mod trace;
-pub mod webhooks;
-
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
 
 use clap::{
-    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind,
-    parser::ValueSource,
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind, parser::ValueSource,
 };
 
-use crate::{exit, out::Output};
+use crate::{
+    develop::args::{DemoOptions, SandboxCommand, StackOptions},
+    exit,
+    look::{invoices::args as invoices, orders::args as orders, trace::args as trace},
+    repair::{
+        dead_letters::args as dead_letters, outbox::args as outbox, quarantine::args as quarantine,
+        rebuild::args as rebuild, reconcile::args as reconcile, refold::args as refold, replay::args as replay,
+    },
+    run::{setup::args as setup, shipments::args as shipments, webhooks::args as webhooks},
+    terminal::out::Output,
+};
 
 /// The version, with the commit where the build was told of it by `RIVERLOCK_COMMIT`.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -213,64 +206,6 @@ pub enum ConfigCommand {
         #[command(flatten)]
         output: Output,
     },
-}
-
-/// What the sandbox does.
-#[derive(Debug, Subcommand)]
-pub enum SandboxCommand {
-    /// Serve Digital River's API: files, events, webhooks, fulfillments, file links
-    Serve,
-    /// Send the events of orders to the configured address, as Digital River does
-    Play {
-        /// How many orders
-        #[arg(long, default_value_t = 100)]
-        orders: u64,
-        /// Decides everything about them
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Events per second at most
-        #[arg(long)]
-        rate: Option<std::num::NonZeroU32>,
-        /// How to print what came of it
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Print the signature header of a body, for curl
-    Sign {
-        /// The body; `-` is standard input
-        file: PathBuf,
-    },
-}
-
-/// Which Kafka a local stack runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BrokerKind {
-    /// Apache Kafka
-    Kafka,
-    /// librdkafka's mock cluster: in memory, keeps nothing, 5 MB per partition
-    Embedded,
-}
-
-/// What the demo plays, and on what.
-#[derive(Debug, clap::Args)]
-pub struct DemoOptions {
-    /// How many orders
-    #[arg(long, default_value_t = 1_000)]
-    pub orders: u64,
-    /// Decides everything about them
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// What to run on
-    #[arg(long, value_enum, default_value_t = BrokerKind::Kafka)]
-    pub broker: BrokerKind,
-}
-
-/// What the stack runs on.
-#[derive(Debug, clap::Args)]
-pub struct StackOptions {
-    /// What to run on
-    #[arg(long, value_enum, default_value_t = BrokerKind::Kafka)]
-    pub broker: BrokerKind,
 }
 
 #[cfg(test)]

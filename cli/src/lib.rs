@@ -1,40 +1,29 @@
 #![doc = include_str!("../README.md")]
 
 pub mod args;
-mod audit;
-mod bar;
-mod check;
 pub mod config;
 mod consumers;
-mod dead_letters;
-pub mod demo;
+pub mod develop;
 pub mod exit;
-mod healthcheck;
-mod invoices;
-pub mod local;
-mod openapi;
-mod orders;
-pub mod out;
-mod outbox;
-mod quarantine;
-mod rebuild;
-mod reconcile;
-mod refold;
-pub mod replay;
-mod sandbox;
-pub mod services;
-mod setup;
-mod shipments;
-mod stack;
-mod trace;
-mod webhooks;
+pub mod look;
+pub mod options;
+pub mod repair;
+pub mod run;
+pub mod terminal;
 
 use std::{path::Path, process::ExitCode};
 
 use riverlock_runtime::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::{Args, Command, ConfigCommand};
+use crate::{
+    args::{Args, Command, ConfigCommand},
+    develop::{demo, openapi, sandbox, stack},
+    look::{audit, invoices, orders, trace},
+    repair::{dead_letters, outbox, quarantine, rebuild, reconcile, refold, replay},
+    run::{config_check, healthcheck, services, setup, shipments, webhooks},
+    terminal::out,
+};
 
 /// The exit code of a process that a signal has ended, as shells tell it: this and the signal's number.
 const SIGNAL_BASE: i32 = 128;
@@ -85,7 +74,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Rebuild(options) => rebuild::run(file, options).await,
         Command::Trace(options) => trace::run(file, &options).await,
         Command::Openapi => openapi::run(),
-        Command::Config { command: ConfigCommand::Check { output } } => check::run(file, output),
+        Command::Config { command: ConfigCommand::Check { output } } => config_check::run(file, output),
         Command::Quarantine { command } => quarantine::run(file, command).await,
         Command::DeadLetters { command } => dead_letters::run(file, command).await,
         Command::Outbox { command } => outbox::run(file, command).await,

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
-use riverlock::{
+use riverlock::develop::{
     args::BrokerKind,
     local::{Local, Ports},
 };
@@ -209,14 +209,14 @@ impl World {
     /// What does not hold.
     pub async fn settle_and_check(&mut self, report: &PlayReport) -> anyhow::Result<()> {
         anyhow::ensure!(report.complete, "not every event was acknowledged in the end: {:?}", report.counts);
-        riverlock::demo::drain::wait(&mut self.local).await?;
+        riverlock::develop::demo::drain::wait(&mut self.local).await?;
         let config = &self.local.config;
         let mut connection = config.postgres.connect().await?;
         let audit = riverlock_recovery::audit::run(&config.kafka, &mut connection, &config.consumers()).await?;
         anyhow::ensure!(audit.balances() && audit.pending == 0, "{audit}: {:?}", audit.findings);
         let acknowledged = report.counts.acknowledged;
         anyhow::ensure!(audit.acknowledged >= acknowledged, "{acknowledged} were acknowledged, but {audit}");
-        let verified = riverlock::demo::verify::run(&self.play, config, &mut connection).await?;
+        let verified = riverlock::develop::demo::verify::run(&self.play, config, &mut connection).await?;
         anyhow::ensure!(verified.problems_total == 0, "{:?}", verified.problems);
 
         let reference = Database::create().await?;

@@ -1,6 +1,6 @@
 //! The recipes of `docs/operations/recover/`, executed on a stack of their own.
 
-use riverlock::demo::drain;
+use riverlock::develop::demo::drain;
 use riverlock_ledger::PostgresConfig;
 use riverlock_sandbox::{sender::sign, stack::kafka_for_test};
 use riverlock_tests::{World, backup::Backup, binary, now};

@@ -261,7 +261,7 @@ impl Setting {
 
     /// What the binary would have.
     pub(super) fn consumers(&self) -> [Consumer; 2] {
-        riverlock::replay::consumers(&self.config)
+        riverlock::repair::replay::consumers(&self.config)
     }
 
     pub(super) fn replay<'a>(&'a self, consumers: &'a [Consumer]) -> Replay<'a> {

@@ -1,0 +1,162 @@
+//! `riverlock demo`: plays orders through the front door of a whole Riverlock, then counts everything.
+
+pub mod drain;
+mod table;
+pub mod verify;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use riverlock_recovery::audit;
+use riverlock_runtime::Shutdown;
+use riverlock_sandbox::{
+    Api, Clock, PlayConfig, PlayReport, Progress, play, serve,
+    stack::{self, PARTITION_CAPACITY_BYTES},
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    develop::{
+        args::{BrokerKind, DemoOptions},
+        local::{Local, Ports},
+    },
+    exit,
+    terminal::out,
+};
+
+/// How often progress is shown, and ended processes are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What one order may take of one topic, in bytes: a body, repetitions, and the unevenness of partitions.
+const EMBEDDED_BYTES_PER_ORDER: u64 = 12 * 1024;
+
+pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
+    let shutdown = Shutdown::new();
+    shutdown.on_signals()?;
+    if options.broker == BrokerKind::Embedded {
+        refuse_what_does_not_fit(options.orders)?;
+        out::line(
+            "THE EMBEDDED BROKER KEEPS NOTHING: it holds 5 MB per partition, in memory. Good for a look, not for a proof.",
+        );
+    }
+    let folder = stack::temporary_dir()?;
+    let ports = Ports::free()?;
+    let binary = std::env::current_exe().context("finding this program's file")?;
+    let starting = Local::start(&binary, folder.path(), &ports, options.broker, out::line);
+    let mut local = tokio::select! {
+        local = starting => local?,
+        () = shutdown.soft().cancelled() => bail!("stopped while starting; everything that was started has ended"),
+    };
+    let result = tokio::select! {
+        result = demonstrate(&options, &mut local, &shutdown) => result,
+        () = shutdown.soft().cancelled() => Err(anyhow::anyhow!("stopped; everything that was started has ended")),
+    };
+    if !matches!(result, Ok(true)) && !shutdown.soft().is_cancelled() {
+        keep_logs(&local);
+    }
+    shutdown.stop();
+    local.stop().await?;
+    Ok(exit::well_if(result?))
+}
+
+/// The embedded broker drops the oldest records of a partition that is full.
+fn refuse_what_does_not_fit(orders: u64) -> anyhow::Result<()> {
+    let partitions = u64::try_from(crate::config::Config::default().kafka.partitions)?;
+    let most = PARTITION_CAPACITY_BYTES * partitions / EMBEDDED_BYTES_PER_ORDER;
+    anyhow::ensure!(
+        orders <= most,
+        "the embedded broker keeps 5 MB per partition in memory, enough for {most} orders and not for {orders}; use \
+         BROKER=kafka, or fewer orders"
+    );
+    Ok(())
+}
+
+/// Plays, waits until everything is done, verifies, and prints. Returns whether all is as it must be.
+async fn demonstrate(options: &DemoOptions, local: &mut Local, shutdown: &Shutdown) -> anyhow::Result<bool> {
+    let sandbox = local.config.sandbox.clone();
+    let api = Api::new(&sandbox, Clock::system());
+    let listener = TcpListener::bind(sandbox.listen).await.context("the sandbox's address cannot be listened on")?;
+    let soft = shutdown.soft().clone();
+    shutdown.spawn("sandbox", serve(listener, Arc::clone(&api), soft.cancelled_owned()));
+
+    let config = PlayConfig {
+        seed: options.seed,
+        orders: options.orders,
+        mode: sandbox.mode,
+        target: sandbox.target,
+        events: Some(api.events()),
+        ..PlayConfig::default()
+    };
+    let played = play_with_progress(&config, local, shutdown).await?;
+    drain::wait(local).await?;
+
+    let mut connection = local.config.postgres.connect().await?;
+    out::line("reading every record and every invoice again");
+    let audit = audit::run(&local.config.kafka, &mut connection, &local.config.consumers()).await?;
+    let verified = verify::run(&config, &local.config, &mut connection).await?;
+    table::print(local, &mut connection, &played, &verified).await?;
+    out::line(&audit.to_string());
+    for problem in audit.findings.iter().chain(&verified.problems) {
+        out::line(&format!("  {problem}"));
+    }
+    // An event that was acknowledged is in Kafka, so Kafka can hold no fewer records than there were acknowledgements.
+    let enough = audit.acknowledged >= played.counts.acknowledged;
+    if !enough {
+        out::line(&format!(
+            "  {} requests were acknowledged, but Kafka has {} records",
+            played.counts.acknowledged, audit.acknowledged
+        ));
+    }
+    Ok(audit.balances() && audit.pending == 0 && enough && verified.problems_total == 0 && played.complete)
+}
+
+async fn play_with_progress(config: &PlayConfig, local: &mut Local, shutdown: &Shutdown) -> anyhow::Result<PlayReport> {
+    out::line(&format!("playing {} orders with seed {}", config.orders, config.seed));
+    let bar = ProgressBar::new(config.orders)
+        .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} orders {msg} {elapsed} (left: {eta})")?);
+    let progress = Arc::new(Progress::new());
+    let playing = play(config.clone(), Arc::clone(&progress), shutdown.soft().clone());
+    tokio::pin!(playing);
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    let mut shown = 0;
+    loop {
+        tokio::select! {
+            report = &mut playing => {
+                bar.finish_and_clear();
+                return report;
+            }
+            _ = looks.tick() => {
+                let counts = progress.counts();
+                let message = format!("{} events acknowledged", counts.acknowledged);
+                // Where there is no terminal, a line per tenth.
+                if bar.is_hidden() && counts.lives_done * 10 / config.orders.max(1) > shown {
+                    shown = counts.lives_done * 10 / config.orders.max(1);
+                    out::line(&format!("  {}/{} orders, {message}", counts.lives_done, config.orders));
+                }
+                bar.set_position(counts.lives_done);
+                bar.set_message(message);
+                mend(local).await?;
+            }
+        }
+    }
+}
+
+/// Starts again what has ended, as an orchestrator would.
+async fn mend(local: &mut Local) -> anyhow::Result<()> {
+    let mended = local.mend().await?;
+    if !mended.is_empty() {
+        out::line(&format!("had ended and was started again: {}", mended.join(", ")));
+    }
+    Ok(())
+}
+
+/// The demo's folder goes away with it; what explains a failure stays.
+fn keep_logs(local: &Local) {
+    for service in &local.services {
+        let kept = std::env::temp_dir().join(format!("riverlock-demo-{}.log", service.service.name()));
+        if std::fs::copy(service.log(), &kept).is_ok() {
+            out::note(&format!("the log of {} is kept in {}", service.service.name(), kept.display()));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Commands that show orders, events and documents.
+
+pub(crate) mod audit;
+pub mod invoices;
+pub mod orders;
+pub mod trace;

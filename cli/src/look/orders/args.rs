@@ -1,0 +1,112 @@
+//! `riverlock orders` on the command line.
+
+use std::str::FromStr;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand};
+use riverlock_processor::{domain::Status, store::ListPosition};
+use riverlock_schemas::{Mode, OrderId};
+
+use crate::{
+    options::{mode::ModeOption, moment::Moment},
+    terminal::out::Output,
+};
+
+/// What to do with orders.
+#[derive(Debug, Subcommand)]
+pub enum OrdersCommand {
+    /// List orders, the newest change first
+    List(ListOptions),
+    /// Show an order: status, lines, events with their outcomes, messages, invoices
+    Show {
+        /// Digital River's id of the order
+        order_id: String,
+        /// How to print it
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Which orders are listed.
+#[derive(Debug, Args)]
+pub struct ListOptions {
+    /// Orders with this status
+    #[arg(long, value_parser = status)]
+    pub status: Option<Status>,
+    /// Orders of this mode
+    #[arg(long)]
+    pub mode: Option<ModeOption>,
+    /// Orders that changed then or later: a time such as 2026-01-31T08:00:00Z, or how long ago, such as 36h
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+    /// Orders that changed before then
+    #[arg(long, value_name = "TIME", conflicts_with = "after")]
+    pub until: Option<Moment>,
+    /// Orders about which two events with one id and different contents came
+    #[arg(long)]
+    pub conflicted: bool,
+    /// How many at most
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    pub limit: i64,
+    /// Go on after this order, as the page before says
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<Cursor>,
+    /// How to print them
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// An order's place in a list: when it changed, its mode, its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub ListPosition);
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ListPosition { changed_at, order_id, mode } = &self.0;
+        write!(f, "{}/{mode}/{order_id}", changed_at.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let position = || {
+            let mut parts = text.splitn(3, '/');
+            let changed_at = DateTime::parse_from_rfc3339(parts.next()?).ok()?.to_utc();
+            let mode = parts.next()?;
+            let mode = [Mode::Live, Mode::Test].into_iter().find(|known| known.as_str() == mode)?;
+            let order_id = OrderId::parse(parts.next()?).ok()?.to_string();
+            Some(Self(ListPosition { changed_at, order_id, mode }))
+        };
+        position().ok_or("expected what the page before says after --after")
+    }
+}
+
+/// The place before everything that changed at `time` or later.
+#[must_use]
+pub fn before(time: DateTime<Utc>) -> ListPosition {
+    ListPosition { changed_at: time, order_id: String::new(), mode: Mode::Test }
+}
+
+/// A status by its name.
+pub(crate) fn status(text: &str) -> Result<Status, String> {
+    Status::parse(text).ok_or_else(|| format!("expected one of {}", Status::ALL.map(Status::as_str).join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_the_place_that_it_was() {
+        let changed_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
+        for order_id in ["204440790336", "a/b '", "ордер"] {
+            let cursor = Cursor(ListPosition { changed_at, order_id: order_id.to_owned(), mode: Mode::Live });
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+        for text in ["", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z/both/a", "yesterday/live/a"] {
+            assert!(text.parse::<Cursor>().is_err(), "{text}");
+        }
+    }
+}

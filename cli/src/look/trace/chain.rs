@@ -1,0 +1,227 @@
+//! Gathers what is known of an id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use riverlock_ingest::IngestConfig;
+use riverlock_invoice_fetcher::queue::view::{self as documents, InvoiceView};
+use riverlock_ledger::{
+    postgres::{bounded, cluster},
+    view::{self, EventView, MessageView},
+};
+use riverlock_processor::{
+    history::{CausedEffect, History, HistoryStep},
+    store,
+};
+use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_schemas::{EventId, OrderId, record, record::Position};
+use sqlx::PgConnection;
+
+use super::{
+    Link, Trace,
+    receipt::{self, Found, Receipt},
+};
+use crate::{
+    config::Config,
+    look::trace::args::{Kind, TraceOptions},
+    repair::quarantine::verdict::Judge,
+    terminal::out,
+};
+
+/// Follows an id. What Kafka does not tell is said in the trace and no error.
+pub(super) async fn follow(
+    config: &Config,
+    connection: &mut PgConnection,
+    options: &TraceOptions,
+) -> anyhow::Result<Trace> {
+    let limit = config.postgres.answer_limit();
+    let (mut known_as, mut events) = (Vec::new(), BTreeMap::new());
+    let mut orders = BTreeSet::new();
+    if options.kind != Some(Kind::Order) {
+        let found = bounded(limit, view::records_of_event(connection, &event_key(&options.id))).await?;
+        if !found.is_empty() {
+            known_as.push("event");
+        }
+        add(&mut events, found);
+    }
+    if options.kind != Some(Kind::Event) && OrderId::parse(options.id.as_str()).is_ok() {
+        let found = bounded(limit, view::events_of_order(connection, &options.id)).await?;
+        let is_order = !found.is_empty() || !bounded(limit, store::find(connection, &options.id)).await?.is_empty();
+        if is_order {
+            known_as.push("order");
+            orders.insert(options.id.clone());
+        }
+        add(&mut events, found);
+    }
+    let shown: BTreeSet<Position> = events.values().map(EventView::position).collect();
+    orders.extend(events.values().filter_map(|event| event.order_id.clone()));
+
+    // What the shown events changed can only be told from all events of their orders.
+    let mut histories: BTreeMap<String, Vec<EventView>> = BTreeMap::new();
+    for order_id in &orders {
+        let events = bounded(limit, view::events_of_order(connection, order_id)).await?;
+        histories.insert(order_id.clone(), in_order(events));
+    }
+    let rows_max = usize::try_from(view::ROWS_MAX).unwrap_or(usize::MAX);
+    let truncated = events.len() >= rows_max || histories.values().any(|events| events.len() >= rows_max);
+    let last = in_order(events.values().cloned()).last().map(taken_at);
+    let folded = histories.values().flatten();
+    let folded = folded.filter(|event| is_folded(config, event) && Some(taken_at(event)) <= last);
+    let wanted: BTreeSet<Position> = shown.iter().cloned().chain(folded.map(EventView::position)).collect();
+    let kafka = config.kafka.clone();
+    let found = match cluster::ensure_current(&config.kafka, connection).await {
+        Ok(()) => tokio::task::spawn_blocking(move || receipt::read(&kafka, &wanted)).await??,
+        Err(error) => wanted.into_iter().map(|position| (position, Found::Unreadable(error.to_string()))).collect(),
+    };
+
+    let mut gathering = Gathering { config, found: &found, steps: BTreeMap::new() };
+    if !truncated {
+        histories.values().for_each(|events| gathering.fold(events, last.as_ref()));
+    }
+    gathering.finish(connection, options, known_as, in_order(events.into_values()), &orders, truncated).await
+}
+
+struct Gathering<'a> {
+    config: &'a Config,
+    found: &'a BTreeMap<Position, Found>,
+    steps: BTreeMap<Position, HistoryStep>,
+}
+
+impl Gathering<'_> {
+    /// Folds an order's events as far as they can be read: after a record that is missing nothing is sure any more.
+    fn fold(&mut self, events: &[EventView], last: Option<&Taken>) {
+        let (mut history, mut spellings) = (History::default(), BTreeSet::new());
+        for event in events.iter().filter(|event| is_folded(self.config, event)) {
+            // A record with the same bytes as another of its event has no effect of its own.
+            if !spellings.insert((&event.event_id, &event.body_sha256)) && event.outcome == DUPLICATE {
+                continue;
+            }
+            if Some(&taken_at(event)) > last {
+                return;
+            }
+            let position = event.position();
+            let Some(Found::Record(raw)) = self.found.get(&position) else { return };
+            if let Some(step) = history.fold(&raw.body, Some(event.received_at), event.outcome == CONFLICT) {
+                self.steps.insert(position, step);
+            }
+        }
+    }
+
+    async fn finish(
+        mut self,
+        connection: &mut PgConnection,
+        options: &TraceOptions,
+        known_as: Vec<&'static str>,
+        events: Vec<EventView>,
+        orders: &BTreeSet<String>,
+        truncated: bool,
+    ) -> anyhow::Result<Trace> {
+        let limit = self.config.postgres.answer_limit();
+        let ingest = readable(&self.config.ingest);
+        let judge = Judge::new(&ingest, SystemClock.now());
+        let (mut views, mut messages) = (Vec::new(), BTreeMap::new());
+        for order_id in orders {
+            views.extend(bounded(limit, store::find(connection, order_id)).await?);
+            let of_order = bounded(limit, view::messages_of_order(connection, order_id)).await?;
+            messages.insert(order_id.clone(), of_order);
+        }
+        let mut records = Vec::with_capacity(events.len());
+        for event in events {
+            let position = event.position();
+            let receipt = Receipt::new(&self.found[&position], &event.body_sha256, &judge);
+            let transition = self.steps.remove(&position);
+            let mut caused = transition.as_ref().map(|step| caused(step, &mut messages)).unwrap_or_default();
+            let dead_letter = match event.outcome.as_str() {
+                DEAD => bounded(limit, view::dead_letter(connection, &position)).await?,
+                _ => None,
+            };
+            let mut invoices = Vec::new();
+            if let Some(order_id) = event.order_id.as_deref().filter(|_| event.outcome == APPLIED) {
+                let announced = documents::announced_by(connection, order_id, &event.event_id);
+                for file_id in bounded(limit, announced).await? {
+                    invoices.extend(bounded(limit, documents::find(connection, file_id)).await?);
+                }
+                caused.extend(stored(&invoices, order_id, &mut messages));
+            }
+            records.push(Link { event, receipt, transition, messages: caused, dead_letter, invoices });
+        }
+        let other_messages = match known_as.contains(&"order") {
+            true => messages.into_values().flatten().collect(),
+            false => Vec::new(),
+        };
+        let intact = records.iter().all(|link| link.receipt.is_intact());
+        Ok(Trace { id: options.id.clone(), known_as, intact, truncated, orders: views, records, other_messages })
+    }
+}
+
+/// The endpoints with the signing secrets that may be read here: an operator need not have them to follow an event.
+fn readable(config: &IngestConfig) -> IngestConfig {
+    let mut config = config.clone();
+    for endpoint in &mut config.endpoints {
+        let name = endpoint.name.clone();
+        endpoint.secrets.retain(|secret| {
+            match secret.secret.read(&format!("secret {} of endpoint {name}", secret.id)) {
+                Ok(_) => true,
+                Err(error) => {
+                    out::note(&format!("what was signed with it is not verified: {error}"));
+                    false
+                }
+            }
+        });
+    }
+    config
+}
+
+const APPLIED: &str = "applied";
+const CONFLICT: &str = "conflict";
+const DUPLICATE: &str = "duplicate";
+const DEAD: &str = "dead";
+
+/// Takes the messages that a step caused out of those of its order.
+fn caused(step: &HistoryStep, messages: &mut BTreeMap<String, Vec<MessageView>>) -> Vec<MessageView> {
+    let Some(messages) = messages.get_mut(step.order_id.as_str()) else { return Vec::new() };
+    let is_caused = |message: &mut MessageView| {
+        let is = |effect: &CausedEffect| effect.kind == message.kind && effect.effect_key == message.effect_key;
+        message.live_mode == step.mode.is_live() && step.effects.iter().any(is)
+    };
+    messages.extract_if(.., is_caused).collect()
+}
+
+/// Takes the messages that say that these documents are stored.
+fn stored(
+    invoices: &[InvoiceView],
+    order_id: &str,
+    messages: &mut BTreeMap<String, Vec<MessageView>>,
+) -> Vec<MessageView> {
+    let Some(messages) = messages.get_mut(order_id) else { return Vec::new() };
+    let files: BTreeSet<String> = invoices.iter().map(|invoice| invoice.file_id.to_string()).collect();
+    messages.extract_if(.., |message| files.contains(&message.effect_key)).collect()
+}
+
+/// Whether the processor folds a record: those of files are the invoice-fetcher's.
+fn is_folded(config: &Config, event: &EventView) -> bool {
+    [APPLIED, CONFLICT, DUPLICATE].contains(&event.outcome.as_str())
+        && !config.kafka.topics().files().contains(&event.topic)
+}
+
+/// What orders records as they had their outcomes: batches one after the other, and the records of one as they came.
+type Taken = (DateTime<Utc>, DateTime<Utc>, String, i32, i64);
+
+fn taken_at(event: &EventView) -> Taken {
+    (event.recorded_at, event.received_at, event.topic.clone(), event.partition, event.offset)
+}
+
+fn in_order(events: impl IntoIterator<Item = EventView>) -> Vec<EventView> {
+    let mut events: Vec<_> = events.into_iter().collect();
+    events.sort_by_key(taken_at);
+    events
+}
+
+fn add(events: &mut BTreeMap<Position, EventView>, found: Vec<EventView>) {
+    events.extend(found.into_iter().map(|event| (event.position(), event)));
+}
+
+/// The id as the audit has it.
+fn event_key(id: &str) -> String {
+    EventId::parse(id).map_or_else(|_| record::hashed(id), |id| id.to_string())
+}

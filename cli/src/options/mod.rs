@@ -1,0 +1,5 @@
+//! Options that several commands share.
+
+pub mod mode;
+pub mod moment;
+pub mod operator;
