@@ -2,38 +2,37 @@
 
 use std::{ffi::OsString, path::PathBuf, sync::LazyLock};
 
-use clap::{
-    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind, parser::ValueSource,
-};
+use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 
 use crate::{
     develop::args::{DemoOptions, SandboxCommand, StackOptions},
-    exit,
-    look::{invoices::args as invoices, orders::args as orders, trace::args as trace},
+    exit, help,
+    look::{invoices::args::InvoicesCommand, orders::args::OrdersCommand, trace::args::TraceOptions},
     repair::{
-        dead_letters::args as dead_letters, outbox::args as outbox, quarantine::args as quarantine,
-        rebuild::args as rebuild, reconcile::args as reconcile, refold::args as refold, replay::args as replay,
+        dead_letters::args::DeadLettersCommand, outbox::args::OutboxCommand, quarantine::args::QuarantineCommand,
+        rebuild::args::RebuildOptions, reconcile::args::ReconcileOptions, refold::args::RefoldOptions,
+        replay::args::ReplayOptions,
     },
-    run::{setup::args as setup, shipments::args as shipments, webhooks::args as webhooks},
+    run::{setup::args::SetupOptions, shipments::args::ShipmentsCommand, webhooks::args::WebhooksCommand},
     terminal::out::Output,
 };
 
-/// The version, with the commit where the build was told of it by `RIVERLOCK_COMMIT`.
+/// The version, with the commit if the build set `RIVERLOCK_COMMIT`.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let commit = option_env!("RIVERLOCK_COMMIT").filter(|commit| !commit.is_empty());
     let commit = commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
     format!("{}{commit}", env!("CARGO_PKG_VERSION"))
 });
 
-/// Digital River webhooks in, fulfilled orders and archived VAT invoices out.
+/// Turn Digital River's webhooks into fulfilled orders and archived VAT invoices
 #[derive(Debug, Parser)]
-#[command(name = "riverlock", version = VERSION.as_str(), max_term_width = 100, after_help = exit::HELP)]
+#[command(name = "riverlock", version = VERSION.as_str(), after_help = exit::HELP)]
 pub struct Args {
-    /// Configuration file (TOML); environment variables such as `RIVERLOCK__KAFKA__BROKERS` go over it
-    #[arg(long, short, global = true, env = "RIVERLOCK_CONFIG")]
+    /// Configuration file (TOML); environment variables such as RIVERLOCK__KAFKA__BROKERS override it
+    #[arg(long, short, global = true, env = "RIVERLOCK_CONFIG", help_heading = "Global options")]
     pub config: Option<PathBuf>,
-    /// Log more to standard error: once what commands do, twice for details. Services log as `[telemetry]` says
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    /// Log more to standard error; -vv for details. Services log as `[telemetry]` configures
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
     /// The command
     #[command(subcommand)]
@@ -41,18 +40,18 @@ pub struct Args {
 }
 
 impl Args {
-    /// What was asked for; the process ends, with a word about it, when that makes no sense.
+    /// Parses the command line of this process. Help and errors end the process.
     #[must_use]
     pub fn of_this_process() -> Self {
         Self::parsed(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
-    /// Understands a command line, the program's name included.
+    /// Parses a command line, which begins with the program's name.
     ///
     /// # Errors
-    /// When it makes no sense, or asks for help.
+    /// When it is invalid, or asks for help or the version.
     pub fn parsed(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
+        let mut command = help::with_help::<Self>();
         let matches = command.try_get_matches_from_mut(words)?;
         let args = Self::from_arg_matches(&matches)?;
         if args.command.has_own_configuration() && is_given(&matches, "config") {
@@ -63,111 +62,174 @@ impl Args {
     }
 }
 
-/// Whether an option was typed, not only set in the environment.
+/// Whether an option is on the command line and not only in the environment.
 fn is_given(matches: &ArgMatches, name: &str) -> bool {
     let here = matches.value_source(name) == Some(ValueSource::CommandLine);
     here || matches.subcommand().is_some_and(|(_, matches)| is_given(matches, name))
 }
 
-/// The commands.
+/// The commands. The help shows them in the groups of [`help::GROUPS`].
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Receive webhooks: verify, write to Kafka, answer 202
-    Ingest,
-    /// Fold order events into orders, and publish what other systems need
-    Processor,
-    /// Queue, download, check and store VAT invoices
-    InvoiceFetcher,
-    /// Run the three services in one process
-    Up,
-    /// Create the topics that are missing, show what differs of the others, and bring the tables to this version
-    Setup(setup::SetupOptions),
-    /// Prove that every acknowledged event has exactly one outcome: compare Kafka with PostgreSQL, record by record
-    Audit {
-        /// How to print it
-        #[command(flatten)]
-        output: Output,
-    },
-    /// List and show orders
-    Orders {
-        /// What to do with them
-        #[command(subcommand)]
-        command: orders::OrdersCommand,
-    },
-    /// Compute orders again from their recorded events, after a bug in the processor was fixed
-    Refold(refold::RefoldOptions),
-    /// Build all tables again from the topics, compare them with the live tables, and replace those
-    Rebuild(rebuild::RebuildOptions),
-    /// Show an event's or order's way from the webhook to its last effect, and verify the stored bytes again
-    Trace(trace::TraceOptions),
-    /// Print the OpenAPI document of the services' read APIs
-    Openapi,
+    /// Create topics and tables, or bring them to this version
+    ///
+    /// Creates missing topics, reports settings of existing topics that differ from the configuration, and migrates the
+    /// tables. Running it again changes nothing.
+    #[command(after_help = "Examples:
+  riverlock setup
+  riverlock setup --apply-topic-settings
+  riverlock setup --new-cluster lkc-4711 --republish-since 36h")]
+    Setup(SetupOptions),
     /// Check the configuration
     Config {
-        /// What to do with it
+        /// The subcommand
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// List events that failed authentication, and release those whose signature verifies now
-    Quarantine {
-        /// What to do with them
-        #[command(subcommand)]
-        command: quarantine::QuarantineCommand,
-    },
-    /// List records that could not be processed, and redrive or discard them
-    DeadLetters {
-        /// What to do with them
-        #[command(subcommand)]
-        command: dead_letters::DeadLettersCommand,
-    },
-    /// List messages that are not published, and retry parked ones
-    Outbox {
-        /// What to do with them
-        #[command(subcommand)]
-        command: outbox::OutboxCommand,
-    },
-    /// List, fetch, open, retry and link invoices and credit memos
-    Invoices {
-        /// What to do with them
-        #[command(subcommand)]
-        command: invoices::InvoicesCommand,
-    },
-    /// List the webhooks registered at Digital River, compare them with the configuration, and register them
+    /// Receive webhooks: verify them, write them to Kafka, answer 202
+    #[command(after_help = "Examples:
+  riverlock --config riverlock.toml ingest")]
+    Ingest,
+    /// Compute orders from events, and publish messages for other systems
+    #[command(after_help = "Examples:
+  riverlock --config riverlock.toml processor")]
+    Processor,
+    /// Download, check and store VAT invoices
+    #[command(after_help = "Examples:
+  riverlock --config riverlock.toml invoice-fetcher")]
+    InvoiceFetcher,
+    /// Run the three services in one process
+    #[command(after_help = "Examples:
+  riverlock --config riverlock.toml up")]
+    Up,
+    /// List, check and register webhooks at Digital River
     Webhooks {
-        /// What to do with them
+        /// The subcommand
         #[command(subcommand)]
-        command: webhooks::WebhooksCommand,
+        command: WebhooksCommand,
     },
-    /// Compare Digital River's events, orders and documents with what is stored, and fetch missing events
-    Reconcile(Box<reconcile::ReconcileOptions>),
-    /// Process records again that were read before: known events do nothing, missing ones take effect
-    Replay(Box<replay::ReplayOptions>),
-    /// Add, list and retry shipments, which the processor reports to Digital River
+    /// Store shipments, which the processor reports to Digital River
     Shipments {
-        /// What to do with them
+        /// The subcommand
         #[command(subcommand)]
-        command: shipments::ShipmentsCommand,
+        command: ShipmentsCommand,
     },
-    /// Imitate Digital River: its API, its webhooks, its signatures
-    Sandbox {
-        /// What it does
-        #[command(subcommand)]
-        command: SandboxCommand,
-    },
-    /// Start a stack, play orders from webhook to invoice, verify everything, and end
-    Demo(DemoOptions),
-    /// Run a local stack (PostgreSQL, Kafka, the services, the sandbox) until Ctrl-C, and keep its data
-    Stack(StackOptions),
-    /// Request an address and fail unless it answers 2xx; for container health checks
+    /// Check a health endpoint; for container health checks
+    #[command(after_help = "Examples:
+  riverlock healthcheck --url http://127.0.0.1:9464/readyz")]
     Healthcheck {
-        /// For example http://127.0.0.1:9464/readyz
+        /// The address, which must answer 2xx
         #[arg(long)]
         url: String,
     },
+    /// List and show orders
+    Orders {
+        /// The subcommand
+        #[command(subcommand)]
+        command: OrdersCommand,
+    },
+    /// List, save, verify, retry and link invoices and credit memos
+    Invoices {
+        /// The subcommand
+        #[command(subcommand)]
+        command: InvoicesCommand,
+    },
+    /// Trace an event or order from the webhook to its last effect
+    ///
+    /// Reads the stored records from Kafka again and verifies their hashes and signatures. The exit code is 1 if a record was
+    /// changed or nothing is known of the id.
+    #[command(after_help = "Examples:
+  riverlock trace 204440790336
+  riverlock trace 5d2c6a5e-2b40-4c1f-9a55-3f1f6a7f2c11 --as event --json")]
+    Trace(TraceOptions),
+    /// Prove that every acknowledged event has exactly one outcome
+    ///
+    /// Compares every record in Kafka with its outcome in PostgreSQL. Only reads. The exit code is 1 if a record is lost or
+    /// has no outcome.
+    #[command(after_help = "Examples:
+  riverlock audit
+  riverlock audit --json")]
+    Audit {
+        /// The output format
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List, show, redrive and discard records that could not be processed
+    DeadLetters {
+        /// The subcommand
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
+    /// List messages that are not published, and retry parked ones
+    Outbox {
+        /// The subcommand
+        #[command(subcommand)]
+        command: OutboxCommand,
+    },
+    /// List quarantined events, and release those whose signatures verify now
+    Quarantine {
+        /// The subcommand
+        #[command(subcommand)]
+        command: QuarantineCommand,
+    },
+    /// Find events that Digital River never delivered, and fetch them
+    ///
+    /// Compares Digital River's list of events (or orders, or documents) with what is stored. Dry run unless --apply is given.
+    #[command(after_help = "Examples:
+  riverlock reconcile --since 24h
+  riverlock reconcile --since 24h --apply
+  riverlock reconcile --documents --since 90d")]
+    Reconcile(Box<ReconcileOptions>),
+    /// Replay past records: apply missing events and skip the others
+    ///
+    /// A dry run shows what would change and stores it as a plan. `riverlock replay --plan HASH --apply` executes exactly
+    /// that plan; `riverlock replay --plan HASH` shows its progress.
+    #[command(after_help = "Examples:
+  riverlock replay --order 204440790336
+  riverlock replay --topic order.accepted --since 24h
+  riverlock replay --plan ab89a1889122bc08 --apply")]
+    Replay(Box<ReplayOptions>),
+    /// Recompute orders from their stored events, after a bug fix
+    ///
+    /// Compares the recomputed orders with the stored ones. Dry run unless --apply is given. May run beside the services.
+    #[command(after_help = "Examples:
+  riverlock refold 204440790336
+  riverlock refold --since 2h --apply --reason 'release 0.1.1 fixes the completion'")]
+    Refold(RefoldOptions),
+    /// Rebuild all tables from the topics, compare them, then swap
+    ///
+    /// Builds the tables in a schema of their own and compares them with the live tables. With --apply they replace the live
+    /// tables, which are kept in another schema. A rebuild that was interrupted continues when it is run again.
+    #[command(after_help = "Examples:
+  riverlock rebuild
+  riverlock rebuild --apply --reason 'release 0.1.1 fixes the conflicts'")]
+    Rebuild(RebuildOptions),
+    /// Imitate Digital River: API, webhooks and signatures
+    Sandbox {
+        /// The subcommand
+        #[command(subcommand)]
+        command: SandboxCommand,
+    },
+    /// Start a stack, play orders from webhook to invoice, verify everything, stop
+    #[command(after_help = "Examples:
+  riverlock demo
+  riverlock demo --orders 100000 --seed 7")]
+    Demo(DemoOptions),
+    /// Run a local stack until Ctrl-C, and keep its data
+    ///
+    /// Starts PostgreSQL, Kafka, the services and the sandbox on fixed ports of the loopback interface.
+    #[command(after_help = "Examples:
+  riverlock stack
+  riverlock stack --broker embedded")]
+    Stack(StackOptions),
+    /// Print the OpenAPI document of the read APIs
+    #[command(after_help = "Examples:
+  riverlock openapi")]
+    Openapi,
 }
 
 impl Command {
-    /// Whether it runs until it is asked to end, and logs as the configuration says.
+    /// Whether the command runs until it is stopped, and logs as the configuration says.
     #[must_use]
     pub fn is_service(&self) -> bool {
         match self {
@@ -177,32 +239,36 @@ impl Command {
         }
     }
 
-    /// Whether it has signal handlers of its own, and finishes what it has in flight.
+    /// Whether the command handles signals itself and completes work in flight.
     #[must_use]
-    pub fn ends_in_order(&self) -> bool {
+    pub fn handles_signals(&self) -> bool {
         let plays = matches!(self, Self::Sandbox { command: SandboxCommand::Play { .. } });
         self.is_service() || self.has_own_configuration() || plays || matches!(self, Self::Replay(_))
     }
 
-    /// Whether it starts servers of its own, and configures them itself.
+    /// Whether the command starts servers and configures them itself.
     #[must_use]
     pub fn has_own_configuration(&self) -> bool {
         matches!(self, Self::Demo(_) | Self::Stack(_))
     }
 
-    /// Whether it works without any configuration.
+    /// Whether the command works without a configuration.
     #[must_use]
     pub fn needs_no_configuration(&self) -> bool {
         self.has_own_configuration() || matches!(self, Self::Openapi | Self::Healthcheck { .. })
     }
 }
 
-/// What to do with the configuration.
+/// The subcommands of `riverlock config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Check every section, and that its secrets can be read; nothing is connected to
+    /// Check every section, and that its secrets can be read
+    ///
+    /// Connects to nothing. The exit code is 1 if a section is wrong.
+    #[command(after_help = "Examples:
+  riverlock --config riverlock.toml config check")]
     Check {
-        /// How to print it
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
@@ -210,17 +276,15 @@ pub enum ConfigCommand {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
-    use super::Args;
+    use super::{Args, help};
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        help::with_help::<Args>().debug_assert();
     }
 
     #[test]
-    fn a_configuration_that_would_not_be_used_is_refused() {
+    fn a_configuration_that_would_not_be_used_is_rejected() {
         for words in ["riverlock --config a.toml stack", "riverlock demo --config a.toml", "riverlock stack -c a.toml"]
         {
             let error = Args::parsed(words.split(' ')).unwrap_err().to_string();
@@ -233,12 +297,12 @@ mod tests {
     #[test]
     fn one_flag_means_one_thing_in_every_command() {
         let mut meanings = std::collections::BTreeMap::<String, (bool, String)>::new();
-        check(&Args::command(), &mut meanings);
+        check(&help::with_help::<Args>(), &mut meanings);
         assert!(meanings.contains_key("apply") && meanings.contains_key("reason"), "the test showed nothing");
     }
 
-    /// A flag takes a value everywhere or nowhere, but for [`OTHER_KIND`]. Whatever changes something has `--apply`, `--reason`
-    /// and `--by`, but for [`NOT_RECORDED`].
+    /// A flag takes a value in every command or in none, except for [`OTHER_KIND`]. Commands that change something have
+    /// `--apply`, `--reason` and `--by`, except for [`NOT_RECORDED`].
     fn check(command: &clap::Command, meanings: &mut std::collections::BTreeMap<String, (bool, String)>) {
         let name = command.get_name().to_owned();
         let flags: Vec<&str> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
@@ -262,13 +326,13 @@ mod tests {
         command.get_subcommands().for_each(|command| check(command, meanings));
     }
 
-    /// Flags that are of another kind elsewhere: `reconcile --orders` says what is compared, `demo --orders` how many are played.
+    /// Flags of another kind elsewhere: `reconcile --orders` selects what is compared, `demo --orders` a number.
     const OTHER_KIND: [(&str, &str); 1] = [("reconcile", "orders")];
 
-    /// `webhooks apply` and `reconcile` bring about what the configuration says, and `shipments add` says what a warehouse did:
-    /// they ask for no reason. Only a shipment records who added it.
+    /// Commands without a reason: `webhooks apply` and `reconcile` implement the configuration, and `shipments add` records
+    /// what a warehouse did. Only a shipment records who added it.
     const NOT_RECORDED: [&str; 3] = ["apply", "reconcile", "add"];
 
-    /// Commands that ask a person to type an address, unless `--yes` is given.
+    /// Commands that ask for confirmation unless `--yes` is given.
     const CONFIRMED: [&str; 2] = ["disable", "delete"];
 }

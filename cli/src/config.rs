@@ -20,7 +20,9 @@ use riverlock_sandbox::SandboxConfig;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-/// The sections that there are.
+use crate::terminal::causes::with_causes;
+
+/// The names of all sections.
 pub const SECTIONS: [&str; 12] = [
     "telemetry",
     "admin",
@@ -41,13 +43,13 @@ pub const SECTIONS: [&str; 12] = [
 pub struct Config {
     /// `[telemetry]`: logs.
     pub telemetry: TelemetryConfig,
-    /// `[admin]`: where operators look.
+    /// `[admin]`: metrics and health checks.
     pub admin: AdminConfig,
     /// `[kafka]`: brokers and topics.
     pub kafka: KafkaConfig,
     /// `[postgres]`: the database.
     pub postgres: PostgresConfig,
-    /// `[audit]`: the audit that runs beside the processor.
+    /// `[audit]`: the background audit of the processor.
     pub audit: AuditConfig,
     /// `[ingest]`: endpoints and limits.
     pub ingest: IngestConfig,
@@ -59,22 +61,22 @@ pub struct Config {
     pub digital_river: DigitalRiverConfig,
     /// `[[webhooks]]`: what should be registered at Digital River.
     pub webhooks: Vec<WebhookConfig>,
-    /// `[reconcile]`: how events that never came are found.
+    /// `[reconcile]`: how events that were never delivered are found.
     pub reconcile: ReconcileConfig,
-    /// `[sandbox]`: the pretend Digital River.
+    /// `[sandbox]`: the imitation of Digital River.
     pub sandbox: SandboxConfig,
 }
 
 impl Config {
-    /// Reads the file and the environment, and checks what every command needs. No file of a secret is opened: each section's
-    /// secrets are read by those who use it.
+    /// Reads the file and the environment, and validates the sections that every command uses. No secret is read: each user
+    /// of a section reads its secrets.
     ///
     /// # Errors
-    /// When the file cannot be read, or a value is missing, unknown or wrong.
+    /// When the file cannot be read, or a value is missing, unknown or invalid.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let source = Source::read(file)?;
         if let Some(unknown) = source.sections()?.iter().find(|name| !SECTIONS.contains(&name.as_str())) {
-            let reason = format!("is no section; expected one of {}", SECTIONS.join(", "));
+            let reason = format!("is not a section; expected one of {}", SECTIONS.join(", "));
             return Err(ConfigError::refused(unknown.as_str(), reason));
         }
         let config = Self {
@@ -100,14 +102,14 @@ impl Config {
     /// Like [`Config::load`], for commands that connect to Kafka: reads its secrets too.
     ///
     /// # Errors
-    /// Like [`Config::load`], and when a file that a property of Kafka names cannot be read.
+    /// Like [`Config::load`], and when a file named by a property of Kafka cannot be read.
     pub fn load_with_kafka(file: Option<&Path>) -> Result<Self, ConfigError> {
         let config = Self::load(file)?;
         config.kafka.read_secrets()?;
         Ok(config)
     }
 
-    /// How Digital River's API is used: `[digital_river]`, or the address and the keys of `[invoice_fetcher]` where it has none.
+    /// The settings of Digital River's API: `[digital_river]`, or the address and the keys of `[invoice_fetcher]` if it has no key.
     #[must_use]
     pub fn digital_river(&self) -> DigitalRiverConfig {
         let mut config = self.digital_river.clone();
@@ -127,26 +129,26 @@ impl Config {
         config
     }
 
-    /// Checks `[[webhooks]]`, and reads its secrets.
+    /// Validates `[[webhooks]]`, and reads its secrets.
     ///
     /// # Errors
-    /// When an entry is wrong, or names an endpoint that is not configured.
+    /// When an entry is invalid, or names an endpoint that is not configured.
     pub fn validate_webhooks(&self) -> Result<(), ConfigError> {
         validate_webhooks(&self.webhooks, Some(&self.ingest))
     }
 
-    /// The consumers, with the topics that each reads.
+    /// The consumers and their topics.
     #[must_use]
     pub fn consumers(&self) -> [(&'static str, Vec<String>); 2] {
         let topics = self.kafka.topics();
         [(riverlock_processor::CONSUMER, topics.orders()), (riverlock_invoice_fetcher::NAME, topics.files())]
     }
 
-    /// Where a command looks, without credentials.
+    /// The servers that a command connects to, without credentials.
     #[must_use]
     pub fn servers(&self) -> String {
         let postgres = self.postgres.options().map_or_else(
-            |_| "an address that cannot be read".to_owned(),
+            |_| "an invalid address".to_owned(),
             |options| {
                 format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or("-"))
             },
@@ -155,7 +157,7 @@ impl Config {
     }
 }
 
-/// Checks `[[webhooks]]`, and that the endpoints it names are there; not the latter without a readable `[ingest]`.
+/// Validates `[[webhooks]]`, and with a readable `[ingest]` also that the named endpoints exist.
 fn validate_webhooks(webhooks: &[WebhookConfig], ingest: Option<&IngestConfig>) -> Result<(), ConfigError> {
     riverlock_digital_river::webhooks::config::validate(webhooks)?;
     let Some(ingest) = ingest else { return Ok(()) };
@@ -168,21 +170,21 @@ fn validate_webhooks(webhooks: &[WebhookConfig], ingest: Option<&IngestConfig>) 
     Ok(())
 }
 
-/// One section, whatever is wrong with the others. For services that read theirs again while they run.
+/// One section, even if others are invalid; for services that reload theirs.
 ///
 /// # Errors
-/// When the file cannot be read, or a value of the section is missing, unknown or wrong.
+/// When the file cannot be read, or a value of the section is missing, unknown or invalid.
 pub fn section<T: DeserializeOwned + Default>(file: Option<&Path>, name: &str) -> Result<T, ConfigError> {
     Source::read(file)?.section(name)
 }
 
-/// Whether nothing at all is configured, so that everything has its default.
+/// Whether there is no configuration, so that every setting has its default.
 #[must_use]
 pub fn is_absent(file: Option<&Path>) -> bool {
     file.is_none() && !std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with(ENV_PREFIX))
 }
 
-/// What is wrong with each section, secrets included; nothing for a section that is right.
+/// The problem of each section, including its secrets; `None` for a valid section.
 ///
 /// # Errors
 /// When the file itself cannot be read.
@@ -193,7 +195,7 @@ pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, Co
         found.insert(name.to_owned(), result.err().map(|error| error.to_string()));
     };
     let sections = source.sections()?;
-    let is_there = |name: &str| sections.iter().any(|section| section == name);
+    let is_present = |name: &str| sections.iter().any(|section| section == name);
     add("telemetry", source.section::<TelemetryConfig>("telemetry").and_then(|config| config.validate()));
     add("admin", source.section::<AdminConfig>("admin").map(drop));
     add(
@@ -209,11 +211,11 @@ pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, Co
             .and_then(|config| config.validate().and_then(|()| config.options().map(drop))),
     );
     add("audit", source.section::<AuditConfig>("audit").and_then(|config| config.validate()));
-    // These three are wrong when they are empty, and need not be there for the other services.
-    if is_there("ingest") {
+    // These are invalid when they are empty, but other services do not need them.
+    if is_present("ingest") {
         add("ingest", source.section::<IngestConfig>("ingest").and_then(|config| config.validate()));
     }
-    if is_there("invoice_fetcher") {
+    if is_present("invoice_fetcher") {
         let fetcher = source.section::<InvoiceFetcherConfig>("invoice_fetcher");
         add("invoice_fetcher", fetcher.and_then(|config| config.validate()));
     }
@@ -224,10 +226,10 @@ pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, Co
     add("reconcile", source.section::<ReconcileConfig>("reconcile").and_then(|config| config.validate()));
     add("processor", source.section::<ProcessorConfig>("processor").and_then(|config| config.validate()));
     let sandbox = source.section::<SandboxConfig>("sandbox");
-    let refused = |error: anyhow::Error| ConfigError::refused("sandbox", format!("{error:#}"));
+    let refused = |error: anyhow::Error| ConfigError::refused("sandbox", with_causes(&error));
     add("sandbox", sandbox.and_then(|mut config| config.read_secrets().map_err(refused)));
     for unknown in sections.iter().filter(|name| !SECTIONS.contains(&name.as_str())) {
-        add(unknown, Err(ConfigError::refused(unknown.as_str(), "is no section")));
+        add(unknown, Err(ConfigError::refused(unknown.as_str(), "is not a section")));
     }
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! What the consumers make of records, for commands that give them records again.
+//! The consumers' projections, for commands that process records again.
 
 use riverlock_invoice_fetcher::InvoiceQueue;
 use riverlock_processor::Orders;
@@ -6,10 +6,10 @@ use riverlock_runtime::ConfigError;
 
 use crate::config::Config;
 
-/// Refuses a configuration under which every order event would be ignored. No secret is read.
+/// Rejects a configuration with which every order event would be ignored. Reads no secret.
 ///
 /// # Errors
-/// When no mode takes effect.
+/// When `processor.modes` is empty.
 pub(crate) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.processor.modes.is_empty() {
         return Err(ConfigError::refused("processor.modes", "is empty; expected \"live\", \"test\" or both"));
@@ -17,12 +17,12 @@ pub(crate) fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What the processor makes of records.
+/// The projection of the processor.
 pub(crate) fn orders(config: &Config) -> Orders {
     Orders::new(config.processor.modes.clone())
 }
 
-/// What the invoice-fetcher makes of records.
+/// The projection of the invoice-fetcher.
 pub(crate) fn invoices(config: &Config) -> InvoiceQueue {
     InvoiceQueue::new(&config.invoice_fetcher)
 }

@@ -1,4 +1,4 @@
-//! What a command's exit code says. Every command uses these and no other ones.
+//! Exit codes. Every command uses these and no others.
 
 use std::process::ExitCode;
 
@@ -8,69 +8,69 @@ use riverlock_reconcile::ReconcileError;
 use riverlock_recovery::{audit::AuditError, rebuild::RebuildError, replay::ReplayError};
 use riverlock_runtime::ConfigError;
 
-/// All is as it should be, or what was asked for is done.
-pub const WELL: u8 = 0;
-/// The command could look, and something is wrong: a difference, a loss, a refusal, something that is not there.
-pub const WRONG: u8 = 1;
-/// The command line or the configuration is wrong; nothing was done.
+/// Everything is right, or the command did what was requested.
+pub const SUCCESS: u8 = 0;
+/// The command found a problem: a difference, a loss, a rejection, something that does not exist.
+pub const PROBLEM: u8 = 1;
+/// The command line or the configuration is invalid; nothing was done.
 pub const USAGE: u8 = 2;
-/// The command could not look or could not go on: Kafka, PostgreSQL, Digital River's API, the archive or a file did not
-/// answer. Nothing is known about what it was asked for.
-pub const UNKNOWN: u8 = 3;
-/// The command was asked to end before it was done; the same command goes on where it was.
-pub const STOPPED: u8 = 4;
+/// The command could not complete: Kafka, PostgreSQL, Digital River's API, the archive or a file was unavailable. Whether
+/// there is a problem is not known.
+pub const UNAVAILABLE: u8 = 3;
+/// The command was interrupted; the same command continues.
+pub const INTERRUPTED: u8 = 4;
 
-/// The part of `--help` that says this.
+/// The exit codes as part of the help.
 pub const HELP: &str = "Exit codes:
-  0  all is as it should be, or what was asked for is done
-  1  something is wrong: a difference, a loss, a refusal, something that is not there
-  2  the command line or the configuration is wrong
-  3  the command could not look: Kafka, PostgreSQL, the archive or another server did not answer
-  4  the command was interrupted; run again, it goes on where it was";
+  0  success
+  1  a problem was found: a difference, a loss, a rejection, something that does not exist
+  2  invalid command line or configuration
+  3  Kafka, PostgreSQL, the archive or another server was unavailable; the result is not known
+  4  interrupted; the same command continues";
 
-/// Ends a command with [`WRONG`] and this sentence.
+/// Ends a command with [`PROBLEM`] and this message.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Wrong(pub String);
+pub struct Problem(pub String);
 
-/// Ends a command with [`USAGE`] and this sentence.
+/// Ends a command with [`USAGE`] and this message.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Usage(pub String);
+pub struct UsageError(pub String);
 
-/// [`WELL`] or [`WRONG`].
+/// [`SUCCESS`] or [`PROBLEM`].
 #[must_use]
-pub fn well_if(is_well: bool) -> ExitCode {
-    ExitCode::from(if is_well { WELL } else { WRONG })
+pub fn success_if(is_success: bool) -> ExitCode {
+    ExitCode::from(if is_success { SUCCESS } else { PROBLEM })
 }
 
 /// The exit code of a command that ends with this error.
 #[must_use]
 pub fn code(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(known).unwrap_or(UNKNOWN)
+    error.chain().find_map(code_of).unwrap_or(UNAVAILABLE)
 }
 
-/// What an error means by itself; nothing is known of most.
-fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if cause.is::<Usage>() || cause.is::<ConfigError>() {
+/// The exit code of one error in a chain; most have none.
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if cause.is::<UsageError>() || cause.is::<ConfigError>() {
         return Some(USAGE);
     }
-    // Transparent errors are not among the causes of those that hold them.
-    let held = cause.downcast_ref().or_else(|| match (cause.downcast_ref(), cause.downcast_ref()) {
+    // A transparent error is not among the causes of the error that contains it.
+    let inner = cause.downcast_ref().or_else(|| match (cause.downcast_ref(), cause.downcast_ref()) {
         (Some(AuditError::Cluster(error)), _) | (_, Some(RefoldError::Cluster(error))) => Some(error),
         _ => None,
     });
-    if let Some(error) = held {
+    if let Some(error) = inner {
         return cluster(error);
     }
-    if cause.is::<Wrong>() {
-        return Some(WRONG);
+    if cause.is::<Problem>() {
+        return Some(PROBLEM);
     }
-    let held = cause.downcast_ref().or_else(|| match cause.downcast_ref() {
+    let inner = cause.downcast_ref().or_else(|| match cause.downcast_ref() {
         Some(RefoldError::Kafka(error)) => Some(error),
         _ => None,
     });
-    if let Some(error) = held {
+    if let Some(error) = inner {
         return range(error);
     }
     let of_long_commands = cause.downcast_ref().and_then(replay).or_else(|| cause.downcast_ref().and_then(rebuild));
@@ -81,8 +81,8 @@ fn reconcile(error: &ReconcileError) -> Option<u8> {
     use ReconcileError as E;
     match error {
         E::NoTypes => Some(USAGE),
-        E::Running(_) => Some(WRONG),
-        E::Stopped => Some(STOPPED),
+        E::Running(_) => Some(PROBLEM),
+        E::Stopped => Some(INTERRUPTED),
         E::Cluster(error) => cluster(error),
         E::Walk(_) | E::Ledger(_) | E::Kafka(_) | E::Unconfirmed(_) | E::Event(_) | E::Behind { .. } | E::Panicked => {
             None
@@ -90,11 +90,11 @@ fn reconcile(error: &ReconcileError) -> Option<u8> {
     }
 }
 
-/// What Digital River's answer means. One that refuses the key, asks to wait or reports a failure says nothing about what was
-/// asked for.
+/// The exit code for an answer of Digital River. An answer that rejects the key, asks to wait or reports a failure says
+/// nothing about the request.
 fn api(error: &riverlock_digital_river::Error) -> Option<u8> {
     let is_refusal = |status: u16| (400..500).contains(&status) && ![401, 403, 408, 429].contains(&status);
-    error.status().is_some_and(is_refusal).then_some(WRONG)
+    error.status().is_some_and(is_refusal).then_some(PROBLEM)
 }
 
 fn replay(error: &ReplayError) -> Option<u8> {
@@ -114,9 +114,9 @@ fn replay(error: &ReplayError) -> Option<u8> {
         | E::Busy(_)
         | E::ConsumerWentBack { .. }
         | E::Deviates { .. }
-        | E::Superseded(_) => Some(WRONG),
-        E::Stopped => Some(STOPPED),
-        E::EarlierCluster { .. } => Some(WRONG),
+        | E::Superseded(_) => Some(PROBLEM),
+        E::Stopped => Some(INTERRUPTED),
+        E::EarlierCluster { .. } => Some(PROBLEM),
         E::Cluster(error) => cluster(error),
         E::Range(error) => range(error),
         E::Kafka { .. } | E::Ledger(_) | E::Panicked => None,
@@ -134,25 +134,25 @@ fn rebuild(error: &RebuildError) -> Option<u8> {
         | E::Busy
         | E::Mixed(_)
         | E::Running(_)
-        | E::Moved => Some(WRONG),
-        E::EarlierCluster(_) => Some(WRONG),
+        | E::Moved => Some(PROBLEM),
+        E::EarlierCluster(_) => Some(PROBLEM),
         E::Cluster(error) => cluster(error),
         E::Ranges(error) => range(error),
         E::Ledger(_) | E::Migrate { .. } | E::Kafka(_) | E::Panicked => None,
     }
 }
 
-/// What Kafka does not have is known to be missing; whatever else keeps records from being read says nothing about them.
+/// Records that Kafka does not have are a problem; other errors say nothing about the records.
 fn range(error: &RangeError) -> Option<u8> {
     use RangeError as E;
     match error {
-        E::Gone { .. } | E::NoTopic(_) | E::NoPartition { .. } => Some(WRONG),
+        E::Gone { .. } | E::NoTopic(_) | E::NoPartition { .. } => Some(PROBLEM),
         E::Kafka(_) | E::Unavailable { .. } | E::Stalled(_) => None,
     }
 }
 
 fn cluster(error: &ClusterError) -> Option<u8> {
-    matches!(error, ClusterError::Other { .. }).then_some(WRONG)
+    matches!(error, ClusterError::Other { .. }).then_some(PROBLEM)
 }
 
 #[cfg(test)]
@@ -162,21 +162,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kind_of_an_error_is_found_below_what_was_added_to_it() {
-        let usage = Err::<(), _>(Usage("--by is empty".to_owned())).context("a").context("b").unwrap_err();
+    fn the_exit_code_is_found_below_added_context() {
+        let usage = Err::<(), _>(UsageError("--by is empty".to_owned())).context("a").context("b").unwrap_err();
         let config = sqlx::Error::Configuration(ConfigError::refused("postgres.url", "is no address").into());
         let config = Err::<(), _>(config).context("PostgreSQL cannot be reached").unwrap_err();
-        let wrong = Err::<(), _>(Wrong("no such order".to_owned())).context("a").unwrap_err();
+        let wrong = Err::<(), _>(Problem("no such order".to_owned())).context("a").unwrap_err();
         let unknown = anyhow::Error::from(sqlx::Error::PoolTimedOut).context("a");
-        assert_eq!([code(&usage), code(&config), code(&wrong), code(&unknown)], [USAGE, USAGE, WRONG, UNKNOWN]);
+        assert_eq!([code(&usage), code(&config), code(&wrong), code(&unknown)], [USAGE, USAGE, PROBLEM, UNAVAILABLE]);
         let stopped = anyhow::Error::from(ReplayError::Stopped);
         let running = anyhow::Error::from(RebuildError::Running("process 1".to_owned())).context("a");
         let kafka = anyhow::Error::from(RebuildError::Panicked);
-        assert_eq!([code(&stopped), code(&running), code(&kafka)], [STOPPED, WRONG, UNKNOWN]);
+        assert_eq!([code(&stopped), code(&running), code(&kafka)], [INTERRUPTED, PROBLEM, UNAVAILABLE]);
         let missing = || RangeError::NoPartition { topic: "raw".to_owned(), partition: 3, partitions: 3 };
         let replay = anyhow::Error::from(ReplayError::from(missing())).context("a");
         let rebuild = anyhow::Error::from(RebuildError::from(missing())).context("a");
         let refold = anyhow::Error::from(RefoldError::from(missing())).context("a");
-        assert_eq!([code(&replay), code(&rebuild), code(&refold)], [WRONG; 3]);
+        assert_eq!([code(&replay), code(&rebuild), code(&refold)], [PROBLEM; 3]);
     }
 }

@@ -5,6 +5,7 @@ pub mod config;
 mod consumers;
 pub mod develop;
 pub mod exit;
+pub mod help;
 pub mod look;
 pub mod options;
 pub mod repair;
@@ -22,45 +23,34 @@ use crate::{
     look::{audit, invoices, orders, trace},
     repair::{dead_letters, outbox, quarantine, rebuild, reconcile, refold, replay},
     run::{config_check, healthcheck, services, setup, shipments, webhooks},
-    terminal::out,
+    terminal::{causes::with_causes, out},
 };
 
-/// The exit code of a process that a signal has ended, as shells tell it: this and the signal's number.
+/// The exit code of a process that a signal ended, by the convention of shells: this and the signal's number.
 const SIGNAL_BASE: i32 = 128;
 
-/// Runs a command and says how it ended, as `exit` defines it.
+/// Runs a command. The exit code is one of `exit`.
 pub async fn run(args: Args) -> ExitCode {
     if !args.command.is_service() {
         telemetry::init_command_logs(args.verbose);
     }
-    if std::process::id() == 1 && !args.command.ends_in_order() {
+    if std::process::id() == 1 && !args.command.handles_signals() {
         end_on_signals();
     }
-    // On the heap: the largest command decides the size of all.
-    let ended = Box::pin(dispatch(args)).await;
+    // On the heap: the largest command determines the size of all.
+    let result = Box::pin(dispatch(args)).await;
     telemetry::flush_logs();
-    let code = ended.unwrap_or_else(|error| {
-        out::note(&format!("riverlock: {}", in_one_line(&error)));
+    let code = result.unwrap_or_else(|error| {
+        out::note(&format!("riverlock: {}", with_causes(&error)));
         ExitCode::from(exit::code(&error))
     });
-    if out::has_failed() { ExitCode::from(exit::UNKNOWN) } else { code }
-}
-
-/// An error with its causes. Many repeat their cause in their own text; it is told once.
-fn in_one_line(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.ends_with(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
+    if out::has_failed() { ExitCode::from(exit::UNAVAILABLE) } else { code }
 }
 
 async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
     let file = args.config.as_deref();
     if !args.command.is_service() && !args.command.needs_no_configuration() {
-        tell_defaults(file);
+        note_defaults(file);
     }
     match args.command {
         Command::Ingest => services::run(file, &[services::Service::Ingest]).await,
@@ -90,21 +80,21 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Says where a command looks if nobody has told it.
-fn tell_defaults(file: Option<&Path>) {
+/// Says which servers a command uses if no configuration is given.
+fn note_defaults(file: Option<&Path>) {
     if config::is_absent(file) {
         let servers = config::Config::default().servers();
-        out::note(&format!("no configuration is named (--config or RIVERLOCK_CONFIG), so these are used: {servers}"));
+        out::note(&format!("no configuration (--config or RIVERLOCK_CONFIG); using the defaults: {servers}"));
     }
 }
 
 /// Ends the process on SIGINT and SIGTERM, as the kernel does with every process but the first one of a container.
 fn end_on_signals() {
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-        let Ok(mut asked) = signal(kind) else { continue };
+        let Ok(mut signals) = signal(kind) else { continue };
         #[expect(clippy::disallowed_methods, reason = "it ends the process")]
         tokio::spawn(async move {
-            asked.recv().await;
+            signals.recv().await;
             std::process::exit(SIGNAL_BASE + kind.as_raw_value());
         });
     }

@@ -1,4 +1,4 @@
-//! The one binary.
+//! The binary `riverlock`.
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ use riverlock_ledger::{Decision, Projection as _};
 use riverlock_schemas::{
     Mode, OrderId,
     events::order_state::{LineState, OrderState},
+    time::rfc3339,
 };
 use serde::Serialize;
 
@@ -125,7 +126,7 @@ fn line_changes(before: Option<&LineFacts>, after: &LineFacts, line: &str, chang
         let (sku, quantity) = (new.sku_id.as_deref().unwrap_or("no sku"), new.quantity.unwrap_or_default());
         changes.push(format!("{line}{quantity} x {sku}"));
     } else if old != new {
-        changes.push(format!("{line}its details are others now"));
+        changes.push(format!("{line}its details changed"));
     }
 }
 
@@ -141,8 +142,10 @@ fn reached<S: Ord + Copy>(
         let (known, state) = (before.get(&state), name(state));
         match known {
             Some(known) if known == time => {}
-            Some(known) => changes.push(format!("{of}{state} at {time}, earlier than known ({known})")),
-            None => changes.push(format!("{of}{state} at {time}")),
+            Some(known) => {
+                changes.push(format!("{of}{state} at {}, earlier than known ({})", rfc3339(*time), rfc3339(*known)));
+            }
+            None => changes.push(format!("{of}{state} at {}", rfc3339(*time))),
         }
     }
 }
@@ -198,7 +201,7 @@ mod tests {
         assert_eq!(kinds(&step), ["fulfillment.requested"]);
         for change in [
             "order.accepted is seen",
-            "accepted at 2026-01-01 00:01:00 UTC",
+            "accepted at 2026-01-01T00:01:00.000Z",
             "line l: 2 x sku",
             "the first snapshot, with currency",
         ] {

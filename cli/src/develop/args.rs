@@ -6,34 +6,41 @@ use clap::{Subcommand, ValueEnum};
 
 use crate::terminal::out::Output;
 
-/// What the sandbox does.
+/// The subcommands of `riverlock sandbox`.
 #[derive(Debug, Subcommand)]
 pub enum SandboxCommand {
     /// Serve Digital River's API: files, events, webhooks, fulfillments, file links
+    #[command(after_help = "Examples:
+  riverlock --config riverlock.toml sandbox serve")]
     Serve,
-    /// Send the events of orders to the configured address, as Digital River does
+    /// Send the events of generated orders to the configured address
+    #[command(after_help = "Examples:
+  riverlock sandbox play --orders 100
+  riverlock sandbox play --orders 10000 --rate 500 --seed 7")]
     Play {
-        /// How many orders
+        /// Number of orders
         #[arg(long, default_value_t = 100)]
         orders: u64,
-        /// Decides everything about them
+        /// Seed for the generated orders
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Events per second at most
+        /// Maximum number of events per second
         #[arg(long)]
         rate: Option<std::num::NonZeroU32>,
-        /// How to print what came of it
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
-    /// Print the signature header of a body, for curl
+    /// Print the signature header for a body, for use with curl
+    #[command(after_help = "Examples:
+  riverlock sandbox sign order.accepted.json")]
     Sign {
         /// The body; `-` is standard input
         file: PathBuf,
     },
 }
 
-/// Which Kafka a local stack runs on.
+/// The Kafka broker of a local stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BrokerKind {
     /// Apache Kafka
@@ -42,24 +49,24 @@ pub enum BrokerKind {
     Embedded,
 }
 
-/// What the demo plays, and on what.
+/// The orders of a demo, and its broker.
 #[derive(Debug, clap::Args)]
 pub struct DemoOptions {
-    /// How many orders
+    /// Number of orders
     #[arg(long, default_value_t = 1_000)]
     pub orders: u64,
-    /// Decides everything about them
+    /// Seed for the generated orders
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// What to run on
+    /// The broker
     #[arg(long, value_enum, default_value_t = BrokerKind::Kafka)]
     pub broker: BrokerKind,
 }
 
-/// What the stack runs on.
+/// The broker of a local stack.
 #[derive(Debug, clap::Args)]
 pub struct StackOptions {
-    /// What to run on
+    /// The broker
     #[arg(long, value_enum, default_value_t = BrokerKind::Kafka)]
     pub broker: BrokerKind,
 }

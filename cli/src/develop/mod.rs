@@ -1,4 +1,4 @@
-//! Commands for people who develop Riverlock or try it out.
+//! Commands for development and for trying Riverlock out.
 
 pub mod args;
 pub mod demo;

@@ -1,4 +1,4 @@
-//! `riverlock openapi`: what the services' APIs answer, in one document.
+//! `riverlock openapi`: the OpenAPI document of the services' APIs.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Both APIs; each address says which service answers it.
+/// Both APIs; each path names the server of its service.
 fn document() -> serde_json::Result<String> {
     let mut both = riverlock_processor::api::openapi::description();
     let mut documents = riverlock_invoice_fetcher::api::description();
@@ -32,18 +32,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checked_in_description_is_what_the_code_says() {
+    fn the_committed_document_is_that_of_the_code() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
         let checked_in = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             checked_in == document().unwrap(),
-            "docs/openapi.json is not what the code says; this writes it: \
+            "docs/openapi.json is outdated; write it with \
              cargo run -p riverlock -- openapi > docs/openapi.json"
         );
     }
 
     #[test]
-    fn every_address_needs_the_token_and_says_how_it_refuses() {
+    fn every_path_requires_the_token_and_documents_the_rejection() {
         let both: serde_json::Value = serde_json::from_str(&document().unwrap()).unwrap();
         assert!(both["openapi"].as_str().unwrap().starts_with("3.1"));
         let paths = both["paths"].as_object().unwrap();
@@ -60,7 +60,7 @@ mod tests {
         }
         assert!(paths["/v1/orders/{orderId}/shipments"]["post"].is_object());
         assert_eq!(paths.len(), 6);
-        // Every reference leads somewhere.
+        // Every reference exists.
         let text = both.to_string();
         for (at, reference) in text.match_indices("#/components/schemas/") {
             let name: String = text[at + reference.len()..].chars().take_while(|c| c.is_alphanumeric()).collect();

@@ -1,4 +1,4 @@
-//! `riverlock sandbox`: a pretend Digital River.
+//! `riverlock sandbox`: an imitation of Digital River.
 
 use std::{fmt::Write as _, io::Read as _, path::Path, process::ExitCode, sync::Arc};
 
@@ -8,7 +8,8 @@ use riverlock_sandbox::{Api, Clock, PlayConfig, PlayReport, Progress, SandboxCon
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 
-use crate::{config::Config, develop::args::SandboxCommand, exit, terminal::out};
+use super::args::SandboxCommand;
+use crate::{config::Config, exit, terminal::out};
 
 pub(crate) async fn run(file: Option<&Path>, command: SandboxCommand) -> anyhow::Result<ExitCode> {
     let config = Config::load(file)?;
@@ -32,7 +33,7 @@ pub(crate) async fn run(file: Option<&Path>, command: SandboxCommand) -> anyhow:
             shutdown.on_signals()?;
             let report = play(config, Arc::new(Progress::new()), shutdown.soft().clone()).await?;
             output.whole(&report, |text| write(text, &report))?;
-            Ok(exit::well_if(report.complete))
+            Ok(exit::success_if(report.complete))
         }
         SandboxCommand::Sign { file } => {
             out::line(&format!("{}: {}", sign::SIGNATURE_HEADER, sign_file(&sandbox, &file)?));
@@ -47,7 +48,7 @@ fn write(text: &mut String, report: &PlayReport) -> std::fmt::Result {
     writeln!(text, "{events} of {planned} events of {} orders acknowledged", counts.lives_done)?;
     let (refused, lost) = (counts.refused_total(), counts.timeouts + counts.unreachable);
     let (sent, acknowledged) = (counts.requests_sent, counts.acknowledged);
-    writeln!(text, "{sent} requests: {acknowledged} acknowledged, {refused} refused, {lost} without an answer")?;
+    writeln!(text, "{sent} requests: {acknowledged} acknowledged, {refused} rejected, {lost} without an answer")?;
     writeln!(text, "acknowledged in {latency_p50:.1?} (median), {latency_p99:.1?} (p99), {latency_max:.1?} (longest)")?;
     let end = if *complete { "every event was acknowledged" } else { "NOT EVERY EVENT WAS ACKNOWLEDGED" };
     writeln!(text, "{end} in {elapsed:.1?}")
@@ -58,14 +59,14 @@ async fn serve_api(config: &SandboxConfig) -> anyhow::Result<ExitCode> {
     shutdown.on_signals()?;
     let listener = TcpListener::bind(config.listen)
         .await
-        .with_context(|| format!("the sandbox's address {} cannot be listened on", config.listen))?;
-    tracing::info!("the sandbox plays Digital River at http://{}", listener.local_addr()?);
+        .with_context(|| format!("listening on the sandbox's address {}", config.listen))?;
+    tracing::info!("the sandbox imitates Digital River at http://{}", listener.local_addr()?);
     let soft = shutdown.soft().clone();
     shutdown.spawn("sandbox", serve(listener, Api::new(config, Clock::system()), soft.cancelled_owned()));
-    Ok(exit::well_if(shutdown.wait(GRACE).await))
+    Ok(exit::success_if(shutdown.wait(GRACE).await))
 }
 
-/// The signature header's value for a body, as Digital River would write it now.
+/// The value of the signature header for a body, as of now.
 fn sign_file(config: &SandboxConfig, file: &Path) -> anyhow::Result<String> {
     let mut body = Vec::new();
     if file == Path::new("-") {

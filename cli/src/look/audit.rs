@@ -1,4 +1,4 @@
-//! `riverlock audit`: nothing lost, nothing invented.
+//! `riverlock audit`: every record in Kafka compared with its outcome in PostgreSQL.
 
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
@@ -16,16 +16,16 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
         report.findings.iter().try_for_each(|finding| writeln!(text, "  {finding}"))?;
         let unlisted = report.wrong.saturating_sub(report.findings.len() as u64);
         if unlisted > 0 && !report.findings.is_empty() {
-            writeln!(text, "  and more: {} in all", report.wrong)?;
+            writeln!(text, "  and {unlisted} more")?;
         }
         for note in &report.notes {
-            writeln!(text, "  not provable: {note}")?;
+            writeln!(text, "  not verifiable: {note}")?;
         }
         if report.earlier > 0 {
             let earlier = report.earlier;
-            writeln!(text, "  {earlier} rows belong to earlier Kafka clusters: stored, not provable from this one")?;
+            writeln!(text, "  not verifiable: {earlier} outcomes of records in earlier Kafka clusters")?;
         }
         Ok(())
     })?;
-    Ok(exit::well_if(report.balances()))
+    Ok(exit::success_if(report.balances()))
 }

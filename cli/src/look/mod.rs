@@ -3,4 +3,5 @@
 pub(crate) mod audit;
 pub mod invoices;
 pub mod orders;
+mod summary;
 pub mod trace;

@@ -3,3 +3,4 @@
 pub mod mode;
 pub mod moment;
 pub mod operator;
+pub mod position;

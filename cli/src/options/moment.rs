@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A time of day, or how long ago something was.
+/// An absolute time, or a duration before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// This time.
@@ -14,13 +14,13 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// Which time that is; 1970 for what is longer ago than there are times.
+    /// The time; 1970 if a duration leads further back than times can be represented.
     #[must_use]
     pub fn at(self, now: DateTime<Utc>) -> DateTime<Utc> {
         self.checked_at(now).unwrap_or(DateTime::UNIX_EPOCH)
     }
 
-    /// Which time that is; none for what is longer ago than there are times.
+    /// The time; `None` if a duration leads further back than times can be represented.
     #[must_use]
     pub fn checked_at(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_a_time_or_a_while_ago() {
+    fn a_moment_is_a_time_or_a_duration_before_now() {
         let now = DateTime::parse_from_rfc3339("2026-01-31T08:00:00Z").unwrap().to_utc();
         let at = |text: &str| text.parse::<Moment>().map(|moment| moment.at(now).to_rfc3339());
         assert_eq!(at("2026-01-01T01:00:00+01:00").unwrap(), "2026-01-01T00:00:00+00:00");

@@ -1,53 +1,52 @@
-//! Who does something, and why: what commands record that change something.
+//! Who runs a command and why, as commands that change data record it.
 
 use clap::Args;
 
-use crate::exit::Usage;
+use crate::exit::UsageError;
 
-/// Where the name of the person at the keyboard is looked for, in this order: `sudo` keeps it in the first.
+/// Environment variables with the operator's name, in the order in which they are tried: `sudo` keeps it in the first.
 const VARIABLES: [&str; 2] = ["SUDO_USER", "USER"];
 
-/// What is recorded when nobody is named and none can be found out.
+/// The name that is recorded when none is given or found.
 const UNKNOWN: &str = "unknown";
 
-/// Who does it.
+/// The operator.
 #[derive(Clone, Debug, Default, Args)]
-pub struct By {
-    /// Who does it; recorded [default: $SUDO_USER, $USER, or the login name]
+pub struct Operator {
+    /// Who runs the command, for the record [default: $SUDO_USER, $USER or the login name]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
 
-impl By {
+impl Operator {
     /// The name that is recorded.
     ///
     /// # Errors
-    /// When `--by` was given and is empty.
-    pub fn name(self) -> Result<String, Usage> {
+    /// When `--by` is given and empty.
+    pub fn name(self) -> Result<String, UsageError> {
         match self.by {
-            Some(by) if by.trim().is_empty() => Err(Usage("--by is empty".to_owned())),
+            Some(by) if by.trim().is_empty() => Err(UsageError("--by is empty".to_owned())),
             Some(by) => Ok(by),
-            None => Ok(found(variable, || whoami::username().ok())),
+            None => Ok(default_name(variable, || whoami::username().ok())),
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the person at the keyboard is no setting")]
+#[expect(clippy::disallowed_methods, reason = "the operator's name is not a setting")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The first name that there is.
-fn found(variable: impl Fn(&str) -> Option<String>, login: impl Fn() -> Option<String>) -> String {
+fn default_name(variable: impl Fn(&str) -> Option<String>, login: impl Fn() -> Option<String>) -> String {
     let is_name = |name: &String| !name.trim().is_empty();
-    let named = VARIABLES.iter().find_map(|name| variable(name).filter(is_name));
-    named.or_else(|| login().filter(is_name)).unwrap_or_else(|| UNKNOWN.to_owned())
+    let from_variable = VARIABLES.iter().find_map(|name| variable(name).filter(is_name));
+    from_variable.or_else(|| login().filter(is_name)).unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
-/// Why it is done.
+/// The reason for a change.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Reason {
-    /// Why it is done; recorded. Needed with --apply
+    /// Why, for the record; required with --apply
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -63,9 +62,9 @@ impl Reason {
     ///
     /// # Errors
     /// When it is missing or empty.
-    pub fn needed(self) -> Result<String, Usage> {
+    pub fn required(self) -> Result<String, UsageError> {
         let reason = self.reason.filter(|reason| !reason.trim().is_empty());
-        reason.ok_or_else(|| Usage("--apply needs --reason: why it is done, for the record".to_owned()))
+        reason.ok_or_else(|| UsageError("--apply requires --reason, which is recorded".to_owned()))
     }
 }
 
@@ -74,21 +73,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn somebody_is_recorded_whatever_the_environment_lacks() {
+    fn a_name_is_recorded_even_if_the_environment_has_none() {
         let login = || Some("login".to_owned());
         let both = |name: &str| Some(name.to_lowercase());
-        assert_eq!(found(both, login), "sudo_user");
-        assert_eq!(found(|name| both(name).filter(|_| name == "USER"), login), "user");
-        assert_eq!(found(|_| Some(" ".to_owned()), login), "login");
-        assert_eq!(found(|_| None, || None), "unknown");
-        assert_eq!(By { by: Some("ada".to_owned()) }.name().unwrap(), "ada");
-        assert!(By { by: Some(" ".to_owned()) }.name().is_err());
+        assert_eq!(default_name(both, login), "sudo_user");
+        assert_eq!(default_name(|name| both(name).filter(|_| name == "USER"), login), "user");
+        assert_eq!(default_name(|_| Some(" ".to_owned()), login), "login");
+        assert_eq!(default_name(|_| None, || None), "unknown");
+        assert_eq!(Operator { by: Some("ada".to_owned()) }.name().unwrap(), "ada");
+        assert!(Operator { by: Some(" ".to_owned()) }.name().is_err());
     }
 
     #[test]
-    fn a_reason_that_says_nothing_is_none() {
-        assert_eq!(Reason { reason: Some("a fix".to_owned()) }.needed().unwrap(), "a fix");
-        assert!(Reason { reason: Some(" ".to_owned()) }.needed().is_err());
-        assert!(Reason::default().needed().is_err());
+    fn an_empty_reason_is_rejected() {
+        assert_eq!(Reason { reason: Some("a fix".to_owned()) }.required().unwrap(), "a fix");
+        assert!(Reason { reason: Some(" ".to_owned()) }.required().is_err());
+        assert!(Reason::default().required().is_err());
     }
 }

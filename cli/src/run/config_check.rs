@@ -1,16 +1,27 @@
-//! `riverlock config check`: is the configuration right, before a service is started with it?
+//! `riverlock config check`: validates the configuration without starting a service.
 
-use std::{fmt::Write as _, path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
-use crate::{config, exit, terminal::out::Output};
+use crate::{
+    config, exit,
+    terminal::{
+        out::Output,
+        table::{Column, Layout, Table},
+    },
+};
+
+/// The columns of the text output.
+const COLUMNS: [Column; 2] = [Column::text("SECTION"), Column::text("RESULT")];
 
 pub(crate) fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
     let found = config::check(file)?;
     output.whole(&found, |text| {
-        found.iter().try_for_each(|(section, problem)| match problem {
-            None => writeln!(text, "[{section}] is right"),
-            Some(problem) => writeln!(text, "[{section}] {problem}"),
-        })
+        let mut table = Table::new(&COLUMNS);
+        for (section, problem) in &found {
+            table.row([format!("[{section}]"), problem.clone().unwrap_or_else(|| "valid".to_owned())]);
+        }
+        text.push_str(&table.render(Layout::of_lists(), ""));
+        Ok(())
     })?;
-    Ok(exit::well_if(found.values().all(Option::is_none)))
+    Ok(exit::success_if(found.values().all(Option::is_none)))
 }

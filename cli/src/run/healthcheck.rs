@@ -1,10 +1,10 @@
-//! `riverlock healthcheck`: for images without curl.
+//! `riverlock healthcheck`: a request to a health endpoint, for images without curl.
 
 use std::{process::ExitCode, time::Duration};
 
 use crate::out;
 
-/// How long the answer may take.
+/// The time limit of the request.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(url: &str) -> anyhow::Result<ExitCode> {

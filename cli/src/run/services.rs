@@ -1,4 +1,4 @@
-//! Runs services until the process is asked to end.
+//! The services, which run until the process is stopped.
 
 use std::{path::Path, process::ExitCode, sync::Arc};
 
@@ -16,21 +16,24 @@ use riverlock_runtime::{
 };
 use sqlx::PgConnection;
 
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    repair::reconcile,
+};
 
-/// A service of the binary.
+/// A service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// Receives webhooks.
     Ingest,
-    /// Folds order events.
+    /// Computes orders.
     Processor,
     /// Fetches documents.
     InvoiceFetcher,
 }
 
 impl Service {
-    /// Every service, in the order of an event's way.
+    /// All services, in the order in which an event passes them.
     pub const ALL: [Self; 3] = [Self::Ingest, Self::Processor, Self::InvoiceFetcher];
 
     /// The service's command.
@@ -69,13 +72,13 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let metrics = telemetry::metrics()?;
     let context = Context::new();
     context.shutdown.on_signals()?;
-    // Before anything is registered, nothing would be found to be wanting.
+    // Without a registered task, the process would count as ready.
     let starting = context.health.register("start");
     let address = admin::start(&config.admin, metrics, &context).await?;
-    tracing::info!("operators look at http://{address}/metrics, /livez and /readyz");
+    tracing::info!("metrics and health checks are at http://{address}/metrics, /livez and /readyz");
 
     if let Err(error) = start(file, &config, services, &context).await {
-        // What has started already ends as it does at any other end.
+        // Tasks that have started are stopped in the usual way.
         context.shutdown.fail();
         context.shutdown.wait(GRACE).await;
         return Err(error);
@@ -110,11 +113,11 @@ fn redacted(config: &Config, services: &[Service]) -> serde_json::Value {
 
 async fn start(file: Option<&Path>, config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {
     if services.contains(&Service::Ingest) {
-        // First, and without waiting for anything: it answers 503 until Kafka is there.
+        // First, and without waiting: it answers 503 until Kafka is available.
         let file = file.map(Path::to_path_buf);
         let load = Arc::new(move || reloaded(file.as_deref()));
         let server = riverlock_ingest::start_reloading(config.ingest.clone(), load, &config.kafka, context).await?;
-        tracing::info!("webhooks are taken at http://{}", server.address);
+        tracing::info!("webhooks are received at http://{}", server.address);
     }
     if services.iter().all(|service| *service == Service::Ingest) {
         return Ok(());
@@ -132,9 +135,9 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
         }
         riverlock_processor::start(config.processor.clone(), &config.kafka, &config.postgres, context);
         watch(config, context);
-        crate::run::webhooks::watch::start(config, context)?;
-        crate::repair::reconcile::start(config, context)?;
-        crate::run::shipments::start(config, context)?;
+        super::webhooks::watch::start(config, context)?;
+        reconcile::job::start(config, context)?;
+        super::shipments::start(config, context)?;
     }
     if services.contains(&Service::InvoiceFetcher) {
         let (fetcher, kafka, postgres) =
@@ -147,19 +150,19 @@ async fn start(file: Option<&Path>, config: &Config, services: &[Service], conte
     Ok(())
 }
 
-/// What ingest looks at when it reads the configuration again: its own section, and those whose changes take a restart.
+/// What ingest compares when it reloads the configuration: its own section, and sections whose changes require a restart.
 fn reloaded(file: Option<&Path>) -> Result<riverlock_ingest::Configuration, ConfigError> {
     let source = Source::read(file)?;
     let ingest: IngestConfig = source.section("ingest")?;
     ["kafka", "admin", "telemetry"].into_iter().try_fold(ingest.into(), |configuration, name| {
-        // As it is written: a mistake there must not keep a new secret from counting.
+        // Unparsed: a mistake in these sections must not prevent a new secret from being used.
         let mut section: serde_json::Value = source.section(name)?;
         read_secrets(&mut section);
         Ok(riverlock_ingest::Configuration::with_section(configuration, name, &section.to_string()))
     })
 }
 
-/// Adds what the files hold that a section names as secrets: a password that is changed in its file is a change as well.
+/// Adds the contents of the files that a section names as secrets: a password that changes in its file is a change as well.
 fn read_secrets(section: &mut serde_json::Value) {
     match section {
         serde_json::Value::String(text) => {
@@ -175,7 +178,7 @@ fn read_secrets(section: &mut serde_json::Value) {
     }
 }
 
-/// Watches over what all consumers did: dead letters, conflicts, and the audit's equation.
+/// Starts the tasks that watch all consumers: dead letters, conflicts, and the audit.
 fn watch(config: &Config, context: &Context) {
     context.shutdown.spawn("dead-letters", dead_letters::watch(config.postgres.clone(), context.clone()));
     if config.audit.enabled {
@@ -213,7 +216,7 @@ async fn check_tables(connection: &mut PgConnection) -> anyhow::Result<()> {
 async fn until_stopped(context: &Context, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::select! {
         result = work => result,
-        () = context.shutdown.soft().cancelled() => anyhow::bail!("asked to end while starting"),
+        () = context.shutdown.soft().cancelled() => anyhow::bail!("stopped while starting"),
     }
 }
 

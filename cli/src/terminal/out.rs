@@ -1,22 +1,27 @@
-//! The only place that writes to standard output and standard error.
+//! The only module that writes to standard output and standard error.
 //!
-//! Either may be closed by its reader, as `| head` does; `print!` would panic. A command goes on without its reader, so that
-//! it finishes what it does and its exit code is true.
+//! Either may be closed by its reader, as `| head` does; `print!` would panic. A command continues without its reader, so that
+//! it completes its work and its exit code is right.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     io::{ErrorKind, Write as _},
     sync::atomic::{AtomicU8, Ordering},
 };
 
 use serde::Serialize;
 
-/// What became of standard output.
+use super::{
+    table::{Column, Layout, Table},
+    text::count,
+};
+
+/// The state of standard output.
 static STATE: AtomicU8 = AtomicU8::new(OPEN);
 const OPEN: u8 = 0;
-/// Its reader has gone away.
+/// Its reader has closed it.
 const CLOSED: u8 = 1;
-/// It could not be written to, for example because a disk is full.
+/// A write failed, for example because a disk is full.
 const FAILED: u8 = 2;
 
 /// Prints a text as it is.
@@ -39,13 +44,7 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
-/// Whether nobody reads standard output any more, so that a command that only looks may end.
-#[must_use]
-pub fn is_closed() -> bool {
-    STATE.load(Ordering::Relaxed) != OPEN
-}
-
-/// Whether something that was printed could not be written, although somebody waits for it.
+/// Whether a write failed although standard output was not closed by its reader.
 #[must_use]
 pub fn has_failed() -> bool {
     STATE.load(Ordering::Relaxed) == FAILED
@@ -56,25 +55,25 @@ pub fn line(text: &str) {
     print(&format!("{text}\n"));
 }
 
-/// Tells people something that is no result: progress, advice, an error. It goes to standard error, where nothing can be done
-/// about a reader that has gone away.
+/// Prints a line that is not a result: progress, advice, an error. It goes to standard error; that its reader has closed it
+/// is ignored.
 pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// How a command prints what it found or did.
+/// How a command prints its results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct Output {
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 impl Output {
-    /// Prints the whole result: as one JSON value, or as the text that `write` makes of it.
+    /// Prints the whole result: as one JSON value, or as the text that `write` produces.
     ///
     /// # Errors
-    /// When the value cannot be made JSON.
+    /// When the value cannot be serialized.
     pub fn whole<T: Serialize + ?Sized>(
         self,
         value: &T,
@@ -91,54 +90,67 @@ impl Output {
         Ok(())
     }
 
-    /// Prints one of many results when it is there: as a line of JSON, or as a line of text.
+    /// Prints one of many results as soon as it is known: as a line of JSON, or as a line of text.
     ///
     /// # Errors
-    /// When the value cannot be made JSON.
+    /// When the value cannot be serialized.
     pub fn each<T: Serialize + ?Sized>(self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         line(&if self.json { serde_json::to_string(value)? } else { text() });
         Ok(())
     }
 
-    /// Prints a line for people only.
-    pub fn people(self, text: &str) {
+    /// Prints a line unless the output is JSON.
+    pub fn text(self, text: &str) {
         if !self.json {
             line(text);
         }
     }
 
-    /// Prints a page of a list, and how to go on if there is more: in JSON `{"items": […], "next": …}`.
+    /// Prints a page of a list as a table, and how to continue if there is more: in JSON `{"items": […], "next": …}`. Into a
+    /// pipe go only the entries; the count then goes to standard error.
     ///
     /// # Errors
-    /// When the rows cannot be made JSON.
-    pub fn page<T: Serialize>(
+    /// When the entries cannot be serialized.
+    pub(crate) fn page<T: Serialize, const N: usize>(
         self,
         page: &Page<T>,
-        what: &str,
-        mut row: impl FnMut(&mut String, &T) -> fmt::Result,
+        noun: &str,
+        columns: &[Column; N],
+        values: impl Fn(&T) -> [String; N],
     ) -> anyhow::Result<()> {
+        let layout = Layout::of_lists();
         self.whole(page, |text| {
-            page.items.iter().try_for_each(|item| row(text, item))?;
-            let count = page.items.len();
-            match &page.next {
-                Some(next) => writeln!(text, "{count} {what}, and there are more: --after '{next}' goes on"),
-                None => writeln!(text, "{count} {what}"),
-            }
-        })
+            let mut table = Table::new(columns);
+            page.items.iter().for_each(|item| table.row(values(item)));
+            text.push_str(&table.render(layout, ""));
+            Ok(())
+        })?;
+        let count = count(page.items.len() as u64, noun);
+        let footer = match &page.next {
+            Some(next) => format!("{count}; more with --after '{next}'"),
+            None => count,
+        };
+        match (self.json, layout.is_table()) {
+            (true, _) => {}
+            (false, true) => line(&footer),
+            (false, false) => note(&footer),
+        }
+        Ok(())
     }
 }
 
 /// A page of a list.
 #[derive(Debug, Serialize)]
 pub struct Page<T> {
-    /// At most as many as `--limit` says.
+    /// At most `--limit` entries.
     pub items: Vec<T>,
-    /// What `--after` takes for the next page; none on the last.
+    /// The value of `--after` for the next page; absent on the last page.
     pub next: Option<String>,
 }
 
 impl<T> Page<T> {
-    /// Cuts `items`, of which one more than `limit` was asked for, to a page; `cursor` is where the next one begins.
+    /// Cuts `items`, which are read with a limit of one more than `limit`, to a page. `cursor` is the value of `--after` that
+    /// continues behind an item.
     pub fn cut(mut items: Vec<T>, limit: i64, cursor: impl Fn(&T) -> String) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let has_more = items.len() > limit;
@@ -153,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_says_where_the_next_one_begins_unless_it_is_the_last() {
+    fn a_page_has_the_cursor_of_the_next_one_unless_it_is_the_last() {
         let page = Page::cut(vec![1, 2, 3], 2, ToString::to_string);
         assert_eq!((page.items, page.next), (vec![1, 2], Some("2".to_owned())));
         let page = Page::cut(vec![1, 2], 2, ToString::to_string);

@@ -57,7 +57,7 @@ async fn services_killed_at_any_moment_lose_nothing_and_do_nothing_twice() {
         if service.service.name() == "processor" && partitions_ahead(&world).await > 0 {
             killed_between_commits += 1;
         }
-        let mended = world.local.mend().await.unwrap();
+        let mended = world.local.restart_ended().await.unwrap();
         assert_eq!(mended.len(), 1, "{mended:?}");
         seen = applied(&world).await;
     }

@@ -434,7 +434,7 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     let (ok, text) = Operator { world: &world }.run(&swap).await;
     assert!(ok && text.contains("swapped") && text.contains("riverlock_before_"), "{text}");
     assert!(published(&world).await >= before);
-    world.local.mend().await.unwrap();
+    world.local.restart_ended().await.unwrap();
     let report = playing.await.unwrap().unwrap();
     world.settle_and_check(&report).await.unwrap();
     let messages = fulfillment_messages(&world).await;

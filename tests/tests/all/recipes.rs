@@ -80,7 +80,7 @@ impl Kitchen {
 
     /// Starts what was stopped, and waits until there is nothing left to do.
     async fn start_and_drain(&mut self) {
-        self.world.local.mend().await.unwrap();
+        self.world.local.restart_ended().await.unwrap();
         self.drain().await;
     }
 

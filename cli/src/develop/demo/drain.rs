@@ -1,4 +1,4 @@
-//! Waits until everything that was sent has had its effect.
+//! Waits until everything that was sent is processed.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ use riverlock_invoice_fetcher::queue::view as documents;
 use riverlock_ledger::view;
 use riverlock_recovery::audit;
 
-use super::{LOOK_INTERVAL, mend};
+use super::restart::{CHECK_INTERVAL, restart_ended};
 use crate::{develop::local::Local, terminal::out};
 
-/// How long nothing may move before the wait is given up.
+/// How long the backlog may stay the same before the wait fails.
 const STALL_MAX: Duration = Duration::from_secs(120);
-/// How often the state of the wait is told.
-const TELL_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the backlog is printed.
+const PRINT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is still to be done.
+/// What is not processed yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Left {
+struct Backlog {
     records: u64,
     invoices: u64,
     messages: u64,
@@ -26,34 +26,34 @@ struct Left {
 /// Waits until the consumers have read everything, all invoices are stored and all messages published.
 ///
 /// # Errors
-/// When nothing moves any more, or a server does not answer.
+/// When the backlog stays the same for too long, or a server does not answer.
 pub async fn wait(local: &mut Local) -> anyhow::Result<()> {
-    out::line("waiting until every event, invoice and message is dealt with");
+    out::line("waiting until every event, invoice and message is processed");
     let consumers = local.config.consumers();
-    let (mut last, mut moved, mut told) = (None, Instant::now(), Instant::now());
+    let (mut last, mut changed_at, mut printed_at) = (None, Instant::now(), Instant::now());
     loop {
         let mut connection = local.config.postgres.connect().await?;
-        let left = Left {
+        let backlog = Backlog {
             records: audit::pending(&local.config.kafka, &mut connection, &consumers).await?,
             invoices: documents::count_by_state(&mut connection).await?.get("due").copied().unwrap_or_default(),
             messages: view::outbox_counts(&mut connection).await?.1,
         };
-        if left == (Left { records: 0, invoices: 0, messages: 0 }) {
+        if backlog == (Backlog { records: 0, invoices: 0, messages: 0 }) {
             return Ok(());
         }
-        if last != Some(left) {
-            (last, moved) = (Some(left), Instant::now());
+        if last != Some(backlog) {
+            (last, changed_at) = (Some(backlog), Instant::now());
         }
-        let Left { records, invoices, messages } = left;
+        let Backlog { records, invoices, messages } = backlog;
         let text = format!("{records} records, {invoices} invoices and {messages} messages are left");
-        if moved.elapsed() > STALL_MAX {
-            bail!("nothing has moved for {} s: {text}", STALL_MAX.as_secs());
+        if changed_at.elapsed() > STALL_MAX {
+            bail!("no progress for {} s: {text}", STALL_MAX.as_secs());
         }
-        if told.elapsed() > TELL_INTERVAL {
+        if printed_at.elapsed() > PRINT_INTERVAL {
             out::line(&format!("  {text}"));
-            told = Instant::now();
+            printed_at = Instant::now();
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-        mend(local).await?;
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        restart_ended(local).await?;
     }
 }

@@ -1,13 +1,13 @@
-//! `riverlock demo`: plays orders through the front door of a whole Riverlock, then counts everything.
+//! `riverlock demo`: plays orders through the webhook endpoint of a local stack, then verifies everything.
 
 pub mod drain;
-mod table;
+mod report;
+mod restart;
 pub mod verify;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use riverlock_recovery::audit;
 use riverlock_runtime::Shutdown;
 use riverlock_sandbox::{
@@ -16,28 +16,25 @@ use riverlock_sandbox::{
 };
 use tokio::net::TcpListener;
 
+use super::{
+    args::{BrokerKind, DemoOptions},
+    local::{Local, Ports},
+};
 use crate::{
-    develop::{
-        args::{BrokerKind, DemoOptions},
-        local::{Local, Ports},
-    },
     exit,
-    terminal::out,
+    terminal::{out, progress as bars},
 };
 
-/// How often progress is shown, and ended processes are looked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// What one order may take of one topic, in bytes: a body, repetitions, and the unevenness of partitions.
+/// Bytes of one order in one topic: a body, repetitions, and the uneven distribution over partitions.
 const EMBEDDED_BYTES_PER_ORDER: u64 = 12 * 1024;
 
 pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     if options.broker == BrokerKind::Embedded {
-        refuse_what_does_not_fit(options.orders)?;
+        ensure_capacity(options.orders)?;
         out::line(
-            "THE EMBEDDED BROKER KEEPS NOTHING: it holds 5 MB per partition, in memory. Good for a look, not for a proof.",
+            "THE EMBEDDED BROKER KEEPS NOTHING: it holds 5 MB per partition, in memory. It is for trying things out, not for testing.",
         );
     }
     let folder = stack::temporary_dir()?;
@@ -46,22 +43,22 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let starting = Local::start(&binary, folder.path(), &ports, options.broker, out::line);
     let mut local = tokio::select! {
         local = starting => local?,
-        () = shutdown.soft().cancelled() => bail!("stopped while starting; everything that was started has ended"),
+        () = shutdown.soft().cancelled() => bail!("stopped while starting; all processes have ended"),
     };
     let result = tokio::select! {
         result = demonstrate(&options, &mut local, &shutdown) => result,
-        () = shutdown.soft().cancelled() => Err(anyhow::anyhow!("stopped; everything that was started has ended")),
+        () = shutdown.soft().cancelled() => Err(anyhow::anyhow!("stopped; all processes have ended")),
     };
     if !matches!(result, Ok(true)) && !shutdown.soft().is_cancelled() {
         keep_logs(&local);
     }
     shutdown.stop();
     local.stop().await?;
-    Ok(exit::well_if(result?))
+    Ok(exit::success_if(result?))
 }
 
 /// The embedded broker drops the oldest records of a partition that is full.
-fn refuse_what_does_not_fit(orders: u64) -> anyhow::Result<()> {
+fn ensure_capacity(orders: u64) -> anyhow::Result<()> {
     let partitions = u64::try_from(crate::config::Config::default().kafka.partitions)?;
     let most = PARTITION_CAPACITY_BYTES * partitions / EMBEDDED_BYTES_PER_ORDER;
     anyhow::ensure!(
@@ -72,11 +69,11 @@ fn refuse_what_does_not_fit(orders: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Plays, waits until everything is done, verifies, and prints. Returns whether all is as it must be.
+/// Plays the orders, waits until they are processed, verifies them and prints the result. Returns whether all is right.
 async fn demonstrate(options: &DemoOptions, local: &mut Local, shutdown: &Shutdown) -> anyhow::Result<bool> {
     let sandbox = local.config.sandbox.clone();
     let api = Api::new(&sandbox, Clock::system());
-    let listener = TcpListener::bind(sandbox.listen).await.context("the sandbox's address cannot be listened on")?;
+    let listener = TcpListener::bind(sandbox.listen).await.context("listening on the sandbox's address")?;
     let soft = shutdown.soft().clone();
     shutdown.spawn("sandbox", serve(listener, Arc::clone(&api), soft.cancelled_owned()));
 
@@ -95,12 +92,12 @@ async fn demonstrate(options: &DemoOptions, local: &mut Local, shutdown: &Shutdo
     out::line("reading every record and every invoice again");
     let audit = audit::run(&local.config.kafka, &mut connection, &local.config.consumers()).await?;
     let verified = verify::run(&config, &local.config, &mut connection).await?;
-    table::print(local, &mut connection, &played, &verified).await?;
+    report::print(local, &mut connection, &played, &verified).await?;
     out::line(&audit.to_string());
     for problem in audit.findings.iter().chain(&verified.problems) {
         out::line(&format!("  {problem}"));
     }
-    // An event that was acknowledged is in Kafka, so Kafka can hold no fewer records than there were acknowledgements.
+    // Every acknowledged event is in Kafka, so Kafka must have at least as many records as there were acknowledgements.
     let enough = audit.acknowledged >= played.counts.acknowledged;
     if !enough {
         out::line(&format!(
@@ -113,12 +110,12 @@ async fn demonstrate(options: &DemoOptions, local: &mut Local, shutdown: &Shutdo
 
 async fn play_with_progress(config: &PlayConfig, local: &mut Local, shutdown: &Shutdown) -> anyhow::Result<PlayReport> {
     out::line(&format!("playing {} orders with seed {}", config.orders, config.seed));
-    let bar = ProgressBar::new(config.orders)
-        .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} orders {msg} {elapsed} (left: {eta})")?);
+    let bar = bars::counting("orders")?;
+    bar.set_length(config.orders);
     let progress = Arc::new(Progress::new());
     let playing = play(config.clone(), Arc::clone(&progress), shutdown.soft().clone());
     tokio::pin!(playing);
-    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    let mut checks = tokio::time::interval(restart::CHECK_INTERVAL);
     let mut shown = 0;
     loop {
         tokio::select! {
@@ -126,37 +123,28 @@ async fn play_with_progress(config: &PlayConfig, local: &mut Local, shutdown: &S
                 bar.finish_and_clear();
                 return report;
             }
-            _ = looks.tick() => {
+            _ = checks.tick() => {
                 let counts = progress.counts();
                 let message = format!("{} events acknowledged", counts.acknowledged);
-                // Where there is no terminal, a line per tenth.
+                // Without a terminal, a line per tenth.
                 if bar.is_hidden() && counts.lives_done * 10 / config.orders.max(1) > shown {
                     shown = counts.lives_done * 10 / config.orders.max(1);
                     out::line(&format!("  {}/{} orders, {message}", counts.lives_done, config.orders));
                 }
                 bar.set_position(counts.lives_done);
                 bar.set_message(message);
-                mend(local).await?;
+                restart::restart_ended(local).await?;
             }
         }
     }
 }
 
-/// Starts again what has ended, as an orchestrator would.
-async fn mend(local: &mut Local) -> anyhow::Result<()> {
-    let mended = local.mend().await?;
-    if !mended.is_empty() {
-        out::line(&format!("had ended and was started again: {}", mended.join(", ")));
-    }
-    Ok(())
-}
-
-/// The demo's folder goes away with it; what explains a failure stays.
+/// Keeps the logs of a failed demo, whose folder is deleted.
 fn keep_logs(local: &Local) {
     for service in &local.services {
         let kept = std::env::temp_dir().join(format!("riverlock-demo-{}.log", service.service.name()));
         if std::fs::copy(service.log(), &kept).is_ok() {
-            out::note(&format!("the log of {} is kept in {}", service.service.name(), kept.display()));
+            out::note(&format!("kept the log of {} in {}", service.service.name(), kept.display()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Compares the end with the histories that were played: every order's status, every invoice's bytes.
+//! Compares the result with the played histories: every order's status, every invoice's bytes.
 
 use std::collections::HashMap;
 
@@ -11,29 +11,29 @@ use sqlx::PgConnection;
 
 use crate::config::Config;
 
-/// Lives that are compared with one statement.
+/// Lives that one statement compares.
 const PAGE_LIVES: usize = 500;
 /// Problems that are listed; all are counted.
 const PROBLEMS_MAX: usize = 20;
 
-/// What the comparison found.
+/// The result of the comparison.
 #[derive(Default)]
-pub struct Verified {
-    /// Events that were looked up.
+pub struct Verification {
+    /// Compared events.
     pub events: u64,
-    /// Orders that were compared.
+    /// Compared orders.
     pub orders: u64,
-    /// Invoices that were hashed.
+    /// Hashed invoices.
     pub invoices: u64,
-    /// Their bytes.
+    /// Size of the invoices, in bytes.
     pub invoice_bytes: u64,
     /// The first differences.
     pub problems: Vec<String>,
-    /// All differences.
+    /// Number of all differences.
     pub problems_total: u64,
 }
 
-impl Verified {
+impl Verification {
     fn problem(&mut self, text: String) {
         self.problems_total += 1;
         if self.problems.len() < PROBLEMS_MAX {
@@ -42,12 +42,12 @@ impl Verified {
     }
 }
 
-/// Compares the end with the histories that were played.
+/// Compares the result with the played histories.
 ///
 /// # Errors
-/// When the database or the archive cannot be read; a difference is no error but part of what is found.
-pub async fn run(played: &PlayConfig, config: &Config, connection: &mut PgConnection) -> anyhow::Result<Verified> {
-    let mut verified = Verified::default();
+/// When the database or the archive cannot be read. Differences are part of the result.
+pub async fn run(played: &PlayConfig, config: &Config, connection: &mut PgConnection) -> anyhow::Result<Verification> {
+    let mut result = Verification::default();
     let archive = Archive::open(&config.invoice_fetcher)?;
     let mut lives = played.lives();
     loop {
@@ -55,26 +55,26 @@ pub async fn run(played: &PlayConfig, config: &Config, connection: &mut PgConnec
         if page.is_empty() {
             break;
         }
-        events(&page, connection, &mut verified).await?;
-        orders(&page, played, connection, &mut verified).await?;
-        invoices(&page, &archive, connection, &mut verified).await?;
+        events(&page, connection, &mut result).await?;
+        orders(&page, played, connection, &mut result).await?;
+        invoices(&page, &archive, connection, &mut result).await?;
     }
     let known: u64 = store::count_by_status(connection).await?.values().sum();
-    if known != verified.orders {
-        let played = verified.orders;
-        verified.problem(format!("PostgreSQL has {known} orders, but {played} were played"));
+    if known != result.orders {
+        let played = result.orders;
+        result.problem(format!("PostgreSQL has {known} orders, but {played} were played"));
     }
-    Ok(verified)
+    Ok(result)
 }
 
-async fn events(page: &[Life], connection: &mut PgConnection, verified: &mut Verified) -> anyhow::Result<()> {
+async fn events(page: &[Life], connection: &mut PgConnection, result: &mut Verification) -> anyhow::Result<()> {
     let ids: Vec<String> = page.iter().flat_map(|life| &life.events).map(|event| event.id.clone()).collect();
     let known = known_events(connection, &ids).await?;
     for event in page.iter().flat_map(|life| &life.events) {
-        verified.events += 1;
+        result.events += 1;
         if !known.contains(&event.id) {
             let (kind, id, order) = (event.event_type, &event.id, event.order_id.as_deref().unwrap_or("none"));
-            verified.problem(format!("{kind} {id} of order {order} has no outcome"));
+            result.problem(format!("{kind} {id} of order {order} has no outcome"));
         }
     }
     Ok(())
@@ -84,16 +84,17 @@ async fn orders(
     page: &[Life],
     played: &PlayConfig,
     connection: &mut PgConnection,
-    verified: &mut Verified,
+    result: &mut Verification,
 ) -> anyhow::Result<()> {
     let ids: Vec<String> = page.iter().map(|life| life.order_id.clone()).collect();
     let statuses = store::statuses(connection, Mode::from_live(played.mode.is_live()), &ids).await?;
     for life in page {
-        verified.orders += 1;
+        result.orders += 1;
         let found = statuses.get(&life.order_id).map(String::as_str);
         if found != Some(life.expected.status) {
             let (id, expected) = (&life.order_id, life.expected.status);
-            verified.problem(format!("order {id} is {}, but its history ends {expected}", found.unwrap_or("unknown")));
+            result
+                .problem(format!("order {id} is {}, but its history ends with {expected}", found.unwrap_or("unknown")));
         }
     }
     Ok(())
@@ -103,24 +104,23 @@ async fn invoices(
     page: &[Life],
     archive: &Archive,
     connection: &mut PgConnection,
-    verified: &mut Verified,
+    result: &mut Verification,
 ) -> anyhow::Result<()> {
     let announced: Vec<FileId> =
         page.iter().flat_map(|life| life.expected.files()).map(FileId::parse).collect::<Result<_, _>>()?;
     let stored: HashMap<FileId, _> =
         view::stored(connection, &announced).await?.into_iter().map(|row| (row.file_id, row)).collect();
     for file_id in announced {
-        verified.invoices += 1;
+        result.invoices += 1;
         let Some(row) = stored.get(&file_id) else {
-            verified.problem(format!("invoice {file_id} is not stored"));
+            result.problem(format!("invoice {file_id} is not stored"));
             continue;
         };
         let (kept, size) = archive.digest(&row.object_key).await?;
-        verified.invoice_bytes += size;
+        result.invoice_bytes += size;
         let served = pdf::invoice_sha256(&file_id.to_string());
         if kept != row.sha256 || kept.to_string() != served {
-            verified
-                .problem(format!("invoice {file_id}: {kept} is stored, {} is noted, {served} was served", row.sha256));
+            result.problem(format!("invoice {file_id}: stored {kept}, recorded {}, served {served}", row.sha256));
         }
     }
     Ok(())

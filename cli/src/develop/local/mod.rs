@@ -1,4 +1,4 @@
-//! A whole Riverlock on this machine: PostgreSQL, a broker and the three services, each a process of its own on loopback.
+//! A local stack: PostgreSQL, a broker and the three services, each a process of its own on loopback.
 
 mod ports;
 mod service;
@@ -13,11 +13,11 @@ use riverlock_ledger::postgres::cluster;
 use riverlock_runtime::kafka::topics;
 use riverlock_sandbox::stack::{EmbeddedBroker, Kafka, Postgres};
 
-use self::settings::Written;
-pub use self::{ports::Ports, service::Running};
+use self::settings::SettingsFile;
+pub use self::{ports::Ports, service::ServiceProcess};
+use super::args::BrokerKind;
 use crate::{
     config::Config,
-    develop::args::BrokerKind,
     run::{
         services::Service,
         setup::{self, args::SetupOptions},
@@ -27,14 +27,14 @@ use crate::{
 /// How long a service may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// What runs. Ends with this process, however it ends.
+/// A running stack. It ends with this process, even if this process is killed.
 pub struct Local {
-    /// The configuration that the services have.
+    /// The configuration of the services.
     pub config: Config,
-    /// The file that it is in.
+    /// The file of the configuration.
     pub config_file: PathBuf,
     /// The services, in the order of `Service::ALL`.
-    pub services: Vec<Running>,
+    pub services: Vec<ServiceProcess>,
     /// The database server.
     pub postgres: Postgres,
     broker: Broker,
@@ -42,35 +42,35 @@ pub struct Local {
 
 enum Broker {
     Kafka(Kafka),
-    /// Held for its life only.
+    /// Owned only to keep it running.
     Embedded {
         _cluster: EmbeddedBroker,
     },
 }
 
 impl Local {
-    /// Starts everything in `home`, with the configuration that goes with `ports`; `binary` is this program's file.
+    /// Starts everything in `home`, with the configuration for `ports`; `binary` is the file of this program.
     ///
     /// # Errors
-    /// When one of the parts does not start; those that did end again.
+    /// When a part does not start; the others are ended.
     pub async fn start(
         binary: &Path,
         home: &Path,
         ports: &Ports,
         broker: BrokerKind,
-        tell: impl Fn(&str),
+        print: impl Fn(&str),
     ) -> anyhow::Result<Self> {
-        tell("starting PostgreSQL");
+        print("starting PostgreSQL");
         let postgres = Postgres::start(&home.join("postgres"), ports.postgres).await?;
         let (broker, bootstrap) = match broker {
             BrokerKind::Kafka => {
-                tell("starting Apache Kafka");
+                print("starting Apache Kafka");
                 let kafka = Kafka::start(&home.join("kafka"), &[ports.kafka]).await?;
                 let bootstrap = kafka.bootstrap();
                 (Broker::Kafka(kafka), bootstrap)
             }
             BrokerKind::Embedded => {
-                tell("starting the embedded broker: in memory, it keeps nothing");
+                print("starting the embedded broker, which keeps nothing");
                 let defaults = Config::default().kafka;
                 let topics = topics::names(&defaults).into_iter().map(|name| (name, defaults.partitions));
                 let cluster = EmbeddedBroker::start(topics)?;
@@ -79,23 +79,23 @@ impl Local {
             }
         };
         let config_file = home.join("riverlock.toml");
-        if settings::write(&config_file, &ports.config(home, &postgres.url(), &bootstrap))? == Written::Kept {
-            tell(&format!("{} was edited and is used as it is; delete it to have it made anew", config_file.display()));
+        if settings::write(&config_file, &ports.config(home, &postgres.url(), &bootstrap))? == SettingsFile::Kept {
+            print(&format!("{} was edited and is used unchanged; delete it to create it anew", config_file.display()));
         }
         let config = Config::load_with_kafka(Some(&config_file))?;
 
-        tell("creating topics and tables");
-        // The embedded broker is another cluster each time.
+        print("creating topics and tables");
+        // The embedded broker is a new cluster each time.
         let new_cluster = match &broker {
             Broker::Kafka(_) => None,
             Broker::Embedded { .. } => Some(cluster::connected(&config.kafka).await?),
         };
         let options = SetupOptions { new_cluster, ..SetupOptions::default() };
         setup::setup(&config, &options, &|_| {}).await?;
-        tell("starting ingest, processor and invoice-fetcher");
+        print("starting ingest, processor and invoice-fetcher");
         let mut services = Vec::new();
         for (service, admin) in Service::ALL.into_iter().zip(ports.admin) {
-            services.push(Running::start(service, binary, &config_file, admin, home)?);
+            services.push(ServiceProcess::start(service, binary, &config_file, admin, home)?);
         }
         for service in &services {
             service.until_ready(READY_WITHIN).await?;
@@ -111,31 +111,31 @@ impl Local {
         }
     }
 
-    /// Starts again whatever has ended, and says what that was.
+    /// Restarts processes that have ended, and returns their names.
     ///
     /// # Errors
-    /// When something cannot be started again.
-    pub async fn mend(&mut self) -> anyhow::Result<Vec<&'static str>> {
-        let mut mended = Vec::new();
+    /// When a process cannot be started.
+    pub async fn restart_ended(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        let mut restarted = Vec::new();
         if !self.postgres.process().is_running() {
             self.postgres.restart().await?;
-            mended.push("PostgreSQL");
+            restarted.push("PostgreSQL");
         }
         if let Broker::Kafka(kafka) = &mut self.broker
             && !kafka.node(1).is_some_and(riverlock_sandbox::stack::Process::is_running)
         {
             kafka.start_node(1).await?;
-            mended.push("Apache Kafka");
+            restarted.push("Apache Kafka");
         }
         for service in &mut self.services {
             if service.restart_if_ended()? {
-                mended.push(service.service.name());
+                restarted.push(service.service.name());
             }
         }
-        Ok(mended)
+        Ok(restarted)
     }
 
-    /// The processes with their ids, for people who want to look or to break something.
+    /// The processes with their ids.
     #[must_use]
     pub fn processes(&self) -> Vec<(&'static str, i32)> {
         let mut processes = vec![("PostgreSQL", self.postgres.process().pid())];
@@ -146,10 +146,10 @@ impl Local {
         processes
     }
 
-    /// Ends everything in order: services first, then what they stand on.
+    /// Ends everything in order: services first, then the servers that they use.
     ///
     /// # Errors
-    /// When a process does not even end by SIGKILL.
+    /// When a process does not end on SIGKILL.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         for service in &self.services {
             service.stop().await?;

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use riverlock_sandbox::stack::ports;
 
-/// The confidential key that the sandbox asks for.
+/// The confidential key that the sandbox requires.
 pub(super) const API_KEY: &str = "sandbox-confidential-key";
-/// What the sandbox signs with.
+/// The secret of the sandbox's signatures.
 pub(super) const SIGNING_SECRET: &str = "sandbox-signing-secret";
-/// Requests per second that the sandbox and the invoice-fetcher agree on: Digital River's limit in live mode.
+/// Requests per second of the sandbox and the invoice-fetcher: Digital River's limit in live mode.
 const API_REQUESTS_PER_SECOND: u32 = 250;
 
 /// Loopback ports.
@@ -20,9 +20,9 @@ pub struct Ports {
     pub kafka: u16,
     /// Webhooks.
     pub ingest: u16,
-    /// The pretend Digital River.
+    /// The sandbox.
     pub sandbox: u16,
-    /// Of the services, in the order of `Service::ALL`.
+    /// The admin ports of the services, in the order of `Service::ALL`.
     pub admin: [u16; 3],
 }
 
@@ -31,7 +31,7 @@ impl Ports {
     pub const FIXED: Self =
         Self { postgres: 15432, kafka: 19092, ingest: 8080, sandbox: 8087, admin: [9464, 9465, 9466] };
 
-    /// Ports that nobody uses.
+    /// Unused ports.
     ///
     /// # Errors
     /// When too few are left.
@@ -43,10 +43,10 @@ impl Ports {
         Ok(Self { postgres, kafka, ingest, sandbox, admin })
     }
 
-    /// Refuses to begin when somebody else has one of the ports.
+    /// Checks that no other process uses one of the ports.
     ///
     /// # Errors
-    /// Names the port and what it is for.
+    /// Names the used port and its purpose.
     pub fn ensure_free(&self) -> anyhow::Result<()> {
         ports::ensure_free(self.postgres, "PostgreSQL")?;
         ports::ensure_free(self.kafka, "Apache Kafka")?;
@@ -63,7 +63,7 @@ impl Ports {
         format!(
             r#"[kafka]
 brokers = "{brokers}"
-# Short, so that a service that is killed to see what happens is missed soon.
+# Short, so that a killed service is replaced soon.
 session_timeout = "6s"
 
 [postgres]
@@ -76,7 +76,7 @@ listen = "127.0.0.1:{admin}"
 listen = "127.0.0.1:{ingest}"
 
 [ingest.limits]
-# No load balancer has to notice that it ends.
+# There is no load balancer that has to notice the end.
 shutdown_delay = "0s"
 
 [[ingest.endpoints]]

@@ -1,4 +1,4 @@
-//! One service as a child process.
+//! A service as a child process.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,16 +8,16 @@ use std::{
 
 use riverlock_sandbox::stack::{Process, Signal};
 
-use crate::services::Service;
+use crate::run::services::Service;
 
-/// How long a service may take to end: a little more than it gives itself.
+/// How long a service may take to end: a little more than its own limit.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-/// Starts of a service that may fail before the stack gives up.
+/// Restarts of a service before the stack fails.
 const FAILED_STARTS_MAX: u32 = 20;
 
-/// A service that runs.
-pub struct Running {
-    /// Which one.
+/// The process of a service.
+pub struct ServiceProcess {
+    /// The service.
     pub service: Service,
     process: Process,
     binary: PathBuf,
@@ -27,7 +27,7 @@ pub struct Running {
     restarts: u32,
 }
 
-impl Running {
+impl ServiceProcess {
     pub(super) fn start(
         service: Service,
         binary: &Path,
@@ -41,10 +41,10 @@ impl Running {
         Ok(Self { service, process, binary, config_file, admin, log, restarts: 0 })
     }
 
-    /// Waits until it takes work.
+    /// Waits until the service is ready.
     ///
     /// # Errors
-    /// When it ends first, or takes longer than `limit`; with the end of its log.
+    /// When it ends first, or takes longer than `limit`; the error has the end of its log.
     pub async fn until_ready(&self, limit: Duration) -> anyhow::Result<()> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
         let url = format!("{}/readyz", self.admin_url());
@@ -52,7 +52,7 @@ impl Running {
         self.process.until_ready(limit, ready).await
     }
 
-    /// Where its `/metrics` are.
+    /// The address of its `/metrics`.
     #[must_use]
     pub fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin)
@@ -64,13 +64,13 @@ impl Running {
         self.process.pid()
     }
 
-    /// The file that its output goes to.
+    /// The file of its output.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The most memory that it has had, in bytes; `None` where the kernel does not say.
+    /// Its peak memory in bytes; `None` if the kernel does not report it.
     #[must_use]
     pub fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
@@ -85,13 +85,13 @@ impl Running {
         }
         self.restarts += 1;
         if self.restarts > FAILED_STARTS_MAX {
-            return Err(self.process.failure("ended again and again"));
+            return Err(self.process.failure("ended too often"));
         }
         self.process = spawn(self.service, &self.binary, &self.config_file, self.admin, &self.log)?;
         Ok(true)
     }
 
-    /// Kills it at once, as a power failure would.
+    /// Kills the process with SIGKILL.
     ///
     /// # Errors
     /// When it does not end.
@@ -99,10 +99,10 @@ impl Running {
         self.process.kill().await.map(drop)
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Stops the process and waits for its end.
     ///
     /// # Errors
-    /// When it does not even end by SIGKILL.
+    /// When it does not end on SIGKILL.
     pub async fn stop(&self) -> anyhow::Result<()> {
         self.process.stop(Signal::TERM, STOP_WITHIN).await.map(drop)
     }

@@ -1,41 +1,41 @@
-//! The configuration file of a local stack: made at its start, unless somebody has edited it.
+//! The configuration file of a local stack: written at its start, unless it was edited.
 
 use std::{fs, io::ErrorKind, path::Path};
 
 use anyhow::Context as _;
 use riverlock_schemas::hash::Sha256Hash;
 
-/// What the first line says before the SHA-256 of what follows it.
+/// The text of the first line before the SHA-256 of the following lines.
 const MARK: &str = "# Made by `riverlock stack`, and made anew at its next start unless it was edited. SHA-256: ";
 
-/// What became of the file.
+/// The result of writing the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    /// It is new.
-    New,
-    /// Somebody has edited it, so it stays as it is.
+pub(super) enum SettingsFile {
+    /// The file was written.
+    Written,
+    /// The file was edited and stays unchanged.
     Kept,
 }
 
-/// Writes the file, unless there is one that is not as it was made.
-pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<Written> {
+/// Writes the file, unless there is one that was edited.
+pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<SettingsFile> {
     match fs::read_to_string(file) {
-        Ok(found) if !is_as_made(&found) => return Ok(Written::Kept),
+        Ok(found) if is_edited(&found) => return Ok(SettingsFile::Kept),
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("reading {}", file.display())),
     }
     let marked = format!("{MARK}{}\n{text}", Sha256Hash::of(text.as_bytes()));
     fs::write(file, marked).with_context(|| format!("writing {}", file.display()))?;
-    Ok(Written::New)
+    Ok(SettingsFile::Written)
 }
 
-fn is_as_made(found: &str) -> bool {
-    let made = || {
+fn is_edited(found: &str) -> bool {
+    let is_unchanged = || {
         let (first, text) = found.split_once('\n')?;
         Some(first.strip_prefix(MARK)? == Sha256Hash::of(text.as_bytes()).to_string())
     };
-    made().unwrap_or(false)
+    !is_unchanged().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -43,16 +43,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_edited_is_kept_and_what_was_not_is_made_anew() {
+    fn an_edited_file_is_kept_and_another_one_is_written_anew() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("riverlock.toml");
-        assert_eq!(write(&file, "a = 1\n").unwrap(), Written::New);
-        assert_eq!(write(&file, "a = 2\n").unwrap(), Written::New);
+        assert_eq!(write(&file, "a = 1\n").unwrap(), SettingsFile::Written);
+        assert_eq!(write(&file, "a = 2\n").unwrap(), SettingsFile::Written);
         let made = fs::read_to_string(&file).unwrap();
         assert!(made.ends_with("a = 2\n"), "{made}");
         let edited = made.replace("a = 2", "a = 3");
         fs::write(&file, &edited).unwrap();
-        assert_eq!(write(&file, "a = 4\n").unwrap(), Written::Kept);
+        assert_eq!(write(&file, "a = 4\n").unwrap(), SettingsFile::Kept);
         assert_eq!(fs::read_to_string(&file).unwrap(), edited);
     }
 }

@@ -1,4 +1,4 @@
-//! `riverlock invoices` on the command line.
+//! Arguments of `riverlock invoices`.
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -11,187 +11,214 @@ use crate::{
     options::{
         mode::ModeOption,
         moment::Moment,
-        operator::{By, Reason},
+        operator::{Operator, Reason},
     },
     terminal::out::Output,
 };
 
-/// What is recorded as the reason of `verify --requeue` when none is given.
+/// The recorded reason of `verify --requeue` if none is given.
 pub const REQUEUE_REASON: &str = "the archive does not have it as it was stored";
 
-/// What to do with documents.
+/// The subcommands of `riverlock invoices`.
 #[derive(Debug, Subcommand)]
 pub enum InvoicesCommand {
-    /// List documents, the oldest first
+    /// List documents, oldest first
+    #[command(after_help = "Examples:
+  riverlock invoices list --state due
+  riverlock invoices list --missing --json")]
     List(ListOptions),
-    /// Show a document: where its download stands, and who had it tried again
+    /// Show a document with its download attempts and retries
+    #[command(after_help = "Examples:
+  riverlock invoices show 6e5bf525-3907-40c5-86a9-f14ce4f33f35")]
     Show {
         /// Digital River's id of the file
         #[arg(value_parser = file_id)]
         file_id: FileId,
-        /// How to print it
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
-    /// Write a stored document into a file, once its hash is that of the day it was stored
+    /// Save a stored document to a file after verifying its SHA-256
+    #[command(after_help = "Examples:
+  riverlock invoices fetch 6e5bf525-3907-40c5-86a9-f14ce4f33f35 --output invoice.pdf")]
     Fetch(FetchOptions),
-    /// Open a copy of a stored document in the desktop's viewer, or say where the copy is
+    /// Open a copy of a stored document in the desktop's viewer
+    ///
+    /// Prints the path of the copy where no viewer can be started.
+    #[command(after_help = "Examples:
+  riverlock invoices open 6e5bf525-3907-40c5-86a9-f14ce4f33f35")]
     Open {
         /// Digital River's id of the file
         #[arg(value_parser = file_id)]
         file_id: FileId,
-        /// How to print where the copy is
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
-    /// Have documents tried again at once, with a new count of attempts and a new age; only tells which, without --apply
+    /// Retry downloads now, resetting attempts and age
+    ///
+    /// Dry run unless --apply is given.
+    #[command(after_help = "Examples:
+  riverlock invoices retry --error not_found
+  riverlock invoices retry 6e5bf525-3907-40c5-86a9-f14ce4f33f35 --apply --reason 'the key was wrong'")]
     Retry(RetryOptions),
-    /// Compare every stored document with the archive: is it there, with the size and the hash of the day it was stored
+    /// Compare every stored document with the archive
+    ///
+    /// Checks that the archive has each document with the size and SHA-256 that were recorded when it was stored.
+    #[command(after_help = "Examples:
+  riverlock invoices verify --size-only
+  riverlock invoices verify --requeue --apply --reason 'the bucket was restored'")]
     Verify(VerifyOptions),
-    /// Queue documents whose events an earlier version ignored because their mode had no account; only tells how many, without
-    /// --apply
+    /// Queue documents that were ignored because their mode had no account
+    ///
+    /// Dry run unless --apply is given.
+    #[command(after_help = "Examples:
+  riverlock invoices queue-ignored
+  riverlock invoices queue-ignored --apply --reason 'live account configured'")]
     QueueIgnored(QueueIgnoredOptions),
-    /// Make a link that a customer may open
+    /// Create a link with which a customer can open a document
+    #[command(after_help = "Examples:
+  riverlock invoices link 6e5bf525-3907-40c5-86a9-f14ce4f33f35 --expires 48h")]
     Link {
         /// Digital River's id of the file
         #[arg(value_parser = file_id)]
         file_id: FileId,
-        /// How long it works, for example 48h or 7d
+        /// How long the link works, such as 48h or 7d; at most a year
         #[arg(long, default_value = "7d", value_parser = humantime::parse_duration)]
         expires: Duration,
-        /// How to print it
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
 }
 
-/// Which documents are meant.
+/// Filters for documents.
 #[derive(Clone, Debug, Args)]
 pub struct FilterOptions {
-    /// Those of this order
+    /// Only documents of this order
     #[arg(long)]
     pub order: Option<String>,
-    /// Those of this mode
+    /// Only documents of this mode
     #[arg(long)]
     pub mode: Option<ModeOption>,
-    /// Those whose last attempt failed with this error, for example not_found
+    /// Only documents whose last attempt failed with this error, such as not_found
     #[arg(long)]
     pub error: Option<String>,
-    /// Those that were queued then or later: a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h
+    /// Only documents queued at or after this time, such as 2026-01-31T09:00:00Z, or this long ago, such as 2h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// Those that were queued before then
+    /// Only documents queued before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<Moment>,
 }
 
-/// What to list.
+/// Which documents are listed.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// Those in this state
+    /// Only documents in this state
     #[arg(long)]
-    pub state: Option<State>,
-    /// Which documents
+    pub state: Option<DocumentState>,
+    /// The filters
     #[command(flatten)]
     pub filter: FilterOptions,
-    /// Those that wait until an account for their mode is configured
+    /// Only documents that wait for an account of their mode to be configured
     #[arg(long, conflicts_with_all = ["state", "mode", "missing"])]
     pub waiting_account: bool,
-    /// Instead of documents, complete orders that should have an invoice by now and have none
+    /// List complete orders without an invoice instead of documents
     #[arg(long, conflicts_with_all = ["state", "order", "mode", "error", "since", "until"])]
     pub missing: bool,
-    /// How many at most
+    /// Maximum number of entries
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
-    /// Go on after this document or order, as the page before says
+    /// Continue after this entry; the previous page prints the cursor
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<String>,
-    /// How to print them
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// Where a document is written to.
+/// Where a document is saved.
 #[derive(Debug, Args)]
 pub struct FetchOptions {
     /// Digital River's id of the file
     #[arg(value_parser = file_id)]
     pub file_id: FileId,
-    /// Where to; `-` is standard output [default: <file id>.pdf]
+    /// The file to write; `-` is standard output [default: <file id>.pdf]
     #[arg(long = "output", short, value_name = "FILE")]
     pub to: Option<PathBuf>,
-    /// Write over a file that is there
+    /// Overwrite an existing file
     #[arg(long)]
     pub force: bool,
-    /// How to print what was written
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What to try again.
+/// Which downloads are retried.
 #[derive(Debug, Args)]
 pub struct RetryOptions {
-    /// This document; without one, those that the filters mean
+    /// This document; without it, the documents that match the filters
     #[arg(value_parser = file_id,
           required_unless_present_any = ["state", "order", "mode", "error", "since", "until"])]
     pub file_id: Option<FileId>,
-    /// Those in this state; what is stored is never tried again (see `verify --requeue` for what the archive has lost)
+    /// Only documents in this state. Stored documents are never retried; see `verify --requeue`
     #[arg(long)]
     pub state: Option<RetryState>,
-    /// Which documents
+    /// The filters
     #[command(flatten)]
     pub filter: FilterOptions,
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// How many at most
+    pub operator: Operator,
+    /// Maximum number of documents
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
-    /// Do it; without this it is only said what would be done
+    /// Apply the changes (default: dry run)
     #[arg(long)]
     pub apply: bool,
-    /// How to print it
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What to compare with the archive, and what to do about what is wrong.
+/// Which documents are compared with the archive, and what is done about differences.
 #[derive(Debug, Args)]
 pub struct VerifyOptions {
     /// Only this document
     #[arg(value_parser = file_id, conflicts_with = "after")]
     pub file_id: Option<FileId>,
-    /// Those of this order
+    /// Only documents of this order
     #[arg(long)]
     pub order: Option<String>,
-    /// Those of this mode
+    /// Only documents of this mode
     #[arg(long)]
     pub mode: Option<ModeOption>,
-    /// Only look whether documents are there and have the right size, without reading them
+    /// Check existence and size only, without reading the documents
     #[arg(long)]
     pub size_only: bool,
-    /// How many at most [default: all]
+    /// Maximum number of documents [default: all]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
-    /// Go on after this document, as the look before says
+    /// Continue after this document; the previous run prints it
     #[arg(long, value_name = "FILE-ID", value_parser = file_id)]
     pub after: Option<FileId>,
-    /// Fetch what is lost or changed again; only tells which, without --apply
+    /// Download lost and changed documents again; dry run unless --apply is given
     #[arg(long)]
     pub requeue: bool,
-    /// Do it; without this it is only said what would be done
+    /// Apply the changes (default: dry run)
     #[arg(long, requires = "requeue")]
     pub apply: bool,
-    /// Why it is done; recorded
+    /// Why, for the record
     #[arg(long, value_name = "TEXT", default_value = REQUEUE_REASON)]
     pub reason: String,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// How to print it: as JSON, one finding a line and the totals on the last
+    pub operator: Operator,
+    /// The output format; JSON has one finding per line and the totals on the last
     #[command(flatten)]
     pub output: Output,
 }
@@ -199,33 +226,33 @@ pub struct VerifyOptions {
 /// Whether ignored documents are queued, by whom and why.
 #[derive(Debug, Args)]
 pub struct QueueIgnoredOptions {
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// Do it; without this it is only said what would be done
+    pub operator: Operator,
+    /// Apply the changes (default: dry run)
     #[arg(long)]
     pub apply: bool,
-    /// How to print it
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
 /// A document's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum State {
-    /// Is fetched, or will be
+pub enum DocumentState {
+    /// Queued for download
     Due,
-    /// Is in the archive
+    /// Stored in the archive
     Stored,
-    /// Is given up, with a reason
+    /// Discarded, with a reason
     Discarded,
 }
 
-impl State {
-    /// As in the database.
+impl DocumentState {
+    /// The name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -236,16 +263,16 @@ impl State {
     }
 }
 
-/// The state of a document that can be tried again.
+/// A state in which a download can be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RetryState {
-    /// Is fetched, or will be
+    /// Queued for download
     Due,
-    /// Is given up, with a reason
+    /// Discarded, with a reason
     Discarded,
 }
 
-impl From<RetryState> for State {
+impl From<RetryState> for DocumentState {
     fn from(state: RetryState) -> Self {
         match state {
             RetryState::Due => Self::Due,
@@ -254,7 +281,7 @@ impl From<RetryState> for State {
     }
 }
 
-/// A document's place in a list: when it was queued, and its id.
+/// A document's position in a list: when it was queued, and its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor(pub ListPosition);
 
@@ -277,7 +304,7 @@ impl FromStr for Cursor {
     }
 }
 
-/// An order's place in the list of those that lack an invoice: since when it is complete, its mode, its id.
+/// An order's position in the list of orders without an invoice: when it became complete, its mode, its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingCursor(pub MissingPosition);
 
@@ -303,7 +330,7 @@ impl FromStr for MissingCursor {
     }
 }
 
-const WRONG_CURSOR: &str = "expected what the page before says after --after";
+const WRONG_CURSOR: &str = "expected the cursor that the previous page printed";
 
 fn moment(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
@@ -319,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_comes_back_as_the_place_that_it_was() {
+    fn a_printed_cursor_is_parsed_to_the_same_position() {
         let time = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
         let file_id = FileId::parse("6e5bf525-3907-40c5-86a9-f14ce4f33f35").unwrap();
         let cursor = Cursor(ListPosition { queued_at: time, file_id });

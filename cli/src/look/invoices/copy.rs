@@ -1,4 +1,4 @@
-//! Copies of stored documents: only what is still what was stored becomes visible.
+//! Copies of stored documents. A copy becomes visible only after its SHA-256 was verified.
 
 use std::{
     fmt::Write as _,
@@ -18,29 +18,32 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use super::args::FetchOptions;
 use crate::{
     config::Config,
-    exit::Wrong,
-    look::invoices::args::FetchOptions,
-    terminal::out::{self, Output},
+    exit::Problem,
+    terminal::{
+        out::{self, Output},
+        text::count,
+    },
 };
 
-/// How long a copy that was opened stays. A viewer may outlive the command, so the copy is removed by a later `open`.
+/// How long the copy of `open` is kept. A viewer may outlive the command, so a later `open` removes the copy.
 const COPY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// The folder for copies that are opened, in the runtime folder of the person or in the folder for temporary files.
+/// The folder for the copies of `open`, in the user's runtime folder or in the folder for temporary files.
 const COPIES: &str = "riverlock-invoices";
 
-/// Bytes that are printed at once.
+/// Bytes that one write to standard output has.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// A copy that was made.
+/// The copy of a document.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Copy<'a> {
+struct CopyReport<'a> {
     path: &'a Path,
     size_bytes: i64,
-    /// Whether a viewer was started; only of copies that are opened.
+    /// Whether a viewer was started; only for `open`.
     #[serde(skip_serializing_if = "Option::is_none")]
     is_opened: Option<bool>,
 }
@@ -48,7 +51,7 @@ struct Copy<'a> {
 pub(super) async fn fetch(config: &Config, invoice: &InvoiceView, options: FetchOptions) -> anyhow::Result<ExitCode> {
     let path = options.to.unwrap_or_else(|| PathBuf::from(format!("{}.pdf", invoice.file_id)));
     if path == Path::new("-") {
-        let mut copy = checked(config, invoice, &std::env::temp_dir()).await?;
+        let mut copy = verified_copy(config, invoice, &std::env::temp_dir()).await?;
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             match copy.as_file_mut().read(&mut piece).context("reading the copy")? {
@@ -61,54 +64,55 @@ pub(super) async fn fetch(config: &Config, invoice: &InvoiceView, options: Fetch
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let copy = checked(config, invoice, folder).await?;
+    let copy = verified_copy(config, invoice, folder).await?;
     let name = path.display();
     if options.force {
         copy.persist(&path).map_err(|error| error.error).with_context(|| format!("writing {name}"))?;
     } else {
         let kept = copy.persist_noclobber(&path).map_err(|error| error.error);
-        kept.with_context(|| format!("writing {name}; --force writes over a file that is there"))?;
+        kept.with_context(|| format!("writing {name}; --force overwrites an existing file"))?;
     }
     let size_bytes = invoice.size_bytes.unwrap_or_default();
-    let made = Copy { path: &path, size_bytes, is_opened: None };
-    options.output.whole(&made, |text| writeln!(text, "{name}: {size_bytes} bytes, as they were stored"))?;
+    let report = CopyReport { path: &path, size_bytes, is_opened: None };
+    options.output.whole(&report, |text| writeln!(text, "saved {name}, {}", count(size_bytes, "byte")))?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn open(config: &Config, invoice: &InvoiceView, output: Output) -> anyhow::Result<ExitCode> {
     let folder = copies_folder()?;
     remove_old_copies(&folder).with_context(|| format!("removing old copies from {}", folder.display()))?;
-    let copy = checked(config, invoice, &folder).await?;
+    let copy = verified_copy(config, invoice, &folder).await?;
     let (_file, path) = copy.keep().context("keeping the copy")?;
     let has_display =
         ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
     let mut viewer = Command::new("xdg-open");
     viewer.arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let is_opened = has_display && viewer.status().is_ok_and(|status| status.success());
-    let made = Copy { path: &path, size_bytes: invoice.size_bytes.unwrap_or_default(), is_opened: Some(is_opened) };
-    output.whole(&made, |text| {
-        let opened = if is_opened { "opened a copy" } else { "no viewer can be opened here; a copy is there" };
-        writeln!(text, "{opened}, which the next `invoices open` after a day removes: {}", path.display())
+    let report =
+        CopyReport { path: &path, size_bytes: invoice.size_bytes.unwrap_or_default(), is_opened: Some(is_opened) };
+    output.whole(&report, |text| {
+        let opened = if is_opened { "opened a copy" } else { "no viewer could be started; saved a copy" };
+        writeln!(text, "{opened}, which `invoices open` removes after a day: {}", path.display())
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A folder that nobody else can look into.
+/// A folder that only this user can read.
 fn copies_folder() -> anyhow::Result<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
     let parent = runtime.unwrap_or_else(std::env::temp_dir);
-    // A file of one's own tells whose process this is.
+    // The owner of a new file is the user of this process.
     let own = tempfile::tempfile_in(&parent).and_then(|file| Ok(file.metadata()?.uid()));
-    let own = own.with_context(|| format!("writing into {}", parent.display()))?;
+    let own = own.with_context(|| format!("writing to {}", parent.display()))?;
     let folder = parent.join(format!("{COPIES}-{own}"));
-    let named = || format!("making {}", folder.display());
+    let named = || format!("creating {}", folder.display());
     match fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        made => made.with_context(named)?,
+        created => created.with_context(named)?,
     }
     let found = fs::symlink_metadata(&folder).with_context(named)?;
     let is_private = found.is_dir() && found.uid() == own && found.mode() & 0o077 == 0;
-    anyhow::ensure!(is_private, "{} is not a folder that is yours alone; remove it", folder.display());
+    anyhow::ensure!(is_private, "{} is readable by other users or not a folder; remove it", folder.display());
     Ok(folder)
 }
 
@@ -123,13 +127,13 @@ fn remove_old_copies(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A copy of a stored document in `folder`, which goes away unless it is kept, read from its begin.
-async fn checked(config: &Config, invoice: &InvoiceView, folder: &Path) -> anyhow::Result<NamedTempFile> {
+/// A copy of a stored document in `folder`, positioned at its beginning. It is deleted unless it is kept.
+async fn verified_copy(config: &Config, invoice: &InvoiceView, folder: &Path) -> anyhow::Result<NamedTempFile> {
     let (Some(key), Some(expected)) = (&invoice.object_key, invoice.sha256) else {
-        return Err(Wrong(format!("it is not stored: {invoice}")).into());
+        return Err(Problem(format!("not stored: {invoice}")).into());
     };
     let archive = Archive::open(&config.invoice_fetcher)?;
-    let named = || format!("writing into {}", folder.display());
+    let named = || format!("writing to {}", folder.display());
     let mut copy = tempfile::Builder::new()
         .prefix(&format!("{}-", invoice.file_id))
         .suffix(".pdf")
@@ -138,8 +142,8 @@ async fn checked(config: &Config, invoice: &InvoiceView, folder: &Path) -> anyho
     let mut hash = Sha256::new();
     let lost = |error: ArchiveError| match error.is_not_found() {
         true => {
-            let advice = "`riverlock invoices verify --requeue` has it fetched again";
-            anyhow::Error::from(Wrong(format!("the archive does not have {key} any more; {advice}")))
+            let advice = "`riverlock invoices verify --requeue` queues it for download";
+            anyhow::Error::from(Problem(format!("the archive no longer has {key}; {advice}")))
         }
         false => anyhow::Error::from(error).context(format!("reading {key} from the archive")),
     };
@@ -151,11 +155,12 @@ async fn checked(config: &Config, invoice: &InvoiceView, folder: &Path) -> anyho
     copy.as_file().sync_all().with_context(named)?;
     let found = Sha256Hash::from_digest(hash.finalize().into());
     if found != expected {
-        let reason =
-            format!("{key} is not what was stored: its SHA-256 is {found}, and was {expected}. Nothing was written");
-        return Err(Wrong(reason).into());
+        let reason = format!(
+            "{key} has changed since it was stored: its SHA-256 is {found}, and was {expected}; nothing was written"
+        );
+        return Err(Problem(reason).into());
     }
-    // A second handle starts at the begin.
+    // A second handle starts at the beginning.
     let file = copy.reopen().with_context(named)?;
     let (_, path) = copy.into_parts();
     Ok(NamedTempFile::from_parts(file, path))

@@ -1,4 +1,4 @@
-//! `riverlock orders` on the command line.
+//! Arguments of `riverlock orders`.
 
 use std::str::FromStr;
 
@@ -12,16 +12,24 @@ use crate::{
     terminal::out::Output,
 };
 
-/// What to do with orders.
+/// The subcommands of `riverlock orders`.
 #[derive(Debug, Subcommand)]
 pub enum OrdersCommand {
-    /// List orders, the newest change first
+    /// List orders, most recently changed first
+    #[command(after_help = "Examples:
+  riverlock orders list --status on_hold --since 36h
+  riverlock orders list --conflicted --json")]
     List(ListOptions),
-    /// Show an order: status, lines, events with their outcomes, messages, invoices
+    /// Show an order with its events, messages and invoices
+    ///
+    /// Starts with the status and with what is wrong or still open; then lines, shipments, charges, events with their
+    /// outcomes, messages and invoices.
+    #[command(after_help = "Examples:
+  riverlock orders show 204440790336")]
     Show {
         /// Digital River's id of the order
         order_id: String,
-        /// How to print it
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
@@ -30,33 +38,33 @@ pub enum OrdersCommand {
 /// Which orders are listed.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// Orders with this status
+    /// Only orders with this status
     #[arg(long, value_parser = status)]
     pub status: Option<Status>,
-    /// Orders of this mode
+    /// Only orders of this mode
     #[arg(long)]
     pub mode: Option<ModeOption>,
-    /// Orders that changed then or later: a time such as 2026-01-31T08:00:00Z, or how long ago, such as 36h
+    /// Only orders that changed at or after this time, such as 2026-01-31T08:00:00Z, or this long ago, such as 36h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// Orders that changed before then
+    /// Only orders that changed before this time
     #[arg(long, value_name = "TIME", conflicts_with = "after")]
     pub until: Option<Moment>,
-    /// Orders about which two events with one id and different contents came
+    /// Only orders for which two events with the same id have contradicting contents
     #[arg(long)]
     pub conflicted: bool,
-    /// How many at most
+    /// Maximum number of orders
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
     pub limit: i64,
-    /// Go on after this order, as the page before says
+    /// Continue after this order; the previous page prints the cursor
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<Cursor>,
-    /// How to print them
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// An order's place in a list: when it changed, its mode, its id.
+/// An order's position in a list: when it changed, its mode, its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub ListPosition);
 
@@ -79,11 +87,11 @@ impl FromStr for Cursor {
             let order_id = OrderId::parse(parts.next()?).ok()?.to_string();
             Some(Self(ListPosition { changed_at, order_id, mode }))
         };
-        position().ok_or("expected what the page before says after --after")
+        position().ok_or("expected the cursor that the previous page printed")
     }
 }
 
-/// The place before everything that changed at `time` or later.
+/// The position in the list before all orders that changed at or after `time`.
 #[must_use]
 pub fn before(time: DateTime<Utc>) -> ListPosition {
     ListPosition { changed_at: time, order_id: String::new(), mode: Mode::Test }
@@ -99,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_comes_back_as_the_place_that_it_was() {
+    fn a_printed_cursor_is_parsed_to_the_same_position() {
         let changed_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
         for order_id in ["204440790336", "a/b '", "ордер"] {
             let cursor = Cursor(ListPosition { changed_at, order_id: order_id.to_owned(), mode: Mode::Live });

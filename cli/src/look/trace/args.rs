@@ -1,25 +1,25 @@
-//! `riverlock trace` on the command line.
+//! Arguments of `riverlock trace`.
 
 use clap::{Args, ValueEnum};
 
 use crate::terminal::out::Output;
 
-/// What is followed.
+/// The id to trace.
 #[derive(Clone, Debug, Args)]
 pub struct TraceOptions {
-    /// Digital River's id of an event or of an order
+    /// Digital River's id of an event or an order
     pub id: String,
-    /// What the id is of, if it is the id of an event and of an order
+    /// What the id belongs to, if an event and an order have the same id
     #[arg(long = "as", value_name = "KIND")]
-    pub kind: Option<Kind>,
-    /// How to print it
+    pub kind: Option<IdKind>,
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What an id is of.
+/// What an id belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
+pub enum IdKind {
     /// An event
     Event,
     /// An order

@@ -1,4 +1,4 @@
-//! Gathers what is known of an id.
+//! Collects what is stored about an id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,21 +14,25 @@ use riverlock_processor::{
     store,
 };
 use riverlock_runtime::{Clock as _, SystemClock};
-use riverlock_schemas::{EventId, OrderId, record, record::Position};
+use riverlock_schemas::{
+    EventId, OrderId,
+    record::{self, Position},
+};
 use sqlx::PgConnection;
 
-use super::{
-    Link, Trace,
-    receipt::{self, Found, Receipt},
-};
 use crate::{
     config::Config,
-    look::trace::args::{Kind, TraceOptions},
-    repair::quarantine::verdict::Judge,
-    terminal::out,
+    repair::quarantine::verdict::Authenticator,
+    terminal::{causes::with_causes, out},
 };
 
-/// Follows an id. What Kafka does not tell is said in the trace and no error.
+use super::{
+    args::{IdKind, TraceOptions},
+    model::{RecordTrace, Trace},
+    receipt::{self, Receipt, RecordLookup},
+};
+
+/// Traces an id. Records that Kafka cannot provide are part of the trace and no error.
 pub(super) async fn follow(
     config: &Config,
     connection: &mut PgConnection,
@@ -37,14 +41,14 @@ pub(super) async fn follow(
     let limit = config.postgres.answer_limit();
     let (mut known_as, mut events) = (Vec::new(), BTreeMap::new());
     let mut orders = BTreeSet::new();
-    if options.kind != Some(Kind::Order) {
+    if options.kind != Some(IdKind::Order) {
         let found = bounded(limit, view::records_of_event(connection, &event_key(&options.id))).await?;
         if !found.is_empty() {
             known_as.push("event");
         }
         add(&mut events, found);
     }
-    if options.kind != Some(Kind::Event) && OrderId::parse(options.id.as_str()).is_ok() {
+    if options.kind != Some(IdKind::Event) && OrderId::parse(options.id.as_str()).is_ok() {
         let found = bounded(limit, view::events_of_order(connection, &options.id)).await?;
         let is_order = !found.is_empty() || !bounded(limit, store::find(connection, &options.id)).await?.is_empty();
         if is_order {
@@ -53,10 +57,10 @@ pub(super) async fn follow(
         }
         add(&mut events, found);
     }
-    let shown: BTreeSet<Position> = events.values().map(EventView::position).collect();
+    let traced: BTreeSet<Position> = events.values().map(EventView::position).collect();
     orders.extend(events.values().filter_map(|event| event.order_id.clone()));
 
-    // What the shown events changed can only be told from all events of their orders.
+    // The changes of the traced events follow from all events of their orders.
     let mut histories: BTreeMap<String, Vec<EventView>> = BTreeMap::new();
     for order_id in &orders {
         let events = bounded(limit, view::events_of_order(connection, order_id)).await?;
@@ -64,44 +68,46 @@ pub(super) async fn follow(
     }
     let rows_max = usize::try_from(view::ROWS_MAX).unwrap_or(usize::MAX);
     let truncated = events.len() >= rows_max || histories.values().any(|events| events.len() >= rows_max);
-    let last = in_order(events.values().cloned()).last().map(taken_at);
-    let folded = histories.values().flatten();
-    let folded = folded.filter(|event| is_folded(config, event) && Some(taken_at(event)) <= last);
-    let wanted: BTreeSet<Position> = shown.iter().cloned().chain(folded.map(EventView::position)).collect();
+    let last = in_order(events.values().cloned()).last().map(processing_key);
+    let applied = histories.values().flatten();
+    let applied = applied.filter(|event| is_applied(config, event) && Some(processing_key(event)) <= last);
+    let wanted: BTreeSet<Position> = traced.iter().cloned().chain(applied.map(EventView::position)).collect();
     let kafka = config.kafka.clone();
     let found = match cluster::ensure_current(&config.kafka, connection).await {
         Ok(()) => tokio::task::spawn_blocking(move || receipt::read(&kafka, &wanted)).await??,
-        Err(error) => wanted.into_iter().map(|position| (position, Found::Unreadable(error.to_string()))).collect(),
+        Err(error) => {
+            wanted.into_iter().map(|position| (position, RecordLookup::Unreadable(error.to_string()))).collect()
+        }
     };
 
-    let mut gathering = Gathering { config, found: &found, steps: BTreeMap::new() };
+    let mut collector = Collector { config, found: &found, steps: BTreeMap::new() };
     if !truncated {
-        histories.values().for_each(|events| gathering.fold(events, last.as_ref()));
+        histories.values().for_each(|events| collector.apply(events, last.as_ref()));
     }
-    gathering.finish(connection, options, known_as, in_order(events.into_values()), &orders, truncated).await
+    collector.finish(connection, options, known_as, in_order(events.into_values()), &orders, truncated).await
 }
 
-struct Gathering<'a> {
+struct Collector<'a> {
     config: &'a Config,
-    found: &'a BTreeMap<Position, Found>,
+    found: &'a BTreeMap<Position, RecordLookup>,
     steps: BTreeMap<Position, HistoryStep>,
 }
 
-impl Gathering<'_> {
-    /// Folds an order's events as far as they can be read: after a record that is missing nothing is sure any more.
-    fn fold(&mut self, events: &[EventView], last: Option<&Taken>) {
-        let (mut history, mut spellings) = (History::default(), BTreeSet::new());
-        for event in events.iter().filter(|event| is_folded(self.config, event)) {
-            // A record with the same bytes as another of its event has no effect of its own.
-            if !spellings.insert((&event.event_id, &event.body_sha256)) && event.outcome == DUPLICATE {
+impl Collector<'_> {
+    /// Applies an order's events up to the first record that cannot be read: later changes would be uncertain.
+    fn apply(&mut self, events: &[EventView], last: Option<&ProcessingKey>) {
+        let (mut history, mut bodies) = (History::default(), BTreeSet::new());
+        for event in events.iter().filter(|event| is_applied(self.config, event)) {
+            // A duplicate with the same body has no effect.
+            if !bodies.insert((&event.event_id, &event.body_sha256)) && event.outcome == DUPLICATE {
                 continue;
             }
-            if Some(&taken_at(event)) > last {
+            if Some(&processing_key(event)) > last {
                 return;
             }
             let position = event.position();
-            let Some(Found::Record(raw)) = self.found.get(&position) else { return };
-            if let Some(step) = history.fold(&raw.body, Some(event.received_at), event.outcome == CONFLICT) {
+            let Some(RecordLookup::Found(record)) = self.found.get(&position) else { return };
+            if let Some(step) = history.fold(&record.body, Some(event.received_at), event.outcome == CONFLICT) {
                 self.steps.insert(position, step);
             }
         }
@@ -117,8 +123,8 @@ impl Gathering<'_> {
         truncated: bool,
     ) -> anyhow::Result<Trace> {
         let limit = self.config.postgres.answer_limit();
-        let ingest = readable(&self.config.ingest);
-        let judge = Judge::new(&ingest, SystemClock.now());
+        let ingest = with_readable_secrets(&self.config.ingest);
+        let authenticator = Authenticator::new(&ingest, SystemClock.now());
         let (mut views, mut messages) = (Vec::new(), BTreeMap::new());
         for order_id in orders {
             views.extend(bounded(limit, store::find(connection, order_id)).await?);
@@ -128,9 +134,9 @@ impl Gathering<'_> {
         let mut records = Vec::with_capacity(events.len());
         for event in events {
             let position = event.position();
-            let receipt = Receipt::new(&self.found[&position], &event.body_sha256, &judge);
+            let receipt = Receipt::new(&self.found[&position], &event.body_sha256, &authenticator);
             let transition = self.steps.remove(&position);
-            let mut caused = transition.as_ref().map(|step| caused(step, &mut messages)).unwrap_or_default();
+            let mut caused = transition.as_ref().map(|step| take_caused(step, &mut messages)).unwrap_or_default();
             let dead_letter = match event.outcome.as_str() {
                 DEAD => bounded(limit, view::dead_letter(connection, &position)).await?,
                 _ => None,
@@ -141,21 +147,21 @@ impl Gathering<'_> {
                 for file_id in bounded(limit, announced).await? {
                     invoices.extend(bounded(limit, documents::find(connection, file_id)).await?);
                 }
-                caused.extend(stored(&invoices, order_id, &mut messages));
+                caused.extend(take_announcements(&invoices, order_id, &mut messages));
             }
-            records.push(Link { event, receipt, transition, messages: caused, dead_letter, invoices });
+            records.push(RecordTrace { event, receipt, transition, messages: caused, dead_letter, invoices });
         }
         let other_messages = match known_as.contains(&"order") {
             true => messages.into_values().flatten().collect(),
             false => Vec::new(),
         };
-        let intact = records.iter().all(|link| link.receipt.is_intact());
+        let intact = records.iter().all(|record| record.receipt.is_intact());
         Ok(Trace { id: options.id.clone(), known_as, intact, truncated, orders: views, records, other_messages })
     }
 }
 
-/// The endpoints with the signing secrets that may be read here: an operator need not have them to follow an event.
-fn readable(config: &IngestConfig) -> IngestConfig {
+/// The endpoints with the signing secrets that this process can read; a trace does not need all of them.
+fn with_readable_secrets(config: &IngestConfig) -> IngestConfig {
     let mut config = config.clone();
     for endpoint in &mut config.endpoints {
         let name = endpoint.name.clone();
@@ -163,7 +169,7 @@ fn readable(config: &IngestConfig) -> IngestConfig {
             match secret.secret.read(&format!("secret {} of endpoint {name}", secret.id)) {
                 Ok(_) => true,
                 Err(error) => {
-                    out::note(&format!("what was signed with it is not verified: {error}"));
+                    out::note(&format!("signatures with this secret are not verified: {}", with_causes(&error.into())));
                     false
                 }
             }
@@ -177,8 +183,8 @@ const CONFLICT: &str = "conflict";
 const DUPLICATE: &str = "duplicate";
 const DEAD: &str = "dead";
 
-/// Takes the messages that a step caused out of those of its order.
-fn caused(step: &HistoryStep, messages: &mut BTreeMap<String, Vec<MessageView>>) -> Vec<MessageView> {
+/// Removes the messages that a step caused from those of its order.
+fn take_caused(step: &HistoryStep, messages: &mut BTreeMap<String, Vec<MessageView>>) -> Vec<MessageView> {
     let Some(messages) = messages.get_mut(step.order_id.as_str()) else { return Vec::new() };
     let is_caused = |message: &mut MessageView| {
         let is = |effect: &CausedEffect| effect.kind == message.kind && effect.effect_key == message.effect_key;
@@ -187,8 +193,8 @@ fn caused(step: &HistoryStep, messages: &mut BTreeMap<String, Vec<MessageView>>)
     messages.extract_if(.., is_caused).collect()
 }
 
-/// Takes the messages that say that these documents are stored.
-fn stored(
+/// Removes the messages that announce these stored documents from those of the order.
+fn take_announcements(
     invoices: &[InvoiceView],
     order_id: &str,
     messages: &mut BTreeMap<String, Vec<MessageView>>,
@@ -198,22 +204,22 @@ fn stored(
     messages.extract_if(.., |message| files.contains(&message.effect_key)).collect()
 }
 
-/// Whether the processor folds a record: those of files are the invoice-fetcher's.
-fn is_folded(config: &Config, event: &EventView) -> bool {
+/// Whether the processor applied a record. Records of files belong to the invoice-fetcher.
+fn is_applied(config: &Config, event: &EventView) -> bool {
     [APPLIED, CONFLICT, DUPLICATE].contains(&event.outcome.as_str())
         && !config.kafka.topics().files().contains(&event.topic)
 }
 
-/// What orders records as they had their outcomes: batches one after the other, and the records of one as they came.
-type Taken = (DateTime<Utc>, DateTime<Utc>, String, i32, i64);
+/// Orders records as they were processed: batch by batch, and within a batch by the time of receipt.
+type ProcessingKey = (DateTime<Utc>, DateTime<Utc>, String, i32, i64);
 
-fn taken_at(event: &EventView) -> Taken {
+fn processing_key(event: &EventView) -> ProcessingKey {
     (event.recorded_at, event.received_at, event.topic.clone(), event.partition, event.offset)
 }
 
 fn in_order(events: impl IntoIterator<Item = EventView>) -> Vec<EventView> {
     let mut events: Vec<_> = events.into_iter().collect();
-    events.sort_by_key(taken_at);
+    events.sort_by_key(processing_key);
     events
 }
 
@@ -221,7 +227,7 @@ fn add(events: &mut BTreeMap<Position, EventView>, found: Vec<EventView>) {
     events.extend(found.into_iter().map(|event| (event.position(), event)));
 }
 
-/// The id as the audit has it.
+/// The id as the ledger stores it.
 fn event_key(id: &str) -> String {
     EventId::parse(id).map_or_else(|_| record::hashed(id), |id| id.to_string())
 }

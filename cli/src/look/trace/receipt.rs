@@ -1,4 +1,4 @@
-//! The record itself, read again from Kafka, and what is to be thought of it.
+//! Records as Kafka has them now, and whether they are intact.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,36 +12,39 @@ use riverlock_ledger::reading::ranges::{OffsetRange, RangeError, RangeReader, li
 use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_schemas::{
     hash::Sha256Hash,
-    record::{self, Position},
+    record::{self as header, Position},
     time::parse_time,
     topics::is_of_earlier_cluster,
 };
 use serde::Serialize;
 
-use crate::repair::quarantine::verdict::{Judge, Kept, Verdict};
+use crate::{
+    repair::quarantine::verdict::{Authenticator, StoredDelivery, Verdict},
+    terminal::causes::with_causes,
+};
 
-/// How Kafka's logs call this.
+/// The client's name in Kafka's logs.
 const GROUP: &str = "trace";
 
-/// What Kafka has under a position.
+/// The result of reading a position.
 #[derive(Debug)]
-pub(super) enum Found {
-    Record(Raw),
-    /// Kafka does not have it, for this reason.
+pub(super) enum RecordLookup {
+    Found(RecordCopy),
+    /// Kafka does not have the record, for this reason.
     Gone(String),
-    /// Kafka could not be asked, for this reason.
+    /// Kafka could not be read, for this reason.
     Unreadable(String),
 }
 
-/// A record, copied out of Kafka's buffers.
+/// A record, copied from Kafka's buffers.
 #[derive(Debug, Default)]
-pub(super) struct Raw {
+pub(super) struct RecordCopy {
     headers: BTreeMap<String, String>,
     pub(super) body: Vec<u8>,
 }
 
-impl Raw {
-    fn copy(message: &BorrowedMessage<'_>) -> Self {
+impl RecordCopy {
+    fn new(message: &BorrowedMessage<'_>) -> Self {
         let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
         let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
         Self {
@@ -55,16 +58,16 @@ impl Raw {
     }
 }
 
-/// How a record came, and whether it is still what it was.
+/// How a record was received, and whether it is intact.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Receipt {
     /// `read`, `gone` or `unreadable`.
     pub(super) state: &'static str,
-    /// Why there is no record.
+    /// Why the record could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
-    /// When ingest took the request.
+    /// When ingest received the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) received_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,7 +75,7 @@ pub(super) struct Receipt {
     /// `webhook`, `quarantine` or another way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) origin: Option<String>,
-    /// Which secret matched when it came.
+    /// The secret that matched at receipt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) secret_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,37 +85,39 @@ pub(super) struct Receipt {
     /// SHA-256 of the body that Kafka has now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) body_sha256: Option<Sha256Hash>,
-    /// Whether that is the body that was audited.
+    /// Whether that is the recorded SHA-256.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) as_audited: Option<bool>,
     /// `verified`, `wrong` or `unverifiable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) signature: Option<&'static str>,
-    /// The same as a sentence.
+    /// The result as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verdict: Option<String>,
 }
 
 impl Receipt {
-    pub(super) fn new(found: &Found, audited_sha256: &str, judge: &Judge<'_>) -> Self {
-        match found {
-            Found::Gone(reason) => Self { state: "gone", reason: Some(reason.clone()), ..Self::default() },
-            Found::Unreadable(reason) => Self { state: "unreadable", reason: Some(reason.clone()), ..Self::default() },
-            Found::Record(raw) => {
-                let sha256 = Sha256Hash::of(&raw.body);
-                let (signature, verdict) = verify(raw, judge);
-                let header = |name| Some(raw.header(name).to_owned()).filter(|text| !text.is_empty());
+    pub(super) fn new(lookup: &RecordLookup, recorded_sha256: &str, authenticator: &Authenticator<'_>) -> Self {
+        match lookup {
+            RecordLookup::Gone(reason) => Self { state: "gone", reason: Some(reason.clone()), ..Self::default() },
+            RecordLookup::Unreadable(reason) => {
+                Self { state: "unreadable", reason: Some(reason.clone()), ..Self::default() }
+            }
+            RecordLookup::Found(record) => {
+                let sha256 = Sha256Hash::of(&record.body);
+                let (signature, verdict) = verify(record, authenticator);
+                let value = |name| Some(record.header(name).to_owned()).filter(|text| !text.is_empty());
                 Self {
                     state: "read",
                     reason: None,
-                    received_at: header(record::RECEIVED_AT),
-                    endpoint: header(record::ENDPOINT),
-                    origin: header(record::ORIGIN),
-                    secret_id: header(record::SECRET_ID),
-                    traceparent: header(record::TRACEPARENT),
-                    body_bytes: Some(raw.body.len()),
+                    received_at: value(header::RECEIVED_AT),
+                    endpoint: value(header::ENDPOINT),
+                    origin: value(header::ORIGIN),
+                    secret_id: value(header::SECRET_ID),
+                    traceparent: value(header::TRACEPARENT),
+                    body_bytes: Some(record.body.len()),
                     body_sha256: Some(sha256),
-                    as_audited: Some(sha256.to_string() == audited_sha256),
+                    as_audited: Some(sha256.to_string() == recorded_sha256),
                     signature: Some(signature),
                     verdict: Some(verdict),
                 }
@@ -120,9 +125,14 @@ impl Receipt {
         }
     }
 
-    /// Whether nothing speaks against the record.
+    /// Whether no check of the record failed.
     pub(super) fn is_intact(&self) -> bool {
-        self.as_audited != Some(false) && self.signature != Some(WRONG)
+        self.as_audited != Some(false) && !self.is_signature_invalid()
+    }
+
+    /// Whether the signature could be verified and is invalid.
+    pub(super) fn is_signature_invalid(&self) -> bool {
+        self.signature == Some(WRONG)
     }
 }
 
@@ -130,36 +140,36 @@ const VERIFIED: &str = "verified";
 const WRONG: &str = "wrong";
 const UNVERIFIABLE: &str = "unverifiable";
 
-/// Verifies a record's signature with the secrets that are configured and counted when it came.
-fn verify(raw: &Raw, judge: &Judge<'_>) -> (&'static str, String) {
-    let (endpoint, received_at) = (raw.header(record::ENDPOINT), raw.header(record::RECEIVED_AT));
-    let secret_id = raw.header(record::SECRET_ID);
-    if raw.header(record::ORIGIN) == record::ORIGIN_RECONCILE {
+/// Verifies a record's signature with the configured secrets that were valid when it was received.
+fn verify(record: &RecordCopy, authenticator: &Authenticator<'_>) -> (&'static str, String) {
+    let (endpoint, received_at) = (record.header(header::ENDPOINT), record.header(header::RECEIVED_AT));
+    let secret_id = record.header(header::SECRET_ID);
+    if record.header(header::ORIGIN) == header::ORIGIN_RECONCILE {
         return (UNVERIFIABLE, "not signed: it was fetched from Digital River's Events API".to_owned());
     }
-    let kept = Kept {
+    let delivery = StoredDelivery {
         endpoint,
         received_at,
-        signature: raw.header(record::SIGNATURE),
+        signature: record.header(header::SIGNATURE),
         basic: "",
         bearer: "",
-        body: &raw.body,
+        body: &record.body,
     };
     let Some(time) = parse_time(received_at) else {
         return (UNVERIFIABLE, Verdict::NoTime.to_string());
     };
-    let verdict = if raw.header(record::AGE_IGNORED) == record::TRUE {
-        judge.signature_of_any_age(&kept, time)
+    let verdict = if record.header(header::AGE_IGNORED) == header::TRUE {
+        authenticator.verify_signature_of_any_age(&delivery, time)
     } else {
-        judge.signature(&kept, time)
+        authenticator.verify_signature(&delivery, time)
     };
     match verdict {
         Verdict::Verifies { .. } => (VERIFIED, verdict.to_string()),
-        Verdict::Wrong(_) if !secret_id.is_empty() && !judge.knows(endpoint, secret_id) => (
+        Verdict::Invalid(_) if !secret_id.is_empty() && !authenticator.has_secret(endpoint, secret_id) => (
             UNVERIFIABLE,
             format!("cannot be verified: secret {secret_id} is not configured any more or cannot be read"),
         ),
-        Verdict::Wrong(_) => (WRONG, verdict.to_string()),
+        Verdict::Invalid(_) => (WRONG, verdict.to_string()),
         Verdict::SignatureOnly { .. }
         | Verdict::OtherTime { .. }
         | Verdict::NoSignatures
@@ -168,35 +178,38 @@ fn verify(raw: &Raw, judge: &Judge<'_>) -> (&'static str, String) {
     }
 }
 
-/// Reads these records and no others. Blocks; that Kafka does not answer is found out once, and then said of every record.
-pub(super) fn read(kafka: &KafkaConfig, wanted: &BTreeSet<Position>) -> anyhow::Result<BTreeMap<Position, Found>> {
+/// Reads these records. Blocks. If Kafka does not answer, only the first record waits for it, and all get the same reason.
+pub(super) fn read(
+    kafka: &KafkaConfig,
+    wanted: &BTreeSet<Position>,
+) -> anyhow::Result<BTreeMap<Position, RecordLookup>> {
     let mut found = BTreeMap::new();
     let mut there = Vec::new();
-    let consumer: BaseConsumer = kafka.client().create().context("the Kafka client cannot be made")?;
+    let consumer: BaseConsumer = kafka.client().create().context("creating the Kafka client")?;
     let mut ends = BTreeMap::new();
     let mut unreachable: Option<String> = None;
     for position in wanted {
         if is_of_earlier_cluster(&position.topic) {
-            found.insert(position.clone(), Found::Gone("it was in an earlier Kafka cluster".to_owned()));
+            found.insert(position.clone(), RecordLookup::Gone("it was in an earlier Kafka cluster".to_owned()));
             continue;
         }
         if let Some(reason) = &unreachable {
-            found.insert(position.clone(), Found::Unreadable(reason.clone()));
+            found.insert(position.clone(), RecordLookup::Unreadable(reason.clone()));
             continue;
         }
         let ask = || limits(&consumer, &position.topic, position.partition);
         match ends.entry((position.topic.as_str(), position.partition)).or_insert_with(ask) {
             Ok((low, high)) if (*low..*high).contains(&position.offset) => there.push(position.clone()),
             Ok((low, high)) => {
-                let reason = format!("{} has the offsets from {low} to before {high}", position.topic);
-                found.insert(position.clone(), Found::Gone(reason));
+                let reason = format!("{} has offsets {low}..{high}", position.topic);
+                found.insert(position.clone(), RecordLookup::Gone(reason));
             }
             Err(error @ RangeError::Unavailable { .. }) => {
-                found.insert(position.clone(), Found::Unreadable(error.to_string()));
+                found.insert(position.clone(), RecordLookup::Unreadable(error.to_string()));
             }
             Err(error) => {
-                let reason = format!("Kafka cannot be asked: {error}");
-                found.insert(position.clone(), Found::Unreadable(reason.clone()));
+                let reason = format!("Kafka is unavailable: {error}");
+                found.insert(position.clone(), RecordLookup::Unreadable(reason.clone()));
                 unreachable = Some(reason);
             }
         }
@@ -206,11 +219,11 @@ pub(super) fn read(kafka: &KafkaConfig, wanted: &BTreeSet<Position>) -> anyhow::
     Ok(found)
 }
 
-/// Reads records of which Kafka said that they are there.
+/// Reads records whose offsets Kafka has.
 fn read_present(
     kafka: &KafkaConfig,
     mut wanted: Vec<Position>,
-    found: &mut BTreeMap<Position, Found>,
+    found: &mut BTreeMap<Position, RecordLookup>,
 ) -> anyhow::Result<()> {
     while !wanted.is_empty() {
         let mut reader = RangeReader::open(kafka, GROUP, wanted.iter().map(range))?;
@@ -219,7 +232,7 @@ fn read_present(
                 Ok(Some(message)) => {
                     let (topic, partition, offset) =
                         (message.topic().to_owned(), message.partition(), message.offset());
-                    found.insert(Position { topic, partition, offset }, Found::Record(Raw::copy(&message)));
+                    found.insert(Position { topic, partition, offset }, RecordLookup::Found(RecordCopy::new(&message)));
                 }
                 Ok(None) => break None,
                 Err(error) => break Some(error),
@@ -227,19 +240,19 @@ fn read_present(
         };
         wanted.retain(|position| !found.contains_key(position));
         match ended {
-            // What is left lies in gaps: Kafka has the offsets around it.
+            // The remaining positions are gaps: Kafka has the offsets around them.
             None => {
-                let gone = |position| (position, Found::Gone("no record there".to_owned()));
+                let gone = |position| (position, RecordLookup::Gone("no record there".to_owned()));
                 found.extend(wanted.drain(..).map(gone));
             }
             Some(RangeError::Gone { range, reason }) => {
                 let position = Position { topic: range.topic, partition: range.partition, offset: range.start };
                 wanted.retain(|other| *other != position);
-                found.insert(position, Found::Gone(reason));
+                found.insert(position, RecordLookup::Gone(reason));
             }
             Some(error) => {
-                let reason = format!("{:#}", anyhow::Error::from(error));
-                found.extend(wanted.drain(..).map(|position| (position, Found::Unreadable(reason.clone()))));
+                let reason = with_causes(&error.into());
+                found.extend(wanted.drain(..).map(|position| (position, RecordLookup::Unreadable(reason.clone()))));
             }
         }
     }

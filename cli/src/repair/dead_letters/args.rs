@@ -1,4 +1,4 @@
-//! `riverlock dead-letters` on the command line.
+//! Arguments of `riverlock dead-letters`.
 
 use clap::{Args, Subcommand, ValueEnum};
 use riverlock_schemas::record::Position;
@@ -6,152 +6,171 @@ use riverlock_schemas::record::Position;
 use crate::{
     options::{
         moment::Moment,
-        operator::{By, Reason},
+        operator::{Operator, Reason},
+        position::position,
     },
     terminal::out::Output,
 };
 
-/// What to do with dead letters.
+/// The subcommands of `riverlock dead-letters`.
 #[derive(Debug, Subcommand)]
 pub enum DeadLettersCommand {
-    /// List letters, the oldest first
+    /// List dead letters, oldest first
+    #[command(after_help = "Examples:
+  riverlock dead-letters list
+  riverlock dead-letters list --state all --error database --since 24h")]
     List(ListOptions),
-    /// Show letters: what is wrong with them, and what was done about them
+    /// Show dead letters with their errors and the actions taken
+    #[command(after_help = "Examples:
+  riverlock dead-letters show 5d2c6a5e-2b40-4c1f-9a55-3f1f6a7f2c11
+  riverlock dead-letters show 'riverlock.raw.order.accepted[2]@31' --payload")]
     Show {
-        /// The letter: topic[partition]@offset, or the event's id
-        #[arg(required = true, value_parser = named)]
-        letters: Vec<Named>,
-        /// Also the body as Digital River sent it, which may tell of people
+        /// Dead letters: topic[partition]@offset, or the event's id
+        #[arg(required = true, value_name = "LETTER", value_parser = selector)]
+        letters: Vec<LetterSelector>,
+        /// Also print the body, which may contain personal data
         #[arg(long)]
         payload: bool,
-        /// How to print them
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
-    /// Give letters to their consumer again, each in a transaction of its own; without --apply only say what would happen
+    /// Process dead letters again, one transaction each
+    ///
+    /// Dry run unless --apply is given: each transaction is executed and rolled back. Remove the cause first. A redrive
+    /// that was interrupted can be run again.
+    #[command(after_help = "Examples:
+  riverlock dead-letters redrive --error database
+  riverlock dead-letters redrive --error database --apply --reason 'fixed in 0.1.1'")]
     Redrive(RedriveOptions),
-    /// Give letters up; their records stay dead in the audit. Without --apply only say which
+    /// Discard dead letters for good
+    ///
+    /// Dry run unless --apply is given. The audit still counts the records as dead.
+    #[command(after_help = "Examples:
+  riverlock dead-letters discard 5d2c6a5e-2c01-4c1f-9a55-3f1f6a7f2c13
+  riverlock dead-letters discard 5d2c6a5e-2c01-4c1f-9a55-3f1f6a7f2c13 --apply --reason 'a test order'")]
     Discard(DiscardOptions),
 }
 
-/// Which letters are meant.
+/// Filters for dead letters.
 #[derive(Clone, Debug, Args)]
 pub struct FilterOptions {
-    /// Those that failed with this error, for example shape
+    /// Only dead letters that failed with this error, such as shape
     #[arg(long)]
     pub error: Option<String>,
-    /// Those whose records lie in this topic
+    /// Only records of this topic
     #[arg(long)]
     pub topic: Option<String>,
-    /// Those of events of this type, for example order.accepted
+    /// Only events of this type, such as order.accepted
     #[arg(long)]
     pub event_type: Option<String>,
-    /// Those of this order
+    /// Only events of this order
     #[arg(long)]
     pub order: Option<String>,
-    /// Those that failed then or later: a time such as 2026-01-31T09:00:00Z, or how long ago, such as 2h
+    /// Only dead letters that failed at or after this time, such as 2026-01-31T09:00:00Z, or this long ago, such as 2h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// Those that failed before then
+    /// Only dead letters that failed before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<Moment>,
 }
 
-/// What to list.
+/// Which dead letters are listed.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// Which letters
+    /// The filters
     #[command(flatten)]
     pub filter: FilterOptions,
-    /// Those in this state
+    /// Only dead letters in this state
     #[arg(long, value_enum, default_value_t = StateOption::Open)]
     pub state: StateOption,
-    /// How many at most
+    /// Maximum number of dead letters
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
-    /// Go on after this letter, as the page before says
+    /// Continue after this dead letter; the previous page prints the cursor
     #[arg(long, value_name = "CURSOR", value_parser = position)]
     pub after: Option<Position>,
-    /// How to print them
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// Which letters something is done with, by whom and why.
+/// Which dead letters are changed, by whom and why.
 #[derive(Debug, Args)]
-pub struct ActOptions {
-    /// These letters: topic[partition]@offset, or the event's id; without one, the open letters that the filters mean
-    #[arg(value_parser = named, conflicts_with_all = ["error", "topic", "event_type", "order", "since", "until"],
+pub struct ActionOptions {
+    /// Dead letters: topic[partition]@offset, or the event's id; without one, the open dead letters that match the filters
+    #[arg(value_name = "LETTER", value_parser = selector,
+          conflicts_with_all = ["error", "topic", "event_type", "order", "since", "until"],
           required_unless_present_any = ["error", "topic", "event_type", "order", "since", "until", "all"])]
-    pub letters: Vec<Named>,
-    /// Which letters
+    pub letters: Vec<LetterSelector>,
+    /// The filters
     #[command(flatten)]
     pub filter: FilterOptions,
-    /// Every open letter
+    /// All open dead letters
     #[arg(long, conflicts_with = "letters")]
     pub all: bool,
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// How many at most
+    pub operator: Operator,
+    /// Maximum number of dead letters
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub limit: u64,
-    /// Letters per second at most
+    /// Maximum number of dead letters per second
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rate: u32,
-    /// Do it; without this it is only said what would be done
+    /// Apply the changes (default: dry run)
     #[arg(long)]
     pub apply: bool,
-    /// How to print it
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What to redrive.
+/// Which dead letters are redriven.
 #[derive(Debug, Args)]
 pub struct RedriveOptions {
-    /// Which letters, by whom and why
+    /// The dead letters, the operator and the reason
     #[command(flatten)]
-    pub act: ActOptions,
-    /// Also letters that were redriven in vain too often
+    pub action: ActionOptions,
+    /// Include dead letters that were redriven too often without success
     #[arg(long)]
     pub force: bool,
 }
 
-/// What to discard.
+/// Which dead letters are discarded.
 #[derive(Debug, Args)]
 pub struct DiscardOptions {
-    /// Which letters, by whom and why
+    /// The dead letters, the operator and the reason
     #[command(flatten)]
-    pub act: ActOptions,
+    pub action: ActionOptions,
 }
 
-/// A letter's state, for lists.
+/// A dead letter's state as a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StateOption {
-    /// Waits for somebody
+    /// Neither redriven nor discarded
     Open,
-    /// Has had its effect after all, or was found to need none
+    /// Processed after all
     Redriven,
-    /// Was given up
+    /// Discarded for good
     Discarded,
-    /// Whatever became of it
+    /// Every state
     All,
 }
 
-/// A letter, as it is named.
+/// The name of one or several dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
-    /// By where its record lies.
+pub enum LetterSelector {
+    /// The position of its record.
     Position(Position),
-    /// By its event's id, which several records may have.
+    /// The id of its event, which several records may have.
     Event(String),
 }
 
-impl std::fmt::Display for Named {
+impl std::fmt::Display for LetterSelector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Position(position) => write!(f, "{position}"),
@@ -160,18 +179,9 @@ impl std::fmt::Display for Named {
     }
 }
 
-/// What has the shape of a position is one; all else is an event's id.
-fn named(text: &str) -> Result<Named, std::convert::Infallible> {
-    Ok(position(text).map_or_else(|_| Named::Event(text.to_owned()), Named::Position))
-}
-
-fn position(text: &str) -> Result<Position, &'static str> {
-    let position = || {
-        let (place, offset) = text.rsplit_once("]@")?;
-        let (topic, partition) = place.rsplit_once('[')?;
-        Some(Position { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? })
-    };
-    position().ok_or("expected topic[partition]@offset")
+/// A text in the form of a position is one; any other text is an event's id.
+fn selector(text: &str) -> Result<LetterSelector, std::convert::Infallible> {
+    Ok(position(text).map_or_else(|_| LetterSelector::Event(text.to_owned()), LetterSelector::Position))
 }
 
 #[cfg(test)]
@@ -179,12 +189,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_is_named_by_its_position_as_it_is_printed_or_by_its_event() {
+    fn a_dead_letter_is_named_by_its_printed_position_or_by_its_event() {
         let position =
             Position { topic: "riverlock.raw.order.accepted".to_owned(), partition: 11, offset: 4_294_967_296 };
-        assert_eq!(named(&position.to_string()), Ok(Named::Position(position)));
+        assert_eq!(selector(&position.to_string()), Ok(LetterSelector::Position(position)));
         for id in ["6e5bf525-3907", "a[1]", "x[one]@2", "unreadable:riverlock.raw.other[0]@x"] {
-            assert_eq!(named(id), Ok(Named::Event(id.to_owned())));
+            assert_eq!(selector(id), Ok(LetterSelector::Event(id.to_owned())));
         }
     }
 }

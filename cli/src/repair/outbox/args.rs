@@ -1,91 +1,97 @@
-//! `riverlock outbox` on the command line.
+//! Arguments of `riverlock outbox`.
 
 use clap::{Args, Subcommand};
 use riverlock_schemas::record::Position;
 
 use crate::{
-    options::operator::{By, Reason},
+    options::{
+        operator::{Operator, Reason},
+        position::position,
+    },
     terminal::out::Output,
 };
 
-/// What to do with messages that are not published.
+/// The subcommands of `riverlock outbox`.
 #[derive(Debug, Subcommand)]
 pub enum OutboxCommand {
-    /// List messages that wait to be published, and messages and dead letters that Kafka refuses
+    /// List messages that are not published, and dead letters that Kafka rejects
+    #[command(after_help = "Examples:
+  riverlock outbox list
+  riverlock outbox list --parked --json")]
     List(ListOptions),
-    /// Publish parked messages again, with all that wait behind them; without --apply only say which
+    /// Publish parked messages again
+    ///
+    /// Dry run unless --apply is given. Messages of the same order that wait behind a parked one are published with it.
+    #[command(after_help = "Examples:
+  riverlock outbox retry 42
+  riverlock outbox retry --all-parked --apply --reason 'raised max.message.bytes'")]
     Retry(RetryOptions),
 }
 
-/// What to list.
+/// Which messages are listed.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// Only what is parked: what Kafka refuses for good, and what waits behind it
+    /// Only parked messages: those that Kafka rejects permanently, and those that wait behind them
     #[arg(long)]
     pub parked: bool,
-    /// Go on after this message or letter, as the page before says
-    #[arg(long, value_name = "CURSOR", value_parser = named)]
-    pub after: Option<Named>,
-    /// How many at most
+    /// Continue after this message or dead letter; the previous page prints the cursor
+    #[arg(long, value_name = "CURSOR", value_parser = selector)]
+    pub after: Option<ItemSelector>,
+    /// Maximum number of messages and dead letters
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
-    /// How to print them
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What is published again, by whom and why.
+/// Which messages are published again, by whom and why.
 #[derive(Debug, Args)]
 pub struct RetryOptions {
-    /// A message by its number, or a dead letter by topic[partition]@offset; may be given again
-    #[arg(value_name = "ID", value_parser = named, required_unless_present = "all_parked", conflicts_with = "all_parked")]
-    pub ids: Vec<Named>,
-    /// Everything that is parked
+    /// Numbers of messages, or dead letters as topic[partition]@offset
+    #[arg(value_name = "ID", value_parser = selector, required_unless_present = "all_parked", conflicts_with = "all_parked")]
+    pub ids: Vec<ItemSelector>,
+    /// All parked messages and dead letters
     #[arg(long)]
     pub all_parked: bool,
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// Do it; without this it is only said what would be done
+    pub operator: Operator,
+    /// Apply the changes (default: dry run)
     #[arg(long)]
     pub apply: bool,
-    /// How to print it
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// Something that is published, as it is named.
+/// The name of a message or dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
+pub enum ItemSelector {
     /// A message by its number.
     Message(i64),
-    /// A dead letter by where its record lies.
-    Letter(Position),
+    /// A dead letter by the position of its record.
+    DeadLetter(Position),
 }
 
-impl std::fmt::Display for Named {
+impl std::fmt::Display for ItemSelector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Message(id) => write!(f, "{id}"),
-            Self::Letter(position) => write!(f, "{position}"),
+            Self::DeadLetter(position) => write!(f, "{position}"),
         }
     }
 }
 
-/// Reads a name as it is printed.
-pub(crate) fn named(text: &str) -> Result<Named, &'static str> {
+/// Parses a name as it is printed.
+pub(crate) fn selector(text: &str) -> Result<ItemSelector, &'static str> {
     if let Ok(id) = text.parse() {
-        return Ok(Named::Message(id));
+        return Ok(ItemSelector::Message(id));
     }
-    let position = || {
-        let (place, offset) = text.rsplit_once("]@")?;
-        let (topic, partition) = place.rsplit_once('[')?;
-        Some(Position { topic: topic.to_owned(), partition: partition.parse().ok()?, offset: offset.parse().ok()? })
-    };
-    position().map(Named::Letter).ok_or("expected a message's number, or topic[partition]@offset")
+    position(text).map(ItemSelector::DeadLetter).map_err(|_| "expected a message's number, or topic[partition]@offset")
 }
 
 #[cfg(test)]
@@ -93,11 +99,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_is_a_message_or_a_letter() {
+    fn an_item_is_a_message_or_a_dead_letter() {
         let position = Position { topic: "riverlock.raw.other".to_owned(), partition: 2, offset: 17 };
-        for name in [Named::Message(42), Named::Letter(position)] {
-            assert_eq!(named(&name.to_string()), Ok(name));
+        for name in [ItemSelector::Message(42), ItemSelector::DeadLetter(position)] {
+            assert_eq!(selector(&name.to_string()), Ok(name));
         }
-        assert!(named("order 42").is_err());
+        assert!(selector("order 42").is_err());
     }
 }

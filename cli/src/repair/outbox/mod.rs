@@ -1,4 +1,4 @@
-//! `riverlock outbox`: look at messages that are not published, and have parked ones published again.
+//! `riverlock outbox`: list messages that are not published, and publish parked ones again.
 
 pub mod args;
 
@@ -14,36 +14,41 @@ use riverlock_ledger::{
     outbox::{self, ParkedLetter, QueuedMessage, Request},
     postgres::bounded,
 };
+use riverlock_schemas::{Mode, time::rfc3339};
 use serde::Serialize;
 use sqlx::PgConnection;
 
+use self::args::{ItemSelector, ListOptions, OutboxCommand, RetryOptions, selector};
 use crate::{
     config::Config,
     exit,
-    repair::outbox::args::{ListOptions, Named, OutboxCommand, RetryOptions, named},
-    terminal::out::Page,
+    terminal::{
+        out::Page,
+        table::Column,
+        text::{MISSING, count},
+    },
 };
 
-/// Most messages and letters that one `retry --all-parked` puts back.
+/// Most messages and dead letters that one `retry --all-parked` publishes again.
 const RETRY_MAX: i64 = 100_000;
 
-/// Something that is not published.
+/// A message or dead letter that is not published.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case", tag = "source")]
-enum Queued {
+enum UnpublishedItem {
     Outbox(QueuedMessage),
     DeadLetters(ParkedLetter),
 }
 
-/// What `retry` did, or would do.
+/// The result of `retry`, or of its dry run.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Retried {
-    /// Whether it was done.
+struct RetryReport {
+    /// Whether the changes were applied.
     applied: bool,
     messages: Vec<i64>,
     dead_letters: Vec<String>,
-    /// Names of what is not parked.
+    /// Requested items that are not parked.
     not_parked: Vec<String>,
 }
 
@@ -57,115 +62,132 @@ pub(crate) async fn run(file: Option<&Path>, command: OutboxCommand) -> anyhow::
     }
 }
 
-/// Messages by number, then dead letters by where their records lie.
+/// Lists messages by number, then dead letters by position.
 async fn list(connection: &mut PgConnection, options: &ListOptions) -> anyhow::Result<ExitCode> {
     let mut wanted = options.limit + 1;
     let (number, letter) = match &options.after {
         None => (Some(0), None),
-        Some(Named::Message(id)) => (Some(*id), None),
-        Some(Named::Letter(position)) => (None, Some(position)),
+        Some(ItemSelector::Message(id)) => (Some(*id), None),
+        Some(ItemSelector::DeadLetter(position)) => (None, Some(position)),
     };
     let mut items = Vec::new();
     if let Some(after) = number {
         let messages = outbox::queued(connection, options.parked, after, wanted).await?;
-        items.extend(messages.into_iter().map(Queued::Outbox));
+        items.extend(messages.into_iter().map(UnpublishedItem::Outbox));
         wanted -= i64::try_from(items.len()).unwrap_or(wanted);
     }
     if wanted > 0 {
         let letters = outbox::parked_letters(connection, letter, wanted).await?;
-        items.extend(letters.into_iter().map(Queued::DeadLetters));
+        items.extend(letters.into_iter().map(UnpublishedItem::DeadLetters));
     }
-    let page = Page::cut(items, options.limit, Queued::id);
-    options.output.page(&page, "messages and dead letters", line)?;
+    let page = Page::cut(items, options.limit, UnpublishedItem::id);
+    options.output.page(&page, "unpublished item", &COLUMNS, UnpublishedItem::values)?;
     Ok(ExitCode::SUCCESS)
 }
 
-impl Queued {
-    /// What it is named by.
+/// The columns of `outbox list`.
+const COLUMNS: [Column; 7] = [
+    Column::text("ID"),
+    Column::text("WRITTEN"),
+    Column::text("TYPE"),
+    Column::text("ORDER"),
+    Column::text("MODE"),
+    Column::number("BYTES"),
+    Column::text("STATE"),
+];
+
+impl UnpublishedItem {
+    /// The name by which `retry` selects it.
     fn id(&self) -> String {
         match self {
             Self::Outbox(message) => message.message_id.to_string(),
             Self::DeadLetters(letter) => letter.position.clone(),
         }
     }
-}
 
-/// A message or letter in one line.
-fn line(text: &mut String, queued: &Queued) -> fmt::Result {
-    match queued {
-        Queued::Outbox(message) => {
-            let mode = if message.live_mode { "live" } else { "test" };
-            let state = match (&message.parked_at, &message.reason) {
-                (Some(at), Some(reason)) => format!("parked {at}: {}", shown(reason)),
-                _ => "waits for the relay".to_owned(),
-            };
-            let (id, at, bytes) = (message.message_id, message.created_at, message.bytes);
-            let (kind, order) = (shown(&message.kind), shown(&message.order_id));
-            writeln!(text, "{id}  {at}  {kind}  order {order} ({mode})  {bytes} bytes  {state}")
-        }
-        Queued::DeadLetters(letter) => {
-            let (position, reason) = (shown(&letter.position), shown(&letter.reason));
-            let ParkedLetter { created_at, bytes, parked_at, .. } = letter;
-            writeln!(text, "{position}  {created_at}  dead letter  {bytes} bytes  parked {parked_at}: {reason}")
+    fn values(&self) -> [String; 7] {
+        match self {
+            Self::Outbox(message) => {
+                let state = match (&message.parked_at, &message.reason) {
+                    (Some(at), Some(reason)) => format!("parked {}: {reason}", rfc3339(*at)),
+                    _ => "waiting for the relay".to_owned(),
+                };
+                [
+                    self.id(),
+                    rfc3339(message.created_at),
+                    message.kind.clone(),
+                    message.order_id.clone(),
+                    Mode::from_live(message.live_mode).to_string(),
+                    message.bytes.to_string(),
+                    state,
+                ]
+            }
+            Self::DeadLetters(letter) => [
+                self.id(),
+                rfc3339(letter.created_at),
+                "dead letter".to_owned(),
+                MISSING.to_owned(),
+                MISSING.to_owned(),
+                letter.bytes.to_string(),
+                format!("parked {}: {}", rfc3339(letter.parked_at), letter.reason),
+            ],
         }
     }
 }
 
-/// A text from outside, without what could steer a terminal.
-fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// Puts back what is named, or everything. Something is wrong if something that was named is not parked.
+/// Publishes the named items again, or all parked ones. The exit code is 1 if a named item is not parked.
 async fn retry(connection: &mut PgConnection, limit: Duration, options: RetryOptions) -> anyhow::Result<ExitCode> {
-    let why = if options.apply { options.reason.needed()? } else { options.reason.of_dry_run() };
-    let request = Request { by: options.by.name()?, why, apply: options.apply };
+    let why = if options.apply { options.reason.required()? } else { options.reason.of_dry_run() };
+    let request = Request { by: options.operator.name()?, why, apply: options.apply };
     let names = if options.all_parked { bounded(limit, all_parked(connection)).await? } else { options.ids };
-    let mut retried = Retried { applied: request.apply, ..Retried::default() };
+    let mut report = RetryReport { applied: request.apply, ..RetryReport::default() };
     for name in names {
         let found = match &name {
-            // Came back with another one of its order.
-            Named::Message(id) if retried.messages.contains(id) => true,
-            Named::Message(id) => {
-                let back = bounded(limit, outbox::retry_message(connection, *id, &request)).await?;
-                retried.messages.extend(&back);
-                !back.is_empty()
+            // It was published with an earlier message of its order.
+            ItemSelector::Message(id) if report.messages.contains(id) => true,
+            ItemSelector::Message(id) => {
+                let retried = bounded(limit, outbox::retry_message(connection, *id, &request)).await?;
+                report.messages.extend(&retried);
+                !retried.is_empty()
             }
-            Named::Letter(position) => {
-                let back = bounded(limit, outbox::retry_letter(connection, position, &request)).await?;
-                retried.dead_letters.extend(back.then(|| position.to_string()));
-                back
+            ItemSelector::DeadLetter(position) => {
+                let retried = bounded(limit, outbox::retry_letter(connection, position, &request)).await?;
+                report.dead_letters.extend(retried.then(|| position.to_string()));
+                retried
             }
         };
         if !found && !options.all_parked {
-            retried.not_parked.push(name.to_string());
+            report.not_parked.push(name.to_string());
         }
     }
-    options.output.whole(&retried, |text| tell(text, &retried))?;
-    Ok(exit::well_if(retried.not_parked.is_empty()))
+    options.output.whole(&report, |text| report.write(text))?;
+    Ok(exit::success_if(report.not_parked.is_empty()))
 }
 
-/// The names of what Kafka refused. What waits behind it comes back with it.
-async fn all_parked(connection: &mut PgConnection) -> anyhow::Result<Vec<Named>> {
+/// The items that Kafka rejected. Messages that wait behind them are published with them.
+async fn all_parked(connection: &mut PgConnection) -> anyhow::Result<Vec<ItemSelector>> {
     let messages = outbox::queued(connection, true, 0, RETRY_MAX).await?;
-    let refused = messages.into_iter().filter(|message| message.behind.is_none());
-    let mut names: Vec<Named> = refused.map(|message| Named::Message(message.message_id)).collect();
+    let rejected = messages.into_iter().filter(|message| message.behind.is_none());
+    let mut names: Vec<ItemSelector> = rejected.map(|message| ItemSelector::Message(message.message_id)).collect();
     for letter in outbox::parked_letters(connection, None, RETRY_MAX).await? {
-        names.push(named(&letter.position).map_err(anyhow::Error::msg)?);
+        names.push(selector(&letter.position).map_err(anyhow::Error::msg)?);
     }
     Ok(names)
 }
 
-fn tell(text: &mut String, retried: &Retried) -> fmt::Result {
-    for name in &retried.not_parked {
-        writeln!(text, "{name}: nothing with this name is parked")?;
+impl RetryReport {
+    fn write(&self, text: &mut String) -> fmt::Result {
+        for name in &self.not_parked {
+            writeln!(text, "{name}: nothing with this name is parked")?;
+        }
+        let items =
+            format!("{} and {}", count(self.messages.len(), "message"), count(self.dead_letters.len(), "dead letter"));
+        if self.applied {
+            return writeln!(text, "{items} will be published again");
+        }
+        let ids: Vec<String> = self.messages.iter().map(i64::to_string).collect();
+        let all = [ids, self.dead_letters.clone()].concat();
+        let all = if all.is_empty() { String::new() } else { format!(": {}", all.join(", ")) };
+        writeln!(text, "{items} would be published again{all}; apply with --apply --reason TEXT")
     }
-    let (messages, letters) = (retried.messages.len(), retried.dead_letters.len());
-    if retried.applied {
-        return writeln!(text, "{messages} messages and {letters} dead letters are published again");
-    }
-    let ids: Vec<String> = retried.messages.iter().map(i64::to_string).collect();
-    let all = [ids, retried.dead_letters.clone()].concat();
-    let all = if all.is_empty() { String::new() } else { format!(": {}", all.join(", ")) };
-    writeln!(text, "{messages} messages and {letters} dead letters would be published again{all}; --apply does it")
 }

@@ -1,68 +1,77 @@
-//! `riverlock quarantine` on the command line.
+//! Arguments of `riverlock quarantine`.
 
 use std::{fmt, str::FromStr};
 
 use clap::{Args, Subcommand};
 
 use crate::{
-    options::operator::{By, Reason},
+    options::operator::{Operator, Reason},
     terminal::out::Output,
 };
 
-/// What to do with the quarantine.
+/// The subcommands of `riverlock quarantine`.
 #[derive(Debug, Subcommand)]
 pub enum QuarantineCommand {
-    /// List events that failed authentication, and whether they verify with the secrets that are configured now
+    /// List quarantined events, and whether their signatures verify now
+    #[command(after_help = "Examples:
+  riverlock quarantine list
+  riverlock quarantine list --limit 1000 --json")]
     List(ListOptions),
-    /// Write events that verify to the topic of their type, where the consumers find them; without --apply only say which
+    /// Release quarantined events whose signatures verify now
+    ///
+    /// Dry run unless --apply is given. A released event is written to the topic of its type, from which the consumers read
+    /// it. Events that were already processed are duplicates and have no effect.
+    #[command(after_help = "Examples:
+  riverlock quarantine release --all
+  riverlock quarantine release --all --apply --reason 'the new secret was missing'")]
     Release(ReleaseOptions),
 }
 
-/// What to list.
+/// Which quarantined events are listed.
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// How many at most
+    /// Maximum number of events
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     pub limit: i64,
-    /// Go on after this record, as the page before says
+    /// Continue after this event; the previous page prints the cursor
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<Cursor>,
-    /// How to print them
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// What to release, by whom and why.
+/// Which events are released, by whom and why.
 #[derive(Debug, Args)]
 pub struct ReleaseOptions {
-    /// Every event that verifies
+    /// All events whose signatures verify
     #[arg(long, required_unless_present = "id", conflicts_with = "id")]
     pub all: bool,
-    /// The event with this id; may be given again
+    /// The event with this id; can be repeated
     #[arg(long)]
     pub id: Vec<String>,
-    /// Also events with the right signature that came without the right password or token, which cannot be checked again
+    /// Include events with a valid signature but without the right password or token, which cannot be checked again
     #[arg(long)]
     pub signature_only: bool,
-    /// Also events whose signature is right but too old or too new, for when the clocks of ingest and of Kafka were wrong.
-    /// Somebody who recorded such a request could have sent it again
+    /// Include events whose signature is valid but too old or too new, because a clock was wrong. Such a request could also
+    /// have been recorded and sent again by someone else
     #[arg(long)]
     pub ignore_age: bool,
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// Do it; without this it is only said what would be done
+    pub operator: Operator,
+    /// Apply the changes (default: dry run)
     #[arg(long)]
     pub apply: bool,
-    /// How to print it
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// Where a record of the quarantine lies: `partition@offset`.
+/// A record's position in the quarantine: `partition@offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// The partition.
@@ -85,7 +94,7 @@ impl FromStr for Cursor {
             let (partition, offset): (i32, i64) = (partition.parse().ok()?, offset.parse().ok()?);
             (partition >= 0 && offset >= 0).then_some(Self { partition, offset })
         });
-        parts.ok_or_else(|| "expected partition@offset, as the page before says".to_owned())
+        parts.ok_or_else(|| "expected partition@offset, the cursor that the previous page printed".to_owned())
     }
 }
 
@@ -94,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_read_as_it_is_written() {
+    fn a_printed_cursor_is_parsed_to_the_same_position() {
         let cursor = Cursor { partition: 2, offset: 17 };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
         for wrong in ["", "2", "@", "2@", "-1@3", "1@-3", "a@b", "1@2@3"] {

@@ -1,38 +1,38 @@
-//! `riverlock quarantine`: events whose sender was not believed when they came.
+//! `riverlock quarantine`: events that failed authentication.
 //!
-//! What is kept is verified again with the secrets of today and the time at which it came. What passes goes to the topic of
-//! its type as if it had come as a webhook, and says in `origin` that it did not. Releasing twice writes twice, which does no
-//! harm: consumers know an event by its id.
+//! A quarantined event is verified again with the current secrets and the time of its receipt. A released event is written to
+//! the topic of its type like a delivered one, with `origin` set to the quarantine. Releasing an event twice writes two records,
+//! of which consumers ignore the second by its event id.
 
 pub mod args;
 mod reader;
 mod release;
 pub(crate) mod verdict;
 
-use std::{fmt::Write as _, path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
 use rdkafka::Message as _;
 use riverlock_runtime::{Clock as _, SystemClock};
-use riverlock_schemas::{record, text};
+use riverlock_schemas::{
+    record,
+    time::{parse_time, rfc3339},
+};
 use serde::Serialize;
 
 use self::{
-    reader::{Reader, header, kept, stored_at},
-    verdict::{Judge, Verdict},
+    args::{Cursor, ListOptions, QuarantineCommand},
+    reader::{Reader, header, stored_at, stored_delivery},
+    verdict::{Authenticator, Verdict},
 };
 use crate::{
     config::Config,
-    repair::quarantine::args::{Cursor, ListOptions, QuarantineCommand},
-    terminal::out::Page,
+    terminal::{out::Page, table::Column},
 };
 
-/// Longest text from outside that is printed, in characters.
-const SHOWN_CHARS_MAX: usize = 255;
-
-/// An event in quarantine, as it is listed.
+/// A quarantined event.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+struct QuarantineEntry {
     partition: i32,
     offset: i64,
     received_at: String,
@@ -44,9 +44,25 @@ struct Row {
     releasable: bool,
 }
 
-impl Row {
+/// The columns of `quarantine list`.
+const COLUMNS: [Column; 6] = [
+    Column::text("RECEIVED"),
+    Column::text("ENDPOINT"),
+    Column::text("TYPE"),
+    Column::text("EVENT"),
+    Column::text("REASON"),
+    Column::text("SIGNATURE NOW"),
+];
+
+impl QuarantineEntry {
     fn cursor(&self) -> String {
         Cursor { partition: self.partition, offset: self.offset }.to_string()
+    }
+
+    fn values(&self) -> [String; 6] {
+        let Self { received_at, endpoint, event_type, event_id, reason, verdict, .. } = self;
+        let received_at = parse_time(received_at).map_or_else(|| received_at.clone(), rfc3339);
+        [received_at, endpoint.clone(), event_type.clone(), event_id.clone(), reason.clone(), verdict.clone()]
     }
 }
 
@@ -56,32 +72,28 @@ pub(crate) async fn run(file: Option<&Path>, command: QuarantineCommand) -> anyh
     match command {
         QuarantineCommand::List(options) => {
             let page = list(&config, &options)?;
-            options.output.page(&page, "events", |text, row| {
-                let Row { received_at, endpoint, event_type, event_id, reason, verdict, .. } = row;
-                let (event_type, event_id) = (shown(event_type), shown(event_id));
-                writeln!(text, "{received_at}  {endpoint}  {event_type}  {event_id}  {reason}  {verdict}")
-            })?;
+            options.output.page(&page, "event", &COLUMNS, QuarantineEntry::values)?;
             Ok(ExitCode::SUCCESS)
         }
         QuarantineCommand::Release(options) => release::run(&config, options).await,
     }
 }
 
-fn list(config: &Config, options: &ListOptions) -> anyhow::Result<Page<Row>> {
-    let judge = Judge::new(&config.ingest, SystemClock.now());
-    let mut rows = Vec::new();
+fn list(config: &Config, options: &ListOptions) -> anyhow::Result<Page<QuarantineEntry>> {
+    let authenticator = Authenticator::new(&config.ingest, SystemClock.now());
+    let mut entries = Vec::new();
     let mut reader = Reader::open(&config.kafka, options.after)?;
     let one_more = usize::try_from(options.limit).unwrap_or(usize::MAX).saturating_add(1);
-    while rows.len() < one_more
+    while entries.len() < one_more
         && let Some(message) = reader.next()?
     {
-        let kept = kept(&message);
-        let verdict = judge.judge(&kept, stored_at(&message));
-        rows.push(Row {
+        let delivery = stored_delivery(&message);
+        let verdict = authenticator.authenticate(&delivery, stored_at(&message));
+        entries.push(QuarantineEntry {
             partition: message.partition(),
             offset: message.offset(),
-            received_at: kept.received_at.to_owned(),
-            endpoint: kept.endpoint.to_owned(),
+            received_at: delivery.received_at.to_owned(),
+            endpoint: delivery.endpoint.to_owned(),
             event_type: header(&message, record::EVENT_TYPE).to_owned(),
             event_id: header(&message, record::EVENT_ID).to_owned(),
             reason: header(&message, record::REASON).to_owned(),
@@ -89,12 +101,7 @@ fn list(config: &Config, options: &ListOptions) -> anyhow::Result<Page<Row>> {
             verdict: verdict.to_string(),
         });
     }
-    Ok(Page::cut(rows, options.limit, Row::cursor))
-}
-
-/// A text from outside, without what could steer a terminal.
-fn shown(text: &str) -> String {
-    text::bounded(text.into(), SHOWN_CHARS_MAX).into_owned()
+    Ok(Page::cut(entries, options.limit, QuarantineEntry::cursor))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Reads the topic of the quarantine, partition by partition.
+//! A reader of the quarantine topic, partition by partition.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,68 +16,67 @@ use riverlock_runtime::{
 };
 use riverlock_schemas::record;
 
-use super::verdict::Kept;
-use crate::repair::quarantine::args::Cursor;
+use super::{args::Cursor, verdict::StoredDelivery};
 
-/// How long Kafka may send nothing while records are still to come.
+/// How long Kafka may send nothing before the last record is read.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(30);
 
-/// A partition that is not read to its end.
+/// The unread offsets of a partition.
 #[derive(Clone, Copy)]
-struct Rest {
+struct UnreadRange {
     partition: i32,
     next: i64,
-    /// Where it ended when it was opened.
+    /// The end of the partition when the reader was opened.
     end: i64,
 }
 
-/// Reads the quarantine from its beginning, or from after a record, to where it ended when it was opened.
+/// Reads the quarantine from its beginning, or from behind a record, to its end at the time of opening.
 pub(super) struct Reader {
     consumer: ConsumerGuard,
     topic: String,
-    /// The first is being read.
-    left: VecDeque<Rest>,
+    /// The reader is in the first of these.
+    unread: VecDeque<UnreadRange>,
     assigned: Option<i32>,
 }
 
 impl Reader {
-    /// Kafka says which partitions there are: the configuration may be another machine's.
+    /// The partitions come from Kafka, since the configuration may be that of another machine.
     pub(super) fn open(kafka: &KafkaConfig, after: Option<Cursor>) -> anyhow::Result<Self> {
         let topic = kafka.topics().quarantine();
         let consumer = ConsumerGuard::create(&kafka.consumer("quarantine"))?;
-        let asked = || format!("Kafka does not tell what topic {topic} holds (`riverlock setup` creates it)");
-        let metadata = consumer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).with_context(asked)?;
+        let reading = || format!("reading the partitions of topic {topic} (`riverlock setup` creates it)");
+        let metadata = consumer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).with_context(reading)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let mut partitions: Vec<i32> =
             found.into_iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id).collect();
         anyhow::ensure!(!partitions.is_empty(), "topic {topic} does not exist (`riverlock setup` creates it)");
         partitions.sort_unstable();
-        let mut left = VecDeque::new();
+        let mut unread = VecDeque::new();
         for partition in partitions {
-            let (low, end) = consumer.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT).with_context(asked)?;
+            let (low, end) = consumer.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT).with_context(reading)?;
             let next = match after {
                 Some(after) if partition < after.partition => end,
                 Some(after) if partition == after.partition => low.max(after.offset + 1),
                 _ => low,
             };
             if next < end {
-                left.push_back(Rest { partition, next, end });
+                unread.push_back(UnreadRange { partition, next, end });
             }
         }
-        Ok(Self { consumer, topic, left, assigned: None })
+        Ok(Self { consumer, topic, unread, assigned: None })
     }
 
     pub(super) fn next(&mut self) -> anyhow::Result<Option<BorrowedMessage<'_>>> {
-        let Some(rest) = self.left.front().copied() else { return Ok(None) };
-        if self.assigned != Some(rest.partition) {
+        let Some(range) = self.unread.front().copied() else { return Ok(None) };
+        if self.assigned != Some(range.partition) {
             let mut assignment = TopicPartitionList::new();
-            assignment.add_partition_offset(&self.topic, rest.partition, Offset::Offset(rest.next))?;
+            assignment.add_partition_offset(&self.topic, range.partition, Offset::Offset(range.next))?;
             self.consumer.assign(&assignment)?;
-            self.assigned = Some(rest.partition);
+            self.assigned = Some(range.partition);
         }
-        let message = self.consumer.poll(STALL_MAX).context("Kafka sends nothing more of the quarantine")??;
-        if message.offset() + 1 >= rest.end {
-            self.left.pop_front();
+        let message = self.consumer.poll(STALL_MAX).context("Kafka sent no further record of the quarantine")??;
+        if message.offset() + 1 >= range.end {
+            self.unread.pop_front();
         }
         Ok(Some(message))
     }
@@ -96,8 +95,9 @@ pub(super) fn stored_at(message: &BorrowedMessage<'_>) -> Option<DateTime<Utc>> 
     DateTime::from_timestamp_millis(ms)
 }
 
-pub(super) fn kept<'a>(message: &'a BorrowedMessage<'_>) -> Kept<'a> {
-    Kept {
+/// The delivery that a record stores.
+pub(super) fn stored_delivery<'a>(message: &'a BorrowedMessage<'_>) -> StoredDelivery<'a> {
+    StoredDelivery {
         endpoint: header(message, record::ENDPOINT),
         received_at: header(message, record::RECEIVED_AT),
         signature: header(message, record::SIGNATURE),

@@ -14,49 +14,57 @@ use riverlock_schemas::{Envelope, hash::Sha256Hash, record};
 use serde::Serialize;
 
 use super::{
-    reader::{Reader, header, kept, stored_at},
-    shown,
-    verdict::{Judge, Verdict},
+    args::ReleaseOptions,
+    reader::{Reader, header, stored_at, stored_delivery},
+    verdict::{Authenticator, StoredDelivery, Verdict},
 };
-use crate::{config::Config, exit, repair::quarantine::args::ReleaseOptions};
+use crate::{
+    config::Config,
+    exit,
+    terminal::{
+        table::{Column, Layout, Table},
+        text::{count, printable},
+    },
+};
 
 /// How long a record may take to be written.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Headers that are only of use in quarantine, or are written anew.
+/// Headers that have a meaning only in the quarantine, or that are written anew.
 const DROPPED: [&str; 6] =
     [record::REASON, record::BASIC, record::BEARER, record::ORIGIN, record::SECRET_ID, record::RECEIVED_AT];
 
-/// What was done, or would be.
+/// The result of a release, or of its dry run.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
-    /// Whether it was done.
+pub(super) struct ReleaseReport {
+    /// Whether the changes were applied.
     pub(super) applied: bool,
-    /// Events that go to the topic of their type.
-    pub(super) admitted: u64,
-    /// The same event with the same body, kept once for each of Digital River's tries.
+    /// Released events.
+    #[serde(rename = "admitted")]
+    pub(super) released: u64,
+    /// Further deliveries of a released event with the same body.
     pub(super) repeated: u64,
-    /// Events that stay, because they do not verify.
+    /// Events that do not verify and stay in the quarantine.
     pub(super) held: u64,
-    /// Events that were named and are not there.
+    /// Requested events that are not in the quarantine.
     pub(super) missing: Vec<String>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<EventRelease>,
 }
 
-/// What becomes of an event.
+/// The release of one event.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Event {
+pub(super) struct EventRelease {
     event_id: String,
-    /// Where it goes; absent if it stays.
+    /// The topic of the released event; absent if it stays in the quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<String>,
     verdict: String,
 }
 
-/// Who releases, when and why, for the record.
-struct Author {
+/// Who releases events, when and why, as the records store it.
+struct Authorship {
     by: String,
     reason: String,
     at: String,
@@ -65,39 +73,49 @@ struct Author {
 pub(super) async fn run(config: &Config, options: ReleaseOptions) -> anyhow::Result<ExitCode> {
     let (output, names_events) = (options.output, !options.all);
     let report = release(config, options).await?;
-    output.whole(&report, |text| {
-        for Event { event_id, topic, verdict } in &report.events {
-            let id = shown(event_id);
-            match topic {
-                Some(topic) if report.applied => writeln!(text, "{id}  went to {topic}")?,
-                Some(topic) => writeln!(text, "{id}  would go to {topic}: {verdict}")?,
-                None => writeln!(text, "{id}  stays: {verdict}")?,
-            }
-        }
-        report.missing.iter().try_for_each(|id| writeln!(text, "{}  is not in quarantine", shown(id)))?;
-        let Report { admitted, repeated, held, .. } = &report;
-        let what = if report.applied { "admitted" } else { "would be admitted (--apply does it)" };
-        writeln!(
-            text,
-            "{admitted} events {what}, {repeated} are further tries of the same events, {held} stay in quarantine"
-        )
-    })?;
-    // Of events that are named, all are to go; of all events, those that verify.
-    Ok(exit::well_if(report.missing.is_empty() && !(names_events && report.held > 0)))
+    output.whole(&report, |text| report.write(text))?;
+    // All events that are named must be released; with --all, those that verify.
+    Ok(exit::success_if(report.missing.is_empty() && !(names_events && report.held > 0)))
 }
 
-pub(super) async fn release(config: &Config, options: ReleaseOptions) -> anyhow::Result<Report> {
+impl ReleaseReport {
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        const COLUMNS: [Column; 3] = [Column::text("EVENT"), Column::text("RESULT"), Column::text("SIGNATURE")];
+        let mut table = Table::new(&COLUMNS);
+        for EventRelease { event_id, topic, verdict } in &self.events {
+            let result = match topic {
+                Some(topic) if self.applied => format!("released to {topic}"),
+                Some(topic) => format!("would be released to {topic}"),
+                None => "stays in the quarantine".to_owned(),
+            };
+            table.row([event_id.clone(), result, verdict.clone()]);
+        }
+        text.push_str(&table.render(Layout::of_lists(), ""));
+        self.missing.iter().try_for_each(|id| writeln!(text, "{}: not in the quarantine", printable(id)))?;
+        let Self { released, repeated, held, .. } = *self;
+        let (events, repeated) = (count(released, "event"), count(repeated, "repeated record"));
+        match self.applied {
+            true => writeln!(text, "{events} released, {repeated}, {held} stay in the quarantine"),
+            false => writeln!(
+                text,
+                "{events} would be released, {repeated}, {held} would stay in the quarantine; apply with --apply --reason TEXT"
+            ),
+        }
+    }
+}
+
+pub(super) async fn release(config: &Config, options: ReleaseOptions) -> anyhow::Result<ReleaseReport> {
     let now = SystemClock.now();
-    let ReleaseOptions { all, id: ids, signature_only, ignore_age, reason, by, apply, .. } = options;
-    let author = Author {
-        by: by.name()?,
-        reason: if apply { reason.needed()? } else { reason.of_dry_run() },
+    let ReleaseOptions { all, id: ids, signature_only, ignore_age, reason, operator, apply, .. } = options;
+    let author = Authorship {
+        by: operator.name()?,
+        reason: if apply { reason.required()? } else { reason.of_dry_run() },
         at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
     };
-    let judge = Judge::new(&config.ingest, now);
-    let producer: FutureProducer = config.kafka.producer().create().context("the producer cannot be made")?;
-    let mut report = Report { applied: apply, ..Report::default() };
-    let (mut found, mut admitted) = (HashSet::new(), HashSet::new());
+    let authenticator = Authenticator::new(&config.ingest, now);
+    let producer: FutureProducer = config.kafka.producer().create().context("creating the Kafka producer")?;
+    let mut report = ReleaseReport { applied: apply, ..ReleaseReport::default() };
+    let (mut found, mut released) = (HashSet::new(), HashSet::new());
     let mut reader = Reader::open(&config.kafka, None)?;
     while let Some(message) = reader.next()? {
         let id = header(&message, record::EVENT_ID);
@@ -105,8 +123,8 @@ pub(super) async fn release(config: &Config, options: ReleaseOptions) -> anyhow:
             continue;
         }
         found.insert(id.to_owned());
-        let (kept, stored_at) = (kept(&message), stored_at(&message));
-        let verdict = judge.judge(&kept, stored_at);
+        let (delivery, stored_at): (StoredDelivery<'_>, _) = (stored_delivery(&message), stored_at(&message));
+        let verdict = authenticator.authenticate(&delivery, stored_at);
         let text = verdict.to_string();
         let (secret, age_ignored) = match verdict {
             Verdict::Verifies { secret } => (secret, false),
@@ -116,33 +134,33 @@ pub(super) async fn release(config: &Config, options: ReleaseOptions) -> anyhow:
             }
             _ => {
                 report.held += 1;
-                report.events.push(Event { event_id: id.to_owned(), topic: None, verdict: text });
+                report.events.push(EventRelease { event_id: id.to_owned(), topic: None, verdict: text });
                 continue;
             }
         };
-        if !admitted.insert((id.to_owned(), Sha256Hash::of(kept.body))) {
+        if !released.insert((id.to_owned(), Sha256Hash::of(delivery.body))) {
             report.repeated += 1;
             continue;
         }
-        // What ingest kept is an event; a version that reads less as one must not make this command fail for all others.
-        let Ok(envelope) = Envelope::parse(kept.body) else {
+        // Ingest stores only events; a version that parses fewer bodies as events must not fail for all others.
+        let Ok(envelope) = Envelope::parse(delivery.body) else {
             report.held += 1;
-            let verdict = "is no event for this version".to_owned();
-            report.events.push(Event { event_id: id.to_owned(), topic: None, verdict });
+            let verdict = "this version does not parse it as an event".to_owned();
+            report.events.push(EventRelease { event_id: id.to_owned(), topic: None, verdict });
             continue;
         };
         let topic = config.kafka.topics().raw(&envelope.event_type);
         if apply {
-            let in_time = age_ignored || judge.is_in_time(&kept);
-            let came_at = if in_time { kept.received_at.to_owned() } else { by_kafka(stored_at) };
-            let headers = released_headers(&message, secret, &came_at, age_ignored, &author);
+            let is_timely = age_ignored || authenticator.is_timely(&delivery);
+            let received_at = if is_timely { delivery.received_at.to_owned() } else { kafka_time(stored_at) };
+            let headers = released_headers(&message, secret, &received_at, age_ignored, &author);
             let key = record::bounded(envelope.order_id.as_deref().unwrap_or(&envelope.id));
-            write(&producer, &topic, &key, kept.body, headers)
+            write(&producer, &topic, &key, delivery.body, headers)
                 .await
-                .with_context(|| format!("event {} could not be written to {topic}", shown(id)))?;
+                .with_context(|| format!("writing event {} to {topic}", printable(id)))?;
         }
-        report.events.push(Event { event_id: id.to_owned(), topic: Some(topic), verdict: text });
-        report.admitted += 1;
+        report.events.push(EventRelease { event_id: id.to_owned(), topic: Some(topic), verdict: text });
+        report.released += 1;
     }
     report.missing = ids.into_iter().filter(|id| !found.contains(id)).collect();
     Ok(report)
@@ -157,23 +175,23 @@ async fn write(
 ) -> anyhow::Result<()> {
     let record = FutureRecord::to(topic).key(key).payload(body).headers(headers);
     let written = producer.send(record, WRITE_TIMEOUT).await.map_err(|(error, _)| error)?;
-    // A success without an offset is only concluded, not reported; see ingest's producer.
-    anyhow::ensure!(written.offset >= 0, "Kafka did not say where it lies; run it again");
+    // A success without an offset was not reported by the broker; see ingest's producer.
+    anyhow::ensure!(written.offset >= 0, "Kafka did not report an offset; run the command again");
     Ok(())
 }
 
-/// The time by Kafka's clock, as ingest writes times.
-fn by_kafka(stored_at: Option<DateTime<Utc>>) -> String {
+/// The time by Kafka's clock, in ingest's format.
+fn kafka_time(stored_at: Option<DateTime<Utc>>) -> String {
     stored_at.map(|time| time.to_rfc3339_opts(SecondsFormat::Micros, true)).unwrap_or_default()
 }
 
-/// The headers of an event that came as a webhook, and where it really comes from. `came_at` is by the clock that was right.
+/// The headers of a delivered event, and its origin. `received_at` is by the clock that was right.
 fn released_headers(
     message: &BorrowedMessage<'_>,
     secret_id: &str,
-    came_at: &str,
+    received_at: &str,
     age_ignored: bool,
-    author: &Author,
+    author: &Authorship,
 ) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new();
     for header in message.headers().into_iter().flat_map(Headers::iter) {
@@ -182,7 +200,7 @@ fn released_headers(
         }
     }
     let added = [
-        (record::RECEIVED_AT, came_at),
+        (record::RECEIVED_AT, received_at),
         (record::SECRET_ID, secret_id),
         (record::ORIGIN, record::ORIGIN_QUARANTINE),
         (record::RELEASED_BY, author.by.as_str()),

@@ -9,11 +9,11 @@ use riverlock_ingest::IngestConfig;
 use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT, topics};
 use riverlock_sandbox::{sender::sign, stack::EmbeddedBroker};
 
-use super::args::ReleaseOptions;
 use super::{
+    args::ReleaseOptions,
     reader::STALL_MAX,
-    release::{Report, WRITE_TIMEOUT, release},
-    verdict::Kept,
+    release::{ReleaseReport, WRITE_TIMEOUT, release},
+    verdict::StoredDelivery,
     *,
 };
 use crate::args::{Args, Command};
@@ -42,13 +42,13 @@ fn signed(secret: &str, timestamp: i64) -> String {
 }
 
 #[test]
-fn an_event_is_verified_with_the_secrets_of_today_and_the_time_at_which_it_came() {
+fn an_event_is_verified_with_the_current_secrets_and_its_time_of_receipt() {
     let config = ingest();
     config.validate().unwrap();
-    let judge = Judge::new(&config, "2026-01-10T00:00:00Z".parse().unwrap());
+    let authenticator = Authenticator::new(&config, "2026-01-10T00:00:00Z".parse().unwrap());
     let new = signed("the new secret, long", 1_767_225_600);
     let old = signed("an old secret, long", 1_767_225_600);
-    let kept = |endpoint, received_at, signature, basic| Kept {
+    let delivery = |endpoint, received_at, signature, basic| StoredDelivery {
         endpoint,
         received_at,
         signature,
@@ -56,30 +56,30 @@ fn an_event_is_verified_with_the_secrets_of_today_and_the_time_at_which_it_came(
         bearer: "",
         body: BODY,
     };
-    for (kept, says) in [
-        (kept("main", "2026-01-01T00:00:00Z", new.as_str(), ""), "verifies with secret new"),
-        (kept("main", "2026-01-01T00:04:59Z", &new, ""), "verifies with secret new"),
-        (kept("main", "2026-01-01T00:05:01Z", &new, ""), "the signature is right but 301 s old"),
-        (kept("main", "2026-01-01T00:00:00Z", &old, ""), "has expired"),
-        (kept("main", "2026-01-01T00:00:00Z", "", ""), "no DigitalRiver-Signature"),
-        (kept("main", "", &new, ""), "does not say when"),
-        (kept("both", "2026-01-01T00:00:00Z", &new, "failed"), "but came without the right password"),
-        (kept("both", "2026-01-01T00:00:00Z", &new, ""), "but came without the right password"),
-        (kept("both", "2026-01-01T00:00:00Z", &new, "passed"), "verifies with secret new"),
-        (kept("token", "2026-01-01T00:00:00Z", &new, ""), "uses no signatures"),
-        (kept("nowhere", "2026-01-01T00:00:00Z", &new, ""), "not configured"),
+    for (delivery, says) in [
+        (delivery("main", "2026-01-01T00:00:00Z", new.as_str(), ""), "verifies with secret new"),
+        (delivery("main", "2026-01-01T00:04:59Z", &new, ""), "verifies with secret new"),
+        (delivery("main", "2026-01-01T00:05:01Z", &new, ""), "the signature is right but 301 s old"),
+        (delivery("main", "2026-01-01T00:00:00Z", &old, ""), "has expired"),
+        (delivery("main", "2026-01-01T00:00:00Z", "", ""), "no DigitalRiver-Signature"),
+        (delivery("main", "", &new, ""), "time of receipt is missing"),
+        (delivery("both", "2026-01-01T00:00:00Z", &new, "failed"), "but the password was missing or wrong"),
+        (delivery("both", "2026-01-01T00:00:00Z", &new, ""), "but the password was missing or wrong"),
+        (delivery("both", "2026-01-01T00:00:00Z", &new, "passed"), "verifies with secret new"),
+        (delivery("token", "2026-01-01T00:00:00Z", &new, ""), "uses no signatures"),
+        (delivery("nowhere", "2026-01-01T00:00:00Z", &new, ""), "not configured"),
     ] {
-        let verdict = judge.judge(&kept, None).to_string();
+        let verdict = authenticator.authenticate(&delivery, None).to_string();
         assert!(verdict.contains(says), "{verdict:?} does not say {says:?}");
     }
 }
 
 #[test]
-fn a_wrong_clock_of_ingest_or_of_kafka_does_not_keep_an_event_from_being_released() {
+fn an_event_is_released_although_the_clock_of_ingest_or_of_kafka_is_wrong() {
     let config = ingest();
-    let judge = Judge::new(&config, "2026-01-10T00:00:00Z".parse().unwrap());
+    let authenticator = Authenticator::new(&config, "2026-01-10T00:00:00Z".parse().unwrap());
     let signature = signed("the new secret, long", 1_767_225_600);
-    let kept = |endpoint, received_at, basic| Kept {
+    let delivery = |endpoint, received_at, basic| StoredDelivery {
         endpoint,
         received_at,
         signature: signature.as_str(),
@@ -92,22 +92,28 @@ fn a_wrong_clock_of_ingest_or_of_kafka_does_not_keep_an_event_from_being_release
         ("main", wrong, right, "", "verifies with secret new"),
         ("main", right, wrong, "", "verifies with secret new"),
         ("main", "", right, "", "verifies with secret new"),
-        ("main", wrong, wrong, "", "7200 s old, more than is tolerated: check the clocks (--ignore-age releases it)"),
-        ("both", wrong, right, "failed", "but came without the right password"),
-        ("both", wrong, wrong, "failed", "(--ignore-age with --signature-only releases it)"),
+        (
+            "main",
+            wrong,
+            wrong,
+            "",
+            "7200 s old, more than is tolerated: check the clocks (release it with --ignore-age)",
+        ),
+        ("both", wrong, right, "failed", "but the password was missing or wrong"),
+        ("both", wrong, wrong, "failed", "(release it with --ignore-age and --signature-only)"),
     ] {
-        let kept = kept(endpoint, received_at, basic);
-        let verdict = judge.judge(&kept, Some(stored_at.parse().unwrap()));
+        let delivery = delivery(endpoint, received_at, basic);
+        let verdict = authenticator.authenticate(&delivery, Some(stored_at.parse().unwrap()));
         assert!(verdict.to_string().contains(says), "{verdict} does not say {says:?}");
-        assert_eq!(judge.is_in_time(&kept), received_at == right);
+        assert_eq!(authenticator.is_timely(&delivery), received_at == right);
     }
-    let released = kept("main", wrong, "");
+    let released = delivery("main", wrong, "");
     let now = "2026-01-01T02:00:00Z".parse().unwrap();
-    assert!(matches!(judge.signature(&released, now), Verdict::Wrong(_)));
-    assert_eq!(judge.signature_of_any_age(&released, now), Verdict::Verifies { secret: "new" });
+    assert!(matches!(authenticator.verify_signature(&released, now), Verdict::Invalid(_)));
+    assert_eq!(authenticator.verify_signature_of_any_age(&released, now), Verdict::Verifies { secret: "new" });
 }
 
-/// Keeps an event in quarantine that came so many seconds before now.
+/// Writes an event to the quarantine whose signature is so many seconds old.
 async fn put(kafka: &KafkaConfig, id: &str, secret: &str, seconds: i64) {
     let producer: FutureProducer = kafka.producer().create().unwrap();
     let now = SystemClock.now();
@@ -128,7 +134,7 @@ async fn put(kafka: &KafkaConfig, id: &str, secret: &str, seconds: i64) {
     producer.send(FutureRecord::to(&topic).key(id).payload(BODY).headers(headers), WRITE_TIMEOUT).await.unwrap();
 }
 
-/// What these words ask for.
+/// The command that these words select.
 fn command(words: &str) -> QuarantineCommand {
     let args = Args::try_parse_from(format!("riverlock quarantine {words}").split_whitespace()).unwrap();
     let Command::Quarantine { command } = args.command else { panic!("another command") };
@@ -145,7 +151,7 @@ fn list_options(words: &str) -> ListOptions {
     options
 }
 
-/// A broker with all topics, and a configuration that believes in fewer partitions than there are.
+/// A broker with all topics, and a configuration with fewer partitions than there are.
 fn cluster(partitions: i32) -> (EmbeddedBroker, Config) {
     let mut config = Config { ingest: ingest(), ..Config::default() };
     let topics = topics::names(&config.kafka).into_iter().map(|name| (name, partitions));
@@ -156,10 +162,9 @@ fn cluster(partitions: i32) -> (EmbeddedBroker, Config) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_verifies_is_admitted_once_and_only_when_it_is_applied() {
+async fn events_that_verify_are_released_once_and_only_with_apply() {
     let (_cluster, config) = cluster(2);
-    for (id, secret) in
-        [("good", "the new secret, long"), ("bad", "a stranger's secret"), ("good", "the new secret, long")]
+    for (id, secret) in [("good", "the new secret, long"), ("bad", "another secret"), ("good", "the new secret, long")]
     {
         put(&config.kafka, id, secret, 0).await;
     }
@@ -169,7 +174,7 @@ async fn what_verifies_is_admitted_once_and_only_when_it_is_applied() {
         let end = |partition| consumer.fetch_watermarks(&raw, partition, REQUEST_TIMEOUT).unwrap().1;
         end(0) + end(1)
     };
-    let counts = |report: &Report| (report.admitted, report.repeated, report.held);
+    let counts = |report: &ReleaseReport| (report.released, report.repeated, report.held);
     let run = async |words: &str| release(&config, release_options(words)).await;
     let dry = run("--all").await.unwrap();
     assert_eq!((counts(&dry), dry.events.len()), ((1, 1, 1), 2));
@@ -209,13 +214,13 @@ fn has_time(message: &BorrowedMessage<'_>, name: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_with_the_time_of_a_wrong_clock_is_released_when_its_age_is_to_be_ignored() {
+async fn an_event_with_the_time_of_a_wrong_clock_is_released_if_its_age_is_ignored() {
     let (_cluster, config) = cluster(2);
     put(&config.kafka, "late", "the new secret, long", 7_200).await;
     let run = async |words: &str| release(&config, release_options(words)).await.unwrap();
     assert_eq!(run("--all").await.held, 1);
     let report = run("--all --ignore-age --apply --reason clock").await;
-    assert_eq!((report.admitted, report.held), (1, 0));
+    assert_eq!((report.released, report.held), (1, 0));
     let raw = config.kafka.topics().raw("order.accepted");
     let consumer: BaseConsumer = config.kafka.consumer("test").create().unwrap();
     let mut assignment = TopicPartitionList::new();
@@ -235,14 +240,14 @@ async fn all_partitions_that_kafka_has_are_listed_page_by_page() {
     }
     let whole = list(&config, &list_options("")).unwrap();
     assert_eq!((whole.items.len(), whole.next.as_deref()), (10, None));
-    assert!(whole.items.iter().any(|row| row.partition == 2), "the configuration knows of one partition only");
+    assert!(whole.items.iter().any(|entry| entry.partition == 2), "the configuration has one partition only");
     let (mut paged, mut after) = (Vec::new(), String::new());
     loop {
         let page = list(&config, &list_options(&format!("--limit 3{after}"))).unwrap();
         assert!(page.items.len() <= 3);
-        paged.extend(page.items.into_iter().map(|row| row.event_id));
+        paged.extend(page.items.into_iter().map(|entry| entry.event_id));
         let Some(next) = page.next else { break };
         after = format!(" --after {next}");
     }
-    assert_eq!(paged, whole.items.into_iter().map(|row| row.event_id).collect::<Vec<_>>());
+    assert_eq!(paged, whole.items.into_iter().map(|entry| entry.event_id).collect::<Vec<_>>());
 }

@@ -1,32 +1,31 @@
-//! `riverlock rebuild` on the command line.
+//! Arguments of `riverlock rebuild`.
 
 use clap::Args;
 
 use crate::{
-    options::operator::{By, Reason},
+    options::operator::{Operator, Reason},
     terminal::out::Output,
 };
 
-/// How the tables are built again, and what is done with them.
+/// How the tables are rebuilt, and whether they replace the live ones.
 #[derive(Debug, Args)]
 pub struct RebuildOptions {
-    /// The schema that is built in, or one that was kept by a swap, to go back to it
+    /// The schema to build in, or the schema that an earlier swap kept, to go back to it
     #[arg(long, default_value = riverlock_recovery::rebuild::SCHEMA)]
     pub schema: String,
-    /// Drop what was built before, and begin again
+    /// Drop an earlier, incomplete rebuild and start from the beginning
     #[arg(long)]
     pub fresh: bool,
-    /// Do it: put the rebuilt tables in the live ones' place; the services must be stopped. Without this they are only built
-    /// beside the live ones and compared with them
+    /// Replace the live tables with the rebuilt ones; the services must be stopped (default: build and compare)
     #[arg(long)]
     pub apply: bool,
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// How to print it
+    pub operator: Operator,
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }

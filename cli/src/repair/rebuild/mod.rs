@@ -1,4 +1,4 @@
-//! `riverlock rebuild`: all tables again, from the beginning of the topics.
+//! `riverlock rebuild`: all tables are rebuilt from the topics, compared, and swapped.
 
 pub mod args;
 
@@ -16,16 +16,21 @@ use serde_json::json;
 use crate::{
     config::Config,
     consumers, exit,
-    repair::rebuild::args::RebuildOptions,
-    terminal::{out, progress as bar},
+    terminal::{
+        out, progress,
+        table::{Column, Layout, Table},
+        text::count,
+    },
 };
 
-/// How often the live consumers may move on between two attempts to swap.
+use self::args::RebuildOptions;
+
+/// Attempts to swap, which fail while live consumers still write.
 const SWAPS_MAX: usize = 5;
-/// How near the live tables the rebuilt ones come before the live ones are held in a snapshot.
+/// The distance to the live tables, in records, at which the live tables are read in a snapshot.
 const NEAR_RECORDS: u64 = 10_000;
 
-/// The consumers' halves that decide and write.
+/// The projections of both consumers.
 struct Projections {
     orders: Orders,
     invoices: InvoiceQueue,
@@ -35,7 +40,7 @@ pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow:
     let config = Config::load_with_kafka(file)?;
     consumers::check(&config)?;
     let reason = match options.apply {
-        true => Some(Reason { by: options.by.clone().name()?, why: options.reason.clone().needed()? }),
+        true => Some(Reason { by: options.operator.clone().name()?, why: options.reason.clone().required()? }),
         false => None,
     };
     let projections = Projections { orders: consumers::orders(&config), invoices: consumers::invoices(&config) };
@@ -50,22 +55,21 @@ pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow:
     let is_same = report.total == 0;
     let Some(reason) = reason else {
         options.output.whole(&json!({ "comparison": report }), |text| write(text, &report, &options.schema))?;
-        options
-            .output
-            .people("nothing was changed; --apply --reason <why> puts the rebuilt tables in the live ones' place");
-        return Ok(exit::well_if(is_same));
+        options.output.text("nothing was changed; replace the live tables with --apply --reason TEXT");
+        return Ok(exit::success_if(is_same));
     };
-    // What is different is told before anything is changed, because the change may be refused.
+    // The comparison is printed before the swap, which may be refused.
     let mut text = String::new();
     write(&mut text, &report, &options.schema)?;
     out::note(text.trim_end());
     let kept = swap(&mut rebuild, &projections, &reason).await?;
     let swapped = json!({ "comparison": report, "keptSchema": kept.schema, "messages": kept.messages });
-    options.output.whole(&swapped, |text| tell(text, &kept, rebuild.live_schema()))?;
+    options.output.whole(&swapped, |text| write_swap(text, &kept, rebuild.live_schema()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What decides about records: this program, and the modes that it acts on. Accounts decide nothing: documents wait for one.
+/// Identifies what determines the result: this program, and the modes that the processor acts on. Accounts do not: documents of a
+/// mode without an account wait for one.
 fn fingerprint(config: &Config) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("finding this program's file")?;
     let program = std::fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
@@ -73,25 +77,25 @@ fn fingerprint(config: &Config) -> anyhow::Result<String> {
     Ok(format!("program {}, orders {}", Sha256Hash::of(&program), orders.join("+")))
 }
 
-/// Reads up to where the live consumers stand.
+/// Reads up to the offsets of the live consumers.
 async fn catch_up(rebuild: &Rebuild, projections: &Projections, target: &Offsets) -> anyhow::Result<()> {
-    let bar = bar::new("records")?;
+    let bar = progress::counting("records")?;
     bar.set_length(rebuild.left(target).await?);
-    let progress = |records| bar.inc(records);
+    let observe = |records| bar.inc(records);
     let built = async {
-        rebuild.catch_up(&projections.orders, target, &SystemClock, &progress).await?;
-        rebuild.catch_up(&projections.invoices, target, &SystemClock, &progress).await
+        rebuild.catch_up(&projections.orders, target, &SystemClock, &observe).await?;
+        rebuild.catch_up(&projections.invoices, target, &SystemClock, &observe).await
     };
     let built = built.await;
     bar.finish_and_clear();
     built.with_context(|| {
         let (orders, invoices) = (projections.orders.name(), projections.invoices.name());
-        format!("the tables of {orders} and {invoices} could not be built; run it again to go on")
+        format!("building the tables of {orders} and {invoices}; run the command again to continue")
     })
 }
 
 async fn build_and_compare(rebuild: &Rebuild, projections: &Projections) -> anyhow::Result<Report> {
-    // The live tables move on while they are rebuilt, and are held only once the rest is short.
+    // The live tables change during the rebuild; the snapshot is taken once few records are left.
     loop {
         let target = rebuild.target().await?;
         let is_near = rebuild.left(&target).await? < NEAR_RECORDS;
@@ -120,12 +124,26 @@ async fn swap(rebuild: &mut Rebuild, projections: &Projections, reason: &Reason)
     }
 }
 
+/// The columns of the comparison.
+const COLUMNS: [Column; 4] =
+    [Column::text("TABLE"), Column::number("LIVE"), Column::number("REBUILT"), Column::number("DIFFERENCES")];
+
 fn write(text: &mut String, report: &Report, schema: &str) -> std::fmt::Result {
-    writeln!(text, "{} records were read into schema {schema}, up to where the live tables stand", report.records)?;
+    writeln!(
+        text,
+        "{} read into schema {schema}, up to the offsets of the live tables",
+        count(report.records, "record")
+    )?;
+    let mut tables = Table::new(&COLUMNS);
     for table in &report.tables {
-        let (live, rebuilt, differences) = (table.live, table.rebuilt, table.differences);
-        writeln!(text, "  {:<18} {live:>10} live {rebuilt:>10} rebuilt {differences:>8} differ", table.table)?;
+        tables.row([
+            table.table.to_string(),
+            table.live.to_string(),
+            table.rebuilt.to_string(),
+            table.differences.to_string(),
+        ]);
     }
+    text.push_str(&tables.render(Layout::of_sections(), "  "));
     for difference in &report.differences {
         writeln!(text, "  {difference}")?;
     }
@@ -137,14 +155,14 @@ fn write(text: &mut String, report: &Report, schema: &str) -> std::fmt::Result {
     writeln!(text, "rebuild: {result}")
 }
 
-fn tell(text: &mut String, kept: &FormerTables, live: &str) -> std::fmt::Result {
+fn write_swap(text: &mut String, kept: &FormerTables, live: &str) -> std::fmt::Result {
     let schema = &kept.schema;
     writeln!(
         text,
-        "swapped: the rebuilt tables are live in schema {live}; {} messages will be published",
-        kept.messages
+        "swapped: the rebuilt tables are live in schema {live}; {} will be published",
+        count(kept.messages, "message")
     )?;
     writeln!(text, "start the services again. The former tables are in schema {schema}:")?;
-    writeln!(text, "  to go back   riverlock rebuild --schema {schema} --apply --reason <why>")?;
+    writeln!(text, "  to go back   riverlock rebuild --schema {schema} --apply --reason TEXT")?;
     writeln!(text, "  to drop them psql -c 'DROP SCHEMA {schema} CASCADE'")
 }

@@ -1,39 +1,24 @@
-//! `riverlock reconcile`: what Digital River has and Riverlock never got.
+//! `riverlock reconcile`: Digital River's lists compared with what is stored.
 
 pub mod args;
+mod client;
+pub(crate) mod job;
+mod print;
 
-use std::{
-    fmt::{self, Write as _},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use chrono::{TimeDelta, Utc};
-use indicatif::{ProgressBar, ProgressStyle};
+use chrono::TimeDelta;
 use riverlock_digital_river::{Client, Priority, webhooks::plan::WebhookPlan};
-use riverlock_reconcile::{
-    Options, Progress, Reconciler, Report,
-    error::ReconcileError,
-    job::Job,
-    listing::windows::Range,
-    objects::{self, Objects, ObjectsReport},
-};
-use riverlock_runtime::{Clock as _, ConfigError, Context, Shutdown, SystemClock};
-use riverlock_schemas::Mode;
+use riverlock_reconcile::{Options, Progress, Reconciler, Report, error::ReconcileError, listing::windows::Range, objects::{self, Objects}};
+use riverlock_runtime::{Clock as _, ConfigError, Shutdown, SystemClock};
+use riverlock_schemas::{Mode, time::rfc3339};
 
-use crate::{
-    config::Config,
-    exit::{self, Usage},
-    repair::reconcile::args::ReconcileOptions,
-};
+use crate::{config::Config, exit::{self, UsageError}, terminal::progress};
 
-/// Orders and events that are printed one by one; JSON has more of them.
-const PRINTED_MAX: usize = 20;
+use self::{args::ReconcileOptions, client::{client, types}};
 
-/// How much time one list of orders or documents covers.
+/// The time span of one request for orders or documents.
 const OBJECTS_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 
 /// How far back Digital River lists events.
@@ -45,7 +30,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyho
     let wanted = options.mode.map(Mode::from);
     let modes: Vec<Mode> = client.modes().filter(|mode| wanted.is_none_or(|wanted| wanted == *mode)).collect();
     if modes.is_empty() {
-        let reason = "no API key is configured for what is to be compared; set test.api_key or live.api_key";
+        let reason = "no API key is configured; set test.api_key or live.api_key";
         bail!(ConfigError::refused("digital_river", reason));
     }
     let shutdown = Shutdown::new();
@@ -55,7 +40,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyho
     }
     let mut reports = Vec::new();
     for mode in modes {
-        let wanted = wanted_of(&config, &options, mode)?;
+        let wanted = comparison_options(&config, &options, mode)?;
         if wanted.types.is_empty() && options.mode.is_none() && client.modes().count() > 1 {
             continue;
         }
@@ -65,40 +50,29 @@ pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyho
     if reports.is_empty() {
         return Err(ReconcileError::NoTypes.into());
     }
-    options.output.whole(&reports, |text| reports.iter().try_for_each(|report| write(text, report)))?;
-    Ok(exit::well_if(reports.iter().all(|report| report.missing <= report.written)))
+    options.output.whole(&reports, |text| reports.iter().try_for_each(|report| print::events(text, report)))?;
+    Ok(exit::success_if(reports.iter().all(|report| report.missing <= report.written)))
 }
 
-fn client(config: &Config) -> anyhow::Result<Client> {
-    let digital_river = config.digital_river();
-    digital_river.validate()?;
-    config.reconcile.validate()?;
-    Ok(Client::new(&digital_river, Arc::new(SystemClock))?)
-}
-
-/// The event types of a mode that are compared: those of the configuration, or those of the configured webhooks.
-fn types(config: &Config, mode: Mode) -> Vec<String> {
-    if !config.reconcile.types.is_empty() {
-        return config.reconcile.types.clone();
-    }
-    WebhookPlan::types(mode, &config.webhooks).into_iter().map(str::to_owned).collect()
-}
-
-fn wanted_of(config: &Config, options: &ReconcileOptions, mode: Mode) -> anyhow::Result<Options> {
+fn comparison_options(config: &Config, options: &ReconcileOptions, mode: Mode) -> anyhow::Result<Options> {
     let settings = &config.reconcile;
     let delta = |duration: Duration| TimeDelta::from_std(duration).context("a duration is too long");
     let now = SystemClock.now();
     let newest = now - delta(settings.settle)?;
     let to = options.until.map_or(newest, |until| until.at(now));
-    // Younger events may still be on their way, and their window is not closed.
+    // Newer events may not be delivered yet.
     let to = to.min(newest);
     let from = options.since.at(now).max(now - DAYS_BACK);
     if from >= to {
-        bail!(Usage(format!("there is nothing to compare from {from} to {to}; see --since and --until")));
+        bail!(UsageError(format!(
+            "nothing to compare between {} and {}; see --since and --until",
+            rfc3339(from),
+            rfc3339(to)
+        )));
     }
     let window = options.window.unwrap_or(settings.window);
     if window < Duration::from_secs(60) {
-        bail!(Usage("--window must be at least 1m".to_owned()));
+        bail!(UsageError("--window must be at least 1m".to_owned()));
     }
     Ok(Options {
         mode,
@@ -116,10 +90,8 @@ fn wanted_of(config: &Config, options: &ReconcileOptions, mode: Mode) -> anyhow:
 async fn compare(config: &Config, client: &Client, options: &Options, shutdown: &Shutdown) -> anyhow::Result<Report> {
     let mut connection =
         config.postgres.connect_as("reconcile").await.context("PostgreSQL does not take a connection")?;
-    let style = "{bar:40} {percent}% of the time compared  {msg}  {elapsed} (left: {eta})";
-    // It goes to standard error, and is not there where that is no terminal.
-    let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template(style)?);
-    let mut show = |progress: Progress| {
+    let bar = progress::percent()?;
+    let mut observe = |progress: Progress| {
         let seconds = |delta: TimeDelta| u64::try_from(delta.num_seconds()).unwrap_or_default();
         bar.set_length(seconds(progress.total).max(1));
         bar.set_position(seconds(progress.covered));
@@ -135,7 +107,7 @@ async fn compare(config: &Config, client: &Client, options: &Options, shutdown: 
         clock: &SystemClock,
         stop: shutdown.soft(),
     };
-    let result = reconciler.run(&mut connection, options, &mut show).await;
+    let result = reconciler.run(&mut connection, options, &mut observe).await;
     bar.finish_and_clear();
     Ok(result?)
 }
@@ -158,7 +130,11 @@ async fn compare_objects(
     let range = Range { from: options.since.at(now), to };
     if range.from >= range.to {
         let Range { from, to } = range;
-        bail!(Usage(format!("there is nothing to compare from {from} to {to}; see --since and --until")));
+        bail!(UsageError(format!(
+            "nothing to compare between {} and {}; see --since and --until",
+            rfc3339(from),
+            rfc3339(to)
+        )));
     }
     let window = delta(options.window.unwrap_or(OBJECTS_WINDOW))?;
     let mut reports = Vec::new();
@@ -168,84 +144,6 @@ async fn compare_objects(
         let report = objects::compare(client, database, (*mode, what), span, shutdown.soft()).await?;
         reports.push(report);
     }
-    options.output.whole(&reports, |text| reports.iter().try_for_each(|report| write_objects(text, report)))?;
-    Ok(exit::well_if(reports.iter().all(|report| report.missing == 0)))
-}
-
-fn write_objects(text: &mut String, report: &ObjectsReport) -> fmt::Result {
-    let ObjectsReport { mode, what, listed, missing, objects, .. } = report;
-    let time = |time: chrono::DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
-    writeln!(text, "{mode} data from {} to {}", time(report.from), time(report.to))?;
-    writeln!(text, "{listed} {what} listed, {missing} not stored here")?;
-    for object in objects.iter().take(PRINTED_MAX) {
-        writeln!(text, "  {}  {}", object.kind, object.id)?;
-    }
-    if objects.len() > PRINTED_MAX {
-        writeln!(text, "  and more; --json lists up to {}", riverlock_reconcile::report::NAMED_MAX)?;
-    }
-    Ok(())
-}
-
-/// Starts the background job, if it is configured.
-pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
-    config.reconcile.validate()?;
-    if config.reconcile.interval.is_none() {
-        return Ok(());
-    }
-    let client = client(config)?;
-    let types: Vec<_> = client.modes().map(|mode| (mode, types(config, mode))).collect();
-    let types: Vec<_> = types.into_iter().filter(|(_, types)| !types.is_empty()).collect();
-    if types.is_empty() {
-        let reason = "needs an API key, and event types: set reconcile.types, or configure [[webhooks]]";
-        bail!(ConfigError::refused("reconcile.interval", reason));
-    }
-    let job = Job {
-        config: config.reconcile.clone(),
-        client,
-        kafka: Arc::new(config.kafka.clone()),
-        postgres: config.postgres.clone(),
-        consumers: config.consumers().to_vec(),
-        types,
-    };
-    context.shutdown.spawn("reconcile", job.run(context.clone()));
-    Ok(())
-}
-
-fn write(text: &mut String, report: &Report) -> fmt::Result {
-    let time = |time: chrono::DateTime<Utc>| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
-    writeln!(
-        text,
-        "{} data from {} to {}: {}",
-        report.mode,
-        time(report.from),
-        time(report.to),
-        report.types.join(", ")
-    )?;
-    if let Some(run) = report.resumed {
-        writeln!(text, "went on with interrupted run {run}")?;
-    }
-    let Report { listed, missing, written, unusable, .. } = report;
-    writeln!(text, "{listed} events listed, {missing} never came, {written} written")?;
-    if *unusable > 0 {
-        writeln!(text, "{unusable} listed elements are no events, or of the other mode; they were left out")?;
-    }
-    for (name, count) in &report.by_type {
-        writeln!(text, "  {count:>8}  {name}")?;
-    }
-    for (hour, count) in &report.by_hour {
-        writeln!(text, "  {count:>8}  {}", hour.format("%Y-%m-%d %H:00 UTC"))?;
-    }
-    for (order, count) in report.by_order.iter().take(PRINTED_MAX) {
-        writeln!(text, "  {count:>8}  order {order}")?;
-    }
-    if report.by_order.len() > PRINTED_MAX {
-        writeln!(text, "            and more orders; --json lists up to {}", riverlock_reconcile::report::NAMED_MAX)?;
-    }
-    if missing > written {
-        writeln!(
-            text,
-            "Nothing was written. `riverlock reconcile --apply` writes the missing events to the raw topics."
-        )?;
-    }
-    Ok(())
+    options.output.whole(&reports, |text| reports.iter().try_for_each(|report| print::objects(text, report)))?;
+    Ok(exit::success_if(reports.iter().all(|report| report.missing == 0)))
 }

@@ -1,4 +1,4 @@
-//! `riverlock refold` on the command line.
+//! Arguments of `riverlock refold`.
 
 use clap::{ArgGroup, Args};
 use riverlock_processor::domain::Status;
@@ -8,37 +8,37 @@ use crate::{
     look::orders::args::status,
     options::{
         moment::Moment,
-        operator::{By, Reason},
+        operator::{Operator, Reason},
     },
     terminal::out::Output,
 };
 
-/// Which orders are folded again, and what is done with what differs.
+/// Which orders are recomputed, and whether differences are written.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true).args(["order_id", "status", "since", "all"]))]
 pub struct RefoldOptions {
-    /// Digital River's ids of orders
+    /// Digital River's ids of the orders
     #[arg(value_parser = order_id, conflicts_with_all = ["status", "since", "all"])]
     pub order_id: Vec<OrderId>,
     /// Orders that are stored with this status
     #[arg(long, value_parser = status, conflicts_with = "all")]
     pub status: Option<Status>,
-    /// Orders that were changed since: a time such as 2026-01-31T08:00:00Z, or how long ago, such as 36h
+    /// Orders that changed at or after this time, such as 2026-01-31T08:00:00Z, or this long ago, such as 36h
     #[arg(long, value_name = "TIME", conflicts_with = "all")]
     pub since: Option<Moment>,
-    /// Every order
+    /// All orders
     #[arg(long)]
     pub all: bool,
-    /// Do it: write what differs; without this it is only shown
+    /// Write what differs (default: dry run)
     #[arg(long)]
     pub apply: bool,
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// How to print it
+    pub operator: Operator,
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }

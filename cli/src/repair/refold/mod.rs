@@ -1,4 +1,4 @@
-//! `riverlock refold`: orders again, from their audited events, with today's code.
+//! `riverlock refold`: orders are recomputed from their stored events with this version.
 
 pub mod args;
 
@@ -8,9 +8,11 @@ use anyhow::Context as _;
 use riverlock_processor::refold::{self, Reason, RefoldFinding, RefoldPlan, Selection, Tally};
 use riverlock_runtime::{Clock as _, SystemClock};
 
+use self::args::RefoldOptions;
 use crate::{
-    config::Config, consumers, exit, repair::refold::args::RefoldOptions, terminal::out::Output,
-    terminal::progress as bar,
+    config::Config,
+    consumers, exit,
+    terminal::{out::Output, progress, text::count},
 };
 
 pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::Result<ExitCode> {
@@ -24,8 +26,11 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     } else {
         Selection::Ids(options.order_id)
     };
-    let apply =
-        if options.apply { Some(Reason { by: options.by.name()?, why: options.reason.needed()? }) } else { None };
+    let apply = if options.apply {
+        Some(Reason { by: options.operator.name()?, why: options.reason.required()? })
+    } else {
+        None
+    };
     let is_applied = apply.is_some();
     let plan = RefoldPlan {
         selection,
@@ -34,7 +39,7 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
         apply,
         clock: &SystemClock,
     };
-    let bar = bar::new("orders")?;
+    let bar = progress::counting("orders")?;
     let output = options.output;
     let mut printed = Ok(());
     let mut found = |finding: RefoldFinding| {
@@ -43,13 +48,13 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
             printed = result;
         }
     };
-    let progress = |done, total| {
+    let observe = |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     };
-    let tally = refold::run(&config.kafka, &config.postgres, plan, &mut found, &progress).await;
+    let tally = refold::run(&config.kafka, &config.postgres, plan, &mut found, &observe).await;
     bar.finish_and_clear();
-    let tally = tally.context("refolding did not come to its end")?;
+    let tally = tally.context("recomputing orders")?;
     printed?;
     let Tally { folded, differing, written, refused, effects } = &tally;
     let counts = serde_json::json!({ "summary": {
@@ -59,7 +64,7 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     output.each(&counts, || summary(&tally, is_applied))?;
     let is_known = tally.folded + tally.refused > 0;
     let is_right = tally.refused == 0 && (is_applied || tally.differing == 0);
-    Ok(exit::well_if(is_known && is_right))
+    Ok(exit::success_if(is_known && is_right))
 }
 
 fn print(finding: &RefoldFinding, output: Output) -> anyhow::Result<()> {
@@ -69,12 +74,12 @@ fn print(finding: &RefoldFinding, output: Output) -> anyhow::Result<()> {
             let (order_id, mode) = (&key.order_id, key.mode);
             let refused = serde_json::json!({ "orderId": order_id, "mode": mode, "reason": refusal.to_string() });
             output.each(&serde_json::json!({ "refused": refused }), || {
-                format!("order {order_id} ({mode}) is left as it is: {refusal}")
+                format!("order {order_id} ({mode}) is not changed: {refusal}")
             })
         }
         RefoldFinding::Unreadable(row) => {
             let refused = serde_json::json!({ "reason": row });
-            output.each(&serde_json::json!({ "refused": refused }), || format!("{row}; it is left as it is"))
+            output.each(&serde_json::json!({ "refused": refused }), || format!("{row}; it is not changed"))
         }
     }
 }
@@ -82,15 +87,15 @@ fn print(finding: &RefoldFinding, output: Output) -> anyhow::Result<()> {
 fn summary(tally: &Tally, is_applied: bool) -> String {
     let Tally { folded, differing, written, refused, effects } = tally;
     if folded + refused == 0 {
-        return "no such order is known".to_owned();
+        return "no such order".to_owned();
     }
     let done = if is_applied {
-        format!("{written} were written, {effects} messages were added to the outbox")
+        format!("{written} written, {} added to the outbox", count(*effects, "message"))
     } else if *differing > 0 {
-        format!("{effects} messages would fire; --apply --reason <why> writes")
+        format!("{} would be sent; apply with --apply --reason TEXT", count(*effects, "message"))
     } else {
-        "nothing is to be done".to_owned()
+        "nothing to change".to_owned()
     };
-    let refused = if *refused > 0 { format!(", {refused} are left as they are") } else { String::new() };
-    format!("{folded} orders were folded again, {differing} differ{refused}; {done}")
+    let refused = if *refused > 0 { format!(", {refused} cannot be recomputed") } else { String::new() };
+    format!("{} recomputed, {differing} differ{refused}; {done}", count(*folded, "order"))
 }

@@ -1,4 +1,4 @@
-//! `riverlock replay`.
+//! Arguments of `riverlock replay`.
 
 use std::num::NonZeroU32;
 
@@ -6,88 +6,90 @@ use clap::{Args, Subcommand};
 use riverlock_recovery::replay;
 
 use crate::{
-    options::{moment::Moment, operator::By},
+    options::{
+        moment::Moment,
+        operator::{Operator, Reason},
+    },
     terminal::out::Output,
 };
 
-use super::by::Reason;
-
-/// What is replayed, and whether it is done.
+/// What is replayed, and whether changes are applied.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ReplayOptions {
-    /// Instead of replaying
+    /// A subcommand instead of a replay
     #[command(subcommand)]
     pub command: Option<ReplayCommand>,
-    /// What is replayed
+    /// The records
     #[command(flatten)]
     pub selection: SelectionOptions,
     /// The plan of an earlier dry run, by the hash that it printed
     #[arg(long, value_name = "PLAN-HASH", conflicts_with = "selection")]
     pub plan: Option<String>,
-    /// Do it: exactly what the plan says. Said again, it goes on where it was stopped or killed. Without this it is only said
-    /// what would change, and kept as a plan
+    /// Apply the plan; run again to continue after an interruption (default: dry run, which stores a plan)
     #[arg(long, requires = "plan")]
     pub apply: bool,
-    /// Records per second at most; it goes slower by itself when live traffic falls behind
+    /// Maximum number of records per second; a replay also slows down when the live consumers fall behind
     #[arg(long, default_value_t = replay::RATE_DEFAULT)]
     pub rate: NonZeroU32,
-    /// How many orders and messages are listed; all are counted
+    /// Maximum number of orders and of messages that are listed; all are counted
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     pub list: usize,
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// How to print it
+    pub operator: Operator,
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
-/// Everything that all of these allow.
+/// Which records are replayed; a record must match all of these.
 #[derive(Debug, Args)]
 #[group(id = "selection", multiple = true)]
 pub struct SelectionOptions {
-    /// Everything that the consumers have read
+    /// All records that the consumers have read
     #[arg(long, conflicts_with_all = ["topic", "partition", "offsets", "since", "until", "order", "event"])]
     pub all: bool,
-    /// Records of this topic, or event type; may be given again
+    /// Only records of this topic or event type; can be repeated
     #[arg(long)]
     pub topic: Vec<String>,
-    /// Records of the partition with this number; may be given again
+    /// Only records of the partition with this number; can be repeated
     #[arg(long)]
     pub partition: Vec<i32>,
-    /// Records from the first offset up to, not including, the second, for example 100..200
+    /// Only records from the first offset up to, not including, the second, such as 100..200
     #[arg(long, value_parser = offsets, value_name = "FIRST..END", requires_all = ["topic", "partition"])]
-    pub offsets: Option<Offsets>,
-    /// Records that Kafka took at this time or later: 2026-01-31T08:00:00Z, or 24h for 24 hours ago
+    pub offsets: Option<OffsetsOption>,
+    /// Only records that Kafka stored at or after this time, such as 2026-01-31T08:00:00Z, or this long ago, such as 24h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// Records that Kafka took before this time
+    /// Only records that Kafka stored before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<Moment>,
-    /// Records about this order; may be given again
+    /// Only records of this order; can be repeated
     #[arg(long, value_name = "ORDER-ID")]
     pub order: Vec<String>,
-    /// Records of this event; may be given again
+    /// Only records of this event; can be repeated
     #[arg(long, value_name = "EVENT-ID")]
     pub event: Vec<String>,
 }
 
-/// Besides replaying.
+/// The subcommands of `riverlock replay`.
 #[derive(Debug, Subcommand)]
 pub enum ReplayCommand {
-    /// List plans, and how far they were done
+    /// List plans and their progress, newest first
+    #[command(after_help = "Examples:
+  riverlock replay list --limit 5")]
     List {
-        /// How many at most, the newest first
+        /// Maximum number of plans
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
-        /// Go on after this plan, as the page before says
+        /// Continue after this plan; the previous page prints the cursor
         #[arg(long, value_name = "CURSOR")]
         after: Option<String>,
-        /// How to print them
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
@@ -95,12 +97,12 @@ pub enum ReplayCommand {
 
 /// Offsets `[first, end)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offsets(pub i64, pub i64);
+pub struct OffsetsOption(pub i64, pub i64);
 
-fn offsets(text: &str) -> Result<Offsets, String> {
-    let parse = |text: &str| text.trim().parse::<i64>().map_err(|_| format!("`{text}` is no offset"));
+fn offsets(text: &str) -> Result<OffsetsOption, String> {
+    let parse = |text: &str| text.trim().parse::<i64>().map_err(|_| format!("`{text}` is not an offset"));
     let (first, end) = text.split_once("..").ok_or("expected FIRST..END, for example 100..200")?;
-    Ok(Offsets(parse(first)?, parse(end)?))
+    Ok(OffsetsOption(parse(first)?, parse(end)?))
 }
 
 #[cfg(test)]
@@ -108,8 +110,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offsets_are_read_and_nonsense_is_refused() {
-        assert_eq!(offsets("5..9"), Ok(Offsets(5, 9)));
+    fn offsets_are_parsed_and_other_texts_rejected() {
+        assert_eq!(offsets("5..9"), Ok(OffsetsOption(5, 9)));
         assert!(offsets("5-9").is_err() && offsets("a..9").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! `riverlock replay`: records that were read before, into the live state again.
+//! `riverlock replay`: past records are read again, and missing ones are applied.
 
 pub mod args;
 mod progress;
@@ -9,18 +9,26 @@ use anyhow::Context as _;
 use riverlock_ledger::postgres::bounded;
 use riverlock_recovery::replay::{self, Consumer, PlanSummary, Replay, ReplayResult, RunView, Selection};
 use riverlock_runtime::{Clock as _, Shutdown, SystemClock};
-use riverlock_schemas::time::to_micros;
+use riverlock_schemas::time::{rfc3339, to_micros};
 
-use self::progress::Progress;
 use crate::{
     config::Config,
     consumers as parts,
-    exit::{self, Usage, Wrong},
-    repair::replay::args::{Offsets, ReplayCommand, ReplayOptions, SelectionOptions},
-    terminal::out::{Output, Page},
+    exit::{self, Problem, UsageError},
+    options::moment::Moment,
+    terminal::{
+        out::{Output, Page},
+        table::Column,
+        text::{MISSING, count, printable},
+    },
 };
 
-/// Most plans that are looked through.
+use self::{
+    args::{OffsetsOption, ReplayCommand, ReplayOptions, SelectionOptions},
+    progress::Progress,
+};
+
+/// Most plans that are searched.
 const PLANS_MAX: i64 = 100_000;
 
 pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::Result<ExitCode> {
@@ -32,8 +40,8 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
     }
     let config = Config::load_with_kafka(file)?;
     parts::check(&config)?;
-    let by = options.by.name()?;
-    let why = if options.apply { options.reason.needed()? } else { options.reason.of_dry_run() };
+    let by = options.operator.name()?;
+    let why = if options.apply { options.reason.required()? } else { options.reason.of_dry_run() };
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let consumers = consumers(&config);
@@ -52,7 +60,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
         Some(hash) => {
             let applied = replay::apply(&replay, hash, &mut progress).await;
             progress.end();
-            tell_applied(&applied?, options.output)
+            print_applied(&applied?, options.output)
         }
         None => {
             let selection = selection(&options.selection)?;
@@ -65,7 +73,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
     }
 }
 
-/// The consumers as the services have them.
+/// The consumers with the configuration of the services.
 pub fn consumers(config: &Config) -> [Consumer; 2] {
     let topics = config.kafka.topics();
     [Consumer::new(parts::orders(config), topics.orders()), Consumer::new(parts::invoices(config), topics.files())]
@@ -73,14 +81,14 @@ pub fn consumers(config: &Config) -> [Consumer; 2] {
 
 fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
     let now = SystemClock.now();
-    let moment = |moment: Option<crate::options::moment::Moment>| {
-        let too_long = || Usage("--since and --until: that is too long ago".to_owned());
+    let moment = |moment: Option<Moment>| {
+        let too_long = || UsageError("--since and --until: the duration is too long".to_owned());
         moment.map(|moment| moment.checked_at(now).map(to_micros).ok_or_else(too_long)).transpose()
     };
     let selection = Selection {
         topics: options.topic.clone(),
         partitions: options.partition.clone(),
-        offsets: options.offsets.map(|Offsets(first, end)| (first, end)),
+        offsets: options.offsets.map(|OffsetsOption(first, end)| (first, end)),
         from: moment(options.since)?,
         until: moment(options.until)?,
         orders: options.order.clone(),
@@ -88,7 +96,7 @@ fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
     };
     if !options.all && selection == Selection::default() {
         let what = "--order, --event, --topic (with --partition and --offsets), --since and --until, or --all";
-        return Err(Usage(format!("say what is replayed: {what}")).into());
+        return Err(UsageError(format!("select records with {what}")).into());
     }
     Ok(selection)
 }
@@ -98,7 +106,7 @@ fn write_planned(text: &mut String, selection: &Selection, planned: &PlanSummary
     writeln!(text, "dry run of {selection}: nothing was changed")?;
     writeln!(
         text,
-        "records    {} selected of {} read, {} of them known: nothing happens",
+        "records    {} selected of {} read, {} of them known and skipped",
         report.records, planned.read, report.known
     )?;
     write!(text, "new       ")?;
@@ -114,18 +122,18 @@ fn write_planned(text: &mut String, selection: &Selection, planned: &PlanSummary
     writeln!(text, "documents  {} would be queued", report.documents)?;
     match planned.plan {
         Some(plan) => {
-            writeln!(text, "plan       {plan}\ndo it with: {}", do_it(&plan.to_string()))
+            writeln!(text, "plan       {plan}\napply with: {}", apply_command(&plan.to_string()))
         }
-        None => writeln!(text, "there is nothing to do, so there is no plan"),
+        None => writeln!(text, "nothing to apply, so there is no plan"),
     }
 }
 
-/// The command that does a plan.
-fn do_it(plan: &str) -> String {
-    format!("riverlock replay --plan {} --apply --reason <why>", short(plan))
+/// The command that applies a plan.
+fn apply_command(plan: &str) -> String {
+    format!("riverlock replay --plan {} --apply --reason TEXT", short(plan))
 }
 
-/// As much of a plan's hash as people need.
+/// The beginning of a plan's hash, enough to select it.
 fn short(plan: &str) -> &str {
     plan.get(..16).unwrap_or(plan)
 }
@@ -133,20 +141,26 @@ fn short(plan: &str) -> &str {
 fn more(text: &mut String, all: u64, listed: usize) -> std::fmt::Result {
     match all.saturating_sub(listed as u64) {
         0 => Ok(()),
-        unlisted => writeln!(text, "  and {unlisted} more; --list shows more"),
+        unlisted => writeln!(text, "  and {unlisted} more; list more with --list"),
     }
 }
 
-fn tell_applied(applied: &ReplayResult, output: Output) -> anyhow::Result<ExitCode> {
+fn print_applied(applied: &ReplayResult, output: Output) -> anyhow::Result<ExitCode> {
     let ReplayResult { plan, done, records, fresh, effects, chunks, .. } = applied;
     output.whole(applied, |text| {
-        writeln!(text, "{records} records read in {chunks} chunks: {fresh} new, {effects} messages written")?;
+        writeln!(
+            text,
+            "{} read in {}: {fresh} new, {} written",
+            count(*records, "record"),
+            count(*chunks, "chunk"),
+            count(*effects, "message")
+        )?;
         match done {
-            true => writeln!(text, "plan {} is done", short(plan)),
-            false => writeln!(text, "stopped; go on with: {}", do_it(plan)),
+            true => writeln!(text, "plan {} applied", short(plan)),
+            false => writeln!(text, "interrupted; continue with: {}", apply_command(plan)),
         }
     })?;
-    Ok(ExitCode::from(if *done { exit::WELL } else { exit::STOPPED }))
+    Ok(ExitCode::from(if *done { exit::SUCCESS } else { exit::INTERRUPTED }))
 }
 
 async fn runs(config: &Config) -> anyhow::Result<Vec<RunView>> {
@@ -158,35 +172,65 @@ async fn list(config: &Config, limit: i64, after: Option<&str>, output: Output) 
     let mut runs = runs(config).await?;
     if let Some(after) = after {
         let found = runs.iter().position(|run| run.plan.starts_with(after));
-        let last = found.ok_or_else(|| Usage(format!("--after: there is no plan {after}")))?;
+        let last = found.ok_or_else(|| UsageError(format!("--after: no plan {after}")))?;
         runs.drain(..=last);
     }
     let page = Page::cut(runs, limit, |run| short(&run.plan).to_owned());
-    output.page(&page, "plans", write_run)?;
+    output.page(&page, "plan", &COLUMNS, values)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What became of a plan.
+/// Shows the progress of a plan.
 async fn show(config: &Config, hash: &str, output: Output) -> anyhow::Result<ExitCode> {
-    let is_meant = |run: &RunView| run.plan.starts_with(hash);
-    let run = runs(config).await?.into_iter().find(is_meant);
-    let run = run.ok_or_else(|| Wrong(format!("there is no plan {hash}; a dry run makes one and prints its hash")))?;
+    let is_selected = |run: &RunView| run.plan.starts_with(hash);
+    let run = runs(config).await?.into_iter().find(is_selected);
+    let run = run.ok_or_else(|| Problem(format!("no plan {hash}; a dry run stores a plan and prints its hash")))?;
     output.whole(&run, |text| {
         write_run(text, &run)?;
-        writeln!(text, "nothing was done; do it with: {}", do_it(&run.plan))
+        writeln!(text, "nothing was changed; apply with: {}", apply_command(&run.plan))
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The columns of `replay list`.
+const COLUMNS: [Column; 9] = [
+    Column::text("PLANNED"),
+    Column::text("PLAN"),
+    Column::text("BY"),
+    Column::text("SELECTION"),
+    Column::text("STATE"),
+    Column::text("APPLIED BY"),
+    Column::text("UPDATED"),
+    Column::number("RECORDS"),
+    Column::number("NEW"),
+];
+
+fn values(run: &RunView) -> [String; 9] {
+    [
+        rfc3339(run.planned_at),
+        short(&run.plan).to_owned(),
+        run.planned_by.clone(),
+        run.selection.to_string(),
+        run.detail.as_deref().map_or_else(|| run.state.to_string(), |detail| format!("{}: {detail}", run.state)),
+        run.started_by.clone().unwrap_or_else(|| MISSING.to_owned()),
+        rfc3339(run.updated_at),
+        format!("{} of {}", run.records, run.planned.records),
+        format!("{} of {}", run.fresh, run.planned.fresh()),
+    ]
+}
+
 fn write_run(text: &mut String, run: &RunView) -> std::fmt::Result {
-    let RunView { planned_at, planned_by, selection, planned, state, records, fresh, updated_at, .. } = run;
-    let why = run.why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-    let by = run.started_by.as_deref().map(|by| format!(" by {by}{why}")).unwrap_or_default();
-    writeln!(text, "{}  planned {planned_at} by {planned_by}: {selection}", short(&run.plan))?;
+    let RunView { planned_by, selection, planned, state, records, fresh, .. } = run;
+    let (planned_at, updated_at) = (rfc3339(run.planned_at), rfc3339(run.updated_at));
+    let why = run.why.as_deref().map(|why| format!(" ({})", printable(why))).unwrap_or_default();
+    let by = run.started_by.as_deref().map(|by| format!(" by {}{why}", printable(by))).unwrap_or_default();
+    let plan = short(&run.plan);
+    writeln!(text, "plan {plan}: {}", state.to_string().to_uppercase())?;
+    writeln!(text, "  planned   {planned_at} by {}: {selection}", printable(planned_by))?;
     let (all_records, all_fresh) = (planned.records, planned.fresh());
-    writeln!(text, "  {state}{by} {updated_at}: {records} of {all_records} records, {fresh} of {all_fresh} new")?;
+    writeln!(text, "  progress  {records} of {all_records} records, {fresh} of {all_fresh} new{by}, {updated_at}")?;
     if let (Some(by), Some(why)) = (&run.resumed_by, &run.resumed_why) {
-        writeln!(text, "  continued after an interruption by {by} ({why})")?;
+        writeln!(text, "  resumed   by {} ({})", printable(by), printable(why))?;
     }
-    run.detail.as_deref().map_or(Ok(()), |detail| writeln!(text, "  {detail}"))
+    run.detail.as_deref().map_or(Ok(()), |detail| writeln!(text, "  detail    {}", printable(detail)))
 }

@@ -1,13 +1,13 @@
-//! How a long replay shows that it goes on: a bar on a terminal, lines elsewhere, both on standard error.
+//! Progress of a replay on standard error: a bar on a terminal, otherwise lines.
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use riverlock_recovery::replay::Observer;
 
-use crate::out;
+use crate::terminal::{out, progress};
 
-/// How often a line is written where there is no terminal.
+/// How often a line is written if standard error is not a terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A bar, or lines.
@@ -20,11 +20,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> anyhow::Result<Self> {
-        let style = ProgressStyle::with_template(
-            "{bar:40} {pos}/{len} records, {msg} selected  {per_sec}  {elapsed} (left: {eta})",
-        )?;
-        // Without a length until the ranges are known.
-        let bar = ProgressBar::new(0).with_style(style).with_message("0");
+        let bar = progress::counting("records")?.with_message("(0 selected)");
         Ok(Self { bar, started: Instant::now(), line_at: LINE_INTERVAL, done: 0 })
     }
 
@@ -38,13 +34,13 @@ impl Observer for Progress {
         (self.started, self.done) = (Instant::now(), done);
         self.bar.set_length(total);
         self.bar.set_position(done);
-        // What was done before is no part of the rate.
+        // Records of an earlier run are not part of the rate.
         self.bar.reset_eta();
     }
 
     fn progress(&mut self, read: u64, selected: u64) {
         self.bar.set_position(read);
-        self.bar.set_message(selected.to_string());
+        self.bar.set_message(format!("({selected} selected)"));
         let elapsed = self.started.elapsed();
         if self.bar.is_hidden() && elapsed >= self.line_at {
             self.line_at = elapsed + LINE_INTERVAL;

@@ -1,7 +1,7 @@
 //! `riverlock setup`: topics, tables, and the Kafka cluster that the database belongs to.
 //!
-//! Run again it changes nothing. While services of the same version run it may be run at any time; it refuses only to change
-//! tables under services of another version, and to move to another cluster under any service.
+//! Running it again changes nothing. It may run beside services of the same version. It refuses to change tables while services
+//! of another version run, and to move to another cluster while any service runs.
 
 pub mod args;
 
@@ -26,42 +26,45 @@ use riverlock_runtime::{
     Clock as _, SystemClock,
     kafka::topics::{self, TopicError, TopicState},
 };
+use riverlock_schemas::time::rfc3339;
 use serde::Serialize;
 use sqlx::PgConnection;
 
 use crate::{
-    args::by::By,
     config::Config,
-    exit::{self, Wrong},
-    run::setup::args::SetupOptions,
-    terminal::out,
+    exit::{self, Problem},
+    options::operator::Operator,
+    terminal::{out, text::count},
 };
 
-/// What was found and done.
+use self::args::SetupOptions;
+
+/// The result of a setup.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Summary {
-    /// Whether everything is as the configuration says.
-    is_well: bool,
-    cluster: ClusterSummary,
-    topics: Vec<TopicSummary>,
-    /// Migrations that were run now.
+pub(crate) struct SetupReport {
+    /// Whether all topics match the configuration.
+    #[serde(rename = "isWell")]
+    is_ok: bool,
+    cluster: ClusterReport,
+    topics: Vec<TopicReport>,
+    /// Migrations of this run.
     migrations: Vec<Item>,
-    /// Messages that are published again.
+    /// Messages that will be published again.
     republished: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ClusterSummary {
+struct ClusterReport {
     id: String,
-    /// Whether it became the current cluster now.
+    /// Whether this run recorded it as the current cluster.
     is_new: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct TopicSummary {
+struct TopicReport {
     #[serde(flatten)]
     state: TopicState,
     is_created: bool,
@@ -74,32 +77,32 @@ pub(crate) async fn run(file: Option<&Path>, options: &SetupOptions) -> anyhow::
     let tell = move |line: &str| if output.json { out::note(line) } else { out::line(line) };
     let summary = setup(&config, options, &tell).await?;
     output.whole(&summary, |text| writeln!(text, "{}", summary.line()))?;
-    Ok(exit::well_if(summary.is_well))
+    Ok(exit::success_if(summary.is_ok))
 }
 
-/// Creates what is missing, compares what is there, and brings the tables to this version.
+/// Creates missing topics, compares existing ones with the configuration, and migrates the tables.
 pub(crate) async fn setup(
     config: &Config,
     options: &SetupOptions,
     tell: &(dyn Fn(&str) + Sync),
-) -> anyhow::Result<Summary> {
-    // What is done here takes as long as the tables are large.
+) -> anyhow::Result<SetupReport> {
+    // The duration of a migration depends on the size of the tables.
     let patient = config.postgres.connect_with(|options| options.options([("statement_timeout", "0")]));
     let mut connection = patient.await.context("PostgreSQL does not take a connection")?;
     let connected = cluster::connected(&config.kafka).await?;
-    let change = decide(config, options, &mut connection, &connected).await?;
+    let change = cluster_change(config, options, &mut connection, &connected).await?;
     let limit = config.postgres.answer_limit();
     let pending = migrations::pending(&mut connection, postgres::migrations()).await?;
     let changes_tables = pending.iter().any(|migration| !migration.is_index());
-    if changes_tables || change == Change::Move {
-        bounded(limit, nobody_else(&mut connection, change)).await?;
+    if changes_tables || change == ClusterChange::Move {
+        bounded(limit, ensure_no_other_sessions(&mut connection, change)).await?;
     }
     let topics = set_up_topics(config, options, tell).await?;
     let migrations = migrate(config, pending.len(), tell).await?;
 
-    if change != Change::Stay {
+    if change != ClusterChange::Stay {
         bounded(TRANSACTION_LIMIT, cluster::adopt(&mut connection, &connected)).await?;
-        tell(&format!("cluster {connected}: recorded as the one that the database belongs to"));
+        tell(&format!("cluster {connected}: recorded as the cluster of this database"));
     }
     bounded(limit, store::topic_ids(&mut connection, &config.kafka.topics().all_raw())).await?;
     let republished = match options.republish_since {
@@ -107,66 +110,66 @@ pub(crate) async fn setup(
             let since = since.at(SystemClock.now());
             let session = session_of(&config.postgres, &mut connection).await?;
             let (by, why) =
-                (By::default().name()?, format!("setup --new-cluster {connected} --republish-since {since}"));
+                (Operator::default().name()?, format!("setup --new-cluster {connected} --republish-since {since}"));
             let again = outbox::publish_again(&mut connection, since, (&by, &why));
             let count = while_alive(&config.postgres, &[session], again).await?;
-            tell(&format!("messages: {count} that were written since {since} will be published again"));
+            tell(&format!("messages: {count} written since {} will be published again", rfc3339(since)));
             count
         }
         None => 0,
     };
-    let is_well = topics.iter().all(|topic| topic.state.differences.is_empty());
-    let cluster = ClusterSummary { id: connected, is_new: change != Change::Stay };
-    Ok(Summary { is_well, cluster, topics, migrations, republished })
+    let is_ok = topics.iter().all(|topic| topic.state.differences.is_empty());
+    let cluster = ClusterReport { id: connected, is_new: change != ClusterChange::Stay };
+    Ok(SetupReport { is_ok, cluster, topics, migrations, republished })
 }
 
-/// What becomes of the cluster that the database belongs to.
+/// The change of the recorded Kafka cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    /// It stays the one that it is.
+enum ClusterChange {
+    /// The recorded cluster stays.
     Stay,
-    /// The first one is recorded.
+    /// The first cluster is recorded.
     First,
-    /// Another one takes its place.
+    /// Another cluster replaces the recorded one.
     Move,
 }
 
-/// Whether the connected cluster is the right one. Asked before anything is created there.
-async fn decide(
+/// Compares the connected cluster with the recorded one, before anything is created in it.
+async fn cluster_change(
     config: &Config,
     options: &SetupOptions,
     connection: &mut PgConnection,
     connected: &str,
-) -> anyhow::Result<Change> {
+) -> anyhow::Result<ClusterChange> {
     if let Some(wanted) = options.new_cluster.as_deref().filter(|wanted| *wanted != connected) {
         let text = format!("kafka.brokers ({}) leads to cluster {connected}, not to {wanted}", config.kafka.brokers);
-        return Err(Wrong(text).into());
+        return Err(Problem(text).into());
     }
     match cluster::recorded(connection).await? {
-        None => Ok(Change::First),
-        Some(current) if current.id == connected => Ok(Change::Stay),
-        Some(_) if options.new_cluster.is_some() => Ok(Change::Move),
-        Some(current) => Err(Wrong(format!(
+        None => Ok(ClusterChange::First),
+        Some(current) if current.id == connected => Ok(ClusterChange::Stay),
+        Some(_) if options.new_cluster.is_some() => Ok(ClusterChange::Move),
+        Some(current) => Err(Problem(format!(
             "kafka.brokers ({}) leads to cluster {connected}, but since {} the database belongs to cluster {}. Correct \
              kafka.brokers. Only if Kafka was replaced for good: `riverlock setup --new-cluster {connected}` continues with \
              the new cluster from the beginning of its topics",
-            config.kafka.brokers, current.adopted_at, current.id
+            config.kafka.brokers, rfc3339(current.adopted_at), current.id
         ))
         .into()),
     }
 }
 
-/// Refuses to change tables under services of another version, which would go on writing what they know, and to change the
-/// cluster under services, which would go on with positions of the former one.
-async fn nobody_else(connection: &mut PgConnection, change: Change) -> anyhow::Result<()> {
+/// Refuses to change tables while services of another version would keep writing to them, and to change the cluster while
+/// services would keep using positions of the former one.
+async fn ensure_no_other_sessions(connection: &mut PgConnection, change: ClusterChange) -> anyhow::Result<()> {
     let others = postgres::other_connections(connection).await?;
     if others == 0 {
         return Ok(());
     }
-    let what = if change == Change::Move { "the cluster must be changed" } else { "the tables must be changed" };
-    Err(Wrong(format!(
-        "{what}, and {others} connections of running services or commands are open: end every processor and invoice-fetcher \
-         first (ingest needs no database and goes on)"
+    let what = if change == ClusterChange::Move { "the cluster must be changed" } else { "the tables must be changed" };
+    Err(Problem(format!(
+        "{what}, but {others} connections of running services or commands are open: stop every processor and invoice-fetcher \
+         first (ingest uses no database and can continue)"
     ))
     .into())
 }
@@ -175,7 +178,7 @@ async fn set_up_topics(
     config: &Config,
     options: &SetupOptions,
     tell: &(dyn Fn(&str) + Sync),
-) -> Result<Vec<TopicSummary>, TopicError> {
+) -> Result<Vec<TopicReport>, TopicError> {
     let began = Instant::now();
     let created = topics::create(&config.kafka).await?;
     for name in &created {
@@ -199,7 +202,7 @@ async fn set_up_topics(
     }
     for state in &states {
         for difference in &state.differences {
-            let hint = if difference.can_be_applied { " (--apply-topic-settings changes it)" } else { "" };
+            let hint = if difference.can_be_applied { " (change it with --apply-topic-settings)" } else { "" };
             let need = if difference.is_required { "; the services refuse to start" } else { "" };
             tell(&format!("topic {}: {difference}{hint}{need}", state.name));
         }
@@ -207,7 +210,7 @@ async fn set_up_topics(
             tell(&format!("topic {}: its settings could not be compared: {reason}", state.name));
         }
     }
-    let summary = |state: TopicState| TopicSummary {
+    let summary = |state: TopicState| TopicReport {
         is_created: created.contains(&state.name),
         is_changed: changed.contains(&state.name),
         state,
@@ -224,7 +227,7 @@ async fn migrate(config: &Config, pending: usize, tell: &(dyn Fn(&str) + Sync)) 
             tell(&format!("migration {} ({done} of {pending}), {}: running", item.version, item.description));
         }
         Progress::Locked(item) => {
-            tell(&format!("migration {}: other sessions hold its locks; trying again", item.version));
+            tell(&format!("migration {}: other sessions hold its locks; retrying", item.version));
         }
         Progress::Running { item, elapsed, percent } => {
             let built = percent.map(|percent| format!(", {percent:.0} % of the index built")).unwrap_or_default();
@@ -235,26 +238,26 @@ async fn migrate(config: &Config, pending: usize, tell: &(dyn Fn(&str) + Sync)) 
         }
     };
     let ran = migrations::run(&config.postgres, postgres::migrations(), &mut say).await;
-    ran.context("the tables could not be brought to this version")
+    ran.context("migrating the tables")
 }
 
 fn seconds(elapsed: Duration) -> String {
     format!("{:.1} s", elapsed.as_secs_f64())
 }
 
-impl Summary {
-    /// The result in one line.
+impl SetupReport {
+    /// The result on one line.
     fn line(&self) -> String {
-        let count = |is: fn(&TopicSummary) -> bool| self.topics.iter().filter(|topic| is(topic)).count();
-        let differing = count(|topic| !topic.state.differences.is_empty());
+        let number = |is: fn(&TopicReport) -> bool| self.topics.iter().filter(|topic| is(topic)).count();
+        let differing = number(|topic| !topic.state.differences.is_empty());
         let differ = if differing > 0 { format!(", {differing} differ from the configuration") } else { String::new() };
         format!(
-            "setup: cluster {}; {} topics, {} created, {} changed{differ}; {} migrations run, tables are at this version",
+            "setup: cluster {}; {}, {} created, {} changed{differ}; {}, tables are at this version",
             self.cluster.id,
-            self.topics.len(),
-            count(|topic| topic.is_created),
-            count(|topic| topic.is_changed),
-            self.migrations.len(),
+            count(self.topics.len(), "topic"),
+            number(|topic| topic.is_created),
+            number(|topic| topic.is_changed),
+            count(self.migrations.len(), "migration"),
         )
     }
 }

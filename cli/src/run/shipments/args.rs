@@ -1,4 +1,4 @@
-//! `riverlock shipments` on the command line.
+//! Arguments of `riverlock shipments`.
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use riverlock_digital_river::fulfillments::Line;
@@ -7,51 +7,69 @@ use uuid::Uuid;
 use crate::{
     options::{
         mode::ModeOption,
-        operator::{By, Reason},
+        operator::{Operator, Reason},
     },
     terminal::out::Output,
 };
 
-/// What to do with shipments.
+/// The subcommands of `riverlock shipments`.
 #[derive(Debug, Subcommand)]
 pub enum ShipmentsCommand {
-    /// Store a shipment of an order; the processor reports it to Digital River
+    /// Store a shipment, which the processor reports to Digital River
+    ///
+    /// There is no dry run: the shipment is stored at once, and reported if a processor runs.
+    #[command(after_help = "Examples:
+  riverlock shipments add 204440790336 --ship 251000330336=2 --key parcel-4711 --mode live")]
     Add(AddOptions),
-    /// List shipments, the newest first
+    /// List shipments, newest first
+    #[command(after_help = "Examples:
+  riverlock shipments list --state refused
+  riverlock shipments list --order 204440790336 --json")]
     List {
-        /// Only of this order
+        /// Only shipments of this order
         #[arg(long)]
         order: Option<String>,
-        /// Only in this state
+        /// Only shipments in this state
         #[arg(long, value_enum)]
-        state: Option<StateArg>,
-        /// How many at most
+        state: Option<StateOption>,
+        /// Maximum number of shipments
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         limit: i64,
-        /// Go on after this shipment, as the page before says
+        /// Continue after this shipment; the previous page prints the cursor
         #[arg(long, value_name = "REPORT-ID")]
         after: Option<Uuid>,
-        /// How to print them
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
-    /// Show a shipment: its lines, its state, and every request to Digital River about it
+    /// Show a shipment with its lines, its state and the requests to Digital River
+    #[command(after_help = "Examples:
+  riverlock shipments show 0190d0a4-5e7c-7000-8000-000000000001")]
     Show {
         /// The report's id
         report_id: Uuid,
-        /// How to print it
+        /// The output format
         #[command(flatten)]
         output: Output,
     },
-    /// Send a refused shipment again, after its cause was removed
+    /// Report a refused shipment again, after its cause was removed
+    ///
+    /// Dry run unless --apply is given.
+    #[command(after_help = "Examples:
+  riverlock shipments retry 0190d0a4-5e7c-7000-8000-000000000001 --apply --reason 'corrected the line id'")]
     Retry {
         /// The report's id
         report_id: Uuid,
-        /// How it is decided
+        /// The decision's operator and reason
         #[command(flatten)]
         decision: DecisionOptions,
     },
-    /// Decide about a shipment of which cannot be told whether Digital River has it, or which it refused
+    /// Settle a shipment that Digital River refused, or whose report has an unknown result
+    ///
+    /// Dry run unless --apply is given.
+    #[command(after_help = "Examples:
+  riverlock shipments settle 0190d0a4-5e7c-7000-8000-000000000001 --reported-as ful_0001 --apply --reason 'seen in the dashboard'
+  riverlock shipments settle 0190d0a4-5e7c-7000-8000-000000000001 --withdraw")]
     Settle(SettleOptions),
 }
 
@@ -60,10 +78,10 @@ pub enum ShipmentsCommand {
 pub struct AddOptions {
     /// Digital River's id of the order
     pub order_id: String,
-    /// A line and how many of it were shipped, for example 251000330336=2; may be given again
+    /// A line and its shipped quantity, such as 251000330336=2; can be repeated
     #[arg(long = "ship", value_name = "LINE=QUANTITY", value_parser = quantity)]
     pub shipped: Vec<(String, i64)>,
-    /// A line and how many of it will not be shipped; may be given again
+    /// A line and the quantity that will not be shipped; can be repeated
     #[arg(long = "cancel", value_name = "LINE=QUANTITY", value_parser = quantity)]
     pub cancelled: Vec<(String, i64)>,
     /// The idempotency key: the same key with the same content is the same shipment
@@ -75,22 +93,22 @@ pub struct AddOptions {
     /// The carrier
     #[arg(long)]
     pub tracking_company: Option<String>,
-    /// The carrier's number of the shipment
+    /// The carrier's tracking number
     #[arg(long)]
     pub tracking_number: Option<String>,
-    /// Where the shipment can be followed
+    /// The address of the carrier's tracking page
     #[arg(long)]
     pub tracking_url: Option<String>,
-    /// Who stores it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// How to print it
+    pub operator: Operator,
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
 impl AddOptions {
-    /// The lines, with what is shipped and what is cancelled of each.
+    /// The lines with their shipped and cancelled quantities.
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
         let mut lines: Vec<Line> = Vec::new();
@@ -98,7 +116,7 @@ impl AddOptions {
         for (line_id, quantity, cancel_quantity) in
             parts.chain(self.cancelled.iter().map(|(id, count)| (id, 0, *count)))
         {
-            // A line may be shipped in part and cancelled in part; twice the same is left to be refused.
+            // A line may be shipped in part and cancelled in part; a repeated line is rejected when the shipment is stored.
             match lines.iter_mut().find(|line| line.line_id == *line_id && line.cancel_quantity == 0 && quantity == 0) {
                 Some(line) => line.cancel_quantity = cancel_quantity,
                 None => lines.push(Line { line_id: line_id.clone(), quantity, cancel_quantity }),
@@ -114,16 +132,16 @@ impl AddOptions {
 pub struct SettleOptions {
     /// The report's id
     pub report_id: Uuid,
-    /// Digital River has it, as this fulfillment
+    /// Digital River has the shipment, as this fulfillment
     #[arg(long, value_name = "FULFILLMENT")]
     pub reported_as: Option<String>,
-    /// Digital River certainly does not have it: send it again
+    /// Digital River does not have the shipment: report it again
     #[arg(long)]
     pub send_again: bool,
-    /// It is not to be reported
+    /// Do not report the shipment
     #[arg(long)]
     pub withdraw: bool,
-    /// How it is decided
+    /// The decision's operator and reason
     #[command(flatten)]
     pub decision: DecisionOptions,
 }
@@ -131,16 +149,16 @@ pub struct SettleOptions {
 /// Who decides about a shipment, and why.
 #[derive(Debug, Args)]
 pub struct DecisionOptions {
-    /// Why it is done
+    /// The reason
     #[command(flatten)]
     pub reason: Reason,
-    /// Who does it
+    /// The operator
     #[command(flatten)]
-    pub by: By,
-    /// Do it; without this it is only said what would be done
+    pub operator: Operator,
+    /// Apply the changes (default: dry run)
     #[arg(long)]
     pub apply: bool,
-    /// How to print it
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
@@ -148,7 +166,7 @@ pub struct DecisionOptions {
 /// A state of a shipment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the states are described in the migration")]
-pub enum StateArg {
+pub enum StateOption {
     Waiting,
     Sending,
     Unknown,
@@ -158,8 +176,8 @@ pub enum StateArg {
     Withdrawn,
 }
 
-impl StateArg {
-    /// As in the table.
+impl StateOption {
+    /// The name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -199,7 +217,7 @@ mod tests {
             tracking_company: None,
             tracking_number: None,
             tracking_url: None,
-            by: By::default(),
+            operator: Operator::default(),
             output: Output::default(),
         };
         let lines: Vec<_> = options.lines().into_iter().map(|l| (l.line_id, l.quantity, l.cancel_quantity)).collect();

@@ -1,13 +1,9 @@
-//! `riverlock shipments`: what is shipped or cancelled, and whether Digital River has it.
+//! `riverlock shipments`: stored shipments and their reports to Digital River.
 
 pub mod args;
+mod print;
 
-use std::{
-    fmt::{self, Write as _},
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{fmt::Write as _, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use riverlock_digital_river::Client;
@@ -16,37 +12,31 @@ use riverlock_runtime::{Clock as _, Context, SystemClock};
 use riverlock_shipments::{
     AddError, NewReport, Source, StoredReport, add,
     settle::{self, Decision},
-    view::{self, LineView, ReportView, RequestView},
-    worker,
+    view, worker,
 };
 use serde::Serialize;
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use self::{
+    args::{AddOptions, DecisionOptions, SettleOptions, ShipmentsCommand, StateOption},
+    print::ShipmentReport,
+};
 use crate::{
     config::Config,
-    exit::{self, Wrong},
-    run::shipments::args::{AddOptions, DecisionOptions, SettleOptions, ShipmentsCommand, StateArg},
+    exit::{self, Problem},
     terminal::out::{Output, Page},
 };
 
-/// What `show --json` prints.
-#[derive(Serialize)]
-struct Shown {
-    report: ReportView,
-    lines: Vec<LineView>,
-    requests: Vec<RequestView>,
-}
-
-/// What `retry --json` and `settle --json` print.
+/// The result of `retry` and `settle`, or of their dry runs.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Decided {
-    /// Whether it was done, or would be.
+struct DecisionReport {
+    /// Whether the changes were applied.
     applied: bool,
     report_id: Uuid,
-    /// The state that the report gets.
+    /// The new state of the report.
     state: &'static str,
 }
 
@@ -60,10 +50,10 @@ async fn execute(connection: &mut PgConnection, command: ShipmentsCommand) -> an
     match command {
         ShipmentsCommand::Add(options) => store(connection, options).await,
         ShipmentsCommand::List { order, state, limit, after, output } => {
-            let state = state.map(StateArg::as_str);
+            let state = state.map(StateOption::as_str);
             let reports = view::list(connection, order.as_deref(), state, after, limit + 1).await?;
             let page = Page::cut(reports, limit, |report| report.report_id.to_string());
-            output.page(&page, "shipments", write_row)?;
+            output.page(&page, "shipment", &print::COLUMNS, print::values)?;
             Ok(ExitCode::SUCCESS)
         }
         ShipmentsCommand::Show { report_id, output } => show(connection, report_id, output).await,
@@ -91,21 +81,21 @@ async fn store(connection: &mut PgConnection, options: AddOptions) -> anyhow::Re
         tracking_number: options.tracking_number,
         tracking_url: options.tracking_url,
         source: Source::Cli,
-        created_by: options.by.name()?,
+        created_by: options.operator.name()?,
     };
     let (document, text, code) = match add::add(connection, &new, SystemClock.now()).await {
         Ok(StoredReport { report_id, repeated }) => {
             let text = match repeated {
-                true => format!("shipment {report_id} was stored before with this key"),
-                false => format!("shipment {report_id} is stored; the processor reports it to Digital River"),
+                true => format!("shipment {report_id} was already stored with this key"),
+                false => format!("shipment {report_id} stored; the processor reports it to Digital River"),
             };
-            (json!({ "reportId": report_id, "repeated": repeated }), text, exit::WELL)
+            (json!({ "reportId": report_id, "repeated": repeated }), text, exit::SUCCESS)
         }
         Err(AddError::Sql(error)) => return Err(error.into()),
         Err(error) => {
             let (name, code) = match &error {
-                AddError::Refused(refusal) => (refusal.code(), exit::WRONG),
-                AddError::KeyReused(_) => ("idempotency_key_reused", exit::WRONG),
+                AddError::Refused(refusal) => (refusal.code(), exit::PROBLEM),
+                AddError::KeyReused(_) => ("idempotency_key_reused", exit::PROBLEM),
                 _ => ("invalid_parameter", exit::USAGE),
             };
             (json!({ "code": name, "message": error.to_string() }), format!("not stored [{name}]: {error}"), code)
@@ -116,53 +106,55 @@ async fn store(connection: &mut PgConnection, options: AddOptions) -> anyhow::Re
 }
 
 async fn show(connection: &mut PgConnection, report_id: Uuid, output: Output) -> anyhow::Result<ExitCode> {
-    let (report, lines, requests) = find(connection, report_id).await?;
-    let shown = Shown { report, lines, requests };
-    output.whole(&shown, |text| write(text, &shown))?;
+    let report = find(connection, report_id).await?;
+    output.whole(&report, |text| {
+        report.write(text);
+        Ok(())
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn find(
-    connection: &mut PgConnection,
-    report_id: Uuid,
-) -> anyhow::Result<(ReportView, Vec<LineView>, Vec<RequestView>)> {
+async fn find(connection: &mut PgConnection, report_id: Uuid) -> anyhow::Result<ShipmentReport> {
     let found = view::show(connection, report_id).await?;
-    Ok(found.ok_or_else(|| Wrong(format!("no shipment {report_id} is stored")))?)
+    let found = found.map(|(report, lines, requests)| ShipmentReport { report, lines, requests });
+    Ok(found.ok_or_else(|| Problem(format!("no such shipment: {report_id}")))?)
 }
 
-/// Carries out a decision, or without `--apply` says whether it could be.
+/// Applies a decision. A dry run checks that the report's state allows it.
 async fn decide(
     connection: &mut PgConnection,
     report_id: Uuid,
     decision: &Decision,
     options: DecisionOptions,
 ) -> anyhow::Result<ExitCode> {
-    let DecisionOptions { reason, by, apply, output } = options;
+    let DecisionOptions { reason, operator, apply, output } = options;
     let done = match apply {
         true => {
-            let (by, reason) = (by.name()?, reason.needed()?);
+            let (by, reason) = (operator.name()?, reason.required()?);
             settle::settle(connection, report_id, decision, &by, &reason, SystemClock.now()).await?
         }
-        false => decision.fits(&find(connection, report_id).await?.0.state),
+        false => decision.fits(&find(connection, report_id).await?.report.state),
     };
     if !done {
-        let state = find(connection, report_id).await?.0.state;
-        bail!(Wrong(format!("nothing was changed: shipment {report_id} is {state}; this cannot be decided about it")));
+        let state = find(connection, report_id).await?.report.state;
+        bail!(Problem(format!(
+            "nothing was changed: this decision does not apply to shipment {report_id}, which is {state}"
+        )));
     }
     let end = match decision {
-        Decision::Reported { fulfillment_id } => format!("reported, as {fulfillment_id}"),
-        Decision::SendAgain => "sent again".to_owned(),
+        Decision::Reported { fulfillment_id } => format!("reported as {fulfillment_id}"),
+        Decision::SendAgain => "reported again".to_owned(),
         Decision::Withdrawn => "withdrawn".to_owned(),
     };
-    let decided = Decided { applied: apply, report_id, state: decision.state() };
+    let decided = DecisionReport { applied: apply, report_id, state: decision.state() };
     output.whole(&decided, |text| match apply {
-        true => writeln!(text, "shipment {report_id} is {end}"),
-        false => writeln!(text, "shipment {report_id} would be {end}; --apply does it"),
+        true => writeln!(text, "shipment {report_id}: {end}"),
+        false => writeln!(text, "shipment {report_id} would be {end}; apply with --apply --reason TEXT"),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the worker that reports, if an API key is configured.
+/// Starts the worker that reports shipments, if an API key is configured.
 pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
     let digital_river = config.digital_river();
     if digital_river.accounts().next().is_none() {
@@ -170,7 +162,7 @@ pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
     }
     match (digital_river.validate(), config.digital_river.accounts().next()) {
         (Err(error), Some(_)) => return Err(error.into()),
-        // The invoice-fetcher's key need not be readable in the process of the processor, as long as nothing is shipped.
+        // The processor's process need not be able to read the invoice-fetcher's key, as long as nothing is shipped.
         (Err(error), None) => {
             tracing::warn!(
                 "shipments are not reported: [digital_river] has no API key, and that of [invoice_fetcher] cannot be used: \
@@ -183,49 +175,5 @@ pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
     let client = Client::new(&digital_river, Arc::new(SystemClock))?;
     riverlock_digital_river::metrics::describe();
     context.shutdown.spawn("shipments", worker::run(client, config.postgres.clone(), context.clone()));
-    Ok(())
-}
-
-fn write_row(text: &mut String, report: &ReportView) -> fmt::Result {
-    let ReportView { report_id, order_id, state, created_at, .. } = report;
-    let detail = report.fulfillment_id.as_deref().or(report.last_error.as_deref()).unwrap_or_default();
-    let created = created_at.format("%Y-%m-%d %H:%M:%S");
-    writeln!(text, "{created}  {report_id}  order {order_id} ({})  {state:10}  {detail}", report.mode())
-}
-
-fn write(text: &mut String, Shown { report, lines, requests }: &Shown) -> fmt::Result {
-    let optional = |text: &Option<String>| text.clone().unwrap_or_default();
-    for (name, value) in [
-        ("shipment", report.report_id.to_string()),
-        ("order", format!("{} ({})", report.order_id, report.mode())),
-        ("state", report.state.clone()),
-        ("fulfillment", optional(&report.fulfillment_id)),
-        ("key", report.idempotency_key.clone()),
-        ("stored", format!("{} by {}", report.created_at.to_rfc3339(), report.created_by)),
-        ("carrier", optional(&report.tracking_company)),
-        ("number", optional(&report.tracking_number)),
-        ("address", optional(&report.tracking_url)),
-        ("last failure", optional(&report.last_error)),
-        (
-            "settled",
-            report
-                .settled_by
-                .as_ref()
-                .map_or(String::new(), |by| format!("{by}: {}", optional(&report.settled_reason))),
-        ),
-    ] {
-        if !value.is_empty() {
-            writeln!(text, "{name:<13} {value}")?;
-        }
-    }
-    for line in lines {
-        writeln!(text, "  line {}: {} shipped, {} cancelled", line.line_id, line.quantity, line.cancel_quantity)?;
-    }
-    for request in requests {
-        let status = request.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-        let id = request.request_id.as_deref().unwrap_or("-");
-        let time = request.requested_at.format("%Y-%m-%d %H:%M:%S");
-        writeln!(text, "  {time}  {}  {status}  {id}  {}", request.operation, request.result)?;
-    }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Changes to single webhooks.
+//! Changes of single webhooks.
 
 use std::{
     io::{BufRead as _, IsTerminal as _},
@@ -13,35 +13,36 @@ use riverlock_digital_river::webhooks::{
     plan::{Action, WebhookPlan},
 };
 
-use super::{Session, print};
+use super::{
+    args::{ConfirmationOptions, WebhookSelector},
+    print,
+    session::Session,
+};
 use crate::{
-    exit::{Usage, Wrong},
-    run::webhooks::args::{ConfirmedOptions, TargetOptions},
+    exit::{Problem, UsageError},
     terminal::out,
 };
 
-/// The pause before the list is read after a lost answer. How soon a new webhook is listed is not documented.
+/// The pause before the list is read after a lost answer. Digital River does not document how soon it lists a new webhook.
 pub(super) const READ_BACK_WAIT: Duration = Duration::from_secs(2);
 
 pub(super) async fn create(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
     let (mode, step) = session.step(name).await?;
     if let Some(id) = print::id(&step.action) {
-        bail!(Wrong(format!(
-            "webhook {name} is registered already, as {id}; `riverlock webhooks update {name}` changes it"
-        )));
+        bail!(Problem(format!("webhook {name} is already registered as {id}; use `riverlock webhooks update {name}`")));
     }
-    carry_out(session, WebhookPlan { mode, steps: vec![step], foreign: Vec::new() }).await
+    execute(session, WebhookPlan { mode, steps: vec![step], foreign: Vec::new() }).await
 }
 
 pub(super) async fn update(session: &Session, name: &str) -> anyhow::Result<ExitCode> {
     let (mode, step) = session.step(name).await?;
     if step.action == Action::Create {
-        bail!(Wrong(format!("webhook {name} is not registered; `riverlock webhooks create {name}` registers it")));
+        bail!(Problem(format!("webhook {name} is not registered; use `riverlock webhooks create {name}`")));
     }
-    carry_out(session, WebhookPlan { mode, steps: vec![step], foreign: Vec::new() }).await
+    execute(session, WebhookPlan { mode, steps: vec![step], foreign: Vec::new() }).await
 }
 
-async fn carry_out(session: &Session, plan: WebhookPlan) -> anyhow::Result<ExitCode> {
+async fn execute(session: &Session, plan: WebhookPlan) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     print::plan(&mut text, &plan)?;
     out::print(&text);
@@ -58,25 +59,25 @@ async fn carry_out(session: &Session, plan: WebhookPlan) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn enable(session: &Session, options: &TargetOptions) -> anyhow::Result<ExitCode> {
+pub(super) async fn enable(session: &Session, options: &WebhookSelector) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(&options.webhook, options.mode).await?;
     if registration.spec.enabled {
-        out::line(&format!("webhook {} is enabled already", registration.id));
+        out::line(&format!("webhook {} is already enabled", registration.id));
         return Ok(ExitCode::SUCCESS);
     }
     switch(session, mode, &registration, true).await?;
     out::line(&format!("webhook {} is enabled", registration.id));
     out::note(
-        "Digital River does not say whether it delivers later what it did not deliver while the webhook was disabled; \
-         `riverlock reconcile` finds the events that never came",
+        "Digital River may not deliver the events that were due while the webhook was disabled; `riverlock reconcile` finds \
+         and fetches them",
     );
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn disable(session: &Session, options: &ConfirmedOptions) -> anyhow::Result<ExitCode> {
+pub(super) async fn disable(session: &Session, options: &ConfirmationOptions) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(&options.target.webhook, options.target.mode).await?;
     if !registration.spec.enabled {
-        out::line(&format!("webhook {} is disabled already", registration.id));
+        out::line(&format!("webhook {} is already disabled", registration.id));
         return Ok(ExitCode::SUCCESS);
     }
     confirm(&registration, "Digital River will send no more events to this address", options.yes)?;
@@ -85,7 +86,7 @@ pub(super) async fn disable(session: &Session, options: &ConfirmedOptions) -> an
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn delete(session: &Session, options: &ConfirmedOptions) -> anyhow::Result<ExitCode> {
+pub(super) async fn delete(session: &Session, options: &ConfirmationOptions) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(&options.target.webhook, options.target.mode).await?;
     confirm(&registration, "The registration and its signing secrets will be deleted for good", options.yes)?;
     webhooks::delete(&session.client, mode, &registration.id).await?;
@@ -93,7 +94,7 @@ pub(super) async fn delete(session: &Session, options: &ConfirmedOptions) -> any
     Ok(ExitCode::SUCCESS)
 }
 
-/// Changes `enabled` alone. All other fields are sent as they are, so the secrets must be known.
+/// Changes only `enabled`. The request repeats all other fields, so the secrets must be known.
 async fn switch(
     session: &Session,
     mode: riverlock_schemas::Mode,
@@ -106,7 +107,7 @@ async fn switch(
         let same = |other: &Spec| other.address == spec.address;
         let Some((_, known)) = configured.filter(|(webhook, _)| webhook.mode == mode).find(|(_, spec)| same(spec))
         else {
-            bail!(Usage(format!(
+            bail!(UsageError(format!(
                 "Digital River does not return the secrets of webhook {}, and a change has to send them; \
                  configure it under [[webhooks]] or use the dashboard",
                 registration.id
@@ -117,31 +118,31 @@ async fn switch(
     spec.enabled = enabled;
     let changed = webhooks::update(&session.client, mode, &registration.id, &spec).await?;
     if changed.spec.enabled != enabled {
-        bail!(Wrong(format!(
-            "Digital River accepted the change of webhook {} and shows enabled={}",
+        bail!(Problem(format!(
+            "Digital River accepted the change of webhook {} but reports enabled={}",
             registration.id, !enabled
         )));
     }
     Ok(())
 }
 
-/// Asks a person to type the webhook's address. Without a terminal only `--yes` confirms.
+/// Asks the operator to type the webhook's address. Without a terminal, only `--yes` confirms.
 ///
 /// # Errors
-/// When it is not confirmed.
+/// When the change is not confirmed.
 fn confirm(registration: &Registration, consequence: &str, yes: bool) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
     let address = &registration.spec.address;
     if !std::io::stdin().is_terminal() {
-        bail!(Usage("not confirmed: standard input is not a terminal; use --yes".to_owned()));
+        bail!(UsageError("not confirmed: standard input is not a terminal; use --yes".to_owned()));
     }
     out::note(&format!("{consequence}: {address}\nType the address to confirm:"));
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     if line.trim() != address {
-        bail!(Usage("not confirmed: that is not the address; nothing was changed".to_owned()));
+        bail!(UsageError("not confirmed: the address differs; nothing was changed".to_owned()));
     }
     Ok(())
 }

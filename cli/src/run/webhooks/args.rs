@@ -1,87 +1,121 @@
-//! `riverlock webhooks` on the command line.
+//! Arguments of `riverlock webhooks`.
 
 use clap::{Args, Subcommand};
 
 use crate::{options::mode::ModeOption, terminal::out::Output};
 
-/// What to do with the webhooks that are registered at Digital River.
+/// The subcommands of `riverlock webhooks`.
 #[derive(Debug, Subcommand)]
 pub enum WebhooksCommand {
-    /// List what is registered, configured or not
-    List(LookOptions),
-    /// Show one webhook, with its secrets masked
+    /// List registered webhooks, whether they are configured or not
+    #[command(after_help = "Examples:
+  riverlock webhooks list --mode live")]
+    List(ViewOptions),
+    /// Show a registered webhook with masked secrets
+    #[command(after_help = "Examples:
+  riverlock webhooks show orders-live")]
     Show {
-        /// Its name in the configuration, or Digital River's id
+        /// The name in the configuration, or Digital River's id
         webhook: String,
-        /// What is looked at
+        /// The mode and the output format
         #[command(flatten)]
-        look: LookOptions,
+        view: ViewOptions,
     },
     /// Register one configured webhook
-    Create(NamedOptions),
-    /// Change one registered webhook so that it is as configured
-    Update(NamedOptions),
-    /// Have Digital River send again, for example after it disabled the webhook
-    Enable(TargetOptions),
-    /// Have Digital River send no more; asks for the address
-    Disable(ConfirmedOptions),
-    /// Delete a registration for good; asks for the address
-    Delete(ConfirmedOptions),
-    /// Compare what is registered with the configuration; exit code 0 only if nothing differs, 1 if something does
+    ///
+    /// There is no dry run.
+    #[command(after_help = "Examples:
+  riverlock webhooks create orders-live")]
+    Create(WebhookName),
+    /// Change one registered webhook to match the configuration
+    ///
+    /// There is no dry run.
+    #[command(after_help = "Examples:
+  riverlock webhooks update orders-live")]
+    Update(WebhookName),
+    /// Enable a webhook, for example after Digital River disabled it
+    ///
+    /// There is no dry run.
+    #[command(after_help = "Examples:
+  riverlock webhooks enable orders-live")]
+    Enable(WebhookSelector),
+    /// Disable a webhook
+    ///
+    /// Digital River then sends no more events to its address. Asks for confirmation.
+    #[command(after_help = "Examples:
+  riverlock webhooks disable orders-live")]
+    Disable(ConfirmationOptions),
+    /// Delete a webhook for good
+    ///
+    /// Deletes the registration and its signing secrets. Asks for confirmation.
+    #[command(after_help = "Examples:
+  riverlock webhooks delete orders-live")]
+    Delete(ConfirmationOptions),
+    /// Compare registered webhooks with the configuration
+    ///
+    /// The exit code is 1 if something differs.
+    #[command(after_help = "Examples:
+  riverlock webhooks check
+  riverlock webhooks check --probe --mode live")]
     Check {
         /// Also send a signed event of type `riverlock.probe` through each public address
         #[arg(long)]
         probe: bool,
-        /// What is looked at
+        /// The mode and the output format
         #[command(flatten)]
-        look: LookOptions,
+        view: ViewOptions,
     },
-    /// Show what has to change so that everything configured is registered, and change it with --apply
+    /// Register and change webhooks to match the configuration
+    ///
+    /// Dry run unless --apply is given; then the exit code is 1 if something would be changed.
+    #[command(after_help = "Examples:
+  riverlock webhooks apply
+  riverlock webhooks apply --apply")]
     Apply {
-        /// Do it; without this nothing is changed, and the exit code is 1 if something would be
+        /// Apply the changes (default: dry run)
         #[arg(long)]
         apply: bool,
-        /// What is looked at
+        /// The mode and the output format
         #[command(flatten)]
-        look: LookOptions,
+        view: ViewOptions,
     },
 }
 
-/// What is looked at, and how it is printed.
+/// Which webhooks are read, and the output format.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct LookOptions {
-    /// Only this mode; all that have an API key when absent
+pub struct ViewOptions {
+    /// Only this mode [default: every mode with an API key]
     #[arg(long, value_enum)]
     pub mode: Option<ModeOption>,
-    /// How to print it
+    /// The output format
     #[command(flatten)]
     pub output: Output,
 }
 
 /// A configured webhook.
 #[derive(Debug, Args)]
-pub struct NamedOptions {
-    /// Its name in the configuration
+pub struct WebhookName {
+    /// The name in the configuration
     pub name: String,
 }
 
 /// A registered webhook.
 #[derive(Debug, Args)]
-pub struct TargetOptions {
-    /// Its name in the configuration, or Digital River's id
+pub struct WebhookSelector {
+    /// The name in the configuration, or Digital River's id
     pub webhook: String,
-    /// The mode of the id; all that have an API key are searched when absent
+    /// The mode of the id [default: every mode with an API key is searched]
     #[arg(long, value_enum)]
     pub mode: Option<ModeOption>,
 }
 
-/// A registered webhook whose change has to be confirmed.
+/// A registered webhook, and whether its change needs no confirmation.
 #[derive(Debug, Args)]
-pub struct ConfirmedOptions {
-    /// Which one
+pub struct ConfirmationOptions {
+    /// The webhook
     #[command(flatten)]
-    pub(crate) target: TargetOptions,
-    /// Do not ask; for scripts
+    pub(crate) target: WebhookSelector,
+    /// Do not ask for confirmation; for scripts
     #[arg(long)]
     pub yes: bool,
 }

@@ -1,4 +1,4 @@
-//! `riverlock webhooks check`: what is registered, what is configured, and what ingest expects.
+//! `riverlock webhooks check`: registrations compared with the configuration and with what ingest expects.
 
 use std::{
     fmt::{self, Write as _},
@@ -13,21 +13,21 @@ use riverlock_ingest::config::{EndpointConfig, TOKEN_PATHS};
 use riverlock_schemas::Mode;
 use serde::Serialize;
 
-use super::{Session, probe};
-use crate::{exit, run::webhooks::args::LookOptions};
+use super::{args::ViewOptions, probe, session::Session};
+use crate::exit;
 
-/// What was found about all of them.
+/// The result of all checks.
 #[derive(Serialize)]
-struct Found {
-    /// Whether all is well.
+struct CheckReport {
+    /// Whether no webhook has a problem.
     ok: bool,
-    webhooks: Vec<Finding>,
+    webhooks: Vec<WebhookFinding>,
 }
 
-/// What was found about one configured webhook.
+/// The result for one configured webhook.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Finding {
+struct WebhookFinding {
     name: String,
     mode: Mode,
     address: String,
@@ -35,24 +35,24 @@ struct Finding {
     state: &'static str,
     /// Digital River's id.
     id: Option<String>,
-    /// What differs from the configuration.
+    /// Fields that differ from the configuration.
     differences: Vec<Difference>,
-    /// What else is wrong.
+    /// Other problems.
     problems: Vec<String>,
-    /// What came of the probe.
-    probe: Option<probe::Outcome>,
+    /// The result of the probe.
+    probe: Option<probe::ProbeResult>,
 }
 
-impl Finding {
-    fn is_well(&self) -> bool {
-        let probed = self.probe.as_ref().is_none_or(probe::Outcome::is_ok);
+impl WebhookFinding {
+    fn is_ok(&self) -> bool {
+        let probed = self.probe.as_ref().is_none_or(probe::ProbeResult::is_ok);
         self.differences.is_empty() && self.problems.is_empty() && self.state != "missing" && probed
     }
 }
 
-pub(super) async fn run(session: &Session, look: LookOptions, with_probe: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(session: &Session, view: ViewOptions, with_probe: bool) -> anyhow::Result<ExitCode> {
     let mut findings = Vec::new();
-    for mode in session.modes(look.mode)? {
+    for mode in session.modes(view.mode)? {
         for step in session.plan(mode).await?.steps {
             let webhook = session.configured(&step.name)?;
             let mut finding = compare(session, webhook, step);
@@ -62,14 +62,14 @@ pub(super) async fn run(session: &Session, look: LookOptions, with_probe: bool) 
             findings.push(finding);
         }
     }
-    let found = Found { ok: findings.iter().all(Finding::is_well), webhooks: findings };
-    look.output.whole(&found, |text| write(text, &found.webhooks))?;
-    Ok(exit::well_if(found.ok))
+    let report = CheckReport { ok: findings.iter().all(WebhookFinding::is_ok), webhooks: findings };
+    view.output.whole(&report, |text| write(text, &report.webhooks))?;
+    Ok(exit::success_if(report.ok))
 }
 
-fn compare(session: &Session, webhook: &WebhookConfig, step: PlanStep) -> Finding {
+fn compare(session: &Session, webhook: &WebhookConfig, step: PlanStep) -> WebhookFinding {
     let mut problems = problems(webhook, session.endpoint(webhook));
-    problems.extend(step.also.iter().map(|id| format!("{id} has the same address: events come twice")));
+    problems.extend(step.also.iter().map(|id| format!("{id} has the same address: events are delivered twice")));
     problems.extend(step.similar.iter().map(|(id, address)| format!("{id} sends the same types to {address}")));
     let state = step.state();
     let (id, differences) = match step.action {
@@ -77,7 +77,7 @@ fn compare(session: &Session, webhook: &WebhookConfig, step: PlanStep) -> Findin
         Action::Update { id, differences } => (Some(id), differences),
         Action::Leave { id } => (Some(id), Vec::new()),
     };
-    Finding {
+    WebhookFinding {
         name: webhook.name.clone(),
         mode: webhook.mode,
         address: webhook.address.to_string(),
@@ -95,7 +95,7 @@ impl Session {
     }
 }
 
-/// Where a webhook and the endpoint that takes its deliveries do not go together.
+/// Settings of a webhook that do not match the endpoint that receives its deliveries.
 fn problems(webhook: &WebhookConfig, endpoint: Option<&EndpointConfig>) -> Vec<String> {
     let Some(endpoint) = endpoint else {
         return vec![format!("no [[ingest.endpoints]] entry is named {}", webhook.endpoint)];
@@ -116,10 +116,10 @@ fn problems(webhook: &WebhookConfig, endpoint: Option<&EndpointConfig>) -> Vec<S
     }
     match &webhook.oauth {
         None if !endpoint.oauth.is_empty() => {
-            problems.push(format!("endpoint {} needs a token, and the webhook has no oauth", endpoint.name));
+            problems.push(format!("endpoint {} requires a token, but the webhook has no oauth", endpoint.name));
         }
         Some(_) if endpoint.oauth.is_empty() => {
-            problems.push(format!("the webhook has oauth, and endpoint {} has no clients", endpoint.name));
+            problems.push(format!("the webhook has oauth, but endpoint {} has no clients", endpoint.name));
         }
         Some(oauth) => {
             if endpoint.oauth.iter().all(|client| client.client_id != oauth.client_id) {
@@ -134,9 +134,9 @@ fn problems(webhook: &WebhookConfig, endpoint: Option<&EndpointConfig>) -> Vec<S
     problems
 }
 
-fn write(text: &mut String, findings: &[Finding]) -> fmt::Result {
+fn write(text: &mut String, findings: &[WebhookFinding]) -> fmt::Result {
     for finding in findings {
-        let mark = if finding.is_well() { "ok     " } else { "PROBLEM" };
+        let mark = if finding.is_ok() { "ok     " } else { "PROBLEM" };
         writeln!(text, "{mark}  {} ({})  {}  {}", finding.name, finding.mode, finding.state, finding.address)?;
         for difference in &finding.differences {
             let Difference { field, from, to } = difference;
@@ -149,6 +149,6 @@ fn write(text: &mut String, findings: &[Finding]) -> fmt::Result {
             writeln!(text, "         probe: {outcome}")?;
         }
     }
-    let wrong = findings.iter().filter(|finding| !finding.is_well()).count();
+    let wrong = findings.iter().filter(|finding| !finding.is_ok()).count();
     writeln!(text, "{} webhooks, {wrong} with problems", findings.len())
 }

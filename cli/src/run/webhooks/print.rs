@@ -1,19 +1,17 @@
-//! How webhooks and plans are printed. Secrets are masked by the types themselves.
+//! Webhooks and plans as text. The types mask their secrets.
 
 use std::fmt::{self, Write as _};
 
-use riverlock_digital_river::webhooks::{
-    Registration, Transport,
-    apply::StepResult,
-    plan::{Action, PlanStep, WebhookPlan},
-};
+use riverlock_digital_river::webhooks::{Registration, Spec, Transport, apply::StepResult, model::MASK, plan::{Action, PlanStep, WebhookPlan}};
 use riverlock_schemas::Mode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::terminal::{table::{Column, Layout, Table}, text::{fields, optional, optional_time, printable}};
+
 /// A registered webhook in a list.
 #[derive(Serialize)]
-pub(super) struct Row {
+pub(super) struct WebhookRow {
     pub(super) mode: Mode,
     /// Its name in the configuration.
     pub(super) name: Option<String>,
@@ -28,59 +26,68 @@ pub(super) fn id(action: &Action) -> Option<&String> {
     }
 }
 
-pub(super) fn table(text: &mut String, rows: &[Row]) -> fmt::Result {
-    for Row { mode, name, webhook } in rows {
-        let state = if webhook.spec.enabled { "enabled" } else { "disabled" };
-        let types: Vec<&str> = webhook.spec.types.iter().map(String::as_str).collect();
-        writeln!(
-            text,
-            "{mode}  {id}  {state:8}  {transport:18}  {name}\n      {address}\n      {types}",
-            id = webhook.id,
-            transport = webhook.spec.transport.name(),
-            name = name.as_deref().unwrap_or("(not configured here)"),
-            address = webhook.spec.address,
-            types = types.join(", "),
-        )?;
-    }
-    writeln!(text, "{} webhooks", rows.len())
+/// The columns of `webhooks list`.
+const COLUMNS: [Column; 7] = [
+    Column::text("MODE"),
+    Column::text("ID"),
+    Column::text("NAME"),
+    Column::text("STATE"),
+    Column::text("AUTHENTICATION"),
+    Column::text("ADDRESS"),
+    Column::text("TYPES"),
+];
+
+/// A comma-separated list of the event types.
+fn types(spec: &Spec) -> String {
+    spec.types.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-pub(super) fn one(text: &mut String, mode: Mode, webhook: &Registration) -> fmt::Result {
+fn state(spec: &Spec) -> &'static str {
+    if spec.enabled { "enabled" } else { "disabled" }
+}
+
+pub(super) fn list(text: &mut String, rows: &[WebhookRow]) {
+    let mut table = Table::new(&COLUMNS);
+    for WebhookRow { mode, name, webhook } in rows {
+        table.row([
+            mode.to_string(),
+            webhook.id.clone(),
+            optional(name.as_deref()),
+            state(&webhook.spec).to_owned(),
+            webhook.spec.transport.name().to_owned(),
+            webhook.spec.address.clone(),
+            types(&webhook.spec),
+        ]);
+    }
+    text.push_str(&table.render(Layout::of_lists(), ""));
+}
+
+pub(super) fn one(text: &mut String, mode: Mode, webhook: &Registration) {
     let spec = &webhook.spec;
-    let types: Vec<&str> = spec.types.iter().map(String::as_str).collect();
-    let time = |time: Option<chrono::DateTime<chrono::Utc>>| {
-        time.map_or_else(|| "unknown".to_owned(), |time| time.to_rfc3339())
-    };
-    for (name, value) in [
-        ("id", webhook.id.clone()),
-        ("mode", mode.to_string()),
-        ("address", spec.address.clone()),
-        ("enabled", spec.enabled.to_string()),
-        ("types", types.join(", ")),
-        ("API version", spec.api_version.clone()),
-        ("transport", spec.transport.name().to_owned()),
-        ("created", time(webhook.created_time)),
-        ("changed", time(webhook.updated_time)),
-    ] {
-        writeln!(text, "{name:<15} {value}")?;
-    }
+    text.push_str(&format!("webhook {} ({mode}): {}\n", printable(&webhook.id), state(spec).to_uppercase()));
+    let mut lines = vec![
+        ("address", printable(&spec.address)),
+        ("types", types(spec)),
+        ("API version", printable(&spec.api_version)),
+        ("authentication", spec.transport.name().to_owned()),
+        ("created", optional_time(webhook.created_time)),
+        ("changed", optional_time(webhook.updated_time)),
+    ];
     if let Transport::OAuth(oauth) = &spec.transport {
-        let mask = riverlock_digital_river::webhooks::model::MASK;
-        for (name, value) in [
-            ("token endpoint", oauth.token_endpoint.as_str()),
-            ("client id", &oauth.client_id),
-            ("client secret", oauth.client_secret.as_ref().map_or("(not returned)", |_| mask)),
-            ("user", oauth.username.as_deref().unwrap_or("")),
-            ("password", oauth.password.as_ref().map_or("(not returned)", |_| mask)),
-            ("grant type", oauth.grant_type.as_deref().unwrap_or("")),
-        ] {
-            writeln!(text, "{name:<15} {value}")?;
-        }
+        let secret = |is_known: bool| if is_known { MASK } else { "(not returned)" }.to_owned();
+        lines.extend([
+            ("token endpoint", printable(&oauth.token_endpoint)),
+            ("client id", printable(&oauth.client_id)),
+            ("client secret", secret(oauth.client_secret.is_some())),
+            ("user", optional(oauth.username.as_deref())),
+            ("password", secret(oauth.password.is_some())),
+            ("grant type", optional(oauth.grant_type.as_deref())),
+        ]);
     }
-    Ok(())
+    fields(text, "  ", &lines);
 }
 
-/// A plan as text: `+` is registered, `~` is changed, nothing stands before what is left.
+/// A plan as text: `+` marks a registration, `~` a change, a space an unchanged webhook.
 pub(super) fn plan(text: &mut String, plan: &WebhookPlan) -> fmt::Result {
     let (mut create, mut change, mut leave) = (0, 0, 0);
     for step in &plan.steps {
@@ -106,10 +113,10 @@ pub(super) fn plan(text: &mut String, plan: &WebhookPlan) -> fmt::Result {
             }
         }
         for id in also {
-            writeln!(text, "    note: {id} has the same address, so that events come twice; it is not touched")?;
+            writeln!(text, "    note: {id} has the same address, so events are delivered twice; it is not changed")?;
         }
         for (id, address) in similar {
-            writeln!(text, "    note: {id} sends the same types to {address}; id = \"{id}\" would move it here")?;
+            writeln!(text, "    note: {id} sends the same types to {address}; set id = \"{id}\" to move it here")?;
         }
     }
     for webhook in &plan.foreign {
@@ -142,8 +149,8 @@ pub(super) fn plan_json(plan: &WebhookPlan) -> Value {
 pub(super) fn done(done: StepResult) -> &'static str {
     match done {
         StepResult::Created => "registered",
-        StepResult::CreatedUnanswered => "registered (the answer was lost; found in the list)",
+        StepResult::CreatedUnanswered => "registered (the answer was lost, but the webhook is listed)",
         StepResult::Updated => "changed",
-        StepResult::Left => "left as it is",
+        StepResult::Left => "unchanged",
     }
 }

@@ -1,6 +1,6 @@
-//! Sends an event of our own through a webhook's public address, authenticated as Digital River authenticates.
+//! Sends a test event through a webhook's public address, authenticated as Digital River authenticates.
 //!
-//! The event has the type `riverlock.probe`, which no consumer handles: it is acknowledged, stored and audited as ignored.
+//! The event has the type `riverlock.probe`, which no consumer handles: it is acknowledged, stored, and has the outcome `ignored`.
 
 use std::{fmt, time::Duration};
 
@@ -20,7 +20,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use url::{Url, form_urlencoded};
 
-use super::Session;
+use super::session::Session;
+use crate::terminal::causes::with_causes;
 
 /// The type of the event.
 const PROBE_TYPE: &str = "riverlock.probe";
@@ -34,27 +35,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest answer that is read, bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// What came of a probe.
+/// The result of a probe.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Outcome {
-    /// The event's id, to be found with `riverlock trace`.
+pub(super) struct ProbeResult {
+    /// The event's id, for `riverlock trace`.
     event_id: String,
-    /// The status of the answer; 202 when all is well.
+    /// The status of the answer; 202 on success.
     status: Option<u16>,
-    /// How long the answer took.
+    /// The time until the answer.
     milliseconds: u64,
     /// Why it failed.
     error: Option<String>,
 }
 
-impl Outcome {
+impl ProbeResult {
     pub(super) fn is_ok(&self) -> bool {
         self.status == Some(202)
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for ProbeResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { event_id, status, milliseconds, error } = self;
         match (status, error) {
@@ -66,20 +67,21 @@ impl fmt::Display for Outcome {
 }
 
 /// Sends a probe.
-pub(super) async fn send(session: &Session, webhook: &WebhookConfig) -> Outcome {
+pub(super) async fn send(session: &Session, webhook: &WebhookConfig) -> ProbeResult {
     let event_id = format!("riverlock-probe-{}", uuid::Uuid::new_v4());
     let started = std::time::Instant::now();
     let answer = tokio::time::timeout(2 * ANSWER_TIMEOUT, exchange(session, webhook, &event_id)).await;
     let (status, error) = match answer {
         Ok(Ok((202, _))) => (Some(202), None),
         Ok(Ok((status, text))) => (Some(status), Some(text)),
-        Ok(Err(error)) => (None, Some(format!("{error:#}"))),
+        Ok(Err(error)) => (None, Some(with_causes(&error))),
         Err(_) => (None, Some(format!("no answer within {:?}", 2 * ANSWER_TIMEOUT))),
     };
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Outcome { event_id, status, milliseconds, error }
+    ProbeResult { event_id, status, milliseconds, error }
 }
 
+/// Sends the event and returns the status and the body of the answer.
 async fn exchange(session: &Session, webhook: &WebhookConfig, event_id: &str) -> anyhow::Result<(u16, String)> {
     let now = SystemClock.now();
     let body = json!({

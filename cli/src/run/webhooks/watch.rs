@@ -1,4 +1,4 @@
-//! Looks at the registrations every few minutes, in one process at a time.
+//! A background task that checks the registrations every few minutes, in one process at a time.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -14,12 +14,12 @@ use riverlock_ledger::{
 use riverlock_runtime::{Context, SystemClock};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::config::Config;
+use crate::{config::Config, terminal::causes::with_causes};
 
-/// How often the registrations are looked at. A webhook is disabled after days of failures, so minutes are early enough.
+/// How often the registrations are checked. Digital River disables a webhook after days of failures, so minutes suffice.
 const INTERVAL: Duration = Duration::from_secs(300);
 
-/// How soon a process that does not watch tries to, after the one that did has ended.
+/// How often a process without the lease tries to get it.
 const LEASE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long the watcher may be silent before the process counts as stuck: longer than a request may take with all attempts at
@@ -58,7 +58,7 @@ async fn run(
             Some(connection) => bounded(postgres.answer_limit(), ping(connection)).await.is_ok(),
             None => {
                 lease = take(&postgres).await.unwrap_or_else(|error| {
-                    tracing::debug!("the webhook watcher has no lease: {error:#}");
+                    tracing::debug!("the webhook watcher has no lease: {}", with_causes(&error));
                     None
                 });
                 lease.is_some()
@@ -69,7 +69,7 @@ async fn run(
                 component.beat();
                 let now = context.clock.now().timestamp();
                 if let Err(error) = watch::poll(&client, mode, &webhooks, now).await {
-                    tracing::warn!("the webhooks registered for {mode} data could not be looked at: {error}");
+                    tracing::warn!("the webhooks registered for {mode} data could not be read: {error}");
                 }
             }
             INTERVAL
@@ -87,7 +87,7 @@ async fn ping(connection: &mut PgConnection) -> Result<(), riverlock_ledger::Err
     Ok(connection.ping().await?)
 }
 
-/// A connection that holds the lease for as long as it lives; `None` if another process has it.
+/// A connection that holds the lease while it is open; `None` if another process has the lease.
 async fn take(postgres: &PostgresConfig) -> anyhow::Result<Option<PgConnection>> {
     let mut connection = postgres.connect_as("webhooks").await.context("PostgreSQL does not take a connection")?;
     let held = bounded(postgres.answer_limit(), postgres::try_lock(&mut connection, Lock::Webhooks)).await?;

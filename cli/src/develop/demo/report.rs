@@ -1,4 +1,4 @@
-//! The demo's last words.
+//! The demo's final report.
 
 use std::fmt::Display;
 
@@ -8,21 +8,24 @@ use riverlock_processor::store;
 use riverlock_sandbox::PlayReport;
 use sqlx::PgConnection;
 
-use super::verify::Verified;
+use super::verify::Verification;
 use crate::{develop::local::Local, terminal::out};
 
 pub(super) async fn print(
     local: &Local,
     connection: &mut PgConnection,
     played: &PlayReport,
-    verified: &Verified,
+    verification: &Verification,
 ) -> anyhow::Result<()> {
     let counts = &played.counts;
     out::line(&format!("\n{:-<78}", ""));
-    row("events", format!("{} distinct, {} sent again on purpose", counts.events_planned, counts.duplicates_sent));
+    row("events", format!("{} distinct, {} sent twice on purpose", counts.events_planned, counts.duplicates_sent));
     let refused: Vec<String> = counts.refused.iter().map(|(status, count)| format!("{count} x {status}")).collect();
     let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
-    row("requests", format!("{} sent, {} acknowledged, refused: {refused}", counts.requests_sent, counts.acknowledged));
+    row(
+        "requests",
+        format!("{} sent, {} acknowledged, rejected: {refused}", counts.requests_sent, counts.acknowledged),
+    );
     if counts.timeouts + counts.unreachable > 0 {
         row("", format!("{} without an answer in time, {} without a server", counts.timeouts, counts.unreachable));
     }
@@ -32,11 +35,11 @@ pub(super) async fn print(
     row("orders", list(store::count_by_status(connection).await?));
     row(
         "as played",
-        format!("{} orders and {} events compared with their histories", verified.orders, verified.events),
+        format!("{} orders and {} events compared with their histories", verification.orders, verification.events),
     );
     row("outbox messages", view::outbox_counts(connection).await?.0);
     row("invoices", list(documents::count_by_state(connection).await?));
-    row("as served", format!("{} invoices hashed, {} bytes", verified.invoices, verified.invoice_bytes));
+    row("as served", format!("{} invoices hashed, {} bytes", verification.invoices, verification.invoice_bytes));
     let memory: Vec<String> = local
         .services
         .iter()

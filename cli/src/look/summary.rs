@@ -1,0 +1,102 @@
+//! The first lines of `orders show` and `trace`: the status, what is wrong, what is still open.
+
+use riverlock_invoice_fetcher::queue::view::InvoiceView;
+use riverlock_ledger::view::{EventView, MessageView};
+use riverlock_processor::store::OrderView;
+
+use crate::terminal::text::{count, fields, printable};
+
+/// What is wrong and what is open, each in one phrase.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Summary {
+    problems: Vec<String>,
+    open: Vec<String>,
+}
+
+impl Summary {
+    /// Adds a problem of `number` things, unless there are none.
+    pub(super) fn problem(&mut self, number: usize, noun: &str, what: &str) {
+        if number > 0 {
+            self.problems.push(format!("{} {what}", count(number, noun)));
+        }
+    }
+
+    /// Adds `number` open things, unless there are none.
+    pub(super) fn open(&mut self, number: usize, noun: &str, what: &str) {
+        if number > 0 {
+            self.open.push(format!("{} {what}", count(number, noun)));
+        }
+    }
+
+    /// Adds the anomalies of an order.
+    pub(super) fn order(&mut self, order: &OrderView) {
+        if !order.anomalies.is_empty() {
+            self.problems.push(format!("anomalies: {}", order.anomalies.join(", ")));
+        }
+    }
+
+    /// Adds conflicts and dead letters.
+    pub(super) fn events<'a>(&mut self, events: impl Iterator<Item = &'a EventView> + Clone) {
+        let with = |outcome: &'static str| events.clone().filter(move |event| event.outcome == outcome).count();
+        self.problem(with("dead"), "dead letter", "");
+        self.problem(with("conflict"), "record", "in conflict with an earlier record of the same event");
+    }
+
+    /// Adds messages that are not published.
+    pub(super) fn messages<'a>(&mut self, messages: impl Iterator<Item = &'a MessageView>) {
+        self.open(messages.filter(|message| !message.published).count(), "message", "not published");
+    }
+
+    /// Adds documents that are not stored, with the last error of each.
+    pub(super) fn documents<'a>(&mut self, documents: impl Iterator<Item = &'a InvoiceView>) {
+        for document in documents {
+            let error =
+                document.last_error.as_deref().map(|error| format!(": {}", printable(error))).unwrap_or_default();
+            let text = format!("document {} is {}{error}", document.file_id, printable(&document.state));
+            match document.state.as_str() {
+                "due" => self.open.push(text),
+                "discarded" => self.problems.push(text),
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes the summary, one phrase per line.
+    pub(super) fn write(&self, text: &mut String) {
+        let none = |phrases: &[String]| if phrases.is_empty() { vec!["none".to_owned()] } else { phrases.to_vec() };
+        let mut lines = Vec::new();
+        for (name, phrases) in [("problems", none(&self.problems)), ("open", none(&self.open))] {
+            let names = std::iter::once(name).chain(std::iter::repeat(""));
+            lines.extend(names.zip(phrases).map(|(name, phrase)| (name, phrase.trim_end().to_owned())));
+        }
+        fields(text, "  ", &lines);
+    }
+}
+
+/// The first line about an order.
+pub(super) fn headline(order: &OrderView) -> String {
+    format!("order {} ({}): {}", printable(&order.order_id), order.mode, order.status.to_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_problems_before_what_is_open() {
+        let mut summary = Summary::default();
+        summary.problem(2, "record", "changed");
+        summary.problem(0, "dead letter", "");
+        summary.open(1, "message", "not published");
+        summary.open(3, "document", "due");
+        let mut text = String::new();
+        summary.write(&mut text);
+        assert_eq!(
+            text,
+            "  problems  2 records changed\n  open      1 message not published\n            3 documents due\n"
+        );
+        let mut text = String::new();
+        Summary::default().write(&mut text);
+        assert_eq!(text, "  problems  none\n  open      none\n");
+    }
+}
