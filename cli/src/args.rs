@@ -29,7 +29,14 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 #[command(name = "riverlock", version = VERSION.as_str(), after_help = exit::HELP)]
 pub struct Args {
     /// Configuration file (TOML); environment variables such as RIVERLOCK__KAFKA__BROKERS override it
-    #[arg(long, short, global = true, env = "RIVERLOCK_CONFIG", help_heading = "Global options")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "RIVERLOCK_CONFIG",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
     pub config: Option<PathBuf>,
     /// Log more to standard error; -vv for details. Services log as `[telemetry]` configures
     #[arg(long, short, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]

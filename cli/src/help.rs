@@ -95,9 +95,9 @@ const REFERENCE: &str = "# Commands
 
 This page is generated from the program (`make docs`); a test fails while it differs.
 
-- **Lists** are tables that fit the terminal. In a pipe they are one line per entry, with tabs between the values, without
-  headings and without truncation; the count and the cursor of the next page then go to standard error.
-  `RIVERLOCK_TERMINAL_WIDTH=120` prints tables of that width into a pipe, too.
+- **Lists** are tables that fit the terminal; on a terminal that is too narrow, each entry is a block of lines. In a pipe they
+  are one line per entry, with tabs between the values, without headings and without truncation; the count and the cursor of
+  the next page then go to standard error. `RIVERLOCK_TERMINAL_WIDTH=120` prints tables of that width into a pipe, too.
 - **`--json`** prints one JSON value, or one per line where results are printed as soon as they are known. A page of a list is
   `{\"items\": […], \"next\": …}`; `next` is the value of `--after` for the next page.
 - **Times** are RFC 3339 in UTC with milliseconds, such as `2026-01-31T08:00:00.000Z`.
@@ -183,7 +183,7 @@ mod tests {
         for flag in ["-h", "--help"] {
             let error = Args::parsed(["riverlock", "refold", flag]).unwrap_err().to_string();
             assert!(error.starts_with("Recompute orders from their stored events, after a bug fix\n"), "{error}");
-            assert!(error.contains("May run beside the services") && error.contains("Examples:"), "{error}");
+            assert!(error.contains("Dry run unless --apply is given.") && error.contains("Examples:"), "{error}");
         }
     }
 }

@@ -4,7 +4,7 @@ use riverlock_invoice_fetcher::queue::view::InvoiceView;
 use riverlock_ledger::view::{EventView, MessageView};
 use riverlock_processor::store::OrderView;
 
-use crate::terminal::text::{count, fields, printable};
+use crate::terminal::text::{count, printable};
 
 /// What is wrong and what is open, each in one phrase.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,15 +61,15 @@ impl Summary {
         }
     }
 
-    /// Writes the summary, one phrase per line.
-    pub(super) fn write(&self, text: &mut String) {
+    /// The summary as lines of a name and a value, one phrase per line.
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
         let none = |phrases: &[String]| if phrases.is_empty() { vec!["none".to_owned()] } else { phrases.to_vec() };
         let mut lines = Vec::new();
         for (name, phrases) in [("problems", none(&self.problems)), ("open", none(&self.open))] {
             let names = std::iter::once(name).chain(std::iter::repeat(""));
             lines.extend(names.zip(phrases).map(|(name, phrase)| (name, phrase.trim_end().to_owned())));
         }
-        fields(text, "  ", &lines);
+        lines
     }
 }
 
@@ -89,14 +89,10 @@ mod tests {
         summary.problem(0, "dead letter", "");
         summary.open(1, "message", "not published");
         summary.open(3, "document", "due");
-        let mut text = String::new();
-        summary.write(&mut text);
-        assert_eq!(
-            text,
-            "  problems  2 records changed\n  open      1 message not published\n            3 documents due\n"
-        );
-        let mut text = String::new();
-        Summary::default().write(&mut text);
-        assert_eq!(text, "  problems  none\n  open      none\n");
+        let expected =
+            [("problems", "2 records changed"), ("open", "1 message not published"), ("", "3 documents due")];
+        assert_eq!(summary.lines(), expected.map(|(name, phrase)| (name, phrase.to_owned())));
+        let expected = [("problems", "none"), ("open", "none")];
+        assert_eq!(Summary::default().lines(), expected.map(|(name, phrase)| (name, phrase.to_owned())));
     }
 }

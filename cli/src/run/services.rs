@@ -192,7 +192,7 @@ fn watch(config: &Config, context: &Context) {
     }
 }
 
-/// Refuses to consume from topics or into tables that are not as they must be.
+/// Checks that topics, tables and the Kafka cluster are those of this version and configuration.
 async fn check(config: &Config) -> anyhow::Result<()> {
     topics::check(&config.kafka).await?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;

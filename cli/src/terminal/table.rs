@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use comfy_table::{CellAlignment, ContentArrangement};
 
-use super::text::printable;
+use super::text::{MISSING, fields, printable};
 
 /// Set to a number of columns, lists are printed as tables of this width even into a pipe.
 const WIDTH_VARIABLE: &str = "RIVERLOCK_TERMINAL_WIDTH";
@@ -37,7 +37,8 @@ impl Column {
 /// How a list is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// An aligned table with headings, of at most this width in columns; `None` is unlimited.
+    /// An aligned table with headings, of at most this width in columns; `None` is unlimited. If words would have to be
+    /// broken to fit, each entry becomes a block of lines instead.
     Table { width: Option<u16> },
     /// One line per entry without headings, with tabs between complete values.
     Lines,
@@ -94,9 +95,9 @@ impl Table {
     }
 
     /// Writes the entries under a title, as a section of a longer text; nothing without entries.
-    pub(crate) fn section(&self, text: &mut String, title: &str) {
+    pub(crate) fn section(&self, text: &mut String, title: &str, layout: Layout) {
         if !self.rows.is_empty() {
-            text.push_str(&format!("\n{title}\n{}", self.render(Layout::of_sections(), "  ")));
+            text.push_str(&format!("\n{title}\n{}", self.render(layout, "  ")));
         }
     }
 
@@ -109,7 +110,35 @@ impl Table {
         }
     }
 
+    /// The width that the table needs if values are broken only between words.
+    fn unbroken_width(&self) -> usize {
+        let longest_word =
+            |text: &str| text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or_default();
+        let of_column = |(index, column): (usize, &Column)| {
+            let values = self.rows.iter().map(|row| longest_word(&row[index])).max().unwrap_or_default();
+            values.max(longest_word(column.heading))
+        };
+        let words: usize = self.columns.iter().enumerate().map(of_column).sum();
+        words + usize::from(GAP) * self.columns.len().saturating_sub(1)
+    }
+
+    /// Each entry as lines of a heading and a value; missing values are left out.
+    fn blocks(&self, indent: &str) -> String {
+        let block = |row: &Vec<String>| {
+            let present = |value: &String| if value == MISSING { String::new() } else { value.clone() };
+            let lines: Vec<_> =
+                self.columns.iter().zip(row).map(|(column, value)| (column.heading, present(value))).collect();
+            let mut text = String::new();
+            fields(&mut text, indent, &lines);
+            text
+        };
+        self.rows.iter().map(block).collect::<Vec<_>>().join("\n")
+    }
+
     fn aligned(&self, width: Option<u16>, indent: &str) -> String {
+        if width.is_some_and(|width| self.unbroken_width() + indent.len() > usize::from(width)) {
+            return self.blocks(indent);
+        }
         let mut table = comfy_table::Table::new();
         table.set_header(self.columns.iter().map(|column| column.heading));
         table.add_rows(&self.rows);
@@ -162,14 +191,38 @@ CHANGED                   ORDER         STATUS    VERSION
     }
 
     #[test]
-    fn a_narrow_terminal_wraps_values_and_loses_none() {
-        let text = orders().render(Layout::Table { width: Some(40) }, "  ");
-        assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
-        let joined: String = text.split_whitespace().collect();
-        for part in ["CHANGED", "924469", "complete", "12"] {
-            assert!(joined.contains(part), "{text}");
-        }
-        assert!(text.lines().count() > 3, "{text}");
+    fn a_narrow_terminal_shows_long_values_on_several_lines() {
+        const COLUMNS: [Column; 2] = [Column::text("ORDER"), Column::text("ERROR")];
+        let mut table = Table::new(&COLUMNS);
+        table.row(["924469841958", "database: new row violates check constraint bug"].map(str::to_owned));
+        assert_eq!(
+            table.render(Layout::Table { width: Some(42) }, "  "),
+            "  ORDER         ERROR\n  924469841958  database: new row violates\n                check constraint bug\n"
+        );
+    }
+
+    #[test]
+    fn a_terminal_that_is_too_narrow_for_a_table_shows_blocks() {
+        let mut orders = orders();
+        orders.row(["2026-01-31T08:02:00.000Z", "1", MISSING, "1"].map(str::to_owned));
+        assert_eq!(
+            orders.render(Layout::Table { width: Some(40) }, ""),
+            "\
+CHANGED  2026-01-31T08:00:00.000Z
+ORDER    924469841958
+STATUS   complete
+VERSION  4
+
+CHANGED  2026-01-31T08:01:02.345Z
+ORDER    a\u{fffd}b
+STATUS   on_hold
+VERSION  12
+
+CHANGED  2026-01-31T08:02:00.000Z
+ORDER    1
+VERSION  1
+"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
-use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
+use riverlock_schemas::{FileId, Mode, hash::Sha256Hash, time::rfc3339};
 use serde::Serialize;
 use sqlx::PgConnection;
 
@@ -63,7 +63,7 @@ impl fmt::Display for InvoiceView {
             write!(f, ", {key}, {size} bytes, SHA-256 {hash}")?;
         }
         if let Some(next) = self.next_attempt_at {
-            write!(f, ", {} attempts, next {next}", self.attempts)?;
+            write!(f, ", {} attempts, next {}", self.attempts, rfc3339(next))?;
         }
         self.last_error.as_ref().map_or(Ok(()), |error| write!(f, ", last error: {error}"))
     }

@@ -213,13 +213,13 @@ async fn reconcile(world: &World, withheld: &[String], connection: &mut PgConnec
     assert!(first < withheld.len(), "the run was over before it was killed: the test showed nothing");
 
     let resumed = run(world, &arguments, 0);
-    assert!(resumed.contains("went on with interrupted run"), "{resumed}");
+    assert!(resumed.contains("continued interrupted run"), "{resumed}");
     until_recorded(connection, withheld).await;
     let found = records(connection, withheld).await;
     let twice: Vec<_> = found.iter().filter(|(_, count)| **count != 1).collect();
     assert!(twice.is_empty(), "written twice: {twice:?}");
     let after = run(world, &["reconcile", "--since", "5d"], 0);
-    assert!(after.contains(" 0 never came"), "{after}");
+    assert!(after.contains(" 0 never delivered"), "{after}");
 }
 
 /// Orders are compared without events: what was fetched is there, and what no webhook sends is pointed out.

@@ -113,8 +113,10 @@ async fn orders_are_listed_page_by_page_and_by_what_they_are() {
         after = format!(" --after {next}");
     }
     assert_eq!(&paged, all["items"].as_array().unwrap(), "every order once, in the same order");
-    let text = desk.text("orders list --limit 2", 0).await;
-    assert!(text.contains("2 orders, and there are more: --after '"), "{text}");
+    let output = desk.run("orders list --limit 2").await;
+    let (text, notes) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(notes.contains("2 orders; more with --after '"), "{notes}");
+    assert_eq!(text.lines().map(|line| line.split('\t').count()).collect::<Vec<_>>(), [6, 6], "{text}");
 
     let complete = desk.json("orders list --status complete --mode test").await;
     let expected = lives.iter().filter(|life| life.expected.status == "complete").count();
@@ -210,11 +212,11 @@ async fn no_secret_is_read_that_is_not_needed() {
         ("invoice_fetcher", "/nowhere/api-key"),
         ("sandbox", "/nowhere/sandbox"),
     ] {
-        let line = problems.lines().find(|line| line.starts_with(&format!("[{section}] "))).unwrap();
+        let line = problems.lines().find(|line| line.starts_with(&format!("[{section}]\t"))).unwrap();
         assert!(line.contains(file), "{line}");
     }
-    assert!(problems.contains("[postgres] is right"), "{problems}");
-    // Whoever connects to Kafka needs Kafka's.
+    assert!(problems.contains("[postgres]\tvalid"), "{problems}");
+    // A command that connects to Kafka needs Kafka's secrets.
     let output = desk.run("audit").await;
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && error.contains("/nowhere/kafka"), "{error}");

@@ -103,9 +103,8 @@ async fn letters_are_listed_and_shown_and_their_bodies_only_on_demand() {
     let desk = Desk::three().await;
     let list = desk.text(&["list"], 0).await;
     for expected in [
-        "riverlock.raw.order.accepted[3]@0  fixed  order.accepted  order order-of-fixed  open after 1 try  database",
-        "riverlock.raw.order.invoice.created[3]@0  invoice",
-        "3 letters",
+        "\triverlock.raw.order.accepted[3]@0\tfixed\torder.accepted\torder-of-fixed\topen\t1\tdatabase",
+        "riverlock.raw.order.invoice.created[3]@0\tinvoice",
     ] {
         assert!(list.contains(expected), "{list}");
     }
@@ -113,14 +112,15 @@ async fn letters_are_listed_and_shown_and_their_bodies_only_on_demand() {
     assert_eq!(json["items"].as_array().unwrap().len(), 1);
     let letter = &json["items"][0];
     assert_eq!((letter["eventId"].as_str(), letter["state"].as_str()), (Some("fixed"), Some("open")));
-    assert!(desk.text(&["list", "--error", "shape"], 0).await.ends_with("0 letters\n"));
-    assert!(desk.text(&["list", "--until", "1h"], 0).await.ends_with("0 letters\n"));
-    assert!(desk.text(&["list", "--since", "1h"], 0).await.ends_with("3 letters\n"));
-    assert!(desk.text(&["list", "--state", "redriven"], 0).await.ends_with("0 letters\n"));
+    assert!(desk.text(&["list", "--error", "shape"], 0).await.is_empty());
+    assert!(desk.text(&["list", "--until", "1h"], 0).await.is_empty());
+    assert_eq!(desk.text(&["list", "--since", "1h"], 0).await.lines().count(), 3);
+    assert!(desk.text(&["list", "--state", "redriven"], 0).await.is_empty());
 
     for name in ["fixed", "riverlock.raw.order.accepted[3]@0"] {
         let shown = desk.text(&["show", name], 0).await;
-        assert!(shown.contains("event fixed, type order.accepted") && shown.contains("in the audit: dead"), "{shown}");
+        assert!(shown.starts_with("dead letter riverlock.raw.order.accepted[3]@0: OPEN, OUTCOME DEAD\n"), "{shown}");
+        assert!(shown.contains("fixed, type order.accepted"), "{shown}");
         assert!(!shown.contains("someone@example.com"), "{shown}");
         assert!(!desk.text(&["show", name, "--json"], 0).await.contains("someone@example.com"));
         assert!(desk.text(&["show", name, "--payload"], 0).await.contains(&accepted("fixed")));
@@ -141,14 +141,14 @@ async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
     assert!(dry.contains("riverlock.raw.order.invoice.created[3]@0  would be applied\n"), "{dry}");
     assert!(
         dry.contains(
-            "2 letters would be redriven (2 applied), 1 would stay dead, 0 passed over; --apply --reason <why> does it"
+            "2 dead letters would be redriven (2 applied), 1 would stay dead, 0 skipped; apply with --apply --reason TEXT"
         ),
         "{dry}"
     );
     assert_eq!(state(&mut desk.connection).await.unwrap(), before);
 
     let done = desk.text(&[&["redrive", "fixed", "invoice", "--apply"][..], &why].concat(), 0).await;
-    assert!(done.ends_with("2 letters redriven (2 applied), 0 stay dead, 0 passed over\n"), "{done}");
+    assert!(done.ends_with("2 dead letters redriven (2 applied), 0 still dead, 0 skipped\n"), "{done}");
     let documents: i64 = sqlx::query_scalar("SELECT count(*) FROM invoices WHERE state = 'due'")
         .fetch_one(&mut desk.connection)
         .await
@@ -166,16 +166,16 @@ async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
     assert_eq!((shown[0]["state"].as_str(), shown[0]["outcome"].as_str()), (Some("redriven"), Some("applied")));
 
     let again = desk.text(&[&["redrive", "fixed", "--apply"][..], &why].concat(), 1).await;
-    assert!(again.contains("passed over: it is redriven already"), "{again}");
+    assert!(again.contains("skipped: it is redriven already"), "{again}");
     let vain = desk.text(&[&["redrive", "--all", "--apply", "--by", "grace"][..], &why].concat(), 1).await;
-    assert!(vain.contains("[3]@1  still dead(order_id) after 2 tries: "), "{vain}");
+    assert!(vain.contains("[3]@1  still dead(order_id) after 2 attempts: "), "{vain}");
     for _ in 0..2 {
         desk.text(&[&["redrive", "never", "--apply"][..], &why].concat(), 1).await;
     }
     let guarded = desk.text(&[&["redrive", "--all", "--apply"][..], &why].concat(), 0).await;
     assert!(guarded.contains("redriven in vain 3 times; --force"), "{guarded}");
     let forced = desk.text(&[&["redrive", "never", "--apply", "--force"][..], &why].concat(), 1).await;
-    assert!(forced.contains("still dead(order_id) after 5 tries"), "{forced}");
+    assert!(forced.contains("still dead(order_id) after 5 attempts"), "{forced}");
     let rows = outcomes(&mut desk.connection).await.unwrap();
     assert_eq!((rows["applied"], rows["dead"]), (2, 1));
 }
@@ -185,7 +185,7 @@ async fn nothing_is_done_without_a_name_a_reason_and_a_word_about_which() {
     let desk = Desk::three().await;
     desk.text(&["redrive", "--all", "--apply"], 2).await;
     let dry = desk.text(&["redrive", "--all"], 1).await;
-    assert!(dry.contains("2 letters would be redriven"), "{dry}");
+    assert!(dry.contains("2 dead letters would be redriven"), "{dry}");
     desk.text(&["redrive", "--reason", "x"], 2).await;
     desk.text(&["redrive", "fixed", "--error", "shape", "--reason", "x"], 2).await;
     desk.text(&["redrive", "fixed", "--reason", " ", "--apply"], 2).await;
@@ -202,16 +202,19 @@ async fn a_letter_is_discarded_and_remembers_who_and_why() {
     let why = ["--reason", "a test order"];
     let dry = desk.text(&[&["discard", "--order", "order-of-fixed"][..], &why].concat(), 0).await;
     assert!(
-        dry.contains("1 letters would be discarded (1 discarded), 0 would stay dead, 0 passed over; --apply"),
+        dry.contains(
+            "1 dead letter would be discarded (1 discarded), 0 would stay dead, 0 skipped; apply with --apply"
+        ),
         "{dry}"
     );
-    assert!(desk.text(&["list"], 0).await.ends_with("3 letters\n"));
+    assert_eq!(desk.text(&["list"], 0).await.lines().count(), 3);
     desk.text(&[&["discard", "--order", "order-of-fixed", "--apply"][..], &why].concat(), 0).await;
-    assert!(desk.text(&["list"], 0).await.ends_with("2 letters\n"));
+    assert_eq!(desk.text(&["list"], 0).await.lines().count(), 2);
     let discarded = &desk.json(&["list", "--state", "discarded", "--json"]).await["items"];
     assert_eq!((discarded[0]["eventId"].as_str(), discarded[0]["outcome"].as_str()), (Some("fixed"), Some("dead")));
     let shown = desk.text(&["show", "fixed"], 0).await;
-    assert!(shown.contains("discard by ada (a test order): dead"), "{shown}");
+    let action = shown.lines().last().unwrap().split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
+    assert_eq!(action, "discard ada a test order dead", "{shown}");
     let all = desk.text(&[&["redrive", "--event-type", "order.accepted", "--apply"][..], &why].concat(), 1).await;
     assert!(!all.contains("[3]@0"), "{all}");
     desk.text(&[&["redrive", "fixed", "--apply"][..], &why].concat(), 0).await;

@@ -65,9 +65,7 @@ const PARKED: &str = "SELECT (SELECT count(*) FROM outbox_parked)
 async fn messages_that_are_not_published_are_listed_in_pages() {
     let desk = Desk::new().await;
     let text = desk.text(&["list", "--parked"], 0).await;
-    for expected in
-        ["1  ", "order stuck (test)", "too large", "riverlock.raw.other[0]@7", "3 messages and dead letters"]
-    {
+    for expected in ["1\t", "\tstuck\ttest\t", "too large", "riverlock.raw.other[0]@7\t"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     let ids = |page: &Value| -> Vec<i64> {
@@ -95,7 +93,7 @@ async fn what_is_parked_is_put_back_only_when_that_is_asked_for_and_the_retry_is
     let retry = |more: &[&'static str]| [&["retry"][..], more, &why].concat();
     let text = desk.text(&retry(&["--all-parked"]), 0).await;
     assert!(
-        text.contains("2 messages and 1 dead letters would be published again") && text.contains("--apply"),
+        text.contains("2 messages and 1 dead letter would be published again") && text.contains("--apply"),
         "{text}"
     );
     assert_eq!(desk.count(PARKED).await, 3);

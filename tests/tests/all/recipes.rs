@@ -51,7 +51,13 @@ impl Kitchen {
     async fn run(&self, words: &str) -> String {
         let mut command = Command::new(binary().unwrap());
         command.arg("--config").arg(&self.world.local.config_file).args(split(words));
-        let output = command.env("USER", "ada").env_remove("SUDO_USER").output().await.unwrap();
+        let output = command
+            .env("USER", "ada")
+            .env("RIVERLOCK_TERMINAL_WIDTH", "150")
+            .env_remove("SUDO_USER")
+            .output()
+            .await
+            .unwrap();
         let printed = if output.stdout.is_empty() { output.stderr } else { output.stdout };
         String::from_utf8(printed).unwrap()
     }
@@ -103,8 +109,8 @@ fn split(line: &str) -> Vec<String> {
 
 /// The command that a dry run prints at its end.
 fn plan(printed: &str, reason: &str) -> String {
-    let command = printed.lines().find_map(|line| line.strip_prefix("do it with: riverlock "));
-    command.unwrap_or_else(|| panic!("no plan: {printed}")).replace("<why>", &format!("'{reason}'"))
+    let command = printed.lines().find_map(|line| line.strip_prefix("apply with: riverlock "));
+    command.unwrap_or_else(|| panic!("no plan: {printed}")).replace("TEXT", &format!("'{reason}'"))
 }
 
 /// Statements that delete all that the database knows of some orders.

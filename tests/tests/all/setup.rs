@@ -127,7 +127,7 @@ async fn tables_are_not_changed_under_services() {
     let (desk, cluster) = (Desk::new().await, embedded());
     let service = desk.tables().connect().await.unwrap();
     let refused = text(desk.setup(&cluster.bootstrap(), "", &[]).await, 1);
-    assert!(refused.contains("end every processor and invoice-fetcher first"), "{refused}");
+    assert!(refused.contains("stop every processor and invoice-fetcher first"), "{refused}");
     service.close().await.unwrap();
     let mut code = None;
     for _ in 0..100 {

@@ -220,9 +220,9 @@ async fn an_order_is_followed_from_its_webhooks_to_its_last_effect() {
 
     let (text, _) = desk.text(&["o1"]).await;
     for line in [
-        "order o1 (test): COMPLETE, ANOMALIES: conflict",
+        "order o1 (test): COMPLETE\n  problems  anomalies: conflict\n            1 dead letter\n            1 record in conflict",
         "signature  verifies with secret new",
-        "outcome    CONFLICT",
+        "order.accepted (test): CONFLICT",
         "status     ready -> complete",
         "changed    order.complete is seen",
         "caused     fulfillment.completed",
@@ -254,7 +254,7 @@ async fn what_is_not_as_it_was_is_said_and_fails() {
     assert_eq!((&receipt["signature"], &receipt["asAudited"]), (&json!("wrong"), &json!(false)));
     let (text, _) = desk.text(&["e1"]).await;
     assert!(
-        text.contains("does not verify") && text.contains("WAS AUDITED") && text.contains("CHAIN IS BROKEN"),
+        text.contains("does not verify") && text.contains("WAS RECORDED") && text.contains("1 record CHANGED since"),
         "{text}"
     );
 

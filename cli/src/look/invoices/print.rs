@@ -5,7 +5,7 @@ use riverlock_schemas::time::rfc3339;
 use serde::Serialize;
 
 use crate::terminal::{
-    table::{Column, Table},
+    table::{Column, Layout, Table},
     text::{MISSING, fields, optional, optional_time, printable},
 };
 
@@ -79,7 +79,7 @@ impl DocumentReport {
                 ("earlier SHA-256", present(document.earlier_sha256.map(|hash| hash.to_string()))),
             ],
         );
-        retry_table(retries).section(text, "retries");
+        retry_table(retries).section(text, "retries", Layout::of_sections());
     }
 }
 

@@ -17,7 +17,10 @@ use crate::{
     config::Config,
     exit,
     options::moment::Moment,
-    terminal::out::{Output, Page},
+    terminal::{
+        out::{Output, Page},
+        table::Layout,
+    },
 };
 
 use self::{
@@ -69,7 +72,7 @@ async fn show(
         invoices: bounded(limit, documents::of_order(connection, order_id)).await?,
     };
     output.whole(&report, |text| {
-        report.write(text, order_id);
+        report.write(text, order_id, Layout::of_sections());
         Ok(())
     })?;
     Ok(exit::success_if(report.is_known()))

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     look::summary::{Summary, headline},
     terminal::{
-        table::{Column, Table},
+        table::{Column, Layout, Table},
         text::{MISSING, fields, optional, optional_time, or_missing, printable},
     },
 };
@@ -57,7 +57,7 @@ impl OrderReport {
     }
 
     /// Writes the report: the status, problems and open work first, then the details.
-    pub(super) fn write(&self, text: &mut String, order_id: &str) {
+    pub(super) fn write(&self, text: &mut String, order_id: &str, layout: Layout) {
         let id = printable(order_id);
         if !self.is_known() {
             text.push_str(&format!("nothing is known of order {id}\n"));
@@ -72,18 +72,30 @@ impl OrderReport {
         summary.events(self.events.iter());
         summary.messages(self.messages.iter());
         summary.documents(self.invoices.iter());
-        summary.write(text);
-        self.orders.iter().for_each(|order| write_order(text, order, self.orders.len() > 1));
-        events(&self.events).section(text, "events");
-        messages(&self.messages).section(text, "messages");
-        documents(&self.invoices).section(text, "documents");
+        let mut lines: Vec<(&str, String)> = summary.lines();
+        if let [order] = self.orders.as_slice() {
+            lines.extend(details(order));
+        }
+        fields(text, "  ", &lines);
+        if self.orders.len() > 1 {
+            for order in &self.orders {
+                text.push_str(&format!("\n{} data\n", order.mode));
+                fields(text, "  ", &details(order));
+            }
+        }
+        for order in &self.orders {
+            line_table(&order.lines).section(text, "lines", layout);
+            shipments(&order.shipments).section(text, "shipments", layout);
+            operations(&order.operations).section(text, "charges", layout);
+        }
+        events(&self.events).section(text, "events", layout);
+        messages(&self.messages).section(text, "messages", layout);
+        documents(&self.invoices).section(text, "documents", layout);
     }
 }
 
-fn write_order(text: &mut String, order: &OrderView, is_one_of_several: bool) {
-    if is_one_of_several {
-        text.push_str(&format!("\n{} data\n", order.mode));
-    }
+/// What is not in tables: the last change, the seen events, and the states that Digital River reported.
+fn details(order: &OrderView) -> Vec<(&str, String)> {
     let yes = |received| if received { "yes" } else { "no" };
     let salesforce = format!(
         "OFI received: {}, EFN status: {}, OCN received: {}",
@@ -97,10 +109,7 @@ fn write_order(text: &mut String, order: &OrderView, is_one_of_several: bool) {
         ("Salesforce", salesforce),
     ];
     lines.extend(transitions(&order.transitions));
-    fields(text, "  ", &lines);
-    line_table(&order.lines).section(text, "lines");
-    shipments(&order.shipments).section(text, "shipments");
-    operations(&order.operations).section(text, "charges");
+    lines
 }
 
 /// The states that Digital River reported, with the earliest time of each, in the order of time.
@@ -249,4 +258,120 @@ fn documents(documents: &[InvoiceView]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use riverlock_processor::domain::EfnStatus;
+    use riverlock_schemas::Mode;
+
+    use super::*;
+
+    fn time(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    fn line() -> LineView {
+        LineView {
+            line_id: "257015330336".to_owned(),
+            sku_id: Some("sku-1".to_owned()),
+            quantity: Some(2),
+            fulfilled_quantity: 2,
+            cancelled_quantity: 0,
+            physical: Some(true),
+            state: Some("fulfilled".to_owned()),
+            created_at: None,
+            fulfilled_at: None,
+            cancelled_at: None,
+            returned_at: None,
+        }
+    }
+
+    fn order() -> OrderView {
+        OrderView {
+            order_id: "924469841958".to_owned(),
+            mode: Mode::Test,
+            status: "fulfilled".to_owned(),
+            version: 3,
+            transitions: [("accepted", "2026-01-05T08:00:29.334714Z"), ("fulfilled", "2026-01-05T08:32:32Z")]
+                .map(|(state, at)| (state.to_owned(), time(at)))
+                .into(),
+            seen: vec!["order.accepted".to_owned(), "order.fulfilled".to_owned()],
+            ofi_received: true,
+            efn_status: EfnStatus::Completed,
+            ocn_received: false,
+            anomalies: vec!["conflict"],
+            details: serde_json::Value::Null,
+            first_seen_at: time("2026-01-05T08:00:30Z"),
+            changed_at: time("2026-01-05T08:32:33Z"),
+            lines: vec![line()],
+            shipments: Vec::new(),
+            operations: Vec::new(),
+        }
+    }
+
+    fn report() -> OrderReport {
+        let event = EventView {
+            event_id: "e-1".to_owned(),
+            event_type: "order.accepted".to_owned(),
+            live_mode: Some(false),
+            order_id: Some("924469841958".to_owned()),
+            created_at: None,
+            received_at: time("2026-01-05T08:00:30.1Z"),
+            recorded_at: time("2026-01-05T08:00:30.2Z"),
+            topic: "riverlock.raw.order.accepted".to_owned(),
+            partition: 2,
+            offset: 7,
+            body_sha256: String::new(),
+            outcome: "applied".to_owned(),
+            reason: None,
+        };
+        let message = MessageView {
+            kind: "fulfillment.requested".to_owned(),
+            effect_key: String::new(),
+            live_mode: false,
+            created_at: time("2026-01-05T08:00:30.2Z"),
+            published: false,
+        };
+        OrderReport { orders: vec![order()], events: vec![event], messages: vec![message], invoices: Vec::new() }
+    }
+
+    #[test]
+    fn a_report_begins_with_the_status_the_problems_and_what_is_open() {
+        let mut text = String::new();
+        report().write(&mut text, "924469841958", Layout::Table { width: None });
+        assert_eq!(
+            text,
+            "\
+order 924469841958 (test): FULFILLED
+  problems     anomalies: conflict
+  open         1 message not published
+  changed      2026-01-05T08:32:33.000Z, version 3
+  events seen  order.accepted, order.fulfilled
+  Salesforce   OFI received: yes, EFN status: completed, OCN received: no
+  accepted     2026-01-05T08:00:29.334Z
+  fulfilled    2026-01-05T08:32:32.000Z
+
+lines
+  LINE          QUANTITY  SKU    KIND      STATE      FULFILLED  CANCELLED
+  257015330336         2  sku-1  physical  fulfilled          2          0
+
+events
+  RECEIVED                  TYPE            OUTCOME  REASON  EVENT  RECORD
+  2026-01-05T08:00:30.100Z  order.accepted  applied  -       e-1    riverlock.raw.order.accepted[2]@7
+
+messages
+  WRITTEN                   TYPE                   STATE
+  2026-01-05T08:00:30.200Z  fulfillment.requested  not published
+"
+        );
+    }
+
+    #[test]
+    fn a_report_fits_a_narrow_terminal() {
+        let mut text = String::new();
+        report().write(&mut text, "924469841958", Layout::Table { width: Some(80) });
+        let tables = text.split_once("\nlines\n").unwrap().1;
+        assert!(tables.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
     terminal::text::{count, fields, printable},
 };
 
-/// What the names of lines begin with in the changes of an event.
+/// The prefix of a change of a line.
 const LINE: &str = "line ";
 
 /// Writes the whole trace: the status, problems and open work first, then the records.
@@ -36,7 +36,7 @@ pub(super) fn write(text: &mut String, trace: &Trace) {
         [known_as] => text.push_str(&format!("{known_as} {id}\n")),
     }
     trace.orders.iter().for_each(|order| text.push_str(&format!("{}\n", headline(order))));
-    summary(trace).write(text);
+    fields(text, "  ", &summary(trace).lines());
     for record in &trace.records {
         text.push('\n');
         write_record(text, record);
@@ -114,7 +114,7 @@ fn write_record(text: &mut String, record: &RecordTrace) {
 
 /// Changes with those of several lines in one, and equal ones counted.
 fn folded(changes: &[String]) -> Vec<String> {
-    // What is said of a line, or a whole change; with how often, and the first full text.
+    // The change without the id of its line, whether it is one of a line, its number, and its first full text.
     let mut groups: Vec<(&str, bool, u64, &str)> = Vec::new();
     for change in changes {
         let of_line = change.strip_prefix(LINE).and_then(|rest| rest.split_once(": ")).map(|(_, what)| what);

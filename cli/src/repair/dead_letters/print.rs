@@ -5,7 +5,7 @@ use riverlock_schemas::time::rfc3339;
 use serde::Serialize;
 
 use crate::terminal::{
-    table::{Column, Table},
+    table::{Column, Layout, Table},
     text::{count, fields, optional, or_missing, printable},
 };
 
@@ -90,7 +90,7 @@ impl LetterReport {
                 ("headers", printable(&header_names.join(", "))),
             ],
         );
-        action_table(actions).section(text, "actions");
+        action_table(actions).section(text, "actions", Layout::of_sections());
         // Unchanged: the body was requested, and may be read by another program.
         if let Some(body) = payload.as_ref().or(payload_hex.as_ref()) {
             text.push_str(&format!("{body}\n"));

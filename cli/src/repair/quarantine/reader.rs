@@ -16,7 +16,8 @@ use riverlock_runtime::{
 };
 use riverlock_schemas::record;
 
-use super::{args::Cursor, verdict::StoredDelivery};
+use super::args::Cursor;
+use super::verdict::StoredDelivery;
 
 /// How long Kafka may send nothing before the last record is read.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(30);

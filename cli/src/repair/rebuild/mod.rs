@@ -25,7 +25,7 @@ use crate::{
 
 use self::args::RebuildOptions;
 
-/// Attempts to swap, which fail while live consumers still write.
+/// Attempts to swap before the command fails because live consumers still write.
 const SWAPS_MAX: usize = 5;
 /// The distance to the live tables, in records, at which the live tables are read in a snapshot.
 const NEAR_RECORDS: u64 = 10_000;

@@ -6,7 +6,7 @@ use riverlock_reconcile::{Report, objects::ObjectsReport, report::NAMED_MAX};
 use riverlock_schemas::time::rfc3339;
 
 use crate::terminal::{
-    table::{Column, Table},
+    table::{Column, Layout, Table},
     text::count,
 };
 
@@ -23,7 +23,7 @@ pub(super) fn objects(text: &mut String, report: &ObjectsReport) -> fmt::Result 
     for object in objects.iter().take(PRINTED_MAX) {
         table.row([object.kind.to_string(), object.id.to_string()]);
     }
-    table.section(text, "missing");
+    table.section(text, "missing", Layout::of_sections());
     if objects.len() > PRINTED_MAX {
         writeln!(text, "  and more; --json lists up to {NAMED_MAX}")?;
     }
@@ -42,10 +42,22 @@ pub(super) fn events(text: &mut String, report: &Report) -> fmt::Result {
     if *unusable > 0 {
         writeln!(text, "{} skipped: not an event, or of the other mode", count(*unusable, "listed element"))?;
     }
-    counts("TYPE", report.by_type.iter().map(|(name, number)| (name.to_string(), *number))).section(text, "by type");
-    counts("HOUR", report.by_hour.iter().map(|(hour, number)| (rfc3339(*hour), *number))).section(text, "by hour");
+    counts("TYPE", report.by_type.iter().map(|(name, number)| (name.to_string(), *number))).section(
+        text,
+        "by type",
+        Layout::of_sections(),
+    );
+    counts("HOUR", report.by_hour.iter().map(|(hour, number)| (rfc3339(*hour), *number))).section(
+        text,
+        "by hour",
+        Layout::of_sections(),
+    );
     let orders = report.by_order.iter().take(PRINTED_MAX);
-    counts("ORDER", orders.map(|(order, number)| (order.to_string(), *number))).section(text, "by order");
+    counts("ORDER", orders.map(|(order, number)| (order.to_string(), *number))).section(
+        text,
+        "by order",
+        Layout::of_sections(),
+    );
     if report.by_order.len() > PRINTED_MAX {
         writeln!(text, "  and more orders; --json lists up to {NAMED_MAX}")?;
     }

@@ -64,7 +64,7 @@ pub enum ShipmentsCommand {
         #[command(flatten)]
         decision: DecisionOptions,
     },
-    /// Settle a shipment that Digital River refused, or whose report has an unknown result
+    /// Settle a shipment that was refused, or whose report has an unknown result
     ///
     /// Dry run unless --apply is given.
     #[command(after_help = "Examples:

@@ -5,7 +5,7 @@ use riverlock_shipments::view::{LineView, ReportView, RequestView};
 use serde::Serialize;
 
 use crate::terminal::{
-    table::{Column, Table},
+    table::{Column, Layout, Table},
     text::{MISSING, fields, optional, or_missing, printable},
 };
 
@@ -63,8 +63,8 @@ impl ShipmentReport {
                 ("settled", settled.unwrap_or_default()),
             ],
         );
-        line_table(lines).section(text, "lines");
-        request_table(requests).section(text, "requests");
+        line_table(lines).section(text, "lines", Layout::of_sections());
+        request_table(requests).section(text, "requests", Layout::of_sections());
     }
 }
 

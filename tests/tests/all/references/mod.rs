@@ -7,6 +7,7 @@ use crate::{
     tidy::{read, root},
 };
 
+mod commands;
 mod configuration;
 mod errors;
 mod example;
