@@ -83,17 +83,23 @@ pub fn reference<T: CommandFactory>() -> Result<String, std::fmt::Error> {
 fn section(page: &mut String, command: &Command, parent: &str) -> std::fmt::Result {
     let name = format!("{parent} {}", command.get_name());
     let mut shown = command.clone().term_width(WIDTH_MAX);
-    write!(page, "\n### {name}\n\n```\n{}\n```\n", shown.render_help().to_string().trim_end())?;
+    let help = without_global_options(&shown.render_help().to_string());
+    write!(page, "\n### {name}\n\n```\n{}\n```\n", help.trim_end())?;
     command
         .get_subcommands()
         .filter(|command| command.get_name() != "help")
         .try_for_each(|command| section(page, command, &name))
 }
 
-/// What the page says before the commands.
+/// A help without the options that every command has.
+fn without_global_options(help: &str) -> String {
+    help.split("\n\n").filter(|block| !block.starts_with("Global options:")).collect::<Vec<_>>().join("\n\n")
+}
+
+/// The text of the page before the commands.
 const REFERENCE: &str = "# Commands
 
-This page is generated from the program (`make docs`); a test fails while it differs.
+This page is generated from the program (`make references`); a test fails while it differs.
 
 - **Lists** are tables that fit the terminal; on a terminal that is too narrow, each entry is a block of lines. In a pipe they
   are one line per entry, with tabs between the values, without headings and without truncation; the count and the cursor of
@@ -102,7 +108,8 @@ This page is generated from the program (`make docs`); a test fails while it dif
   `{\"items\": […], \"next\": …}`; `next` is the value of `--after` for the next page.
 - **Times** are RFC 3339 in UTC with milliseconds, such as `2026-01-31T08:00:00.000Z`.
 - **`--apply`** applies changes. Without it, commands that change data are dry runs. `--reason` and `--by` are recorded.
-- **Exit codes** are listed [below](#riverlock).
+- **`--config`, `--verbose` and `--help`** are options of every command, and listed with the **exit codes** only
+  [once](#riverlock).
 ";
 
 #[cfg(test)]

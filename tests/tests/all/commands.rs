@@ -336,7 +336,7 @@ async fn what_the_runtime_logs_reaches_standard_error_and_defaults_are_told() {
     let broker = EmbeddedBroker::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
     let desk = Desk::new(&format!("[kafka]\nbrokers = '{}'\n", broker.bootstrap())).await;
     let quiet = desk.run("orders list").await;
-    assert_eq!(String::from_utf8_lossy(&quiet.stderr), "");
+    assert_eq!(String::from_utf8_lossy(&quiet.stderr), "0 orders\n");
     let setup = desk.run("setup").await;
     let told = String::from_utf8_lossy(&setup.stdout);
     assert!(setup.status.success() && told.contains("could not be compared"), "{told}");

@@ -214,7 +214,7 @@ async fn a_letter_is_discarded_and_remembers_who_and_why() {
     assert_eq!((discarded[0]["eventId"].as_str(), discarded[0]["outcome"].as_str()), (Some("fixed"), Some("dead")));
     let shown = desk.text(&["show", "fixed"], 0).await;
     let action = shown.lines().last().unwrap().split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
-    assert_eq!(action, "discard ada a test order dead", "{shown}");
+    assert_eq!(action, "discard ada a test order dead (database)", "{shown}");
     let all = desk.text(&[&["redrive", "--event-type", "order.accepted", "--apply"][..], &why].concat(), 1).await;
     assert!(!all.contains("[3]@0"), "{all}");
     desk.text(&[&["redrive", "fixed", "--apply"][..], &why].concat(), 0).await;

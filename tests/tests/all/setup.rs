@@ -86,7 +86,7 @@ async fn a_first_setup_says_what_it_does_and_a_second_one_does_nothing() {
     for expected in [
         format!("migration 1 (1 of {count}), initial: running"),
         "migration 1: done (".to_owned(),
-        "recorded as the one that the database belongs to".to_owned(),
+        "recorded as the cluster of this database".to_owned(),
         // What the library says of a broker that does not tell settings is not swallowed.
         "its settings could not be compared".to_owned(),
         format!("{count} migrations run"),
@@ -171,7 +171,7 @@ async fn topic_settings_that_differ_are_shown_and_changed_only_on_demand() {
 
     let month = "retention_ms = 2592000000";
     let shown = text(desk.setup(&brokers, month, &[]).await, 1);
-    let expected = "retention.ms is -1, configured is 2592000000 (--apply-topic-settings changes it)";
+    let expected = "retention.ms is -1, configured is 2592000000 (change it with --apply-topic-settings)";
     assert!(shown.contains(&format!("topic {raw}: {expected}")), "{shown}");
     assert!(!shown.contains(&format!("topic {messages}")), "other topics have a retention of their own: {shown}");
     assert_eq!(settings(&admin, raw).await.len(), other.len(), "nothing was changed");

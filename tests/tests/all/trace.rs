@@ -227,7 +227,7 @@ async fn an_order_is_followed_from_its_webhooks_to_its_last_effect() {
         "changed    order.complete is seen",
         "caused     fulfillment.completed",
         "message    fulfillment.completed",
-        "dead       reason: shape",
+        "reason: shape",
         "invoices/test/x.pdf, 1 bytes, SHA-256",
     ] {
         assert!(text.contains(line), "{line:?} is missing in\n{text}");

@@ -23,7 +23,7 @@ use crate::{
 /// The totals, on the last line of JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Summary {
+struct VerifySummary {
     #[serde(flatten)]
     totals: Totals,
     is_well: bool,
@@ -65,8 +65,8 @@ pub(super) async fn run(config: &Config, database: &mut Database, options: Verif
     if let Some(error) = failed {
         return Err(error);
     }
-    let totals_line = Summary { totals, is_well: totals.is_well(), applied: options.apply };
-    output.each(&totals_line, || summary(&totals, options.requeue, options.apply, options.size_only))?;
+    let last_line = VerifySummary { totals, is_well: totals.is_well(), applied: options.apply };
+    output.each(&last_line, || summary(&totals, options.requeue, options.apply, options.size_only))?;
     if let Some(last) = totals.last.filter(|_| options.limit.is_some_and(|limit| totals.checked >= limit)) {
         output.text(&format!("more may follow; continue with --after {last}"));
     }

@@ -205,7 +205,7 @@ pub(super) async fn run(
     }
     bar.finish_and_clear();
     failed |= counts.still_dead > 0 || (is_named && !counts.skipped.is_empty());
-    let summary = Summary { applied: options.apply, rest: total.saturating_sub(counts.all()), counts: &counts };
+    let summary = RunSummary { applied: options.apply, rest: total.saturating_sub(counts.all()), counts: &counts };
     output.each(&serde_json::json!({ "summary": summary }), || counts.summary(action.name(), run, total))?;
     Ok(exit::success_if(!failed))
 }
@@ -238,7 +238,7 @@ fn print(place: &LetterPosition, result: &LetterResult, run: Run, output: Output
 /// The totals of a run.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Summary<'a> {
+struct RunSummary<'a> {
     applied: bool,
     #[serde(flatten)]
     counts: &'a Counts,

@@ -252,7 +252,7 @@ impl SetupReport {
         let differing = number(|topic| !topic.state.differences.is_empty());
         let differ = if differing > 0 { format!(", {differing} differ from the configuration") } else { String::new() };
         format!(
-            "setup: cluster {}; {}, {} created, {} changed{differ}; {}, tables are at this version",
+            "setup: cluster {}; {}, {} created, {} changed{differ}; {} run, tables are at this version",
             self.cluster.id,
             count(self.topics.len(), "topic"),
             number(|topic| topic.is_created),
