@@ -34,7 +34,7 @@ pub fn with_help<T: CommandFactory>() -> Command {
 /// Gives a command and its subcommands the compact help. The description is printed in full by both `-h` and `--help`;
 /// lists of commands print its first paragraph.
 fn prepared(command: Command) -> Command {
-    let description = command.get_long_about().or(command.get_about()).cloned().unwrap_or_default();
+    let description = command.get_long_about().or_else(|| command.get_about()).cloned().unwrap_or_default();
     let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print help");
     command
         .before_help(description)

@@ -36,10 +36,17 @@ impl Summary {
     }
 
     /// Adds conflicts and dead letters.
-    pub(super) fn events<'a>(&mut self, events: impl Iterator<Item = &'a EventView> + Clone) {
-        let with = |outcome: &'static str| events.clone().filter(move |event| event.outcome == outcome).count();
-        self.problem(with("dead"), "dead letter", "");
-        self.problem(with("conflict"), "record", "in conflict with an earlier record of the same event");
+    pub(super) fn events<'a>(&mut self, events: impl Iterator<Item = &'a EventView>) {
+        let (mut dead, mut conflicts) = (0, 0);
+        for event in events {
+            match event.outcome.as_str() {
+                "dead" => dead += 1,
+                "conflict" => conflicts += 1,
+                _ => {}
+            }
+        }
+        self.problem(dead, "dead letter", "");
+        self.problem(conflicts, "record", "in conflict with an earlier record of the same event");
     }
 
     /// Adds messages that are not published.

@@ -91,7 +91,7 @@ impl Table {
     /// Adds an entry with a value for each column. Control characters are replaced.
     pub(crate) fn row<const N: usize>(&mut self, values: [String; N]) {
         debug_assert_eq!(N, self.columns.len());
-        self.rows.push(values.iter().map(|value| printable(value)).collect());
+        self.rows.push(values.into_iter().map(|value| printable(&value)).collect());
     }
 
     /// Writes the entries under a title, as a section of a longer text; nothing without entries.

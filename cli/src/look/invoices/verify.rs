@@ -102,7 +102,7 @@ fn summary(totals: &Totals, requeue: bool, apply: bool, size_only: bool) -> Stri
         (0, ..) => {}
         (_, _, true) => text.push_str(&format!("; {requeued} queued for download")),
         (wrong, true, false) => {
-            text.push_str(&format!("; {wrong} would be queued for download; apply with --apply --reason TEXT"))
+            text.push_str(&format!("; {wrong} would be queued for download; apply with --apply --reason TEXT"));
         }
         (_, false, false) => text.push_str("; --requeue --apply queues them for download"),
     }

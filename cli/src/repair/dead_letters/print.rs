@@ -29,7 +29,7 @@ pub(super) fn values(letter: &LetterView) -> [String; 8] {
         letter.event_id.clone(),
         or_missing(&letter.event_type),
         optional(letter.order_id.as_deref()),
-        letter.state.to_string(),
+        letter.state.clone(),
         letter.attempts.to_string(),
         format!("{}: {}", letter.reason, letter.detail),
     ]
@@ -112,7 +112,7 @@ fn action_table(actions: &[ActionView]) -> Table {
         let detail = action.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
         table.row([
             rfc3339(action.acted_at),
-            action.action.to_string(),
+            action.action.clone(),
             action.acted_by.clone(),
             action.why.clone(),
             format!("{}{reason}{detail}", action.outcome),

@@ -21,7 +21,7 @@ pub(super) fn objects(text: &mut String, report: &ObjectsReport) -> fmt::Result 
     writeln!(text, "{listed} {what} listed, {missing} not stored")?;
     let mut table = Table::new(&COLUMNS);
     for object in objects.iter().take(PRINTED_MAX) {
-        table.row([object.kind.to_string(), object.id.to_string()]);
+        table.row([object.kind.to_string(), object.id.clone()]);
     }
     table.section(text, "missing", Layout::of_sections());
     if objects.len() > PRINTED_MAX {
@@ -42,7 +42,7 @@ pub(super) fn events(text: &mut String, report: &Report) -> fmt::Result {
     if *unusable > 0 {
         writeln!(text, "{} skipped: not an event, or of the other mode", count(*unusable, "listed element"))?;
     }
-    counts("TYPE", report.by_type.iter().map(|(name, number)| (name.to_string(), *number))).section(
+    counts("TYPE", report.by_type.iter().map(|(name, number)| (name.clone(), *number))).section(
         text,
         "by type",
         Layout::of_sections(),
@@ -53,7 +53,7 @@ pub(super) fn events(text: &mut String, report: &Report) -> fmt::Result {
         Layout::of_sections(),
     );
     let orders = report.by_order.iter().take(PRINTED_MAX);
-    counts("ORDER", orders.map(|(order, number)| (order.to_string(), *number))).section(
+    counts("ORDER", orders.map(|(order, number)| (order.clone(), *number))).section(
         text,
         "by order",
         Layout::of_sections(),

@@ -211,7 +211,7 @@ fn values(run: &RunView) -> [String; 9] {
         short(&run.plan).to_owned(),
         run.planned_by.clone(),
         run.selection.to_string(),
-        run.detail.as_deref().map_or_else(|| run.state.to_string(), |detail| format!("{}: {detail}", run.state)),
+        run.detail.as_deref().map_or_else(|| run.state.clone(), |detail| format!("{}: {detail}", run.state)),
         run.started_by.clone().unwrap_or_else(|| MISSING.to_owned()),
         rfc3339(run.updated_at),
         format!("{} of {}", run.records, run.planned.records),
@@ -225,7 +225,7 @@ fn write_run(text: &mut String, run: &RunView) -> std::fmt::Result {
     let why = run.why.as_deref().map(|why| format!(" ({})", printable(why))).unwrap_or_default();
     let by = run.started_by.as_deref().map(|by| format!(" by {}{why}", printable(by))).unwrap_or_default();
     let plan = short(&run.plan);
-    writeln!(text, "plan {plan}: {}", state.to_string().to_uppercase())?;
+    writeln!(text, "plan {plan}: {}", state.to_uppercase())?;
     writeln!(text, "  planned   {planned_at} by {}: {selection}", printable(planned_by))?;
     let (all_records, all_fresh) = (planned.records, planned.fresh());
     writeln!(text, "  progress  {records} of {all_records} records, {fresh} of {all_fresh} new{by}, {updated_at}")?;

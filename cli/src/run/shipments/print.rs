@@ -89,7 +89,7 @@ fn request_table(requests: &[RequestView]) -> Table {
     for request in requests {
         table.row([
             rfc3339(request.requested_at),
-            request.operation.to_string(),
+            request.operation.clone(),
             request.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string()),
             request.request_id.clone().unwrap_or_else(|| MISSING.to_owned()),
             or_missing(&request.result),
