@@ -132,6 +132,8 @@ impl Output {
         };
         match (self.json, layout.is_table()) {
             (true, _) => {}
+            // A blank line separates the count from the entries.
+            (false, true) if !page.items.is_empty() => line(&format!("\n{footer}")),
             (false, true) => line(&footer),
             (false, false) => note(&footer),
         }
