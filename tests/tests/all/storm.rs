@@ -149,13 +149,13 @@ impl Storm {
                     kafka.stop_node(1).await?;
                 }
                 sleep(frozen / 3).await;
-                self.world.local.mend().await?;
+                self.world.local.restart_ended().await?;
                 "restarted Kafka".to_owned()
             }
             _ => {
                 self.world.local.postgres.kill().await?;
                 sleep(frozen / 3).await;
-                self.world.local.mend().await?;
+                self.world.local.restart_ended().await?;
                 "restarted PostgreSQL".to_owned()
             }
         };

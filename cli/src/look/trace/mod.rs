@@ -14,7 +14,6 @@ mod receipt;
 use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use riverlock_processor::history::HistoryStep;
 
 use crate::{config::Config, exit};
 

@@ -2,7 +2,7 @@
 
 use riverlock_invoice_fetcher::queue::view::InvoiceView;
 use riverlock_ledger::view::{EventView, MessageView};
-use riverlock_processor::{history::Step, store::OrderView};
+use riverlock_processor::{history::HistoryStep, store::OrderView};
 use serde::Serialize;
 
 use super::receipt::Receipt;

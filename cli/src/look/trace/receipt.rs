@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context as _;
 use rdkafka::{
     Message as _,
-    consumer::BaseConsumer,
     message::{BorrowedMessage, Headers as _},
 };
 use riverlock_ledger::reading::ranges::{OffsetRange, RangeError, RangeReader, limits};
-use riverlock_runtime::kafka::KafkaConfig;
+use riverlock_runtime::{ConsumerGuard, kafka::KafkaConfig};
 use riverlock_schemas::{
     hash::Sha256Hash,
     record::{self as header, Position},
@@ -185,7 +184,7 @@ pub(super) fn read(
 ) -> anyhow::Result<BTreeMap<Position, RecordLookup>> {
     let mut found = BTreeMap::new();
     let mut there = Vec::new();
-    let consumer: BaseConsumer = kafka.client().create().context("creating the Kafka client")?;
+    let consumer = ConsumerGuard::create(&kafka.client()).context("creating the Kafka client")?;
     let mut ends = BTreeMap::new();
     let mut unreachable: Option<String> = None;
     for position in wanted {

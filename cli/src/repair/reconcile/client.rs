@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use riverlock_digital_river::{Client, webhooks::plan::Plan};
+use riverlock_digital_river::{Client, webhooks::plan::WebhookPlan};
 use riverlock_runtime::SystemClock;
 use riverlock_schemas::Mode;
 

@@ -9,14 +9,26 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use chrono::TimeDelta;
-use riverlock_digital_river::{Client, Priority, webhooks::plan::WebhookPlan};
-use riverlock_reconcile::{Options, Progress, Reconciler, Report, error::ReconcileError, listing::windows::Range, objects::{self, Objects}};
+use riverlock_digital_river::{Client, Priority};
+use riverlock_reconcile::{
+    Options, Progress, Reconciler, Report,
+    error::ReconcileError,
+    listing::windows::Range,
+    objects::{self, Objects},
+};
 use riverlock_runtime::{Clock as _, ConfigError, Shutdown, SystemClock};
 use riverlock_schemas::{Mode, time::rfc3339};
 
-use crate::{config::Config, exit::{self, UsageError}, terminal::progress};
+use crate::{
+    config::Config,
+    exit::{self, UsageError},
+    terminal::progress,
+};
 
-use self::{args::ReconcileOptions, client::{client, types}};
+use self::{
+    args::ReconcileOptions,
+    client::{client, types},
+};
 
 /// The time span of one request for orders or documents.
 const OBJECTS_WINDOW: Duration = Duration::from_secs(24 * 3_600);

@@ -2,12 +2,20 @@
 
 use std::fmt::{self, Write as _};
 
-use riverlock_digital_river::webhooks::{Registration, Spec, Transport, apply::StepResult, model::MASK, plan::{Action, PlanStep, WebhookPlan}};
+use riverlock_digital_river::webhooks::{
+    Registration, Spec, Transport,
+    apply::StepResult,
+    model::MASK,
+    plan::{Action, PlanStep, WebhookPlan},
+};
 use riverlock_schemas::Mode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::terminal::{table::{Column, Layout, Table}, text::{fields, optional, optional_time, printable}};
+use crate::terminal::{
+    table::{Column, Layout, Table},
+    text::{fields, optional, optional_time, printable},
+};
 
 /// A registered webhook in a list.
 #[derive(Serialize)]

@@ -32,7 +32,7 @@ pub(super) async fn check(storm: &Storm, traffic: &Traffic, acknowledged: &Ackno
     let sent: u64 = acknowledged.values().map(|count| count.unsigned_abs()).sum();
     ensure!(report.acknowledged >= sent, "{sent} were acknowledged, but {report}");
     outcomes(&mut connection, acknowledged).await?;
-    let verified = riverlock::demo::verify::run(&storm.world.play, config, &mut connection).await?;
+    let verified = riverlock::develop::demo::verify::run(&storm.world.play, config, &mut connection).await?;
     ensure!(verified.problems_total == 0, "{:?}", verified.problems);
     effects(storm, &mut connection).await?;
 
