@@ -6,13 +6,11 @@
 //! `riverlock setup` records the first cluster, and makes another one current only when it is told so.
 
 use chrono::{DateTime, Utc};
-use rdkafka::{
-    ClientContext,
-    client::Client,
-    consumer::{BaseConsumer, Consumer as _},
-    error::KafkaError,
+use rdkafka::{ClientContext, client::Client, consumer::Consumer as _, error::KafkaError};
+use riverlock_runtime::{
+    ConsumerGuard,
+    kafka::{KafkaConfig, REQUEST_TIMEOUT},
 };
-use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
@@ -95,7 +93,7 @@ pub async fn recorded(connection: &mut PgConnection) -> Result<Option<Cluster>, 
 pub async fn connected(kafka: &KafkaConfig) -> Result<String, ClusterError> {
     let config = kafka.clone();
     let ask = move || {
-        let client: BaseConsumer = config.client().create()?;
+        let client = ConsumerGuard::create(&config.client())?;
         id_of(client.client(), &config)
     };
     // Fails only when the runtime ends.

@@ -8,14 +8,14 @@ use std::{
 };
 
 use futures::future::try_join_all;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use riverlock_ledger::{
     DeadReason, Error, Projection, Record, batch,
     error::Disposition,
     postgres::{TRANSACTION_LIMIT, bounded},
     reading::ranges::{OffsetRange, RangeError, RangeReader, ask_patiently, partition_counts},
 };
-use riverlock_runtime::{Clock, kafka::REQUEST_TIMEOUT};
+use riverlock_runtime::{Clock, ConsumerGuard, kafka::REQUEST_TIMEOUT};
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 
@@ -66,7 +66,7 @@ impl Rebuild {
     async fn ends(&self, names: &BTreeMap<i16, String>, ids: Vec<i16>) -> Result<Vec<(i16, i32, i64)>, RebuildError> {
         let (kafka, names) = (self.kafka.clone(), names.clone());
         blocking(move || {
-            let consumer: BaseConsumer = kafka.client().create()?;
+            let consumer = ConsumerGuard::create(&kafka.client())?;
             let topics: Vec<String> = ids.iter().map(|id| names[id].clone()).collect();
             let counts = partition_counts(&consumer, &topics)?;
             let mut ends = Vec::new();
@@ -168,7 +168,7 @@ fn check(
     kafka: &riverlock_runtime::kafka::KafkaConfig,
     ranges: Vec<OffsetRange>,
 ) -> Result<Vec<OffsetRange>, RebuildError> {
-    let consumer: BaseConsumer = kafka.client().create()?;
+    let consumer = ConsumerGuard::create(&kafka.client())?;
     let topics: BTreeSet<String> = ranges.iter().map(|range| range.topic.clone()).collect();
     let counts = partition_counts(&consumer, &topics.into_iter().collect::<Vec<_>>())?;
     for OffsetRange { topic, partition, start, end } in &ranges {

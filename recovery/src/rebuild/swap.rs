@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use riverlock_runtime::kafka::REQUEST_TIMEOUT;
+use rdkafka::consumer::Consumer as _;
+use riverlock_runtime::{ConsumerGuard, kafka::REQUEST_TIMEOUT};
 use sqlx::{Acquire as _, PgConnection};
 
 use super::{
@@ -81,7 +81,7 @@ impl Rebuild {
         let kafka = self.kafka.clone();
         let groups: Vec<String> = self.consumers.iter().map(|(name, _)| kafka.group(name)).collect();
         let count = move || {
-            let consumer: BaseConsumer = kafka.client().create()?;
+            let consumer = ConsumerGuard::create(&kafka.client())?;
             let mut members = 0;
             for group in groups {
                 let list = consumer.fetch_group_list(Some(&group), REQUEST_TIMEOUT)?;

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use riverlock_runtime::kafka::REQUEST_TIMEOUT;
+use rdkafka::consumer::Consumer as _;
+use riverlock_runtime::{ConsumerGuard, kafka::REQUEST_TIMEOUT};
 use riverlock_schemas::{hash::Sha256Hash, time::to_micros, topics::is_of_earlier_cluster};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
@@ -133,7 +133,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Stored
         let (plan, topic) = (plan.hash.to_string(), assigned.range.topic.clone());
         return Err(ReplayError::EarlierCluster { plan, topic });
     }
-    let client: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
+    let client = ConsumerGuard::create(&replay.kafka.client()).map_err(ReplayError::kafka("be connected to"))?;
     let topics: BTreeSet<String> = plan.ranges.iter().map(|assigned| assigned.range.topic.clone()).collect();
     let counts = partition_counts(&client, &topics.into_iter().collect::<Vec<_>>())?;
     for consumer in replay.consumers {

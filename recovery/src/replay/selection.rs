@@ -12,7 +12,7 @@ use riverlock_ledger::{
     reading::ranges::{OffsetRange, RangeError, ask_patiently, partition_counts},
     store as ledger_store,
 };
-use riverlock_runtime::kafka::REQUEST_TIMEOUT;
+use riverlock_runtime::{ConsumerGuard, kafka::REQUEST_TIMEOUT};
 use riverlock_schemas::{partitioner, record};
 use sqlx::PgConnection;
 
@@ -51,7 +51,7 @@ pub(super) async fn resolve(
     cluster::ensure_current(replay.kafka, connection).await?;
     let mut notes = Vec::new();
     let topics = topics(replay, &selection.topics)?;
-    let consumer: BaseConsumer = replay.kafka.client().create().map_err(ReplayError::kafka("be connected to"))?;
+    let consumer = ConsumerGuard::create(&replay.kafka.client()).map_err(ReplayError::kafka("be connected to"))?;
     let counts = partition_counts(&consumer, &topics.keys().cloned().collect::<Vec<_>>())?;
     let partitions = partitions(replay, connection, selection, &counts, &mut notes).await?;
     let known = bounded(limit, known_positions(connection, selection, &mut notes)).await?;

@@ -8,12 +8,15 @@ use std::{
 
 use rdkafka::{
     ClientConfig,
-    consumer::{BaseConsumer, ConsumerContext, DefaultConsumerContext},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext, DefaultConsumerContext},
     error::KafkaResult,
 };
 
 /// How long a consumer may take to leave its group and end its connections before it is left to itself.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// How many events of a consumer's queue are served before it is closed.
+const LAST_EVENTS_MAX: usize = 100;
 
 /// A consumer with a limit on how long its drop takes.
 ///
@@ -56,8 +59,21 @@ impl<C: ConsumerContext + 'static> Deref for ConsumerGuard<C> {
 impl<C: ConsumerContext + 'static> Drop for ConsumerGuard<C> {
     fn drop(&mut self) {
         let consumer = self.consumer.take();
+        if let Some(consumer) = &consumer {
+            serve_last_events(consumer);
+        }
         if !ends_within(CLOSE_WAIT, move || drop(consumer)) {
             tracing::warn!("a Kafka consumer is not closed after {} s and is left to itself", CLOSE_WAIT.as_secs());
+        }
+    }
+}
+
+/// Serves the events that are queued: librdkafka's log lines are among them, and say why a question failed. A consumer that has
+/// subscribed is polled anyway, and its rebalances belong to the thread that polls it.
+fn serve_last_events<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
+    if consumer.subscription().is_ok_and(|topics| topics.count() == 0) {
+        for _ in 0..LAST_EVENTS_MAX {
+            drop(consumer.poll(Duration::ZERO));
         }
     }
 }
