@@ -71,9 +71,9 @@ fn the_page_has_every_code() {
     documents.retain(|reason| !reason.is_empty());
 
     let mut dead = literals(block(&schemas, "fn code(&self) -> &'static str"));
-    dead.extend(literals(block(&consumers, "fn dead(&self) -> Dead")));
+    dead.extend(literals(block(&consumers, "fn dead(&self) -> DeadReason")));
     dead.extend(after(&consumers, "const TOO_LARGE: &str = \""));
-    dead.extend(after(&consumers, "Dead { reason: \""));
+    dead.extend(after(&consumers, "DeadReason { reason: \""));
 
     let mut requests = after(&api, "ApiError::unavailable(\"");
     requests.extend(after(&api, "gone(\""));
