@@ -56,6 +56,14 @@ impl OrderReport {
         !(self.orders.is_empty() && self.events.is_empty() && self.invoices.is_empty())
     }
 
+    /// Why there is no order although something is stored under its id.
+    fn why_no_order(&self) -> &'static str {
+        match self.events.iter().any(|event| event.outcome == "dead") {
+            true => "NO EVENT COULD BE APPLIED",
+            false => "NO EVENT OF THE ORDER ITSELF",
+        }
+    }
+
     /// Writes the report: the status, problems and open work first, then the details.
     pub(super) fn write(&self, text: &mut String, order_id: &str, layout: Layout) {
         let id = printable(order_id);
@@ -64,7 +72,7 @@ impl OrderReport {
             return;
         }
         match self.orders.as_slice() {
-            [] => text.push_str(&format!("order {id}: NO EVENT OF THE ORDER ITSELF\n")),
+            [] => text.push_str(&format!("order {id}: {}\n", self.why_no_order())),
             orders => orders.iter().for_each(|order| text.push_str(&format!("{}\n", headline(order)))),
         }
         let mut summary = Summary::default();
@@ -365,6 +373,17 @@ messages
   2026-01-05T08:00:30.200Z  fulfillment.requested  not published
 "
         );
+    }
+
+    #[test]
+    fn an_order_whose_events_are_all_dead_letters_is_not_called_unknown() {
+        let mut dead = OrderReport { orders: Vec::new(), messages: Vec::new(), ..report() };
+        dead.events.iter_mut().for_each(|event| event.outcome = "dead".to_owned());
+        let mut text = String::new();
+        dead.write(&mut text, "924469841958", Layout::Table { width: None });
+        assert!(text.starts_with("order 924469841958: NO EVENT COULD BE APPLIED\n"), "{text}");
+        dead.events.clear();
+        assert_eq!(dead.why_no_order(), "NO EVENT OF THE ORDER ITSELF");
     }
 
     #[test]
