@@ -201,9 +201,10 @@ async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
     assert_eq!(recorded, ["ada", "the backup was old", "ada", "the host failed"]);
     let output = riverlock(&["replay", "--plan", &plan[..16]]).output().await.unwrap();
     let shown = String::from_utf8_lossy(&output.stdout);
-    for expected in ["done by ada (the backup was old)", "continued after an interruption by ada (the host failed)"] {
+    for expected in [": DONE\n", " by ada (the backup was old)", "resumed   by ada (the host failed)"] {
         assert!(shown.contains(expected), "{shown}");
     }
+    assert!(!shown.contains("apply with"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -180,6 +180,9 @@ async fn list(config: &Config, limit: i64, after: Option<&str>, output: Output) 
     Ok(ExitCode::SUCCESS)
 }
 
+/// The state of a plan that was applied completely.
+const DONE: &str = "done";
+
 /// Shows the progress of a plan.
 async fn show(config: &Config, hash: &str, output: Output) -> anyhow::Result<ExitCode> {
     let is_selected = |run: &RunView| run.plan.starts_with(hash);
@@ -187,7 +190,10 @@ async fn show(config: &Config, hash: &str, output: Output) -> anyhow::Result<Exi
     let run = run.ok_or_else(|| Problem(format!("no plan {hash}; a dry run stores a plan and prints its hash")))?;
     output.whole(&run, |text| {
         write_run(text, &run)?;
-        writeln!(text, "nothing was changed; apply with: {}", apply_command(&run.plan))
+        match run.state.as_str() {
+            DONE => Ok(()),
+            _ => writeln!(text, "nothing was changed; apply with: {}", apply_command(&run.plan)),
+        }
     })?;
     Ok(ExitCode::SUCCESS)
 }
