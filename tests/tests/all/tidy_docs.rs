@@ -106,7 +106,8 @@ fn words(command: &str) -> Vec<String> {
 #[test]
 fn every_quoted_command_is_one() {
     let mut looked_at = 0;
-    for page in pages() {
+    // The page of the commands' help is generated from them.
+    for page in pages().into_iter().filter(|page| page != "docs/reference/cli.md") {
         for quoted in quoted(&page, &read(&root().join(&page))) {
             looked_at += 1;
             let Err(error) = Args::parsed(&quoted.words) else { continue };
