@@ -466,10 +466,10 @@ async fn a_discarded_letter_stays_dead_and_is_redriven_only_when_it_is_named() {
     let dying = [record(0, 0, &accepted("e1", "o")), record(0, 1, &accepted("e2", "o"))];
     morgue.kill(&dying).await;
     let places = dying.each_ref().map(place);
-    let dry = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Dry)).await.unwrap();
-    assert_eq!((dry, morgue.open().await.len()), (Ok(()), 2));
-    let done = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
-    assert_eq!(done, Ok(()));
+    for (run, open) in [(Run::Dry, 2), (Run::Apply, 1)] {
+        let discarded = dead_letters::discard(&mut morgue.connection, &places[0], &request(run)).await.unwrap();
+        assert_eq!((discarded, morgue.open().await.len()), (Ok(()), open));
+    }
     assert_eq!(morgue.open().await, [places[1].clone()]);
     assert_eq!(morgue.letters().await[0], ("discarded".to_owned(), 1));
     assert_eq!(morgue.row(&places[0]).await.0, "dead");
@@ -478,8 +478,7 @@ async fn a_discarded_letter_stays_dead_and_is_redriven_only_when_it_is_named() {
     assert_eq!(morgue.actions().await.len(), 1);
 
     assert_eq!(morgue.redrive(&places[0], &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Discarded));
-    let named = Request { discarded_too: true, ..request(Run::Apply) };
-    let came = morgue.redrive(&places[0], &named).await;
+    let came = morgue.redrive(&places[0], &Request { discarded_too: true, ..request(Run::Apply) }).await;
     assert_eq!(came, RedriveResult::Settled { outcome: Outcome::Applied, reason: None });
     let late = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
     assert_eq!(late, Err(SkipReason::Redriven));
@@ -490,14 +489,12 @@ async fn a_letter_that_was_changed_is_not_redriven() {
     let mut morgue = Morgue::new().await;
     let dying = record(0, 0, &accepted("e", "o"));
     morgue.kill(std::slice::from_ref(&dying)).await;
-    sqlx::query("UPDATE dead_letters SET payload = $1")
-        .bind(accepted("e", "another order"))
-        .execute(&mut morgue.connection)
-        .await
-        .unwrap();
+    let changed = sqlx::query("UPDATE dead_letters SET payload = $1").bind(accepted("e", "another order"));
+    changed.execute(&mut morgue.connection).await.unwrap();
     let came = morgue.redrive(&place(&dying), &request(Run::Apply)).await;
     assert!(matches!(came, RedriveResult::Skipped(SkipReason::Contradicted(_))), "{came:?}");
-    let unknown = LetterPosition { topic_id: 1, position: record(9, 9, b"").position() };
-    assert_eq!(morgue.redrive(&unknown, &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Unknown));
+    let position = record(9, 9, b"").position();
+    let came = morgue.redrive(&LetterPosition { topic_id: 1, position }, &request(Run::Apply)).await;
+    assert_eq!(came, RedriveResult::Skipped(SkipReason::Unknown));
     assert!(morgue.actions().await.is_empty());
 }
