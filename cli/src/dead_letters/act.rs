@@ -163,8 +163,8 @@ pub(super) async fn run(mut desk: Desk<'_>, action: Action, options: ActOptions)
         by: options.by.name()?,
         why,
         run,
-        discarded_too: is_named,
-        looping_too: matches!(&action, Action::Redrive(consumers) if consumers.force),
+        include_discarded: is_named,
+        include_looping: matches!(&action, Action::Redrive(consumers) if consumers.force),
     };
     let (mut letters, total, mut failed) = if is_named {
         let (places, missing) = named(&mut desk, &options.letters).await?;

@@ -1,10 +1,10 @@
-//! Proves that nothing was lost: every record in the raw topics has exactly one outcome in PostgreSQL, with its body's hash.
+//! Audit: proves that every record in the raw topics has exactly one outcome in PostgreSQL, with its body's hash.
 //!
-//! Nothing is taken from counters. Every record is read from Kafka and looked up, and the rows are counted for themselves,
-//! so that neither a missing row nor an invented one goes unseen. Runs beside live traffic: what the consumers have not
-//! reached yet is `pending`. Partitions are those that Kafka has, whatever the configuration says.
+//! No counters are trusted. Every record is read from Kafka and looked up, and the rows are counted separately, so that
+//! both missing and surplus rows are found. The audit runs beside live traffic: records that the consumers have not
+//! read yet are `pending`. Partitions come from Kafka, not from the configuration.
 //!
-//! [`run`] proves everything from the beginning. [`running`] proves what is new, again and again, for the sake of alarms.
+//! [`run`] proves everything from the beginning. [`running`] repeatedly proves what is new, so that alerts can fire.
 
 mod compare;
 mod error;
@@ -33,7 +33,7 @@ pub use error::AuditError;
 pub use report::Report;
 
 impl Report {
-    /// What can be wrong without a record being read.
+    /// Finds mismatches that show without reading records.
     fn look_at_ends(
         &mut self,
         source: &Source,
@@ -47,7 +47,7 @@ impl Report {
                 format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
             });
             self.wrong(early, || {
-                format!("{early} rows of {} lie at or after its consumer's offset {reached}", source.name(partition))
+                format!("{early} rows of {} are at or after its consumer's offset {reached}", source.name(partition))
             });
         }
         for (partition, &(low, high)) in watermarks {
@@ -59,11 +59,11 @@ impl Report {
 
 /// Compares Kafka with PostgreSQL. `consumers` are the consumers' names with the topics that each reads.
 ///
-/// No transaction stays open while records are read: rows before a consumer's offset neither come nor go, so that they can be
+/// No transaction stays open while records are read. Rows before a consumer's offset do not change, so they can be
 /// counted at any time after the offsets were read.
 ///
 /// # Errors
-/// When Kafka or PostgreSQL does not answer; a difference is no error but part of the report.
+/// When Kafka or PostgreSQL does not answer. A mismatch is not an error; it is part of the report.
 pub async fn run(
     kafka: &KafkaConfig,
     connection: &mut PgConnection,
@@ -71,7 +71,7 @@ pub async fn run(
 ) -> Result<Report, AuditError> {
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
-    // Records are written before they are read: Kafka's ends are asked for after the database.
+    // Kafka's end offsets are requested after those of the database, because records are written before they are read.
     let moment = store::moment(connection, consumers, &source.ids);
     let (standings, places) = bounded(TRANSACTION_LIMIT, moment).await?;
     let watermarks = source.watermarks()?;
@@ -94,7 +94,7 @@ pub async fn run(
         let rows = count_kept(&mut report, connection, &source, partition, range, &counts).await?;
         let found: i64 = counts.outcomes.values().sum();
         let more = u64::try_from(rows - found).unwrap_or_default();
-        report.wrong(more, || format!("{} has {more} rows more than records", source.name(partition)));
+        report.wrong(more, || format!("{}: {more} rows have no record", source.name(partition)));
         report.acknowledged += counts.acknowledged;
         report.wrong += counts.wrong;
         for (outcome, count) in counts.outcomes {
@@ -106,7 +106,7 @@ pub async fn run(
     Ok(report)
 }
 
-/// How many rows there are of the records of a range, without those that Kafka deleted while it was read: those have expired.
+/// Counts the rows of a range. Rows whose records Kafka deleted while the range was read count as expired instead.
 async fn count_kept(
     report: &mut Report,
     connection: &mut PgConnection,
@@ -125,8 +125,8 @@ async fn count_kept(
     Ok(rows)
 }
 
-/// Counts the rows that no record is read for: of records that Kafka has deleted, of earlier clusters, and those that should not
-/// be there.
+/// Counts the rows for which no record is read: those of deleted records and of earlier clusters, and those that should
+/// not exist.
 async fn count_others(
     report: &mut Report,
     connection: &mut PgConnection,
@@ -148,11 +148,11 @@ async fn count_others(
         if !place.is_current {
             report.earlier += count;
         } else if !source.ids.values().any(|id| *id == place.topic_id) {
-            report.wrong(count, || format!("{count} rows are of {name}, which no consumer reads"));
+            report.wrong(count, || format!("{count} rows belong to {name}, which no consumer reads"));
         } else if !watermarks.contains_key(&partition) {
-            report.wrong(count, || format!("{count} rows are of {name}, which Kafka does not have"));
+            report.wrong(count, || format!("{count} rows belong to {name}, which Kafka does not have"));
         } else if !standings.contains_key(&partition) {
-            report.wrong(count, || format!("{count} rows are of {name}, of which its consumer has no offset"));
+            report.wrong(count, || format!("{count} rows belong to {name}, for which its consumer has no offset"));
         } else {
             report.expired += count;
         }
@@ -160,7 +160,7 @@ async fn count_others(
     Ok(())
 }
 
-/// How many records the consumers have not reached yet; cheap enough to ask again and again.
+/// Counts the records that the consumers have not read yet. Cheap enough to be polled.
 ///
 /// # Errors
 /// When Kafka or PostgreSQL does not answer.

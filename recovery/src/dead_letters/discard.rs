@@ -1,4 +1,4 @@
-//! Gives a dead letter up. Its record stays dead in the audit; who gave it up, and why, stays with it.
+//! Discards a dead letter. Its record keeps the outcome `dead`; the history records by whom and why it was discarded.
 
 use sqlx::{Connection as _, PgConnection};
 
@@ -11,10 +11,10 @@ use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
 };
 
-/// Discards one open letter; the answer says why it did not.
+/// Discards one open dead letter, or returns why it was skipped.
 ///
 /// # Errors
-/// When PostgreSQL refuses. Nothing has happened then.
+/// When PostgreSQL fails. Nothing is changed then.
 pub async fn discard(
     connection: &mut PgConnection,
     place: &LetterPosition,

@@ -1,4 +1,4 @@
-//! Gives a dead letter to its projection again.
+//! Redriving: processes a dead letter again with its projection.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use riverlock_ledger::{
     store::{self, EventRow, Outcome},
 };
 
-/// How often a transaction that lost a race runs again.
+/// Attempts of a transaction that loses a race with another one.
 const RACES_MAX: u32 = 10;
-/// Wait before the first of these; each further one is twice as long.
+/// Wait before the second attempt; doubled before each further one.
 const RACE_WAIT: Duration = Duration::from_millis(10);
 
-/// A letter and its row of the audit, locked.
+/// A dead letter and the `events` row of its record, both locked.
 pub(super) struct LockedLetter {
     topic: String,
     pub(super) state: String,
@@ -40,7 +40,7 @@ pub(super) struct LockedLetter {
     body_sha256: Vec<u8>,
 }
 
-/// What the history says about an action.
+/// What the history records about an action.
 pub(super) struct Action<'a> {
     pub(super) action: &'static str,
     pub(super) outcome: &'a str,
@@ -48,11 +48,11 @@ pub(super) struct Action<'a> {
     pub(super) detail: Option<&'a str>,
 }
 
-/// Redrives one letter in one transaction: effect, outcome, state and history together or not at all. A letter that another
-/// run has at the moment is waited for, and found done.
+/// Redrives one dead letter in one transaction: effect, outcome, state and history are committed together or not at
+/// all. If another run has locked the letter, this one waits and then skips it.
 ///
 /// # Errors
-/// When the database is at fault and not the letter. Nothing has happened then.
+/// When the database fails, as opposed to the record. Nothing is changed then.
 pub async fn redrive<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
@@ -64,14 +64,14 @@ pub async fn redrive<P: Projection>(
     for _ in 0..RACES_MAX {
         match bounded(TRANSACTION_LIMIT, attempt(connection, projection, place, request, now)).await {
             Err(error) if matches!(error.label(), "lost_race" | "deadlock" | "serialization") => {
-                tracing::debug!(%error, "a letter is redriven again: {error}");
+                tracing::debug!(%error, "retrying the redrive of a dead letter: {error}");
             }
             ended => return ended,
         }
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
         wait *= 2;
     }
-    // The other letters need not wait for this one.
+    // Give up on this letter for now, so that the others can be redriven.
     Ok(RedriveResult::Skipped(SkipReason::Busy))
 }
 
@@ -119,20 +119,20 @@ impl LockedLetter {
         if self.state == LetterState::Redriven.as_str() {
             return Some(SkipReason::Redriven);
         }
-        if self.state == LetterState::Discarded.as_str() && !request.discarded_too {
+        if self.state == LetterState::Discarded.as_str() && !request.include_discarded {
             return Some(SkipReason::Discarded);
         }
         if Sha256Hash::of(&self.payload).as_bytes().as_slice() != self.body_sha256 {
-            return Some(SkipReason::Contradicted("its body is not the one whose hash the audit has"));
+            return Some(SkipReason::Contradicted("its body does not match the recorded hash"));
         }
         if ![Outcome::Dead.as_str(), Outcome::Conflict.as_str()].contains(&self.outcome.as_str()) {
-            return Some(SkipReason::Contradicted("the audit says that its record had another outcome"));
+            return Some(SkipReason::Contradicted("its record has an outcome other than `dead` or `conflict`"));
         }
-        let in_vain = self.attempts - 1;
-        (in_vain >= REDRIVES_MAX && !request.looping_too).then_some(SkipReason::Looping(in_vain))
+        let failed = self.attempts - 1;
+        (failed >= REDRIVES_MAX && !request.include_looping).then_some(SkipReason::Looping(failed))
     }
 
-    /// The record, as it came from Kafka.
+    /// The record as it was read from Kafka.
     fn record(&self, place: &LetterPosition) -> Record {
         let headers = self.header_names.iter().zip(&self.header_values);
         let headers = headers
@@ -150,7 +150,7 @@ impl LockedLetter {
     }
 }
 
-/// Locks a letter and its row of the audit until the transaction ends.
+/// Locks a dead letter and the `events` row of its record until the transaction ends.
 pub(super) async fn lock(connection: &mut PgConnection, place: &LetterPosition) -> Result<Option<LockedLetter>, Error> {
     let row = sqlx::query_as!(
         LockedLetter,
@@ -166,10 +166,10 @@ pub(super) async fn lock(connection: &mut PgConnection, place: &LetterPosition) 
     Ok(row.fetch_optional(connection).await?)
 }
 
-/// What a settled letter ends as, or why it stays dead.
+/// The outcome of a redriven record, or why it stays dead.
 type RedriveVerdict = Result<(Outcome, Option<&'static str>), DeadReason>;
 
-/// Writes outcome and effect behind a savepoint: what the database refuses costs the letter its effect and nothing else.
+/// Writes outcome and effect behind a savepoint: if the database rejects the effect, only the savepoint is rolled back.
 async fn settle<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
@@ -188,7 +188,7 @@ async fn settle<P: Projection>(
     let (outcome, reason) = (row.outcome, row.reason);
     write_outcome(&mut savepoint, letter, &row, comparison.aspect).await?;
     spellings::call_conflicts(&mut savepoint, &comparison.duplicates).await?;
-    // What has the same bytes as another record has had its effect.
+    // A record with the same bytes has already been applied.
     let conflict = comparison.aspect.is_some();
     if let Some(event) = event.filter(|_| !is_repeated)
         && let Err(error) = projection.apply(&mut savepoint, vec![NewEvent { event, conflict }], now).await
@@ -204,15 +204,15 @@ async fn settle<P: Projection>(
     Ok(Ok((outcome, reason)))
 }
 
-/// Where a record stands among the others of its event.
+/// How a record relates to the other records of its event.
 struct EventContext {
     comparison: Comparison,
     /// Another record has the same bytes and decided the event's outcome.
     is_repeated: bool,
 }
 
-/// Gives the row the outcome that it has beside the other records of its event, as in live processing. The id may be new: a
-/// record that was unreadable is read now.
+/// Determines the row's outcome from the other records of its event, as in live processing. The event id may be new: a
+/// record that was unreadable before may be readable now.
 async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<EventContext, Error> {
     let at = (row.topic_id, row.partition, row.offset);
     let event_id = row.event_id.as_ref();
@@ -263,7 +263,7 @@ async fn write_outcome(
     match written {
         Ok(written) if written.rows_affected() == 1 => {}
         Ok(_) => return Err(Error::LostRace("a dead letter's record")),
-        // Another record of the event came in between: next time it is seen.
+        // Another record of the event was stored in the meantime; the next attempt sees it.
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
             return Err(Error::LostRace("the first record of an event"));
         }
@@ -273,7 +273,7 @@ async fn write_outcome(
         tracing::error!(
             event.id = row.event_id.as_ref(),
             order.id = row.order_id.as_deref(),
-            "event {} came with two bodies that contradict each other ({aspect}); this one, {}, was dead as {}",
+            "event {} has two bodies that contradict each other ({aspect}); this one, {}, was stored as dead letter {}",
             row.event_id,
             row.body_sha256,
             letter.event_id,
@@ -306,7 +306,7 @@ pub(super) async fn set_state(
     }
 }
 
-/// One more try in vain. The relay tells those who read the topic of dead letters.
+/// Records one more failed attempt. Resetting `published_at` makes the relay publish the letter again.
 async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: &DeadReason) -> Result<(), Error> {
     sqlx::query!(
         "-- dead_letters_keep
@@ -328,7 +328,7 @@ async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: 
     Ok(())
 }
 
-/// Adds a line to the history.
+/// Adds an action to the history.
 pub(super) async fn note(
     connection: &mut PgConnection,
     place: &LetterPosition,

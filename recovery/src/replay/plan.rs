@@ -1,4 +1,4 @@
-//! The dry run.
+//! Dry run of a replay.
 
 use std::collections::HashMap;
 
@@ -22,13 +22,13 @@ use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
 };
 
-/// What a dry run found.
+/// Result of a dry run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanSummary {
-    /// The plan's hash; `None` where nothing would happen, so that there is nothing to apply.
+    /// The plan's hash; `None` if nothing would change, so that there is nothing to apply.
     pub plan: Option<Sha256Hash>,
-    /// In numbers.
+    /// Counts.
     pub report: Report,
     /// The first orders that would change.
     pub orders: Vec<OrderChange>,
@@ -38,11 +38,11 @@ pub struct PlanSummary {
     pub read: u64,
 }
 
-/// Says what a replay of the selection would do, and keeps that as a plan. Nothing else is written. `list` is how many
-/// orders and messages are listed.
+/// Determines what a replay of the selection would do, and stores it as a plan. Nothing else is written. At most `list`
+/// orders and `list` messages are listed.
 ///
 /// # Errors
-/// When the selection makes no sense, or Kafka or PostgreSQL does not answer.
+/// When the selection is invalid, or Kafka or PostgreSQL does not answer.
 pub async fn plan(
     replay: &Replay<'_>,
     selection: &Selection,

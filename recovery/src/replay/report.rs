@@ -1,4 +1,4 @@
-//! What a replay would do, or did, as numbers and as a list.
+//! Counts and digests of what a replay would do, or did.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::replay::model::{Effect, RecordedOutcome};
 
-/// What a replay would do.
+/// Counts of what a replay would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
     /// Selected records.
     pub records: u64,
-    /// Records that have an outcome already: nothing happens.
+    /// Records that have an outcome already and are skipped.
     pub known: u64,
-    /// Records that get one, by outcome.
+    /// Records without an outcome, by the outcome they get.
     pub outcomes: BTreeMap<String, u64>,
-    /// Orders that would change, the new ones included.
+    /// Orders that would change, including new ones.
     pub orders: u64,
     /// Messages that would be sent.
     pub effects: u64,
@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Records that get an outcome.
+    /// Number of records without an outcome.
     #[must_use]
     pub fn fresh(&self) -> u64 {
         self.outcomes.values().sum()
@@ -42,13 +42,13 @@ impl Report {
     }
 }
 
-/// Outcomes with their numbers, in the order in which they are always named.
+/// Formats outcomes with their counts, in a fixed order.
 pub(super) fn outcomes_text(count: impl Fn(&str) -> u64) -> String {
     let texts: Vec<String> = OUTCOMES.iter().map(|outcome| format!("{outcome}={}", count(outcome))).collect();
     texts.join(" ")
 }
 
-/// A hash over things in their order, whatever groups they come in.
+/// A hash over items in their order, independent of how they are grouped.
 pub(super) struct Chain(Sha256Hash);
 
 impl Chain {
@@ -59,7 +59,7 @@ impl Chain {
     fn add(&mut self, fields: &[&[u8]]) {
         let mut bytes = self.0.as_bytes().to_vec();
         for field in fields {
-            // With its length, so that no two lists of fields look alike.
+            // With its length, so that different lists of fields never have the same bytes.
             bytes.extend((field.len() as u64).to_be_bytes());
             bytes.extend(*field);
         }
@@ -93,7 +93,7 @@ impl Chain {
     }
 }
 
-/// What a chunk did.
+/// Outcomes and messages of a chunk.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkResult {
     /// Sorted by topic, partition and offset.
@@ -103,7 +103,7 @@ pub(crate) struct ChunkResult {
 }
 
 impl ChunkResult {
-    /// Stands for everything that it does; `None` when it does nothing.
+    /// Digest of all outcomes and messages; `None` if there are none.
     pub(crate) fn digest(&self) -> Option<Sha256Hash> {
         if self.settled.is_empty() && self.effects.is_empty() {
             return None;
@@ -114,7 +114,7 @@ impl ChunkResult {
         Some(chain.end())
     }
 
-    /// The same in numbers, for people.
+    /// Counts of outcomes and messages, as text.
     pub(crate) fn summary(&self) -> String {
         let count = |outcome: &str| self.settled.iter().filter(|settled| settled.outcome == outcome).count() as u64;
         format!("{} messages={}", outcomes_text(count), self.effects.len())

@@ -111,14 +111,18 @@ async fn a_worker_that_is_stuck_holds_up_no_other_and_no_other_hides_it() {
     let findings: Vec<String> = context.health.not_ready().iter().map(ToString::to_string).collect();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].starts_with("stubborn: worker 2: ") && findings[0].contains("a_table"), "{findings:?}");
-    until("it is not shown", || page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 1"))
-        .await;
+    until("it is not shown", || {
+        page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 1")
+    })
+    .await;
 
     open.store(true, Ordering::Relaxed);
     setting.until_rows(4 * EVENTS + 1).await;
     until("it is ready again", || context.health.not_ready().is_empty()).await;
-    until("it is read again", || page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 0"))
-        .await;
+    until("it is read again", || {
+        page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 0")
+    })
+    .await;
     context.shutdown.stop();
     task.await.unwrap().unwrap();
     let mut connection = setting.database.connect().await.unwrap();
@@ -157,7 +161,7 @@ async fn a_row_that_cannot_be_read_costs_its_events_their_effect_until_it_is_men
 
     let place = dead_letters::find(&mut connection, None, Some("e2")).await.unwrap().remove(0).0;
     let (by, why) = ("ada".to_owned(), "the row".to_owned());
-    let request = Request { by, why, run: Run::Apply, discarded_too: false, looping_too: false };
+    let request = Request { by, why, run: Run::Apply, include_discarded: false, include_looping: false };
     let came = dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
     assert!(matches!(&came, RedriveResult::Dead { reason, .. } if reason == "unreadable_row"), "{came:?}");
     sqlx::query("UPDATE orders SET details = '{}' WHERE order_id = 'broken'").execute(&mut connection).await.unwrap();
