@@ -14,9 +14,6 @@ use crate::Error;
 /// Messages about an order itself are published in the order in which they were written, because a transaction that writes
 /// them has written the order's row before: no other one writes such messages meanwhile. `invoice.stored` is written without
 /// that row, so it may come before or after any of them.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateTime<Utc>) -> Result<u64, Error> {
     if messages.is_empty() {
         return Ok(0);
@@ -45,9 +42,6 @@ pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateT
 /// Puts messages that were written at this time or later into the relay's queue again, for a cluster whose readers never saw
 /// them. Returns how many that are. They keep their ids, so that a reader recognizes those that it has. Who did it, and why, is
 /// recorded with the first of them: so a relay that runs sees that messages came back that lie before those it has passed.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn publish_again(
     connection: &mut PgConnection,
     since: DateTime<Utc>,
@@ -129,9 +123,6 @@ pub struct Request {
 
 /// Messages that are not published, by number: those after `after`, at most `limit`. `parked_only` leaves out those that wait
 /// for the relay.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn queued(
     connection: &mut PgConnection,
     parked_only: bool,
@@ -160,9 +151,6 @@ pub async fn queued(
 }
 
 /// Dead letters that cannot be published, by where their records lie: those after `after`, at most `limit`.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn parked_letters(
     connection: &mut PgConnection,
     after: Option<&Position>,

@@ -107,9 +107,6 @@ pub fn content_of(
 }
 
 /// The spellings of events, by event id.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn of_events(
     connection: &mut PgConnection,
     event_ids: &[&str],
@@ -158,9 +155,6 @@ pub async fn of_events(
 
 /// Those records of events whose bodies contradict another's. What was called a conflict when bytes were compared stays one,
 /// and all other records of its event with it.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn contradicted(
     connection: &mut PgConnection,
     event_ids: &[&str],
@@ -185,9 +179,6 @@ pub async fn contradicted(
 }
 
 /// Marks orders of which an event came with contradicting bodies. An order that is not there took no part.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn mark_orders(
     connection: &mut PgConnection,
     orders: &BTreeSet<OrderMark>,

@@ -90,9 +90,6 @@ pub struct FirstRecord {
 ///
 /// Nothing is written, and no number of the sequence is used up, when all topics have numbers: this is called again and
 /// again, and numbers are `smallint`.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
     let known = known_topic_ids(connection, names).await?;
     if names.iter().all(|name| known.contains_key(name)) {
@@ -115,9 +112,6 @@ pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Resul
 }
 
 /// The numbers of those topics of the current cluster that have one.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
     let rows = sqlx::query!(
         "-- topics_of
@@ -132,9 +126,6 @@ pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) ->
 }
 
 /// The numbers of topics, for what only reads: a topic without a number gets a negative one, which is used by no row.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn topic_ids_to_read(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
     let mut ids = known_topic_ids(connection, names).await?;
     let unknown: Vec<&String> = names.iter().filter(|name| !ids.contains_key(*name)).collect();
@@ -145,9 +136,6 @@ pub async fn topic_ids_to_read(connection: &mut PgConnection, names: &[String]) 
 /// Adds rows of the audit that are not there yet, and returns where those are that were added.
 ///
 /// A row is there already when its record is (it is read again), or when another record decided its event's outcome.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -> Result<Vec<(i16, i32, i64)>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
@@ -181,9 +169,6 @@ pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -
 }
 
 /// The first records of events, by event id.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn first_records(
     connection: &mut PgConnection,
     event_ids: &[&str],
@@ -207,9 +192,6 @@ pub async fn first_records(
 }
 
 /// Keeps records that could not be applied, as they were.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record, &DeadReason)]) -> Result<(), Error> {
     for (record, dead) in letters {
         let headers = record.headers.iter().flat_map(Headers::iter);
@@ -237,9 +219,6 @@ pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record
 }
 
 /// Moves a consumer's offsets forward; never back.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn advance_offsets(
     connection: &mut PgConnection,
     consumer: &str,
@@ -285,9 +264,6 @@ pub async fn advance_offsets_after(
 }
 
 /// Where a consumer stands, by topic number and partition.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn offsets(connection: &mut PgConnection, consumer: &str) -> Result<HashMap<(i16, i32), i64>, Error> {
     let rows = sqlx::query!(
         "-- consumer_offsets_of

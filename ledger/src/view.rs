@@ -71,9 +71,6 @@ pub struct MessageView {
 }
 
 /// The records of an order, in the order in which they were taken.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn events_of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<EventView>, Error> {
     let rows = sqlx::query_as!(
         EventView,
@@ -88,9 +85,6 @@ pub async fn events_of_order(connection: &mut PgConnection, order_id: &str) -> R
 }
 
 /// The records of an order, the latest first, a page at a time.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn events_of_order_page(
     connection: &mut PgConnection,
     order_id: &str,
@@ -119,9 +113,6 @@ pub async fn events_of_order_page(
 }
 
 /// The records of an event, in the order in which they were taken.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn records_of_event(connection: &mut PgConnection, event_id: &str) -> Result<Vec<EventView>, Error> {
     let rows = sqlx::query_as!(
         EventView,
@@ -140,9 +131,6 @@ pub async fn records_of_event(connection: &mut PgConnection, event_id: &str) -> 
 }
 
 /// What is known of a dead letter beside the record itself, by the names of the columns; `None` where there is none.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn dead_letter(
     connection: &mut PgConnection,
     record: &Position,
@@ -164,9 +152,6 @@ pub async fn dead_letter(
 }
 
 /// The messages about an order, in the order in which they are sent.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<MessageView>, Error> {
     let rows = sqlx::query_as!(
         MessageView,
@@ -182,9 +167,6 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
 }
 
 /// How many messages were ever written, and how many of them wait to be published.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), Error> {
     let row = sqlx::query!(
         r#"-- outbox_counts
@@ -196,9 +178,6 @@ pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), 
 }
 
 /// Which of these events have an outcome.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn known_events(connection: &mut PgConnection, event_ids: &[String]) -> Result<HashSet<String>, Error> {
     let rows = sqlx::query!(
         "-- events_known

@@ -38,9 +38,6 @@ impl Decision {
 
 /// Carries out a decision about a refused or unresolved report, or withdraws one that waits. Says whether the report was in such
 /// a state.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn settle(
     connection: &mut PgConnection,
     report_id: Uuid,

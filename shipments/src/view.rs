@@ -65,9 +65,6 @@ pub struct RequestView {
 }
 
 /// Reports, the newest first: of an order, in a state, or all; those that come after the report `after`.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn list(
     connection: &mut PgConnection,
     order_id: Option<&str>,
@@ -96,9 +93,6 @@ pub async fn list(
 }
 
 /// A report with its lines and requests; `None` if there is none.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn show(
     connection: &mut PgConnection,
     report_id: Uuid,

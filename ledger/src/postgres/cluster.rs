@@ -63,9 +63,6 @@ pub struct Cluster {
 }
 
 /// The current cluster; `None` until `riverlock setup` has recorded one.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn current(connection: &mut PgConnection) -> Result<Option<Cluster>, Error> {
     let row = sqlx::query_as!(
         Cluster,
@@ -76,9 +73,6 @@ pub async fn current(connection: &mut PgConnection) -> Result<Option<Cluster>, E
 }
 
 /// As [`current`], also of a database whose tables do not exist yet, or are of a version that knew no clusters.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn recorded(connection: &mut PgConnection) -> Result<Option<Cluster>, Error> {
     let exists = sqlx::query_scalar!(
         r#"-- cluster_table_exists
@@ -143,9 +137,6 @@ fn id_of<C: ClientContext>(client: &Client<C>, kafka: &KafkaConfig) -> Result<St
 /// A cluster that was current before continues where its consumers stopped.
 ///
 /// The caller makes sure that no service runs.
-///
-/// # Errors
-/// When PostgreSQL refuses.
 pub async fn adopt(connection: &mut PgConnection, cluster_id: &str) -> Result<(), Error> {
     let mut transaction = connection.begin().await?;
     let is_first = current(&mut transaction).await?.is_none();
