@@ -90,7 +90,7 @@ async fn attempt<P: Projection>(
         return Ok(RedriveResult::Skipped(skip));
     }
     let record = letter.record(place);
-    let entry = batch::judge(projection, &record, None);
+    let entry = batch::classify(projection, &record, None);
     let redriven = match settle(&mut transaction, projection, &letter, entry, now).await? {
         Ok((outcome, reason)) => {
             set_state(&mut transaction, place, &letter, LetterState::Redriven).await?;
@@ -187,7 +187,7 @@ async fn settle<P: Projection>(
     let EventContext { comparison, is_repeated } = place_among_others(&mut savepoint, &mut row).await?;
     let (outcome, reason) = (row.outcome, row.reason);
     write_outcome(&mut savepoint, letter, &row, comparison.aspect).await?;
-    spellings::call_conflicts(&mut savepoint, &comparison.duplicates).await?;
+    spellings::mark_conflicts(&mut savepoint, &comparison.duplicates).await?;
     // A record with the same bytes has already been applied.
     let conflict = comparison.aspect.is_some();
     if let Some(event) = event.filter(|_| !is_repeated)

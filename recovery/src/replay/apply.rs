@@ -149,7 +149,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Stored
             }
             if reached < range.end {
                 let consumer = consumer.name;
-                return Err(ReplayError::ConsumerWentBack { consumer, topic, partition, reached, end: range.end });
+                return Err(ReplayError::ConsumerRegressed { consumer, topic, partition, reached, end: range.end });
             }
             let (low, high) = ask_patiently(|| client.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT))
                 .map_err(ReplayError::kafka("get watermarks from Kafka"))?;

@@ -56,7 +56,7 @@ pub enum ReplayError {
         "the offset of {consumer} for {topic}[{partition}] is {reached}, before the plan's end {end}: the database was \
          restored after planning. Let the consumer catch up, then plan again"
     )]
-    ConsumerWentBack { consumer: &'static str, topic: String, partition: i32, reached: i64, end: i64 },
+    ConsumerRegressed { consumer: &'static str, topic: String, partition: i32, reached: i64, end: i64 },
     #[error(
         "plan {plan} no longer applies: chunk {chunk} was planned to have {planned}, but now has {found}. \
          This chunk was not committed; the {done} chunks before it were. Plan again: a new dry run covers what is left"
