@@ -16,7 +16,7 @@ pub const ROWS_MAX: i64 = 1_000;
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Event)]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct EventView {
     pub event_id: String,
     pub event_type: String,
@@ -59,7 +59,7 @@ pub struct EventPosition {
 /// A message for other systems.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct MessageView {
     pub kind: String,
     /// Distinguishes messages of the same order and kind: a document's file id, for example.

@@ -45,7 +45,7 @@ impl ReportView {
 /// A line of a report.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct LineView {
     pub line_id: String,
     pub quantity: i64,

@@ -88,10 +88,10 @@ impl<'a> Comparison<'a> {
                     last_message_at = Instant::now();
                     page.extend(take(&message, source.ids[message.topic()], &mut ranges));
                 }
-                Some(Err(error)) => match source.trouble(&error) {
+                Some(Err(error)) => match source.classify(&error) {
                     ReadFailure::Fatal => return Err(error.into()),
                     // The error does not say which partition it is about.
-                    ReadFailure::Gone if self.leave_out_deleted(&mut ranges)? => {
+                    ReadFailure::Gone if self.skip_deleted(&mut ranges)? => {
                         self.start(&mut ranges)?;
                         last_message_at = Instant::now();
                     }
@@ -120,7 +120,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Removes from the ranges what Kafka has deleted; returns `false` if nothing was deleted.
-    fn leave_out_deleted(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<bool, AuditError> {
+    fn skip_deleted(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<bool, AuditError> {
         let mut is_any = false;
         for (partition, range) in ranges.iter_mut() {
             let (low, _) = self.source.watermarks_of(*partition)?;
@@ -145,7 +145,7 @@ impl<'a> Comparison<'a> {
             if let Some(row) = row {
                 *counts.outcomes.entry(row.outcome.clone()).or_default() += 1;
             }
-            if let Some(wrong) = what_is_wrong(read, row) {
+            if let Some(wrong) = mismatch(read, row) {
                 counts.wrong += 1;
                 let topic = self.source.topic(read.topic_id).to_owned();
                 let position = Position { topic, partition: read.partition, offset: read.offset };
@@ -185,7 +185,7 @@ fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Parti
 }
 
 /// Returns the mismatch between a record and its row, if there is one.
-fn what_is_wrong(read: &ReadRecord, row: Option<&AuditRow>) -> Option<&'static str> {
+fn mismatch(read: &ReadRecord, row: Option<&AuditRow>) -> Option<&'static str> {
     let Some(row) = row else { return Some("has no outcome") };
     if row.body_sha256 != read.body_sha256.as_bytes() {
         return Some("has another body than the one its outcome was recorded for");
@@ -234,7 +234,7 @@ mod tests {
             (Some(row("dead", b"body", None, Some(true))), None),
             (Some(row("dead", b"body", None, Some(false))), Some("not among the dead letters")),
         ] {
-            let found = what_is_wrong(&read, row.as_ref());
+            let found = mismatch(&read, row.as_ref());
             assert_eq!(found.is_some(), wrong.is_some(), "{found:?} for {row:?}");
             assert!(found.unwrap_or_default().contains(wrong.unwrap_or_default()), "{found:?} for {row:?}");
         }

@@ -34,14 +34,9 @@ pub use report::Report;
 
 impl Report {
     /// Finds mismatches that show without reading records.
-    fn look_at_ends(
-        &mut self,
-        source: &Source,
-        standings: &BTreeMap<Partition, PartitionMarks>,
-        watermarks: &Watermarks,
-    ) {
-        for (&partition, standing) in standings {
-            let (reached, early) = (standing.reached, u64::try_from(standing.early).unwrap_or_default());
+    fn check_offsets(&mut self, source: &Source, marks: &BTreeMap<Partition, PartitionMarks>, watermarks: &Watermarks) {
+        for (&partition, mark) in marks {
+            let (reached, early) = (mark.reached, u64::try_from(mark.early).unwrap_or_default());
             let high = watermarks.get(&partition).map_or(0, |(_, high)| *high);
             self.wrong(u64::try_from(reached - high).unwrap_or_default(), || {
                 format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
@@ -51,7 +46,7 @@ impl Report {
             });
         }
         for (partition, &(low, high)) in watermarks {
-            let reached = standings.get(partition).map_or(low, |standing| standing.reached);
+            let reached = marks.get(partition).map_or(low, |mark| mark.reached);
             self.pending += u64::try_from(high - reached).unwrap_or_default();
         }
     }
@@ -72,16 +67,16 @@ pub async fn run(
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
     // Kafka's end offsets are requested after those of the database, because records are written before they are read.
-    let moment = store::moment(connection, consumers, &source.ids);
-    let (standings, places) = bounded(TRANSACTION_LIMIT, moment).await?;
+    let snapshot = store::read_snapshot(connection, consumers, &source.ids);
+    let (marks, audited) = bounded(TRANSACTION_LIMIT, snapshot).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
-    report.look_at_ends(&source, &standings, &watermarks);
-    count_others(&mut report, connection, &source, places, &standings, &watermarks).await?;
+    report.check_offsets(&source, &marks, &watermarks);
+    count_unread_rows(&mut report, connection, &source, audited, &marks, &watermarks).await?;
 
     let mut ranges: HashMap<Partition, Range> = HashMap::new();
     for (partition, &(low, high)) in &watermarks {
-        let end = standings.get(partition).map_or(low, |standing| standing.reached.min(high));
+        let end = marks.get(partition).map_or(low, |mark| mark.reached.min(high));
         if low < end {
             ranges.insert(*partition, Range { next: low, end });
         }
@@ -127,31 +122,31 @@ async fn count_kept(
 
 /// Counts the rows for which no record is read: those of deleted records and of earlier clusters, and those that should
 /// not exist.
-async fn count_others(
+async fn count_unread_rows(
     report: &mut Report,
     connection: &mut PgConnection,
     source: &Source,
-    places: Vec<AuditedPartition>,
-    standings: &BTreeMap<Partition, PartitionMarks>,
+    audited: Vec<AuditedPartition>,
+    marks: &BTreeMap<Partition, PartitionMarks>,
     watermarks: &Watermarks,
 ) -> Result<(), AuditError> {
-    for place in places {
-        let partition = (place.topic_id, place.partition);
-        let name = place.topic.unwrap_or_else(|| format!("topic number {}", place.topic_id));
+    for partition_rows in audited {
+        let partition = (partition_rows.topic_id, partition_rows.partition);
+        let name = partition_rows.topic.unwrap_or_else(|| format!("topic number {}", partition_rows.topic_id));
         let (from, to) = match watermarks.get(&partition) {
-            Some((low, _)) if standings.contains_key(&partition) => (0, *low),
+            Some((low, _)) if marks.contains_key(&partition) => (0, *low),
             _ => (0, i64::MAX),
         };
         let rows = store::count_rows(connection, partition, from, to).await?;
         let count = u64::try_from(rows).unwrap_or_default();
-        let name = format!("{name}[{}]", place.partition);
-        if !place.is_current {
+        let name = format!("{name}[{}]", partition_rows.partition);
+        if !partition_rows.is_current {
             report.earlier += count;
-        } else if !source.ids.values().any(|id| *id == place.topic_id) {
+        } else if !source.ids.values().any(|id| *id == partition_rows.topic_id) {
             report.wrong(count, || format!("{count} rows belong to {name}, which no consumer reads"));
         } else if !watermarks.contains_key(&partition) {
             report.wrong(count, || format!("{count} rows belong to {name}, which Kafka does not have"));
-        } else if !standings.contains_key(&partition) {
+        } else if !marks.contains_key(&partition) {
             report.wrong(count, || format!("{count} rows belong to {name}, for which its consumer has no offset"));
         } else {
             report.expired += count;
@@ -172,9 +167,9 @@ pub async fn pending(
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
     let reached = bounded(TRANSACTION_LIMIT, store::reached(connection, consumers, &source.ids)).await?;
-    let waiting = source.watermarks()?.into_iter().map(|(partition, (low, high))| {
+    let unread = source.watermarks()?.into_iter().map(|(partition, (low, high))| {
         let next = reached.get(&partition).copied().unwrap_or(low);
         u64::try_from(high - next).unwrap_or_default()
     });
-    Ok(waiting.sum())
+    Ok(unread.sum())
 }

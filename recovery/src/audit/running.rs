@@ -124,7 +124,7 @@ impl Auditor {
         let mut source = None;
         while !soft.is_cancelled() {
             component.beat();
-            match self.look_with(context, &mut source, &|| component.beat()).await {
+            match self.run_if_due(context, &mut source, &|| component.beat()).await {
                 Ok(_) | Err(AuditError::Stopped) => component.ready(),
                 Err(error) => {
                     // The client may be broken: create a new one.
@@ -147,11 +147,11 @@ impl Auditor {
     /// # Errors
     /// When Kafka or PostgreSQL does not answer.
     pub async fn look(&self, context: &Context) -> Result<bool, AuditError> {
-        self.look_with(context, &mut None, &|| {}).await
+        self.run_if_due(context, &mut None, &|| {}).await
     }
 
     /// Like [`Self::look`]; calls `beat` repeatedly during a run.
-    async fn look_with(
+    async fn run_if_due(
         &self,
         context: &Context,
         source: &mut Option<Source>,
@@ -160,10 +160,10 @@ impl Auditor {
         let mut connection = self.postgres.connect_as("audit").await?;
         // Checked again under the lock: another process may have just finished a run.
         let limit = self.postgres.answer_limit();
-        let mine = bounded(limit, self.due(&mut connection)).await?
+        let is_due = bounded(limit, self.due(&mut connection)).await?
             && bounded(limit, postgres::try_lock(&mut connection, Lock::Audit)).await?
             && bounded(limit, self.due(&mut connection)).await?;
-        if mine {
+        if is_due {
             let source = match source {
                 Some(source) => source,
                 none => none.insert(Source::open(&self.kafka)?),
@@ -173,7 +173,7 @@ impl Auditor {
         bounded(TRANSACTION_LIMIT, show(&mut connection)).await?;
         // Closed in order, so that the lock is free before the next process asks.
         connection.close().await?;
-        Ok(mine)
+        Ok(is_due)
     }
 
     async fn due(&self, connection: &mut PgConnection) -> Result<bool, Error> {
@@ -216,7 +216,7 @@ impl Auditor {
 
 /// Sets the metrics from the database.
 async fn show(connection: &mut PgConnection) -> Result<(), Error> {
-    let (acknowledged, outcomes) = store::marked(connection).await?;
+    let (acknowledged, outcomes) = store::mark_sums(connection).await?;
     gauge!(names::AUDIT_ACKNOWLEDGED).set(acknowledged as f64);
     for outcome in OUTCOMES {
         let count = outcomes.get(outcome).copied().unwrap_or_default();
@@ -256,39 +256,39 @@ async fn prove_new_from(
     source.prepare(connection, consumers).await?;
     let source = &*source;
     // Kafka's end offsets are requested after those of the database, because records are written before they are read.
-    let standings = bounded(TRANSACTION_LIMIT, store::standings(connection, consumers, &source.ids)).await?;
+    let marks = bounded(TRANSACTION_LIMIT, store::partition_marks(connection, consumers, &source.ids)).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
-    report.look_at_ends(source, &standings, &watermarks);
+    report.check_offsets(source, &marks, &watermarks);
 
     let mut left: HashMap<Partition, Range> = HashMap::new();
     let mut passed = Vec::new();
     for (&partition, &(low, high)) in &watermarks {
-        let Some(standing) = standings.get(&partition) else { continue };
+        let Some(mark) = marks.get(&partition) else { continue };
         // A partition without a mark is audited from its first offset.
-        let proved = standing.proved.unwrap_or(low);
+        let proved = mark.proved.unwrap_or(low);
         report.wrong(u64::try_from(proved - high).unwrap_or_default(), || {
             format!("{} ends at {high}, but was proved up to {proved} before", source.name(partition))
         });
-        let unproved = (proved, low.min(standing.reached));
+        let unproved = (proved, low.min(mark.reached));
         if unproved.0 < unproved.1 {
             let rows = store::count_rows(connection, partition, unproved.0, unproved.1).await?;
             report.expired += u64::try_from(rows).unwrap_or_default();
             report.note_deleted(&source.name(partition), unproved.0, unproved.1);
             passed.push(ProvenRange { partition, to: unproved.1, outcomes: BTreeMap::new() });
         }
-        let range = Range { next: proved.max(low), end: standing.reached.min(high) };
+        let range = Range { next: proved.max(low), end: mark.reached.min(high) };
         if range.next < range.end {
             left.insert(partition, range);
         }
     }
     // Advance the mark past records that Kafka has deleted, so that they are reported once.
-    bounded(TRANSACTION_LIMIT, store::mark(connection, &passed)).await?;
+    bounded(TRANSACTION_LIMIT, store::advance_marks(connection, &passed)).await?;
     while !left.is_empty() {
         let comparison = Comparison::new(source, stop, rate, beat);
         prove_stretches(comparison, connection, &mut left, &mut report).await?;
     }
-    (report.acknowledged, report.outcomes) = bounded(TRANSACTION_LIMIT, store::marked(connection)).await?;
+    (report.acknowledged, report.outcomes) = bounded(TRANSACTION_LIMIT, store::mark_sums(connection)).await?;
     Ok(report)
 }
 
@@ -316,9 +316,9 @@ pub(crate) async fn statements(
     let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
     cluster::current(connection).await?;
     let ids = riverlock_ledger::store::topic_ids_to_read(connection, &topics).await?;
-    store::standings(connection, consumers, &ids).await?;
-    store::mark(connection, &[]).await?;
-    store::marked(connection).await?;
+    store::partition_marks(connection, consumers, &ids).await?;
+    store::advance_marks(connection, &[]).await?;
+    store::mark_sums(connection).await?;
     store::set_last_run(connection, &Report::default(), Duration::ZERO).await?;
     Ok(show(connection).await?)
 }
@@ -363,6 +363,6 @@ async fn prove_stretches(
     }
     report.findings.append(&mut comparison.findings);
     report.findings.truncate(super::report::FINDINGS_MAX);
-    bounded(TRANSACTION_LIMIT, store::mark(connection, &proved)).await?;
+    bounded(TRANSACTION_LIMIT, store::advance_marks(connection, &proved)).await?;
     Ok(())
 }

@@ -94,7 +94,7 @@ impl Source {
     }
 
     /// Classifies an error of reading.
-    pub(super) fn trouble(&self, error: &KafkaError) -> ReadFailure {
+    pub(super) fn classify(&self, error: &KafkaError) -> ReadFailure {
         ReadFailure::of(self.consumer(), error)
     }
 }

@@ -42,9 +42,9 @@ pub(super) async fn reached(
 ) -> Result<HashMap<Partition, i64>, Error> {
     let mut reached = HashMap::new();
     for (name, topics) in consumers {
-        let mine: Vec<i16> = topics.iter().map(|topic| ids[topic]).collect();
+        let topic_ids: Vec<i16> = topics.iter().map(|topic| ids[topic]).collect();
         let offsets = store::offsets(connection, name).await?;
-        reached.extend(offsets.into_iter().filter(|((topic_id, _), _)| mine.contains(topic_id)));
+        reached.extend(offsets.into_iter().filter(|((topic_id, _), _)| topic_ids.contains(topic_id)));
     }
     Ok(reached)
 }
@@ -62,20 +62,20 @@ pub(crate) struct AuditedPartition {
 
 /// Reads the marks of the consumers' partitions and all partitions that have rows in one snapshot, so that the first
 /// batch of a partition is in both or in neither.
-pub(super) async fn moment(
+pub(super) async fn read_snapshot(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
     ids: &HashMap<String, i16>,
 ) -> Result<(BTreeMap<Partition, PartitionMarks>, Vec<AuditedPartition>), Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let standings = standings(&mut transaction, consumers, ids).await?;
-    let places = places(&mut transaction).await?;
+    let marks = partition_marks(&mut transaction, consumers, ids).await?;
+    let partitions = audited_partitions(&mut transaction).await?;
     transaction.commit().await?;
-    Ok((standings, places))
+    Ok((marks, partitions))
 }
 
 /// Lists every partition that has rows, jumping from one to the next along the primary key.
-pub(crate) async fn places(connection: &mut PgConnection) -> Result<Vec<AuditedPartition>, Error> {
+pub(crate) async fn audited_partitions(connection: &mut PgConnection) -> Result<Vec<AuditedPartition>, Error> {
     let rows = sqlx::query_as!(
         AuditedPartition,
         r#"-- audit_places
@@ -193,12 +193,12 @@ pub(super) struct PartitionMarks {
 }
 
 /// Reads the offsets and marks of the consumers' partitions.
-pub(super) async fn standings(
+pub(super) async fn partition_marks(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
     ids: &HashMap<String, i16>,
 ) -> Result<BTreeMap<Partition, PartitionMarks>, Error> {
-    let mut standings = BTreeMap::new();
+    let mut marks = BTreeMap::new();
     for (name, topics) in consumers {
         let rows = sqlx::query!(
             r#"-- audit_standings
@@ -215,12 +215,12 @@ pub(super) async fn standings(
         )
         .fetch_all(&mut *connection)
         .await?;
-        standings.extend(rows.into_iter().map(|row| {
-            let standing = PartitionMarks { reached: row.reached, early: row.early, proved: row.proved };
-            ((row.topic_id, row.partition), standing)
+        marks.extend(rows.into_iter().map(|row| {
+            let mark = PartitionMarks { reached: row.reached, early: row.early, proved: row.proved };
+            ((row.topic_id, row.partition), mark)
         }));
     }
-    Ok(standings)
+    Ok(marks)
 }
 
 /// A range of a partition without a mismatch.
@@ -231,7 +231,7 @@ pub(super) struct ProvenRange {
 }
 
 /// Advances the marks.
-pub(super) async fn mark(connection: &mut PgConnection, proved: &[ProvenRange]) -> Result<(), Error> {
+pub(super) async fn advance_marks(connection: &mut PgConnection, proved: &[ProvenRange]) -> Result<(), Error> {
     let of = |outcome: &str| -> Vec<i64> {
         proved.iter().map(|proved| proved.outcomes.get(outcome).copied().unwrap_or_default()).collect()
     };
@@ -265,7 +265,7 @@ pub(super) async fn mark(connection: &mut PgConnection, proved: &[ProvenRange]) 
 }
 
 /// Sums of the marks, in total and by outcome.
-pub(super) async fn marked(connection: &mut PgConnection) -> Result<(u64, BTreeMap<String, u64>), Error> {
+pub(super) async fn mark_sums(connection: &mut PgConnection) -> Result<(u64, BTreeMap<String, u64>), Error> {
     let row = sqlx::query!(
         r#"-- audit_marks_sum
            SELECT coalesce(sum(acknowledged), 0)::bigint AS "acknowledged!", coalesce(sum(applied), 0)::bigint AS "applied!",

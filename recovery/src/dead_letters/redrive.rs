@@ -56,13 +56,13 @@ pub(super) struct Action<'a> {
 pub async fn redrive<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
-    place: &LetterPosition,
+    position: &LetterPosition,
     request: &Request,
     now: DateTime<Utc>,
 ) -> Result<RedriveResult, Error> {
     let mut wait = RACE_WAIT;
     for _ in 0..RACES_MAX {
-        match bounded(TRANSACTION_LIMIT, attempt(connection, projection, place, request, now)).await {
+        match bounded(TRANSACTION_LIMIT, attempt(connection, projection, position, request, now)).await {
             Err(error) if matches!(error.label(), "lost_race" | "deadlock" | "serialization") => {
                 tracing::debug!(%error, "retrying the redrive of a dead letter: {error}");
             }
@@ -78,32 +78,32 @@ pub async fn redrive<P: Projection>(
 async fn attempt<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
-    place: &LetterPosition,
+    position: &LetterPosition,
     request: &Request,
     now: DateTime<Utc>,
 ) -> Result<RedriveResult, Error> {
     let mut transaction = connection.begin().await?;
-    let Some(letter) = lock(&mut transaction, place).await? else {
+    let Some(letter) = lock(&mut transaction, position).await? else {
         return Ok(RedriveResult::Skipped(SkipReason::Unknown));
     };
     if let Some(skip) = letter.skip(request) {
         return Ok(RedriveResult::Skipped(skip));
     }
-    let record = letter.record(place);
+    let record = letter.record(position);
     let entry = batch::classify(projection, &record, None);
     let redriven = match settle(&mut transaction, projection, &letter, entry, now).await? {
         Ok((outcome, reason)) => {
-            set_state(&mut transaction, place, &letter, LetterState::Redriven).await?;
+            set_state(&mut transaction, position, &letter, LetterState::Redriven).await?;
             let action = Action { action: "redrive", outcome: outcome.as_str(), reason, detail: None };
-            note(&mut transaction, place, &letter, request, &action).await?;
+            add_action(&mut transaction, position, &letter, request, &action).await?;
             RedriveResult::Settled { outcome, reason }
         }
         Err(DeadReason { reason, detail }) => {
             let dead = DeadReason { reason, detail: safe(&detail) };
-            keep_dead(&mut transaction, place, &dead).await?;
+            keep_dead(&mut transaction, position, &dead).await?;
             let (reason, detail) = (Some(dead.reason), Some(dead.detail.as_str()));
             let action = Action { action: "redrive", outcome: &letter.outcome, reason, detail };
-            note(&mut transaction, place, &letter, request, &action).await?;
+            add_action(&mut transaction, position, &letter, request, &action).await?;
             RedriveResult::Dead { reason: dead.reason.to_owned(), detail: dead.detail, attempts: letter.attempts + 1 }
         }
     };
@@ -133,15 +133,15 @@ impl LockedLetter {
     }
 
     /// The record as it was read from Kafka.
-    fn record(&self, place: &LetterPosition) -> Record {
+    fn record(&self, position: &LetterPosition) -> Record {
         let headers = self.header_names.iter().zip(&self.header_values);
         let headers = headers
             .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
         Record {
-            topic_id: place.topic_id,
+            topic_id: position.topic_id,
             topic: self.topic.as_str().into(),
-            partition: place.position.partition,
-            offset: place.position.offset,
+            partition: position.position.partition,
+            offset: position.position.offset,
             timestamp: self.received_at,
             key: self.record_key.clone(),
             headers: Some(headers),
@@ -151,7 +151,10 @@ impl LockedLetter {
 }
 
 /// Locks a dead letter and the `events` row of its record until the transaction ends.
-pub(super) async fn lock(connection: &mut PgConnection, place: &LetterPosition) -> Result<Option<LockedLetter>, Error> {
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    position: &LetterPosition,
+) -> Result<Option<LockedLetter>, Error> {
     let row = sqlx::query_as!(
         LockedLetter,
         "-- dead_letters_lock
@@ -159,9 +162,9 @@ pub(super) async fn lock(connection: &mut PgConnection, place: &LetterPosition) 
                 d.payload, e.event_id, e.outcome, e.received_at, e.body_sha256
          FROM dead_letters d JOIN topics t USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
          WHERE d.topic_id = $1 AND d.partition = $2 AND d.record_offset = $3 FOR UPDATE OF d, e",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset
+        position.topic_id,
+        position.position.partition,
+        position.position.offset
     );
     Ok(row.fetch_optional(connection).await?)
 }
@@ -284,7 +287,7 @@ async fn write_outcome(
 
 pub(super) async fn set_state(
     connection: &mut PgConnection,
-    place: &LetterPosition,
+    position: &LetterPosition,
     letter: &LockedLetter,
     state: LetterState,
 ) -> Result<(), Error> {
@@ -293,9 +296,9 @@ pub(super) async fn set_state(
          UPDATE dead_letters SET state = $4, attempts = attempts + $5,
                                  attempted_at = CASE $5 WHEN 0 THEN attempted_at ELSE now() END
          WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND state = $6",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset,
+        position.topic_id,
+        position.position.partition,
+        position.position.offset,
         state.as_str(),
         i32::from(state == LetterState::Redriven),
         &letter.state,
@@ -307,7 +310,7 @@ pub(super) async fn set_state(
 }
 
 /// Records one more failed attempt. Resetting `published_at` makes the relay publish the letter again.
-async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: &DeadReason) -> Result<(), Error> {
+async fn keep_dead(connection: &mut PgConnection, position: &LetterPosition, dead: &DeadReason) -> Result<(), Error> {
     sqlx::query!(
         "-- dead_letters_keep
          WITH letter AS (
@@ -317,9 +320,9 @@ async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: 
          )
          UPDATE events SET reason = $4
          WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome = 'dead'",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset,
+        position.topic_id,
+        position.position.partition,
+        position.position.offset,
         dead.reason,
         &dead.detail,
     )
@@ -329,9 +332,9 @@ async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: 
 }
 
 /// Adds an action to the history.
-pub(super) async fn note(
+pub(super) async fn add_action(
     connection: &mut PgConnection,
-    place: &LetterPosition,
+    position: &LetterPosition,
     letter: &LockedLetter,
     request: &Request,
     action: &Action<'_>,
@@ -341,9 +344,9 @@ pub(super) async fn note(
          INSERT INTO dead_letter_actions (topic_id, partition, record_offset, action, acted_by, why, outcome, reason, detail,
                                           previous_state, previous_reason, previous_detail)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset,
+        position.topic_id,
+        position.position.partition,
+        position.position.offset,
         action.action,
         clean(&request.by),
         clean(&request.why),

@@ -30,7 +30,7 @@ pub struct Filter {
 /// A dead letter, without its body.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct LetterView {
     /// For a record of an earlier Kafka cluster: `<cluster id>/<topic>`.
     pub topic: String,
@@ -65,7 +65,7 @@ impl LetterView {
 /// One action on a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct ActionView {
     pub action: String,
     pub acted_at: DateTime<Utc>,
@@ -82,7 +82,7 @@ pub struct ActionView {
 
 /// Header names and body of a dead letter's record, unchanged.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct Body {
     pub header_names: Vec<String>,
     pub payload: Vec<u8>,
@@ -188,28 +188,28 @@ pub async fn find(
 }
 
 /// Returns the actions on a dead letter, oldest first.
-pub async fn history(connection: &mut PgConnection, place: &LetterPosition) -> Result<Vec<ActionView>, Error> {
+pub async fn history(connection: &mut PgConnection, letter: &LetterPosition) -> Result<Vec<ActionView>, Error> {
     let rows = sqlx::query_as!(
         ActionView,
         "-- dead_letter_actions_of
          SELECT action, acted_at, acted_by, why, outcome, reason, detail, previous_state, previous_reason, previous_detail
          FROM dead_letter_actions WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 ORDER BY action_id",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset
+        letter.topic_id,
+        letter.position.partition,
+        letter.position.offset
     );
     Ok(rows.fetch_all(connection).await?)
 }
 
 /// Returns the body of a dead letter's record.
-pub async fn body(connection: &mut PgConnection, place: &LetterPosition) -> Result<Option<Body>, Error> {
+pub async fn body(connection: &mut PgConnection, letter: &LetterPosition) -> Result<Option<Body>, Error> {
     let row = sqlx::query_as!(
         Body,
         "-- dead_letters_body
          SELECT header_names, payload FROM dead_letters WHERE topic_id = $1 AND partition = $2 AND record_offset = $3",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset
+        letter.topic_id,
+        letter.position.partition,
+        letter.position.offset
     );
     Ok(row.fetch_optional(connection).await?)
 }
@@ -259,11 +259,11 @@ pub async fn next_page(
     if let Some(row) = rows.last() {
         cursor.last = (row.attempted_at, row.topic_id, row.partition, row.offset);
     }
-    let places = rows.into_iter().map(|row| LetterPosition {
+    let positions = rows.into_iter().map(|row| LetterPosition {
         topic_id: row.topic_id,
         position: Position { topic: row.topic, partition: row.partition, offset: row.offset },
     });
-    Ok(places.collect())
+    Ok(positions.collect())
 }
 
 /// Counts the open dead letters that a filter selects.

@@ -124,10 +124,10 @@ impl Rebuild {
             let mut pair = Pair { live: &mut live, rebuilt: &mut rebuilt, bounds: &everything };
             pair.compare(table, compared, sums, &mut report).await?;
         }
-        let mut places = audit::places(&mut live).await?;
+        let mut partitions = audit::audited_partitions(&mut live).await?;
         sqlx::query("COMMIT").execute(&mut live).await.map_err(Error::from)?;
-        places.append(&mut audit::places(&mut rebuilt).await?);
-        let bounds = Bounds::of(&target, &places);
+        partitions.append(&mut audit::audited_partitions(&mut rebuilt).await?);
+        let bounds = Bounds::of(&target, &partitions);
         for (table, compared) in with(Rule::Records) {
             let sums = |connection| sums_in_parts(connection, table.name, compared, &bounds);
             let sums = tokio::try_join!(sums(&mut live), sums(&mut rebuilt))?;
@@ -176,26 +176,27 @@ impl Pair<'_> {
         &mut self,
         table: &Table,
         compared: &TableComparison,
-        (ours, theirs): (Sums, Sums),
+        (live_sums, rebuilt_sums): (Sums, Sums),
         report: &mut Report,
     ) -> Result<(), RebuildError> {
         let count = |sums: &Sums| u64::try_from(sums.values().map(|(rows, _)| rows).sum::<i64>()).unwrap_or_default();
-        let mut found = TableReport { table: table.name, live: count(&ours), rebuilt: count(&theirs), differences: 0 };
+        let mut found =
+            TableReport { table: table.name, live: count(&live_sums), rebuilt: count(&rebuilt_sums), differences: 0 };
         let buckets = (0..).take_while(|bucket| i64::from(*bucket) < BUCKETS);
-        let differing: Vec<i32> = buckets.filter(|bucket| ours.get(bucket) != theirs.get(bucket)).collect();
+        let differing: Vec<i32> = buckets.filter(|bucket| live_sums.get(bucket) != rebuilt_sums.get(bucket)).collect();
         if !differing.is_empty() {
             let statement = rows_statement(table.name, compared);
-            let mut ours = Groups::new(self.live, &statement, &differing, self.bounds);
-            let mut theirs = Groups::new(self.rebuilt, &statement, &differing, self.bounds);
-            let (mut left, mut right) = (ours.next().await?, theirs.next().await?);
+            let mut live_groups = Groups::new(self.live, &statement, &differing, self.bounds);
+            let mut rebuilt_groups = Groups::new(self.rebuilt, &statement, &differing, self.bounds);
+            let (mut left, mut right) = (live_groups.next().await?, rebuilt_groups.next().await?);
             // Both sides are sorted by key: a smaller key is missing on the other side.
             while left.is_some() || right.is_some() {
                 let (take_left, take_right) = match (&left, &right) {
                     (Some(a), Some(b)) => (a.key <= b.key, b.key <= a.key),
                     (a, b) => (a.is_some(), b.is_some()),
                 };
-                let a = if take_left { std::mem::replace(&mut left, ours.next().await?) } else { None };
-                let b = if take_right { std::mem::replace(&mut right, theirs.next().await?) } else { None };
+                let a = if take_left { std::mem::replace(&mut left, live_groups.next().await?) } else { None };
+                let b = if take_right { std::mem::replace(&mut right, rebuilt_groups.next().await?) } else { None };
                 if let Some(difference) = differences(table.name, compared.rule, a, b) {
                     found.differences += 1;
                     report.add(difference);
@@ -218,9 +219,9 @@ struct Bounds {
 impl Bounds {
     /// The consumers' offsets, and all rows of partitions without a consumer offset. Partitions that appeared after the
     /// snapshot are left out.
-    fn of(target: &Offsets, places: &[AuditedPartition]) -> Self {
+    fn of(target: &Offsets, partitions: &[AuditedPartition]) -> Self {
         let mut ends: BTreeMap<(i16, i32), i64> =
-            places.iter().map(|place| ((place.topic_id, place.partition), i64::MAX)).collect();
+            partitions.iter().map(|partition| ((partition.topic_id, partition.partition), i64::MAX)).collect();
         ends.extend(target.iter().map(|((_, topic_id, partition), end)| ((*topic_id, *partition), *end)));
         let mut bounds = Self::default();
         for ((topic_id, partition), end) in ends {

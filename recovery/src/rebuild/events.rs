@@ -71,9 +71,9 @@ fn other_columns(position: EventKey, live: &JsonRow, rebuilt: &JsonRow) -> Vec<C
 
 /// Whether the outcomes of both sides are consistent with the same records, whichever was read first.
 fn are_consistent(live: &BTreeMap<EventKey, &JsonRow>, rebuilt: &BTreeMap<EventKey, &JsonRow>) -> bool {
-    let (Some(ours), Some(theirs)) = (first(live), first(rebuilt)) else { return false };
-    let same_body = ours.get("body_sha256") == theirs.get("body_sha256");
-    !same_body || OUTCOME.iter().all(|column| ours.get(*column) == theirs.get(*column))
+    let (Some(live_first), Some(rebuilt_first)) = (first(live), first(rebuilt)) else { return false };
+    let same_body = live_first.get("body_sha256") == rebuilt_first.get("body_sha256");
+    !same_body || OUTCOME.iter().all(|column| live_first.get(*column) == rebuilt_first.get(*column))
 }
 
 /// Returns the record that decided the event's outcome, if the other outcomes are consistent with it.

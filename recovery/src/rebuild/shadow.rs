@@ -72,10 +72,10 @@ impl Rebuild {
         let mut live = connect(&self.live).await?;
         let schema = &self.shadow_schema;
         let mut comment = store::schema_comment(&mut live, schema).await?;
-        let (building, ours) = building(&self.live_schema, &plan.fingerprint);
+        let (building, prefix) = building(&self.live_schema, &plan.fingerprint);
         if let Some(Some(comment)) = &comment
             && comment.starts_with(&format!("{BUILDING}for "))
-            && !comment.starts_with(&ours)
+            && !comment.starts_with(&prefix)
         {
             return Err(RebuildError::Schema(format!(
                 "schema {schema} is being built for another schema than {}; choose another with --schema",
@@ -175,8 +175,8 @@ impl Rebuild {
 /// Returns the comment of a schema that is built for the tables of `live`, and the prefix of all such comments.
 /// Installs that share a database must neither resume nor drop each other's builds.
 fn building(live: &str, fingerprint: &str) -> (String, String) {
-    let ours = format!("{BUILDING}for {live}: ");
-    (format!("{ours}{fingerprint}"), ours)
+    let prefix = format!("{BUILDING}for {live}: ");
+    (format!("{prefix}{fingerprint}"), prefix)
 }
 
 fn begins(comment: Option<&String>, with: &str) -> bool {

@@ -128,7 +128,7 @@ impl Rebuild {
             return Ok(None);
         }
         let messages = merge(&mut transaction, &live, &rebuilt).await?;
-        settle_letters(&mut transaction, &rebuilt, reason, now).await?;
+        update_dead_letters(&mut transaction, &rebuilt, reason, now).await?;
         for statement in store::grants(&mut transaction, &live, &rebuilt).await? {
             store::run(&mut transaction, statement).await?;
         }
@@ -279,7 +279,7 @@ async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, 
 
 /// Sets the state of dead letters by the rebuilt outcome of their records: `redriven` if the record has another outcome
 /// than `dead`, and `open` if it is dead again.
-async fn settle_letters(
+async fn update_dead_letters(
     connection: &mut PgConnection,
     rebuilt: &str,
     reason: &Reason,

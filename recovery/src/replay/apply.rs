@@ -217,7 +217,7 @@ impl PlanRun<'_> {
                     self.run.next_chunk += 1;
                     self.applied.chunks += 1;
                     self.applied.records += chunk.records.len() as u64;
-                    self.applied.fresh += folded.settled.len() as u64;
+                    self.applied.fresh += folded.outcomes.len() as u64;
                     self.applied.effects += folded.effects.len() as u64;
                     return Ok(true);
                 }
@@ -277,7 +277,7 @@ impl PlanRun<'_> {
                 done: number,
             });
         }
-        let (fresh, effects) = (folded.settled.len(), folded.effects.len());
+        let (fresh, effects) = (folded.outcomes.len(), folded.effects.len());
         let step = ChunkProgress { records: chunk.records.len(), fresh, effects, next: &chunk.next };
         store::advance_run(&mut transaction, self.run.run_id, &step, now).await?;
         transaction.commit().await?;

@@ -37,12 +37,12 @@ pub(super) async fn fold(
         isolate(transaction, consumer, &records, now).await?;
     }
     let positions: Vec<Position> = records.iter().map(position).collect();
-    let mut settled = store::settled(transaction, &positions).await?;
-    settled.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
-    let orders: Vec<String> = settled.iter().filter_map(|settled| settled.order_id.clone()).collect();
+    let mut outcomes = store::outcomes(transaction, &positions).await?;
+    outcomes.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
+    let orders: Vec<String> = outcomes.iter().filter_map(|outcome| outcome.order_id.clone()).collect();
     let mut effects = store::effects_made(transaction, &orders, now).await?;
     effects.sort();
-    Ok(ChunkResult { settled, effects })
+    Ok(ChunkResult { outcomes, effects })
 }
 
 /// As in live batches: a part that the database rejects is halved until the offending record is found, which becomes a

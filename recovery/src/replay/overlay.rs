@@ -110,7 +110,7 @@ impl Overlay {
         }
         let mut transaction = self.connection.begin().await?;
         self.copies.add(&mut transaction, records).await?;
-        let folded = chunk::fold(&mut transaction, consumers, records, now).await?;
+        let result = chunk::fold(&mut transaction, consumers, records, now).await?;
         transaction.commit().await?;
         self.chunks += 1;
         if self.chunks >= self.analyze_at {
@@ -120,7 +120,7 @@ impl Overlay {
                 sqlx::query(AssertSqlSafe(format!("ANALYZE pg_temp.{table}"))).execute(&mut self.connection).await?;
             }
         }
-        Ok(folded)
+        Ok(result)
     }
 
     /// Returns how many orders would change, and the first of them.

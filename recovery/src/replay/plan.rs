@@ -69,13 +69,13 @@ pub async fn plan(
         let positions: Vec<_> = chunk.records.iter().map(chunk::position).collect();
         let known = bounded(limit, store::known(&mut connection, &positions)).await?;
         let fresh = chunk::without(&chunk.records, &known);
-        let folded = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now()));
-        let folded = bounded(TRANSACTION_LIMIT, folded).await?;
-        report.add(chunk.records.len(), &folded);
-        if let Some(digest) = folded.digest() {
-            chunks.insert(number, PlannedChunk { digest, summary: folded.summary() });
+        let result = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now()));
+        let result = bounded(TRANSACTION_LIMIT, result).await?;
+        report.add(chunk.records.len(), &result);
+        if let Some(digest) = result.digest() {
+            chunks.insert(number, PlannedChunk { digest, summary: result.summary() });
         }
-        folded.settled.iter().for_each(|settled| hash.add_settled(settled));
+        result.outcomes.iter().for_each(|recorded| hash.add_outcome(recorded));
         number += 1;
         observer.progress(reading.records_read(), report.records);
     }

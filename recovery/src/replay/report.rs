@@ -33,11 +33,11 @@ impl Report {
         self.outcomes.values().sum()
     }
 
-    pub(super) fn add(&mut self, records: usize, folded: &ChunkResult) {
+    pub(super) fn add(&mut self, records: usize, result: &ChunkResult) {
         self.records += records as u64;
-        self.known += (records - folded.settled.len()) as u64;
-        for settled in &folded.settled {
-            *self.outcomes.entry(settled.outcome.clone()).or_default() += 1;
+        self.known += (records - result.outcomes.len()) as u64;
+        for recorded in &result.outcomes {
+            *self.outcomes.entry(recorded.outcome.clone()).or_default() += 1;
         }
     }
 }
@@ -66,8 +66,9 @@ impl Chain {
         self.0 = Sha256Hash::of(&bytes);
     }
 
-    pub(super) fn add_settled(&mut self, settled: &RecordedOutcome) {
-        let RecordedOutcome { topic, partition, offset, event_id, outcome, reason, body_sha256, order_id: _ } = settled;
+    pub(super) fn add_outcome(&mut self, recorded: &RecordedOutcome) {
+        let RecordedOutcome { topic, partition, offset, event_id, outcome, reason, body_sha256, order_id: _ } =
+            recorded;
         self.add(&[
             topic.as_bytes(),
             &partition.to_be_bytes(),
@@ -97,7 +98,7 @@ impl Chain {
 #[derive(Debug, Default)]
 pub(crate) struct ChunkResult {
     /// Sorted by topic, partition and offset.
-    pub(crate) settled: Vec<RecordedOutcome>,
+    pub(crate) outcomes: Vec<RecordedOutcome>,
     /// Sorted.
     pub(crate) effects: Vec<Effect>,
 }
@@ -105,18 +106,18 @@ pub(crate) struct ChunkResult {
 impl ChunkResult {
     /// Digest of all outcomes and messages; `None` if there are none.
     pub(crate) fn digest(&self) -> Option<Sha256Hash> {
-        if self.settled.is_empty() && self.effects.is_empty() {
+        if self.outcomes.is_empty() && self.effects.is_empty() {
             return None;
         }
         let mut chain = Chain::new("chunk");
-        self.settled.iter().for_each(|settled| chain.add_settled(settled));
+        self.outcomes.iter().for_each(|recorded| chain.add_outcome(recorded));
         self.effects.iter().for_each(|effect| chain.add_effect(effect));
         Some(chain.end())
     }
 
     /// Counts of outcomes and messages, as text.
     pub(crate) fn summary(&self) -> String {
-        let count = |outcome: &str| self.settled.iter().filter(|settled| settled.outcome == outcome).count() as u64;
+        let count = |outcome: &str| self.outcomes.iter().filter(|recorded| recorded.outcome == outcome).count() as u64;
         format!("{} messages={}", outcomes_text(count), self.effects.len())
     }
 }

@@ -10,7 +10,7 @@ use riverlock_ledger::Error;
 /// A plan and its last run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct RunView {
     pub plan: String,
     pub planned_at: DateTime<Utc>,

@@ -59,7 +59,7 @@ pub(super) async fn known(connection: &mut PgConnection, positions: &[Position])
 }
 
 /// Returns the outcomes at these positions.
-pub(super) async fn settled(
+pub(super) async fn outcomes(
     connection: &mut PgConnection,
     positions: &[Position],
 ) -> Result<Vec<RecordedOutcome>, Error> {

@@ -36,7 +36,7 @@ pub(crate) struct Pacer {
     rate: NonZeroU32,
     /// The rate is divided by this.
     divisor: u32,
-    /// Time since the start at which the records admitted so far are within the rate.
+    /// Time since the start at which the records scheduled so far are within the rate.
     paid: Duration,
     last_lag: Option<u64>,
 }
@@ -46,9 +46,9 @@ impl Pacer {
         Self { rate, divisor: 1, paid: Duration::ZERO, last_lag: None }
     }
 
-    /// Admits `records` at the time `now` since the start, and returns how long to wait before them. Unused capacity
+    /// Schedules `records` at the time `now` since the start, and returns how long to wait before them. Unused capacity
     /// does not accumulate.
-    pub(crate) fn admit(&mut self, records: usize, now: Duration) -> Duration {
+    pub(crate) fn schedule(&mut self, records: usize, now: Duration) -> Duration {
         let start = self.paid.max(now);
         let price =
             Duration::from_secs(1).mul_f64(records as f64 * f64::from(self.divisor) / f64::from(self.rate.get()));
@@ -57,7 +57,7 @@ impl Pacer {
     }
 
     /// Takes a new measurement of the live lag; returns a message if the rate changes.
-    pub(crate) fn see_lag(&mut self, lag: u64) -> Option<String> {
+    pub(crate) fn update_lag(&mut self, lag: u64) -> Option<String> {
         let grows = self.last_lag.is_some_and(|last| lag > last);
         self.last_lag = Some(lag);
         let divisor = if lag <= LAG_NORMAL {
@@ -122,7 +122,7 @@ impl Pace {
         if self.watermarks.has_changed().unwrap_or_default() {
             let watermarks = self.watermarks.borrow_and_update().clone();
             match self.lag(&watermarks).await {
-                Ok(lag) => self.pacer.see_lag(lag).iter().for_each(|text| observer.say(text)),
+                Ok(lag) => self.pacer.update_lag(lag).iter().for_each(|text| observer.say(text)),
                 // Not fatal here: the replay itself retries PostgreSQL or reports the error.
                 Err(error) => {
                     tracing::debug!(%error, "cannot measure the live lag: {error}");
@@ -130,7 +130,7 @@ impl Pace {
                 }
             }
         }
-        let wait = self.pacer.admit(records, self.started.elapsed());
+        let wait = self.pacer.schedule(records, self.started.elapsed());
         if wait.is_zero() {
             return !stop.is_cancelled();
         }
@@ -207,7 +207,7 @@ mod tests {
     fn run(pacer: &mut Pacer, work: Duration) -> Duration {
         let mut now = Duration::ZERO;
         for _ in 0..20 {
-            now += pacer.admit(500, now) + work;
+            now += pacer.schedule(500, now) + work;
         }
         now
     }
@@ -226,14 +226,14 @@ mod tests {
     #[test]
     fn a_growing_lag_slows_the_replay_down_and_a_small_one_restores_the_rate() {
         let mut pacer = Pacer::new(RATE);
-        assert_eq!(pacer.see_lag(LAG_NORMAL), None, "a normal lag");
-        assert_eq!(pacer.see_lag(LAG_NORMAL + 1).map(|text| text.contains("slowing down to 500")), Some(true));
+        assert_eq!(pacer.update_lag(LAG_NORMAL), None, "a normal lag");
+        assert_eq!(pacer.update_lag(LAG_NORMAL + 1).map(|text| text.contains("slowing down to 500")), Some(true));
         assert_eq!(run(&mut pacer, Duration::ZERO), Duration::from_secs(19));
-        assert_eq!(pacer.see_lag(LAG_NORMAL + 1), None, "the lag does not grow");
+        assert_eq!(pacer.update_lag(LAG_NORMAL + 1), None, "the lag does not grow");
         for lag in 0..20 {
-            pacer.see_lag(LAG_NORMAL + 10 + lag);
+            pacer.update_lag(LAG_NORMAL + 10 + lag);
         }
         assert_eq!(pacer.divisor, DIVISOR_MAX, "the rate has a lower limit");
-        assert_eq!(pacer.see_lag(0).map(|text| text.contains("back to 1000")), Some(true));
+        assert_eq!(pacer.update_lag(0).map(|text| text.contains("back to 1000")), Some(true));
     }
 }
