@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Longest duration that can be configured: Digital River lists events for 30 days.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// `[reconcile]`: finding events that were never delivered.
+/// How events that were never delivered are found.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcileConfig {

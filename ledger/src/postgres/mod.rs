@@ -51,7 +51,7 @@ pub(crate) const RESERVED_SCHEMAS: [&str; 2] = ["riverlock_rebuild", "riverlock_
 /// Longest name of a schema, in bytes: PostgreSQL truncates longer names.
 const SCHEMA_BYTES_MAX: usize = 63;
 
-/// `[postgres]`: the database.
+/// The PostgreSQL database.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostgresConfig {

@@ -45,7 +45,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(900);
 /// Time between two reads of the metrics from the database, and before a failed run is repeated.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Settings of the audit that the processor runs continuously.
+/// The audit that the processor runs continuously.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditConfig {

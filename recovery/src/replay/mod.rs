@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! - consumer offsets never change, and only records before the live consumer's offset are read; the consumer itself
-//! will read the rest;
+//!   will read the rest;
 //! - an event is applied once and an effect fires once, enforced by the same unique indexes as in live traffic;
 //! - the records of a chunk depend only on the plan's ranges, so that a plan can be resumed after a kill.
 //!
