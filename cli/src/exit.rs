@@ -112,7 +112,7 @@ fn replay(error: &ReplayError) -> Option<u8> {
         | E::Empty
         | E::AlreadyDone { .. }
         | E::Busy(_)
-        | E::ConsumerWentBack { .. }
+        | E::ConsumerRegressed { .. }
         | E::Deviates { .. }
         | E::Superseded(_) => Some(PROBLEM),
         E::Stopped => Some(INTERRUPTED),

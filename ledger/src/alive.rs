@@ -1,8 +1,10 @@
-//! Notices when PostgreSQL no longer has the session of a statement that may take any time.
+//! Detects that the session of a statement without a timeout is gone.
 //!
-//! Other statements have a limit, here and on the server ([`crate::postgres::bounded`]). One that builds an index or compares
-//! whole tables has none, and the driver has no keepalive of its own: on a connection that was cut without a word, by a host that
-//! crashed or a firewall that forgot it, its answer would be waited for without end. The server does notice (see
+//! Other statements have a limit, on the client and on the server ([`crate::postgres::bounded`]). A statement that
+//! builds an index or compares whole tables has none, and the driver has no keepalive: if the connection is cut
+//! silently, by a host that crashed or a firewall that dropped its state, the client would wait forever. The server
+//! does notice (see `tcp_keepalives_idle`) and then no longer lists the session. So a second connection checks for the
+//! session periodically.
 //! `tcp_keepalives_idle`), and then no longer lists the session. So a second connection asks for it now and then.
 
 use std::time::Duration;
@@ -12,15 +14,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Error, PostgresConfig, postgres::bounded};
 
-/// How often it is asked whether the sessions are still there.
+/// Time between two checks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-/// How long nobody may be able to ask. Then the sessions count as lost.
+/// How long the checks may fail before the sessions count as lost.
 const UNKNOWN_MAX: Duration = Duration::from_secs(600);
 
-/// The number by which PostgreSQL knows the session of a connection.
+/// Returns the process id of a connection's session in PostgreSQL.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn session_of(postgres: &PostgresConfig, connection: &mut PgConnection) -> Result<i32, Error> {
     let pid = sqlx::query_scalar!(
         r#"-- session_pid
@@ -29,10 +31,10 @@ pub async fn session_of(postgres: &PostgresConfig, connection: &mut PgConnection
     bounded(postgres.answer_limit(), async { Ok(pid.fetch_one(connection).await?) }).await
 }
 
-/// Does the work for as long as PostgreSQL has all of these sessions. After an error their connections must be dropped.
+/// Runs `work` as long as PostgreSQL has all of these sessions. After an error their connections must be dropped.
 ///
 /// # Errors
-/// What `work` fails with, and [`Error::SessionLost`].
+/// Errors of `work`, and [`Error::SessionLost`].
 pub async fn while_alive<T, E: From<Error>>(
     postgres: &PostgresConfig,
     sessions: &[i32],
@@ -41,7 +43,7 @@ pub async fn while_alive<T, E: From<Error>>(
     watched(postgres, sessions, (LOOK_INTERVAL, UNKNOWN_MAX), work).await
 }
 
-/// As [`while_alive`], with other times; for tests.
+/// Like [`while_alive`], with other times; for tests.
 #[doc(hidden)]
 pub async fn watched<T, E: From<Error>>(
     postgres: &PostgresConfig,
@@ -64,12 +66,12 @@ pub async fn watched<T, E: From<Error>>(
             Ok(None) => known_at = Instant::now(),
             Ok(Some(session)) => return Err(Error::SessionLost(session).into()),
             Err(error) if known_at.elapsed() >= unknown_max => return Err(error.into()),
-            Err(error) => tracing::debug!(%error, "PostgreSQL does not say whether it has the session: {error}"),
+            Err(error) => tracing::debug!(%error, "cannot check whether PostgreSQL still has the session: {error}"),
         }
     }
 }
 
-/// One of the sessions that PostgreSQL does not have, if there is one.
+/// Returns one of the sessions that PostgreSQL no longer has.
 async fn missing(postgres: &PostgresConfig, sessions: &[i32]) -> Result<Option<i32>, Error> {
     let mut connection = postgres.connect().await?;
     let missing = sqlx::query_scalar!(

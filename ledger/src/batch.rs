@@ -1,4 +1,5 @@
-//! One batch, one transaction: outcomes, effects, dead letters and offsets together or not at all.
+//! Processing of a batch in one transaction: outcomes, effects, dead letters and offsets are committed together or not
+//! at all.
 
 use std::{
     borrow::Cow,
@@ -23,34 +24,34 @@ use crate::{
     store::{self, EventRow, Outcome, Positions},
 };
 
-/// Longest event type that is kept, in characters.
+/// Longest event type that is stored, in characters.
 const EVENT_TYPE_CHARS_MAX: usize = 100;
 
-/// Why a body larger than [`record::FOLDED_BYTES_MAX`] is dead.
+/// Reason of dead letters whose body is larger than [`record::FOLDED_BYTES_MAX`].
 const TOO_LARGE: &str = "too_large";
 
-/// How many records are parsed before other tasks have their turn.
-const JUDGED_AT_ONCE: usize = 100;
+/// Records that are parsed before yielding to other tasks.
+const RECORDS_PER_YIELD: usize = 100;
 
-/// How many records of a batch had which outcome. A record that already had one counts as read again.
+/// Records of a batch by outcome. A record that already had one counts as read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     outcomes: HashMap<Outcome, u64>,
     oddities: HashMap<Oddity, u64>,
-    /// An event whose `liveMode` contradicts its object's.
+    /// The id of an event whose `liveMode` contradicts its object's.
     pub mode_contradiction: Option<String>,
     /// Records that were read again.
     pub reread: u64,
 }
 
 impl Tally {
-    /// Records with this outcome.
+    /// Number of records with this outcome.
     #[must_use]
     pub fn get(&self, outcome: Outcome) -> u64 {
         self.outcomes.get(&outcome).copied().unwrap_or_default()
     }
 
-    /// Records with this oddity.
+    /// Number of records with this oddity.
     #[must_use]
     pub fn odd(&self, oddity: Oddity) -> u64 {
         self.oddities.get(&oddity).copied().unwrap_or_default()
@@ -67,48 +68,49 @@ impl Tally {
     }
 }
 
-/// A record, judged.
+/// A record with its decision.
 pub struct Entry<'a, E> {
     record: &'a Record,
-    /// The row of the audit.
+    /// Its row in `events`.
     pub row: EventRow<'a>,
-    /// What the consumer makes of it.
+    /// The consumer's decision.
     pub decision: Decision<E>,
     oddities: Oddities,
 }
 
-/// The records of a batch. An entry is large; sorting and splitting move only the boxes.
+/// The records of a batch. Boxed, because entries are large and are sorted and partitioned.
 type Entries<'a, E> = Vec<Box<Entry<'a, E>>>;
 
-/// Applies a batch in one transaction. May run twice: the second time nothing happens.
+/// Applies a batch in one transaction. Idempotent: applying it again changes nothing.
 ///
-/// `refused` is why a single record could not be stored before; it becomes a dead letter, whatever the projection thinks.
+/// `rejected` is the reason for which the database rejected a single record before; the record becomes a dead letter
+/// whatever the projection decides.
 ///
 /// # Errors
-/// Whatever the database says. Nothing of the batch is stored then.
+/// Database errors. Nothing of the batch is stored then.
 pub async fn apply<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
     records: &[Record],
-    refused: Option<&DeadReason>,
+    rejected: Option<&DeadReason>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    apply_after(connection, projection, records, &Positions::new(), refused, now).await
+    apply_after(connection, projection, records, &Positions::new(), rejected, now).await
 }
 
-/// As [`apply`], but only if the database has what the consumer read before: `before` is where it stood.
+/// Like [`apply`], but only if the database has everything that the consumer read before: `before` has its offsets.
 ///
 /// # Errors
-/// Whatever the database says, and [`Error::WentBack`]. Nothing of the batch is stored then.
+/// Database errors, and [`Error::Regressed`]. Nothing of the batch is stored then.
 pub async fn apply_after<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
     records: &[Record],
     before: &Positions,
-    refused: Option<&DeadReason>,
+    rejected: Option<&DeadReason>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    let entries = judge_all(projection, records, refused).await;
+    let entries = classify_all(projection, records, rejected).await;
     let mut transaction = connection.begin().await?;
     let tally = write(&mut transaction, projection, entries, now).await?;
     store::advance_offsets_after(&mut transaction, projection.name(), &next_offsets(records), before).await?;
@@ -116,30 +118,30 @@ pub async fn apply_after<P: Projection>(
     Ok(tally)
 }
 
-/// What [`apply`] does, inside the caller's transaction and without moving the consumer's offsets.
+/// Like [`apply`], but inside the caller's transaction and without advancing the consumer's offsets.
 ///
 /// # Errors
-/// Whatever the database says; the caller rolls back and decides.
+/// Database errors; the caller rolls back.
 pub async fn fold<P: Projection>(
     transaction: &mut PgConnection,
     projection: &P,
     records: &[Record],
-    refused: Option<&DeadReason>,
+    rejected: Option<&DeadReason>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    let entries = judge_all(projection, records, refused).await;
+    let entries = classify_all(projection, records, rejected).await;
     write(transaction, projection, entries, now).await
 }
 
-/// Judges every record, and lets other tasks have their turn meanwhile: a large batch takes a while to parse.
-async fn judge_all<'a, P: Projection>(
+/// Classifies every record, yielding to other tasks: a large batch takes a while to parse.
+async fn classify_all<'a, P: Projection>(
     projection: &P,
     records: &'a [Record],
-    refused: Option<&DeadReason>,
+    rejected: Option<&DeadReason>,
 ) -> Entries<'a, P::Event> {
     let mut entries = Vec::with_capacity(records.len());
-    for some in records.chunks(JUDGED_AT_ONCE) {
-        entries.extend(some.iter().map(|record| Box::new(judge(projection, record, refused))));
+    for some in records.chunks(RECORDS_PER_YIELD) {
+        entries.extend(some.iter().map(|record| Box::new(classify(projection, record, rejected))));
         tokio::task::yield_now().await;
     }
     entries
@@ -152,18 +154,18 @@ async fn write<P: Projection>(
     entries: Entries<'_, P::Event>,
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
-    let BatchResult { fresh, dead, marks, tally } = settle(transaction, entries).await?;
+    let BatchResult { fresh, dead, marks, tally } = write_outcomes(transaction, entries).await?;
     store::add_dead_letters(transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
         .await?;
     if !fresh.is_empty() {
         projection.apply(transaction, fresh, now).await?;
     }
-    // After the effects: some of the orders may have been made by them.
+    // After the effects, which may create some of the orders.
     spellings::mark_orders(transaction, &marks, now).await?;
     Ok(tally)
 }
 
-/// The offset after the last record of every partition.
+/// Returns the offset after the last record of every partition.
 pub(crate) fn next_offsets(records: &[Record]) -> HashMap<(i16, i32), i64> {
     let mut next = HashMap::new();
     for record in records {
@@ -173,11 +175,11 @@ pub(crate) fn next_offsets(records: &[Record]) -> HashMap<(i16, i32), i64> {
     next
 }
 
-/// What the projection makes of a record, and the row of the audit that follows from it.
-pub fn judge<'a, P: Projection>(
+/// Determines the projection's decision about a record, and the record's row in `events`.
+pub fn classify<'a, P: Projection>(
     projection: &P,
     record: &'a Record,
-    refused: Option<&DeadReason>,
+    rejected: Option<&DeadReason>,
 ) -> Entry<'a, P::Event> {
     let (envelope, mut decision, oddities) = read(projection, record);
     let envelope = envelope.as_ref();
@@ -185,7 +187,7 @@ pub fn judge<'a, P: Projection>(
     if let (Decision::Apply(event), Some(content)) = (&decision, &mut content) {
         projection.describe(event, content);
     }
-    if let Some(dead) = refused {
+    if let Some(dead) = rejected {
         decision = Decision::Dead(dead.clone());
     }
     let (outcome, reason) = match &decision {
@@ -211,7 +213,7 @@ pub fn judge<'a, P: Projection>(
     Entry { record, row, decision, oddities }
 }
 
-/// The envelope of a record, as [`judge`] reads it.
+/// Returns the envelope of a record, parsed as [`classify`] does.
 pub fn envelope(record: &Record) -> Option<Envelope<'_>> {
     if record.payload.len() > record::FOLDED_BYTES_MAX {
         Envelope::peek(&record.payload)
@@ -220,11 +222,11 @@ pub fn envelope(record: &Record) -> Option<Envelope<'_>> {
     }
 }
 
-/// Reads a record. One that is too large is not read further than to know which event it is.
+/// Reads a record. If it is too large, only the event's identity is read.
 fn read<'a, P: Projection>(projection: &P, record: &'a Record) -> (Option<Envelope<'a>>, Decision<P::Event>, Oddities) {
     let bytes = record.payload.len();
     if bytes > record::FOLDED_BYTES_MAX {
-        let detail = format!("the body has {bytes} bytes, more than the {} that are read", record::FOLDED_BYTES_MAX);
+        let detail = format!("the body has {bytes} bytes, more than the limit of {}", record::FOLDED_BYTES_MAX);
         let dead = DeadReason { reason: TOO_LARGE, detail };
         return (Envelope::peek(&record.payload), Decision::Dead(dead), Oddities::default());
     }
@@ -237,13 +239,13 @@ fn read<'a, P: Projection>(projection: &P, record: &'a Record) -> (Option<Envelo
     }
 }
 
-/// What stands for the id of a record that is no event. With the topic's number, because the same position is another record in
-/// another Kafka cluster.
+/// Returns a substitute for the event id of an unreadable record. It includes the topic's number, because the same
+/// position is another record in another Kafka cluster.
 pub fn unreadable_key(record: &Record) -> String {
     format!("unreadable:{}:{}", record.topic_id, record.position())
 }
 
-/// The event's id, or its hash where the id cannot be a key.
+/// Returns the event's id, or its hash if the id is not a valid key.
 pub fn event_key<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
     match EventId::check(&envelope.id) {
         Ok(()) => envelope.id.clone(),
@@ -255,27 +257,28 @@ fn event_type<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
     text::bounded(envelope.event_type.clone(), EVENT_TYPE_CHARS_MAX)
 }
 
-/// The id of the order that the event is about, fit to be stored.
+/// Returns the id of the event's order, if it is a valid key.
 pub fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
     envelope.order_id.clone().filter(|id| OrderId::check(id).is_ok())
 }
 
-/// What follows from the outcomes of a batch.
+/// Result of writing the outcomes of a batch.
 struct BatchResult<'a, E> {
-    /// Events that take effect now.
+    /// Events to apply.
     fresh: Vec<NewEvent<E>>,
     dead: Vec<(&'a Record, DeadReason)>,
-    /// Orders of which an event came with contradicting bodies.
+    /// Orders with an event whose bodies contradict each other.
     marks: BTreeSet<OrderMark>,
     tally: Tally,
 }
 
-/// Writes every record's outcome, and says which events take effect now.
-async fn settle<'a, E>(
+/// Writes every record's outcome, and determines which events are applied.
+async fn write_outcomes<'a, E>(
     connection: &mut PgConnection,
     mut entries: Entries<'a, E>,
 ) -> Result<BatchResult<'a, E>, Error> {
-    // One order of locks for everybody. Stable, so that of two records of one event the earlier comes first.
+    // All transactions lock in the same order. The sort is stable, so that of two records of one event the earlier
+    // comes first.
     entries.sort_by(|a, b| a.row.event_id.cmp(&b.row.event_id));
     let is_first = |i: usize| i == 0 || entries[i - 1].row.event_id != entries[i].row.event_id;
     let is_first: Vec<bool> = (0..entries.len()).map(is_first).collect();
@@ -285,29 +288,29 @@ async fn settle<'a, E>(
     let added = store::add_events(connection, &rows).await?;
     let (first, known) = split_added(candidates, added);
 
-    let mut settled = BatchResult {
+    let mut result = BatchResult {
         fresh: Vec::with_capacity(first.len()),
         dead: Vec::new(),
         marks: BTreeSet::new(),
         tally: Tally::default(),
     };
     for entry in first {
-        settled.tally.count(&entry);
+        result.tally.count(&entry);
         match entry.decision {
-            Decision::Apply(event) => settled.fresh.push(NewEvent { event, conflict: false }),
+            Decision::Apply(event) => result.fresh.push(NewEvent { event, conflict: false }),
             Decision::Ignore(_) => {}
-            Decision::Dead(reason) => settled.dead.push((entry.record, reason)),
+            Decision::Dead(reason) => result.dead.push((entry.record, reason)),
         }
     }
-    settle_repeated(connection, known.into_iter().chain(repeated).collect(), &mut settled).await?;
-    Ok(settled)
+    write_repeated_outcomes(connection, known.into_iter().chain(repeated).collect(), &mut result).await?;
+    Ok(result)
 }
 
-/// Writes the outcomes of records whose event has one already. Those with other bytes take effect as well.
-async fn settle_repeated<'a, E>(
+/// Writes the outcomes of records whose event already has one. Records with other bytes are applied as well.
+async fn write_repeated_outcomes<'a, E>(
     connection: &mut PgConnection,
     mut entries: Entries<'a, E>,
-    settled: &mut BatchResult<'a, E>,
+    result: &mut BatchResult<'a, E>,
 ) -> Result<(), Error> {
     if entries.is_empty() {
         return Ok(());
@@ -317,7 +320,7 @@ async fn settle_repeated<'a, E>(
     let total = entries.len() as u64;
     entries.retain_mut(|entry| {
         let Some(first) = first.get(entry.row.event_id.as_ref()) else {
-            // Its record is there, as a repetition of another event's id: it is read again.
+            // The record has a row already, as a repetition of an event with another id: it was read again.
             return false;
         };
         entry.row.outcome = Outcome::Duplicate;
@@ -327,47 +330,50 @@ async fn settle_repeated<'a, E>(
         }
         first.position != position(&entry.row)
     });
-    let mut placed = place(connection, &mut entries).await?;
+    let mut contexts = compare_spellings(connection, &mut entries).await?;
     let rows: Vec<&EventRow<'_>> = entries.iter().map(|entry| &entry.row).collect();
     let added = store::add_events(connection, &rows).await?;
     let (entries, _) = split_added(entries, added);
-    settled.tally.reread += total - entries.len() as u64;
+    result.tally.reread += total - entries.len() as u64;
     for entry in entries {
-        settled.tally.count(&entry);
-        // A record with the same bytes as the first has no effect of its own.
-        let Some(SpellingContext { comparison, is_only_hope }) = placed.remove(&position(&entry.row)) else { continue };
+        result.tally.count(&entry);
+        // A record with the same bytes as the first has no effect.
+        let Some(SpellingContext { comparison, no_other_effect }) = contexts.remove(&position(&entry.row)) else {
+            continue;
+        };
         let Comparison { aspect, orders, .. } = comparison;
         if let Some(aspect) = aspect {
             log_conflict(&entry, aspect);
         }
-        settled.marks.extend(orders);
+        result.marks.extend(orders);
         match entry.decision {
-            Decision::Apply(event) => settled.fresh.push(NewEvent { event, conflict: aspect.is_some() }),
-            // What a contradicting body says is missing until it is redriven; and so is the event, if no spelling can be read.
-            Decision::Dead(reason) if aspect.is_some() || is_only_hope => settled.dead.push((entry.record, reason)),
+            Decision::Apply(event) => result.fresh.push(NewEvent { event, conflict: aspect.is_some() }),
+            // A contradicting body is stored as a dead letter until it is redriven, and so is the event if no spelling
+            // can be read.
+            Decision::Dead(reason) if aspect.is_some() || no_other_effect => result.dead.push((entry.record, reason)),
             Decision::Dead(_) | Decision::Ignore(_) => {}
         }
     }
     Ok(())
 }
 
-/// How a spelling stands beside the others of its event.
+/// How a spelling relates to the others of its event.
 struct SpellingContext {
     comparison: Comparison,
-    /// No other spelling has taken effect.
-    is_only_hope: bool,
+    /// No other spelling has been applied.
+    no_other_effect: bool,
 }
 
-/// Compares records with the other spellings of their events, and makes those that contradict one conflicts.
-async fn place<E>(
+/// Compares records with the other spellings of their events; a record that contradicts one becomes a conflict.
+async fn compare_spellings<E>(
     connection: &mut PgConnection,
     entries: &mut Entries<'_, E>,
 ) -> Result<HashMap<(i16, i32, i64), SpellingContext>, Error> {
-    let mut placed = HashMap::new();
+    let mut contexts = HashMap::new();
     let ids: Vec<&str> =
         entries.iter().filter(|entry| entry.row.content.is_some()).map(|entry| entry.row.event_id.as_ref()).collect();
     if ids.is_empty() {
-        return Ok(placed);
+        return Ok(contexts);
     }
     let mut spellings = spellings::of_events(connection, &ids).await?;
     for entry in entries {
@@ -378,29 +384,29 @@ async fn place<E>(
         if comparison.aspect.is_some() {
             entry.row.outcome = Outcome::Conflict;
         } else if others.iter().any(|other| other.has_effect && other.is_same_body(at, &entry.row.body_sha256)) {
-            // This spelling has had its effect, too.
+            // This spelling has been applied already, too.
             entry.row.content = None;
             continue;
         }
-        let is_only_hope = !others.iter().any(|other| other.has_effect && other.position != at);
+        let no_other_effect = !others.iter().any(|other| other.has_effect && other.position != at);
         others.push(Spelling::of_row(&entry.row, content, matches!(entry.decision, Decision::Apply(_))));
-        placed.insert(at, SpellingContext { comparison, is_only_hope });
+        contexts.insert(at, SpellingContext { comparison, no_other_effect });
     }
-    Ok(placed)
+    Ok(contexts)
 }
 
 fn log_conflict<E>(entry: &Entry<'_, E>, aspect: &str) {
     tracing::error!(
         event.id = entry.row.event_id.as_ref(),
         order.id = entry.row.order_id.as_deref(),
-        "event {} came with two bodies that contradict each other ({aspect}); this one is {} with SHA-256 {}",
+        "event {} has two bodies that contradict each other ({aspect}); this one is {} with SHA-256 {}",
         entry.row.event_id,
         entry.record.position(),
         entry.row.body_sha256,
     );
 }
 
-/// Those whose rows were added, and the others.
+/// Splits entries into those whose rows were added and the others.
 fn split_added<'a, E>(entries: Entries<'a, E>, added: Vec<(i16, i32, i64)>) -> (Entries<'a, E>, Entries<'a, E>) {
     if added.len() == entries.len() {
         return (entries, Vec::new());

@@ -1,18 +1,19 @@
-//! What is said about why a record could not take effect: what is wrong and where, and nothing of the body. The text goes to
-//! lists, message headers and logs, and the body has names and addresses of people.
+//! Details of dead letters: what is wrong and where, without values of the body. The text goes to lists, message
+//! headers and logs, and the body contains names and addresses of customers.
 
-/// Longest explanation that is kept, in characters.
+/// Longest detail that is stored, in characters.
 const DETAIL_CHARS_MAX: usize = 500;
-/// What stands for a value that was left out.
+/// Replaces a value that was left out.
 const LEFT_OUT: char = '…';
-/// What serde writes before a value of the body in backticks; other texts in backticks are names of the program's own.
+/// Texts of serde that precede a value of the body in backticks; all other texts in backticks are identifiers of the
+/// program.
 const BEFORE_VALUES: [&str; 7] =
     ["integer ", "floating point ", "boolean ", "character ", "unknown field ", "unknown variant ", "value "];
 
-/// An explanation without values of the body, within [`DETAIL_CHARS_MAX`].
+/// Removes values of the body from a message and limits it to [`DETAIL_CHARS_MAX`].
 ///
-/// serde and PostgreSQL put values in double quotes, serde also in backticks. What is quoted is left out, except for names of
-/// fields that were expected.
+/// serde and PostgreSQL quote values in double quotes, serde also in backticks. Quoted texts are left out, except names
+/// of expected fields.
 pub fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len().min(DETAIL_CHARS_MAX));
     let mut chars = text.chars();
@@ -39,7 +40,7 @@ pub fn safe(text: &str) -> String {
     safe
 }
 
-/// Skips what is quoted, the closing quote included. An escaped quote does not close.
+/// Skips to the end of a quoted text, including the closing quote. An escaped quote does not end it.
 fn skip_quoted(chars: &mut std::str::Chars<'_>, quote: char) {
     while let Some(c) = chars.next() {
         match c {
@@ -53,9 +54,9 @@ fn skip_quoted(chars: &mut std::str::Chars<'_>, quote: char) {
 /// Why a record is a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadReason {
-    /// A short, stable name, for labels and lists.
+    /// A short, stable name for labels and lists.
     pub reason: &'static str,
-    /// What exactly is wrong, for people.
+    /// Details for the operator.
     pub detail: String,
 }
 
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_body_says_is_left_out_and_what_was_expected_stays() {
+    fn values_of_the_body_are_left_out_and_expected_names_stay() {
         for (body, expected) in [
             (r#"{"quantity":"Erika \"E\" Mustermann"}"#, r#"invalid type: string "…", expected u8"#),
             (r#"{"quantity":4915123456789}"#, "invalid value: integer `…`, expected u8"),

@@ -1,77 +1,77 @@
-//! What can go wrong with the database, and what to do about it.
+//! Database errors, and how to handle them.
 
 use sqlx::postgres::PgDatabaseError;
 
 use crate::detail::{DeadReason, safe};
 
-/// A transaction did not come to its end.
+/// A transaction failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL failed or is unavailable.
     #[error("PostgreSQL: {0}")]
     Sql(#[from] sqlx::Error),
-    /// Another transaction changed a row between our reading and our writing.
+    /// Another transaction changed a row between reading and writing it.
     #[error("lost a race for {0}")]
     LostRace(&'static str),
-    /// A stored row means nothing to this version.
-    #[error("row {id} of {table} cannot be understood: {reason}")]
+    /// This version cannot interpret a stored row.
+    #[error("row {id} of {table} cannot be interpreted: {reason}")]
     Inconsistent {
-        /// The table.
+        /// Name of the table.
         table: &'static str,
-        /// The row.
+        /// Key of the row.
         id: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// The database lacks what it once had: it was restored from a backup, or a failover lost commits.
-    #[error("the offsets in PostgreSQL lie before what was stored already: the database went back")]
-    WentBack,
-    /// A newer version has changed the tables while this one ran: what it would write could be refused, and good events be
-    /// taken for poison.
+    /// The database lacks data that it had confirmed: it was restored from a backup, or a failover lost commits.
+    #[error("the offsets in PostgreSQL are before those that it had confirmed: the database regressed")]
+    Regressed,
+    /// A newer version has changed the tables while this one was running. What this version writes could be rejected,
+    /// and valid events would become dead letters.
     #[error("a newer version has changed the tables ({0} migrations are unknown to this one)")]
     Newer(usize),
-    /// PostgreSQL did not answer in time; the connection was given up.
+    /// PostgreSQL did not answer in time; the connection was dropped.
     #[error("PostgreSQL did not answer within {0} s")]
     TimedOut(u64),
-    /// PostgreSQL has ended the session, and the connection did not say so.
+    /// PostgreSQL has ended the session without closing the connection.
     #[error("PostgreSQL no longer has session {0}: the connection was cut")]
     SessionLost(i32),
 }
 
-/// What to do about an [`Error`].
+/// How to handle an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// The same transaction may succeed later: wait and run it again.
+    /// The same transaction may succeed later: wait and retry it.
     Retry,
-    /// Something in the data is refused: find the record, set it aside, go on with the others.
+    /// The data of a record is rejected: find the record, store it as a dead letter, continue with the others.
     Isolate,
 }
 
 impl Error {
-    /// What to do.
+    /// How to handle the error.
     ///
-    /// Only what the *data* is to blame for may cost a record its effect: what PostgreSQL refuses (SQLSTATE class 22, data
-    /// exception; class 23, integrity; 54, limits), and a stored row that cannot be read, which no waiting mends. Everything
-    /// else, a missing table included, is the installation's and is waited for.
+    /// A record becomes a dead letter only if its *data* is the cause: PostgreSQL rejects it (SQLSTATE class 22, data
+    /// exception; class 23, integrity; 54, limits), or a stored row cannot be interpreted, which retrying does not
+    /// change. All other errors, even a missing table, are faults of the install and are retried.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Sql(sqlx::Error::Database(error)) => match error.code().as_deref() {
-                // 53xxx (resources) is not the data's fault, although 54xxx (limits) is.
+                // 53xxx (resources) is not caused by the data, although 54xxx (limits) is.
                 Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Disposition::Isolate,
                 _ => Disposition::Retry,
             },
             Self::Inconsistent { .. } => Disposition::Isolate,
             Self::Sql(_)
             | Self::LostRace(_)
-            | Self::WentBack
+            | Self::Regressed
             | Self::Newer(_)
             | Self::TimedOut(_)
             | Self::SessionLost(_) => Disposition::Retry,
         }
     }
 
-    /// Whether the transaction did not come to its end in time, so that a smaller one may.
+    /// Whether the transaction timed out, so that a smaller one may succeed.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         match self {
@@ -81,19 +81,19 @@ impl Error {
         }
     }
 
-    /// What becomes of a record whose transaction fails with this for good.
+    /// The reason of the dead letter of a record whose transaction fails permanently with this error.
     #[must_use]
     pub fn dead(&self) -> DeadReason {
         let reason = match self {
-            // The stored row is at fault, not the record: refolding the order and redriving the letter mends it.
+            // The stored row is at fault, not the record: refold the order, then redrive the dead letter.
             Self::Inconsistent { .. } => "unreadable_row",
             _ => "database",
         };
-        // Without values: PostgreSQL's own text repeats what it refuses.
+        // PostgreSQL's own text would contain the rejected values.
         DeadReason { reason, detail: explain(self) }
     }
 
-    /// A short, stable name, for labels.
+    /// A short, stable name for labels.
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
@@ -107,35 +107,35 @@ impl Error {
             Self::Sql(_) | Self::SessionLost(_) => "connection",
             Self::LostRace(_) => "lost_race",
             Self::Inconsistent { .. } => "inconsistent",
-            Self::WentBack => "went_back",
+            Self::Regressed => "went_back",
             Self::Newer(_) => "newer",
             Self::TimedOut(_) => "timeout",
         }
     }
 
-    /// Whether the connection may be used again.
+    /// Whether the connection can be used again.
     #[must_use]
     pub fn leaves_connection_usable(&self) -> bool {
         match self {
-            // 57Pxx: the server ends the connection, or itself.
+            // 57Pxx: the server is ending the connection or shutting down.
             Self::Sql(sqlx::Error::Database(error)) => error.code().is_none_or(|code| !code.starts_with("57P")),
             Self::Sql(_) | Self::TimedOut(_) | Self::SessionLost(_) => false,
-            Self::LostRace(_) | Self::Inconsistent { .. } | Self::WentBack | Self::Newer(_) => true,
+            Self::LostRace(_) | Self::Inconsistent { .. } | Self::Regressed | Self::Newer(_) => true,
         }
     }
 }
 
-/// Why the database refused a record, in its own terms and without values.
+/// Returns why the database rejected a record, without values.
 #[must_use]
 pub fn explain(error: &Error) -> String {
-    let Error::Sql(sqlx::Error::Database(refusal)) = error else { return safe(&error.to_string()) };
-    let mut text = safe(refusal.message());
+    let Error::Sql(sqlx::Error::Database(rejection)) = error else { return safe(&error.to_string()) };
+    let mut text = safe(rejection.message());
     let mut names = Vec::new();
-    names.extend(refusal.code().map(|code| format!("SQLSTATE {code}")));
-    names.extend(refusal.table().map(|table| format!("table {table}")));
-    let column = refusal.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::column);
+    names.extend(rejection.code().map(|code| format!("SQLSTATE {code}")));
+    names.extend(rejection.table().map(|table| format!("table {table}")));
+    let column = rejection.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::column);
     names.extend(column.map(|column| format!("column {column}")));
-    names.extend(refusal.constraint().map(|constraint| format!("constraint {constraint}")));
+    names.extend(rejection.constraint().map(|constraint| format!("constraint {constraint}")));
     if !names.is_empty() {
         text.push_str(&format!(" ({})", names.join(", ")));
     }

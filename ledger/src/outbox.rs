@@ -1,5 +1,5 @@
-//! Messages to other systems, written in the transaction that causes them; and what of them, and of the dead letters, is not
-//! published.
+//! The outbox: messages for other systems, written in the transaction that causes them; and the messages and dead
+//! letters that are not published.
 
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{cloud_event::Message, record::Position};
@@ -8,15 +8,12 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::Error;
 
-/// Adds messages, and puts them into the relay's queue. One that was ever added for the same order, kind and key is passed
-/// over: an effect fires once for ever.
+/// Adds messages to the outbox and to the relay's queue. A message that was added before for the same order, kind and
+/// key is skipped: an effect fires once.
 ///
-/// Messages about an order itself are published in the order in which they were written, because a transaction that writes
-/// them has written the order's row before: no other one writes such messages meanwhile. `invoice.stored` is written without
-/// that row, so it may come before or after any of them.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Messages of an order itself are published in the order in which they were written: a transaction that writes them
+/// has updated the order's row first, so that no other transaction writes such messages concurrently. `invoice.stored`
+/// is written without updating that row, so it may come before or after any of them.
 pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateTime<Utc>) -> Result<u64, Error> {
     if messages.is_empty() {
         return Ok(0);
@@ -42,19 +39,17 @@ pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateT
     Ok(added.rows_affected())
 }
 
-/// Puts messages that were written at this time or later into the relay's queue again, for a cluster whose readers never saw
-/// them. Returns how many that are. They keep their ids, so that a reader recognizes those that it has. Who did it, and why, is
-/// recorded with the first of them: so a relay that runs sees that messages came back that lie before those it has passed.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns messages that were written at this time or later to the relay's queue, for a cluster whose readers have not
+/// seen them. Returns their number. They keep their ids, so that readers recognize those that they have. The operator
+/// and the reason are recorded with the first of them, which also tells a running relay that messages returned with
+/// numbers below those it has passed.
 pub async fn publish_again(
     connection: &mut PgConnection,
     since: DateTime<Utc>,
     (by, why): (&str, &str),
 ) -> Result<u64, Error> {
     let mut transaction = connection.begin().await?;
-    one_retry_at_a_time(&mut transaction).await?;
+    lock_retries(&mut transaction).await?;
     let row = sqlx::query!(
         r#"-- outbox_publish_again
            WITH again AS (
@@ -80,58 +75,55 @@ pub async fn publish_again(
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueuedMessage {
-    /// Its number, by which it is named.
+    /// Number of the message.
     pub message_id: i64,
-    /// The order that it is about.
+    /// Order id.
     pub order_id: String,
     /// Whether it is a live order.
     pub live_mode: bool,
-    /// What it says, as `fulfillment.requested`.
+    /// Kind of effect, such as `fulfillment.requested`.
     pub kind: String,
-    /// Size of its body.
+    /// Size of its body in bytes.
     pub bytes: i32,
     /// When it was written.
     pub created_at: DateTime<Utc>,
-    /// Since when it is parked; without, it waits for the relay.
+    /// When it was parked; `None` if it is waiting for the relay.
     pub parked_at: Option<DateTime<Utc>>,
     /// Why it is parked.
     pub reason: Option<String>,
-    /// The message of the same order that it waits for; without, Kafka refused this one.
+    /// The parked message of the same order that it waits for; `None` if Kafka rejected this message itself.
     pub behind: Option<i64>,
 }
 
-/// A dead letter that cannot be published to its topic. What it is a letter for is another matter.
+/// A dead letter that cannot be published to its topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParkedLetter {
-    /// Where its record lies, by which it is named.
+    /// Position of its record.
     pub position: String,
-    /// Size of its body.
+    /// Size of its body in bytes.
     pub bytes: i32,
-    /// When the record became a letter.
+    /// When the record became a dead letter.
     pub created_at: DateTime<Utc>,
-    /// Since when it is parked.
+    /// When it was parked.
     pub parked_at: DateTime<Utc>,
     /// Why it is parked.
     pub reason: String,
 }
 
-/// Who has what published again, and why.
+/// An operator's request to publish parked messages again.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Who.
+    /// The operator.
     pub by: String,
-    /// Why.
+    /// The reason.
     pub why: String,
-    /// Whether to do it, or to say only what would be done.
+    /// Whether to commit the changes, as opposed to a dry run.
     pub apply: bool,
 }
 
-/// Messages that are not published, by number: those after `after`, at most `limit`. `parked_only` leaves out those that wait
-/// for the relay.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns at most `limit` messages that are not published, by number, after the number `after`. `parked_only` leaves
+/// out those that wait for the relay.
 pub async fn queued(
     connection: &mut PgConnection,
     parked_only: bool,
@@ -159,10 +151,7 @@ pub async fn queued(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// Dead letters that cannot be published, by where their records lie: those after `after`, at most `limit`.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns at most `limit` dead letters that cannot be published, by position, after the position `after`.
 pub async fn parked_letters(
     connection: &mut PgConnection,
     after: Option<&Position>,
@@ -186,19 +175,19 @@ pub async fn parked_letters(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// Puts a parked message back into the relay's queue, with all of its order that are parked: they are published in order, or
-/// not at all. Returns the numbers of those that are put back; none, when the message is not parked.
+/// Returns a parked message to the relay's queue, together with all parked messages of its order, because they are
+/// published in order. Returns their numbers; none if the message is not parked.
 ///
 /// # Errors
-/// When PostgreSQL refuses. Nothing is changed then.
+/// When PostgreSQL fails. Nothing is changed then.
 pub async fn retry_message(
     connection: &mut PgConnection,
     message_id: i64,
     request: &Request,
 ) -> Result<Vec<i64>, Error> {
     let mut transaction = connection.begin().await?;
-    one_retry_at_a_time(&mut transaction).await?;
-    // Locked before they are taken: the relay parks messages behind these, and must not behind what is gone.
+    lock_retries(&mut transaction).await?;
+    // Locked before they are removed: the relay parks messages behind these, and must not do so behind a removed one.
     let parked = sqlx::query_scalar!(
         "-- outbox_parked_lock
          SELECT p.message_id FROM outbox_parked p
@@ -236,17 +225,17 @@ pub async fn retry_message(
     Ok(back)
 }
 
-/// Lets the relay publish a parked dead letter again. `false`, when it is not parked.
+/// Lets the relay publish a parked dead letter again; returns `false` if it is not parked.
 ///
 /// # Errors
-/// When PostgreSQL refuses. Nothing is changed then.
+/// When PostgreSQL fails. Nothing is changed then.
 pub async fn retry_letter(
     connection: &mut PgConnection,
     position: &Position,
     request: &Request,
 ) -> Result<bool, Error> {
     let mut transaction = connection.begin().await?;
-    one_retry_at_a_time(&mut transaction).await?;
+    lock_retries(&mut transaction).await?;
     let retried = sqlx::query!(
         "-- dead_letters_unpark
          WITH parked AS (
@@ -276,8 +265,8 @@ pub async fn retry_letter(
     Ok(retried.rows_affected() > 0)
 }
 
-/// The relay sees by the newest number of a retry that messages came back, so numbers must become visible in order.
-async fn one_retry_at_a_time(transaction: &mut PgConnection) -> Result<(), Error> {
+/// The relay detects returned messages by the highest retry number, so numbers must become visible in order.
+async fn lock_retries(transaction: &mut PgConnection) -> Result<(), Error> {
     sqlx::query!("-- outbox_retries_lock\nLOCK TABLE outbox_retries IN SHARE ROW EXCLUSIVE MODE")
         .execute(transaction)
         .await?;

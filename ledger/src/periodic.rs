@@ -1,7 +1,7 @@
-//! One round of each periodic job, without the wait between two rounds.
+//! Single rounds of the periodic jobs, without the wait between them.
 //!
-//! Jobs that run every few seconds or minutes for years must not use anything up: numbers of a sequence, rows, connections,
-//! file descriptors, memory. A test makes as many rounds as otherwise take months. Nothing else uses this module.
+//! Jobs that run every few seconds or minutes for years must not exhaust anything: sequence numbers, rows, connections,
+//! file descriptors, memory. A test runs as many rounds as otherwise take months. Nothing else uses this module.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     relay,
 };
 
-/// Pages of both queues of the relay.
+/// Publishes pages of both queues of the relay.
 ///
 /// # Errors
 /// When Kafka or PostgreSQL does not answer.
@@ -28,10 +28,10 @@ pub async fn relay_pages(
     relay::rounds(kafka, postgres, context, rounds).await
 }
 
-/// Comparisons of a consumer's offsets with those in PostgreSQL.
+/// Compares a consumer's offsets with those in PostgreSQL.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// When PostgreSQL fails.
 pub async fn offset_comparisons(consumer: &'static str, postgres: &PostgresConfig, rounds: usize) -> Result<(), Error> {
     let shared = shared(HashMap::new());
     let mut connection = None;
@@ -41,7 +41,7 @@ pub async fn offset_comparisons(consumer: &'static str, postgres: &PostgresConfi
     Ok(())
 }
 
-/// Measurements of a consumer's lag. Blocks.
+/// Measures a consumer's lag. Blocks.
 ///
 /// # Errors
 /// When Kafka does not answer.

@@ -1,4 +1,4 @@
-//! What a consumer brings.
+//! The interface that a consumer implements.
 
 use std::{future::Future, sync::Arc};
 
@@ -17,7 +17,7 @@ use sqlx::PgConnection;
 use crate::Error;
 use crate::detail::DeadReason;
 
-/// A record, copied out of Kafka's buffers.
+/// A record, copied out of the Kafka client's buffers.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The topic's number in the database.
@@ -28,18 +28,18 @@ pub struct Record {
     pub partition: i32,
     /// Offset in the partition.
     pub offset: i64,
-    /// When the broker took the record; the beginning of 1970 where it did not say.
+    /// When Kafka stored the record; 1970-01-01 if unknown.
     pub timestamp: DateTime<Utc>,
     /// The record's key.
     pub key: Option<Vec<u8>>,
     /// The record's headers.
     pub headers: Option<OwnedHeaders>,
-    /// The body, byte for byte as Digital River sent it.
+    /// The body, unchanged as Digital River sent it.
     pub payload: Vec<u8>,
 }
 
 impl Record {
-    /// A record as the Kafka client has it, copied out of its buffers.
+    /// Copies a record out of the Kafka client's buffers.
     pub fn copy(message: &BorrowedMessage<'_>, topic_id: i16, topic: Arc<str>) -> Self {
         let millis = match message.timestamp() {
             Timestamp::NotAvailable => 0,
@@ -57,70 +57,70 @@ impl Record {
         }
     }
 
-    /// Where the record lies.
+    /// Position of the record.
     #[must_use]
     pub fn position(&self) -> Position {
         Position { topic: self.topic.to_string(), partition: self.partition, offset: self.offset }
     }
 
-    /// When the broker took the record; `None` where it did not say.
+    /// When Kafka stored the record, if known.
     #[must_use]
     pub fn received_at(&self) -> Option<DateTime<Utc>> {
         (self.timestamp != DateTime::UNIX_EPOCH).then_some(self.timestamp)
     }
 
-    /// What the record takes in memory, about.
+    /// Approximate size of the record in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.payload.len() + self.key.as_ref().map_or(0, Vec::len) + size_of::<Self>()
     }
 }
 
-/// What to do with an event.
+/// A consumer's decision about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision<E> {
-    /// It takes effect.
+    /// Apply the event.
     Apply(E),
-    /// It is none of this consumer's business, for this reason.
+    /// Not handled by this consumer; the reason is recorded.
     Ignore(&'static str),
-    /// It should take effect and cannot: it goes to the dead letters.
+    /// The event cannot be applied: the record becomes a dead letter.
     Dead(DeadReason),
 }
 
-/// An event that takes effect now, for the first time.
+/// An event that is applied for the first time.
 #[derive(Clone, Debug)]
 pub struct NewEvent<E> {
     /// The event.
     pub event: E,
-    /// Whether a body that contradicts this one came under the same event id before. Both take part, so that the result does
-    /// not depend on which came first.
+    /// Whether its body contradicts an earlier body of the same event. Both are applied, so that the result does not
+    /// depend on their order.
     pub conflict: bool,
 }
 
-/// A body, read.
+/// A parsed record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsedRecord<'a, E> {
     /// The event's envelope.
     pub envelope: Envelope<'a>,
-    /// What to do with the event.
+    /// The decision about the event.
     pub decision: Decision<E>,
-    /// What is unusual in the body.
+    /// Oddities of the body.
     pub oddities: Oddities,
 }
 
-/// What a consumer makes of events.
+/// How a consumer reads and applies events.
 pub trait Projection: Send + Sync + 'static {
-    /// An event, read and checked.
+    /// A parsed and validated event.
     type Event: Send + Sync;
 
-    /// The consumer's name: its group in Kafka, its offsets in PostgreSQL, its label in metrics. Never change it.
+    /// The consumer's name: its group in Kafka, its offsets in PostgreSQL, its label in metrics. It must never change.
     fn name(&self) -> &'static str;
 
-    /// What to make of an event. Pure: the same bytes always get the same answer.
+    /// Decides about an event. Pure: the same bytes always lead to the same decision.
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<Self::Event>;
 
-    /// Reads a body, and says what to make of the event: as [`Self::decide`] does, which a consumer that reads envelope and
-    /// payload in one pass, or needs to know when the broker took the record, need not ask. Pure, as that.
+    /// Reads a body and decides about the event like [`Self::decide`]. Overridden by consumers that parse envelope and
+    /// payload in one pass, or need the time at which Kafka stored the record. Pure as well.
     ///
     /// # Errors
     /// When the body is not an event at all.
@@ -134,13 +134,14 @@ pub trait Projection: Send + Sync + 'static {
         Ok(ParsedRecord { envelope, decision, oddities })
     }
 
-    /// Adds what the event says to what its envelope says, so that it can be compared with other bodies under its id.
+    /// Adds the event's content to that of its envelope, so that it can be compared with other bodies of the same
+    /// event.
     fn describe(&self, _event: &Self::Event, _content: &mut Content) {}
 
-    /// Writes what the events do, inside the caller's transaction.
+    /// Applies the events inside the caller's transaction.
     ///
     /// # Errors
-    /// Whatever the database says; the caller rolls back and decides.
+    /// Database errors; the caller rolls back.
     fn apply(
         &self,
         connection: &mut PgConnection,

@@ -1,13 +1,13 @@
-//! One event in several bodies.
+//! Events with several bodies.
 //!
-//! Records with one event id are one event. The first decides its outcome; one with the same bytes is a duplicate. One with
-//! other bytes is another *spelling*: a duplicate as well, unless it contradicts one of the spellings that came before, which
-//! is a conflict. Every spelling takes part in what the event does, so that what only one of them says counts whichever came
-//! first. A conflict marks the orders of both bodies: which body came first, and which consumer saw the second, does not
-//! matter.
+//! Records with the same event id are one event. The first decides its outcome; one with the same bytes is a duplicate.
+//! One with other bytes is another *spelling*: a duplicate as well, unless it contradicts an earlier spelling, which is
+//! a conflict. Every spelling is applied, so that facts found in only one of them count whichever came first. A
+//! conflict marks the orders of both bodies: it does not matter which body came first and which consumer read the
+//! second.
 //!
-//! Whether two spellings contradict each other says [`Content`]. Records from before spellings were compared have none; they
-//! are compared by type, mode and order alone, and what was called a conflict then stays one.
+//! [`Content`] determines whether two spellings contradict each other. Records stored before content digests existed
+//! have none: they are compared by type, mode and order alone, and their conflicts stay conflicts.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -24,7 +24,7 @@ use crate::{
     store::{EventRow, Outcome},
 };
 
-/// An order by its id and whether it is live.
+/// An order: its id, and whether it is live.
 pub(crate) type OrderMark = (String, bool);
 
 /// A record whose body is one of its event's spellings.
@@ -35,16 +35,16 @@ pub struct Spelling {
     body_sha256: Vec<u8>,
     content: Content,
     outcome: String,
-    /// Whether it was called a conflict by a version that compared bytes, or kept another digest.
+    /// Whether it was stored as a conflict by a version that compared bytes or had another digest.
     is_former_conflict: bool,
-    /// Whether it took effect, by whichever consumer.
+    /// Whether it was applied, by any consumer.
     pub(crate) has_effect: bool,
-    /// The order that it took part in.
+    /// The order that it was applied to.
     order: Option<OrderMark>,
 }
 
 impl Spelling {
-    /// A record that is given its outcome now.
+    /// A record whose outcome is being determined.
     pub(crate) fn of_row(row: &EventRow<'_>, content: Content, has_effect: bool) -> Self {
         let order = row.order_id.as_deref().zip(row.live_mode).map(|(id, is_live)| (id.to_owned(), is_live));
         Self {
@@ -64,14 +64,14 @@ impl Spelling {
     }
 }
 
-/// How a body stands beside the other spellings of its event.
+/// How a body relates to the other spellings of its event.
 #[derive(Debug, Default)]
 pub struct Comparison {
-    /// In what it contradicts one of them; `None` when it contradicts none.
+    /// The aspect in which it contradicts one of them, if it does.
     pub aspect: Option<&'static str>,
-    /// The orders that those take part in which it contradicts.
+    /// Orders of the spellings that it contradicts.
     pub orders: BTreeSet<OrderMark>,
-    /// Those of them that were called duplicates when they came.
+    /// Positions of contradicted spellings that were stored as duplicates.
     pub duplicates: Vec<(i16, i32, i64)>,
 }
 
@@ -94,7 +94,7 @@ pub fn has_former_conflict(spellings: &[Spelling]) -> bool {
     spellings.iter().any(|spelling| spelling.is_former_conflict)
 }
 
-/// What a stored record says, as far as it is known.
+/// Returns the content of a stored record, as far as it was stored.
 #[must_use]
 pub fn content_of(
     content: Option<&[u8]>,
@@ -106,10 +106,7 @@ pub fn content_of(
     known.unwrap_or_else(|| Content::of_parts(event_type, live_mode.map(Mode::from_live), order_id))
 }
 
-/// The spellings of events, by event id.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the spellings of events, by event id.
 pub async fn of_events(
     connection: &mut PgConnection,
     event_ids: &[&str],
@@ -156,16 +153,13 @@ pub async fn of_events(
     Ok(spellings)
 }
 
-/// Those records of events whose bodies contradict another's. What was called a conflict when bytes were compared stays one,
-/// and all other records of its event with it.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the positions of records whose bodies contradict another one of their event. Conflicts found when bytes were
+/// compared stay conflicts, together with all other records of their events.
 pub async fn contradicted(
     connection: &mut PgConnection,
     event_ids: &[&str],
 ) -> Result<HashSet<(i16, i32, i64)>, Error> {
-    // Conflicts are rare, and have an index.
+    // Conflicts are rare and have an index.
     let ids = sqlx::query_scalar!(
         "-- events_conflicted
          SELECT DISTINCT event_id FROM events WHERE event_id = ANY($1::text[]) AND outcome = 'conflict'",
@@ -184,10 +178,7 @@ pub async fn contradicted(
     Ok(contradicted)
 }
 
-/// Marks orders of which an event came with contradicting bodies. An order that is not there took no part.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Marks orders that have an event with contradicting bodies. An order that does not exist was not affected.
 pub async fn mark_orders(
     connection: &mut PgConnection,
     orders: &BTreeSet<OrderMark>,
@@ -211,11 +202,11 @@ pub async fn mark_orders(
     Ok(())
 }
 
-/// Calls records conflicts that were called duplicates while a body that they contradict could not be read.
+/// Changes duplicates to conflicts, because a body that they contradict could not be read at first.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or one of them is something else by now.
-pub async fn call_conflicts(connection: &mut PgConnection, records: &[(i16, i32, i64)]) -> Result<(), Error> {
+/// When PostgreSQL fails, or one of the records is no longer a duplicate.
+pub async fn mark_conflicts(connection: &mut PgConnection, records: &[(i16, i32, i64)]) -> Result<(), Error> {
     if records.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The ledger's tables: topics, events, dead letters, offsets.
+//! Queries on the ledger's tables: topics, events, dead letters, offsets.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -9,30 +9,30 @@ use sqlx::PgConnection;
 
 use crate::{DeadReason, Error, Record, detail};
 
-/// A partition, by the topic's number.
+/// A partition: topic number and partition number.
 pub type Partition = (i16, i32);
 
-/// Where a consumer has read to, by topic number and partition: the offset that comes next, or `None` where it began at
-/// the beginning and has read nothing yet.
+/// A consumer's next offsets by topic number and partition; `None` if it started at the beginning and has read nothing
+/// yet.
 pub type Positions = HashMap<(i16, i32), Option<i64>>;
 
-/// The outcomes that a row of the audit may have.
+/// Outcome of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It took effect.
+    /// The event was applied.
     Applied,
-    /// Its event had an outcome already.
+    /// Its event already had an outcome, and its content does not contradict it.
     Duplicate,
-    /// It was none of the consumer's business.
+    /// Not handled by the consumer.
     Ignored,
-    /// Its event had an outcome already, with another body.
+    /// Its event already had an outcome, and its content contradicts it.
     Conflict,
-    /// It could not take effect.
+    /// It could not be applied.
     Dead,
 }
 
 impl Outcome {
-    /// As in the database, labels and output.
+    /// The name used in the database, in labels and in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ impl Outcome {
     }
 }
 
-/// A row of the audit; its texts are the record's where they can be.
+/// A row of `events`. Texts are borrowed from the record where possible.
 #[derive(Clone, Debug)]
 pub struct EventRow<'a> {
     /// The topic's number.
@@ -54,30 +54,30 @@ pub struct EventRow<'a> {
     pub partition: i32,
     /// Offset in the partition.
     pub offset: i64,
-    /// The event's id, or what stands for it.
+    /// The event's id, or its substitute.
     pub event_id: Cow<'a, str>,
     /// The event's type.
     pub event_type: Cow<'a, str>,
     /// `liveMode`.
     pub live_mode: Option<bool>,
-    /// The order that it is about.
+    /// The event's order.
     pub order_id: Option<Cow<'a, str>>,
-    /// When Digital River made it.
+    /// When Digital River created the event.
     pub created_at: Option<DateTime<Utc>>,
-    /// When the broker took it.
+    /// When Kafka stored the record.
     pub received_at: DateTime<Utc>,
     /// Hash of the body.
     pub body_sha256: Sha256Hash,
-    /// What it says, for comparison with other bodies under its event's id; `None` when it is no event, and when another
-    /// record has the same bytes.
+    /// Content digest, for comparison with other bodies of the event; `None` if the record is not an event, and if
+    /// another record has the same bytes.
     pub content: Option<Content>,
     /// The outcome.
     pub outcome: Outcome,
-    /// Why, for what was ignored or is dead.
+    /// Why it was ignored or is dead.
     pub reason: Option<&'static str>,
 }
 
-/// The first record of an event: the one that decided its outcome.
+/// The first record of an event, which decided its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstRecord {
     /// Topic number, partition, offset.
@@ -86,19 +86,16 @@ pub struct FirstRecord {
     pub body_sha256: Vec<u8>,
 }
 
-/// The numbers of topics of the current cluster; a topic without a number gets one.
+/// Returns the numbers of topics of the current cluster; a topic without a number gets one.
 ///
-/// Nothing is written, and no number of the sequence is used up, when all topics have numbers: this is called again and
-/// again, and numbers are `smallint`.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// If all topics have numbers, nothing is written and no sequence number is used: this is called repeatedly, and
+/// numbers are `smallint`.
 pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
     let known = known_topic_ids(connection, names).await?;
     if names.iter().all(|name| known.contains_key(name)) {
         return Ok(known);
     }
-    // `ON CONFLICT` for the case that another process adds the same name at this moment.
+    // `ON CONFLICT` covers another process that adds the same name concurrently.
     sqlx::query!(
         "-- topics_add
          INSERT INTO topics (cluster_id, name)
@@ -114,10 +111,7 @@ pub async fn topic_ids(connection: &mut PgConnection, names: &[String]) -> Resul
     known_topic_ids(connection, names).await
 }
 
-/// The numbers of those topics of the current cluster that have one.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the numbers of topics of the current cluster that have one.
 pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
     let rows = sqlx::query!(
         "-- topics_of
@@ -131,10 +125,7 @@ pub async fn known_topic_ids(connection: &mut PgConnection, names: &[String]) ->
     Ok(rows.into_iter().map(|row| (row.name, row.topic_id)).collect())
 }
 
-/// The numbers of topics, for what only reads: a topic without a number gets a negative one, which is used by no row.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the numbers of topics for reading: a topic without a number gets a negative one, which no row uses.
 pub async fn topic_ids_to_read(connection: &mut PgConnection, names: &[String]) -> Result<HashMap<String, i16>, Error> {
     let mut ids = known_topic_ids(connection, names).await?;
     let unknown: Vec<&String> = names.iter().filter(|name| !ids.contains_key(*name)).collect();
@@ -142,12 +133,9 @@ pub async fn topic_ids_to_read(connection: &mut PgConnection, names: &[String]) 
     Ok(ids)
 }
 
-/// Adds rows of the audit that are not there yet, and returns where those are that were added.
+/// Adds rows to `events` that do not exist yet, and returns the positions of the added ones.
 ///
-/// A row is there already when its record is (it is read again), or when another record decided its event's outcome.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// A row exists already if its record was read before, or if another record decided its event's outcome.
 pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -> Result<Vec<(i16, i32, i64)>, Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
@@ -180,10 +168,7 @@ pub async fn add_events(connection: &mut PgConnection, rows: &[&EventRow<'_>]) -
     Ok(added.into_iter().map(|row| (row.topic_id, row.partition, row.record_offset)).collect())
 }
 
-/// The first records of events, by event id.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the first records of events, by event id.
 pub async fn first_records(
     connection: &mut PgConnection,
     event_ids: &[&str],
@@ -206,10 +191,7 @@ pub async fn first_records(
     Ok(first.collect())
 }
 
-/// Keeps records that could not be applied, as they were.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Stores records that could not be applied, unchanged.
 pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record, &DeadReason)]) -> Result<(), Error> {
     for (record, dead) in letters {
         let headers = record.headers.iter().flat_map(Headers::iter);
@@ -236,10 +218,7 @@ pub async fn add_dead_letters(connection: &mut PgConnection, letters: &[(&Record
     Ok(())
 }
 
-/// Moves a consumer's offsets forward; never back.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Advances a consumer's offsets; they never decrease.
 pub async fn advance_offsets(
     connection: &mut PgConnection,
     consumer: &str,
@@ -248,18 +227,18 @@ pub async fn advance_offsets(
     advance_offsets_after(connection, consumer, next_offsets, &Positions::new()).await
 }
 
-/// As [`advance_offsets`], but only from where the consumer has read on: offsets that lie before its position mean that the
-/// database has lost what it once had, and moving them would skip that for ever.
+/// Like [`advance_offsets`], but only if the stored offsets are not before the consumer's position. Stored offsets
+/// before it mean that the database has lost data, and advancing them would skip that data forever.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or with [`Error::WentBack`].
+/// When PostgreSQL fails, or with [`Error::Regressed`].
 pub async fn advance_offsets_after(
     connection: &mut PgConnection,
     consumer: &str,
     next_offsets: &HashMap<(i16, i32), i64>,
     before: &Positions,
 ) -> Result<(), Error> {
-    // One order of locks for everybody.
+    // All transactions lock in the same order.
     let mut rows: Vec<_> = next_offsets.iter().map(|(&(topic, partition), &next)| (topic, partition, next)).collect();
     rows.sort_unstable();
     let position = |row: &(i16, i32, i64)| before.get(&(row.0, row.1)).copied().flatten();
@@ -281,13 +260,10 @@ pub async fn advance_offsets_after(
     )
     .execute(connection)
     .await?;
-    if moved.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(Error::WentBack) }
+    if moved.rows_affected() == rows.len() as u64 { Ok(()) } else { Err(Error::Regressed) }
 }
 
-/// Where a consumer stands, by topic number and partition.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns a consumer's offsets, by topic number and partition.
 pub async fn offsets(connection: &mut PgConnection, consumer: &str) -> Result<HashMap<(i16, i32), i64>, Error> {
     let rows = sqlx::query!(
         "-- consumer_offsets_of

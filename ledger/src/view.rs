@@ -1,4 +1,4 @@
-//! The ledger for people who look.
+//! Read model of the ledger for the CLI and API.
 
 use std::collections::HashSet;
 
@@ -9,26 +9,26 @@ use sqlx::PgConnection;
 
 use crate::Error;
 
-/// Rows that are shown of one order or of one event.
+/// Most rows that are returned for one order or one event.
 pub const ROWS_MAX: i64 = 1_000;
 
 /// A record and its outcome.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Event)]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct EventView {
     pub event_id: String,
     pub event_type: String,
     pub live_mode: Option<bool>,
     pub order_id: Option<String>,
-    /// When Digital River made the event.
+    /// When Digital River created the event.
     pub created_at: Option<DateTime<Utc>>,
-    /// When Kafka took the record.
+    /// When Kafka stored the record.
     pub received_at: DateTime<Utc>,
-    /// When the record had its outcome.
+    /// When the outcome was stored.
     pub recorded_at: DateTime<Utc>,
-    /// Of an earlier Kafka cluster: `<cluster id>/<topic>`.
+    /// For a record of an earlier Kafka cluster: `<cluster id>/<topic>`.
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
@@ -40,40 +40,37 @@ pub struct EventView {
 }
 
 impl EventView {
-    /// Where the record lies.
+    /// Position of the record.
     #[must_use]
     pub fn position(&self) -> Position {
         Position { topic: self.topic.clone(), partition: self.partition, offset: self.offset }
     }
 }
 
-/// Where a page of an order's records begins: after this record, in the direction of older ones.
+/// Start of a page of an order's records: the records before this one follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventPosition {
-    /// When Kafka took it.
+    /// When Kafka stored it.
     pub received_at: DateTime<Utc>,
-    /// Where it lies.
+    /// Its position.
     pub record: Position,
 }
 
-/// A message to other systems.
+/// A message for other systems.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct MessageView {
     pub kind: String,
-    /// What it is about, beside the order: a document's file id, for example.
+    /// Distinguishes messages of the same order and kind: a document's file id, for example.
     pub effect_key: String,
     pub live_mode: bool,
     pub created_at: DateTime<Utc>,
-    /// Whether Kafka has it.
+    /// Whether it has been published to Kafka.
     pub published: bool,
 }
 
-/// The records of an order, in the order in which they were taken.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the records of an order, in the order in which Kafka stored them.
 pub async fn events_of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<EventView>, Error> {
     let rows = sqlx::query_as!(
         EventView,
@@ -87,10 +84,7 @@ pub async fn events_of_order(connection: &mut PgConnection, order_id: &str) -> R
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// The records of an order, the latest first, a page at a time.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns a page of an order's records, newest first.
 pub async fn events_of_order_page(
     connection: &mut PgConnection,
     order_id: &str,
@@ -118,10 +112,7 @@ pub async fn events_of_order_page(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// The records of an event, in the order in which they were taken.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the records of an event, in the order in which they were processed.
 pub async fn records_of_event(connection: &mut PgConnection, event_id: &str) -> Result<Vec<EventView>, Error> {
     let rows = sqlx::query_as!(
         EventView,
@@ -139,10 +130,7 @@ pub async fn records_of_event(connection: &mut PgConnection, event_id: &str) -> 
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// What is known of a dead letter beside the record itself, by the names of the columns; `None` where there is none.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the columns of a dead letter except the record itself, by name; `None` if there is none.
 pub async fn dead_letter(
     connection: &mut PgConnection,
     record: &Position,
@@ -163,10 +151,7 @@ pub async fn dead_letter(
     }))
 }
 
-/// The messages about an order, in the order in which they are sent.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the messages of an order, in the order in which they are published.
 pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<MessageView>, Error> {
     let rows = sqlx::query_as!(
         MessageView,
@@ -181,10 +166,7 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// How many messages were ever written, and how many of them wait to be published.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns how many messages were ever written, and how many are not published yet.
 pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), Error> {
     let row = sqlx::query!(
         r#"-- outbox_counts
@@ -195,10 +177,7 @@ pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), 
     Ok((u64::try_from(row.all).unwrap_or_default(), u64::try_from(row.waiting).unwrap_or_default()))
 }
 
-/// Which of these events have an outcome.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns those of the events that have an outcome.
 pub async fn known_events(connection: &mut PgConnection, event_ids: &[String]) -> Result<HashSet<String>, Error> {
     let rows = sqlx::query!(
         "-- events_known

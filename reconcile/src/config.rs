@@ -1,4 +1,4 @@
-//! `[reconcile]` of the configuration.
+//! Settings of `[reconcile]`.
 
 use std::time::Duration;
 
@@ -6,36 +6,36 @@ use riverlock_runtime::{ConfigError, config::DurationText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Longest duration that may be configured: as far back as Digital River lists events.
+/// Longest duration that can be configured: Digital River lists events for 30 days.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How events that never arrived are found.
+/// How events that were never delivered are found.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReconcileConfig {
-    /// Event types that are compared; `order.*` stands for a group. Empty: those of the configured webhooks.
+    /// Event types to compare; `order.*` stands for a group. If empty, those of the configured webhooks.
     pub types: Vec<String>,
-    /// Time that one list covers.
+    /// Length of the time window of one list.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub window: Duration,
-    /// Time by which two lists overlap.
+    /// Overlap of two windows.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub overlap: Duration,
-    /// How old an event must be to be compared: younger ones may still be on their way.
+    /// Minimum age of an event to be compared; younger events may still be delivered.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub settle: Duration,
-    /// How long to wait until the consumers have read what Kafka has.
+    /// How long to wait for the consumers to read all records in Kafka.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub catch_up: Duration,
-    /// How often the background job in the processor compares. Without one, the job is off.
+    /// Interval at which the background job in the processor compares. If it is not set, the job is off.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Option<DurationText>")]
     pub interval: Option<Duration>,
-    /// How far back the background job compares each time.
+    /// Length of the time range that the background job compares each time.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub lookback: Duration,
@@ -59,17 +59,17 @@ impl Default for ReconcileConfig {
 }
 
 impl ReconcileConfig {
-    /// Checks what goes together.
+    /// Checks the durations and types.
     ///
     /// # Errors
-    /// When a duration or a type is out of range.
+    /// When a duration or a type is invalid.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let refused = |key: &str, reason: &str| Err(ConfigError::refused(format!("reconcile.{key}"), reason));
+        let invalid = |key: &str, reason: &str| Err(ConfigError::refused(format!("reconcile.{key}"), reason));
         if self.window < Duration::from_secs(60) || self.window > DURATION_MAX {
-            return refused("window", "must be from 1m to 30d");
+            return invalid("window", "must be from 1m to 30d");
         }
         if self.overlap >= self.window {
-            return refused("overlap", "must be shorter than window");
+            return invalid("overlap", "must be shorter than window");
         }
         for (key, duration) in [
             ("settle", self.settle),
@@ -78,16 +78,16 @@ impl ReconcileConfig {
             ("overlap", self.overlap),
         ] {
             if duration > DURATION_MAX {
-                return refused(key, "must be at most 30d");
+                return invalid(key, "must be at most 30d");
             }
         }
         if self.interval.is_some_and(|interval| interval < Duration::from_secs(60)) {
-            return refused("interval", "must be at least 1m");
+            return invalid("interval", "must be at least 1m");
         }
         let is_type =
             |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "._*".contains(c));
         if !self.types.iter().all(is_type) {
-            return refused("types", "must be event types such as order.accepted or order.*");
+            return invalid("types", "must be event types such as order.accepted or order.*");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Why a comparison does not come to its end.
+//! Errors of a comparison.
 
 use std::time::Duration;
 
@@ -8,46 +8,46 @@ use riverlock_schemas::Mode;
 
 use crate::listing::walk::WalkError;
 
-/// Why a comparison did not come to its end. Running it again is always safe.
+/// Why a comparison was not completed. Running it again is always safe.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// Digital River's list could not be read.
     #[error(transparent)]
     Walk(#[from] WalkError),
-    /// PostgreSQL did not answer.
+    /// PostgreSQL failed or is unavailable.
     #[error(transparent)]
     Ledger(#[from] riverlock_ledger::Error),
-    /// The positions in the database are of another Kafka cluster, or the cluster cannot be told.
+    /// The positions in the database belong to another Kafka cluster, or the connected cluster is unknown.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// Kafka did not answer.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
-    /// Kafka confirmed a record without saying where it lies.
-    #[error("Kafka did not say where event {0} lies; run it again")]
+    /// Kafka confirmed a record without reporting its offset.
+    #[error("Kafka did not report the offset of event {0}; run it again")]
     Unconfirmed(String),
-    /// A listed event is no event.
+    /// A listed event cannot be parsed.
     #[error("a listed event cannot be read: {0}")]
     Event(String),
-    /// The consumers have not read what Kafka has, so that what they lack cannot be told from what never came.
-    #[error("the consumers lack {records} records after {} s; start them, or wait until they have caught up", waited.as_secs())]
+    /// The consumers have unread records, so that missing events cannot be told from pending ones.
+    #[error("the consumers still have {records} unread records after {} s; start them, or wait until they have caught up", waited.as_secs())]
     Behind {
-        /// Records that they have not read.
+        /// Number of unread records.
         records: i64,
-        /// How long was waited.
+        /// How long the run waited.
         waited: Duration,
     },
-    /// Another run of the same mode writes at the moment.
-    #[error("another run compares {0} data at the moment")]
+    /// Another run of the same mode is writing.
+    #[error("another run is already comparing {0} data")]
     Running(Mode),
-    /// Nothing says which types are compared.
+    /// No event types to compare are configured.
     #[error("no event types are configured: set reconcile.types, or configure [[webhooks]]")]
     NoTypes,
-    /// The process ends.
-    #[error("stopped; running it again goes on where it stopped")]
+    /// The process is shutting down.
+    #[error("stopped; run it again to resume")]
     Stopped,
-    /// A thread that asked Kafka panicked.
-    #[error("a thread that asked Kafka panicked")]
+    /// A thread with a request to Kafka panicked.
+    #[error("a thread with a request to Kafka panicked")]
     Panicked,
 }
 

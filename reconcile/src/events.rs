@@ -28,64 +28,64 @@ use crate::{
     topics,
 };
 
-/// How long an interrupted run is gone on with.
+/// How long an interrupted run can be resumed.
 const RESUME_WITHIN: TimeDelta = TimeDelta::hours(24);
 
 /// How long written events are remembered: longer than Digital River lists them.
-const REMEMBERED: TimeDelta = TimeDelta::days(40);
+const REMEMBER_FOR: TimeDelta = TimeDelta::days(40);
 
-/// What is compared, and what happens with what is missing.
+/// What to compare, and what to do with missing events.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whose data.
+    /// Mode of the compared data.
     pub mode: Mode,
     /// Event types; `order.*` stands for a group.
     pub types: Vec<String>,
-    /// The stretch of time.
+    /// The time range.
     pub range: Range,
-    /// The length of a window.
+    /// Length of a window.
     pub window: TimeDelta,
-    /// By how much windows overlap.
+    /// Overlap of two windows.
     pub overlap: TimeDelta,
-    /// How long to wait for the consumers.
+    /// How long to wait for the consumers to catch up.
     pub catch_up: Duration,
     /// Whether missing events are written.
     pub apply: bool,
-    /// Whether an interrupted run is gone on with.
+    /// Whether an interrupted run is resumed.
     pub resume: bool,
-    /// Who waits for the result.
+    /// Priority of the requests to Digital River.
     pub priority: Priority,
 }
 
-/// How far a comparison is.
+/// Progress of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// How much time is compared.
+    /// Time compared so far.
     pub covered: TimeDelta,
-    /// How much time is compared in all.
+    /// Time to compare in total.
     pub total: TimeDelta,
-    /// Events that were listed.
+    /// Events listed so far.
     pub listed: u64,
-    /// Events that are missing.
+    /// Events found missing so far.
     pub missing: u64,
 }
 
-/// What a run has at hand.
+/// State of a run.
 struct Run<'a> {
     options: &'a Options,
     filters: Vec<Vec<String>>,
     report: Report,
-    /// With `apply`: the run's id and where it writes.
+    /// With `apply`: the run's id, and the producer for missing events.
     writer: Option<(Uuid, FutureProducer)>,
     /// Without `apply`: missing events of the last overlap, which the next window lists again.
     overlapped: HashSet<String>,
 }
 
 impl Reconciler<'_> {
-    /// Compares, and writes what is missing if that is asked for.
+    /// Compares the events, and with `apply` writes the missing ones.
     ///
     /// # Errors
-    /// When it did not come to its end. What was written stays; running it again goes on.
+    /// When the comparison is not completed. What was written stays; another run resumes.
     pub async fn run(
         &self,
         connection: &mut PgConnection,
@@ -103,7 +103,7 @@ impl Reconciler<'_> {
             return Err(ReconcileError::Running(options.mode));
         }
         let result = self.compare(connection, options, progress).await;
-        // The lock ends with the connection in any case.
+        // Closing the connection would release the lock as well.
         let released = self.bounded(postgres::unlock(connection, lock)).await;
         let report = result?;
         released?;
@@ -131,7 +131,7 @@ impl Reconciler<'_> {
                 runs.push(earlier.run_id);
             }
             let run_id = Uuid::now_v7();
-            self.bounded(store::forget(connection, now - REMEMBERED)).await?;
+            self.bounded(store::forget(connection, now - REMEMBER_FOR)).await?;
             self.bounded(store::begin(connection, run_id, *mode, types, *range, now)).await?;
             runs.push(run_id);
             writer = Some((run_id, self.kafka.producer().create()?));
@@ -148,9 +148,9 @@ impl Reconciler<'_> {
                     |run: &Report| progress(Progress { covered, total, listed: run.listed, missing: run.missing });
                 self.window(connection, &mut run, window, &mut page).await?;
                 covered += window.listed.to - window.done_from;
-                // Only a run without a gap may be gone on with from where it stands.
+                // A run is resumed from its stored position, so that is stored only if there is no gap.
                 if contiguous {
-                    self.note(connection, &run, window.done_from).await?;
+                    self.store_progress(connection, &run, window.done_from).await?;
                 }
                 let Report { listed, missing, .. } = run.report;
                 progress(Progress { covered, total, listed, missing });
@@ -160,7 +160,7 @@ impl Reconciler<'_> {
         Ok(run.report)
     }
 
-    /// Compares one window, and tells of every page.
+    /// Compares one window, and reports progress after every page.
     async fn window(
         &self,
         connection: &mut PgConnection,
@@ -193,7 +193,7 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// Those of a page that have no outcome and were not written, once each.
+    /// Returns the events of a page that have no outcome and were not written, without duplicates.
     async fn missing(
         &self,
         connection: &mut PgConnection,
@@ -222,7 +222,7 @@ impl Reconciler<'_> {
         Ok(keyed)
     }
 
-    /// Counts missing events, and writes them if that is asked for.
+    /// Counts missing events, and with `apply` writes them.
     async fn write(
         &self,
         connection: &mut PgConnection,
@@ -247,8 +247,8 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// Notes how far the run is.
-    async fn note(
+    /// Stores the progress of the run.
+    async fn store_progress(
         &self,
         connection: &mut PgConnection,
         run: &Run<'_>,
@@ -263,7 +263,7 @@ impl Reconciler<'_> {
     }
 }
 
-/// The types as requests may name them: a group with `*` alone, names in lists of [`TYPES_MAX`].
+/// Splits the types into filters that a request accepts: a group with `*` alone, names in lists of [`TYPES_MAX`].
 fn filters(types: &[String]) -> Vec<Vec<String>> {
     let (groups, names): (Vec<String>, Vec<String>) = types.iter().cloned().partition(|name| name.contains('*'));
     let lists = names.chunks(TYPES_MAX).map(<[String]>::to_vec);
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_request_names_more_types_than_digital_river_takes() {
+    fn no_request_has_more_types_than_digital_river_accepts() {
         let mut types: Vec<String> = (0..45).map(|number| format!("a.{number}")).collect();
         types.insert(3, "order.*".to_owned());
         let found = filters(&types);

@@ -14,32 +14,32 @@ use crate::{
     reconciler::Reconciler, report::Report,
 };
 
-/// The pause after a failed run.
+/// Wait after a failed run.
 const RETRY_WAIT: Duration = Duration::from_secs(60);
 
-/// How long the job may be silent before the process counts as stuck, beside the time that consumers get to catch up: longer
-/// than a page may take with all attempts at it.
+/// Time without a heartbeat after which the process counts as stuck, in addition to `catch_up`; longer than a page may
+/// take with all its attempts.
 const STUCK_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// What the background job needs.
+/// Settings and connections of the background job.
 #[derive(Clone)]
 pub struct Job {
-    /// How it compares.
+    /// Settings of the comparison.
     pub config: ReconcileConfig,
-    /// Digital River.
+    /// Digital River's API.
     pub client: Client,
-    /// Where events are written.
+    /// Kafka, for writing missing events.
     pub kafka: Arc<KafkaConfig>,
-    /// Where outcomes are.
+    /// PostgreSQL, which has the outcomes.
     pub postgres: PostgresConfig,
     /// The consumers with the topics that each reads.
     pub consumers: Vec<(&'static str, Vec<String>)>,
-    /// The modes and their types.
+    /// The modes and their event types.
     pub types: Vec<(Mode, Vec<String>)>,
 }
 
 impl Job {
-    /// Compares at the configured interval until the shutdown. Failures are logged, counted and tried again.
+    /// Compares at the configured interval until the shutdown. Errors are logged, counted and retried.
     pub async fn run(self, context: Context) -> Result<(), std::convert::Infallible> {
         let Some(interval) = self.config.interval else {
             context.shutdown.soft().cancelled().await;
@@ -48,7 +48,7 @@ impl Job {
         names::describe(self.types.iter().map(|(mode, _)| *mode));
         let soft = context.shutdown.soft().clone();
         let component = context.health.register_beating("reconcile", STUCK_AFTER + self.config.catch_up);
-        // What is not compared now is compared later: the process takes work all the same.
+        // Comparisons can be delayed without harm, so the process is ready regardless.
         component.ready();
         while !soft.is_cancelled() {
             let mut wait = interval;
@@ -56,11 +56,11 @@ impl Job {
                 component.beat();
                 match self.once(&context, &component, *mode, types).await {
                     Ok(report) => succeeded(&report, context.clock.now()),
-                    // Another process does the same work.
+                    // Another process is doing the same work.
                     Err(ReconcileError::Running(_) | ReconcileError::Stopped) => {}
                     Err(error) => {
                         counter!(names::RUNS, "mode" => mode.as_str(), "result" => "error").increment(1);
-                        tracing::warn!("{mode} data could not be compared with Digital River's events: {error}");
+                        tracing::warn!("cannot compare {mode} data with Digital River's events: {error}");
                         wait = interval.min(RETRY_WAIT);
                     }
                 }
@@ -112,7 +112,7 @@ fn succeeded(report: &Report, now: DateTime<Utc>) {
     gauge!(names::COVERED, "mode" => mode).set((report.to - report.from).as_seconds_f64());
     if report.missing > 0 {
         tracing::warn!(
-            "{} events with {mode} data never came as a delivery; {} of them were fetched and written",
+            "{} events with {mode} data were never delivered; {} of them were fetched and written",
             report.missing,
             report.written
         );

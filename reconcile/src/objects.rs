@@ -1,4 +1,5 @@
-//! Compares Digital River's orders and documents with what is stored: independent of events, and not limited to 30 days.
+//! Compares Digital River's orders and documents with the stored ones: independent of events, and not limited to 30
+//! days.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -23,52 +24,52 @@ use crate::{
     store,
 };
 
-/// How often a page is asked for again that was there before.
+/// Attempts to read a page that repeats an earlier one.
 const REPETITIONS_MAX: u32 = 3;
 
-/// What a comparison of orders or documents found.
+/// Result of comparing orders or documents.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectsReport {
-    /// Whose data were compared.
+    /// Mode of the compared data.
     pub mode: Mode,
     /// `orders` or `documents`.
     pub what: &'static str,
-    /// The oldest moment that was compared.
+    /// Start of the compared range.
     pub from: DateTime<Utc>,
-    /// The first moment that was not.
+    /// End of the compared range, exclusive.
     pub to: DateTime<Utc>,
-    /// Objects that Digital River listed, counted once for each state.
+    /// Objects listed by Digital River, counted once for each state.
     pub listed: u64,
-    /// Objects that are not stored, or whose state is not.
+    /// Objects that are not stored, or not in the listed state.
     pub missing: u64,
     /// The first [`NAMED_MAX`] of them.
     pub objects: Vec<MissingObject>,
 }
 
-/// What Digital River has and is not stored.
+/// An object that Digital River has and that is not stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MissingObject {
-    /// The order's id, or the file's.
+    /// Order id or file id.
     pub id: String,
     /// The order's state, or the document's purpose.
     pub kind: &'static str,
 }
 
-/// What is compared.
+/// The kind of objects to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Objects {
-    /// Orders, by every state of [`OrderState`].
+    /// Orders, in every state of [`OrderState`].
     Orders,
     /// Invoices and credit memos.
     Documents,
 }
 
-/// Compares the objects of a mode in a stretch of time. PostgreSQL's answers are waited for as long as `answer_limit`.
+/// Compares the objects of a mode in a time range. `answer_limit` limits the wait for each answer of PostgreSQL.
 ///
 /// # Errors
-/// When a list cannot be read to its end, or PostgreSQL does not answer.
+/// When a list cannot be read completely, or PostgreSQL does not answer.
 pub async fn compare(
     client: &Client,
     (connection, answer_limit): (&mut PgConnection, Duration),

@@ -1,4 +1,4 @@
-//! What a comparison works with.
+//! Connections and settings of a comparison.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use tokio_util::sync::CancellationToken;
 /// A consumer and the topics that it reads.
 pub type Consumers = [(&'static str, Vec<String>)];
 
-/// What a comparison needs.
+/// Connections and settings of a comparison.
 pub struct Reconciler<'a> {
-    /// Digital River.
+    /// Digital River's API.
     pub client: &'a Client,
-    /// Where events are written.
+    /// Kafka, for writing missing events.
     pub kafka: &'a KafkaConfig,
     /// The consumers with the topics that each reads.
     pub consumers: &'a Consumers,
-    /// How long PostgreSQL's answer is waited for.
+    /// Longest wait for an answer of PostgreSQL.
     pub answer_limit: Duration,
-    /// What time it is.
+    /// The clock.
     pub clock: &'a dyn Clock,
-    /// When it has to stop.
+    /// Stops the comparison when cancelled.
     pub stop: &'a CancellationToken,
 }
 
 impl Reconciler<'_> {
-    /// Waits for PostgreSQL's answer, but not for ever.
+    /// Limits the wait for PostgreSQL's answer.
     pub(crate) async fn bounded<T, E: Into<riverlock_ledger::Error>>(
         &self,
         work: impl Future<Output = Result<T, E>>,

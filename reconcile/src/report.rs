@@ -1,4 +1,4 @@
-//! What a comparison found, in bounded memory.
+//! Result of a comparison, in bounded memory.
 
 use std::collections::BTreeMap;
 
@@ -7,33 +7,33 @@ use riverlock_schemas::Mode;
 use serde::Serialize;
 use uuid::Uuid;
 
-/// Most orders and most events that are named one by one.
+/// Most orders and most events that are listed individually.
 pub const NAMED_MAX: usize = 1_000;
 
-/// Most types and hours that are counted one by one.
+/// Most types and hours that are counted individually.
 const GROUPS_MAX: usize = 2_000;
 
-/// What a comparison found.
+/// Result of a comparison.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Whose data were compared.
+    /// Mode of the compared data.
     pub mode: Mode,
-    /// The types that were compared.
+    /// The compared event types.
     pub types: Vec<String>,
-    /// The oldest moment that was compared.
+    /// Start of the compared range.
     pub from: DateTime<Utc>,
-    /// The first moment that was not.
+    /// End of the compared range, exclusive.
     pub to: DateTime<Utc>,
     /// Whether missing events were written.
     pub applied: bool,
-    /// The interrupted run that this one went on with.
+    /// The interrupted run that this one resumed.
     pub resumed: Option<Uuid>,
-    /// Events that Digital River listed; those in overlaps count once for each listing.
+    /// Events listed by Digital River; those in overlaps count once for each listing.
     pub listed: u64,
-    /// Elements that are no events, or of the other mode. They are never written.
+    /// Listed elements that are not events or have the other mode. They are never written.
     pub unusable: u64,
-    /// Events that have no outcome here and were not written before.
+    /// Events that have no outcome and were not written before.
     pub missing: u64,
     /// Events that were written to the raw topics.
     pub written: u64,
@@ -43,21 +43,21 @@ pub struct Report {
     pub by_hour: BTreeMap<DateTime<Utc>, u64>,
     /// Missing events by order, for the first [`NAMED_MAX`] orders.
     pub by_order: BTreeMap<String, u64>,
-    /// The first [`NAMED_MAX`] missing events, the newest first.
+    /// The first [`NAMED_MAX`] missing events, newest first.
     pub events: Vec<MissingEvent>,
 }
 
-/// An event that never came.
+/// An event that was never delivered.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MissingEvent {
-    /// Its id.
+    /// Event id.
     pub id: String,
-    /// Its type.
+    /// Event type.
     pub event_type: String,
     /// When Digital River created it.
     pub created_time: Option<DateTime<Utc>>,
-    /// Its order.
+    /// Order id.
     pub order_id: Option<String>,
 }
 
@@ -97,7 +97,7 @@ impl Report {
     }
 }
 
-/// Counts in a group; a group beyond the limit is not made.
+/// Increments a group's count; groups beyond the limit are not created.
 fn count<K: Ord>(groups: &mut BTreeMap<K, u64>, key: K, groups_max: usize) {
     if groups.len() < groups_max || groups.contains_key(&key) {
         *groups.entry(key).or_default() += 1;

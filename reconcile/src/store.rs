@@ -1,4 +1,4 @@
-//! SQL: runs, and the events that they wrote.
+//! Queries on runs and on the events that they wrote.
 
 use std::collections::HashSet;
 
@@ -10,14 +10,14 @@ use uuid::Uuid;
 
 use crate::listing::windows::Range;
 
-/// A run that did not end.
+/// An unfinished run.
 pub(crate) struct UnfinishedRun {
     pub(crate) run_id: Uuid,
-    /// What it has compared and written.
+    /// The range that it has compared and written.
     pub(crate) done: Range,
 }
 
-/// Of the runs with these types that were started after `since` and did not end, the one that is furthest.
+/// Returns the unfinished run with these types that was started after `since` and has compared most.
 pub(crate) async fn unfinished(
     connection: &mut PgConnection,
     mode: Mode,
@@ -38,7 +38,7 @@ pub(crate) async fn unfinished(
     Ok(row.map(|row| UnfinishedRun { run_id: row.run_id, done: Range { from: row.done_from, to: row.window_end } }))
 }
 
-/// Begins a run that has compared nothing yet.
+/// Stores a new run.
 pub(crate) async fn begin(
     connection: &mut PgConnection,
     run_id: Uuid,
@@ -63,7 +63,7 @@ pub(crate) async fn begin(
     .map(drop)
 }
 
-/// How far a run is.
+/// Progress of a run.
 pub(crate) struct RunProgress {
     pub(crate) done_from: DateTime<Utc>,
     pub(crate) listed: i64,
@@ -71,7 +71,7 @@ pub(crate) struct RunProgress {
     pub(crate) written: i64,
 }
 
-/// Notes how far a run is.
+/// Stores the progress of a run.
 pub(crate) async fn reached(
     connection: &mut PgConnection,
     run_id: Uuid,
@@ -92,7 +92,7 @@ pub(crate) async fn reached(
     .map(drop)
 }
 
-/// Ends runs: this one, and the one that it went on with.
+/// Marks runs as finished: this one, and the one that it resumed.
 pub(crate) async fn finish(
     connection: &mut PgConnection,
     runs: &[Uuid],
@@ -109,7 +109,7 @@ pub(crate) async fn finish(
     .map(drop)
 }
 
-/// Which of these events were written by a run.
+/// Returns those of the events that were written by a run.
 pub(crate) async fn written(connection: &mut PgConnection, ids: &[String]) -> Result<HashSet<String>, sqlx::Error> {
     let rows = sqlx::query!(
         "-- reconciled_events_known
@@ -119,7 +119,7 @@ pub(crate) async fn written(connection: &mut PgConnection, ids: &[String]) -> Re
     Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.event_id).collect())
 }
 
-/// Remembers events that were written, with where they lie.
+/// Remembers written events with their positions.
 pub(crate) async fn remember(
     connection: &mut PgConnection,
     run_id: Uuid,
@@ -149,7 +149,7 @@ pub(crate) async fn remember(
     .map(drop)
 }
 
-/// Forgets what was written long ago: the consumers have read it.
+/// Forgets events that were written long ago, because the consumers have read them.
 pub(crate) async fn forget(connection: &mut PgConnection, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let deleted = sqlx::query!(
         "-- reconciled_events_forget
@@ -159,7 +159,7 @@ pub(crate) async fn forget(connection: &mut PgConnection, before: DateTime<Utc>)
     Ok(deleted.execute(connection).await?.rows_affected())
 }
 
-/// Which of these orders are known to have reached a state.
+/// Returns those of the orders that are known to have reached a state.
 pub(crate) async fn orders_in(
     connection: &mut PgConnection,
     mode: Mode,
@@ -179,7 +179,7 @@ pub(crate) async fn orders_in(
     Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.order_id).collect())
 }
 
-/// Which of these documents are stored. Others may be queued, or discarded: they are not there either.
+/// Returns those of the documents that are stored. Documents that are queued or discarded are not.
 pub(crate) async fn documents(
     connection: &mut PgConnection,
     mode: Mode,

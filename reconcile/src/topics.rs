@@ -1,4 +1,4 @@
-//! The raw topics: whether the consumers have read them, and writing to them.
+//! The raw topics: whether the consumers have caught up with them, and writing to them.
 
 use std::{
     collections::HashMap,
@@ -27,16 +27,16 @@ use sqlx::PgConnection;
 
 use crate::{error::ReconcileError, reconciler::Reconciler};
 
-/// How often PostgreSQL is asked how far the consumers are.
+/// Time between two checks of the consumers' offsets.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long a record may take to be written.
+/// Longest time to write a record.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Topic, partition and end.
+/// Topic, partition and end offset.
 type Ends = Vec<(String, i32, i64)>;
 
-/// Waits until the consumers have read everything that Kafka has now.
+/// Waits until the consumers have read all records that are in Kafka now.
 ///
 /// # Errors
 /// When they have not within `limit`, or Kafka or PostgreSQL does not answer.
@@ -68,7 +68,7 @@ pub(crate) async fn caught_up(
     }
 }
 
-/// Where each partition ends, for those that have records. Blocks.
+/// Returns the end offsets of the partitions that have records. Blocks.
 fn ends(kafka: &KafkaConfig, topics: &[String]) -> Result<Ends, KafkaError> {
     let consumer = ConsumerGuard::create(&kafka.consumer("reconcile"))?;
     let metadata = consumer.fetch_metadata(None, REQUEST_TIMEOUT)?;
@@ -98,11 +98,11 @@ fn records_behind(
     behind.sum()
 }
 
-/// Writes fetched events to the raw topics of their types, and returns where they lie. They carry no signature, and
-/// `origin` says where they come from.
+/// Writes fetched events to the raw topics of their types, and returns their positions. They have no signature; the
+/// header `origin` identifies them.
 ///
 /// # Errors
-/// When Kafka does not confirm one of them. Others may be written.
+/// When Kafka does not confirm one of them. Others may have been written.
 pub(crate) async fn write(
     producer: &FutureProducer,
     topics: &Topics,
@@ -134,7 +134,7 @@ async fn write_one(
     let key = record::bounded(envelope.order_id.as_deref().unwrap_or(&envelope.id));
     let wanted = FutureRecord::to(&topic).key(key.as_ref()).payload(body).headers(headers);
     let written = producer.send(wanted, WRITE_TIMEOUT).await.map_err(|(error, _)| error)?;
-    // A success without an offset is only concluded, not reported; see ingest's producer.
+    // A success without an offset is inferred, not reported; see ingest's producer.
     if written.offset < 0 {
         return Err(ReconcileError::Unconfirmed(id.into_owned()));
     }

@@ -1,4 +1,4 @@
-//! One round of each periodic job of this crate, without the wait between two rounds; see `riverlock_ledger::periodic`.
+//! Single rounds of this crate's periodic jobs, without the wait between them; see `riverlock_ledger::periodic`.
 
 use riverlock_ledger::{Error, PostgresConfig};
 use riverlock_runtime::kafka::KafkaConfig;
@@ -12,7 +12,7 @@ use crate::{
 /// The consumers with the topics that each reads.
 pub type Consumers = Vec<(&'static str, Vec<String>)>;
 
-/// Runs of the running audit that find nothing new, as one process makes them.
+/// Runs of the continuous audit that find nothing new, as in one process.
 ///
 /// # Errors
 /// When Kafka or PostgreSQL does not answer.
@@ -25,10 +25,10 @@ pub async fn audit_runs(
     running::runs(kafka, connection, consumers, rounds).await
 }
 
-/// What such a run asks and writes in PostgreSQL, without Kafka.
+/// The SQL statements of such a run, without Kafka.
 ///
 /// # Errors
-/// When PostgreSQL does not answer.
+/// When PostgreSQL fails.
 pub async fn audit_statements(
     connection: &mut PgConnection,
     consumers: &Consumers,
@@ -40,10 +40,7 @@ pub async fn audit_statements(
     Ok(())
 }
 
-/// Counts of dead letters and conflicts.
-///
-/// # Errors
-/// When PostgreSQL does not answer.
+/// Counts dead letters and conflicts.
 pub async fn letter_counts(postgres: &PostgresConfig, rounds: usize) -> Result<(), Error> {
     let mut connection = None;
     for _ in 0..rounds {

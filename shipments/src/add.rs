@@ -1,4 +1,4 @@
-//! Stores a shipment, so that it is reported.
+//! Stores shipments as reports.
 
 use chrono::{DateTime, Utc};
 use riverlock_schemas::hash::Sha256Hash;
@@ -13,25 +13,25 @@ use crate::{
 pub use crate::report::NewReport;
 pub use crate::report::Source;
 
-/// Longest idempotency key, characters.
+/// Longest idempotency key, in characters.
 pub const KEY_CHARS_MAX: usize = 200;
 
-/// Longest text of the tracking data, characters.
+/// Longest text of the tracking data, in characters.
 pub const TEXT_CHARS_MAX: usize = 500;
 
 /// A stored shipment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredReport {
-    /// Its report's id.
+    /// Id of its report.
     pub report_id: Uuid,
-    /// Whether it was stored before, under the same key.
+    /// Whether it had been stored before with the same key.
     pub repeated: bool,
 }
 
 /// Why a shipment is not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
-    /// It does not fit what is known of the order.
+    /// It does not match the order's facts.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The key is empty, too long, or has characters that are not visible ASCII.
@@ -43,23 +43,23 @@ pub enum AddError {
     /// A text of the tracking data is too long or has control characters.
     #[error("{0} must be at most {TEXT_CHARS_MAX} characters without control characters")]
     Text(&'static str),
-    /// The address for tracking is no web address.
+    /// The tracking URL is neither an HTTPS nor an HTTP URL.
     #[error("tracking_url must begin with https:// or http://")]
     Url,
-    /// PostgreSQL did not answer.
+    /// PostgreSQL failed.
     #[error("PostgreSQL: {0}")]
     Sql(#[from] sqlx::Error),
 }
 
-/// Stores a shipment, if it fits what is known of its order.
+/// Stores a shipment, after checking it against its order's facts.
 ///
 /// # Errors
-/// When it does not fit, or its key was used for something else.
+/// When it does not match the order, a text is invalid, or its key was used for another shipment.
 pub async fn add(connection: &mut PgConnection, new: &NewReport, now: DateTime<Utc>) -> Result<StoredReport, AddError> {
     check_texts(new)?;
     let content = content(new);
     let mut transaction = connection.begin().await?;
-    // Shipments of one order are stored one after the other, so that together they never exceed what is open.
+    // Shipments of one order are stored one after the other, so that in total they never exceed the open quantity.
     store::lock_order(&mut transaction, &new.order_id, new.mode).await?;
     if let Some((report_id, stored)) = store::by_key(&mut transaction, new).await? {
         transaction.rollback().await?;
@@ -98,7 +98,7 @@ fn check_texts(new: &NewReport) -> Result<(), AddError> {
     }
 }
 
-/// A hash of everything that Digital River is told, whatever the order of the lines.
+/// Hashes everything that is sent to Digital River, independent of the order of the lines.
 fn content(new: &NewReport) -> Sha256Hash {
     let mut lines: Vec<_> = new.lines.iter().map(|line| (&line.line_id, line.quantity, line.cancel_quantity)).collect();
     lines.sort();

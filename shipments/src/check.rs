@@ -1,4 +1,4 @@
-//! Whether a shipment fits what is known of its order. Pure.
+//! Checks a shipment against its order's facts. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,27 +10,27 @@ pub const LINES_MAX: usize = 1_000;
 /// Largest quantity of a line.
 const QUANTITY_MAX: i64 = 1_000_000_000;
 
-/// What is known of an order.
+/// Facts of an order that a shipment is checked against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownOrder {
     /// The order's status, for example `ready`.
     pub status: String,
     /// Whether Digital River has accepted it.
     pub accepted: bool,
-    /// The lines with their quantities, where they are known.
+    /// Ordered quantities by line, where known.
     pub lines: BTreeMap<String, Option<i64>>,
-    /// What was reported of each line, by anyone, or is about to be.
+    /// Quantities by line that were reported, by any source, or are being reported.
     pub reported: BTreeMap<String, i64>,
 }
 
-/// Why a shipment is not taken.
+/// Why a shipment is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The order is not known.
-    #[error("order {0} is not known; an order is known once one of its events has come")]
+    /// There is no such order.
+    #[error("unknown order {0}: none of its events has been processed yet")]
     UnknownOrder(String),
     /// The order is blocked or cancelled.
-    #[error("the order is {0}: nothing of it may be shipped")]
+    #[error("the order is {0} and must not be shipped")]
     Stopped(String),
     /// The order is not accepted.
     #[error("the order is {0}: Digital River has not accepted it yet")]
@@ -38,31 +38,31 @@ pub enum Refusal {
     /// No lines, or too many.
     #[error("a shipment has 1 to {LINES_MAX} lines")]
     Lines,
-    /// A line is there twice.
-    #[error("line {0} is there twice")]
+    /// A line is given twice.
+    #[error("line {0} is given twice")]
     Repeated(String),
-    /// A quantity is negative, too large, or both are 0.
+    /// A quantity is negative or too large, or both are 0.
     #[error("line {0} needs a quantity or a cancel quantity above 0")]
     Quantity(String),
     /// The order has no such line.
     #[error("the order has no line {0}")]
     UnknownLine(String),
-    /// More than is open.
-    #[error("line {line_id}: {asked} are to be shipped or cancelled, and {open} of {quantity} are open")]
+    /// More than the open quantity.
+    #[error("line {line_id}: {asked} to be shipped or cancelled, but only {open} of {quantity} are open")]
     TooMany {
-        /// The line.
+        /// Line id.
         line_id: String,
-        /// Shipped and cancelled together.
+        /// Shipped and cancelled quantity together.
         asked: i64,
-        /// What is left of it.
+        /// Open quantity.
         open: i64,
-        /// What was ordered.
+        /// Ordered quantity.
         quantity: i64,
     },
 }
 
 impl Refusal {
-    /// A stable name.
+    /// A stable name for API clients.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -81,7 +81,7 @@ impl Refusal {
 /// Checks a shipment.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first problem.
 pub fn check(known: &KnownOrder, lines: &[Line]) -> Result<(), Refusal> {
     if matches!(known.status.as_str(), "blocked" | "cancelled") {
         return Err(Refusal::Stopped(known.status.clone()));
@@ -102,7 +102,7 @@ pub fn check(known: &KnownOrder, lines: &[Line]) -> Result<(), Refusal> {
             return Err(Refusal::Quantity(line.line_id.clone()));
         }
         let quantity = known.lines.get(&line.line_id).ok_or_else(|| Refusal::UnknownLine(line.line_id.clone()))?;
-        // A line whose quantity is not known is left to Digital River to check.
+        // If the ordered quantity is unknown, Digital River has to check it.
         let Some(quantity) = *quantity else { continue };
         let open = (quantity - known.reported.get(&line.line_id).copied().unwrap_or_default()).max(0);
         let asked = line.quantity + line.cancel_quantity;
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shipment_must_fit_what_is_open() {
+    fn a_shipment_must_not_exceed_the_open_quantity() {
         let known = KnownOrder {
             status: "ready".into(),
             accepted: true,

@@ -1,4 +1,4 @@
-//! What follows from an answer, and from what is read back. Pure.
+//! Decides what to do after an answer of Digital River, and after reading back. Pure.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use riverlock_digital_river::{
     fulfillments::{Fulfillment, Line},
 };
 
-/// The pause before a report is sent again that was not executed: first and longest.
+/// First and longest wait before a report that was not executed is sent again.
 const RETRY_WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3_600));
 
-/// The pause after the key was refused: a new one needs up to ten minutes.
+/// Wait after the API key was rejected: a new key takes up to ten minutes to become valid.
 const KEY_WAIT: Duration = Duration::from_secs(300);
 
-/// How often an order that Digital River does not know is reported again: its own lag is thinkable.
+/// Attempts to report an order that Digital River does not know, in case its own systems lag.
 const NOT_FOUND_MAX: i32 = 5;
 
-/// The pauses before the fulfillments are read back. How soon one is listed is not documented.
+/// Waits before the fulfillments are read back. How soon a fulfillment is listed is not documented.
 const READ_BACK_WAITS: [Duration; 3] = [Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(300)];
 
-/// What becomes of a report.
+/// What happens to a report next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Digital River has it.
@@ -28,30 +28,31 @@ pub enum Next {
         /// The fulfillment's id.
         fulfillment_id: String,
     },
-    /// It was not executed: it is sent again after the pause.
+    /// It was not executed: send it again after the wait.
     SendAgain(Duration),
-    /// It may have been executed: the fulfillments are read back after the pause.
+    /// It may have been executed: read the fulfillments back after the wait.
     ReadBack(Duration),
-    /// Digital River does not take it.
+    /// Digital River rejects it.
     Refused,
-    /// A person has to find out whether it was executed.
+    /// It is unknown whether it was executed: an operator has to settle it.
     Unresolved,
 }
 
-/// What follows from a failed report. `attempts` counts the requests so far, this one included.
+/// Decides after a failed report. `attempts` is the number of requests so far, including this one.
 ///
-/// Source: Digital River, "Informing Digital River of a fulfillment", and the codes that its Salesforce app knows.
+/// Source: Digital River, "Informing Digital River of a fulfillment", and the error codes in its Salesforce app.
 #[must_use]
 pub fn after_report(error: &Error, attempts: i32) -> Next {
     if error.is_ambiguous() {
         return Next::ReadBack(READ_BACK_WAITS[0]);
     }
     match (error.status(), error.code()) {
-        // Finished lines may have been finished by this report, or by somebody else with other quantities.
+        // The lines may have been finished by this report, or by another source with other quantities.
         (Some(409), "order_fulfilled" | "order_complete" | "item_fulfilled" | "item_cancelled") => {
             Next::ReadBack(Duration::ZERO)
         }
-        // `order_cancelled`, `payment_authorization_failed`: do not ship. `quantity_too_large`: more than is open.
+        // `order_cancelled`, `payment_authorization_failed`: the order must not be shipped. `quantity_too_large`: more
+        // than is open.
         (Some(409), _) => Next::Refused,
         (Some(404), _) if attempts < NOT_FOUND_MAX => Next::SendAgain(backoff(attempts)),
         (Some(401 | 403), _) => Next::SendAgain(KEY_WAIT),
@@ -60,40 +61,40 @@ pub fn after_report(error: &Error, attempts: i32) -> Next {
     }
 }
 
-/// The pause before the next attempt.
+/// Returns the wait before the next attempt.
 #[must_use]
 pub fn backoff(attempts: i32) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().min(20);
     RETRY_WAITS.0.saturating_mul(1 << doublings).min(RETRY_WAITS.1)
 }
 
-/// What is known when the fulfillments of an order were read back.
+/// Input of the decision after an order's fulfillments were read back.
 #[derive(Clone, Debug)]
 pub struct ReadBack<'a> {
-    /// The report that is looked for.
+    /// Id of the report.
     pub report_id: &'a str,
-    /// Its lines.
+    /// Lines of the report.
     pub lines: &'a [Line],
     /// The order's fulfillments at Digital River.
     pub found: &'a [Fulfillment],
-    /// The ids of the order's fulfillments that belong to other reports of ours.
+    /// Ids of the order's fulfillments that belong to other reports of this install.
     pub others: &'a [String],
-    /// How often was read back since the answer was lost, this time included.
+    /// Number of times the fulfillments were read back since the answer was lost, including this one.
     pub read_backs: i32,
-    /// Whether Digital River refused the report because lines are finished, so that sending it again is no use.
+    /// Whether Digital River rejected the report because lines are finished, so that sending it again is useless.
     pub refused: bool,
-    /// Whether it was sent before the request that was refused, with an answer that was lost.
+    /// Whether it was sent before the rejected request, and that answer was lost.
     pub sent_before: bool,
 }
 
-/// What follows from what was read back.
+/// Decides after reading back.
 #[must_use]
 pub fn after_read_back(read: &ReadBack<'_>) -> Next {
     let own = read.found.iter().find(|fulfillment| fulfillment.report_id.as_deref() == Some(read.report_id));
     if let Some(own) = own {
         return Next::Reported { fulfillment_id: own.id.clone() };
     }
-    // Should metadata not come back, a fulfillment of nobody with the same lines may be this one.
+    // If Digital River does not return metadata, an unattributed fulfillment with the same lines may be this report.
     let sorted = |lines: &[Line]| {
         let mut lines: Vec<Line> = lines.to_vec();
         lines.sort();
@@ -107,7 +108,7 @@ pub fn after_read_back(read: &ReadBack<'_>) -> Next {
     if read.refused {
         return if alike && read.sent_before { Next::Unresolved } else { Next::Refused };
     }
-    // Listed late, perhaps: it is looked for several times before it counts as not executed.
+    // A fulfillment may be listed late: the report counts as not executed only after several reads.
     let read_backs = usize::try_from(read.read_backs).unwrap_or_default();
     if let Some(wait) = READ_BACK_WAITS.get(read_backs) {
         return Next::ReadBack(*wait);
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_has_its_outcome() {
+    fn every_answer_leads_to_its_decision() {
         let read_back = Next::ReadBack(READ_BACK_WAITS[0]);
         for (error, expected) in [
             (status(500, "unknown_error"), read_back.clone()),
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_report_is_found_sent_again_or_left_to_a_person() {
+    fn a_lost_report_is_found_or_sent_again_or_left_to_an_operator() {
         let lines = [Line { line_id: "a".into(), quantity: 1, cancel_quantity: 0 }];
         let fulfillment = |id: &str, report_id: Option<&str>| Fulfillment {
             id: id.into(),

@@ -1,4 +1,4 @@
-//! Names of this crate's metrics.
+//! Metrics of this crate.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
@@ -7,13 +7,13 @@ pub const REPORTS: &str = "riverlock_shipment_reports";
 /// Requests about reports, by operation and result.
 pub const REQUESTS: &str = "riverlock_shipment_requests_total";
 
-/// The states that reports are counted by.
+/// The states in which reports are counted.
 pub const STATES: [&str; 5] = ["waiting", "sending", "unknown", "refused", "unresolved"];
 
-/// Describes the metrics and makes them start at 0.
+/// Describes the metrics and sets them to 0.
 pub fn describe() {
-    describe_gauge!(REPORTS, "Shipments that are not reported to Digital River, by state");
-    describe_counter!(REQUESTS, "Requests about shipments to Digital River, by operation and result");
+    describe_gauge!(REPORTS, "Shipments that are not reported to Digital River yet, by state");
+    describe_counter!(REQUESTS, "Requests to Digital River about shipments, by operation and result");
     for state in STATES {
         gauge!(REPORTS, "state" => state).set(0.0);
     }

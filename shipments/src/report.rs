@@ -1,44 +1,44 @@
-//! A shipment that is to be reported.
+//! Input for storing a shipment.
 
 use riverlock_digital_river::fulfillments::Line;
 use riverlock_schemas::Mode;
 
-/// A shipment to be stored.
+/// A shipment to store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewReport {
-    /// The order.
+    /// Order id.
     pub order_id: String,
-    /// Whose data.
+    /// Mode of the order.
     pub mode: Mode,
-    /// The caller's key: the same key with the same content is the same report.
+    /// The caller's idempotency key: the same key with the same content is the same report.
     pub idempotency_key: String,
-    /// What is shipped or cancelled.
+    /// The quantities that are shipped or cancelled.
     pub lines: Vec<Line>,
-    /// The carrier.
+    /// Name of the carrier.
     pub tracking_company: Option<String>,
-    /// The carrier's number of the shipment.
+    /// The carrier's tracking number.
     pub tracking_number: Option<String>,
-    /// Where the shipment can be followed.
+    /// URL for tracking.
     pub tracking_url: Option<String>,
-    /// Who brings it.
+    /// Where the shipment comes from.
     pub source: Source,
-    /// The person or program.
+    /// The operator or client that created it.
     pub created_by: String,
 }
 
-/// Who brings a shipment.
+/// Where a shipment comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The order API.
     Api,
     /// The command line.
     Cli,
-    /// The topic of shipments.
+    /// The Kafka topic of shipments.
     Kafka,
 }
 
 impl Source {
-    /// As in the table.
+    /// The name used in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

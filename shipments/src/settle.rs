@@ -1,25 +1,25 @@
-//! What a person decides about reports that Digital River refused, or that cannot be resolved.
+//! Decisions of operators about reports that Digital River rejected or that are unresolved.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// What is decided.
+/// An operator's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Digital River has it, as this fulfillment.
+    /// Digital River has the report, as this fulfillment.
     Reported {
         /// The fulfillment's id.
         fulfillment_id: String,
     },
-    /// Digital River does not have it: it is sent again.
+    /// Digital River does not have it: send it again.
     SendAgain,
-    /// It is not to be reported.
+    /// Do not report it.
     Withdrawn,
 }
 
 impl Decision {
-    /// The state that a report gets.
+    /// The report's state after the decision.
     #[must_use]
     pub fn state(&self) -> &'static str {
         match self {
@@ -29,18 +29,16 @@ impl Decision {
         }
     }
 
-    /// Whether this may be decided about a report in `state`: it is refused or unresolved, or waits and is withdrawn.
+    /// Whether the decision is possible for a report in `state`: any for `refused` and `unresolved`, only withdrawal
+    /// for `waiting`.
     #[must_use]
     pub fn fits(&self, state: &str) -> bool {
         matches!(state, "refused" | "unresolved") || (state == "waiting" && *self == Self::Withdrawn)
     }
 }
 
-/// Carries out a decision about a refused or unresolved report, or withdraws one that waits. Says whether the report was in such
-/// a state.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Applies a decision to a refused or unresolved report, or withdraws a waiting one. Returns whether the report was in
+/// such a state.
 pub async fn settle(
     connection: &mut PgConnection,
     report_id: Uuid,

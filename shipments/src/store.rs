@@ -1,4 +1,4 @@
-//! SQL: reports, their lines and their requests.
+//! Queries on reports, their lines and their requests.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use crate::{check::KnownOrder, report::NewReport};
 
-/// Longest text that is logged about a request, characters.
+/// Longest result of a request that is logged, in characters.
 const RESULT_CHARS_MAX: usize = 1_000;
 
-/// Makes transactions that store shipments of one order of this installation follow each other.
+/// Takes a lock until the end of the transaction, so that shipments of one order of this install are stored one after
+/// the other.
 pub(crate) async fn lock_order(connection: &mut PgConnection, order_id: &str, mode: Mode) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "-- shipment_order_lock
@@ -27,7 +28,7 @@ pub(crate) async fn lock_order(connection: &mut PgConnection, order_id: &str, mo
     .map(drop)
 }
 
-/// The report with this key, and the hash of its content.
+/// Returns the report with this key, and the hash of its content.
 pub(crate) async fn by_key(
     connection: &mut PgConnection,
     new: &NewReport,
@@ -43,7 +44,7 @@ pub(crate) async fn by_key(
     Ok(row.fetch_optional(connection).await?.map(|row| (row.report_id, row.content_sha256)))
 }
 
-/// What is known of an order; `None` if it is not known.
+/// Returns the facts of an order; `None` if there is no such order.
 pub(crate) async fn known(
     connection: &mut PgConnection,
     order_id: &str,
@@ -63,7 +64,7 @@ pub(crate) async fn known(
         mode.is_live()
     );
     let lines = lines.fetch_all(&mut *connection).await?.into_iter().map(|row| (row.line_id, row.quantity));
-    // Fulfillments of our own reports come back as events and count once.
+    // Fulfillments of this install's own reports also arrive as events and are counted once.
     let reported = sqlx::query!(
         r#"-- shipment_order_reported
            SELECT line_id AS "line_id!", sum(quantity)::bigint AS "quantity!" FROM (
@@ -88,7 +89,7 @@ pub(crate) async fn known(
     }))
 }
 
-/// Stores a report that waits to be sent.
+/// Stores a report in the state `waiting`.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     report_id: Uuid,
@@ -132,7 +133,7 @@ pub(crate) async fn insert(
     .map(drop)
 }
 
-/// A report that a worker has.
+/// A report that is leased to a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct LeasedReport {
     pub(crate) report: Report,
@@ -141,16 +142,16 @@ pub(crate) struct LeasedReport {
     pub(crate) lease_id: Uuid,
     /// Whether it is to be sent; otherwise the fulfillments are read back.
     pub(crate) to_send: bool,
-    /// Requests that were sent, the one that follows included.
+    /// Number of reporting requests, including the next one.
     pub(crate) attempts: i32,
-    /// Times that were read back, the one that follows included.
+    /// Number of times the fulfillments were read back, including the next one.
     pub(crate) read_backs: i32,
-    /// Digital River's code when it refused lines that are finished.
+    /// Digital River's code when it rejected the report because lines are finished.
     pub(crate) last_code: Option<String>,
 }
 
-/// Takes the report that has been due for longest, of one of these modes. A report that waits becomes `sending` before anything
-/// is sent, so that a worker that dies leaves a report that is read back. None is taken of an order that has another in flight.
+/// Leases the report that has been due longest, of one of these modes. A waiting report becomes `sending` before the
+/// request, so that it is read back if the worker crashes. Orders with another report in flight are skipped.
 pub(crate) async fn lease(
     connection: &mut PgConnection,
     live_modes: &[bool],
@@ -206,7 +207,7 @@ pub(crate) async fn lease(
     }))
 }
 
-/// A report's lines, by id.
+/// Returns a report's lines by id.
 pub(crate) async fn lines(connection: &mut PgConnection, report_id: Uuid) -> Result<Vec<Line>, sqlx::Error> {
     let rows = sqlx::query!(
         "-- shipment_report_lines_of
@@ -218,7 +219,7 @@ pub(crate) async fn lines(connection: &mut PgConnection, report_id: Uuid) -> Res
     Ok(rows.map(|row| line((row.line_id, row.quantity, row.cancel_quantity))).collect())
 }
 
-/// The fulfillments of the order's other reports.
+/// Returns the fulfillments of the order's other reports.
 pub(crate) async fn fulfillments_of_others(
     connection: &mut PgConnection,
     leased: &LeasedReport,
@@ -234,7 +235,7 @@ pub(crate) async fn fulfillments_of_others(
     Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.fulfillment_id).collect())
 }
 
-/// What a report becomes.
+/// The new state of a report.
 #[derive(Clone, Debug)]
 pub(crate) struct End<'a> {
     pub(crate) state: &'static str,
@@ -244,7 +245,7 @@ pub(crate) struct End<'a> {
     pub(crate) error: Option<&'a str>,
 }
 
-/// Writes down what a report becomes; says whether the worker still had it.
+/// Stores the new state of a report; returns whether the worker still held the lease.
 pub(crate) async fn end(
     connection: &mut PgConnection,
     leased: &LeasedReport,
@@ -289,7 +290,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Logs a request.
+/// Adds a request to the log.
 pub(crate) async fn log(
     connection: &mut PgConnection,
     report_id: Uuid,
@@ -313,7 +314,7 @@ pub(crate) async fn log(
     .map(drop)
 }
 
-/// How many reports are in which state, but those that ended well.
+/// Counts reports by state, except reported and withdrawn ones.
 pub(crate) async fn counts(connection: &mut PgConnection) -> Result<Vec<(String, i64)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"-- shipment_reports_count

@@ -1,4 +1,4 @@
-//! Reports, as people and programs see them.
+//! Read model of shipment reports for the CLI and API.
 
 use chrono::{DateTime, Utc};
 use riverlock_schemas::Mode;
@@ -42,17 +42,17 @@ impl ReportView {
     }
 }
 
-/// What a report says of a line.
+/// A line of a report.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct LineView {
     pub line_id: String,
     pub quantity: i64,
     pub cancel_quantity: i64,
 }
 
-/// A request about a report.
+/// A request that was sent about a report.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the columns of shipment_report_requests are described in the migration")]
@@ -64,10 +64,7 @@ pub struct RequestView {
     pub result: String,
 }
 
-/// Reports, the newest first: of an order, in a state, or all; those that come after the report `after`.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns reports, newest first: of an order, in a state, or all; starting after the report `after`.
 pub async fn list(
     connection: &mut PgConnection,
     order_id: Option<&str>,
@@ -95,10 +92,7 @@ pub async fn list(
     .await
 }
 
-/// A report with its lines and requests; `None` if there is none.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns a report with its lines and requests; `None` if there is none.
 pub async fn show(
     connection: &mut PgConnection,
     report_id: Uuid,

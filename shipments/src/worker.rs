@@ -1,4 +1,4 @@
-//! Sends the reports that are due, one after the other.
+//! Sends the due reports, one after the other.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -15,34 +15,31 @@ use crate::{
     store::{self, End, LeasedReport, Request},
 };
 
-/// How long a report belongs to the worker that took it. Longer than a request may take with all its attempts and waits, so
-/// that no other worker reads back while the request is still on its way.
+/// How long a report is leased to a worker. Longer than a request may take with all attempts and waits, so that no
+/// other worker reads back while the request is in flight.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
 
-/// How long nothing is looked for when nothing was due.
+/// Wait before looking for due reports again when there was none.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long after an error of PostgreSQL.
-const TROUBLE: Duration = Duration::from_secs(5);
+/// Wait after an error of PostgreSQL.
+const ERROR_WAIT: Duration = Duration::from_secs(5);
 
-/// How often the reports are counted.
+/// Time between two counts of the reports.
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How long the worker may be silent before the process counts as stuck: longer than a report may take.
+/// Time without a heartbeat after which the process counts as stuck; longer than a report may take.
 const STUCK_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// Longest text of an error that is stored, characters.
+/// Longest error text that is stored, in characters.
 const ERROR_CHARS_MAX: usize = 1_000;
 
-/// Sends due reports until the shutdown.
-///
-/// # Errors
-/// Never: trouble is logged and waited out.
+/// Sends due reports until the shutdown. Errors are logged and retried; it never returns an error.
 pub async fn run(client: Client, postgres: PostgresConfig, context: Context) -> Result<(), Infallible> {
     names::describe();
     let soft = context.shutdown.soft().clone();
     let component = context.health.register_beating("shipments", STUCK_AFTER);
-    // What is not reported now is reported later: the process takes work all the same.
+    // Reports can be delayed without harm, so the process is ready regardless.
     component.ready();
     let worker = Worker { client, postgres, context };
     let (mut connection, mut counted) = (None, None::<std::time::Instant>);
@@ -52,9 +49,9 @@ pub async fn run(client: Client, postgres: PostgresConfig, context: Context) -> 
             Ok(true) => continue,
             Ok(false) => IDLE,
             Err(error) => {
-                tracing::warn!("shipments are not reported at the moment: {error}");
+                tracing::warn!("cannot report shipments: {error}");
                 connection = None;
-                TROUBLE
+                ERROR_WAIT
             }
         };
         component.rest(wait, &soft).await;
@@ -62,7 +59,6 @@ pub async fn run(client: Client, postgres: PostgresConfig, context: Context) -> 
     Ok(())
 }
 
-/// What a worker works with.
 struct Worker {
     client: Client,
     postgres: PostgresConfig,
@@ -70,12 +66,12 @@ struct Worker {
 }
 
 impl Worker {
-    /// Waits for PostgreSQL's answer, but not for ever.
+    /// Limits the wait for PostgreSQL's answer.
     async fn bounded<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, LedgerError> {
         bounded(self.postgres.answer_limit(), async { Ok(work.await?) }).await
     }
 
-    /// Deals with one due report. Says whether there was one.
+    /// Processes one due report. Returns whether there was one.
     async fn step(
         &self,
         connection: &mut Option<PgConnection>,
@@ -96,7 +92,7 @@ impl Worker {
         let modes: Vec<bool> = self.client.modes().map(riverlock_schemas::Mode::is_live).collect();
         let now = self.context.clock.now();
         let leased = match self.bounded(store::lease(connection, &modes, now, now + LEASE)).await {
-            // Another worker took another report of the order in the same moment.
+            // Another worker leased another report of the order concurrently.
             Err(LedgerError::Sql(sqlx::Error::Database(error))) if error.is_unique_violation() => return Ok(true),
             leased => leased?,
         };
@@ -178,7 +174,8 @@ impl Worker {
     ) -> Result<(), LedgerError> {
         let later = |wait: Duration| now + TimeDelta::from_std(wait).unwrap_or(TimeDelta::zero());
         let text = error.map(|error| error.to_string().chars().take(ERROR_CHARS_MAX).collect::<String>());
-        // The code of a refusal stays with the report until it was read back; a report that is sent again has none.
+        // The code of a rejection stays with the report until it is read back; it is cleared when the report is sent
+        // again.
         let conflict = error.filter(|error| error.status() == Some(409)).map(Error::code);
         let code = conflict.or_else(|| leased.last_code.as_deref().filter(|_| !matches!(next, Next::SendAgain(_))));
         let (state, at) = match &next {
@@ -196,15 +193,17 @@ impl Worker {
         let kept = self.bounded(store::end(connection, leased, &end, now)).await?;
         let (report_id, order_id) = (leased.report_id, &leased.report.order_id);
         match state {
-            _ if !kept => tracing::warn!("shipment report {report_id}: its lease had passed on; nothing was changed"),
-            "reported" => tracing::info!("shipment report {report_id} of order {order_id} is reported"),
+            _ if !kept => tracing::warn!(
+                "shipment report {report_id}: the lease had expired and was taken over; nothing was changed"
+            ),
+            "reported" => tracing::info!("shipment report {report_id} of order {order_id} was reported"),
             "refused" => tracing::error!(
-                "shipment report {report_id} of order {order_id} is refused: {}",
+                "shipment report {report_id} of order {order_id} was rejected: {}",
                 text.as_deref().or(code).unwrap_or_default()
             ),
             "unresolved" => tracing::error!(
-                "shipment report {report_id} of order {order_id}: whether Digital River has it cannot be told; \
-                 `riverlock shipments settle` decides"
+                "shipment report {report_id} of order {order_id}: it is unknown whether Digital River has it; \
+                 use `riverlock shipments settle`"
             ),
             _ => {}
         }
@@ -212,13 +211,13 @@ impl Worker {
     }
 }
 
-/// What follows, in a word.
+/// Describes a decision in the log of requests.
 fn name(next: &Next) -> &'static str {
     match next {
         Next::Reported { .. } => "this report is among them",
         Next::SendAgain(_) => "this report is not among them and is sent again",
         Next::ReadBack(_) => "this report is not among them yet",
-        Next::Refused => "this report is not among them and was refused",
+        Next::Refused => "this report is not among them and was rejected",
         Next::Unresolved => "one of them may be this report",
     }
 }

@@ -1,4 +1,4 @@
-//! What the polling thread, the workers and librdkafka's callbacks share.
+//! State shared by the polling thread, the workers and librdkafka's callbacks.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,12 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Record, batch, consumer::sequence::Sequence, metrics as names, store::Partition, store::Positions};
 
-/// How long a revoked partition's batches may take to end before the partition is given away all the same.
+/// How long batches of a revoked partition may take to finish before the partition is released regardless.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
-/// Shortest and longest wait before PostgreSQL is asked again for offsets.
+/// Shortest and longest wait before PostgreSQL is asked for offsets again.
 const OFFSETS_RETRY: Range<Duration> = Duration::from_millis(250)..Duration::from_secs(5);
 
-/// Records on their way to one worker.
+/// Records that are collected for one worker.
 #[derive(Default)]
 pub(crate) struct Buffer {
     pub(crate) records: Vec<Record>,
@@ -37,10 +37,10 @@ pub(crate) struct Buffer {
     pub(crate) since: Option<Instant>,
 }
 
-/// What a worker is given.
+/// Records for one transaction of a worker.
 pub(crate) struct Batch {
     pub(crate) records: Vec<Record>,
-    /// Where the consumer stood before it, in the partitions of these records.
+    /// The consumer's offsets before these records, in their partitions.
     pub(crate) before: Positions,
 }
 
@@ -48,38 +48,38 @@ pub(crate) struct Batch {
 pub(crate) struct AssignmentState {
     /// One per worker.
     pub(crate) buffers: Vec<Buffer>,
-    /// Where the next batch of each partition that this process reads begins.
+    /// Where the next batch of each assigned partition begins.
     positions: Positions,
-    /// Up to where PostgreSQL has said that it has those partitions.
+    /// Offsets that PostgreSQL has confirmed for the assigned partitions.
     confirmed: HashMap<Partition, i64>,
-    /// Which record of each partition comes next.
+    /// The next expected record of each partition.
     pub(crate) sequence: Sequence,
-    /// Those of them that Kafka has been told to send nothing of.
+    /// Assigned partitions whose fetching is paused.
     paused: HashSet<Partition>,
-    /// Batches per partition that a worker has and has not finished.
+    /// Batches that a worker has not finished, per partition.
     in_flight: HashMap<Partition, usize>,
-    /// Offsets that PostgreSQL has and Kafka has not been told.
+    /// Offsets that are stored in PostgreSQL and not committed to Kafka yet.
     uncommitted: HashMap<Partition, i64>,
 }
 
 impl AssignmentState {
-    /// Whether this process reads the partition.
+    /// Whether the partition is assigned to this process.
     pub(crate) fn reads(&self, partition: Partition) -> bool {
         self.positions.contains_key(&partition)
     }
 
-    /// The worker that a partition's records go to.
+    /// The worker of a partition.
     pub(crate) fn worker_of(&self, partition: Partition) -> usize {
         usize::try_from(partition.1).unwrap_or_default() % self.buffers.len()
     }
 
-    /// Whether a worker has nothing to do although it has partitions to read.
-    pub(crate) fn starves(&self, worker: usize) -> bool {
+    /// Whether a worker has nothing to do although it has partitions.
+    pub(crate) fn is_starved(&self, worker: usize) -> bool {
         let own = |partition: &Partition| self.worker_of(*partition) == worker;
         self.buffers[worker].records.is_empty() && self.positions.keys().any(own) && !self.in_flight.keys().any(own)
     }
 
-    /// Takes what a worker's buffer holds as its next batch.
+    /// Takes the records of a worker's buffer as its next batch.
     pub(crate) fn take_batch(&mut self, worker: usize) -> Batch {
         let records = std::mem::take(&mut self.buffers[worker]).records;
         let mut before = Positions::new();
@@ -91,18 +91,18 @@ impl AssignmentState {
     }
 }
 
-/// Shared state; the lock is held for moments only, and never while Kafka or PostgreSQL is asked.
+/// Shared state. The lock is held only briefly, and never during requests to Kafka or PostgreSQL.
 pub(crate) struct Assignment {
     state: Mutex<AssignmentState>,
     finished: Condvar,
-    /// Topics by number and numbers by topic.
+    /// Topics by number, and numbers by topic.
     pub(crate) names: HashMap<i16, Arc<str>>,
     pub(crate) ids: HashMap<String, i16>,
-    /// Whether the database was found to lack what it once had.
-    went_back: AtomicBool,
-    /// When Kafka last refused what a consumer needs, and nothing has shown since that it does not any more.
-    trouble: Mutex<Option<Instant>>,
-    /// Ends the session: the process ends, or everything is read again from where the database stands.
+    /// Whether the database regressed.
+    regressed: AtomicBool,
+    /// When Kafka last rejected a read, unless reading has succeeded since.
+    read_error_at: Mutex<Option<Instant>>,
+    /// Ends the session: at shutdown, or to read again from the database's offsets.
     pub(crate) end: CancellationToken,
 }
 
@@ -118,54 +118,55 @@ impl Assignment {
             finished: Condvar::new(),
             names,
             ids,
-            went_back: AtomicBool::new(false),
-            trouble: Mutex::new(None),
+            regressed: AtomicBool::new(false),
+            read_error_at: Mutex::new(None),
             end,
         }
     }
 
-    /// Kafka refuses what the consumer needs: a right, a topic.
-    pub(crate) fn trouble(&self) {
-        *self.trouble.lock().expect("no code panics while it holds the time") = Some(Instant::now());
+    /// Records that Kafka rejects reading: a permission or a topic is missing.
+    pub(crate) fn note_read_error(&self) {
+        *self.read_error_at.lock().expect("no code panics while it holds the time") = Some(Instant::now());
     }
 
-    /// Kafka gives what it refused.
-    pub(crate) fn trouble_passed(&self) {
-        *self.trouble.lock().expect("no code panics while it holds the time") = None;
+    /// Records that reading has succeeded.
+    pub(crate) fn clear_read_error(&self) {
+        *self.read_error_at.lock().expect("no code panics while it holds the time") = None;
     }
 
-    /// Since when Kafka has refused what the consumer needs.
-    pub(crate) fn trouble_since(&self) -> Option<Instant> {
-        *self.trouble.lock().expect("no code panics while it holds the time")
+    /// Since when Kafka has rejected reading.
+    pub(crate) fn read_error_since(&self) -> Option<Instant> {
+        *self.read_error_at.lock().expect("no code panics while it holds the time")
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, AssignmentState> {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
-    /// Ends the session because the database lacks what it once had.
-    pub(crate) fn go_back(&self) {
-        self.went_back.store(true, Ordering::Relaxed);
+    /// Ends the session because the database regressed.
+    pub(crate) fn mark_regressed(&self) {
+        self.regressed.store(true, Ordering::Relaxed);
         self.end.cancel();
     }
 
-    /// Whether the session ended, or ends, because the database lacks what it once had.
-    pub(crate) fn went_back(&self) -> bool {
-        self.went_back.load(Ordering::Relaxed)
+    /// Whether the session ends because the database regressed.
+    pub(crate) fn has_regressed(&self) -> bool {
+        self.regressed.load(Ordering::Relaxed)
     }
 
-    /// Up to where PostgreSQL has said that it has each partition that this process reads.
+    /// The offsets that PostgreSQL has confirmed for the assigned partitions.
     pub(crate) fn confirmed(&self) -> HashMap<Partition, i64> {
         self.lock().confirmed.clone()
     }
 
-    /// The partitions that this process reads, and up to where PostgreSQL has them, where that is known.
+    /// The assigned partitions, and the offsets that PostgreSQL has confirmed.
     pub(crate) fn reading(&self) -> Vec<(Partition, Option<i64>)> {
         let state = self.lock();
         state.positions.keys().map(|partition| (*partition, state.confirmed.get(partition).copied())).collect()
     }
 
-    /// A worker is done with a batch that ended at these offsets; `stored` says whether PostgreSQL has it.
+    /// Records that a worker has finished a batch that ended at these offsets; `stored` tells whether PostgreSQL has
+    /// it.
     pub(crate) fn end(&self, next_offsets: &HashMap<Partition, i64>, stored: bool) {
         let mut state = self.lock();
         for (partition, next) in next_offsets {
@@ -184,7 +185,7 @@ impl Assignment {
         self.finished.notify_all();
     }
 
-    /// This process reads the partition from `next` on.
+    /// Starts an assigned partition at `next`.
     pub(crate) fn start(&self, partition: Partition, next: Option<i64>) {
         let mut state = self.lock();
         state.positions.insert(partition, next);
@@ -192,7 +193,7 @@ impl Assignment {
         state.sequence.start(partition, next);
     }
 
-    /// This process does not read the partitions any more; what is only buffered of them is dropped.
+    /// Ends revoked partitions; their buffered records are dropped.
     fn stop(&self, partitions: &HashSet<Partition>) {
         let mut state = self.lock();
         for buffer in &mut state.buffers {
@@ -205,13 +206,13 @@ impl Assignment {
         state.paused.retain(|partition| !partitions.contains(partition));
     }
 
-    /// How many partitions this process reads. librdkafka is not asked: a question that reaches it while it closes the consumer
-    /// may be thrown away, and whoever asked waits for ever.
+    /// Number of assigned partitions. librdkafka is not asked: it may drop a request that arrives while it closes the
+    /// consumer, and the caller would wait forever.
     fn assigned(&self) -> usize {
         self.lock().positions.len()
     }
 
-    /// Stops reading the partitions of a worker for a while: those that are not paused yet. A rebalance may have brought some.
+    /// Pauses those partitions of a worker that are not paused yet; a rebalance may have assigned some.
     pub(crate) fn pause<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, worker: usize) -> KafkaResult<()> {
         let mut state = self.lock();
         let reading: HashSet<Partition> = state
@@ -225,7 +226,7 @@ impl Assignment {
         if reading.is_empty() { Ok(()) } else { consumer.pause(&self.list(reading)) }
     }
 
-    /// Goes on reading the partitions of a worker that are paused.
+    /// Resumes the paused partitions of a worker.
     pub(crate) fn resume<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, worker: usize) -> KafkaResult<()> {
         let mut state = self.lock();
         let paused: HashSet<Partition> =
@@ -258,8 +259,8 @@ impl Assignment {
         list.elements().iter().filter_map(|element| Some((known(element.topic())?, element.partition()))).collect()
     }
 
-    /// Tells Kafka how far PostgreSQL is, for the sake of those who watch the lag. `only` limits it to some partitions. The
-    /// answer is not waited for: librdkafka sends it ahead of whatever comes next, and would wait for a lost one for ever.
+    /// Commits the offsets to Kafka, for tools that monitor the lag. `only` restricts it to some partitions.
+    /// Asynchronous: librdkafka sends the commit before anything else, but would wait forever for a lost answer.
     pub(crate) fn commit<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>, only: Option<&HashSet<Partition>>) {
         let mut list = TopicPartitionList::new();
         let mut state = self.lock();
@@ -268,7 +269,7 @@ impl Assignment {
             if !wanted(partition) {
                 return true;
             }
-            // A name that is in `uncommitted` came from a record of that topic.
+            // A name in `uncommitted` came from a record of that topic.
             let added = list.add_partition_offset(&self.names[&partition.0], partition.1, Offset::Offset(*next));
             added.is_err()
         });
@@ -276,12 +277,12 @@ impl Assignment {
         if list.count() > 0
             && let Err(error) = consumer.commit(&list, CommitMode::Async)
         {
-            tracing::debug!(%error, "offsets were not committed to Kafka, which only shows in its lag: {error}");
+            tracing::debug!(%error, "cannot commit offsets to Kafka, which affects only its lag: {error}");
         }
     }
 }
 
-/// Loads where the consumer stands. Called on the polling thread.
+/// Loads the consumer's offsets. Called on the polling thread.
 pub(crate) type LoadOffsets = Box<dyn Fn() -> Result<HashMap<Partition, i64>, crate::Error> + Send + Sync>;
 
 /// librdkafka's callbacks. All of them run inside `poll`, on the polling thread.
@@ -293,7 +294,7 @@ pub(crate) struct Callbacks {
 }
 
 impl Callbacks {
-    /// Starts the partitions where PostgreSQL says, whatever Kafka remembers.
+    /// Starts the partitions at PostgreSQL's offsets, regardless of those committed to Kafka.
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
         let mut backoff = Backoff::new(OFFSETS_RETRY);
         let offsets = loop {
@@ -303,16 +304,16 @@ impl Callbacks {
                 Err(error) => {
                     tracing::warn!(%error, "{} cannot start partitions without its offsets: {error}", self.consumer);
                     self.component.not_ready(error.to_string());
-                    // It waits for PostgreSQL; a new process would wait for it as well.
+                    // The thread waits for PostgreSQL and is not stuck; restarting would not help.
                     self.component.beat();
                     std::thread::sleep(backoff.next_wait());
                 }
             }
         };
         self.component.ready();
-        // librdkafka remembers that a partition was paused when it was given away, and would never read it again.
+        // librdkafka remembers that a partition was paused when it was revoked, and would never read it again.
         if let Err(error) = consumer.resume(&self.shared.list(self.shared.partitions(list))) {
-            tracing::error!(%error, "{} could not go on reading its partitions: {error}", self.consumer);
+            tracing::error!(%error, "{} could not resume its partitions: {error}", self.consumer);
         }
         let places: Vec<(String, i32)> =
             list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect();
@@ -326,34 +327,35 @@ impl Callbacks {
             }
         }
         if let Err(error) = consumer.incremental_assign(list) {
-            tracing::error!(%error, "{} could not take its partitions: {error}", self.consumer);
+            tracing::error!(%error, "{} could not assign its partitions: {error}", self.consumer);
         }
     }
 
-    /// Ends the partitions: what is only buffered is dropped, what a worker has is waited for.
+    /// Ends the partitions: buffered records are dropped, batches in flight are waited for.
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         let partitions = self.shared.partitions(list);
         self.shared.stop(&partitions);
         if !self.shared.wait_idle(Some(&partitions), REVOKE_WAIT) {
-            tracing::warn!("{} gives partitions away while it still works on them; nothing is lost", self.consumer);
+            tracing::warn!("{} releases partitions while batches are in flight; nothing is lost", self.consumer);
         }
         if !consumer.assignment_lost() {
             self.shared.commit(consumer, Some(&partitions));
         }
         if let Err(error) = consumer.incremental_unassign(list) {
-            tracing::error!(%error, "{} could not give its partitions away: {error}", self.consumer);
+            tracing::error!(%error, "{} could not release its partitions: {error}", self.consumer);
         }
     }
 }
 
-/// The facility of librdkafka's warning that a broker belongs to another cluster than the client knew.
+/// Facility of librdkafka's warning that a broker belongs to another cluster than the client was connected to.
 const OTHER_CLUSTER: &str = "CLUSTERID";
 
 impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
         if fac == OTHER_CLUSTER {
-            // Offsets mean nothing there. The next session begins only on the cluster that the database belongs to.
-            self.shared.go_back();
+            // The offsets are meaningless there. The next session begins only on the cluster that the database belongs
+            // to.
+            self.shared.mark_regressed();
         }
         DefaultClientContext.log(level, fac, log_message);
     }
@@ -368,7 +370,7 @@ impl ConsumerContext for Callbacks {
         let kind = match error {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 self.assign(consumer, list);
-                self.shared.trouble_passed();
+                self.shared.clear_read_error();
                 "assign"
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
@@ -389,7 +391,7 @@ impl ConsumerContext for Callbacks {
 
     fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
         if let Err(error) = result {
-            tracing::debug!(%error, "offsets were not committed to Kafka, which only shows in its lag: {error}");
+            tracing::debug!(%error, "cannot commit offsets to Kafka, which affects only its lag: {error}");
         }
     }
 }
@@ -403,13 +405,13 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_starves_when_it_has_partitions_and_nothing_of_them() {
+    fn a_worker_is_starved_if_it_has_partitions_but_no_records() {
         let mut state = state(2);
         state.positions.extend([((1, 0), Some(0)), ((1, 1), Some(0))]);
-        assert!(state.starves(0) && state.starves(1));
+        assert!(state.is_starved(0) && state.is_starved(1));
         state.in_flight.insert((1, 1), 1);
-        assert!(state.starves(0) && !state.starves(1));
+        assert!(state.is_starved(0) && !state.is_starved(1));
         state.positions.remove(&(1, 0));
-        assert!(!state.starves(0), "it has no partition");
+        assert!(!state.is_starved(0), "it has no partition");
     }
 }

@@ -1,38 +1,38 @@
-//! Why a consumer cannot go on.
+//! Errors that end a consumer.
 
 use rdkafka::error::KafkaError;
 
 use crate::postgres::cluster::ClusterError;
 
-/// The consumer cannot go on.
+/// The consumer cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumerError {
-    /// The client could not be made, or is broken for good.
+    /// The client could not be created, or has failed permanently.
     #[error("{consumer}: Kafka")]
     Kafka {
-        /// Which consumer.
+        /// The consumer.
         consumer: &'static str,
-        /// What Kafka says.
+        /// Kafka's error.
         #[source]
         source: KafkaError,
     },
-    /// The records after the consumer's offset are gone, or were never there. Jumping would lose events silently.
+    /// The records after the consumer's offset were deleted or never existed. Skipping them would lose events silently.
     #[error(
         "{consumer}: {reason}: Kafka does not have the records that follow the offset in PostgreSQL; either the topic lost \
          records or the database belongs to another cluster. Nothing was skipped"
     )]
     OffsetGone {
-        /// Which consumer.
+        /// The consumer.
         consumer: &'static str,
-        /// What Kafka says.
+        /// Kafka's error.
         reason: String,
     },
-    /// PostgreSQL refused before anything was read, or Kafka is not the cluster that its offsets belong to.
+    /// PostgreSQL failed before anything was read, or Kafka is not the cluster that its offsets belong to.
     #[error("{consumer}")]
     Ledger {
-        /// Which consumer.
+        /// The consumer.
         consumer: &'static str,
-        /// What is wrong.
+        /// The error.
         #[source]
         source: ClusterError,
     },

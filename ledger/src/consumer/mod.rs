@@ -1,7 +1,7 @@
-//! Reads topics in batches, and hands each partition's records to one worker.
+//! Reads topics in batches, and gives each partition's records to one worker.
 //!
-//! One thread owns the Kafka consumer and polls; workers own a database connection each. Correctness lives in PostgreSQL,
-//! so whatever happens to this thread, records are at worst read again.
+//! One thread owns the Kafka consumer and polls; each worker owns a database connection. Correctness depends on
+//! PostgreSQL alone: whatever happens to the polling thread, records are at worst read again.
 
 pub(crate) mod assignment;
 mod config;
@@ -41,19 +41,19 @@ use crate::{
 pub use config::BatchConfig;
 pub use error::ConsumerError;
 
-/// How long a worker may be silent before the process counts as stuck: longer than all that it waits for.
+/// Time without a heartbeat after which a worker counts as stuck; longer than all its timeouts.
 const WORKER_STUCK_AFTER: Duration = Duration::from_secs(240);
-/// How long the task that compares offsets, and the thread that measures the lag, may be silent.
+/// The same for the task that compares offsets and the thread that measures the lag.
 const SIDE_TASK_STUCK_AFTER: Duration = Duration::from_secs(120);
-/// How long PostgreSQL may take to tell the offsets.
+/// Longest wait for the offsets from PostgreSQL.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Shortest and longest wait before a database that went back is asked where it stands.
+/// Shortest and longest wait before a regressed database is asked for its topics and offsets.
 const AGAIN_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(10);
 
 /// Reads `topics` and applies them with `projection` until the shutdown.
 ///
 /// # Errors
-/// When the consumer cannot be made, or cannot go on without losing records.
+/// When the consumer cannot be created, or cannot continue without losing records.
 pub async fn run<P: Projection>(
     projection: P,
     topics: Vec<String>,
@@ -69,20 +69,20 @@ pub async fn run<P: Projection>(
     let mut ids = topic_ids(kafka, postgres, &topics).await.map_err(ledger)?;
     let setting =
         ConsumerSetup { projection: Arc::new(projection), topics, config, kafka, postgres, context, component };
-    while setting.session(ids).await? == SessionEnd::WentBack {
-        counter!(names::WENT_BACK, "consumer" => name).increment(1);
-        setting.component.not_ready("the database went back");
+    while setting.session(ids).await? == SessionEnd::Regressed {
+        counter!(names::REGRESSIONS, "consumer" => name).increment(1);
+        setting.component.not_ready("the database regressed");
         tracing::error!(
-            "{name}: PostgreSQL lacks what it once had: it was restored from a backup, or a failover lost commits. What \
-             is missing is read again from Kafka"
+            "{name}: PostgreSQL lacks data that it had confirmed: it was restored from a backup, or a failover lost \
+             commits. The missing records are read again from Kafka"
         );
-        let Some(found) = setting.topic_ids_again().await else { break };
+        let Some(found) = setting.reload_topic_ids().await else { break };
         ids = found;
     }
     Ok(())
 }
 
-/// What every session of a consumer has in common.
+/// What all sessions of a consumer have in common.
 struct ConsumerSetup<'a, P> {
     projection: Arc<P>,
     topics: Vec<String>,
@@ -94,7 +94,7 @@ struct ConsumerSetup<'a, P> {
 }
 
 impl<P: Projection> ConsumerSetup<'_, P> {
-    /// Reads until the shutdown, or until the database went back. Nothing that one session knows outlives it.
+    /// Reads until the shutdown, or until the database regressed. No state is kept between sessions.
     async fn session(&self, ids: HashMap<String, i16>) -> Result<SessionEnd, ConsumerError> {
         let name = self.projection.name();
         let end = self.context.shutdown.soft().child_token();
@@ -134,12 +134,12 @@ impl<P: Projection> ConsumerSetup<'_, P> {
             .spawn(move || drop(result.send(poll.run())))
             .map_err(|_| ConsumerError::Panicked(name))?;
         let ended = ended.await.unwrap_or(Err(ConsumerError::Panicked(name)));
-        // Also when polling failed: nobody else is to go on.
+        // Also when polling failed, so that workers and side tasks end too.
         shared.end.cancel();
         ended
     }
 
-    /// Starts a worker, and returns the way to it.
+    /// Starts a worker and returns the channel to it.
     fn start_worker(&self, index: usize, shared: &Arc<Assignment>) -> WorkerChannel {
         let (sender, receiver) = mpsc::channel(1);
         let worker = Worker {
@@ -155,8 +155,8 @@ impl<P: Projection> ConsumerSetup<'_, P> {
         WorkerChannel { sender, behind_since: None, paused: false }
     }
 
-    /// The topics' numbers in a database that went back; `None` when the process ends first.
-    async fn topic_ids_again(&self) -> Option<HashMap<String, i16>> {
+    /// Returns the topics' numbers in a regressed database; `None` if the process shuts down first.
+    async fn reload_topic_ids(&self) -> Option<HashMap<String, i16>> {
         let soft = self.context.shutdown.soft();
         let mut backoff = Backoff::new(AGAIN_WAIT);
         loop {
@@ -176,7 +176,7 @@ impl<P: Projection> ConsumerSetup<'_, P> {
     }
 }
 
-/// The topics' numbers, if Kafka is the cluster that the database belongs to.
+/// Returns the topics' numbers, after checking that Kafka is the cluster that the database belongs to.
 async fn topic_ids(
     kafka: &KafkaConfig,
     postgres: &PostgresConfig,
@@ -187,7 +187,7 @@ async fn topic_ids(
     Ok(bounded(postgres.answer_limit(), store::topic_ids(&mut connection, topics)).await?)
 }
 
-/// Asks PostgreSQL for the offsets, from the polling thread.
+/// Returns a function that loads the offsets from PostgreSQL; it is called on the polling thread.
 fn load_offsets(name: &'static str, postgres: PostgresConfig) -> crate::consumer::assignment::LoadOffsets {
     let runtime = Handle::current();
     Box::new(move || {

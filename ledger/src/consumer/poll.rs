@@ -1,6 +1,6 @@
-//! The polling thread: takes records from Kafka, and gives each worker those of its partitions.
+//! The polling thread: reads records from Kafka and distributes them to the workers by partition.
 //!
-//! A worker that is behind holds up nobody else: its partitions are paused, and the others are read on.
+//! A slow worker does not block the others: its partitions are paused, and reading the others continues.
 
 use std::{
     sync::Arc,
@@ -28,33 +28,33 @@ use crate::{
     store::Partition,
 };
 
-/// How often Kafka is told how far PostgreSQL is.
+/// Time between two commits of offsets to Kafka.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long one poll waits for a record when nothing is buffered.
+/// Longest wait of one poll when nothing is buffered.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// How long a worker may be behind before its partitions are paused, so that polling can go on without their records. Pausing
-/// throws away what was fetched ahead, so a worker that is only busy is waited for.
+/// How long a worker may be behind before its partitions are paused, so that polling can continue without their
+/// records. Pausing discards prefetched records, so a worker that is only briefly busy is waited for.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
-/// The same while another worker has nothing to do: what it waits for may come behind the records of the one that is behind.
+/// The same while another worker is idle: the records it waits for may be behind those of the slow worker.
 const PAUSE_AFTER_STARVING: Duration = Duration::from_millis(50);
-/// How long Kafka may take to go back to an offset.
+/// Longest duration of a seek.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long batches in flight may take to end at shutdown.
+/// How long batches in flight may take to finish at shutdown.
 const DRAIN_WAIT: Duration = Duration::from_secs(15);
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionEnd {
-    /// The process ends.
+    /// The process is shutting down.
     Stopped,
-    /// The database lacks what it once had: the next session begins where the database stands.
-    WentBack,
+    /// The database regressed: the next session begins at the database's offsets.
+    Regressed,
 }
 
-/// The way to one worker.
+/// Channel to one worker.
 pub(crate) struct WorkerChannel {
     pub(crate) sender: mpsc::Sender<Batch>,
-    /// Since when the worker has not taken a batch that is full.
+    /// Since when the worker has not taken a full batch.
     pub(crate) behind_since: Option<Instant>,
     /// Whether its partitions are paused.
     pub(crate) paused: bool,
@@ -68,12 +68,12 @@ pub(crate) struct Poll {
     pub(crate) config: BatchConfig,
     pub(crate) lanes: Vec<WorkerChannel>,
     pub(crate) component: Component,
-    /// Says whether Kafka lets the consumer read.
+    /// Reports whether Kafka lets the consumer read.
     pub(crate) reading: Component,
 }
 
 impl Poll {
-    /// Reads until the session ends.
+    /// Polls until the session ends.
     pub(crate) fn run(mut self) -> Result<SessionEnd, ConsumerError> {
         let mut committed = Instant::now();
         self.component.ready();
@@ -90,26 +90,26 @@ impl Poll {
                 committed = Instant::now();
             }
         }
-        // What is only buffered is read again later; what a worker has is stored first.
+        // Records that are only buffered are read again later; batches that a worker has are stored first.
         drop(self.lanes);
         if !self.shared.wait_idle(None, DRAIN_WAIT) {
-            tracing::warn!("{} ends while batches are in flight; they are read again", self.name);
+            tracing::warn!("{} stops while batches are in flight; their records will be read again", self.name);
         }
-        if self.shared.went_back() {
-            return Ok(SessionEnd::WentBack);
+        if self.shared.has_regressed() {
+            return Ok(SessionEnd::Regressed);
         }
-        // Closing the consumer waits for the answer.
+        // Closing the consumer waits for the commit.
         self.shared.commit(&self.consumer, None);
         Ok(SessionEnd::Stopped)
     }
 
-    /// How long a poll waits for a record: longer when there is nothing to hand over meanwhile.
+    /// Longest wait of the next poll; longer if no buffered records are to be distributed meanwhile.
     fn wait(&self) -> Duration {
         let is_empty = self.shared.lock().buffers.iter().all(|buffer| buffer.records.is_empty());
         if is_empty { POLL_WAIT } else { self.config.linger }
     }
 
-    /// Reads what is there, up to the first full buffer.
+    /// Reads available records, up to the first full buffer.
     fn poll(&self, wait: Duration) -> Result<(), ConsumerError> {
         let mut next = self.consumer.poll(wait);
         while let Some(result) = next {
@@ -121,19 +121,19 @@ impl Poll {
                         return Ok(());
                     }
                 }
-                Err(error) => self.judge(error)?,
+                Err(error) => self.handle_error(error)?,
             }
             next = self.consumer.poll(Duration::ZERO);
         }
         Ok(())
     }
 
-    /// Puts a record into its worker's buffer; `true` when the buffer is full.
+    /// Adds a record to its worker's buffer; returns `true` if the buffer is full.
     fn push(&self, record: Record) -> bool {
         let partition = (record.topic_id, record.partition);
         let mut state = self.shared.lock();
         if !state.reads(partition) {
-            // Given away in the meantime: whoever has the partition reads it.
+            // Revoked in the meantime: the new owner reads it.
             return false;
         }
         match state.sequence.arrive(partition, record.offset) {
@@ -141,14 +141,14 @@ impl Poll {
             Arrival::Stale => return false,
             Arrival::Gap { missing } => {
                 drop(state);
-                self.read_again(&record, partition, missing);
+                self.reread_from(&record, partition, missing);
                 return false;
             }
-            Arrival::LastingGap { missing } => {
+            Arrival::PermanentGap { missing } => {
                 counter!(names::GAPS, "consumer" => self.name, "kind" => "lasting").increment(1);
                 tracing::error!(
-                    "{}: {} follows offset {} although nothing was read from {missing} on, several times: Kafka has nothing \
-                     there, and reading goes on",
+                    "{}: {} follows offset {}, and reading from {missing} again found no records several times: Kafka has none \
+                     there, and reading continues",
                     self.name,
                     record.position(),
                     missing - 1,
@@ -163,18 +163,18 @@ impl Poll {
         self.is_full(buffer)
     }
 
-    /// Has Kafka send a partition again from the first record on that did not come.
-    fn read_again(&self, record: &Record, partition: Partition, missing: i64) {
+    /// Reads a partition again from the first missing record.
+    fn reread_from(&self, record: &Record, partition: Partition, missing: i64) {
         counter!(names::GAPS, "consumer" => self.name, "kind" => "reread").increment(1);
         tracing::error!(
-            "{}: {} came where offset {missing} was expected: the partition is read again from there",
+            "{}: received {} where offset {missing} was expected: reading the partition again from there",
             self.name,
             record.position(),
         );
         match self.consumer.seek(&record.topic, record.partition, Offset::Offset(missing), SEEK_TIMEOUT) {
             Ok(()) => self.shared.lock().sequence.reread(partition, missing),
             // The next record shows the gap again.
-            Err(error) => tracing::warn!(%error, "{} could not go back: {error}", self.name),
+            Err(error) => tracing::warn!(%error, "{} could not seek: {error}", self.name),
         }
     }
 
@@ -182,8 +182,8 @@ impl Poll {
         buffer.records.len() >= self.config.records_max || buffer.bytes >= self.config.bytes_max
     }
 
-    /// Gives every worker its batch, if the batch is full or old enough. A worker that cannot take a full one is behind; one
-    /// that was and takes it is read for again.
+    /// Gives every worker its batch, if the batch is full or old enough. A worker that cannot take a full batch is
+    /// behind; when it takes it, its partitions are resumed.
     fn hand_over(&mut self) -> Result<(), ConsumerError> {
         for index in 0..self.lanes.len() {
             let mut state = self.shared.lock();
@@ -202,7 +202,7 @@ impl Poll {
                         true
                     }
                     Err(TrySendError::Full(())) => !full,
-                    // Workers end after this thread; this one has panicked.
+                    // Workers end after this thread, so this one has panicked.
                     Err(TrySendError::Closed(())) => return Err(ConsumerError::Panicked(self.name)),
                 }
             };
@@ -220,15 +220,15 @@ impl Poll {
         Ok(())
     }
 
-    /// Pauses the partitions of workers that are behind for too long, so that the others go on. `false` when reading has to
-    /// wait for a worker: polling now would bring records that it has no room for.
+    /// Pauses the partitions of workers that have been behind for too long, so that the others can continue. Returns
+    /// `false` if polling must wait for a worker, because it would bring records that do not fit.
     fn relieve(&mut self) -> bool {
         if self.lanes.iter().all(|lane| lane.behind_since.is_none()) {
             return true;
         }
         let starving = {
             let state = self.shared.lock();
-            (0..self.lanes.len()).any(|index| state.starves(index))
+            (0..self.lanes.len()).any(|index| state.is_starved(index))
         };
         let patience = if starving { PAUSE_AFTER_STARVING } else { PAUSE_AFTER };
         let mut may_read = true;
@@ -236,7 +236,7 @@ impl Poll {
             let lane = &mut self.lanes[index];
             let Some(since) = lane.behind_since else { continue };
             if lane.paused || since.elapsed() >= patience {
-                // Again for one that is paused: a rebalance may bring partitions that are not.
+                // Repeated for a paused worker: a rebalance may have assigned partitions that are not paused.
                 lane.paused = true;
                 self.pause(index, true);
             } else {
@@ -258,8 +258,8 @@ impl Poll {
         gauge!(names::PAUSED, "consumer" => self.name).set(paused as f64);
     }
 
-    /// What an error of the consumer means: most pass, some must end the process.
-    fn judge(&self, error: KafkaError) -> Result<(), ConsumerError> {
+    /// Handles an error of the consumer: most errors pass, some end the process.
+    fn handle_error(&self, error: KafkaError) -> Result<(), ConsumerError> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 Err(ConsumerError::OffsetGone { consumer: self.name, reason: error.to_string() })
@@ -278,9 +278,9 @@ impl Poll {
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::InconsistentGroupProtocol,
             ) => {
-                // Said once, when it begins; the lag shows when it has passed.
+                // Logged once, when it begins; the lag shows when it has passed.
                 tracing::error!(%error, "{} cannot read: {error}", self.name);
-                self.shared.trouble();
+                self.shared.note_read_error();
                 self.reading.not_ready(error.to_string());
                 Ok(())
             }

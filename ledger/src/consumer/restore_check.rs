@@ -1,7 +1,7 @@
-//! Sees that the database went back although nothing new arrives.
+//! Detects a regressed database while no new records arrive.
 //!
-//! A batch that finds its offsets before its position sees it too. But a partition that is quiet has no batches, and what
-//! the database lost of it must not wait for the next event.
+//! A batch detects it too, when the stored offsets are before its position. But a quiet partition has no batches, and
+//! its lost data must not wait for the next event.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,9 +11,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{Error, PostgresConfig, consumer::assignment::Assignment, postgres::bounded, store};
 
-/// How often PostgreSQL is asked.
+/// Time between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How long it may take to answer.
+/// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Compares PostgreSQL's offsets with those that it has confirmed, until the session ends.
@@ -37,7 +37,7 @@ pub(crate) async fn run(
                 connection = Some(usable);
                 component.ready();
             }
-            Err(Error::WentBack) => shared.go_back(),
+            Err(Error::Regressed) => shared.mark_regressed(),
             Err(error) => component.not_ready(error.to_string()),
         }
     }
@@ -53,9 +53,9 @@ pub(crate) async fn look(
         Some(connection) => connection,
         None => postgres.connect_as("offsets").await?,
     };
-    // Taken before PostgreSQL is asked: offsets only grow, so it cannot have less than it has confirmed already.
+    // Read before PostgreSQL is asked: offsets only grow, so it cannot have less than it has confirmed.
     let confirmed = shared.confirmed();
     let stored = store::offsets(&mut connection, consumer).await?;
     let lost = confirmed.iter().any(|(partition, next)| stored.get(partition).is_none_or(|stored| stored < next));
-    if lost { Err(Error::WentBack) } else { Ok(connection) }
+    if lost { Err(Error::Regressed) } else { Ok(connection) }
 }

@@ -1,4 +1,4 @@
-//! Applies batches, one after the other, until they are stored.
+//! Workers: each stores batches one after the other, retrying until they are stored.
 
 use std::{
     ops::Range,
@@ -28,42 +28,42 @@ use crate::{
     store::{self, Outcome, Positions},
 };
 
-/// How long one transaction may take before its connection is given up.
+/// Longest duration of one transaction before its connection is dropped.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// Transactions grow again while one takes less than this, and less than a quarter of what a statement may.
+/// Transactions grow again while one takes less than this, and less than a quarter of the statement timeout.
 const GROW_BELOW: Duration = Duration::from_secs(5);
-/// Shortest and longest wait before a transaction runs again.
+/// Shortest and longest wait before a transaction is retried.
 const RETRY_WAIT: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
-/// How often a worker without work says that it is alive.
+/// Time between two heartbeats of an idle worker.
 const IDLE_BEAT: Duration = Duration::from_secs(10);
 
-/// Least time between two warnings of one kind, in seconds.
+/// Shortest time between two warnings of the same kind, in seconds.
 const WARNINGS_EVERY_SECONDS: i64 = 60;
 
 pub(crate) struct Worker<P> {
     pub(crate) projection: Arc<P>,
     pub(crate) postgres: PostgresConfig,
     pub(crate) shared: Arc<Assignment>,
-    /// This worker's own: what another one says must not hide what this one says.
+    /// This worker's own component, so that workers do not overwrite each other's state.
     pub(crate) component: Component,
     pub(crate) clock: Arc<dyn Clock>,
-    /// A connection of its own: no other task's trouble becomes this one's.
+    /// A dedicated connection, so that problems of other tasks do not affect it.
     pub(crate) connection: Option<PgConnection>,
-    /// Most records in one transaction at the moment: halved when one takes too long, doubled while they are quick.
+    /// Current limit of the records in one transaction: halved when one takes too long, doubled while they are fast.
     pub(crate) records_max: usize,
 }
 
-/// How a part of a batch ended.
+/// Result of storing a part of a batch.
 enum PartResult {
     Stored,
-    /// Something in it is refused: the record has to be found.
-    Refused(Error),
-    /// It took too long: it may be stored in smaller pieces.
+    /// The database rejects some of the data: the record must be found.
+    Rejected(Error),
+    /// It took too long: it may be stored in smaller parts.
     TooSlow,
 }
 
 impl<P: Projection> Worker<P> {
-    /// Takes batches until the sender is gone.
+    /// Processes batches until the sender is dropped.
     pub(crate) async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
         loop {
             self.component.beat();
@@ -79,10 +79,11 @@ impl<P: Projection> Worker<P> {
         }
     }
 
-    /// Stores a batch whatever it takes; `false` when the session ends first, and the batch is read again later.
+    /// Stores a batch, retrying as long as necessary; returns `false` if the session ends first, and the batch is read
+    /// again later.
     async fn store(&mut self, records: &[Record], mut before: Positions) -> bool {
         histogram!(names::BATCH_RECORDS, "consumer" => self.projection.name()).record(records.len() as f64);
-        // What the database refuses is halved until the record is found that it refuses.
+        // A part that the database rejects is halved until the rejected record is found.
         let mut parts: Vec<Range<usize>> = Vec::with_capacity(16);
         parts.push(0..records.len());
         while let Some(mut part) = parts.pop() {
@@ -95,11 +96,11 @@ impl<P: Projection> Worker<P> {
             let Some(ended) = self.store_part(&records[part.clone()], &before, None).await else { return false };
             match ended {
                 PartResult::Stored => {
-                    // One twice as large is then far from its time limit as well.
+                    // A transaction twice as large is then still far from its time limit.
                     if part.len() >= self.records_max && started.elapsed() < self.grow_below() {
                         self.records_max = self.records_max.saturating_mul(2);
                     }
-                    // The rest of a batch that was halved begins where this part ended.
+                    // The rest of a halved batch begins where this part ended.
                     let next = batch::next_offsets(&records[part]).into_iter();
                     before.extend(next.map(|(place, next)| (place, Some(next))));
                 }
@@ -112,14 +113,14 @@ impl<P: Projection> Worker<P> {
                     );
                     parts.push(part);
                 }
-                PartResult::Refused(_) if part.len() > 1 => {
+                PartResult::Rejected(_) if part.len() > 1 => {
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);
                 }
-                PartResult::Refused(error) => {
+                PartResult::Rejected(error) => {
                     let (record, dead) = (&records[part.start], error.dead());
                     let (position, DeadReason { reason, detail }) = (record.position(), &dead);
-                    tracing::error!("{position} cannot take effect and becomes a dead letter ({reason}): {detail}");
+                    tracing::error!("{position} cannot be applied and becomes a dead letter ({reason}): {detail}");
                     if self.store_part(&records[part], &before, Some(&dead)).await.is_none() {
                         return false;
                     }
@@ -130,28 +131,28 @@ impl<P: Projection> Worker<P> {
         true
     }
 
-    /// Runs one transaction until it is stored, its data is refused, or it has to be made smaller; `None` when the session
-    /// ends first.
+    /// Retries one transaction until it is stored, its data is rejected, or it must be made smaller; returns `None` if
+    /// the session ends first.
     async fn store_part(
         &mut self,
         records: &[Record],
         before: &Positions,
-        refused: Option<&DeadReason>,
+        rejected: Option<&DeadReason>,
     ) -> Option<PartResult> {
         let mut backoff = Backoff::new(RETRY_WAIT);
         loop {
             self.component.beat();
-            let error = match self.attempt(records, before, refused).await {
+            let error = match self.attempt(records, before, rejected).await {
                 Ok(tally) => {
                     self.component.ready();
                     self.count(&tally);
                     return Some(PartResult::Stored);
                 }
-                Err(error) if error.disposition() == Disposition::Isolate && refused.is_none() => {
-                    return Some(PartResult::Refused(error));
+                Err(error) if error.disposition() == Disposition::Isolate && rejected.is_none() => {
+                    return Some(PartResult::Rejected(error));
                 }
-                Err(Error::WentBack) => {
-                    self.shared.go_back();
+                Err(Error::Regressed) => {
+                    self.shared.mark_regressed();
                     return None;
                 }
                 Err(error) => error,
@@ -162,10 +163,10 @@ impl<P: Projection> Worker<P> {
             }
             let wait = backoff.next_wait();
             if matches!(error.label(), "lost_race" | "deadlock" | "serialization") {
-                tracing::debug!(%error, "a batch runs again: {error}");
+                tracing::debug!(%error, "retrying a batch: {error}");
             } else {
                 self.component.not_ready(error.to_string());
-                tracing::warn!(%error, "a batch runs again in {} ms: {error}", wait.as_millis());
+                tracing::warn!(%error, "retrying a batch in {} ms: {error}", wait.as_millis());
             }
             tokio::select! {
                 () = sleep(wait) => {}
@@ -181,7 +182,7 @@ impl<P: Projection> Worker<P> {
         &mut self,
         records: &[Record],
         before: &Positions,
-        refused: Option<&DeadReason>,
+        rejected: Option<&DeadReason>,
     ) -> Result<Tally, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -189,8 +190,8 @@ impl<P: Projection> Worker<P> {
         };
         let started = Instant::now();
         let transaction =
-            batch::apply_after(&mut connection, &*self.projection, records, before, refused, self.clock.now());
-        // When time is up, the connection is dropped with whatever it was doing: nobody uses it again.
+            batch::apply_after(&mut connection, &*self.projection, records, before, rejected, self.clock.now());
+        // On a timeout the connection is dropped, because the server may still be executing the statement.
         let result = bounded(TRANSACTION_TIMEOUT, transaction).await;
         if result.as_ref().map_or_else(Error::leaves_connection_usable, |_| true) {
             self.connection = Some(connection);
@@ -199,7 +200,8 @@ impl<P: Projection> Worker<P> {
         result
     }
 
-    /// A connection to the database whose tables are this version's, and whose topics have the numbers that the records have.
+    /// Opens a connection, after checking that the database's tables are of this version and its topics have the same
+    /// numbers as the records.
     async fn connect(&self) -> Result<PgConnection, Error> {
         let mut connection = self.postgres.connect_as(self.projection.name()).await?;
         let check = async {
@@ -208,22 +210,22 @@ impl<P: Projection> Worker<P> {
                 return Err(Error::Newer(unknown));
             }
             let topics: Vec<String> = self.shared.ids.keys().cloned().collect();
-            // A backup from before a topic was known gives it another number when it is known again.
+            // After restoring a backup from before a topic was known, the topic gets another number.
             let same = store::known_topic_ids(&mut connection, &topics).await? == self.shared.ids;
-            if same { Ok(()) } else { Err(Error::WentBack) }
+            if same { Ok(()) } else { Err(Error::Regressed) }
         };
         bounded(self.postgres.answer_limit(), check).await?;
         Ok(connection)
     }
 
-    /// How quick a transaction has to be for the next one to be larger.
+    /// Longest duration of a transaction for the next one to be larger.
     fn grow_below(&self) -> Duration {
         let limit = self.postgres.statement_timeout;
         // For PostgreSQL, 0 means no limit.
         if limit.is_zero() { GROW_BELOW } else { GROW_BELOW.min(limit / 4) }
     }
 
-    /// Warns of a mode that contradicts itself; the metric has how many there are.
+    /// Warns of an event whose mode is contradictory; the metric counts all of them.
     fn warn_of_mode(&self, event_id: &str) {
         static WARNED_AT_SECONDS: AtomicI64 = AtomicI64::new(0);
         let now = self.clock.now().timestamp();
@@ -231,7 +233,7 @@ impl<P: Projection> Worker<P> {
             WARNED_AT_SECONDS.store(now, Ordering::Relaxed);
             tracing::warn!(
                 event.id = event_id,
-                "event {event_id} and its object disagree about `liveMode`; the event's counts"
+                "event {event_id} and its object have different values of `liveMode`; the event's is used"
             );
         }
     }

@@ -1,9 +1,9 @@
-//! Which Kafka cluster the positions in the database refer to.
+//! The Kafka cluster that the positions in the database refer to.
 //!
-//! Topic, partition and offset say where a record is only together with the cluster: after a move to another cluster the same
-//! position is another record. So each topic has a number per cluster, offsets are kept under that number, and whatever
-//! compares positions with Kafka first makes sure that it is connected to the cluster that is current in the database.
-//! `riverlock setup` records the first cluster, and makes another one current only when it is told so.
+//! Topic, partition and offset identify a record only within a cluster: after a move to another cluster the same
+//! position is another record. So each topic has a number per cluster, offsets are stored by that number, and all code
+//! that compares positions with Kafka first checks that it is connected to the cluster that is current in the database.
+//! `riverlock setup` records the first cluster, and makes another one current only if the operator requests it.
 
 use chrono::{DateTime, Utc};
 use rdkafka::{ClientContext, client::Client, consumer::Consumer as _, error::KafkaError};
@@ -18,25 +18,25 @@ use crate::{
     postgres::{TRANSACTION_LIMIT, bounded},
 };
 
-/// The cluster that is connected cannot be told, or is not the one that the database belongs to.
+/// The connected cluster is unknown, or is not the one that the database belongs to.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL failed or is unavailable.
     #[error(transparent)]
     Ledger(#[from] Error),
-    /// The client could not be made.
+    /// The client could not be created.
     #[error("the Kafka client could not be created")]
     Kafka(#[from] KafkaError),
-    /// No broker told the cluster's id in time.
-    #[error("Kafka at {0} did not tell its cluster id within {seconds} s", seconds = REQUEST_TIMEOUT.as_secs())]
+    /// No broker reported the cluster id in time.
+    #[error("Kafka at {0} did not report its cluster id within {seconds} s", seconds = REQUEST_TIMEOUT.as_secs())]
     NoAnswer(String),
-    /// The positions in the database are of another cluster.
+    /// The positions in the database belong to another cluster.
     #[error(
-        "kafka.brokers ({brokers}) leads to cluster {connected}, but the positions in the database belong to cluster \
-         {current}. Correct kafka.brokers; or, if Kafka was replaced for good, see `riverlock setup --new-cluster`"
+        "kafka.brokers ({brokers}) connects to cluster {connected}, but the positions in the database belong to cluster \
+         {current}. Correct kafka.brokers; or, if Kafka was replaced permanently, see `riverlock setup --new-cluster`"
     )]
     Other {
-        /// Where Kafka was asked.
+        /// The configured brokers.
         brokers: String,
         /// The cluster that answered.
         connected: String,
@@ -51,19 +51,16 @@ impl From<sqlx::Error> for ClusterError {
     }
 }
 
-/// A cluster that the database knows.
+/// A cluster that is recorded in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    /// As Kafka's brokers report it.
+    /// The cluster id as reported by the brokers.
     pub id: String,
-    /// When it became the current one.
+    /// When it became the current cluster.
     pub adopted_at: DateTime<Utc>,
 }
 
-/// The current cluster; `None` until `riverlock setup` has recorded one.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the current cluster; `None` until `riverlock setup` has recorded one.
 pub async fn current(connection: &mut PgConnection) -> Result<Option<Cluster>, Error> {
     let row = sqlx::query_as!(
         Cluster,
@@ -73,10 +70,7 @@ pub async fn current(connection: &mut PgConnection) -> Result<Option<Cluster>, E
     bounded(TRANSACTION_LIMIT, async { Ok(row.fetch_optional(connection).await?) }).await
 }
 
-/// As [`current`], also of a database whose tables do not exist yet, or are of a version that knew no clusters.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Like [`current`], also for a database whose tables do not exist yet or predate the recording of clusters.
 pub async fn recorded(connection: &mut PgConnection) -> Result<Option<Cluster>, Error> {
     let exists = sqlx::query_scalar!(
         r#"-- cluster_table_exists
@@ -86,33 +80,33 @@ pub async fn recorded(connection: &mut PgConnection) -> Result<Option<Cluster>, 
     if exists.await? { current(connection).await } else { Ok(None) }
 }
 
-/// The cluster that `kafka.brokers` leads to.
+/// Returns the id of the cluster that `kafka.brokers` connects to.
 ///
 /// # Errors
-/// When it does not answer.
+/// When Kafka does not answer.
 pub async fn connected(kafka: &KafkaConfig) -> Result<String, ClusterError> {
     let config = kafka.clone();
     let ask = move || {
         let client = ConsumerGuard::create(&config.client())?;
         id_of(client.client(), &config)
     };
-    // Fails only when the runtime ends.
+    // Fails only at the shutdown of the runtime.
     tokio::task::spawn_blocking(ask).await.unwrap_or_else(|_| Err(ClusterError::NoAnswer(kafka.brokers.clone())))
 }
 
-/// Makes sure that `kafka.brokers` leads to the cluster that the database belongs to, or that none is recorded yet.
+/// Checks that `kafka.brokers` connects to the cluster that the database belongs to, or that none is recorded yet.
 ///
 /// # Errors
-/// When it leads to another one, or Kafka or PostgreSQL does not answer.
+/// When it connects to another cluster, or Kafka or PostgreSQL does not answer.
 pub async fn ensure_current(kafka: &KafkaConfig, connection: &mut PgConnection) -> Result<(), ClusterError> {
     let Some(current) = current(connection).await? else { return Ok(()) };
     compare(kafka, &connected(kafka).await?, &current)
 }
 
-/// As [`ensure_current`], with a client that is there already. Blocks while Kafka is asked.
+/// Like [`ensure_current`], with an existing client. Blocks during the request to Kafka.
 ///
 /// # Errors
-/// When it leads to another cluster, or Kafka or PostgreSQL does not answer.
+/// When it is connected to another cluster, or Kafka or PostgreSQL does not answer.
 pub async fn ensure_current_with<C: ClientContext>(
     kafka: &KafkaConfig,
     client: &Client<C>,
@@ -130,20 +124,17 @@ fn compare(kafka: &KafkaConfig, connected: &str, current: &Cluster) -> Result<()
     Err(ClusterError::Other { brokers, connected, current: current.id.clone() })
 }
 
-/// The client library (rdkafka 0.39) does not free the answer's 30 or so bytes, so this is not asked again and again: once per
-/// run of the audit, which is 3 MB in a year.
+/// Requests the cluster id. rdkafka 0.39 leaks the answer (about 30 bytes), so this must not be called often: once per
+/// run of the audit leaks 3 MB per year.
 fn id_of<C: ClientContext>(client: &Client<C>, kafka: &KafkaConfig) -> Result<String, ClusterError> {
     let id = client.fetch_cluster_id(REQUEST_TIMEOUT).filter(|id| !id.is_empty());
     id.ok_or_else(|| ClusterError::NoAnswer(kafka.brokers.clone()))
 }
 
-/// Makes a cluster the current one. Topics that were numbered before any cluster was recorded are this cluster's from now on.
-/// A cluster that was current before continues where its consumers stopped.
+/// Makes a cluster the current one. Topics that were numbered before any cluster was recorded are assigned to it. A
+/// cluster that was current before continues where its consumers stopped.
 ///
-/// The caller makes sure that no service runs.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// The caller ensures that no service is running.
 pub async fn adopt(connection: &mut PgConnection, cluster_id: &str) -> Result<(), Error> {
     let mut transaction = connection.begin().await?;
     let is_first = current(&mut transaction).await?.is_none();

@@ -1,11 +1,12 @@
-//! Brings the tables to this version, and says how far it is.
+//! Migrates the tables to this version, with progress reports.
 //!
-//! Two kinds of migrations. Most change tables in one transaction, and services of another version must not run meanwhile. A
-//! migration whose file is called `NNNN_index_….sql` builds one index without stopping writers (`-- no-transaction`,
-//! `CREATE INDEX CONCURRENTLY`); services of the former version run on while and after it is built.
+//! There are two kinds of migrations. Most change tables in one transaction, and services of another version must not
+//! run meanwhile. A migration whose file is called `NNNN_index_….sql` builds one index without blocking writers (`--
+//! no-transaction`, `CREATE INDEX CONCURRENTLY`); services of the previous version may keep running.
 //!
-//! A migration may take as long as it needs: the session has no statement timeout. Locks are waited for only as long as
-//! `postgres.lock_timeout`, because everybody else waits behind a session that waits for a lock; then it is tried again.
+//! A migration may take as long as it needs: the session has no statement timeout. It waits for a lock only for
+//! `postgres.lock_timeout`, because all other sessions queue behind a session that waits for a lock; then it is
+//! retried.
 
 use std::{
     collections::HashMap,
@@ -23,40 +24,40 @@ use crate::{
     postgres::{TRANSACTION_LIMIT, bounded},
 };
 
-/// How often a migration that did not get a lock is tried.
+/// Attempts of a migration that does not get a lock.
 const LOCK_ATTEMPTS: u32 = 60;
-/// How long to wait before it is tried again, and before it is asked again whether another session still migrates.
+/// Wait before the next attempt, and between two checks whether another session is still migrating.
 const AGAIN_WAIT: Duration = Duration::from_secs(2);
-/// How long another session that migrates is waited for.
+/// Longest wait for another session that is migrating.
 const OTHER_WAIT: Duration = Duration::from_secs(3600);
-/// How often it is said how far a migration is.
+/// Time between two progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// What the description of a migration begins with that only builds an index.
+/// Prefix of the description of a migration that only builds an index.
 const INDEX: &str = "index ";
 /// SQLSTATE of a lock that was not granted in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// The tables could not be brought to this version. Migrations that were done stay done.
+/// The tables could not be migrated to this version. Completed migrations stay.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL failed or is unavailable.
     #[error(transparent)]
     Ledger(#[from] Error),
     /// A migration failed, or the database was migrated by a newer or an altered version.
     #[error("migration: {0}")]
     Migrate(#[from] MigrateError),
-    /// Another session brings the tables to a version.
+    /// Another session is migrating the tables.
     #[error("another `riverlock setup` has been running for more than {} s", OTHER_WAIT.as_secs())]
     Busy,
-    /// The locks were held too long by others.
+    /// Other sessions held the locks for too long.
     #[error(
         "migration {version} ({description}) did not get its locks in {LOCK_ATTEMPTS} attempts: sessions that hold them are \
          listed by `SELECT * FROM pg_locks JOIN pg_stat_activity USING (pid)`"
     )]
     Locked {
-        /// Which migration.
+        /// Number of the migration.
         version: i64,
-        /// What it does.
+        /// Description of the migration.
         description: String,
     },
     /// An index could not be built.
@@ -74,9 +75,9 @@ impl From<sqlx::Error> for MigrationError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
-    /// Its number.
+    /// Number.
     pub version: i64,
-    /// What it does.
+    /// Description.
     pub description: String,
 }
 
@@ -85,44 +86,44 @@ impl Item {
         Self { version: migration.version, description: migration.description.to_string() }
     }
 
-    /// Whether it only builds an index, so that services may run meanwhile.
+    /// Whether it only builds an index, so that services may keep running.
     #[must_use]
     pub fn is_index(&self) -> bool {
         self.description.starts_with(INDEX)
     }
 }
 
-/// What happens, for people who wait.
+/// Progress of [`run`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
-    /// Another session migrates; it is waited for.
+    /// Waiting for another session that is migrating.
     OtherSession,
     /// A migration begins.
     Begins(Item),
-    /// It did not get a lock in time, and is tried again.
+    /// It did not get a lock in time and will be retried.
     Locked(Item),
-    /// It goes on.
+    /// It is running.
     Running {
-        /// Which.
+        /// The migration.
         item: Item,
-        /// For how long.
+        /// Time since it began.
         elapsed: Duration,
-        /// How much of an index is built, in percent; `None` where PostgreSQL does not tell.
+        /// Progress of building an index, in percent; `None` if PostgreSQL does not report it.
         percent: Option<f64>,
     },
-    /// It is done.
+    /// It is complete.
     Done {
-        /// Which.
+        /// The migration.
         item: Item,
-        /// How long it took.
+        /// Duration.
         elapsed: Duration,
     },
 }
 
-/// The migrations of this version that the database lacks, in their order.
+/// Returns the migrations of this version that the database lacks, in order.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn pending(connection: &mut PgConnection, migrations: &Migrator) -> Result<Vec<Item>, Error> {
     let applied = bounded(TRANSACTION_LIMIT, applied(connection)).await?;
     let is_missing = |migration: &&Migration| !applied.contains(&migration.version);
@@ -138,7 +139,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(connection).await?)
 }
 
-/// Runs the migrations that the database lacks, and returns which those were. `tell` is told of every step.
+/// Runs the migrations that the database lacks, and returns them. `tell` is called with every step.
 ///
 /// # Errors
 /// When a migration fails, does not get its locks, or the database was migrated by a newer or an altered version.
@@ -149,7 +150,8 @@ pub async fn run(
 ) -> Result<Vec<Item>, MigrationError> {
     let mut connection = postgres.connect_with(|options| options.options([("statement_timeout", "0")])).await?;
     let began = Instant::now();
-    // Asked again and again, not waited for: `CREATE INDEX CONCURRENTLY` waits for every session that waits in a statement.
+    // Polled instead of waiting for the lock: `CREATE INDEX CONCURRENTLY` waits for every session with a running
+    // statement.
     while !bounded(postgres.answer_limit(), try_lock(&mut connection)).await? {
         if began.elapsed() > OTHER_WAIT {
             return Err(MigrationError::Busy);
@@ -182,12 +184,12 @@ pub async fn run(
             }
         }
     }
-    // Closed in order, so that the lock is free when this returns.
+    // Closed explicitly, so that the lock is released when this returns.
     connection.close().await?;
     Ok(done)
 }
 
-/// The first of the database's migrations that this version does not know and that does more than build an index.
+/// Returns the first migration of the database that this version does not know and that does more than build an index.
 async fn first_unknown(connection: &mut PgConnection, migrations: &Migrator) -> Result<Option<i64>, Error> {
     let known: Vec<i64> = migrations.iter().map(|migration| migration.version).collect();
     let unknown = sqlx::query_scalar(
@@ -198,7 +200,7 @@ async fn first_unknown(connection: &mut PgConnection, migrations: &Migrator) -> 
     Ok(unknown.bind(known).fetch_optional(connection).await?)
 }
 
-/// Applies one migration, again and again while others hold its locks.
+/// Applies one migration, retrying while other sessions hold its locks.
 async fn apply(
     postgres: &PostgresConfig,
     connection: &mut PgConnection,
@@ -206,7 +208,8 @@ async fn apply(
     migration: &Migration,
     tell: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<(), MigrationError> {
-    // While an index is built concurrently nobody waits for what it waits for, and a second attempt begins from nothing.
+    // No session queues behind a concurrent index build, and a retry would start from scratch, so there is no lock
+    // timeout.
     let lock_timeout = if migration.no_tx { Duration::ZERO } else { postgres.lock_timeout };
     sqlx::query("SELECT set_config('lock_timeout', $1, false)")
         .bind(lock_timeout.as_millis().to_string())
@@ -234,7 +237,7 @@ async fn apply(
     Err(MigrationError::Locked { version, description })
 }
 
-/// Applies one migration, and says every [`PROGRESS_INTERVAL`] how far it is.
+/// Applies one migration and reports its progress every [`PROGRESS_INTERVAL`].
 async fn apply_once(
     postgres: &PostgresConfig,
     connection: &mut PgConnection,
@@ -249,7 +252,7 @@ async fn apply_once(
         match tokio::time::timeout(PROGRESS_INTERVAL, &mut work).await {
             Ok(result) => return result.map(drop),
             Err(_) => {
-                // That it is not known how far it is must not end it; that the session is gone must.
+                // A failed progress query is ignored, but a lost session ends the migration.
                 let percent = match percent_built(postgres, pid).await {
                     Err(error @ Error::SessionLost(_)) => return Err(MigrateError::Source(error.into())),
                     percent => percent.unwrap_or_default(),
@@ -260,7 +263,8 @@ async fn apply_once(
     }
 }
 
-/// How much of an index the session has built; [`Error::SessionLost`] when PostgreSQL does not have the session any more.
+/// Returns how much of an index the session has built, in percent, or [`Error::SessionLost`] if the session no longer
+/// exists.
 async fn percent_built(postgres: &PostgresConfig, pid: i32) -> Result<Option<f64>, Error> {
     let ask = async {
         let mut connection = postgres.connect().await?;
@@ -276,7 +280,7 @@ async fn percent_built(postgres: &PostgresConfig, pid: i32) -> Result<Option<f64
     bounded(postgres.answer_limit(), ask).await
 }
 
-/// Indexes that the migration names and that an interrupted attempt left behind unfinished.
+/// Returns the invalid indexes that an interrupted attempt of the migration left behind.
 async fn invalid_indexes(connection: &mut PgConnection, migration: &Migration) -> Result<Vec<String>, Error> {
     let names: Vec<String> = sqlx::query_scalar(
         "-- indexes_invalid
@@ -300,7 +304,7 @@ async fn drop_invalid_indexes(connection: &mut PgConnection, migration: &Migrati
     Ok(())
 }
 
-/// Makes this session the only one that migrates this schema, until it ends.
+/// Takes the lock that allows one session at a time to migrate this schema, until the session ends.
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, Error> {
     let lock = sqlx::query_scalar(
         "-- migrations_lock

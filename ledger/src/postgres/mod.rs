@@ -16,63 +16,63 @@ use sqlx::{
 
 use crate::Error;
 
-/// The tables, as a list of migrations that only grows. sqlx's own lock is one for the whole database, and installations in
-/// different schemas would wait for each other; [`migrate`] takes one of the schema.
+/// The migrations. sqlx's own lock covers the whole database, so that installs in different schemas would block each
+/// other; [`migrate`] takes a lock per schema instead.
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrations = sqlx::migrate!("./migrations");
     migrations.set_locking(false);
     migrations
 });
 
-/// What the names of sessions of services and commands begin with in PostgreSQL: `riverlock/<schema>/<task>`.
-/// Earlier versions called theirs just this, whatever their schema.
+/// Prefix of the application names of services and commands in PostgreSQL: `riverlock/<schema>/<task>`. Earlier
+/// versions used only the prefix, in every schema.
 pub(crate) const APPLICATION: &str = "riverlock";
-/// How the server finds out that a client is gone without a word, and with it frees its locks: after 15 s of silence it asks
-/// every 5 s, three times, and what it sends may stay unconfirmed for 30 s. Linux's defaults are more than two hours.
+/// How the server detects dead clients and releases their locks: after 15 s of silence it probes every 5 s, three
+/// times; unacknowledged data may be outstanding for 30 s. Linux's defaults amount to more than two hours.
 const KEEPALIVE: [(&str, &str); 4] = [
     ("tcp_keepalives_idle", "15"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "30000"),
 ];
-/// How much longer than the server works on a statement its answer is waited for.
+/// How much longer than the server's statement timeout the client waits for an answer.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
-/// How long an answer is waited for where the server may work on a statement for ever.
+/// Longest wait for an answer if the server has no statement timeout.
 const ANSWER_LIMIT_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How long a transaction of several statements is waited for, and single statements where `postgres.statement_timeout` is not at
-/// hand. Far longer than they may take: this ends only what waits for an answer on a connection that was cut.
+/// Limit of a transaction of several statements, and of single statements where `postgres.statement_timeout` is not
+/// available. Far longer than they may take: it only ends waiting on a connection that was cut.
 pub const TRANSACTION_LIMIT: Duration = Duration::from_secs(600);
-/// How long `migrate` waits for another one in the same schema.
+/// How long `migrate` waits for another session that is migrating the same schema.
 const MIGRATE_WAIT: Duration = Duration::from_secs(600);
-/// How often it looks whether the other one is done.
+/// Time between two attempts to take the lock.
 const MIGRATE_LOOK: Duration = Duration::from_secs(1);
-/// What the names of schemas begin with that rebuilding makes: those it builds in, and those it keeps.
+/// Prefixes of the schemas that a rebuild creates: those it builds in, and those it keeps.
 pub(crate) const RESERVED_SCHEMAS: [&str; 2] = ["riverlock_rebuild", "riverlock_before_"];
-/// Longest name of a schema, in bytes: PostgreSQL cuts longer ones off.
+/// Longest name of a schema, in bytes: PostgreSQL truncates longer names.
 const SCHEMA_BYTES_MAX: usize = 63;
 
-/// The database.
+/// The PostgreSQL database.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostgresConfig {
-    /// `postgres://user:password@host:port/database`. What it leaves out is taken from `PGPASSWORD` and the other `PG…`
+    /// `postgres://user:password@host:port/database`. Missing parts are taken from `PGPASSWORD` and the other `PG…`
     /// variables.
     #[schemars(example = &"postgres://riverlock:riverlock@127.0.0.1:5432/riverlock")]
     pub url: Secret,
-    /// Schema of the tables. Without one, the first schema of the role's `search_path`.
+    /// Schema of the tables; if it is not set, the first schema of the role's `search_path`.
     #[schemars(example = &"riverlock")]
     pub schema: Option<String>,
-    /// Connections for everything except batches, which have connections of their own.
+    /// Connections for everything except batches, which have their own.
     pub connections_max: u32,
-    /// How long a connection attempt may take.
+    /// Longest duration of a connection attempt.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub connect_timeout: Duration,
-    /// How long the server may work on one statement.
+    /// Longest duration of one statement on the server.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub statement_timeout: Duration,
-    /// How long a statement may wait for a lock.
+    /// Longest wait of a statement for a lock.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub lock_timeout: Duration,
@@ -92,17 +92,18 @@ impl Default for PostgresConfig {
 }
 
 impl PostgresConfig {
-    /// Checks what goes together. The address, which is a secret, is read and checked by those who connect.
+    /// Checks the limits and the schema. The URL, which is a secret, is read and checked when connecting.
     ///
     /// # Errors
-    /// When a limit is zero or the schema's name is none.
+    /// When a limit is zero or the schema's name is invalid.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.connections_max == 0 {
             return Err(ConfigError::refused("postgres.connections_max", "must be at least 1"));
         }
         if let Some(schema) = &self.schema {
             if !is_schema_name(schema) {
-                let reason = "must be lower-case letters, digits and `_`, at most 63, and begin with a letter or `_`";
+                let reason =
+                    "must consist of lower-case letters, digits and `_`, at most 63, and begin with a letter or `_`";
                 return Err(ConfigError::refused("postgres.schema", reason));
             }
             if let Some(prefix) = RESERVED_SCHEMAS.iter().find(|prefix| schema.starts_with(**prefix)) {
@@ -115,20 +116,24 @@ impl PostgresConfig {
         Ok(())
     }
 
-    /// The same database, with the tables of another schema. Nothing of the schemas of the role's `search_path` is seen.
+    /// The same database with another schema. Schemas of the role's `search_path` are not searched.
     #[must_use]
     pub fn in_schema(&self, schema: &str) -> Self {
         Self { schema: Some(schema.to_owned()), ..self.clone() }
     }
 
-    /// How to connect. Limits are the server's, because a statement that is cancelled here may go on there.
+    /// Connection options. Timeouts are enforced by the server, because a statement that is cancelled on the client may
+    /// continue there.
     ///
     /// # Errors
-    /// When the address cannot be read or understood.
+    /// When the URL cannot be read or parsed.
     pub fn options(&self) -> Result<PgConnectOptions, ConfigError> {
         let options = PgConnectOptions::from_str(self.url.read("postgres.url")?).map_err(|_| {
-            // The error's own text may repeat the address, and the address holds the password.
-            ConfigError::refused("postgres.url", "is no address; expected postgres://user:password@host:port/database")
+            // The error's own text may contain the URL, and with it the password.
+            ConfigError::refused(
+                "postgres.url",
+                "is not a valid URL; expected postgres://user:password@host:port/database",
+            )
         })?;
         let options = match &self.schema {
             Some(schema) => options.options([("search_path", schema)]),
@@ -147,34 +152,34 @@ impl PostgresConfig {
             .log_statements(tracing::log::LevelFilter::Trace))
     }
 
-    /// How long a single statement's answer is waited for on this side: somewhat longer than the server works on it. A
-    /// server that is cut off answers never, and TCP alone notices after a quarter of an hour, or not at all.
+    /// How long the client waits for the answer to a single statement: a little longer than the server's timeout. A
+    /// server that is cut off never answers, and TCP alone notices after a quarter of an hour or not at all.
     #[must_use]
     pub fn answer_limit(&self) -> Duration {
         // For PostgreSQL, 0 means no limit.
         if self.statement_timeout.is_zero() { ANSWER_LIMIT_MAX } else { self.statement_timeout + ANSWER_MARGIN }
     }
 
-    /// A connection of one's own.
+    /// Opens a dedicated connection.
     ///
     /// # Errors
-    /// When PostgreSQL does not take it in time.
+    /// When PostgreSQL does not accept it within `connect_timeout`.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         self.open(|options| options, None).await
     }
 
-    /// A connection of one's own, for a task that is named in PostgreSQL's list of sessions.
+    /// Opens a dedicated connection for a task, which is named in PostgreSQL's list of sessions.
     ///
     /// # Errors
-    /// When PostgreSQL does not take it in time.
+    /// When PostgreSQL does not accept it within `connect_timeout`.
     pub async fn connect_as(&self, task: &'static str) -> Result<PgConnection, sqlx::Error> {
         self.open(|options| options, Some(task)).await
     }
 
-    /// A connection of one's own, with other options than usual. The schema is added to the application's name.
+    /// Opens a dedicated connection with adjusted options. The schema is appended to the application name.
     ///
     /// # Errors
-    /// When PostgreSQL does not take it in time.
+    /// When PostgreSQL does not accept it within `connect_timeout`.
     pub async fn connect_with(
         &self,
         adjust: impl FnOnce(PgConnectOptions) -> PgConnectOptions,
@@ -194,14 +199,14 @@ impl PostgresConfig {
             name_session(&mut connection, kind, task).await?;
             Ok(connection)
         };
-        // Given up as a whole when it takes too long: nothing is reused.
+        // The whole attempt is dropped on a timeout; no part of it is reused.
         tokio::time::timeout(self.connect_timeout, open).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
     }
 
-    /// Connections to share, made when needed.
+    /// Creates a pool whose connections are opened on demand.
     ///
     /// # Errors
-    /// When the address cannot be understood.
+    /// When the URL cannot be parsed.
     pub fn pool(&self) -> Result<PgPool, ConfigError> {
         let pool = PgPoolOptions::new().max_connections(self.connections_max).acquire_timeout(self.connect_timeout);
         let pool =
@@ -210,11 +215,12 @@ impl PostgresConfig {
     }
 }
 
-/// Names the session after the schema that it works in: whoever looks for the sessions of one installation must not see those
-/// of another in the same database. Only the server knows the schema where the role's `search_path` decides.
+/// Names the session after its schema, so that the sessions of one install can be told from those of another in the
+/// same database. Only the server knows the schema if the role's `search_path` decides it.
 async fn name_session(connection: &mut PgConnection, kind: &str, task: Option<&str>) -> Result<(), sqlx::Error> {
     let task = task.map(|task| format!("/{task}")).unwrap_or_default();
-    // PostgreSQL cuts names at 63 bytes, so a long schema is named by its hash. `kind` and `task` are constants.
+    // PostgreSQL truncates names to 63 bytes, so a long schema name is replaced by its hash. `kind` and `task` are
+    // constants.
     let statement = format!(
         "-- session_name
          SELECT set_config('application_name', '{kind}/' || CASE
@@ -224,38 +230,38 @@ async fn name_session(connection: &mut PgConnection, kind: &str, task: Option<&s
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.map(drop)
 }
 
-/// Waits for PostgreSQL's answer, but not for ever. On a connection that timed out nothing more may be asked: drop it.
+/// Limits how long to wait for PostgreSQL's answer. After a timeout the connection must be dropped.
 ///
 /// # Errors
-/// What `work` fails with, and [`Error::TimedOut`].
+/// Errors of `work`, and [`Error::TimedOut`].
 pub async fn bounded<T, E: From<Error>>(limit: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Error::TimedOut(limit.as_secs()).into()))
 }
 
-/// What one session of an installation does at a time. An installation is a schema: another one in the same database has
-/// locks of its own.
+/// Tasks that only one session of an install may do at a time. An install is a schema: another one in the same database
+/// has its own locks.
 #[derive(Clone, Copy, Debug)]
 pub enum Lock<'a> {
-    /// Publishes the outbox.
+    /// Publishing the outbox.
     Messages,
-    /// Publishes dead letters.
+    /// Publishing dead letters.
     DeadLetters,
-    /// Makes a run of the running audit.
+    /// Running the continuous audit.
     Audit,
-    /// Builds the tables again.
+    /// Rebuilding the tables.
     Rebuild,
-    /// Applies the replay plan with this hash.
+    /// Applying the replay plan with this hash.
     Replay(&'a str),
-    /// Brings the tables to a version.
+    /// Migrating the tables.
     Migrate,
-    /// Writes the events of this mode that never came.
+    /// Writing the events of this mode that were never delivered.
     Reconcile(&'a str),
-    /// Watches the webhooks that are registered at Digital River.
+    /// Checking the webhooks that are registered at Digital River.
     Webhooks,
 }
 
 impl Lock<'_> {
-    /// The lock's name, the same in every version: two versions must not do at a time what one must not.
+    /// The lock's name; the same in every version, because different versions must exclude each other.
     fn name(self) -> String {
         match self {
             Self::Messages => "relay/messages".to_owned(),
@@ -270,10 +276,11 @@ impl Lock<'_> {
     }
 }
 
-/// Takes a lock of the session's schema, until the session ends or [`unlock`]s; `false` when another session has it.
+/// Takes a lock of the session's schema until the session ends or calls [`unlock`]; returns `false` if another session
+/// holds it.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn try_lock(connection: &mut PgConnection, lock: Lock<'_>) -> Result<bool, Error> {
     let taken = sqlx::query_scalar!(
         r#"-- lock_try
@@ -284,10 +291,10 @@ pub async fn try_lock(connection: &mut PgConnection, lock: Lock<'_>) -> Result<b
     Ok(taken.fetch_one(connection).await?)
 }
 
-/// Gives back a lock that the session has.
+/// Releases a lock that the session holds.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn unlock(connection: &mut PgConnection, lock: Lock<'_>) -> Result<(), Error> {
     sqlx::query_scalar!(
         r#"-- lock_release
@@ -300,7 +307,7 @@ pub async fn unlock(connection: &mut PgConnection, lock: Lock<'_>) -> Result<(),
     Ok(())
 }
 
-/// Whether a name needs no quotes wherever it stands, and is none of PostgreSQL's own.
+/// Whether a schema name never needs quotes and is not reserved by PostgreSQL.
 pub fn is_schema_name(name: &str) -> bool {
     let first = |c: char| c.is_ascii_lowercase() || c == '_';
     name.len() <= SCHEMA_BYTES_MAX
@@ -309,10 +316,10 @@ pub fn is_schema_name(name: &str) -> bool {
         && name.chars().all(|c| first(c) || c.is_ascii_digit())
 }
 
-/// Brings the tables to this version; nothing happens when they are there already. Waits while another session does so.
+/// Migrates the tables to this version, if they are not yet. Waits while another session is migrating.
 ///
 /// # Errors
-/// When a migration fails, another session does not come to its end, or the database was migrated by a newer or an altered
+/// When a migration fails, another session does not finish, or the database was migrated by a newer or an altered
 /// version.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let source = |error: Error| MigrateError::Source(error.into());
@@ -324,31 +331,31 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrateError> 
         tokio::time::sleep(MIGRATE_LOOK).await;
     }
     let migrated = MIGRATIONS.run(&mut *connection).await;
-    // A session that failed may be broken, and its end gives the lock back as well.
+    // A session that failed may be broken; closing it releases the lock as well.
     let unlocked = unlock(connection, Lock::Migrate).await;
     migrated.and_then(|()| unlocked.map_err(source))
 }
 
-/// This version's migrations.
+/// Returns this version's migrations.
 #[must_use]
 pub fn migrations() -> &'static sqlx::migrate::Migrator {
     &MIGRATIONS
 }
 
-/// How many of this version's migrations the database still lacks.
+/// Counts this version's migrations that the database lacks.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn migrations_missing(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
     let applied = migrations_applied(connection, "true").await?;
     Ok(MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).count())
 }
 
-/// How many of the database's migrations this version does not know: a newer version has changed the tables. One that only
-/// builds an index does not count; see [`crate::postgres::migrations`].
+/// Counts the database's migrations that this version does not know, because a newer version has changed the tables.
+/// Migrations that only build an index are not counted; see [`crate::postgres::migrations`].
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn migrations_unknown(connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
     let applied = migrations_applied(connection, "description NOT LIKE 'index %'").await?;
     Ok(applied.into_iter().filter(|version| !MIGRATIONS.version_exists(*version)).count())
@@ -363,11 +370,11 @@ async fn migrations_applied(connection: &mut PgConnection, only: &'static str) -
     sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_all(connection).await
 }
 
-/// The other sessions that services and commands of this installation have: those of the same schema, and those of versions
-/// that did not say which schema is theirs. One text each, for people.
+/// Describes the other sessions of services and commands of this install: those of the same schema, and those of
+/// versions that did not name their schema.
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn other_sessions(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     let sessions = sqlx::query_scalar!(
         r#"-- sessions_of_others
@@ -385,10 +392,10 @@ pub async fn other_sessions(connection: &mut PgConnection) -> Result<Vec<String>
     Ok(sessions.fetch_all(connection).await?)
 }
 
-/// How many [`other_sessions`] there are.
+/// Counts [`other_sessions`].
 ///
 /// # Errors
-/// When PostgreSQL cannot be asked.
+/// When PostgreSQL fails.
 pub async fn other_connections(connection: &mut PgConnection) -> Result<i64, Error> {
     Ok(i64::try_from(other_sessions(connection).await?.len()).unwrap_or(i64::MAX))
 }
@@ -398,7 +405,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_is_not_waited_for_for_ever() {
+    async fn waiting_for_an_answer_is_limited() {
         let never = std::future::pending::<Result<(), Error>>();
         let error = bounded(Duration::from_millis(5), never).await.unwrap_err();
         assert!(error.is_timeout() && !error.leaves_connection_usable(), "{error}");
@@ -409,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn no_service_can_be_pointed_at_tables_that_are_being_built() {
+    fn services_cannot_use_the_schema_of_a_rebuild() {
         let config = |schema: &str| PostgresConfig::default().in_schema(schema);
         assert!(config("shop").validate().is_ok());
         for name in

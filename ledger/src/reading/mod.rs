@@ -1,4 +1,4 @@
-//! Reading ranges of a topic outside the consumers.
+//! Reads ranges of topics outside the consumers.
 
 pub mod positions;
 pub mod ranges;

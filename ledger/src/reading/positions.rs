@@ -1,6 +1,7 @@
-//! Reads single records again, by where they lie.
+//! Reads single records again by position.
 //!
-//! Records that lie near each other are read in one go, so that asking for many costs about what reading them in order does.
+//! Records near each other are read together, so that reading many positions costs about as much as reading them in
+//! order.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
@@ -10,10 +11,10 @@ use riverlock_schemas::record::Position;
 
 use crate::reading::ranges::{OffsetRange, RangeError, RangeReader, limits};
 
-/// Records that are read in vain rather than begin anew behind them.
+/// Largest gap, in records, that is read rather than starting a new range.
 const GAP_RECORDS_MAX: i64 = 256;
 
-/// Reads records by where they lie. Blocks, so it belongs on a thread of its own.
+/// Reads records by position. Blocks, so it needs its own thread.
 pub struct PositionReader {
     kafka: KafkaConfig,
     group: &'static str,
@@ -22,19 +23,21 @@ pub struct PositionReader {
 }
 
 impl PositionReader {
-    /// A reader; `group` is a name for Kafka's logs.
+    /// Opens a reader; `group` appears in Kafka's logs.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// When the client cannot be created.
     pub fn open(kafka: &KafkaConfig, group: &'static str) -> Result<Self, RangeError> {
         let reader = RangeReader::open(kafka, group, [])?;
         Ok(Self { kafka: kafka.clone(), group, consumer: kafka.client().create()?, reader })
     }
 
-    /// Gives every body that Kafka has to `found`, and returns where it has none: the record is deleted, or never was.
+    /// Calls `found` with every body that Kafka has, and returns the other positions, whose records were deleted or
+    /// never existed.
     ///
     /// # Errors
-    /// When Kafka does not answer, or deletes records while they are read. Some may have been found by then.
+    /// When Kafka does not answer, or deletes records while they are read. `found` may have been called for some by
+    /// then.
     pub fn read(
         &mut self,
         mut wanted: BTreeSet<Position>,
@@ -46,7 +49,7 @@ impl PositionReader {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(wanted),
                 Err(error) => {
-                    // What it had still to read must not be read next time.
+                    // Open a new reader, so that the remaining ranges are not read next time.
                     self.reader = RangeReader::open(&self.kafka, self.group, [])?;
                     return Err(error);
                 }
@@ -59,7 +62,7 @@ impl PositionReader {
         }
     }
 
-    /// Those positions that lie within what the topics keep.
+    /// Returns the positions that are within the topics' retained offsets.
     fn kept(&self, wanted: &BTreeSet<Position>) -> Result<BTreeSet<Position>, RangeError> {
         let mut known: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
         for position in wanted {
@@ -76,7 +79,7 @@ impl PositionReader {
     }
 }
 
-/// Ranges that hold all positions, and not much between them.
+/// Returns ranges that contain all positions and few other records.
 fn coalesce(positions: &BTreeSet<Position>) -> Vec<OffsetRange> {
     let mut ranges: Vec<OffsetRange> = Vec::new();
     for Position { topic, partition, offset } in positions {
@@ -102,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_near_is_read_in_one_go() {
+    fn nearby_positions_are_read_in_one_range() {
         let position = |topic: &str, partition, offset| Position { topic: topic.to_owned(), partition, offset };
         let positions = BTreeSet::from([
             position("a", 0, 5),

@@ -1,7 +1,7 @@
 //! Reads given ranges of offsets, and nothing else.
 //!
-//! For everything that reads topics again: no group is joined, no offset is committed, nothing is rebalanced. The ranges are
-//! captured before reading starts, so that reading ends beside live traffic too.
+//! Used by everything that reads topics again: it joins no group, commits no offsets and causes no rebalances. The
+//! ranges are determined before reading starts, so that reading ends beside live traffic.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,18 +21,18 @@ use riverlock_runtime::{
 use riverlock_schemas::topics::is_of_earlier_cluster;
 use serde::{Deserialize, Serialize};
 
-/// How long Kafka may send nothing while records are known to be there.
+/// How long Kafka may send nothing although it has records.
 pub const STALL_MAX: Duration = Duration::from_secs(30);
-/// How long one poll waits.
+/// Longest wait of one poll.
 const POLL_WAIT: Duration = Duration::from_millis(500);
-/// How long [`ask_patiently`] goes on.
+/// How long [`ask_patiently`] retries.
 const ASK_PATIENCE: Duration = Duration::from_secs(15);
-/// How long it waits between two questions.
+/// Wait between two attempts of [`ask_patiently`].
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// Ranges that are at most this long, in records, are read in small pieces.
+/// Ranges of at most this many records are fetched in small pieces.
 const SMALL_RECORDS: u64 = 10;
-/// A small piece, in bytes: a few records and the rest of their batch.
+/// Size of a small piece, in bytes: a few records and the rest of their batch.
 const SMALL_BYTES: usize = 64 * 1024;
 
 /// Offsets `[start, end)` of one partition.
@@ -44,12 +44,12 @@ pub struct OffsetRange {
     pub partition: i32,
     /// The first offset that is read.
     pub start: i64,
-    /// The first offset that is not read any more.
+    /// The first offset after the range.
     pub end: i64,
 }
 
 impl OffsetRange {
-    /// How many offsets are in it.
+    /// Number of offsets in the range.
     #[must_use]
     pub fn records(&self) -> u64 {
         u64::try_from(self.end - self.start).unwrap_or_default()
@@ -62,54 +62,54 @@ impl std::fmt::Display for OffsetRange {
     }
 }
 
-/// The ranges could not be read to their end.
+/// The ranges could not be read completely.
 #[derive(Debug, thiserror::Error)]
 pub enum RangeError {
-    /// Kafka refused.
+    /// Kafka rejected a request or is unavailable.
     #[error("Kafka could not be read")]
     Kafka(#[from] KafkaError),
-    /// The records are not there: Kafka has deleted them, or never had them.
+    /// Kafka has deleted the records, or never had them.
     #[error("Kafka does not have {range}: {reason}")]
     Gone {
-        /// What was to be read.
+        /// The range.
         range: OffsetRange,
-        /// What Kafka says.
+        /// Kafka's error.
         reason: String,
     },
     /// Kafka does not have a topic.
     #[error("Kafka has no topic {0}")]
     NoTopic(String),
-    /// A partition that a consumer has read is not there any more, so what it held cannot be read.
+    /// A partition that a consumer has read no longer exists, so its records cannot be read.
     #[error(
-        "Kafka has {partitions} partitions of {topic}, but records of partition {partition} were read before: the topic was \
+        "{topic} has {partitions} partitions in Kafka, but records of partition {partition} were read before: the topic was \
          replaced by one with fewer partitions"
     )]
     NoPartition {
         /// The topic.
         topic: String,
-        /// The partition that is missing.
+        /// The missing partition.
         partition: i32,
-        /// How many Kafka has.
+        /// Number of partitions in Kafka.
         partitions: i32,
     },
-    /// A partition has no leader that could be asked.
-    #[error("Kafka cannot be asked for {topic}[{partition}]")]
+    /// A partition has no leader.
+    #[error("{topic}[{partition}] is unavailable in Kafka")]
     Unavailable {
         /// The topic.
         topic: String,
         /// The partition.
         partition: i32,
-        /// What Kafka says.
+        /// Kafka's error.
         #[source]
         source: KafkaError,
     },
     /// Kafka has records and does not send them.
-    #[error("Kafka sent nothing of {0} for {seconds} s although records are there", seconds = STALL_MAX.as_secs())]
+    #[error("Kafka sent no records of {0} for {seconds} s although it has more", seconds = STALL_MAX.as_secs())]
     Stalled(OffsetRange),
 }
 
 impl RangeError {
-    /// The partition that cannot be read, where the others may be readable.
+    /// The affected partition, if others may be readable.
     #[must_use]
     pub fn partition(&self) -> Option<(&str, i32)> {
         match self {
@@ -120,19 +120,19 @@ impl RangeError {
     }
 }
 
-/// Reads ranges one after the other, each from its start to its end, in the order in which they were given: what is read,
-/// and in which order, depends on nothing else. Blocks, so it belongs on a thread of its own.
+/// Reads ranges one after the other, each from start to end, in the given order; the result depends on nothing else.
+/// Blocks, so it needs its own thread.
 pub struct RangeReader {
     consumer: ConsumerGuard,
-    /// What is still to be read; the first is being read, and its start is the next offset.
+    /// The remaining ranges; the first is being read, and its start is the next offset.
     left: VecDeque<OffsetRange>,
 }
 
 impl RangeReader {
-    /// A reader of these ranges; empty ones are passed over. `group` is a name for Kafka's logs: no group is joined.
+    /// Opens a reader of these ranges; empty ones are skipped. `group` appears in Kafka's logs: no group is joined.
     ///
     /// # Errors
-    /// When the client cannot be made.
+    /// When the client cannot be created.
     pub fn open(
         kafka: &KafkaConfig,
         group: &str,
@@ -143,7 +143,7 @@ impl RangeReader {
         config.set("fetch.wait.max.ms", "10").set("queued.max.messages.kbytes", "4096");
         let left: VecDeque<OffsetRange> = ranges.into_iter().filter(|range| range.start < range.end).collect();
         if !left.is_empty() && left.iter().all(|range| range.records() <= SMALL_RECORDS) {
-            // Kafka sends whole batches, but no more of them than are asked for.
+            // Kafka sends whole batches, but no more of them than requested.
             config.set("fetch.message.max.bytes", SMALL_BYTES.to_string());
         }
         let consumer = ConsumerGuard::create(&config)?;
@@ -151,10 +151,10 @@ impl RangeReader {
         Ok(Self { consumer, left })
     }
 
-    /// Reads these ranges too, after all others.
+    /// Adds ranges after all others.
     ///
     /// # Errors
-    /// When the client is broken.
+    /// When the client has failed.
     pub fn extend(&mut self, ranges: impl IntoIterator<Item = OffsetRange>) -> Result<(), RangeError> {
         let was_at_end = self.left.is_empty();
         self.left.extend(ranges.into_iter().filter(|range| range.start < range.end));
@@ -164,10 +164,10 @@ impl RangeReader {
         Ok(())
     }
 
-    /// The next record, or `None` when all ranges are read.
+    /// Returns the next record, or `None` when all ranges are read.
     ///
     /// # Errors
-    /// When Kafka does not have the records, or does not send them. What transport errors say is waited out.
+    /// When Kafka does not have the records, or does not send them. Transport errors are waited out.
     pub fn read(&mut self) -> Result<Option<BorrowedMessage<'_>>, RangeError> {
         let mut since = Instant::now();
         while let Some(range) = self.left.front_mut() {
@@ -179,7 +179,7 @@ impl RangeReader {
                     if !is_wanted {
                         continue;
                     }
-                    // Past the end when the range's last offsets hold no record.
+                    // Beyond the end if the range's last offsets have no record.
                     let is_in_range = message.offset() < range.end;
                     range.start = message.offset() + 1;
                     if range.start >= range.end {
@@ -191,7 +191,7 @@ impl RangeReader {
                         return Ok(Some(message));
                     }
                 }
-                Some(Err(error)) => judge(&self.consumer, error, range)?,
+                Some(Err(error)) => handle_error(&self.consumer, error, range)?,
                 None if since.elapsed() >= STALL_MAX => return Err(RangeError::Stalled(range.clone())),
                 None => {}
             }
@@ -200,7 +200,7 @@ impl RangeReader {
     }
 }
 
-/// Has Kafka send the first of the ranges, ahead of the first poll: several readers then wait for it side by side.
+/// Starts fetching the first of the ranges before the first poll, so that several readers fetch concurrently.
 fn begin(consumer: &BaseConsumer, left: &VecDeque<OffsetRange>) -> Result<(), KafkaError> {
     let mut assignment = TopicPartitionList::new();
     if let Some(range) = left.front() {
@@ -209,19 +209,19 @@ fn begin(consumer: &BaseConsumer, left: &VecDeque<OffsetRange>) -> Result<(), Ka
     consumer.assign(&assignment)
 }
 
-/// What an error of a consumer means.
+/// Class of a consumer's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFailure {
     /// The client recovers by itself: a broker restarts, a leader moves, a connection is lost.
     Passing,
-    /// Kafka does not have the records: it has deleted them, or never had them.
+    /// Kafka has deleted the records, or never had them.
     Gone,
-    /// The client cannot be used any more.
+    /// The client can no longer be used.
     Fatal,
 }
 
 impl ReadFailure {
-    /// What the error of a consumer means for the range that it reads.
+    /// Classifies an error of a consumer.
     pub fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: &KafkaError) -> Self {
         match error.rdkafka_error_code() {
             Some(
@@ -238,16 +238,16 @@ impl ReadFailure {
     }
 }
 
-/// What an error means for a range.
-fn judge(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Result<(), RangeError> {
-    let trouble = match ReadFailure::of(consumer, &error) {
-        // A partition without a leader is not known to librdkafka for a while, and is there all the same.
+/// Handles an error while reading a range.
+fn handle_error(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Result<(), RangeError> {
+    let failure = match ReadFailure::of(consumer, &error) {
+        // librdkafka temporarily reports a partition without a leader as unknown although it exists.
         ReadFailure::Gone if is_unknown(&error) && has_partition(consumer, &range.topic, range.partition)? => {
             ReadFailure::Passing
         }
-        trouble => trouble,
+        failure => failure,
     };
-    match trouble {
+    match failure {
         ReadFailure::Gone => Err(RangeError::Gone { range: range.clone(), reason: error.to_string() }),
         ReadFailure::Fatal => Err(error.into()),
         ReadFailure::Passing => {
@@ -257,11 +257,11 @@ fn judge(consumer: &BaseConsumer, error: KafkaError, range: &OffsetRange) -> Res
     }
 }
 
-/// The first offset that a partition has, and the one after its last; `(0, 0)` where Kafka has no such topic or partition, such
-/// as one of an earlier cluster. Blocks.
+/// Returns the first offset of a partition and the one after its last; `(0, 0)` if Kafka does not have the topic or
+/// partition, such as one of an earlier cluster. Blocks.
 ///
 /// # Errors
-/// When Kafka cannot be asked; [`RangeError::Unavailable`] where only the partition cannot.
+/// When Kafka does not answer; [`RangeError::Unavailable`] if only the partition is unavailable.
 pub fn limits<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
@@ -283,11 +283,11 @@ pub fn limits<C: ConsumerContext>(
     }
 }
 
-/// How many partitions each topic has, asked of Kafka: the configuration may say otherwise, and records in partitions that it does
-/// not name would be left out. Blocks.
+/// Returns the number of partitions of each topic in Kafka. The configured number may differ, and records in other
+/// partitions would be left out. Blocks.
 ///
 /// # Errors
-/// When Kafka cannot be asked, or does not have one of the topics.
+/// When Kafka does not answer, or does not have one of the topics.
 pub fn partition_counts<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topics: &[String],
@@ -299,7 +299,7 @@ pub fn partition_counts<C: ConsumerContext>(
     }
 }
 
-/// Whether librdkafka does not know a topic or a partition. It says so of a partition without a leader, too.
+/// Whether librdkafka reports a topic or partition as unknown; it does so for a partition without a leader, too.
 fn is_unknown(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -322,14 +322,14 @@ fn has_partition<C: ConsumerContext>(
     Ok(found.is_some_and(|found| found.partitions().iter().any(|found| found.id() == partition)))
 }
 
-/// Asks Kafka, and asks again for up to [`ASK_PATIENCE`] while the answer is an error that passes by itself, such as those in
-/// the seconds after a broker's restart. Blocks.
+/// Sends a request to Kafka, and repeats it for up to [`ASK_PATIENCE`] while the answer is a transient error, as in the
+/// seconds after a broker's restart. Blocks.
 pub fn ask_patiently<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
     let started = Instant::now();
     loop {
         match ask() {
             Err(error) if passes(&error) && started.elapsed() < ASK_PATIENCE => {
-                tracing::debug!(%error, "Kafka is asked again: {error}");
+                tracing::debug!(%error, "repeating a request to Kafka: {error}");
                 std::thread::sleep(ASK_AGAIN);
             }
             answer => return answer,
@@ -337,7 +337,7 @@ pub fn ask_patiently<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<
     }
 }
 
-/// Whether an answer may be another one in a moment.
+/// Whether an error is transient.
 fn passes(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_restarting_broker_answers_is_asked_again_and_other_errors_are_not() {
+    fn requests_are_repeated_after_errors_of_a_restarting_broker_only() {
         let asked = Cell::new(0);
         let answer = ask_patiently(|| {
             asked.set(asked.get() + 1);

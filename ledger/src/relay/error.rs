@@ -1,29 +1,29 @@
-//! Why the relay cannot go on.
+//! Errors of the relay.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::Error;
 
-/// The relay could not go on.
+/// A message could not be published, or the queue could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// PostgreSQL refused, or is away.
+    /// PostgreSQL failed or is unavailable.
     #[error(transparent)]
     Ledger(#[from] Error),
-    /// Kafka did not take a message.
-    #[error("Kafka did not take a message: {0}")]
+    /// Kafka did not accept a message.
+    #[error("Kafka did not accept a message: {0}")]
     Kafka(#[from] KafkaError),
-    /// Kafka took a message and did not say where; it may be lost, so it is sent again.
-    #[error("Kafka did not say where a message lies")]
-    Unproven,
-    /// Kafka did not say in time what became of a message; it is sent again.
-    #[error("Kafka did not say what became of a message")]
-    Unknown,
+    /// Kafka accepted a message without reporting its offset. It may be lost, so it is sent again.
+    #[error("Kafka did not report the offset of a message")]
+    NoOffset,
+    /// No delivery report arrived in time. The message is sent again.
+    #[error("no delivery report for a message arrived in time")]
+    NoReport,
 }
 
 impl RelayError {
-    /// Whether Kafka refuses this very message, so that sending it again does not help.
-    pub(crate) fn is_refusal(&self) -> bool {
+    /// Whether Kafka rejects this particular message, so that sending it again does not help.
+    pub(crate) fn is_rejection(&self) -> bool {
         let Self::Kafka(error) = self else { return false };
         matches!(
             error.rdkafka_error_code(),
@@ -51,10 +51,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_message_is_to_blame_for_is_refused_for_good() {
+    fn only_errors_caused_by_the_message_are_permanent_rejections() {
         let failed = |code| RelayError::Kafka(KafkaError::MessageProduction(code));
         for code in [RDKafkaErrorCode::MessageSizeTooLarge, RDKafkaErrorCode::InvalidRecord] {
-            assert!(failed(code).is_refusal(), "{code:?}");
+            assert!(failed(code).is_rejection(), "{code:?}");
         }
         for code in [
             RDKafkaErrorCode::TopicAuthorizationFailed,
@@ -62,8 +62,8 @@ mod tests {
             RDKafkaErrorCode::MessageTimedOut,
             RDKafkaErrorCode::QueueFull,
         ] {
-            assert!(!failed(code).is_refusal(), "{code:?}");
+            assert!(!failed(code).is_rejection(), "{code:?}");
         }
-        assert!(!RelayError::Unproven.is_refusal());
+        assert!(!RelayError::NoOffset.is_rejection());
     }
 }

@@ -1,16 +1,16 @@
-//! Groups of which a message failed, and which wait while the others go on.
+//! Groups with a message that failed; they wait while others are published.
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use riverlock_runtime::Backoff;
 use tokio::time::Instant;
 
-/// Shortest and longest wait before a group is tried again.
+/// Shortest and longest wait before a group is retried.
 const WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(30);
-/// Most groups that are held. More of them mean that it is not the groups.
+/// Most groups that are held. If there are more, the problem is not specific to groups.
 const GROUPS_MAX: usize = 5_000;
 
-/// Which groups wait, and until when.
+/// The held groups, and until when they wait.
 pub(super) struct HeldGroups {
     groups: BTreeSet<String>,
     until: Option<Instant>,
@@ -22,7 +22,7 @@ impl HeldGroups {
         Self { groups: BTreeSet::new(), until: None, backoff: Backoff::new(WAIT) }
     }
 
-    /// The groups that wait. All of them are tried again when their time is up.
+    /// Returns the held groups. All of them are released when the wait is over.
     pub(super) fn current(&mut self, now: Instant) -> Vec<String> {
         if self.until.is_some_and(|until| until <= now) {
             self.groups.clear();
@@ -31,7 +31,7 @@ impl HeldGroups {
         self.groups.iter().cloned().collect()
     }
 
-    /// A message of the group failed.
+    /// Holds a group because one of its messages failed.
     pub(super) fn hold(&mut self, group: &str, now: Instant) {
         if self.until.is_none() {
             self.until = Some(now + self.backoff.next_wait());
@@ -39,7 +39,7 @@ impl HeldGroups {
         self.groups.insert(group.to_owned());
     }
 
-    /// Everything that was tried succeeded.
+    /// Records that everything was published.
     pub(super) fn succeeded(&mut self) {
         if self.groups.is_empty() {
             self.backoff.reset();
@@ -60,13 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_waits_and_is_tried_again_and_waits_longer_when_it_fails_again() {
+    fn a_group_is_retried_and_waits_longer_after_each_failure() {
         let (mut held, start) = (HeldGroups::new(), Instant::now());
         held.hold("a", start);
         held.hold("b", start);
         assert_eq!(held.current(start + Duration::from_millis(400)), ["a", "b"]);
         let later = start + Duration::from_secs(2);
-        assert!(held.current(later).is_empty(), "its time is up");
+        assert!(held.current(later).is_empty(), "the wait is over");
         held.hold("a", later);
         assert_eq!(held.current(later + Duration::from_millis(900)), ["a"], "twice as long");
         assert!(held.current(later + Duration::from_secs(4)).is_empty());

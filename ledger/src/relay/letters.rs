@@ -1,4 +1,4 @@
-//! Dead letters as a queue: each for itself, the oldest first.
+//! Dead letters as a queue: each one independently, oldest first.
 
 use rdkafka::message::{Header, OwnedHeaders};
 use sqlx::PgConnection;
@@ -6,13 +6,13 @@ use sqlx::PgConnection;
 use super::publisher::{Item, PAGE_BYTES, Queue};
 use crate::{Error, postgres::Lock};
 
-/// Letters that are published between two statements.
+/// Most dead letters in a page.
 const PAGE_LETTERS: usize = 500;
 
-/// Letters that are not published.
+/// Dead letters that are not published yet.
 pub(super) struct Letters;
 
-/// A letter after one of its tries: a further one is published again.
+/// A dead letter after one of its attempts; it is published again after each further one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Letter {
     topic_id: i16,

@@ -1,8 +1,9 @@
 //! The outbox as a queue: messages by number, those of one order in order.
 //!
-//! The queue lives from rows that come and go. While some long snapshot keeps PostgreSQL from removing the dead ones, looking
-//! for the first live row reads all of them, so the search begins at a floor below which nothing waits. What may still appear
-//! there decides how far the floor may rise: a transaction that has drawn a number and not ended, and messages that were parked
+//! Rows of the queue are inserted and deleted all the time. While a long snapshot keeps PostgreSQL from removing dead
+//! rows, finding the first live row reads all of them. So the search begins at a floor below which no message waits.
+//! The floor may rise only if no message can appear below it: from a transaction that has drawn a number and is still
+//! open, or by returning a parked message.
 //! and come back.
 
 use std::time::Duration;
@@ -14,22 +15,22 @@ use tokio::time::Instant;
 use super::publisher::{Item, PAGE_BYTES, Queue};
 use crate::{Error, postgres::Lock};
 
-/// Messages that are published between two statements.
+/// Most messages in a page.
 const PAGE_MESSAGES: usize = 1_000;
-/// How often the floor is looked at.
+/// Time between two updates of the floor.
 const FLOOR_LOOK: Duration = Duration::from_secs(1);
-/// How long the floor counts. Then the whole queue is looked at once, whatever is thought to be below.
+/// How long the floor is valid; then the whole queue is searched once.
 const FLOOR_LIFETIME: Duration = Duration::from_secs(60);
 
-/// What is known of the queue.
+/// State of the queue.
 #[derive(Default)]
 pub(super) struct Messages {
-    /// Nothing waits up to this number, and nothing will.
+    /// No message with a number up to this one is waiting or can still appear.
     floor: i64,
-    /// The highest number that was taken out of the queue.
+    /// The highest number that was removed from the queue.
     passed: i64,
-    /// A number that the floor may rise to, when all transactions before this one have ended: one of them may have drawn a
-    /// smaller number.
+    /// A number to which the floor may rise once all transactions before the given one have ended, because one of them
+    /// may have drawn a smaller number.
     rising: Option<(i64, u64)>,
     /// The last retry that was seen.
     retries: i64,
@@ -38,8 +39,8 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    /// Looks whether the floor can rise, or has to fall.
-    async fn look(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
+    /// Raises the floor if possible, or resets it.
+    async fn update_floor(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
         let row = sqlx::query!(
             r#"-- outbox_horizon
                SELECT (SELECT min(message_id) FROM outbox_due WHERE message_id > $1) AS first,
@@ -50,16 +51,16 @@ impl Messages {
         );
         let row = row.fetch_one(connection).await?;
         let number = |text: &str| text.parse::<u64>().unwrap_or_default();
-        self.rise(row.first, row.retries, number(&row.oldest), number(&row.next));
+        self.raise_floor(row.first, row.retries, number(&row.oldest), number(&row.next));
         Ok(())
     }
 
-    /// Moves the floor: `first` is the first number above it that waits, `oldest` the oldest transaction that has not ended,
-    /// `next` the one that begins next.
-    fn rise(&mut self, first: Option<i64>, retries: i64, oldest: u64, next: u64) {
+    /// Moves the floor. `first` is the first waiting number above it, `oldest` the oldest open transaction, `next` the
+    /// next transaction.
+    fn raise_floor(&mut self, first: Option<i64>, retries: i64, oldest: u64, next: u64) {
         if retries != self.retries {
             self.retries = retries;
-            self.fall();
+            self.reset_floor();
             return;
         }
         if let Some((number, since)) = self.rising
@@ -73,28 +74,29 @@ impl Messages {
         }
     }
 
-    /// Looks at the whole queue again.
-    fn fall(&mut self) {
+    /// Resets the floor, so that the whole queue is searched.
+    fn reset_floor(&mut self) {
         self.floor = 0;
         self.rising = None;
     }
 
-    /// Looks at the floor, if it is time to.
-    async fn keep_floor(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
+    /// Updates the floor if it is due.
+    async fn maintain_floor(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
         let now = Instant::now();
         let is_over = |at: Option<Instant>, after| at.is_none_or(|at| now.duration_since(at) >= after);
         if is_over(self.reset_at, FLOOR_LIFETIME) {
-            self.fall();
+            self.reset_floor();
             self.reset_at = Some(now);
         }
         if is_over(self.looked_at, FLOOR_LOOK) {
-            self.look(connection).await?;
+            self.update_floor(connection).await?;
             self.looked_at = Some(now);
         }
         Ok(())
     }
 
-    /// Parks messages whose order has a parked one before them, unless it was put back in the meantime: then they follow it.
+    /// Parks messages behind a parked message of their order, unless that one was returned in the meantime: then they
+    /// follow it.
     async fn park_behind(connection: &mut PgConnection, behind: &[i64], ids: &[i64]) -> Result<(), Error> {
         sqlx::query!(
             "-- outbox_park_behind
@@ -130,7 +132,7 @@ impl Queue for Messages {
     }
 
     async fn page(&mut self, connection: &mut PgConnection, held: &[String]) -> Result<Vec<Item<i64>>, Error> {
-        self.keep_floor(connection).await?;
+        self.maintain_floor(connection).await?;
         let rows = sqlx::query!(
             r#"-- outbox_next
                SELECT n.message_id AS "message_id!", n.order_id AS "order_id!", n.live_mode AS "live_mode!", n.kind AS "kind!",
@@ -161,7 +163,7 @@ impl Queue for Messages {
         .fetch_all(&mut *connection)
         .await?;
         if rows.first().is_some_and(|row| row.retries != self.retries) {
-            // Messages came back that may lie below the floor, before others of their orders.
+            // Messages were returned that may be below the floor and before others of their orders.
             self.looked_at = None;
             return Ok(Vec::new());
         }
@@ -213,25 +215,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_floor_rises_only_above_numbers_that_no_transaction_can_bring_any_more() {
+    fn the_floor_rises_only_above_numbers_that_no_open_transaction_can_have() {
         let mut messages = Messages { passed: 100, ..Messages::default() };
-        messages.rise(None, 0, 40, 50);
+        messages.raise_floor(None, 0, 40, 50);
         assert_eq!((messages.floor, messages.rising), (0, Some((100, 50))), "transactions 40 to 49 may have drawn 99");
         messages.passed = 200;
-        messages.rise(None, 0, 49, 60);
+        messages.raise_floor(None, 0, 49, 60);
         assert_eq!(messages.floor, 0, "49 has not ended");
-        messages.rise(Some(90), 0, 50, 60);
+        messages.raise_floor(Some(90), 0, 50, 60);
         assert_eq!(messages.floor, 89, "90 appeared, and waits");
-        messages.rise(None, 0, 55, 70);
+        messages.raise_floor(None, 0, 55, 70);
         assert_eq!(messages.floor, 89, "60 counts from here");
-        messages.rise(None, 0, 60, 80);
+        messages.raise_floor(None, 0, 60, 80);
         assert_eq!(messages.floor, 200);
     }
 
     #[test]
-    fn the_floor_falls_when_messages_come_back() {
+    fn the_floor_is_reset_when_messages_are_returned() {
         let mut messages = Messages { floor: 70, passed: 100, rising: Some((100, 5)), ..Messages::default() };
-        messages.rise(Some(101), 1, 9, 10);
+        messages.raise_floor(Some(101), 1, 9, 10);
         assert_eq!((messages.floor, messages.retries, messages.rising), (0, 1, None));
     }
 }

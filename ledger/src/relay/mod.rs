@@ -1,11 +1,12 @@
-//! Publishes what waits in PostgreSQL: the outbox to the fulfillment topic, dead letters to theirs.
+//! Publishes from PostgreSQL to Kafka: the outbox to the fulfillment topic, dead letters to theirs.
 //!
-//! At least once, with a stable id per message. One process publishes each of the two at a time, whichever has its lock, and
-//! messages of one order go out in the order in which they were written. No transaction is open while Kafka is asked.
+//! Delivery is at least once, with a stable id per message. For each of the two queues, one process at a time
+//! publishes, holding a lock. Messages of one order are published in the order in which they were written. No
+//! transaction is open during requests to Kafka.
 //!
-//! What cannot be published holds up nothing else: the two queues share no task, connection, lock or producer; an order whose
-//! message fails waits while the others go on; and a message that Kafka refuses for good is parked, with all that follow it of
-//! its order, until `riverlock outbox retry` puts them back.
+//! A failure does not block anything else: the two queues share no task, connection, lock or producer; an order with a
+//! failed message waits while others are published; and a message that Kafka rejects permanently is parked, together
+//! with all later ones of its order, until `riverlock outbox retry` returns them.
 
 mod error;
 mod held;
@@ -24,13 +25,13 @@ use crate::{PostgresConfig, metrics};
 use self::{letters::Letters, messages::Messages, publisher::Publisher};
 pub use error::RelayError;
 
-/// How long a publishing task may be silent before the process counts as stuck: longer than all that it waits for.
+/// Time without a heartbeat after which a publishing task counts as stuck; longer than all its timeouts.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
 
-/// Runs until the shutdown. Errors are waited out; they never end the relay.
+/// Publishes until the shutdown. Errors are logged and retried.
 ///
 /// # Errors
-/// When a Kafka client cannot be made.
+/// When a Kafka client cannot be created.
 pub async fn run(kafka: KafkaConfig, postgres: PostgresConfig, context: Context) -> Result<(), KafkaError> {
     metrics::describe_relay();
     let topics = kafka.topics();
@@ -49,7 +50,7 @@ pub async fn run(kafka: KafkaConfig, postgres: PostgresConfig, context: Context)
     Ok(())
 }
 
-/// Publishes pages of both queues, one after the other and without a wait.
+/// Publishes pages of both queues alternately, without waiting.
 pub(crate) async fn rounds(
     kafka: &KafkaConfig,
     postgres: &PostgresConfig,

@@ -1,4 +1,4 @@
-//! Publishes one queue, page by page, for as long as the process lives.
+//! Publishes one queue page by page, as long as the process runs.
 
 use std::{
     collections::HashSet,
@@ -22,49 +22,49 @@ use crate::{
     postgres::{Lock, bounded, try_lock},
 };
 
-/// How often the queue is looked at when it is empty.
+/// Wait before an empty queue is read again.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How often a process that does not publish asks whether it may.
+/// Wait before a process that does not publish tries again to take the lock.
 const LOCK_INTERVAL: Duration = Duration::from_secs(1);
-/// Shortest and longest wait after an error that concerns everything.
+/// Shortest and longest wait after an error that affects the whole queue.
 const RETRY_WAIT: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(5);
-/// How long Kafka may take for a message, in milliseconds. A page waits for its slowest message, and so does all that follows,
-/// while a partition has no leader.
+/// Delivery timeout of a message, in milliseconds. While a partition has no leader, a page waits for its slowest
+/// message, and everything after the page waits too.
 const DELIVERY_TIMEOUT_MS: &str = "5000";
-/// How long a page's delivery reports are waited for: they come by themselves after the time above.
+/// Longest wait for a page's delivery reports, which normally arrive within the delivery timeout.
 const REPORT_LIMIT: Duration = Duration::from_secs(20);
-/// Where a page of items ends in any case, in bytes of payload. The producer's queue has room for several.
+/// Limit of a page, in bytes of payload. The producer's queue has room for several pages.
 pub(super) const PAGE_BYTES: i64 = 16 * 1024 * 1024;
 
-/// What waits to be published.
+/// A queue of items to publish.
 pub(super) trait Queue: Send {
-    /// What an item is found by.
+    /// Identifies an item.
     type Id: Clone + Send + Sync;
-    /// The queue in metrics and logs.
+    /// Name of the queue in metrics and logs.
     const SOURCE: &'static str;
-    /// The lock of the process that publishes it.
+    /// Lock of the process that publishes it.
     const LOCK: Lock<'static>;
     /// Most items in a page.
     const PAGE_ITEMS: usize;
 
-    /// Another connection: what was known of the queue may not be so any more.
+    /// Resets the state of the queue, because the connection is a new one.
     fn begin(&mut self);
 
-    /// The items that come next, at most [`PAGE_BYTES`], without those of groups that are held.
+    /// Returns the next items, at most [`PAGE_BYTES`], without those of held groups.
     fn page(
         &mut self,
         connection: &mut PgConnection,
         held: &[String],
     ) -> impl Future<Output = Result<Vec<Item<Self::Id>>, Error>> + Send;
 
-    /// These items are published.
+    /// Records that these items are published.
     fn remove(
         &mut self,
         connection: &mut PgConnection,
         ids: &[Self::Id],
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// This item cannot be published, for this reason.
+    /// Parks an item that cannot be published, with the reason.
     fn park(
         &mut self,
         connection: &mut PgConnection,
@@ -73,33 +73,33 @@ pub(super) trait Queue: Send {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// An item of a queue, as it is sent.
+/// An item of a queue.
 pub(super) struct Item<I> {
     pub(super) id: I,
     /// Items of one group are published in order.
     pub(super) group: String,
-    /// How the item is called in logs.
+    /// Name of the item in logs.
     pub(super) name: String,
     pub(super) key: Vec<u8>,
     pub(super) payload: Vec<u8>,
     pub(super) headers: OwnedHeaders,
 }
 
-/// What became of an item.
+/// Result of sending an item.
 #[derive(Debug)]
 enum SendResult {
     Delivered,
     Failed(RelayError),
-    /// It was not sent: one of its group before it failed, or there was no room.
+    /// Not sent: an earlier one of its group failed, or the producer's queue was full.
     Skipped,
 }
 
-/// What follows from what became of a page: by number of the item.
+/// Results of a page, by index of the item.
 #[derive(Debug, Default)]
 struct SendResults {
-    /// Published, and so was all of its group before it.
+    /// Published, as were all earlier items of its group.
     published: Vec<usize>,
-    /// The first of its group that failed.
+    /// The first failure of its group.
     failed: Vec<(usize, RelayError)>,
 }
 
@@ -126,7 +126,7 @@ impl<Q: Queue> Publisher<Q> {
         Ok(Self { queue, topic, kafka, postgres, component, producer, held: HeldGroups::new() })
     }
 
-    /// Runs until the shutdown. Errors are waited out.
+    /// Publishes until the shutdown. Errors are logged and retried.
     pub(super) async fn run(mut self, soft: &CancellationToken) {
         let mut backoff = Backoff::new(RETRY_WAIT);
         while !soft.is_cancelled() {
@@ -138,24 +138,24 @@ impl<Q: Queue> Publisher<Q> {
             }
             let wait = backoff.next_wait();
             self.component.not_ready(error.to_string());
-            tracing::warn!(%error, "the relay of {} goes on in {} ms: {error}", Q::SOURCE, wait.as_millis());
+            tracing::warn!(%error, "the relay of {} failed and is retried in {} ms: {error}", Q::SOURCE, wait.as_millis());
             pause(wait, soft).await;
         }
-        // Nothing is in flight here but what an error interrupted, and that is sent again.
+        // Only items interrupted by an error are still in flight, and they are sent again.
         let _ = self.producer.flush(Duration::ZERO);
     }
 
-    /// One connection's life: take the lock, publish until something fails or the process ends.
+    /// Works with one connection: takes the lock and publishes until something fails or the process shuts down.
     async fn session(&mut self, soft: &CancellationToken) -> Result<(), RelayError> {
         if let Some((_, reason)) = self.producer.client().fatal_error() {
-            // It would refuse everything for ever.
-            tracing::error!("the relay of {} makes a new producer: {reason}", Q::SOURCE);
+            // A producer with a fatal error rejects everything.
+            tracing::error!("the relay of {} creates a new producer: {reason}", Q::SOURCE);
             self.producer = producer(&self.kafka)?;
         }
         let limit = self.postgres.answer_limit();
         let mut connection = self.postgres.connect_as("relay").await?;
         while !bounded(limit, try_lock(&mut connection, Q::LOCK)).await? {
-            // Another process publishes, which is as good.
+            // Another process is publishing.
             self.component.ready();
             self.component.beat();
             pause(jittered(LOCK_INTERVAL), soft).await;
@@ -173,7 +173,7 @@ impl<Q: Queue> Publisher<Q> {
         Ok(())
     }
 
-    /// Publishes a page, and says whether it was full.
+    /// Publishes a page, and returns whether it was full.
     pub(super) async fn round(&mut self, connection: &mut PgConnection) -> Result<bool, RelayError> {
         self.component.beat();
         let held = self.held.current(Instant::now());
@@ -186,7 +186,7 @@ impl<Q: Queue> Publisher<Q> {
         Ok(items.len() >= Q::PAGE_ITEMS)
     }
 
-    /// Publishes a page. Only what concerns everything is an error.
+    /// Publishes a page. Returns an error only if it affects the whole queue.
     async fn publish(&mut self, connection: &mut PgConnection, items: &[Item<Q::Id>]) -> Result<(), RelayError> {
         if items.is_empty() {
             return Ok(());
@@ -201,7 +201,7 @@ impl<Q: Queue> Publisher<Q> {
         for (index, error) in failed {
             let item = &items[index];
             self.component.beat();
-            match self.settle(connection, item, error).await? {
+            match self.handle_failure(connection, item, error).await? {
                 None => moved = true,
                 Some(error) => {
                     self.held.hold(&item.group, Instant::now());
@@ -213,30 +213,30 @@ impl<Q: Queue> Publisher<Q> {
         if !moved || self.held.is_full() {
             return Err(error);
         }
-        self.component.not_ready(format!("{} and others like it wait: {error}", item.name));
-        tracing::warn!(%error, "{} was not published, and others go on: {error}", item.name);
+        self.component.not_ready(format!("{} and other messages are waiting: {error}", item.name));
+        tracing::warn!(%error, "{} was not published; publishing others continues: {error}", item.name);
         Ok(())
     }
 
-    /// Decides about an item that failed. `None` when it is out of the queue, and the error when it stays.
-    async fn settle(
+    /// Handles an item that failed. Returns `None` if it was removed from the queue, and the error if it stays.
+    async fn handle_failure(
         &mut self,
         connection: &mut PgConnection,
         item: &Item<Q::Id>,
         error: RelayError,
     ) -> Result<Option<RelayError>, RelayError> {
-        if !error.is_refusal() {
+        if !error.is_rejection() {
             return Ok(Some(error));
         }
-        // Kafka refuses whole batches. What it refuses alone is to blame itself.
+        // Kafka rejects whole batches. An item that is rejected alone is itself the cause.
         let error = match self.send(std::slice::from_ref(item)).await.pop() {
             Some(SendResult::Delivered) => {
                 self.remove(connection, std::slice::from_ref(&item.id)).await?;
                 return Ok(None);
             }
-            Some(SendResult::Failed(error)) if error.is_refusal() => error,
+            Some(SendResult::Failed(error)) if error.is_rejection() => error,
             Some(SendResult::Failed(error)) => return Ok(Some(error)),
-            Some(SendResult::Skipped) | None => return Ok(Some(RelayError::Unknown)),
+            Some(SendResult::Skipped) | None => return Ok(Some(RelayError::NoReport)),
         };
         let reason = error.to_string();
         bounded(self.postgres.answer_limit(), self.queue.park(connection, &item.id, &reason)).await?;
@@ -252,7 +252,7 @@ impl<Q: Queue> Publisher<Q> {
         Ok(())
     }
 
-    /// Sends items side by side, those of a group in order, and says what became of each.
+    /// Sends items concurrently, those of a group in order, and returns the result of each.
     async fn send(&self, items: &[Item<Q::Id>]) -> Vec<SendResult> {
         let mut broken: HashSet<&str> = HashSet::new();
         let mut has_room = true;
@@ -264,7 +264,7 @@ impl<Q: Queue> Publisher<Q> {
             }
             let record =
                 FutureRecord::to(&self.topic).key(&item.key).payload(&item.payload).headers(item.headers.clone());
-            // Not waiting for room: what waits would be overtaken.
+            // Does not wait for room, because later items would overtake the waiting one.
             pending.push(self.producer.send_result(record).map_err(|(error, _)| {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
                     has_room = false;
@@ -280,11 +280,11 @@ impl<Q: Queue> Publisher<Q> {
             sent.push(match pending {
                 Err(sent) => sent,
                 Ok(delivery) => match timeout_at(deadline, delivery).await {
-                    // A success without an offset is only concluded, not reported; see ingest's producer.
-                    Ok(Ok(Ok(delivery))) if delivery.offset < 0 => SendResult::Failed(RelayError::Unproven),
+                    // A success without an offset is inferred, not reported; see ingest's producer.
+                    Ok(Ok(Ok(delivery))) if delivery.offset < 0 => SendResult::Failed(RelayError::NoOffset),
                     Ok(Ok(Ok(_))) => SendResult::Delivered,
                     Ok(Ok(Err((error, _)))) => SendResult::Failed(error.into()),
-                    Ok(Err(_)) | Err(_) => SendResult::Failed(RelayError::Unknown),
+                    Ok(Err(_)) | Err(_) => SendResult::Failed(RelayError::NoReport),
                 },
             });
         }
@@ -303,7 +303,7 @@ async fn pause(wait: Duration, soft: &CancellationToken) {
     }
 }
 
-/// Sorts a page by what is to be done. What was delivered after a failure of its group is sent again behind it.
+/// Sorts the results of a page. Items delivered after a failure of their group are sent again after it.
 fn sort(groups: &[&str], sent: Vec<SendResult>) -> SendResults {
     let (mut sorted, mut stopped) = (SendResults::default(), HashSet::new());
     for (index, (group, sent)) in groups.iter().zip(sent).enumerate() {
@@ -329,8 +329,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_each_group_that_is_published_which_lies_before_its_first_failure() {
-        let failed = || SendResult::Failed(RelayError::Unproven);
+    fn items_count_as_published_up_to_the_first_failure_of_their_group() {
+        let failed = || SendResult::Failed(RelayError::NoOffset);
         let groups = ["a", "b", "a", "c", "b", "a", "c", "b"];
         let sent = vec![
             SendResult::Delivered,

@@ -1,5 +1,5 @@
-//! Shows what waits to be published, and whether the topics are there. In every process: what the process that publishes says
-//! of itself stands still when that process does.
+//! Exports the size and age of the queues, and checks the topics. Runs in every process: metrics of the publishing
+//! process alone would stop changing when that process hangs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,20 +15,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Error, PostgresConfig, metrics as names, postgres::bounded};
 
-/// How often PostgreSQL is asked.
+/// Time between two updates of the metrics.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How often Kafka is asked for the topics; for one that is not well, more often.
+/// Time between two checks of the topics; the next check is sooner if one failed.
 const TOPIC_INTERVAL: Duration = Duration::from_secs(60);
-/// How long Kafka may take to answer.
+/// Longest wait for Kafka's answer.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(5);
-/// Up to here what waits is counted.
+/// Limit of the counts.
 const COUNT_MAX: i64 = 100_000;
 
-/// What is watched, and who is told.
+/// Connections, and the components whose health is reported.
 pub(super) struct Watch {
     pub(super) postgres: PostgresConfig,
     pub(super) client: Arc<ConsumerGuard>,
-    /// The topics that are published to.
+    /// The topics that messages are published to.
     pub(super) topics: [(String, Component); 2],
     pub(super) component: Component,
 }
@@ -58,7 +58,7 @@ impl Watch {
         }
     }
 
-    /// Sets the metrics, and returns the connection.
+    /// Sets the metrics and returns the connection.
     async fn show(&self, connection: Option<PgConnection>) -> Result<PgConnection, Error> {
         let mut connection = match connection {
             Some(connection) => connection,
@@ -94,7 +94,7 @@ impl Watch {
         Ok(connection)
     }
 
-    /// Says of every topic whether it can be published to, as far as Kafka tells; `true` when all can.
+    /// Reports for each topic whether messages can be published to it; returns `true` if that is so for all.
     async fn look_at_topics(&self) -> bool {
         let (client, names) = (Arc::clone(&self.client), self.topics.clone().map(|(name, _)| name));
         let asked = tokio::task::spawn_blocking(move || names.map(|name| leaderless(&client, &name)));
@@ -112,7 +112,7 @@ impl Watch {
     }
 }
 
-/// A partition of the topic that has no leader, if there is one.
+/// Returns a partition of the topic without a leader, if there is one.
 fn leaderless(client: &BaseConsumer, topic: &str) -> Result<Option<i32>, KafkaError> {
     let metadata = client.fetch_metadata(Some(topic), TOPIC_TIMEOUT)?;
     let Some(topic) = metadata.topics().first() else {

@@ -1,4 +1,4 @@
-//! Reading Digital River's lists completely: windows of time, and their pages.
+//! Reads Digital River's lists completely: time windows, and their pages.
 
 pub mod walk;
 pub mod windows;

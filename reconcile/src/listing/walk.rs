@@ -1,4 +1,4 @@
-//! Reads the pages of one window, and notices when they do not come to an end.
+//! Reads the pages of one window, and detects lists that do not end.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -8,13 +8,13 @@ use riverlock_digital_river::{
 };
 use riverlock_schemas::Mode;
 
-/// Most pages of one window: a million events. More are refused, so that memory stays bounded.
+/// Most pages of one window: a million events. Limits the memory.
 pub const PAGES_MAX: usize = 10_000;
 
-/// How often a page is asked for again that was there before.
+/// Attempts to read a page that repeats an earlier one.
 const REPETITIONS_MAX: u32 = 3;
 
-/// The pause before a page is asked for again.
+/// Wait before a repeated page is requested again.
 const REPETITION_WAIT: Duration = Duration::from_millis(500);
 
 /// Why a window cannot be read.
@@ -23,37 +23,37 @@ pub enum WalkError {
     /// A request failed.
     #[error(transparent)]
     Request(#[from] Error),
-    /// The list does not come to an end: the same page comes again and again.
-    #[error("Digital River's list does not come to an end: the same page comes again and again (after `{0}`)")]
+    /// The list does not end: it repeats a page.
+    #[error("Digital River's list does not end: it repeats the same page (after `{0}`)")]
     Loop(String),
-    /// There is more in the window than is read at once.
+    /// The window has too many pages.
     #[error("one window has more than {PAGES_MAX} pages of events; set a shorter reconcile.window")]
     TooMany,
 }
 
-/// The pages of one window.
+/// Iterator over the pages of one window.
 #[derive(Debug)]
 pub struct Walk<'a> {
     client: &'a Client,
     mode: Mode,
     priority: Priority,
     query: Query,
-    /// The last events of the pages so far.
+    /// Last event of each page so far.
     seen: HashSet<String>,
     ended: bool,
 }
 
 impl<'a> Walk<'a> {
-    /// Begins at the newest event of the query.
+    /// Starts at the newest event of the query.
     #[must_use]
     pub fn new(client: &'a Client, mode: Mode, query: Query, priority: Priority) -> Self {
         Self { client, mode, priority, query, seen: HashSet::new(), ended: false }
     }
 
-    /// The next page; `None` after the last one.
+    /// Returns the next page; `None` after the last one.
     ///
     /// # Errors
-    /// When a request fails for good, or the list does not come to an end.
+    /// When a request fails permanently, or the list does not end.
     pub async fn next(&mut self) -> Result<Option<Events>, WalkError> {
         if self.ended {
             return Ok(None);
@@ -62,7 +62,7 @@ impl<'a> Walk<'a> {
             let page = events::list(self.client, self.mode, &self.query, self.priority).await?;
             let last = page.data.last().map(|event| event.id.clone());
             match last {
-                // An empty page that says that there are more has no cursor to go on with.
+                // An empty page with `hasMore` provides no cursor for the next page.
                 None if page.has_more => {}
                 Some(last) if self.seen.contains(&last) => {}
                 last => {

@@ -1,26 +1,26 @@
-//! Which stretches of time are compared, in which order. Pure.
+//! Time windows that are compared, and their order. Pure.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A stretch of time: from its start up to, but not including, its end.
+/// A range of time: `[from, to)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The oldest moment in it.
+    /// Start.
     pub from: DateTime<Utc>,
-    /// The first moment after it.
+    /// End, exclusive.
     pub to: DateTime<Utc>,
 }
 
-/// One window: what is listed, and from where on everything is compared once the window is done.
+/// A window of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// What is listed: the window and the overlap before it.
+    /// The range to list: the window and the overlap before it.
     pub listed: Range,
-    /// The window without the overlap.
+    /// Start of the window without the overlap; everything from here on is compared once the window is done.
     pub done_from: DateTime<Utc>,
 }
 
-/// The windows of a range, from the newest to the oldest.
+/// Returns the windows of a range, newest first.
 pub fn windows(range: Range, length: TimeDelta, overlap: TimeDelta) -> impl Iterator<Item = Window> {
     let mut end = range.to;
     std::iter::from_fn(move || {
@@ -34,8 +34,8 @@ pub fn windows(range: Range, length: TimeDelta, overlap: TimeDelta) -> impl Iter
     })
 }
 
-/// What is left to compare of `wanted` when everything from `done.from` to `done.to` is compared already: what is newer, with
-/// an overlap, and what is older.
+/// Returns the ranges of `wanted` that remain if `done` is compared already: the newer one, with an overlap, and the
+/// older one.
 #[must_use]
 pub fn remaining(wanted: Range, done: Range, overlap: TimeDelta) -> Vec<Range> {
     if done.to <= done.from || done.to <= wanted.from || wanted.to <= done.from {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_compares_what_is_newer_and_what_is_older() {
+    fn a_resumed_run_compares_the_newer_and_the_older_range() {
         let overlap = TimeDelta::minutes(5);
         assert_eq!(remaining(range(0, 200), range(50, 100), overlap), [range(95, 200), range(0, 50)]);
         assert_eq!(remaining(range(0, 100), range(50, 100), overlap), [range(0, 50)]);

@@ -1,4 +1,4 @@
-//! Reads records from Kafka and looks each of them up.
+//! Reads records from Kafka and looks up the outcome of each.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,33 +26,33 @@ use super::{
 
 /// Records that are looked up with one statement.
 pub(super) const PAGE_RECORDS: usize = 2_000;
-/// How long one poll waits for a record.
+/// Longest wait of one poll.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 
-/// A range of offsets that the consumers have passed.
+/// A range of offsets that the consumers have read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
     pub(super) next: i64,
     pub(super) end: i64,
 }
 
-/// What was found in a partition.
+/// Results for one partition.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) acknowledged: u64,
     pub(super) outcomes: BTreeMap<String, i64>,
     pub(super) wrong: u64,
-    /// Offsets `[from, to)` that Kafka deleted before they could be read: nothing can be said of them any more.
+    /// Offsets `[from, to)` that Kafka deleted before they could be read.
     pub(super) deleted: Vec<(i64, i64)>,
 }
 
-/// Records against rows.
+/// Compares records with their rows.
 pub(super) struct Comparison<'a> {
     pub(super) source: &'a Source,
     stop: CancellationToken,
     /// Most records per second.
     rate: Option<u32>,
-    /// Is called with every page, and while Kafka sends nothing.
+    /// Called after every page, and while Kafka sends nothing.
     pub(super) beat: &'a (dyn Fn() + Sync),
     pub(super) partitions: BTreeMap<Partition, Counts>,
     pub(super) findings: Vec<String>,
@@ -68,8 +68,8 @@ impl<'a> Comparison<'a> {
         Self { source, stop: stop.clone(), rate, beat, partitions: BTreeMap::new(), findings: Vec::new() }
     }
 
-    /// Reads the ranges, and compares every record in them. What a broker's restart interrupts is waited out; what Kafka's
-    /// retention deletes meanwhile is left out and noted.
+    /// Reads the ranges and compares every record in them. Interruptions by a broker's restart are waited out; records
+    /// that Kafka's retention deletes meanwhile are left out and noted.
     pub(super) async fn read(
         &mut self,
         connection: &mut PgConnection,
@@ -88,15 +88,15 @@ impl<'a> Comparison<'a> {
                     last_message_at = Instant::now();
                     page.extend(take(&message, source.ids[message.topic()], &mut ranges));
                 }
-                Some(Err(error)) => match source.trouble(&error) {
+                Some(Err(error)) => match source.classify(&error) {
                     ReadFailure::Fatal => return Err(error.into()),
                     // The error does not say which partition it is about.
-                    ReadFailure::Gone if self.leave_out_deleted(&mut ranges)? => {
+                    ReadFailure::Gone if self.skip_deleted(&mut ranges)? => {
                         self.start(&mut ranges)?;
                         last_message_at = Instant::now();
                     }
                     ReadFailure::Gone | ReadFailure::Passing => {
-                        tracing::debug!(%error, "the audit waits for Kafka: {error}");
+                        tracing::debug!(%error, "the audit is waiting for Kafka: {error}");
                     }
                 },
                 None => (self.beat)(),
@@ -109,7 +109,7 @@ impl<'a> Comparison<'a> {
                 last_message_at = Instant::now();
             }
         }
-        // Nothing is to be fetched until the next run.
+        // Stop fetching until the next run.
         source.start([])?;
         self.compare(connection, &mut page).await
     }
@@ -119,8 +119,8 @@ impl<'a> Comparison<'a> {
         Ok(self.source.start(ranges.iter().map(|(partition, range)| (*partition, range.next)))?)
     }
 
-    /// Takes out of the ranges what Kafka does not have any more; `false` when it has all of them.
-    fn leave_out_deleted(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<bool, AuditError> {
+    /// Removes from the ranges what Kafka has deleted; returns `false` if nothing was deleted.
+    fn skip_deleted(&mut self, ranges: &mut HashMap<Partition, Range>) -> Result<bool, AuditError> {
         let mut is_any = false;
         for (partition, range) in ranges.iter_mut() {
             let (low, _) = self.source.watermarks_of(*partition)?;
@@ -145,7 +145,7 @@ impl<'a> Comparison<'a> {
             if let Some(row) = row {
                 *counts.outcomes.entry(row.outcome.clone()).or_default() += 1;
             }
-            if let Some(wrong) = what_is_wrong(read, row) {
+            if let Some(wrong) = mismatch(read, row) {
                 counts.wrong += 1;
                 let topic = self.source.topic(read.topic_id).to_owned();
                 let position = Position { topic, partition: read.partition, offset: read.offset };
@@ -163,7 +163,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Lists a finding, as long as there are few.
+    /// Adds a mismatch, unless [`FINDINGS_MAX`] are listed already.
     pub(super) fn wrong(&mut self, finding: String) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
@@ -171,7 +171,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// The record, if it lies in one of the ranges, which it shortens.
+/// Returns the record if it is within one of the ranges, and advances that range.
 fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Partition, Range>) -> Option<ReadRecord> {
     let (partition, offset) = (message.partition(), message.offset());
     let range = ranges.get_mut(&(topic_id, partition))?;
@@ -184,21 +184,21 @@ fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Parti
     is_within.then_some(ReadRecord { topic_id, partition, offset, body_sha256 })
 }
 
-/// Compares a record with its row.
-fn what_is_wrong(read: &ReadRecord, row: Option<&AuditRow>) -> Option<&'static str> {
+/// Returns the mismatch between a record and its row, if there is one.
+fn mismatch(read: &ReadRecord, row: Option<&AuditRow>) -> Option<&'static str> {
     let Some(row) = row else { return Some("has no outcome") };
     if row.body_sha256 != read.body_sha256.as_bytes() {
-        return Some("has another body than the one that had its outcome");
+        return Some("has another body than the one its outcome was recorded for");
     }
     let first = row.first_sha256.as_deref();
     if row.outcome == Outcome::Duplicate.as_str() && (first.is_none() || row.contradicts_first) {
-        return Some("is called a duplicate, but no other record of its event says the same");
+        return Some("is called a duplicate, but no other record of its event has the same content");
     }
     if row.outcome == Outcome::Conflict.as_str() && first.is_none_or(|first| first == row.body_sha256) {
         return Some("is called a conflict, but no other record of its event has another body");
     }
     if row.outcome == Outcome::Dead.as_str() && row.has_letter != Some(true) {
-        return Some("is dead and not among the dead letters");
+        return Some("is dead, but not among the dead letters");
     }
     None
 }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_in_which_a_row_can_lie_about_its_record_has_a_name() {
+    fn every_kind_of_mismatch_has_its_own_message() {
         let read = ReadRecord { topic_id: 1, partition: 0, offset: 0, body_sha256: Sha256Hash::of(b"body") };
         for (row, wrong) in [
             (None, Some("no outcome")),
@@ -234,7 +234,7 @@ mod tests {
             (Some(row("dead", b"body", None, Some(true))), None),
             (Some(row("dead", b"body", None, Some(false))), Some("not among the dead letters")),
         ] {
-            let found = what_is_wrong(&read, row.as_ref());
+            let found = mismatch(&read, row.as_ref());
             assert_eq!(found.is_some(), wrong.is_some(), "{found:?} for {row:?}");
             assert!(found.unwrap_or_default().contains(wrong.unwrap_or_default()), "{found:?} for {row:?}");
         }

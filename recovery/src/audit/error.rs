@@ -1,9 +1,9 @@
-//! Why an audit does not come to its end.
+//! Errors of the audit.
 
 use rdkafka::error::KafkaError;
 use riverlock_ledger::{Error, postgres::cluster::ClusterError, reading::ranges::STALL_MAX};
 
-/// The audit could not be made. That says nothing about the records.
+/// The audit could not be completed. This says nothing about the records.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// Kafka did not answer.
@@ -16,12 +16,12 @@ pub enum AuditError {
     #[error("Kafka has no topic {0} (`riverlock setup` creates it)")]
     NoTopic(String),
     /// Kafka has records and does not send them.
-    #[error("Kafka sent nothing for {} s although records are there", STALL_MAX.as_secs())]
+    #[error("Kafka sent no records for {} s although the partitions have more", STALL_MAX.as_secs())]
     Stalled,
     /// Kafka is not the cluster that the positions in the database belong to.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The process ends.
+    /// The process is shutting down.
     #[error("the audit was stopped")]
     Stopped,
 }

@@ -1,10 +1,10 @@
-//! Proves that nothing was lost: every record in the raw topics has exactly one outcome in PostgreSQL, with its body's hash.
+//! Audit: proves that every record in the raw topics has exactly one outcome in PostgreSQL, with its body's hash.
 //!
-//! Nothing is taken from counters. Every record is read from Kafka and looked up, and the rows are counted for themselves,
-//! so that neither a missing row nor an invented one goes unseen. Runs beside live traffic: what the consumers have not
-//! reached yet is `pending`. Partitions are those that Kafka has, whatever the configuration says.
+//! No counters are trusted. Every record is read from Kafka and looked up, and the rows are counted separately, so that
+//! both missing and surplus rows are found. The audit runs beside live traffic: records that the consumers have not
+//! read yet are `pending`. Partitions come from Kafka, not from the configuration.
 //!
-//! [`run`] proves everything from the beginning. [`running`] proves what is new, again and again, for the sake of alarms.
+//! [`run`] proves everything from the beginning. [`running`] repeatedly proves what is new, so that alerts can fire.
 
 mod compare;
 mod error;
@@ -33,25 +33,20 @@ pub use error::AuditError;
 pub use report::Report;
 
 impl Report {
-    /// What can be wrong without a record being read.
-    fn look_at_ends(
-        &mut self,
-        source: &Source,
-        standings: &BTreeMap<Partition, PartitionMarks>,
-        watermarks: &Watermarks,
-    ) {
-        for (&partition, standing) in standings {
-            let (reached, early) = (standing.reached, u64::try_from(standing.early).unwrap_or_default());
+    /// Finds mismatches that show without reading records.
+    fn check_offsets(&mut self, source: &Source, marks: &BTreeMap<Partition, PartitionMarks>, watermarks: &Watermarks) {
+        for (&partition, mark) in marks {
+            let (reached, early) = (mark.reached, u64::try_from(mark.early).unwrap_or_default());
             let high = watermarks.get(&partition).map_or(0, |(_, high)| *high);
             self.wrong(u64::try_from(reached - high).unwrap_or_default(), || {
                 format!("{} ends at {high}, but its consumer has read up to {reached}", source.name(partition))
             });
             self.wrong(early, || {
-                format!("{early} rows of {} lie at or after its consumer's offset {reached}", source.name(partition))
+                format!("{early} rows of {} are at or after its consumer's offset {reached}", source.name(partition))
             });
         }
         for (partition, &(low, high)) in watermarks {
-            let reached = standings.get(partition).map_or(low, |standing| standing.reached);
+            let reached = marks.get(partition).map_or(low, |mark| mark.reached);
             self.pending += u64::try_from(high - reached).unwrap_or_default();
         }
     }
@@ -59,11 +54,11 @@ impl Report {
 
 /// Compares Kafka with PostgreSQL. `consumers` are the consumers' names with the topics that each reads.
 ///
-/// No transaction stays open while records are read: rows before a consumer's offset neither come nor go, so that they can be
+/// No transaction stays open while records are read. Rows before a consumer's offset do not change, so they can be
 /// counted at any time after the offsets were read.
 ///
 /// # Errors
-/// When Kafka or PostgreSQL does not answer; a difference is no error but part of the report.
+/// When Kafka or PostgreSQL does not answer. A mismatch is not an error; it is part of the report.
 pub async fn run(
     kafka: &KafkaConfig,
     connection: &mut PgConnection,
@@ -71,17 +66,17 @@ pub async fn run(
 ) -> Result<Report, AuditError> {
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
-    // Records are written before they are read: Kafka's ends are asked for after the database.
-    let moment = store::moment(connection, consumers, &source.ids);
-    let (standings, places) = bounded(TRANSACTION_LIMIT, moment).await?;
+    // Kafka's end offsets are requested after those of the database, because records are written before they are read.
+    let snapshot = store::read_snapshot(connection, consumers, &source.ids);
+    let (marks, audited) = bounded(TRANSACTION_LIMIT, snapshot).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
-    report.look_at_ends(&source, &standings, &watermarks);
-    count_others(&mut report, connection, &source, places, &standings, &watermarks).await?;
+    report.check_offsets(&source, &marks, &watermarks);
+    count_unread_rows(&mut report, connection, &source, audited, &marks, &watermarks).await?;
 
     let mut ranges: HashMap<Partition, Range> = HashMap::new();
     for (partition, &(low, high)) in &watermarks {
-        let end = standings.get(partition).map_or(low, |standing| standing.reached.min(high));
+        let end = marks.get(partition).map_or(low, |mark| mark.reached.min(high));
         if low < end {
             ranges.insert(*partition, Range { next: low, end });
         }
@@ -94,7 +89,7 @@ pub async fn run(
         let rows = count_kept(&mut report, connection, &source, partition, range, &counts).await?;
         let found: i64 = counts.outcomes.values().sum();
         let more = u64::try_from(rows - found).unwrap_or_default();
-        report.wrong(more, || format!("{} has {more} rows more than records", source.name(partition)));
+        report.wrong(more, || format!("{}: {more} rows have no record", source.name(partition)));
         report.acknowledged += counts.acknowledged;
         report.wrong += counts.wrong;
         for (outcome, count) in counts.outcomes {
@@ -106,7 +101,7 @@ pub async fn run(
     Ok(report)
 }
 
-/// How many rows there are of the records of a range, without those that Kafka deleted while it was read: those have expired.
+/// Counts the rows of a range. Rows whose records Kafka deleted while the range was read count as expired instead.
 async fn count_kept(
     report: &mut Report,
     connection: &mut PgConnection,
@@ -125,34 +120,34 @@ async fn count_kept(
     Ok(rows)
 }
 
-/// Counts the rows that no record is read for: of records that Kafka has deleted, of earlier clusters, and those that should not
-/// be there.
-async fn count_others(
+/// Counts the rows for which no record is read: those of deleted records and of earlier clusters, and those that should
+/// not exist.
+async fn count_unread_rows(
     report: &mut Report,
     connection: &mut PgConnection,
     source: &Source,
-    places: Vec<AuditedPartition>,
-    standings: &BTreeMap<Partition, PartitionMarks>,
+    audited: Vec<AuditedPartition>,
+    marks: &BTreeMap<Partition, PartitionMarks>,
     watermarks: &Watermarks,
 ) -> Result<(), AuditError> {
-    for place in places {
-        let partition = (place.topic_id, place.partition);
-        let name = place.topic.unwrap_or_else(|| format!("topic number {}", place.topic_id));
+    for partition_rows in audited {
+        let partition = (partition_rows.topic_id, partition_rows.partition);
+        let name = partition_rows.topic.unwrap_or_else(|| format!("topic number {}", partition_rows.topic_id));
         let (from, to) = match watermarks.get(&partition) {
-            Some((low, _)) if standings.contains_key(&partition) => (0, *low),
+            Some((low, _)) if marks.contains_key(&partition) => (0, *low),
             _ => (0, i64::MAX),
         };
         let rows = store::count_rows(connection, partition, from, to).await?;
         let count = u64::try_from(rows).unwrap_or_default();
-        let name = format!("{name}[{}]", place.partition);
-        if !place.is_current {
+        let name = format!("{name}[{}]", partition_rows.partition);
+        if !partition_rows.is_current {
             report.earlier += count;
-        } else if !source.ids.values().any(|id| *id == place.topic_id) {
-            report.wrong(count, || format!("{count} rows are of {name}, which no consumer reads"));
+        } else if !source.ids.values().any(|id| *id == partition_rows.topic_id) {
+            report.wrong(count, || format!("{count} rows belong to {name}, which no consumer reads"));
         } else if !watermarks.contains_key(&partition) {
-            report.wrong(count, || format!("{count} rows are of {name}, which Kafka does not have"));
-        } else if !standings.contains_key(&partition) {
-            report.wrong(count, || format!("{count} rows are of {name}, of which its consumer has no offset"));
+            report.wrong(count, || format!("{count} rows belong to {name}, which Kafka does not have"));
+        } else if !marks.contains_key(&partition) {
+            report.wrong(count, || format!("{count} rows belong to {name}, for which its consumer has no offset"));
         } else {
             report.expired += count;
         }
@@ -160,7 +155,7 @@ async fn count_others(
     Ok(())
 }
 
-/// How many records the consumers have not reached yet; cheap enough to ask again and again.
+/// Counts the records that the consumers have not read yet. Cheap enough to be polled.
 ///
 /// # Errors
 /// When Kafka or PostgreSQL does not answer.
@@ -172,9 +167,9 @@ pub async fn pending(
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
     let reached = bounded(TRANSACTION_LIMIT, store::reached(connection, consumers, &source.ids)).await?;
-    let waiting = source.watermarks()?.into_iter().map(|(partition, (low, high))| {
+    let unread = source.watermarks()?.into_iter().map(|(partition, (low, high))| {
         let next = reached.get(&partition).copied().unwrap_or(low);
         u64::try_from(high - next).unwrap_or_default()
     });
-    Ok(waiting.sum())
+    Ok(unread.sum())
 }

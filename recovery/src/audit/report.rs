@@ -1,37 +1,37 @@
-//! What an audit found.
+//! The audit's report.
 
 use std::collections::BTreeMap;
 
 use riverlock_ledger::metrics::OUTCOMES;
 use serde::Serialize;
 
-/// Findings that are listed; all are counted.
+/// Mismatches that are listed; all are counted.
 pub(crate) const FINDINGS_MAX: usize = 20;
 
-/// What the audit found.
+/// Result of an audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Records in the raw topics that the consumers have reached: each was acknowledged.
+    /// Records in the raw topics that the consumers have read. Each was acknowledged.
     pub acknowledged: u64,
     /// Rows by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// Records that the consumers have not reached yet.
     pub pending: u64,
-    /// Rows whose records are older than what the topics keep, or became so while they were read.
+    /// Rows whose records Kafka has deleted, before the audit or while it was reading.
     pub expired: u64,
-    /// Rows of earlier Kafka clusters: stored, and not provable from the current one.
+    /// Rows of earlier Kafka clusters: stored, and not provable from the current cluster.
     pub earlier: u64,
-    /// Everything that is wrong; none means: nothing was lost and nothing invented.
+    /// Number of mismatches. Zero means that nothing was lost and nothing was invented.
     pub wrong: u64,
-    /// The first of what is wrong.
+    /// The first mismatches, at most 20.
     pub findings: Vec<String>,
-    /// What cannot be proved any more, and why. Nothing of it is wrong.
+    /// What cannot be proved any more, and why. These are not mismatches.
     pub notes: Vec<String>,
 }
 
 impl Report {
-    /// Whether the equation holds: acknowledged = the sum of the outcomes, record by record.
+    /// Whether the number of acknowledged records equals the sum of their outcomes, and no record has a mismatch.
     #[must_use]
     pub fn balances(&self) -> bool {
         self.wrong == 0 && self.acknowledged == self.outcomes.values().sum::<u64>()
@@ -50,7 +50,7 @@ impl Report {
         }
     }
 
-    /// Says that Kafka deleted records before they could be proved.
+    /// Notes that Kafka deleted records before they could be proved.
     pub(crate) fn note_deleted(&mut self, name: &str, from: i64, to: i64) {
         self.note(format!("{name}@{from}..{to} was deleted by Kafka before it could be proved"));
     }

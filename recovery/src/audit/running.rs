@@ -1,10 +1,12 @@
-//! The audit that runs for ever: it proves what is new since its last run, and shows what it found as metrics.
+//! The continuous audit: proves the records that are new since its last run, and exports the result as metrics.
 //!
-//! Marks in PostgreSQL say up to where each partition is proved, so no run reads a topic from its beginning again. A mark
-//! never passes a stretch in which something is wrong: such a stretch is read again by every run, until it is right. One
-//! process runs at a time, whichever has the lock; all show the same, because what is shown is the database's.
+//! Marks in PostgreSQL record the offset up to which each partition is proved, so that no run reads a topic from the
+//! beginning again. A mark never passes a range with a mismatch: every run reads that range again until it is right.
+//! One process at a time runs the audit, holding a lock; all export the same metrics because these come from the
+//! database.
 //!
-//! What happens to rows that were proved is for `riverlock audit` to find, which proves everything from the beginning.
+//! Changes to rows that were already proved are found only by `riverlock audit`, which proves everything from the
+//! beginning.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,11 +37,12 @@ use super::{
     store::{self, ProvenRange},
 };
 
-/// Records of one partition that are proved between two marks.
+/// Records of one partition that are proved before its mark is moved.
 const STRETCH_RECORDS: i64 = 20_000;
-/// How long the audit may be silent before the process counts as stuck, beside the time that a page takes at its rate.
+/// Time without a heartbeat after which the process counts as stuck, added to the time that a page takes at the
+/// configured rate.
 const STUCK_AFTER: Duration = Duration::from_secs(900);
-/// How often the metrics are read from the database, and how soon a run that failed is made again.
+/// Time between two reads of the metrics from the database, and before a failed run is repeated.
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The audit that the processor runs continuously.
@@ -52,7 +55,7 @@ pub struct AuditConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// Most records that a run reads per second, so that it leaves room for live traffic.
+    /// Most records that a run reads per second, to limit the load beside live traffic.
     pub records_per_second_max: u32,
 }
 
@@ -66,7 +69,8 @@ impl AuditConfig {
     /// Checks the limits.
     ///
     /// # Errors
-    /// When one is zero or out of range.
+    ///
+    /// When a value is zero or out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if !(Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600)).contains(&self.interval) {
             return Err(ConfigError::refused("audit.interval", "must be from 1s to 7d"));
@@ -78,24 +82,24 @@ impl AuditConfig {
     }
 }
 
-/// What the running audit needs to know.
+/// The continuous audit's settings and connections.
 #[derive(Clone, Debug)]
 pub struct Auditor {
-    /// How often and how fast.
+    /// Interval and rate.
     pub config: AuditConfig,
-    /// Where the records are.
+    /// Kafka, which has the records.
     pub kafka: KafkaConfig,
-    /// Where the rows are.
+    /// PostgreSQL, which has the outcomes.
     pub postgres: PostgresConfig,
     /// The consumers with the topics that each reads.
     pub consumers: Vec<(&'static str, Vec<String>)>,
 }
 
 impl Auditor {
-    /// Audits until the shutdown, on a thread of its own, because Kafka is asked by waiting. Errors are waited out.
+    /// Audits until the shutdown, on a separate thread because requests to Kafka block. Errors are logged and retried.
     ///
     /// # Errors
-    /// When there can be no thread, or it panics.
+    /// When the thread cannot be started, or panics.
     pub async fn run(self, context: Context) -> Result<(), &'static str> {
         names::describe_audit();
         let component = context.health.register_beating("audit", STUCK_AFTER + self.page_duration());
@@ -103,14 +107,14 @@ impl Auditor {
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let work = move || {
             runtime.block_on(self.work(&context, &component));
-            // Nobody waits any more when the process drops everything.
+            // The receiver is gone if the process is already shutting down.
             let _ = result.send(());
         };
-        thread.spawn(work).map_err(|_| "the audit has no thread")?;
+        thread.spawn(work).map_err(|_| "cannot start the audit's thread")?;
         ended.await.map_err(|_| "the audit's thread panicked")
     }
 
-    /// How long a page of records takes at least at the configured rate.
+    /// Minimum time for a page of records at the configured rate.
     fn page_duration(&self) -> Duration {
         Duration::from_secs_f64(PAGE_RECORDS as f64 / f64::from(self.config.records_per_second_max))
     }
@@ -120,14 +124,14 @@ impl Auditor {
         let mut source = None;
         while !soft.is_cancelled() {
             component.beat();
-            match self.look_with(context, &mut source, &|| component.beat()).await {
+            match self.run_if_due(context, &mut source, &|| component.beat()).await {
                 Ok(_) | Err(AuditError::Stopped) => component.ready(),
                 Err(error) => {
-                    // A client that is broken is not used again.
+                    // The client may be broken: create a new one.
                     source = None;
                     component.not_ready(error.to_string());
                     counter!(names::AUDIT_RUNS, "result" => "error").increment(1);
-                    tracing::warn!(%error, "the audit begins again in {} s: {error}", LOOK_INTERVAL.as_secs());
+                    tracing::warn!(%error, "the audit failed and is retried in {} s: {error}", LOOK_INTERVAL.as_secs());
                 }
             }
             tokio::select! {
@@ -137,28 +141,29 @@ impl Auditor {
         }
     }
 
-    /// Makes a run if one is due and no other process makes one, and shows what is known. Says whether it made one.
+    /// Runs the audit if a run is due and no other process is running it, and updates the metrics. Returns whether it
+    /// ran.
     ///
     /// # Errors
     /// When Kafka or PostgreSQL does not answer.
     pub async fn look(&self, context: &Context) -> Result<bool, AuditError> {
-        self.look_with(context, &mut None, &|| {}).await
+        self.run_if_due(context, &mut None, &|| {}).await
     }
 
-    /// As [`Self::look`]; calls `beat` again and again while a run continues.
-    async fn look_with(
+    /// Like [`Self::look`]; calls `beat` repeatedly during a run.
+    async fn run_if_due(
         &self,
         context: &Context,
         source: &mut Option<Source>,
         beat: &(dyn Fn() + Sync),
     ) -> Result<bool, AuditError> {
         let mut connection = self.postgres.connect_as("audit").await?;
-        // Asked again under the lock: another process may just have made the run.
+        // Checked again under the lock: another process may have just finished a run.
         let limit = self.postgres.answer_limit();
-        let mine = bounded(limit, self.due(&mut connection)).await?
+        let is_due = bounded(limit, self.due(&mut connection)).await?
             && bounded(limit, postgres::try_lock(&mut connection, Lock::Audit)).await?
             && bounded(limit, self.due(&mut connection)).await?;
-        if mine {
+        if is_due {
             let source = match source {
                 Some(source) => source,
                 none => none.insert(Source::open(&self.kafka)?),
@@ -168,12 +173,12 @@ impl Auditor {
         bounded(TRANSACTION_LIMIT, show(&mut connection)).await?;
         // Closed in order, so that the lock is free before the next process asks.
         connection.close().await?;
-        Ok(mine)
+        Ok(is_due)
     }
 
     async fn due(&self, connection: &mut PgConnection) -> Result<bool, Error> {
         let Some(last) = store::last_run(connection).await? else { return Ok(true) };
-        // A clock that went back makes a run due at once.
+        // If the clock was set back, a run is due at once.
         Ok(last.seconds_ago < 0.0 || last.seconds_ago >= self.config.interval.as_secs_f64())
     }
 
@@ -209,9 +214,9 @@ impl Auditor {
     }
 }
 
-/// Sets the metrics to what the database says.
+/// Sets the metrics from the database.
 async fn show(connection: &mut PgConnection) -> Result<(), Error> {
-    let (acknowledged, outcomes) = store::marked(connection).await?;
+    let (acknowledged, outcomes) = store::mark_sums(connection).await?;
     gauge!(names::AUDIT_ACKNOWLEDGED).set(acknowledged as f64);
     for outcome in OUTCOMES {
         let count = outcomes.get(outcome).copied().unwrap_or_default();
@@ -225,10 +230,11 @@ async fn show(connection: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Proves what is new since the marks, moves them, and reports what was ever proved and what is wrong now.
+/// Proves the records since the marks, advances the marks, and reports everything proved so far and the current
+/// mismatches.
 ///
 /// # Errors
-/// When Kafka or PostgreSQL does not answer. What was proved until then stays marked.
+/// When Kafka or PostgreSQL does not answer. Marks that were advanced before stay advanced.
 pub async fn prove_new(
     kafka: &KafkaConfig,
     connection: &mut PgConnection,
@@ -249,44 +255,44 @@ async fn prove_new_from(
 ) -> Result<Report, AuditError> {
     source.prepare(connection, consumers).await?;
     let source = &*source;
-    // Records are written before they are read: Kafka's ends are asked for after the database.
-    let standings = bounded(TRANSACTION_LIMIT, store::standings(connection, consumers, &source.ids)).await?;
+    // Kafka's end offsets are requested after those of the database, because records are written before they are read.
+    let marks = bounded(TRANSACTION_LIMIT, store::partition_marks(connection, consumers, &source.ids)).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
-    report.look_at_ends(source, &standings, &watermarks);
+    report.check_offsets(source, &marks, &watermarks);
 
     let mut left: HashMap<Partition, Range> = HashMap::new();
     let mut passed = Vec::new();
     for (&partition, &(low, high)) in &watermarks {
-        let Some(standing) = standings.get(&partition) else { continue };
-        // A partition that was never audited begins where it begins.
-        let proved = standing.proved.unwrap_or(low);
+        let Some(mark) = marks.get(&partition) else { continue };
+        // A partition without a mark is audited from its first offset.
+        let proved = mark.proved.unwrap_or(low);
         report.wrong(u64::try_from(proved - high).unwrap_or_default(), || {
             format!("{} ends at {high}, but was proved up to {proved} before", source.name(partition))
         });
-        let unproved = (proved, low.min(standing.reached));
+        let unproved = (proved, low.min(mark.reached));
         if unproved.0 < unproved.1 {
             let rows = store::count_rows(connection, partition, unproved.0, unproved.1).await?;
             report.expired += u64::try_from(rows).unwrap_or_default();
             report.note_deleted(&source.name(partition), unproved.0, unproved.1);
             passed.push(ProvenRange { partition, to: unproved.1, outcomes: BTreeMap::new() });
         }
-        let range = Range { next: proved.max(low), end: standing.reached.min(high) };
+        let range = Range { next: proved.max(low), end: mark.reached.min(high) };
         if range.next < range.end {
             left.insert(partition, range);
         }
     }
-    // What cannot be proved any more is told once.
-    bounded(TRANSACTION_LIMIT, store::mark(connection, &passed)).await?;
+    // Advance the mark past records that Kafka has deleted, so that they are reported once.
+    bounded(TRANSACTION_LIMIT, store::advance_marks(connection, &passed)).await?;
     while !left.is_empty() {
         let comparison = Comparison::new(source, stop, rate, beat);
         prove_stretches(comparison, connection, &mut left, &mut report).await?;
     }
-    (report.acknowledged, report.outcomes) = bounded(TRANSACTION_LIMIT, store::marked(connection)).await?;
+    (report.acknowledged, report.outcomes) = bounded(TRANSACTION_LIMIT, store::mark_sums(connection)).await?;
     Ok(report)
 }
 
-/// Runs as one process makes them: with one client.
+/// Several runs with one client, as in one process.
 pub(crate) async fn runs(
     kafka: &KafkaConfig,
     connection: &mut PgConnection,
@@ -302,7 +308,7 @@ pub(crate) async fn runs(
     Ok(())
 }
 
-/// The statements of a run that finds nothing new, and of showing what is known.
+/// The SQL statements of a run that finds nothing new and updates the metrics.
 pub(crate) async fn statements(
     connection: &mut PgConnection,
     consumers: &[(&'static str, Vec<String>)],
@@ -310,15 +316,15 @@ pub(crate) async fn statements(
     let topics: Vec<String> = consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
     cluster::current(connection).await?;
     let ids = riverlock_ledger::store::topic_ids_to_read(connection, &topics).await?;
-    store::standings(connection, consumers, &ids).await?;
-    store::mark(connection, &[]).await?;
-    store::marked(connection).await?;
+    store::partition_marks(connection, consumers, &ids).await?;
+    store::advance_marks(connection, &[]).await?;
+    store::mark_sums(connection).await?;
     store::set_last_run(connection, &Report::default(), Duration::ZERO).await?;
     Ok(show(connection).await?)
 }
 
-/// Proves the next stretch of every partition that has one, and marks those in which nothing is wrong. A partition with
-/// something wrong is left where it is.
+/// Proves the next range of every partition, and advances the marks of those without a mismatch. A partition with a
+/// mismatch is not processed further in this run.
 async fn prove_stretches(
     mut comparison: Comparison<'_>,
     connection: &mut PgConnection,
@@ -357,6 +363,6 @@ async fn prove_stretches(
     }
     report.findings.append(&mut comparison.findings);
     report.findings.truncate(super::report::FINDINGS_MAX);
-    bounded(TRANSACTION_LIMIT, store::mark(connection, &proved)).await?;
+    bounded(TRANSACTION_LIMIT, store::advance_marks(connection, &proved)).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The raw topics, as Kafka has them.
+//! The raw topics in Kafka, as the audit reads them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,14 +23,14 @@ use super::AuditError;
 /// First offset and end of every partition.
 pub(super) type Watermarks = BTreeMap<Partition, (i64, i64)>;
 
-/// The raw topics that consumers read. One client serves all runs of an audit: a client per run would be threads and file
-/// descriptors per run, and those of one that does not close would stay.
+/// The raw topics that the consumers read. All runs of an audit share one client: a client per run would create threads
+/// and file descriptors each time and leak those of a client that does not close.
 pub(super) struct Source {
     kafka: KafkaConfig,
     consumer: ConsumerGuard,
-    /// Numbers by topic. Topics that nobody has read yet have negative ones.
+    /// Topic numbers by name; negative for topics that no consumer has read yet.
     pub(super) ids: HashMap<String, i16>,
-    /// Partitions of every topic, by Kafka's metadata: some may have been added since the configuration was written.
+    /// Partitions of every topic according to Kafka's metadata: some may have been added later.
     partitions: Vec<Partition>,
 }
 
@@ -40,7 +40,7 @@ impl Source {
         Ok(Self { kafka: kafka.clone(), consumer, ids: HashMap::new(), partitions: Vec::new() })
     }
 
-    /// Looks up the topics for a run. Writes nothing.
+    /// Looks up the topics for a run, without writing anything.
     pub(super) async fn prepare(
         &mut self,
         connection: &mut PgConnection,
@@ -67,7 +67,7 @@ impl Source {
         self.ids.iter().find(|(_, id)| **id == topic_id).map_or("an unknown topic", |(name, _)| name)
     }
 
-    /// A partition, for people.
+    /// Name of a partition for messages.
     pub(super) fn name(&self, (topic_id, partition): Partition) -> String {
         format!("{}[{partition}]", self.topic(topic_id))
     }
@@ -80,7 +80,7 @@ impl Source {
         ask_patiently(|| self.consumer.fetch_watermarks(self.topic(topic_id), partition, REQUEST_TIMEOUT))
     }
 
-    /// Has Kafka send these partitions from these offsets on, and nothing else.
+    /// Starts fetching these partitions from these offsets, and no others.
     pub(super) fn start(&self, from: impl IntoIterator<Item = (Partition, i64)>) -> Result<(), KafkaError> {
         let mut assignment = TopicPartitionList::new();
         for ((topic_id, partition), offset) in from {
@@ -93,8 +93,8 @@ impl Source {
         &self.consumer
     }
 
-    /// What an error while reading means.
-    pub(super) fn trouble(&self, error: &KafkaError) -> ReadFailure {
+    /// Classifies an error of reading.
+    pub(super) fn classify(&self, error: &KafkaError) -> ReadFailure {
         ReadFailure::of(self.consumer(), error)
     }
 }

@@ -1,4 +1,4 @@
-//! What the audit reads of PostgreSQL, and the running audit's own tables.
+//! The audit's queries, and the tables of the continuous audit.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,26 +15,26 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::Report;
 
-/// Rows that one statement counts at most: each statement has a snapshot of its own and ends within seconds, so that counting a
-/// large table keeps neither vacuum from its work nor a statement from its timeout.
+/// Rows that one statement counts at most. Each statement has its own snapshot and ends within seconds, so that
+/// counting a large table neither holds back vacuum nor runs into the statement timeout.
 const COUNT_ROWS: i64 = 200_000;
-/// Rows at or after a consumer's offset that are counted; one is already wrong.
+/// Most rows at or after a consumer's offset that are counted; one is already a mismatch.
 const EARLY_ROWS_MAX: i64 = 10_000;
 
-/// A row that was looked up.
+/// The `events` row of a record.
 #[derive(Debug)]
 pub(super) struct AuditRow {
     pub(super) outcome: String,
     pub(super) body_sha256: Vec<u8>,
     /// For duplicates and conflicts: the hash of the record that decided the event's outcome.
     pub(super) first_sha256: Option<Vec<u8>>,
-    /// The same: whether what it says contradicts what that record says.
+    /// For duplicates and conflicts: whether the content contradicts that record's content.
     pub(super) contradicts_first: bool,
-    /// For dead records: whether there is a letter that waits or was given up.
+    /// For dead records: whether there is a dead letter that is open or discarded.
     pub(super) has_letter: Option<bool>,
 }
 
-/// Up to where the consumers have read their topics.
+/// The consumers' offsets.
 pub(super) async fn reached(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
@@ -42,40 +42,40 @@ pub(super) async fn reached(
 ) -> Result<HashMap<Partition, i64>, Error> {
     let mut reached = HashMap::new();
     for (name, topics) in consumers {
-        let mine: Vec<i16> = topics.iter().map(|topic| ids[topic]).collect();
+        let topic_ids: Vec<i16> = topics.iter().map(|topic| ids[topic]).collect();
         let offsets = store::offsets(connection, name).await?;
-        reached.extend(offsets.into_iter().filter(|((topic_id, _), _)| mine.contains(topic_id)));
+        reached.extend(offsets.into_iter().filter(|((topic_id, _), _)| topic_ids.contains(topic_id)));
     }
     Ok(reached)
 }
 
-/// A partition that rows of the audit are of.
+/// A partition that has rows in `events`.
 #[derive(Debug)]
 pub(crate) struct AuditedPartition {
     pub(crate) topic_id: i16,
     pub(crate) partition: i32,
-    /// The topic's name; `None` where the number means no topic.
+    /// The topic's name; `None` if no topic has this number.
     pub(super) topic: Option<String>,
     /// Whether it is a topic of the current cluster.
     pub(super) is_current: bool,
 }
 
-/// How the consumers' partitions stand, and every partition that rows are of, at one moment: what the first batch of a partition
-/// writes is in both or in neither.
-pub(super) async fn moment(
+/// Reads the marks of the consumers' partitions and all partitions that have rows in one snapshot, so that the first
+/// batch of a partition is in both or in neither.
+pub(super) async fn read_snapshot(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
     ids: &HashMap<String, i16>,
 ) -> Result<(BTreeMap<Partition, PartitionMarks>, Vec<AuditedPartition>), Error> {
     let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let standings = standings(&mut transaction, consumers, ids).await?;
-    let places = places(&mut transaction).await?;
+    let marks = partition_marks(&mut transaction, consumers, ids).await?;
+    let partitions = audited_partitions(&mut transaction).await?;
     transaction.commit().await?;
-    Ok((standings, places))
+    Ok((marks, partitions))
 }
 
-/// Every partition that rows are of. Jumps from one to the next along the primary key.
-pub(crate) async fn places(connection: &mut PgConnection) -> Result<Vec<AuditedPartition>, Error> {
+/// Lists every partition that has rows, jumping from one to the next along the primary key.
+pub(crate) async fn audited_partitions(connection: &mut PgConnection) -> Result<Vec<AuditedPartition>, Error> {
     let rows = sqlx::query_as!(
         AuditedPartition,
         r#"-- audit_places
@@ -97,7 +97,7 @@ pub(crate) async fn places(connection: &mut PgConnection) -> Result<Vec<AuditedP
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// How many rows there are of the offsets `[from, to)` of a partition, counted in parts.
+/// Counts the rows with offsets `[from, to)` of a partition, in parts.
 pub(super) async fn count_rows(
     connection: &mut PgConnection,
     partition: Partition,
@@ -129,7 +129,7 @@ pub(super) async fn count_rows(
     }
 }
 
-/// Looks records up, by topic number, partition and offset.
+/// Looks records up by topic number, partition and offset.
 pub(super) async fn look_up(
     connection: &mut PgConnection,
     page: &[ReadRecord],
@@ -163,7 +163,7 @@ pub(super) async fn look_up(
             let mut first = first.into_iter();
             (first.next().flatten(), first.next().flatten())
         });
-        // Records from before spellings were compared cannot be judged by what they say.
+        // Records stored before content digests existed cannot be compared by content.
         let parsed = |content: Option<Vec<u8>>| content.as_deref().and_then(Content::from_slice);
         let contradicts_first = match (parsed(row.content), parsed(first_content)) {
             (Some(content), Some(first)) => content.contradicts(&first).is_some(),
@@ -181,24 +181,24 @@ pub(super) async fn look_up(
     Ok(found.collect())
 }
 
-/// A partition as its consumer and the running audit left it.
+/// Offset and mark of a partition.
 #[derive(Debug, Default)]
 pub(super) struct PartitionMarks {
     /// The consumer's offset.
     pub(super) reached: i64,
-    /// Rows at or after that offset, at the same moment: at most [`EARLY_ROWS_MAX`].
+    /// Rows at or after that offset in the same snapshot: at most [`EARLY_ROWS_MAX`].
     pub(super) early: i64,
-    /// Up to where the running audit has proved it.
+    /// The offset up to which the continuous audit has proved the partition.
     pub(super) proved: Option<i64>,
 }
 
-/// How the consumers' partitions stand.
-pub(super) async fn standings(
+/// Reads the offsets and marks of the consumers' partitions.
+pub(super) async fn partition_marks(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
     ids: &HashMap<String, i16>,
 ) -> Result<BTreeMap<Partition, PartitionMarks>, Error> {
-    let mut standings = BTreeMap::new();
+    let mut marks = BTreeMap::new();
     for (name, topics) in consumers {
         let rows = sqlx::query!(
             r#"-- audit_standings
@@ -215,23 +215,23 @@ pub(super) async fn standings(
         )
         .fetch_all(&mut *connection)
         .await?;
-        standings.extend(rows.into_iter().map(|row| {
-            let standing = PartitionMarks { reached: row.reached, early: row.early, proved: row.proved };
-            ((row.topic_id, row.partition), standing)
+        marks.extend(rows.into_iter().map(|row| {
+            let mark = PartitionMarks { reached: row.reached, early: row.early, proved: row.proved };
+            ((row.topic_id, row.partition), mark)
         }));
     }
-    Ok(standings)
+    Ok(marks)
 }
 
-/// A stretch of a partition in which every record was found right.
+/// A range of a partition without a mismatch.
 pub(super) struct ProvenRange {
     pub(super) partition: Partition,
     pub(super) to: i64,
     pub(super) outcomes: BTreeMap<String, i64>,
 }
 
-/// Moves the marks forward.
-pub(super) async fn mark(connection: &mut PgConnection, proved: &[ProvenRange]) -> Result<(), Error> {
+/// Advances the marks.
+pub(super) async fn advance_marks(connection: &mut PgConnection, proved: &[ProvenRange]) -> Result<(), Error> {
     let of = |outcome: &str| -> Vec<i64> {
         proved.iter().map(|proved| proved.outcomes.get(outcome).copied().unwrap_or_default()).collect()
     };
@@ -264,8 +264,8 @@ pub(super) async fn mark(connection: &mut PgConnection, proved: &[ProvenRange]) 
     Ok(())
 }
 
-/// What the marks add up to, by outcome.
-pub(super) async fn marked(connection: &mut PgConnection) -> Result<(u64, BTreeMap<String, u64>), Error> {
+/// Sums of the marks, in total and by outcome.
+pub(super) async fn mark_sums(connection: &mut PgConnection) -> Result<(u64, BTreeMap<String, u64>), Error> {
     let row = sqlx::query!(
         r#"-- audit_marks_sum
            SELECT coalesce(sum(acknowledged), 0)::bigint AS "acknowledged!", coalesce(sum(applied), 0)::bigint AS "applied!",
@@ -287,7 +287,7 @@ pub(super) async fn marked(connection: &mut PgConnection) -> Result<(u64, BTreeM
     Ok((count(row.acknowledged), outcomes.collect()))
 }
 
-/// How the running audit's last run ended. Times are the database's: processes on several hosts share them.
+/// The last run of the continuous audit. Times are the database's, so that processes on several hosts agree.
 #[derive(Debug)]
 pub(super) struct LastRun {
     pub(super) seconds_ago: f64,
@@ -332,7 +332,7 @@ pub(super) async fn set_last_run(
     Ok(())
 }
 
-/// A record that was read.
+/// A record that was read from Kafka.
 pub(crate) struct ReadRecord {
     pub(crate) topic_id: i16,
     pub(crate) partition: i32,

@@ -1,44 +1,44 @@
-//! Gives a dead letter up. Its record stays dead in the audit; who gave it up, and why, stays with it.
+//! Discards a dead letter. Its record keeps the outcome `dead`; the history records by whom and why it was discarded.
 
 use sqlx::{Connection as _, PgConnection};
 
 use super::{
     LetterPosition, LetterState, Request, Run, SkipReason,
-    redrive::{Action, lock, note, set_state},
+    redrive::{Action, add_action, lock, set_state},
 };
 use riverlock_ledger::{
     Error,
     postgres::{TRANSACTION_LIMIT, bounded},
 };
 
-/// Discards one open letter; the answer says why it did not.
+/// Discards one open dead letter, or returns why it was skipped.
 ///
 /// # Errors
-/// When PostgreSQL refuses. Nothing has happened then.
+/// When PostgreSQL fails. Nothing is changed then.
 pub async fn discard(
     connection: &mut PgConnection,
-    place: &LetterPosition,
+    position: &LetterPosition,
     request: &Request,
 ) -> Result<Result<(), SkipReason>, Error> {
-    bounded(TRANSACTION_LIMIT, attempt(connection, place, request)).await
+    bounded(TRANSACTION_LIMIT, attempt(connection, position, request)).await
 }
 
 async fn attempt(
     connection: &mut PgConnection,
-    place: &LetterPosition,
+    position: &LetterPosition,
     request: &Request,
 ) -> Result<Result<(), SkipReason>, Error> {
     let mut transaction = connection.begin().await?;
-    let Some(letter) = lock(&mut transaction, place).await? else { return Ok(Err(SkipReason::Unknown)) };
+    let Some(letter) = lock(&mut transaction, position).await? else { return Ok(Err(SkipReason::Unknown)) };
     if letter.state == LetterState::Redriven.as_str() {
         return Ok(Err(SkipReason::Redriven));
     }
     if letter.state == LetterState::Discarded.as_str() {
         return Ok(Err(SkipReason::Discarded));
     }
-    set_state(&mut transaction, place, &letter, LetterState::Discarded).await?;
+    set_state(&mut transaction, position, &letter, LetterState::Discarded).await?;
     let action = Action { action: "discard", outcome: &letter.outcome, reason: Some(&letter.reason), detail: None };
-    note(&mut transaction, place, &letter, request, &action).await?;
+    add_action(&mut transaction, position, &letter, request, &action).await?;
     match request.run {
         Run::Dry => transaction.rollback().await?,
         Run::Apply => transaction.commit().await?,

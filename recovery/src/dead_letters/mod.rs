@@ -1,10 +1,11 @@
-//! Dead letters: records that could not take effect, kept as they were until somebody redrives or discards them.
+//! Dead letters: records that could not be applied, stored unchanged until an operator redrives or discards them.
 //!
-//! A letter's state says what became of it (`open`, `redriven`, `discarded`); the audit's row says which outcome its record
-//! has. Redriving gives the record to its projection again, in one transaction per letter: effect, outcome, state, and a line
-//! of history that says who did it and why. So a run may be killed anywhere, run twice, and run beside live traffic.
+//! A dead letter's state is `open`, `redriven` or `discarded`; the outcome of its record is in `events`. Redriving
+//! processes the record again with its projection, in one transaction per letter: effect, outcome, state, and a history
+//! entry with the operator and the reason. A run can therefore be killed at any point, repeated, and run beside live
+//! traffic.
 //!
-//! Deliberately absent: any deletion. History only grows.
+//! Dead letters and their history are never deleted.
 
 mod discard;
 mod redrive;
@@ -23,30 +24,30 @@ pub(crate) use watch::show;
 
 use riverlock_ledger::store::Outcome;
 
-/// How often a letter may be redriven in vain before it is passed over: what fails this often will fail again, until
-/// somebody has looked.
+/// Failed redrives after which a dead letter is skipped: it would most likely fail again, so an operator has to look at
+/// it first.
 pub const REDRIVES_MAX: i32 = 3;
 
-/// Longest name or explanation that is kept, in characters.
+/// Longest name or reason that is stored, in characters.
 const TEXT_CHARS_MAX: usize = 1_000;
 
-/// Where a letter's record lies, with the topic's number.
+/// Position of a dead letter's record, with the topic's number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LetterPosition {
-    /// The topic's number.
+    /// Number of the topic in the table `topics`.
     pub topic_id: i16,
     /// Topic, partition and offset.
     pub position: Position,
 }
 
-/// What became of a letter.
+/// State of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LetterState {
-    /// It waits for somebody.
+    /// Not processed yet.
     Open,
-    /// It has had its effect after all, or was found to need none.
+    /// Redriven: its record has an outcome other than `dead`.
     Redriven,
-    /// It was given up.
+    /// Discarded by an operator.
     Discarded,
 }
 
@@ -54,7 +55,7 @@ impl LetterState {
     /// Every state.
     pub const ALL: [Self; 3] = [Self::Open, Self::Redriven, Self::Discarded];
 
-    /// As in the database, labels and output.
+    /// The name used in the database, in labels and in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,91 +66,91 @@ impl LetterState {
     }
 }
 
-/// Whether something happens.
+/// Whether changes are committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run {
-    /// Only tell what would happen: everything is done, and undone.
+    /// Dry run: everything is executed and rolled back.
     Dry,
-    /// Do it.
+    /// Commit the changes.
     Apply,
 }
 
-/// Who wants something done with letters, why, and how far it goes.
+/// What an operator requests to be done with dead letters.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Who. Kept for good.
+    /// The operator; stored in the history.
     pub by: String,
-    /// Why. Kept for good.
+    /// The reason; stored in the history.
     pub why: String,
-    /// Whether it happens.
+    /// Dry run or not.
     pub run: Run,
-    /// Also letters that were discarded: somebody named them.
-    pub discarded_too: bool,
-    /// Also letters that were redriven in vain [`REDRIVES_MAX`] times.
-    pub looping_too: bool,
+    /// Include discarded dead letters, because the operator named them.
+    pub include_discarded: bool,
+    /// Include dead letters whose redrive failed [`REDRIVES_MAX`] times.
+    pub include_looping: bool,
 }
 
-/// Why nothing was done with a letter.
+/// Why a dead letter was skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// There is no such letter, or the audit has no row of its record.
+    /// There is no such dead letter, or `events` has no row of its record.
     Unknown,
-    /// It was redriven before.
+    /// Already redriven.
     Redriven,
-    /// It was discarded before.
+    /// Discarded.
     Discarded,
-    /// It was redriven in vain this often.
+    /// Its redrive failed this often.
     Looping(i32),
-    /// Letter and audit contradict each other: somebody changed one of them.
+    /// The dead letter and its row in `events` contradict each other: one of them was changed by hand.
     Contradicted(&'static str),
     /// No consumer reads its topic.
     NoConsumer,
-    /// Live traffic wrote the same rows again and again.
+    /// Live traffic changed the same rows in every attempt.
     Busy,
 }
 
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => write!(f, "there is no such letter, or the audit has no row of its record"),
-            Self::Redriven => write!(f, "it is redriven already"),
-            Self::Discarded => write!(f, "it is discarded; naming it redrives it all the same"),
+            Self::Unknown => write!(f, "there is no such dead letter, or its record has no row in `events`"),
+            Self::Redriven => write!(f, "already redriven"),
+            Self::Discarded => write!(f, "discarded; redrive it by its position or event id"),
             Self::Looping(times) => {
-                write!(f, "it was redriven in vain {times} times; --force redrives it all the same")
+                write!(f, "redriving failed {times} times; --force redrives it nevertheless")
             }
-            Self::Contradicted(what) => write!(f, "{what}; nothing is done with it"),
+            Self::Contradicted(what) => write!(f, "{what}"),
             Self::NoConsumer => {
                 write!(f, "no consumer reads its topic in this configuration (kafka.topic_prefix, kafka.routed_types)")
             }
-            Self::Busy => write!(f, "live traffic changed the same rows again and again; try it later"),
+            Self::Busy => write!(f, "live traffic changed the same rows in every attempt; try again later"),
         }
     }
 }
 
-/// What came of redriving a letter.
+/// Result of redriving a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedriveResult {
-    /// Its record has another outcome now.
+    /// Its record has a new outcome.
     Settled {
-        /// The outcome.
+        /// The new outcome.
         outcome: Outcome,
-        /// Why, for what is ignored.
+        /// Why the record is ignored, if it is.
         reason: Option<&'static str>,
     },
-    /// It could not take effect again.
+    /// It still could not be applied.
     Dead {
-        /// A short, stable name.
+        /// Reason, a short stable name.
         reason: String,
-        /// What exactly is wrong.
+        /// Details of the reason.
         detail: String,
-        /// How often it was tried, the consumer's own try included.
+        /// Attempts so far, including the consumer's own.
         attempts: i32,
     },
-    /// Nothing was done.
+    /// Nothing was changed.
     Skipped(SkipReason),
 }
 
-/// A text that the database takes, and that a terminal can show.
+/// Limits the length and replaces control characters, so that PostgreSQL accepts the text and a terminal can show it.
 fn clean(text: &str) -> String {
     let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().take(TEXT_CHARS_MAX).map(clean).collect()

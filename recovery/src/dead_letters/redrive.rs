@@ -1,4 +1,4 @@
-//! Gives a dead letter to its projection again.
+//! Redriving: processes a dead letter again with its projection.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use riverlock_ledger::{
     store::{self, EventRow, Outcome},
 };
 
-/// How often a transaction that lost a race runs again.
+/// Attempts of a transaction that loses a race with another one.
 const RACES_MAX: u32 = 10;
-/// Wait before the first of these; each further one is twice as long.
+/// Wait before the second attempt; doubled before each further one.
 const RACE_WAIT: Duration = Duration::from_millis(10);
 
-/// A letter and its row of the audit, locked.
+/// A dead letter and the `events` row of its record, both locked.
 pub(super) struct LockedLetter {
     topic: String,
     pub(super) state: String,
@@ -40,7 +40,7 @@ pub(super) struct LockedLetter {
     body_sha256: Vec<u8>,
 }
 
-/// What the history says about an action.
+/// What the history records about an action.
 pub(super) struct Action<'a> {
     pub(super) action: &'static str,
     pub(super) outcome: &'a str,
@@ -48,62 +48,62 @@ pub(super) struct Action<'a> {
     pub(super) detail: Option<&'a str>,
 }
 
-/// Redrives one letter in one transaction: effect, outcome, state and history together or not at all. A letter that another
-/// run has at the moment is waited for, and found done.
+/// Redrives one dead letter in one transaction: effect, outcome, state and history are committed together or not at
+/// all. If another run has locked the letter, this one waits and then skips it.
 ///
 /// # Errors
-/// When the database is at fault and not the letter. Nothing has happened then.
+/// When the database fails, as opposed to the record. Nothing is changed then.
 pub async fn redrive<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
-    place: &LetterPosition,
+    position: &LetterPosition,
     request: &Request,
     now: DateTime<Utc>,
 ) -> Result<RedriveResult, Error> {
     let mut wait = RACE_WAIT;
     for _ in 0..RACES_MAX {
-        match bounded(TRANSACTION_LIMIT, attempt(connection, projection, place, request, now)).await {
+        match bounded(TRANSACTION_LIMIT, attempt(connection, projection, position, request, now)).await {
             Err(error) if matches!(error.label(), "lost_race" | "deadlock" | "serialization") => {
-                tracing::debug!(%error, "a letter is redriven again: {error}");
+                tracing::debug!(%error, "retrying the redrive of a dead letter: {error}");
             }
             ended => return ended,
         }
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
         wait *= 2;
     }
-    // The other letters need not wait for this one.
+    // Give up on this letter for now, so that the others can be redriven.
     Ok(RedriveResult::Skipped(SkipReason::Busy))
 }
 
 async fn attempt<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
-    place: &LetterPosition,
+    position: &LetterPosition,
     request: &Request,
     now: DateTime<Utc>,
 ) -> Result<RedriveResult, Error> {
     let mut transaction = connection.begin().await?;
-    let Some(letter) = lock(&mut transaction, place).await? else {
+    let Some(letter) = lock(&mut transaction, position).await? else {
         return Ok(RedriveResult::Skipped(SkipReason::Unknown));
     };
     if let Some(skip) = letter.skip(request) {
         return Ok(RedriveResult::Skipped(skip));
     }
-    let record = letter.record(place);
-    let entry = batch::judge(projection, &record, None);
+    let record = letter.record(position);
+    let entry = batch::classify(projection, &record, None);
     let redriven = match settle(&mut transaction, projection, &letter, entry, now).await? {
         Ok((outcome, reason)) => {
-            set_state(&mut transaction, place, &letter, LetterState::Redriven).await?;
+            set_state(&mut transaction, position, &letter, LetterState::Redriven).await?;
             let action = Action { action: "redrive", outcome: outcome.as_str(), reason, detail: None };
-            note(&mut transaction, place, &letter, request, &action).await?;
+            add_action(&mut transaction, position, &letter, request, &action).await?;
             RedriveResult::Settled { outcome, reason }
         }
         Err(DeadReason { reason, detail }) => {
             let dead = DeadReason { reason, detail: safe(&detail) };
-            keep_dead(&mut transaction, place, &dead).await?;
+            keep_dead(&mut transaction, position, &dead).await?;
             let (reason, detail) = (Some(dead.reason), Some(dead.detail.as_str()));
             let action = Action { action: "redrive", outcome: &letter.outcome, reason, detail };
-            note(&mut transaction, place, &letter, request, &action).await?;
+            add_action(&mut transaction, position, &letter, request, &action).await?;
             RedriveResult::Dead { reason: dead.reason.to_owned(), detail: dead.detail, attempts: letter.attempts + 1 }
         }
     };
@@ -119,29 +119,29 @@ impl LockedLetter {
         if self.state == LetterState::Redriven.as_str() {
             return Some(SkipReason::Redriven);
         }
-        if self.state == LetterState::Discarded.as_str() && !request.discarded_too {
+        if self.state == LetterState::Discarded.as_str() && !request.include_discarded {
             return Some(SkipReason::Discarded);
         }
         if Sha256Hash::of(&self.payload).as_bytes().as_slice() != self.body_sha256 {
-            return Some(SkipReason::Contradicted("its body is not the one whose hash the audit has"));
+            return Some(SkipReason::Contradicted("its body does not match the recorded hash"));
         }
         if ![Outcome::Dead.as_str(), Outcome::Conflict.as_str()].contains(&self.outcome.as_str()) {
-            return Some(SkipReason::Contradicted("the audit says that its record had another outcome"));
+            return Some(SkipReason::Contradicted("its record has an outcome other than `dead` or `conflict`"));
         }
-        let in_vain = self.attempts - 1;
-        (in_vain >= REDRIVES_MAX && !request.looping_too).then_some(SkipReason::Looping(in_vain))
+        let failed = self.attempts - 1;
+        (failed >= REDRIVES_MAX && !request.include_looping).then_some(SkipReason::Looping(failed))
     }
 
-    /// The record, as it came from Kafka.
-    fn record(&self, place: &LetterPosition) -> Record {
+    /// The record as it was read from Kafka.
+    fn record(&self, position: &LetterPosition) -> Record {
         let headers = self.header_names.iter().zip(&self.header_values);
         let headers = headers
             .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
         Record {
-            topic_id: place.topic_id,
+            topic_id: position.topic_id,
             topic: self.topic.as_str().into(),
-            partition: place.position.partition,
-            offset: place.position.offset,
+            partition: position.position.partition,
+            offset: position.position.offset,
             timestamp: self.received_at,
             key: self.record_key.clone(),
             headers: Some(headers),
@@ -150,8 +150,11 @@ impl LockedLetter {
     }
 }
 
-/// Locks a letter and its row of the audit until the transaction ends.
-pub(super) async fn lock(connection: &mut PgConnection, place: &LetterPosition) -> Result<Option<LockedLetter>, Error> {
+/// Locks a dead letter and the `events` row of its record until the transaction ends.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    position: &LetterPosition,
+) -> Result<Option<LockedLetter>, Error> {
     let row = sqlx::query_as!(
         LockedLetter,
         "-- dead_letters_lock
@@ -159,17 +162,17 @@ pub(super) async fn lock(connection: &mut PgConnection, place: &LetterPosition) 
                 d.payload, e.event_id, e.outcome, e.received_at, e.body_sha256
          FROM dead_letters d JOIN topics t USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
          WHERE d.topic_id = $1 AND d.partition = $2 AND d.record_offset = $3 FOR UPDATE OF d, e",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset
+        position.topic_id,
+        position.position.partition,
+        position.position.offset
     );
     Ok(row.fetch_optional(connection).await?)
 }
 
-/// What a settled letter ends as, or why it stays dead.
+/// The outcome of a redriven record, or why it stays dead.
 type RedriveVerdict = Result<(Outcome, Option<&'static str>), DeadReason>;
 
-/// Writes outcome and effect behind a savepoint: what the database refuses costs the letter its effect and nothing else.
+/// Writes outcome and effect behind a savepoint: if the database rejects the effect, only the savepoint is rolled back.
 async fn settle<P: Projection>(
     connection: &mut PgConnection,
     projection: &P,
@@ -187,8 +190,8 @@ async fn settle<P: Projection>(
     let EventContext { comparison, is_repeated } = place_among_others(&mut savepoint, &mut row).await?;
     let (outcome, reason) = (row.outcome, row.reason);
     write_outcome(&mut savepoint, letter, &row, comparison.aspect).await?;
-    spellings::call_conflicts(&mut savepoint, &comparison.duplicates).await?;
-    // What has the same bytes as another record has had its effect.
+    spellings::mark_conflicts(&mut savepoint, &comparison.duplicates).await?;
+    // A record with the same bytes has already been applied.
     let conflict = comparison.aspect.is_some();
     if let Some(event) = event.filter(|_| !is_repeated)
         && let Err(error) = projection.apply(&mut savepoint, vec![NewEvent { event, conflict }], now).await
@@ -204,15 +207,15 @@ async fn settle<P: Projection>(
     Ok(Ok((outcome, reason)))
 }
 
-/// Where a record stands among the others of its event.
+/// How a record relates to the other records of its event.
 struct EventContext {
     comparison: Comparison,
     /// Another record has the same bytes and decided the event's outcome.
     is_repeated: bool,
 }
 
-/// Gives the row the outcome that it has beside the other records of its event, as in live processing. The id may be new: a
-/// record that was unreadable is read now.
+/// Determines the row's outcome from the other records of its event, as in live processing. The event id may be new: a
+/// record that was unreadable before may be readable now.
 async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<EventContext, Error> {
     let at = (row.topic_id, row.partition, row.offset);
     let event_id = row.event_id.as_ref();
@@ -263,7 +266,7 @@ async fn write_outcome(
     match written {
         Ok(written) if written.rows_affected() == 1 => {}
         Ok(_) => return Err(Error::LostRace("a dead letter's record")),
-        // Another record of the event came in between: next time it is seen.
+        // Another record of the event was stored in the meantime; the next attempt sees it.
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
             return Err(Error::LostRace("the first record of an event"));
         }
@@ -273,7 +276,7 @@ async fn write_outcome(
         tracing::error!(
             event.id = row.event_id.as_ref(),
             order.id = row.order_id.as_deref(),
-            "event {} came with two bodies that contradict each other ({aspect}); this one, {}, was dead as {}",
+            "event {} has two bodies that contradict each other ({aspect}); this one, {}, was stored as dead letter {}",
             row.event_id,
             row.body_sha256,
             letter.event_id,
@@ -284,7 +287,7 @@ async fn write_outcome(
 
 pub(super) async fn set_state(
     connection: &mut PgConnection,
-    place: &LetterPosition,
+    position: &LetterPosition,
     letter: &LockedLetter,
     state: LetterState,
 ) -> Result<(), Error> {
@@ -293,9 +296,9 @@ pub(super) async fn set_state(
          UPDATE dead_letters SET state = $4, attempts = attempts + $5,
                                  attempted_at = CASE $5 WHEN 0 THEN attempted_at ELSE now() END
          WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND state = $6",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset,
+        position.topic_id,
+        position.position.partition,
+        position.position.offset,
         state.as_str(),
         i32::from(state == LetterState::Redriven),
         &letter.state,
@@ -306,8 +309,8 @@ pub(super) async fn set_state(
     }
 }
 
-/// One more try in vain. The relay tells those who read the topic of dead letters.
-async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: &DeadReason) -> Result<(), Error> {
+/// Records one more failed attempt. Resetting `published_at` makes the relay publish the letter again.
+async fn keep_dead(connection: &mut PgConnection, position: &LetterPosition, dead: &DeadReason) -> Result<(), Error> {
     sqlx::query!(
         "-- dead_letters_keep
          WITH letter AS (
@@ -317,9 +320,9 @@ async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: 
          )
          UPDATE events SET reason = $4
          WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome = 'dead'",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset,
+        position.topic_id,
+        position.position.partition,
+        position.position.offset,
         dead.reason,
         &dead.detail,
     )
@@ -328,10 +331,10 @@ async fn keep_dead(connection: &mut PgConnection, place: &LetterPosition, dead: 
     Ok(())
 }
 
-/// Adds a line to the history.
-pub(super) async fn note(
+/// Adds an action to the history.
+pub(super) async fn add_action(
     connection: &mut PgConnection,
-    place: &LetterPosition,
+    position: &LetterPosition,
     letter: &LockedLetter,
     request: &Request,
     action: &Action<'_>,
@@ -341,9 +344,9 @@ pub(super) async fn note(
          INSERT INTO dead_letter_actions (topic_id, partition, record_offset, action, acted_by, why, outcome, reason, detail,
                                           previous_state, previous_reason, previous_detail)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset,
+        position.topic_id,
+        position.position.partition,
+        position.position.offset,
         action.action,
         clean(&request.by),
         clean(&request.why),

@@ -1,4 +1,4 @@
-//! Dead letters for people who look, and for whoever walks through them. Bodies are given out only when they are asked for.
+//! Read model of dead letters for the CLI. Bodies are returned only by [`body`].
 
 use std::collections::BTreeMap;
 
@@ -10,29 +10,29 @@ use sqlx::PgConnection;
 use super::{LetterPosition, LetterState};
 use riverlock_ledger::Error;
 
-/// Which letters are meant. What is `None` means all.
+/// Selects dead letters. A field that is `None` does not restrict the selection.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Why they are dead.
+    /// The reason for which the record could not be applied.
     pub reason: Option<String>,
-    /// The topic that their records lie in.
+    /// The topic of the record.
     pub topic: Option<String>,
-    /// The type of their events.
+    /// The type of the event.
     pub event_type: Option<String>,
-    /// The order that they are about.
+    /// The order of the event.
     pub order_id: Option<String>,
-    /// They died then or later.
+    /// Stored at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// They died before.
+    /// Stored before this time.
     pub until: Option<DateTime<Utc>>,
 }
 
-/// A letter, without its body.
+/// A dead letter, without its body.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct LetterView {
-    /// Of an earlier Kafka cluster: `<cluster id>/<topic>`.
+    /// For a record of an earlier Kafka cluster: `<cluster id>/<topic>`.
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
@@ -41,37 +41,37 @@ pub struct LetterView {
     pub order_id: Option<String>,
     pub live_mode: Option<bool>,
     pub state: String,
-    /// What the audit says of its record.
+    /// The outcome of its record.
     pub outcome: String,
     pub reason: String,
     pub detail: String,
     pub attempts: i32,
     pub attempted_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
-    /// When it was published to the topic of dead letters.
+    /// When it was published to the dead-letter topic.
     pub published_at: Option<DateTime<Utc>>,
     pub body_sha256: String,
     pub body_bytes: i64,
 }
 
 impl LetterView {
-    /// Where its record lies.
+    /// Position of its record.
     #[must_use]
     pub fn position(&self) -> Position {
         Position { topic: self.topic.clone(), partition: self.partition, offset: self.offset }
     }
 }
 
-/// A line of a letter's history.
+/// One action on a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct ActionView {
     pub action: String,
     pub acted_at: DateTime<Utc>,
     pub acted_by: String,
     pub why: String,
-    /// The outcome that the record had then.
+    /// The record's outcome after the action.
     pub outcome: String,
     pub reason: Option<String>,
     pub detail: Option<String>,
@@ -80,25 +80,22 @@ pub struct ActionView {
     pub previous_detail: String,
 }
 
-/// A letter's record, byte for byte.
+/// Header names and body of a dead letter's record, unchanged.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct Body {
     pub header_names: Vec<String>,
     pub payload: Vec<u8>,
 }
 
-/// Where a walk through letters has come to.
+/// Position in a walk through the open dead letters.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     started_at: DateTime<Utc>,
     last: (DateTime<Utc>, i16, i32, i64),
 }
 
-/// Letters of the states that are asked for, the oldest first: from the beginning, or those that follow the letter at `after`.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns dead letters in the given states, oldest first, starting after the one at `after` if it is given.
 pub async fn list(
     connection: &mut PgConnection,
     states: &[LetterState],
@@ -136,10 +133,7 @@ pub async fn list(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// The letters at a position, or of an event.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the dead letters at a position, or of an event.
 pub async fn find(
     connection: &mut PgConnection,
     position: Option<&Position>,
@@ -193,55 +187,43 @@ pub async fn find(
     Ok(letters.collect())
 }
 
-/// What was done about a letter, the first thing first.
-///
-/// # Errors
-/// When PostgreSQL refuses.
-pub async fn history(connection: &mut PgConnection, place: &LetterPosition) -> Result<Vec<ActionView>, Error> {
+/// Returns the actions on a dead letter, oldest first.
+pub async fn history(connection: &mut PgConnection, letter: &LetterPosition) -> Result<Vec<ActionView>, Error> {
     let rows = sqlx::query_as!(
         ActionView,
         "-- dead_letter_actions_of
          SELECT action, acted_at, acted_by, why, outcome, reason, detail, previous_state, previous_reason, previous_detail
          FROM dead_letter_actions WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 ORDER BY action_id",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset
+        letter.topic_id,
+        letter.position.partition,
+        letter.position.offset
     );
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// A letter's record.
-///
-/// # Errors
-/// When PostgreSQL refuses.
-pub async fn body(connection: &mut PgConnection, place: &LetterPosition) -> Result<Option<Body>, Error> {
+/// Returns the body of a dead letter's record.
+pub async fn body(connection: &mut PgConnection, letter: &LetterPosition) -> Result<Option<Body>, Error> {
     let row = sqlx::query_as!(
         Body,
         "-- dead_letters_body
          SELECT header_names, payload FROM dead_letters WHERE topic_id = $1 AND partition = $2 AND record_offset = $3",
-        place.topic_id,
-        place.position.partition,
-        place.position.offset
+        letter.topic_id,
+        letter.position.partition,
+        letter.position.offset
     );
     Ok(row.fetch_optional(connection).await?)
 }
 
-/// Begins a walk through the open letters, at those whose last try is the longest ago. What is tried from now on is not met
-/// again, so that a letter that stays dead is tried once in a walk; a walk that was cut short and begins again comes to what
-/// it did not reach first.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Begins a walk through the open dead letters, starting with the one whose last attempt is oldest. Letters attempted
+/// after the walk began are left out, so each is redriven at most once per walk. A walk that starts again after an
+/// interruption first reaches the letters that the previous one did not.
 pub async fn started(connection: &mut PgConnection) -> Result<Cursor, Error> {
-    // The database's clock, because it is the one that `attempted_at` is of.
+    // `attempted_at` is set by the database's clock.
     let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(connection).await?;
     Ok(Cursor { started_at: now, last: (DateTime::UNIX_EPOCH, 0, 0, -1) })
 }
 
-/// The next letters of a walk; none means that it is at its end.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns the next page of a walk; an empty page ends it.
 pub async fn next_page(
     connection: &mut PgConnection,
     cursor: &mut Cursor,
@@ -277,17 +259,14 @@ pub async fn next_page(
     if let Some(row) = rows.last() {
         cursor.last = (row.attempted_at, row.topic_id, row.partition, row.offset);
     }
-    let places = rows.into_iter().map(|row| LetterPosition {
+    let positions = rows.into_iter().map(|row| LetterPosition {
         topic_id: row.topic_id,
         position: Position { topic: row.topic, partition: row.partition, offset: row.offset },
     });
-    Ok(places.collect())
+    Ok(positions.collect())
 }
 
-/// How many open letters a filter means.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Counts the open dead letters that a filter selects.
 pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<u64, Error> {
     let count = sqlx::query_scalar!(
         r#"-- dead_letters_count
@@ -306,7 +285,7 @@ pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<u64
     Ok(u64::try_from(count.fetch_one(connection).await?).unwrap_or_default())
 }
 
-/// Letters by state, the age of the oldest open one by the database's clock, and how many conflicts there are.
+/// Dead letters by state, age of the oldest open one by the database's clock, and the number of conflicts.
 pub(super) struct Counts {
     pub(super) by_state: BTreeMap<String, i64>,
     pub(super) oldest_open_seconds: Option<f64>,

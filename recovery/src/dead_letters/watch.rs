@@ -1,4 +1,4 @@
-//! Shows dead letters and conflicts as metrics.
+//! Metrics of dead letters and conflicts.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -10,17 +10,14 @@ use riverlock_ledger::{Error, PostgresConfig, postgres::bounded};
 
 use crate::metrics as names;
 
-/// How often letters are counted.
+/// Time between two counts.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// How soon they are counted again after an error: a connection that broke says nothing about the next one.
+/// Wait after an error, which is usually a broken connection.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
-/// How long the task may be silent before the process counts as stuck.
+/// Time without a heartbeat after which the process counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
 
-/// Counts until the shutdown. Errors are logged and waited out.
-///
-/// # Errors
-/// Never.
+/// Updates the metrics until the shutdown. Errors are logged and retried; it never returns an error.
 pub async fn run(postgres: PostgresConfig, context: Context) -> Result<(), Infallible> {
     names::describe_dead_letters();
     let soft = context.shutdown.soft().clone();
@@ -35,7 +32,7 @@ pub async fn run(postgres: PostgresConfig, context: Context) -> Result<(), Infal
             }
             Err(error) => {
                 connection = None;
-                component.not_ready(format!("dead letters cannot be counted: {error}"));
+                component.not_ready(format!("cannot count dead letters: {error}"));
                 RETRY_WAIT
             }
         };

@@ -1,4 +1,4 @@
-//! Reads the topics and applies what they hold to the tables that are built.
+//! Reads the topics and applies their records to the tables that are being built.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,21 +23,21 @@ use crate::rebuild::store::offsets;
 
 use super::{Offsets, Rebuild, RebuildError, shadow};
 
-/// Partitions that are read at the same time, each into a connection of its own.
+/// Partitions that are read concurrently, each with its own database connection.
 const LANES: usize = 2;
 /// Most records in one transaction.
 const BATCH_RECORDS_MAX: usize = 5_000;
-/// Most bytes in one transaction, about.
+/// Approximate limit of the bytes in one transaction.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How often a transaction is tried that fails for reasons that may pass.
+/// Attempts of a transaction that fails for a reason that may pass.
 const ATTEMPTS_MAX: u32 = 20;
-/// Longest wait before a transaction is tried again.
+/// Longest wait before a transaction is retried.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
-/// What the readers are called in Kafka's logs.
+/// Group name of the readers, which appears in Kafka's logs.
 const GROUP: &str = "rebuild";
 
 impl Rebuild {
-    /// Where the live consumers stand. If none of them ever read anything, because the database is new: where the topics end.
+    /// Returns the live consumers' offsets. If there are none because the database is new: the ends of the topics.
     ///
     /// # Errors
     /// When PostgreSQL or Kafka does not answer.
@@ -62,7 +62,7 @@ impl Rebuild {
         Ok(target)
     }
 
-    /// Where topics end.
+    /// Returns the end offsets of topics.
     async fn ends(&self, names: &BTreeMap<i16, String>, ids: Vec<i16>) -> Result<Vec<(i16, i32, i64)>, RebuildError> {
         let (kafka, names) = (self.kafka.clone(), names.clone());
         blocking(move || {
@@ -82,7 +82,7 @@ impl Rebuild {
         .await
     }
 
-    /// How many records lie between the tables that are built and the target.
+    /// Number of records between the offsets of the tables being built and the target.
     ///
     /// # Errors
     /// When PostgreSQL does not answer.
@@ -93,11 +93,11 @@ impl Rebuild {
         Ok(target.iter().map(left).map(|records| u64::try_from(records).unwrap_or_default()).sum())
     }
 
-    /// Reads up to the target, and not a record further, and applies everything. `progress` is told how many records were
-    /// stored. What was stored before is not read again.
+    /// Reads exactly up to the target and applies every record that is not stored yet. `progress` is called with the
+    /// number of records after each batch.
     ///
     /// # Errors
-    /// When Kafka does not have the records (any more), or PostgreSQL does not take them. What was stored stays.
+    /// When Kafka does not have the records, or PostgreSQL fails. What was stored stays.
     pub async fn catch_up<P: Projection>(
         &self,
         projection: &P,
@@ -114,7 +114,7 @@ impl Rebuild {
             let topic = names.get(topic_id).cloned().ok_or_else(|| Error::Inconsistent {
                 table: "topics",
                 id: topic_id.to_string(),
-                reason: "offsets name it, and it is not there".to_owned(),
+                reason: "consumer offsets refer to a missing topic".to_owned(),
             })?;
             let start = reached.get(&key).copied().unwrap_or_default();
             ranges.push(OffsetRange { topic, partition: *partition, start, end: *end });
@@ -128,7 +128,7 @@ impl Rebuild {
         let topics: Arc<BTreeMap<String, i16>> = Arc::new(names.into_iter().map(|(id, name)| (name, id)).collect());
         let mut lanes = vec![Vec::new(); LANES];
         for range in ranges {
-            // An order's records of all topics have one partition number, so its row is never fought for.
+            // All records of an order have the same partition number, so lanes never contend for its row.
             lanes[usize::try_from(range.partition).unwrap_or_default() % LANES].push(range);
         }
         let lanes = lanes.into_iter().map(|ranges| self.lane(projection, ranges, &topics, clock, progress));
@@ -163,7 +163,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(RebuildError::Panicked))
 }
 
-/// Makes sure that Kafka has every record of the ranges.
+/// Checks that Kafka has every record of the ranges.
 fn check(
     kafka: &riverlock_runtime::kafka::KafkaConfig,
     ranges: Vec<OffsetRange>,
@@ -187,7 +187,7 @@ fn check(
     Ok(ranges)
 }
 
-/// Reads on a thread of its own, and hands batches over until nobody takes them any more.
+/// Reads on a blocking thread and sends batches until the receiver is dropped.
 fn read(
     kafka: &riverlock_runtime::kafka::KafkaConfig,
     ranges: Vec<OffsetRange>,
@@ -210,13 +210,13 @@ fn read(
         }
     }
     if !batch.is_empty() {
-        // Nobody takes it when the other side failed, and that is told there.
+        // Sending fails only if the writer failed, which reports its own error.
         let _ = sender.blocking_send(batch);
     }
     Ok(())
 }
 
-/// Applies batches on a connection of its own.
+/// Applies batches on its own connection.
 struct Writer<'a, P> {
     rebuild: &'a Rebuild,
     projection: &'a P,
@@ -225,7 +225,7 @@ struct Writer<'a, P> {
 }
 
 impl<P: Projection> Writer<'_, P> {
-    /// Stores a batch; a record that the database refuses becomes a dead letter, as it does in a consumer.
+    /// Stores a batch. A record that the database rejects becomes a dead letter, as in a consumer.
     async fn store(&mut self, records: &[Record]) -> Result<(), Error> {
         let mut parts: Vec<Range<usize>> = Vec::with_capacity(16);
         parts.push(0..records.len());
@@ -244,30 +244,30 @@ impl<P: Projection> Writer<'_, P> {
         Ok(())
     }
 
-    /// Runs one transaction, again if what failed may pass.
-    async fn attempt(&mut self, records: &[Record], refused: Option<&DeadReason>) -> Result<(), Error> {
+    /// Runs one transaction, and retries it after an error that may pass.
+    async fn attempt(&mut self, records: &[Record], rejected: Option<&DeadReason>) -> Result<(), Error> {
         let mut wait = Duration::from_millis(20);
         for attempt in 1.. {
-            let Err(error) = self.apply(records, refused).await else { break };
+            let Err(error) = self.apply(records, rejected).await else { break };
             if error.disposition() == Disposition::Isolate || attempt == ATTEMPTS_MAX {
                 return Err(error);
             }
             if !error.leaves_connection_usable() {
                 self.connection = None;
             }
-            tracing::debug!(%error, "a batch of the rebuild runs again: {error}");
+            tracing::debug!(%error, "retrying a batch of the rebuild: {error}");
             tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
             wait = (wait * 2).min(RETRY_WAIT_MAX);
         }
         Ok(())
     }
 
-    async fn apply(&mut self, records: &[Record], refused: Option<&DeadReason>) -> Result<(), Error> {
+    async fn apply(&mut self, records: &[Record], rejected: Option<&DeadReason>) -> Result<(), Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => self.connection.insert(shadow::connect_to_build(&self.rebuild.shadow).await?),
         };
-        let applied = batch::apply(connection, self.projection, records, refused, self.clock.now());
+        let applied = batch::apply(connection, self.projection, records, rejected, self.clock.now());
         bounded(TRANSACTION_LIMIT, applied).await.map(drop)
     }
 }

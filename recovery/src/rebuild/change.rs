@@ -1,18 +1,18 @@
-//! A column that differs.
+//! A column whose live and rebuilt values differ.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A column that differs, or a member of one.
+/// A column, or a member of a JSON column, whose live and rebuilt values differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
-    /// The column; what is in it, after a point.
+    /// Name of the column, or the path of the member: `lines.l.quantity`.
     pub column: String,
-    /// What is live.
+    /// The live value.
     pub live: String,
-    /// What was rebuilt.
+    /// The rebuilt value.
     pub rebuilt: String,
 }
 

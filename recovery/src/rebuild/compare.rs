@@ -1,10 +1,11 @@
-//! Compares the rebuilt tables with the live ones: first sums of hashes per bucket, then the rows of the buckets that differ.
+//! Compares the rebuilt tables with the live ones: first sums of hashes per bucket, then the rows of the buckets that
+//! differ.
 //!
-//! Orders and what belongs to them change all the time, so they are compared in one snapshot. The audit's rows are by far the most,
-//! and those before the consumers' offsets neither come nor go: they are compared in parts, each with a snapshot of its own, so
-//! that a comparison of hours does not keep PostgreSQL from removing dead rows all the while. Only where sums differ does one
-//! statement read all rows of the buckets that do. A redrive or a replay during the comparison can show as a difference, which the
-//! next run no longer has.
+//! Orders and their details change all the time, so they are compared in one snapshot. `events` is by far the largest
+//! table, and rows before the consumers' offsets do not change: it is compared in parts, each with its own snapshot, so
+//! that a comparison of hours does not keep PostgreSQL from removing dead rows. If sums differ, one statement reads all
+//! rows of the differing buckets. A redrive or a replay during the comparison can show up as a difference that the next
+//! run no longer has.
 
 use std::collections::BTreeMap;
 
@@ -24,60 +25,60 @@ use riverlock_ledger::{
     alive::{session_of, while_alive},
 };
 
-/// Into how many parts a table is divided by the hash of its key; of a part that differs all rows are read.
+/// Buckets into which a table is divided by the hash of its key; all rows of a differing bucket are read.
 const BUCKETS: i64 = 4_096;
 /// Differences that are listed; all are counted.
 const LISTED_MAX: usize = 50;
-/// Rows of the audit that one statement hashes.
+/// Rows of `events` that one statement hashes.
 const PART_ROWS: i64 = 100_000;
 
-/// The live tables as they are at one moment, for as long as it lives.
+/// A snapshot of the live tables.
 pub struct Snapshot {
     connection: PgConnection,
     target: Offsets,
 }
 
 impl Snapshot {
-    /// Where the live consumers stand in it.
+    /// The live consumers' offsets in the snapshot.
     #[must_use]
     pub fn target(&self) -> &Offsets {
         &self.target
     }
 }
 
-/// What the comparison found.
+/// Result of a comparison.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Records that both sides have read.
     pub records: u64,
-    /// Per table.
+    /// Results per table.
     pub tables: Vec<TableReport>,
-    /// Differences in all.
+    /// Number of differences.
     pub total: u64,
-    /// The first of them.
+    /// The first differences, at most 50.
     pub differences: Vec<Difference>,
 }
 
-/// What was compared of one table.
+/// Result of comparing one table.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TableReport {
-    /// The table.
+    /// Name of the table.
     pub table: &'static str,
     /// Live rows that were compared.
     pub live: u64,
     /// Rebuilt rows that were compared.
     pub rebuilt: u64,
-    /// Differences.
+    /// Number of differences.
     pub differences: u64,
 }
 
-/// Rows, and the sum of their hashes, by bucket. A hash has 64 bits, so the sum of 10¹⁹ of them fits.
+/// Number of rows and sum of their hashes, by bucket. A hash has 64 bits, so sums of up to 10¹⁹ rows fit.
 type Sums = BTreeMap<i32, (i64, i128)>;
 
 impl Rebuild {
-    /// Sees the live tables as they are now. To be compared, the rebuilt ones have to be brought to its offsets.
+    /// Takes a snapshot of the live tables. Before comparing, the rebuilt tables must be brought to its offsets.
     ///
     /// # Errors
     /// When PostgreSQL does not answer.
@@ -91,10 +92,10 @@ impl Rebuild {
         Ok(Snapshot { connection, target })
     }
 
-    /// Compares.
+    /// Compares the rebuilt tables with the snapshot.
     ///
     /// # Errors
-    /// When PostgreSQL does not answer; a difference is no error but part of the report.
+    /// When PostgreSQL fails. A difference is not an error; it is part of the report.
     pub async fn compare(&self, snapshot: Snapshot) -> Result<Report, RebuildError> {
         let Snapshot { connection: mut live, target } = snapshot;
         let mut rebuilt = shadow::connect(&self.shadow).await?;
@@ -123,10 +124,10 @@ impl Rebuild {
             let mut pair = Pair { live: &mut live, rebuilt: &mut rebuilt, bounds: &everything };
             pair.compare(table, compared, sums, &mut report).await?;
         }
-        let mut places = audit::places(&mut live).await?;
+        let mut partitions = audit::audited_partitions(&mut live).await?;
         sqlx::query("COMMIT").execute(&mut live).await.map_err(Error::from)?;
-        places.append(&mut audit::places(&mut rebuilt).await?);
-        let bounds = Bounds::of(&target, &places);
+        partitions.append(&mut audit::audited_partitions(&mut rebuilt).await?);
+        let bounds = Bounds::of(&target, &partitions);
         for (table, compared) in with(Rule::Records) {
             let sums = |connection| sums_in_parts(connection, table.name, compared, &bounds);
             let sums = tokio::try_join!(sums(&mut live), sums(&mut rebuilt))?;
@@ -170,31 +171,32 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// Compares a table whose sums are these, row by row where they differ.
+    /// Compares a table by these sums, and row by row in the buckets that differ.
     async fn compare(
         &mut self,
         table: &Table,
         compared: &TableComparison,
-        (ours, theirs): (Sums, Sums),
+        (live_sums, rebuilt_sums): (Sums, Sums),
         report: &mut Report,
     ) -> Result<(), RebuildError> {
         let count = |sums: &Sums| u64::try_from(sums.values().map(|(rows, _)| rows).sum::<i64>()).unwrap_or_default();
-        let mut found = TableReport { table: table.name, live: count(&ours), rebuilt: count(&theirs), differences: 0 };
+        let mut found =
+            TableReport { table: table.name, live: count(&live_sums), rebuilt: count(&rebuilt_sums), differences: 0 };
         let buckets = (0..).take_while(|bucket| i64::from(*bucket) < BUCKETS);
-        let differing: Vec<i32> = buckets.filter(|bucket| ours.get(bucket) != theirs.get(bucket)).collect();
+        let differing: Vec<i32> = buckets.filter(|bucket| live_sums.get(bucket) != rebuilt_sums.get(bucket)).collect();
         if !differing.is_empty() {
             let statement = rows_statement(table.name, compared);
-            let mut ours = Groups::new(self.live, &statement, &differing, self.bounds);
-            let mut theirs = Groups::new(self.rebuilt, &statement, &differing, self.bounds);
-            let (mut left, mut right) = (ours.next().await?, theirs.next().await?);
-            // Both sides are sorted by key: what has the smaller key is missing on the other side.
+            let mut live_groups = Groups::new(self.live, &statement, &differing, self.bounds);
+            let mut rebuilt_groups = Groups::new(self.rebuilt, &statement, &differing, self.bounds);
+            let (mut left, mut right) = (live_groups.next().await?, rebuilt_groups.next().await?);
+            // Both sides are sorted by key: a smaller key is missing on the other side.
             while left.is_some() || right.is_some() {
                 let (take_left, take_right) = match (&left, &right) {
                     (Some(a), Some(b)) => (a.key <= b.key, b.key <= a.key),
                     (a, b) => (a.is_some(), b.is_some()),
                 };
-                let a = if take_left { std::mem::replace(&mut left, ours.next().await?) } else { None };
-                let b = if take_right { std::mem::replace(&mut right, theirs.next().await?) } else { None };
+                let a = if take_left { std::mem::replace(&mut left, live_groups.next().await?) } else { None };
+                let b = if take_right { std::mem::replace(&mut right, rebuilt_groups.next().await?) } else { None };
                 if let Some(difference) = differences(table.name, compared.rule, a, b) {
                     found.differences += 1;
                     report.add(difference);
@@ -206,7 +208,7 @@ impl Pair<'_> {
     }
 }
 
-/// Which rows of the audit are compared: those of these partitions, up to these offsets.
+/// Bounds of the compared rows of `events`: partitions and end offsets.
 #[derive(Default)]
 struct Bounds {
     topic_ids: Vec<i16>,
@@ -215,11 +217,11 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// What the consumers had read, and rows that were there without an offset of a consumer. Rows of partitions that were begun
-    /// since are left out.
-    fn of(target: &Offsets, places: &[AuditedPartition]) -> Self {
+    /// The consumers' offsets, and all rows of partitions without a consumer offset. Partitions that appeared after the
+    /// snapshot are left out.
+    fn of(target: &Offsets, partitions: &[AuditedPartition]) -> Self {
         let mut ends: BTreeMap<(i16, i32), i64> =
-            places.iter().map(|place| ((place.topic_id, place.partition), i64::MAX)).collect();
+            partitions.iter().map(|partition| ((partition.topic_id, partition.partition), i64::MAX)).collect();
         ends.extend(target.iter().map(|((_, topic_id, partition), end)| ((*topic_id, *partition), *end)));
         let mut bounds = Self::default();
         for ((topic_id, partition), end) in ends {
@@ -240,13 +242,13 @@ impl Report {
     }
 }
 
-/// What a row is found by, as one text. No id holds the separator: it is a control character.
+/// SQL for the key of a row as one text. Ids never contain the separator, a control character.
 fn key(compared: &TableComparison) -> String {
     let parts: Vec<String> = compared.key.iter().map(|column| format!("t.{column}::text")).collect();
     format!("concat_ws(E'\\x1f', {}) COLLATE \"C\"", parts.join(", "))
 }
 
-/// The rows of `from` that are compared, as keys and texts; rows of the audit only within the bounds `$1` to `$3`.
+/// SQL for the compared rows of `from`, as keys and texts; rows of `events` only within the bounds `$1` to `$3`.
 fn rows_within(from: &str, compared: &TableComparison) -> String {
     let within = match compared.rule {
         Rule::Row => "$1::smallint[] IS NOT NULL AND $2::integer[] IS NOT NULL AND $3::bigint[] IS NOT NULL",
@@ -285,7 +287,7 @@ fn rows_statement(table: &str, compared: &TableComparison) -> String {
 
 type BucketSum = (i32, i64, String);
 
-/// The sums of a whole table.
+/// Computes the sums of a whole table.
 async fn sums(connection: &mut PgConnection, table: &str, compared: &TableComparison) -> Result<Sums, Error> {
     let bounds = Bounds::default();
     let rows = sqlx::query_as::<_, BucketSum>(AssertSqlSafe(sums_statement(table, compared)))
@@ -299,7 +301,7 @@ async fn sums(connection: &mut PgConnection, table: &str, compared: &TableCompar
     Ok(sums)
 }
 
-/// The sums of the audit's rows, a part at a time along the primary key.
+/// Computes the sums of `events` in parts along the primary key.
 async fn sums_in_parts(
     connection: &mut PgConnection,
     table: &str,
@@ -332,7 +334,7 @@ async fn sums_in_parts(
     Ok(sums)
 }
 
-/// Where the part ends that begins after a row; `None` when there are no more rows.
+/// Returns the last row of the part that begins after a row; `None` if there are no more rows.
 async fn part_end(connection: &mut PgConnection, after: (i16, i32, i64)) -> Result<Option<(i16, i32, i64)>, Error> {
     let row = sqlx::query!(
         "-- rebuild_part_end
@@ -355,7 +357,7 @@ fn add_up(sums: &mut Sums, rows: Vec<BucketSum>) -> Result<(), Error> {
         let sum: i128 = sum.parse().map_err(|_| Error::Inconsistent {
             table: "a sum of hashes",
             id: bucket.to_string(),
-            reason: format!("{sum} is no whole number"),
+            reason: format!("{sum} is not an integer"),
         })?;
         let total = sums.entry(bucket).or_default();
         total.0 += count;
@@ -364,7 +366,7 @@ fn add_up(sums: &mut Sums, rows: Vec<BucketSum>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Rows as they come, grouped by key; only one group is held.
+/// A stream of rows grouped by key; only one group is held in memory.
 struct Groups<'a> {
     rows: futures::stream::BoxStream<'a, Result<(String, String), sqlx::Error>>,
     /// The first row of the next group.

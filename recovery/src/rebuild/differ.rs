@@ -1,4 +1,4 @@
-//! How two groups of rows with one key differ. Pure.
+//! Differences between two groups of rows with the same key. Pure.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -9,28 +9,28 @@ use crate::rebuild::change::Change;
 
 use super::{events, tables::Rule};
 
-/// What separates the parts of a key.
+/// Separator of the parts of a key.
 const KEY_SEPARATOR: char = '\u{1f}';
 
-/// Rows with one key, as JSON.
+/// Rows with the same key, as JSON.
 pub(super) struct Group {
     pub(super) key: String,
     pub(super) rows: Vec<String>,
 }
 
-/// Rows with one key that are not the same on both sides.
+/// Rows with the same key that differ between the live and the rebuilt tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// The table.
+    /// Name of the table.
     pub table: &'static str,
-    /// What the rows are found by.
+    /// Key of the rows.
     pub key: String,
     /// Whether there is a live row.
     pub live: bool,
     /// Whether there is a rebuilt row.
     pub rebuilt: bool,
-    /// What differs, where both are there.
+    /// The differing columns, if there are rows on both sides.
     pub changes: Vec<Change>,
 }
 
@@ -38,8 +38,8 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.table, self.key)?;
         match (self.live, self.rebuilt) {
-            (true, false) => write!(f, ": is live, and was not rebuilt"),
-            (false, true) => write!(f, ": was rebuilt, and is not live"),
+            (true, false) => write!(f, ": exists only in the live tables"),
+            (false, true) => write!(f, ": exists only in the rebuilt tables"),
             _ => {
                 for Change { column, live, rebuilt } in &self.changes {
                     write!(f, "\n    {column}: live {live}, rebuilt {rebuilt}")?;
@@ -50,7 +50,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// What differs between what is live and what was rebuilt under one key.
+/// Returns the difference between the live and the rebuilt rows of a key, if there is one.
 pub(super) fn differences(
     table: &'static str,
     rule: Rule,
@@ -78,11 +78,11 @@ pub(super) fn differences(
 }
 
 fn parse(group: &Group) -> Vec<Value> {
-    // PostgreSQL made it; what it should not have made is compared as a text.
+    // PostgreSQL wrote the JSON; if it cannot be parsed nevertheless, it is compared as text.
     group.rows.iter().map(|row| serde_json::from_str(row).unwrap_or_else(|_| Value::String(row.clone()))).collect()
 }
 
-/// The columns in which two rows differ; of several rows, those that only one side has.
+/// Returns the columns in which two rows differ; for several rows, the rows that only one side has.
 fn columns(live: &[Value], rebuilt: &[Value]) -> Vec<Change> {
     let ([Value::Object(live)], [Value::Object(rebuilt)]) = (live, rebuilt) else {
         let only = |a: &[Value], b: &[Value]| {
@@ -99,8 +99,8 @@ fn columns(live: &[Value], rebuilt: &[Value]) -> Vec<Change> {
     changes
 }
 
-/// What differs between two objects. Of a column that is itself an object, an order's lines for example, only that is told
-/// which differs in it.
+/// Collects the differences between two objects. For a column that is an object, such as an order's lines, only the
+/// differing members are reported.
 fn members(of: &str, live: &Map<String, Value>, rebuilt: &Map<String, Value>, changes: &mut Vec<Change>) {
     let names: BTreeSet<&String> = live.keys().chain(rebuilt.keys()).collect();
     for name in names {
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_column_that_is_an_object_only_what_differs_is_told() {
+    fn only_the_differing_members_of_an_object_are_reported() {
         let group = |row: &str| Some(Group { key: "o\u{1f}false".to_owned(), rows: vec![row.to_owned()] });
         let live = r#"{"status":"ready","details":{"a":1},"lines":{"l":{"quantity":3,"state":"paid"},"ghost":{}}}"#;
         let rebuilt =

@@ -1,13 +1,14 @@
-//! How the audit's rows of one event are compared. Pure.
+//! Comparison of an event's rows in `events`. Pure.
 //!
-//! Of an event's records the first to be read decides its outcome, and which is read first is not a matter of the event:
-//! partitions are read side by side, and a replay may overtake. So the rows must be the same records with the same bodies, and
-//! the outcomes must be *an* answer to the same question: one record has the event's outcome, every other is a duplicate if it
-//! does not contradict that one, and a conflict if it contradicts any; and where both sides chose the same body, the outcome is
-//! the same. Any other difference is one.
+//! The first record of an event that is read decides its outcome, and which one that is varies: partitions are read
+//! concurrently, and a replay may come first. So both sides must have the same records with the same bodies, and the
+//! outcomes of each side must be consistent: one record has the event's outcome; every other one is a duplicate if it
+//! does not contradict that record, and a conflict if it contradicts any record. If both sides chose the same body, the
+//! outcome must be the same. Every other difference is reported.
 //!
-//! What a record says is kept for one record of each body, so it may stand beside another record on the other side, and records
-//! from before it was kept have none. Without it a duplicate and a conflict cannot be told apart, and either is an answer.
+//! The content digest is stored for one record of each body, so the two sides may have it at different records; records
+//! stored before digests existed have none. Without digests, a duplicate and a conflict cannot be distinguished, and
+//! either is accepted.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +19,13 @@ use super::Change;
 
 /// The columns that depend on which record was read first.
 const OUTCOME: [&str; 2] = ["outcome", "reason"];
-/// What a record says; see [`riverlock_ledger::spellings`].
+/// The content digest; see [`riverlock_ledger::spellings`].
 const CONTENT: &str = "content";
 
 type EventKey = (i64, i64, i64);
 type JsonRow = Map<String, Value>;
 
-/// What differs between the rows of one event, if anything does.
+/// Returns the differences between the rows of one event.
 #[must_use]
 pub fn compare(live: &[Value], rebuilt: &[Value]) -> Vec<Change> {
     let (live, rebuilt) = (by_position(live), by_position(rebuilt));
@@ -37,7 +38,7 @@ pub fn compare(live: &[Value], rebuilt: &[Value]) -> Vec<Change> {
     }
     let added = rebuilt.iter().filter(|(position, _)| !live.contains_key(position));
     changes.extend(added.map(|(position, row)| Change::new(&name(*position), &"no row", &text(row, "outcome"))));
-    if changes.is_empty() && !both_answer(&live, &rebuilt) {
+    if changes.is_empty() && !are_consistent(&live, &rebuilt) {
         for (position, row) in &live {
             let other = &rebuilt[position];
             if OUTCOME.iter().any(|column| row.get(*column) != other.get(*column)) {
@@ -54,7 +55,7 @@ fn by_position(rows: &[Value]) -> BTreeMap<EventKey, &JsonRow> {
     rows.iter().filter_map(Value::as_object).map(|row| (position(row), row)).collect()
 }
 
-/// What differs and does not depend on the order of reading.
+/// Returns the differing columns that do not depend on the order of reading.
 fn other_columns(position: EventKey, live: &JsonRow, rebuilt: &JsonRow) -> Vec<Change> {
     let differs = |column: &&String| match column.as_str() {
         CONTENT => {
@@ -68,19 +69,19 @@ fn other_columns(position: EventKey, live: &JsonRow, rebuilt: &JsonRow) -> Vec<C
     live.keys().filter(differs).map(change).collect()
 }
 
-/// Whether the outcomes of both sides follow from the same records, whichever was read first.
-fn both_answer(live: &BTreeMap<EventKey, &JsonRow>, rebuilt: &BTreeMap<EventKey, &JsonRow>) -> bool {
-    let (Some(ours), Some(theirs)) = (first(live), first(rebuilt)) else { return false };
-    let same_body = ours.get("body_sha256") == theirs.get("body_sha256");
-    !same_body || OUTCOME.iter().all(|column| ours.get(*column) == theirs.get(*column))
+/// Whether the outcomes of both sides are consistent with the same records, whichever was read first.
+fn are_consistent(live: &BTreeMap<EventKey, &JsonRow>, rebuilt: &BTreeMap<EventKey, &JsonRow>) -> bool {
+    let (Some(live_first), Some(rebuilt_first)) = (first(live), first(rebuilt)) else { return false };
+    let same_body = live_first.get("body_sha256") == rebuilt_first.get("body_sha256");
+    !same_body || OUTCOME.iter().all(|column| live_first.get(*column) == rebuilt_first.get(*column))
 }
 
-/// The record that decided, if the others' outcomes follow from it.
+/// Returns the record that decided the event's outcome, if the other outcomes are consistent with it.
 fn first<'a>(rows: &BTreeMap<EventKey, &'a JsonRow>) -> Option<&'a JsonRow> {
     let repeats = |row: &JsonRow| matches!(text(row, "outcome").as_str(), "duplicate" | "conflict");
     let mut firsts = rows.values().filter(|row| !repeats(row));
     let (first, None) = (firsts.next()?, firsts.next()) else { return None };
-    // One record of each body says what all of them say.
+    // The digest is stored with one record of each body.
     let mut contents: BTreeMap<String, Content> = BTreeMap::new();
     for row in rows.values() {
         if let Some(content) = content(row) {
@@ -130,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// A record with a body: `a` and its spelling `A` say the same, and `b` contradicts both.
+    /// A record with a body: `a` and its spelling `A` have the same content, and `b` contradicts both.
     fn row(partition: i64, offset: i64, body: &str, outcome: &str, reason: Option<&str>) -> Value {
         let content = Content::of_parts("order.accepted", None, Some(&body.to_lowercase()));
         let digits: String = content.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn it_does_not_matter_which_of_an_events_records_was_read_first() {
+    fn the_order_in_which_an_events_records_were_read_does_not_matter() {
         let one = [applied(0, 1, "a"), repeats(1, 5, "a", "duplicate")];
         let other = [repeats(0, 1, "a", "duplicate"), applied(1, 5, "a")];
         assert_eq!(compare(&one, &other), []);
@@ -167,19 +168,19 @@ mod tests {
             [applied(0, 1, "a"), repeats(1, 5, "A", "duplicate"), without_content(repeats(1, 6, "A", "duplicate"))];
         let other = [repeats(0, 1, "a", "duplicate"), applied(1, 5, "A"), repeats(1, 6, "A", "duplicate")];
         assert_eq!(compare(&one, &other), []);
-        // Whether the spelling came before or after the body that contradicts it is not known.
+        // It is unknown whether the spelling was read before or after the contradicting body.
         let all =
             |of_spelling: &str| [applied(0, 1, "a"), repeats(1, 5, "A", of_spelling), repeats(1, 6, "b", "conflict")];
         assert_eq!(compare(&all("duplicate"), &all("conflict")), []);
         let wrong = [applied(0, 1, "a"), repeats(1, 5, "A", "conflict")];
         assert_ne!(compare(&wrong, &[applied(0, 1, "a"), repeats(1, 5, "A", "duplicate")]), []);
-        // A former version called every other body a conflict, and kept nothing to compare.
+        // Earlier versions called every other body a conflict and stored no digest.
         let former = [without_content(applied(0, 1, "a")), without_content(repeats(1, 5, "A", "conflict"))];
         assert_eq!(compare(&former, &[applied(0, 1, "a"), repeats(1, 5, "A", "duplicate")]), []);
     }
 
     #[test]
-    fn everything_else_matters() {
+    fn every_other_difference_is_reported() {
         let good = [applied(0, 1, "a"), repeats(0, 5, "a", "duplicate")];
         for (bad, column) in [
             (vec![applied(0, 1, "a")], "record 1/0/5"),

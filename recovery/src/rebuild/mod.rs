@@ -1,11 +1,12 @@
-//! Builds all tables again from the topics, in a schema of their own; compares them with the live ones; takes their place.
+//! Rebuild: computes all tables again from the topics in a separate schema, compares them with the live tables, and
+//! swaps them in.
 //!
-//! Building reads every raw topic from its beginning, with the ledger's own batches, so offsets are moved with the rows and a
-//! build that was killed goes on where it stood. Comparing happens at exactly one vector of offsets: the live tables are seen
-//! in one snapshot, and the rebuilt ones stand where that snapshot's offsets do. Swapping is one transaction, with all
-//! consumers stopped; the former tables stay in a schema that can take their place again in the same way.
+//! Building reads every raw topic from its beginning with the ledger's own batches: offsets are committed with the
+//! rows, so that a build that was killed resumes. Comparing happens at one exact set of offsets: the live tables are
+//! read in one snapshot, and the rebuilt tables are brought to that snapshot's offsets. Swapping is one transaction,
+//! with all consumers stopped; the former tables are kept in a schema and can be swapped back in the same way.
 //!
-//! Deliberately absent: a relay. Nothing is ever published from tables that are being built.
+//! There is no relay for tables that are being built: nothing is published from them.
 
 mod build;
 mod change;
@@ -31,29 +32,29 @@ pub use self::{
 pub use crate::rebuild::change::Change;
 use riverlock_ledger::{Error, PostgresConfig, postgres::cluster::ClusterError, reading::ranges::RangeError};
 
-/// The schema that is built in, unless another is named.
+/// Default name of the schema that is built in.
 pub const SCHEMA: &str = "riverlock_rebuild";
 
-/// Where the consumers stand: per consumer, topic number and partition, the next offset.
+/// Consumer offsets, by consumer, topic number and partition.
 pub type Offsets = BTreeMap<(String, i16, i32), i64>;
 
-/// The tables could not be built again, compared or swapped.
+/// Why the tables cannot be rebuilt, compared or swapped.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL failed or is unavailable.
     #[error(transparent)]
     Ledger(#[from] Error),
-    /// The tables could not be made.
-    #[error("the tables of schema {schema} could not be made")]
+    /// The tables could not be created.
+    #[error("cannot create the tables of schema {schema}")]
     Migrate {
-        /// Which schema.
+        /// The schema.
         schema: String,
-        /// What is wrong.
+        /// The failed migration.
         #[source]
         source: sqlx::migrate::MigrateError,
     },
     /// Kafka did not answer.
-    #[error("Kafka could not be asked")]
+    #[error("Kafka request failed")]
     Kafka(#[from] KafkaError),
     /// Records could not be read.
     #[error(transparent)]
@@ -61,16 +62,16 @@ pub enum RebuildError {
     /// Kafka is not the cluster that the live tables belong to.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// Some of what the live tables hold comes from a cluster that is not the current one.
+    /// Some records of the live tables come from an earlier Kafka cluster.
     #[error(
-        "the live tables hold records of the earlier Kafka cluster {0}, which the current one does not have: they cannot be \
-         built again from it. Nothing was changed; single orders can still be refolded"
+        "the live tables contain records of the earlier Kafka cluster {0}, which the current cluster does not have: they cannot be \
+         rebuilt from it. Nothing was changed; single orders can still be refolded"
     )]
     EarlierCluster(String),
-    /// The first records are gone, so what they did cannot be built again.
+    /// Kafka has deleted the first records, so that their effects cannot be rebuilt.
     #[error(
-        "Kafka begins {topic}[{partition}] at offset {low}: the records before it are gone, and tables without what they did \
-         are not these tables. Nothing was changed; single orders can still be refolded"
+        "Kafka has {topic}[{partition}] only from offset {low}: the records before it were deleted, and tables without their effects \
+         would be incomplete. Nothing was changed; single orders can still be refolded"
     )]
     Expired {
         /// The topic.
@@ -80,45 +81,45 @@ pub enum RebuildError {
         /// The first offset that Kafka has.
         low: i64,
     },
-    /// The live tables know more than Kafka.
+    /// The live consumers have read records that Kafka does not have.
     #[error(
-        "Kafka ends {topic}[{partition}] at offset {high}, but the consumers have read up to {end}: the topic lost records"
+        "{topic}[{partition}] ends at offset {high}, but the consumers have read up to {end}: the topic lost records"
     )]
     Lost {
         /// The topic.
         topic: String,
         /// The partition.
         partition: i32,
-        /// Where Kafka ends.
+        /// The end offset in Kafka.
         high: i64,
-        /// Where the consumers stand.
+        /// The consumers' offset.
         end: i64,
     },
-    /// A name that cannot be used.
+    /// An unusable schema name, or a schema that belongs to something else.
     #[error("{0}")]
     Schema(String),
-    /// There are tables that nobody said what to do with.
-    #[error("schema {schema} has not the tables that this version rebuilds: {}", names.join(", "))]
+    /// A schema has tables that are not in [`tables::TABLES`].
+    #[error("schema {schema} does not have the tables that this version rebuilds: {}", names.join(", "))]
     Tables {
-        /// Which schema.
+        /// The schema.
         schema: String,
-        /// The tables that are missing, or too many.
+        /// The missing or surplus tables.
         names: Vec<String>,
     },
     /// The live tables are not at this version.
     #[error("the live tables lack {0} migrations; `riverlock setup` runs them")]
     NotMigrated(usize),
-    /// Somebody else is at it.
-    #[error("another `riverlock rebuild` works in this database")]
+    /// Another process holds the rebuild lock.
+    #[error("another `riverlock rebuild` is running on this database")]
     Busy,
-    /// Part was built by another program or with other settings, which may decide otherwise.
-    #[error("schema {0} was begun by another version or with other settings; --fresh drops it and begins again")]
+    /// A part was built by another version or with other settings, which may decide differently about records.
+    #[error("schema {0} was begun by another version or with other settings; --fresh drops it and starts over")]
     Mixed(String),
-    /// A service still runs.
+    /// A service is still running.
     #[error("services must be stopped before the tables are swapped: {0}")]
     Running(String),
-    /// The consumers moved while everything was locked to them.
-    #[error("the live offsets moved again and again while the tables were to be swapped: a consumer runs")]
+    /// The live offsets changed in every attempt to swap.
+    #[error("the live offsets changed in every attempt to swap the tables: a consumer is running")]
     Moved,
     /// A reading thread panicked; the log says where.
     #[error("a reading thread panicked")]
@@ -131,13 +132,13 @@ impl From<sqlx::Error> for RebuildError {
     }
 }
 
-/// What is to be built.
+/// What to build.
 #[derive(Clone, Debug)]
 pub struct RebuildPlan {
-    /// The schema that is built in: [`SCHEMA`], or one that was kept, to go back to it.
+    /// The schema to build in: [`SCHEMA`], or a kept schema, to swap it back.
     pub schema: String,
-    /// What decides about records: the program and its settings. What was begun with one fingerprint is not continued with
-    /// another.
+    /// Identifies the program and the settings that decide about records. A build is resumed only with the same
+    /// fingerprint.
     pub fingerprint: String,
     /// Whether to drop what was built before.
     pub fresh: bool,
@@ -145,16 +146,16 @@ pub struct RebuildPlan {
     pub consumers: Vec<(&'static str, Vec<String>)>,
 }
 
-/// Tables that are being built again, beside the live ones.
+/// Tables that are being rebuilt beside the live ones.
 pub struct Rebuild {
     kafka: KafkaConfig,
     /// The live tables.
     live: PostgresConfig,
     live_schema: String,
-    /// The tables that are built.
+    /// The tables being built.
     shadow: PostgresConfig,
     shadow_schema: String,
     consumers: Vec<(&'static str, Vec<String>)>,
-    /// Has the lock that makes this the only rebuild, for as long as it lives.
+    /// Holds the advisory lock that allows only one rebuild at a time.
     guard: PgConnection,
 }

@@ -1,4 +1,4 @@
-//! The schema that is built in.
+//! The schema in which the tables are built.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +12,27 @@ use riverlock_ledger::{
     store as ledger,
 };
 
-/// What rebuilding sessions are called in PostgreSQL, so that they are not taken for services.
+/// Application name of rebuild sessions in PostgreSQL, so that they are not taken for services.
 const APPLICATION: &str = "riverlock rebuild";
-/// What the comment of a schema begins with that is being built.
+/// Prefix of the comment of a schema that is being built.
 const BUILDING: &str = "riverlock builds here: ";
-/// What the comment of a schema begins with that was live before.
+/// Prefix of the comment of a schema that was live before.
 pub(super) const KEPT: &str = "riverlock kept this: ";
 
 impl Rebuild {
-    /// Makes the schema, or finds what was begun, and makes sure that nobody else builds.
+    /// Creates the schema or resumes an earlier build, and takes the lock that allows only one rebuild at a time.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, the live tables are not as this version knows them, or what was begun cannot be continued.
+    /// When PostgreSQL fails, the live tables are not at this version, or an earlier build cannot be resumed.
     pub async fn open(kafka: &KafkaConfig, postgres: &PostgresConfig, plan: RebuildPlan) -> Result<Self, RebuildError> {
         if !postgres::is_schema_name(&plan.schema) {
-            return Err(RebuildError::Schema(format!("`{}` is no name for a schema", plan.schema)));
+            return Err(RebuildError::Schema(format!("`{}` is not a valid schema name", plan.schema)));
         }
         let limit = postgres.answer_limit();
         let mut guard = connect(postgres).await?;
         let live_schema = bounded(limit, store::current_schema(&mut guard))
             .await?
-            .ok_or_else(|| RebuildError::Schema("the role's search_path names no schema that exists".to_owned()))?;
+            .ok_or_else(|| RebuildError::Schema("the role's search_path contains no existing schema".to_owned()))?;
         if live_schema == plan.schema || !postgres::is_schema_name(&live_schema) {
             return Err(RebuildError::Schema(format!("the live tables are in schema {live_schema}; build in another")));
         }
@@ -57,7 +57,7 @@ impl Rebuild {
             consumers: plan.consumers.clone(),
             guard,
         };
-        // Makes tables, which takes as long as it takes to write them all to disk.
+        // Creates tables, which can take long because all of them are written to disk.
         bounded(TRANSACTION_LIMIT, this.prepare(&plan)).await?;
         Ok(this)
     }
@@ -72,13 +72,13 @@ impl Rebuild {
         let mut live = connect(&self.live).await?;
         let schema = &self.shadow_schema;
         let mut comment = store::schema_comment(&mut live, schema).await?;
-        let (building, ours) = building(&self.live_schema, &plan.fingerprint);
+        let (building, prefix) = building(&self.live_schema, &plan.fingerprint);
         if let Some(Some(comment)) = &comment
             && comment.starts_with(&format!("{BUILDING}for "))
-            && !comment.starts_with(&ours)
+            && !comment.starts_with(&prefix)
         {
             return Err(RebuildError::Schema(format!(
-                "schema {schema} is being built for other tables than those of {}; name another with --schema",
+                "schema {schema} is being built for another schema than {}; choose another with --schema",
                 self.live_schema
             )));
         }
@@ -90,7 +90,7 @@ impl Rebuild {
             None => {
                 let mut transaction = live.begin().await?;
                 store::run(&mut transaction, format!("-- schema_create\nCREATE SCHEMA {schema}")).await?;
-                // Made of a hash and names of modes; a quote in it would only be a broken statement.
+                // Consists of a hash and names of modes; a quote could only break the statement.
                 let comment =
                     format!("-- schema_comment\nCOMMENT ON SCHEMA {schema} IS '{}'", building.replace('\'', ""));
                 store::run(&mut transaction, comment).await?;
@@ -98,7 +98,11 @@ impl Rebuild {
             }
             Some(Some(comment)) if comment == building || comment.starts_with(KEPT) => {}
             Some(comment) if begins(comment.as_ref(), BUILDING) => return Err(RebuildError::Mixed(schema.clone())),
-            Some(_) => return Err(RebuildError::Schema(format!("schema {schema} is not riverlock's; name another"))),
+            Some(_) => {
+                return Err(RebuildError::Schema(format!(
+                    "schema {schema} was not created by riverlock; choose another"
+                )));
+            }
         }
         let mut shadow = connect(&self.shadow).await?;
         postgres::migrate(&mut shadow)
@@ -118,12 +122,13 @@ impl Rebuild {
         self.copy_topics(&mut live).await
     }
 
-    /// What is built costs no write-ahead log. All tables or none: after a crash of PostgreSQL unlogged tables are empty, and
-    /// then the offsets have to be gone as well, so that the build begins again.
+    /// Switches the tables between logged and unlogged; building unlogged tables writes no WAL. All tables are switched
+    /// or none: after a crash of PostgreSQL unlogged tables are empty, and then the offsets must be gone as well, so
+    /// that the build starts over.
     pub(super) async fn set_logged(&self, connection: &mut PgConnection, logged: bool) -> Result<(), RebuildError> {
         let mut existing = store::tables(connection, &self.shadow_schema).await?;
         existing.retain(|(name, is_unlogged)| name != tables::MIGRATIONS && *is_unlogged == logged);
-        // A logged table may not refer to an unlogged one.
+        // A logged table may not reference an unlogged one.
         if !logged {
             existing.reverse();
         }
@@ -137,7 +142,7 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Gives every topic the same number in both schemas.
+    /// Copies the topics, so that each has the same number in both schemas.
     pub(super) async fn copy_topics(&self, live: &mut PgConnection) -> Result<(), RebuildError> {
         let names: Vec<String> = self.consumers.iter().flat_map(|(_, topics)| topics).cloned().collect();
         ledger::topic_ids(live, &names).await?;
@@ -159,7 +164,7 @@ impl Rebuild {
         Ok(())
     }
 
-    /// The names of topics, by number.
+    /// Returns the names of topics by number.
     pub(super) async fn topic_names(connection: &mut PgConnection) -> Result<BTreeMap<i16, String>, RebuildError> {
         let rows = sqlx::query!("-- topics_all\nSELECT topic_id, name FROM topics").fetch_all(connection);
         let rows = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(rows.await?) }).await?;
@@ -167,18 +172,18 @@ impl Rebuild {
     }
 }
 
-/// The comment of a schema that is built in for the tables of `live`, and what all comments of such schemas begin with.
-/// Installations in one database must not go on with each other's work, and not drop it.
+/// Returns the comment of a schema that is built for the tables of `live`, and the prefix of all such comments.
+/// Installs that share a database must neither resume nor drop each other's builds.
 fn building(live: &str, fingerprint: &str) -> (String, String) {
-    let ours = format!("{BUILDING}for {live}: ");
-    (format!("{ours}{fingerprint}"), ours)
+    let prefix = format!("{BUILDING}for {live}: ");
+    (format!("{prefix}{fingerprint}"), prefix)
 }
 
 fn begins(comment: Option<&String>, with: &str) -> bool {
     comment.is_some_and(|comment| comment.starts_with(with))
 }
 
-/// A session that may take its time.
+/// Opens a session without timeouts.
 pub(super) async fn connect(postgres: &PostgresConfig) -> Result<PgConnection, sqlx::Error> {
     let patient = |options: sqlx::postgres::PgConnectOptions| {
         options
@@ -188,7 +193,8 @@ pub(super) async fn connect(postgres: &PostgresConfig) -> Result<PgConnection, s
     postgres.connect_with(patient).await
 }
 
-/// A session that builds. What it commits may be lost when PostgreSQL crashes, but never in parts: offsets go with the rows.
+/// Opens a session for building. A crash of PostgreSQL may lose its last commits, but offsets and rows are always lost
+/// together.
 pub(super) async fn connect_to_build(postgres: &PostgresConfig) -> Result<PgConnection, sqlx::Error> {
     postgres
         .connect_with(|options| options.application_name(APPLICATION).options([("synchronous_commit", "off")]))

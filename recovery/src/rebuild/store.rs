@@ -1,5 +1,5 @@
-//! What is asked and done across schemas. A schema's name cannot be a parameter of a statement, so these statements are put
-//! together here; every name in them comes from the catalog or from [`super::tables`], or was checked to need no quotes.
+//! Statements across schemas. A schema's name cannot be a statement parameter, so these statements are assembled here.
+//! Every name in them comes from the catalog or from [`super::tables`], or was checked to need no quotes.
 
 use riverlock_ledger::{
     Error,
@@ -9,17 +9,17 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::rebuild::Offsets;
 
-/// Runs a statement that was put together.
+/// Runs an assembled statement.
 pub(super) async fn run(connection: &mut PgConnection, statement: String) -> Result<u64, Error> {
     Ok(sqlx::query(AssertSqlSafe(statement)).execute(connection).await?.rows_affected())
 }
 
-/// The schema that unqualified names are found in.
+/// The schema in which unqualified names are resolved.
 pub(super) async fn current_schema(connection: &mut PgConnection) -> Result<Option<String>, Error> {
     Ok(sqlx::query_scalar!("-- schema_current\nSELECT current_schema()::text").fetch_one(connection).await?)
 }
 
-/// A schema's comment; the outer `None` means that there is no such schema.
+/// Returns a schema's comment; the outer `None` means that there is no such schema.
 pub(super) async fn schema_comment(
     connection: &mut PgConnection,
     schema: &str,
@@ -32,7 +32,7 @@ pub(super) async fn schema_comment(
     Ok(comment.fetch_optional(connection).await?)
 }
 
-/// The tables of a schema: their names, and whether they are unlogged. A table comes after those that it refers to.
+/// Returns the tables of a schema and whether they are unlogged. A table comes after those that it references.
 pub(super) async fn tables(connection: &mut PgConnection, schema: &str) -> Result<Vec<(String, bool)>, Error> {
     let rows = sqlx::query!(
         r#"-- schema_tables
@@ -61,7 +61,7 @@ pub(super) async fn tables(connection: &mut PgConnection, schema: &str) -> Resul
             |name: &str| references.iter().any(|(from, to)| from == name && left.iter().any(|(other, _)| other == to));
         let (later, mut now): (Vec<_>, Vec<_>) = left.iter().cloned().partition(|(name, _)| waits(name));
         if now.is_empty() {
-            // They refer to each other: no order is right, and the statement that needs one will say so.
+            // Circular references: no order is right, and a statement that needs one will fail.
             now.clone_from(&later);
             left.clear();
         } else {
@@ -72,7 +72,7 @@ pub(super) async fn tables(connection: &mut PgConnection, schema: &str) -> Resul
     Ok(sorted)
 }
 
-/// The columns of a table that can be written.
+/// Returns the columns of a table that can be written.
 pub(super) async fn columns(connection: &mut PgConnection, schema: &str, table: &str) -> Result<Vec<String>, Error> {
     let rows = sqlx::query_scalar!(
         r#"-- schema_columns
@@ -84,7 +84,7 @@ pub(super) async fn columns(connection: &mut PgConnection, schema: &str, table: 
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// The columns of a table that number its rows by themselves.
+/// Returns the identity columns of a table.
 pub(super) async fn identities(connection: &mut PgConnection, schema: &str, table: &str) -> Result<Vec<String>, Error> {
     let rows = sqlx::query_scalar!(
         r#"-- schema_identities
@@ -96,7 +96,7 @@ pub(super) async fn identities(connection: &mut PgConnection, schema: &str, tabl
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// An earlier Kafka cluster that these consumers have read records of, if there is one.
+/// Returns an earlier Kafka cluster whose records these consumers have read, if there is one.
 pub(super) async fn earlier_cluster(
     connection: &mut PgConnection,
     consumers: &[&str],
@@ -111,7 +111,8 @@ pub(super) async fn earlier_cluster(
     Ok(cluster.fetch_optional(connection).await?)
 }
 
-/// The statements that give others the same rights to `to`, its tables and its views as they have to `from`.
+/// Returns statements that grant the privileges on schema `from`, its tables and views to the same roles on schema
+/// `to`.
 pub(super) async fn grants(connection: &mut PgConnection, from: &str, to: &str) -> Result<Vec<String>, Error> {
     let statements = sqlx::query_scalar!(
         r#"-- schema_grants
@@ -133,7 +134,7 @@ pub(super) async fn grants(connection: &mut PgConnection, from: &str, to: &str) 
     Ok(statements.fetch_all(connection).await?)
 }
 
-/// Where all consumers stand.
+/// Returns the offsets of all consumers.
 pub(crate) async fn offsets(connection: &mut PgConnection) -> Result<Offsets, Error> {
     let rows = sqlx::query!(
         "-- consumer_offsets_all

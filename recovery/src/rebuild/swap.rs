@@ -1,4 +1,4 @@
-//! Puts the rebuilt tables in the live ones' place.
+//! Swaps the rebuilt tables for the live ones.
 
 use std::time::{Duration, Instant};
 
@@ -17,51 +17,48 @@ use riverlock_ledger::{
     postgres::{self, Lock, TRANSACTION_LIMIT, bounded},
 };
 
-/// How long a session of a service that ended may take to go away.
+/// How long to wait for the sessions of stopped services to end.
 const SESSIONS_WAIT: Duration = Duration::from_secs(5);
-/// How much longer than its session timeout a consumer that was killed may count as a member of its group.
+/// How much longer than its session timeout a killed consumer may remain a member of its group.
 const MEMBERS_WAIT: Duration = Duration::from_secs(15);
-/// How often it is looked whether everything has ended.
+/// Time between two checks whether everything has stopped.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// How long the swap waits for a lock. Longer means that somebody works with the live tables.
+/// How long the swap waits for a lock. If that is not enough, something is using the live tables.
 const LOCK_TIMEOUT: &str = "10s";
 
-/// Who swaps, and why; kept with the tables.
+/// Who swaps the tables and why; stored with the swap.
 #[derive(Clone, Debug)]
 pub struct Reason {
-    /// Who.
+    /// The operator.
     pub by: String,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
-/// Where the former tables are.
+/// The former live tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormerTables {
     /// Their schema.
     pub schema: String,
-    /// Messages that only the rebuilt tables called for; they are published when the relay is back.
+    /// Messages that only the rebuilt tables have; the relay publishes them when it is started.
     pub messages: u64,
 }
 
 impl Rebuild {
-    /// Makes sure that no service works with the live tables, and that no relay begins to.
+    /// Checks that no service uses the live tables, and keeps relays from starting.
     ///
     /// # Errors
-    /// When one does, or Kafka or PostgreSQL cannot be asked.
+    /// When a service does, or Kafka or PostgreSQL does not answer.
     pub async fn ensure_stopped(&mut self) -> Result<(), RebuildError> {
         let started = Instant::now();
         loop {
             let sessions = bounded(TRANSACTION_LIMIT, postgres::other_sessions(&mut self.guard)).await?;
             if !sessions.is_empty() && started.elapsed() > SESSIONS_WAIT {
-                return Err(RebuildError::Running(format!(
-                    "they have sessions in PostgreSQL: {}",
-                    sessions.join(", ")
-                )));
+                return Err(RebuildError::Running(format!("sessions in PostgreSQL: {}", sessions.join(", "))));
             }
             let members = self.members().await?;
             if members > 0 && started.elapsed() > self.kafka.session_timeout + MEMBERS_WAIT {
-                return Err(RebuildError::Running(format!("Kafka knows {members} members of the consumers' groups")));
+                return Err(RebuildError::Running(format!("Kafka has {members} members in the consumer groups")));
             }
             if sessions.is_empty() && members == 0 {
                 break;
@@ -70,13 +67,13 @@ impl Rebuild {
         }
         for lock in [Lock::Messages, Lock::DeadLetters] {
             if !bounded(TRANSACTION_LIMIT, postgres::try_lock(&mut self.guard, lock)).await? {
-                return Err(RebuildError::Running("a relay publishes from the live tables".to_owned()));
+                return Err(RebuildError::Running("a relay is publishing from the live tables".to_owned()));
             }
         }
         Ok(())
     }
 
-    /// How many consumers Kafka knows, alive or not missed yet.
+    /// Number of group members in Kafka, including those whose session has not timed out yet.
     async fn members(&self) -> Result<usize, RebuildError> {
         let kafka = self.kafka.clone();
         let groups: Vec<String> = self.consumers.iter().map(|(name, _)| kafka.group(name)).collect();
@@ -92,10 +89,8 @@ impl Rebuild {
         tokio::task::spawn_blocking(count).await.unwrap_or(Err(RebuildError::Panicked))
     }
 
-    /// Makes the rebuilt tables durable, and tells PostgreSQL what is in them. Takes long, and disturbs nobody.
-    ///
-    /// # Errors
-    /// When PostgreSQL refuses.
+    /// Makes the rebuilt tables durable and updates PostgreSQL's statistics. Takes long, but does not affect live
+    /// traffic.
     pub async fn finish(&self) -> Result<(), RebuildError> {
         let mut connection = shadow::connect(&self.shadow).await?;
         let session = session_of(&self.shadow, &mut connection).await?;
@@ -109,11 +104,10 @@ impl Rebuild {
         while_alive(&self.live, &[session], work).await
     }
 
-    /// Swaps, in one transaction that either happens or does not. `None` when the live consumers have moved on: catch up and
-    /// try again.
+    /// Swaps the tables in one transaction. Returns `None` if the live consumers have advanced: catch up and try again.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, or somebody holds the live tables.
+    /// When PostgreSQL fails, or the live tables are locked.
     pub async fn swap(&mut self, reason: &Reason, now: DateTime<Utc>) -> Result<Option<FormerTables>, RebuildError> {
         let postgres = self.live.clone();
         let session = session_of(&postgres, &mut self.guard).await?;
@@ -130,11 +124,11 @@ impl Rebuild {
             .await?;
         let lock = format!("-- swap_lock\nLOCK TABLE {} IN ACCESS EXCLUSIVE MODE", locked.join(", "));
         store::run(&mut transaction, lock).await?;
-        if !stands_where(&mut transaction, &live, &rebuilt, &self.consumers).await? {
+        if !are_at_same_offsets(&mut transaction, &live, &rebuilt, &self.consumers).await? {
             return Ok(None);
         }
         let messages = merge(&mut transaction, &live, &rebuilt).await?;
-        settle_letters(&mut transaction, &rebuilt, reason, now).await?;
+        update_dead_letters(&mut transaction, &rebuilt, reason, now).await?;
         for statement in store::grants(&mut transaction, &live, &rebuilt).await? {
             store::run(&mut transaction, statement).await?;
         }
@@ -162,8 +156,8 @@ impl Rebuild {
     }
 }
 
-/// Whether the consumers stand at the same offsets in both schemas.
-async fn stands_where(
+/// Whether the consumers' offsets are the same in both schemas.
+async fn are_at_same_offsets(
     connection: &mut PgConnection,
     live: &str,
     rebuilt: &str,
@@ -180,7 +174,8 @@ async fn stands_where(
     Ok(differing == 0)
 }
 
-/// Brings into the rebuilt tables what must not be computed again. Returns how many messages only they called for.
+/// Copies into the rebuilt tables what must not be recomputed. Returns the number of messages that only the rebuild
+/// has.
 async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Result<u64, Error> {
     let tables = tables::known(connection, rebuilt).await?;
     for table in &tables {
@@ -215,11 +210,11 @@ async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Resu
             }
             Class::Carried => {
                 store::run(connection, copy).await?;
-                number_on(connection, table, rebuilt).await?;
+                continue_numbering(connection, table, rebuilt).await?;
             }
             Class::LiveWins { numbered, .. } => {
                 store::run(connection, copy).await?;
-                number_on(connection, table, rebuilt).await?;
+                continue_numbering(connection, table, rebuilt).await?;
                 let added = add_only_rebuilt(connection, table, numbered, rebuilt).await?;
                 messages += if table.name == "outbox" { added } else { 0 };
             }
@@ -228,7 +223,8 @@ async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Resu
     Ok(messages)
 }
 
-/// Adds what only the rebuild has, with numbers after all that were given; numbered rows wait for what is done with them.
+/// Adds the rows that only the rebuild has. Numbered rows get new numbers after all existing ones and are added to
+/// their queue.
 async fn add_only_rebuilt(
     connection: &mut PgConnection,
     table: &Table,
@@ -250,8 +246,8 @@ async fn add_only_rebuilt(
     store::run(connection, add).await
 }
 
-/// Makes the columns that number rows by themselves go on after the rows that were carried over.
-async fn number_on(connection: &mut PgConnection, table: &Table, schema: &str) -> Result<(), Error> {
+/// Sets the sequences of identity columns to continue after the copied rows.
+async fn continue_numbering(connection: &mut PgConnection, table: &Table, schema: &str) -> Result<(), Error> {
     for column in store::identities(connection, schema, table.name).await? {
         let name = format!("{schema}.{}", table.name);
         let next = format!(
@@ -263,8 +259,8 @@ async fn number_on(connection: &mut PgConnection, table: &Table, schema: &str) -
     Ok(())
 }
 
-/// A row that came out as it was keeps its version and its times; one that did not gets the next version. So a version that
-/// somebody has seen never comes again with other content.
+/// A row that is unchanged keeps its version and times; a changed one gets the next version. So a version that was read
+/// once never has other content.
 async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, rebuilt: &str) -> Result<(), Error> {
     let Some(compared) = table.compared.filter(|_| table.name == "orders") else { return Ok(()) };
     let same = format!("{} = {}", compared.row("l"), compared.row("r"));
@@ -281,15 +277,15 @@ async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, 
     Ok(())
 }
 
-/// A letter says what the rebuilt audit says of its record: one whose record has an outcome after all waits no longer, and one
-/// whose record is dead again waits again.
-async fn settle_letters(
+/// Sets the state of dead letters by the rebuilt outcome of their records: `redriven` if the record has another outcome
+/// than `dead`, and `open` if it is dead again.
+async fn update_dead_letters(
     connection: &mut PgConnection,
     rebuilt: &str,
     reason: &Reason,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    // Letters have had a state since a later migration than the first.
+    // The column `state` was added by a later migration.
     if !store::columns(connection, rebuilt, "dead_letters").await?.iter().any(|column| column == "state") {
         return Ok(());
     }
@@ -320,7 +316,7 @@ fn equal(key: &[&str], left: &str, right: &str) -> String {
     same.join(" AND ")
 }
 
-/// A text as SQL writes it.
+/// Formats a text as an SQL literal.
 fn literal(text: Option<&str>) -> String {
     text.map_or_else(|| "NULL".to_owned(), |text| format!("'{}'", text.replace('\'', "''")))
 }

@@ -1,69 +1,69 @@
-//! What becomes of every table when the tables are built again: each is in this list exactly once.
+//! How a rebuild treats each table. Every table is in this list exactly once.
 
 use sqlx::PgConnection;
 
 use super::store;
 use riverlock_ledger::Error;
 
-/// A table, and what is done with it.
+/// A table, and how a rebuild treats it.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     /// Its name.
     pub name: &'static str,
-    /// What is done with it.
+    /// What happens to it when the tables are swapped.
     pub class: Class,
     /// How its rows are compared, if they follow from the topics.
     pub compared: Option<TableComparison>,
 }
 
-/// What is done with a table when the rebuilt tables take the live ones' place.
+/// What happens to a table when the rebuilt tables are swapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Its rows follow from the topics and nothing else: the rebuilt ones count.
+    /// Its rows follow from the topics alone: the rebuilt rows are used.
     Derived,
-    /// Its rows follow from the topics, and stand for something that was done outside, or that nobody may do twice: live rows
-    /// stay as they are, and those that only the rebuild has are added.
+    /// Its rows follow from the topics but represent external actions that must not be repeated: live rows stay
+    /// unchanged, and rows that only the rebuild has are added.
     LiveWins {
-        /// What a row is known by.
+        /// Columns that identify a row.
         key: &'static [&'static str],
-        /// What numbers the rows; what is added gets new numbers, in the order of the old ones.
+        /// The column that numbers the rows; added rows get new numbers, in their original order.
         numbered: Option<RowNumbers>,
     },
-    /// Rebuilt rows count, and those that only the live table has stay.
+    /// The rebuilt rows are used, and rows that only the live table has are kept.
     RebuiltWins {
-        /// What a row is known by.
+        /// Columns that identify a row.
         key: &'static [&'static str],
     },
-    /// Nothing of it is in the topics: the live rows are carried over.
+    /// Its rows do not follow from the topics: the live rows are copied.
     Carried,
-    /// It says something about the live rows that may not be so of the rebuilt ones: it begins anew.
+    /// Its rows describe the live rows and may not be true of the rebuilt ones: it is emptied.
     Reset,
 }
 
 /// How the rows of a table are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowNumbers {
-    /// The column.
+    /// The column with the number.
     pub column: &'static str,
-    /// The table of the numbers whose rows wait for something to be done; what is added waits.
+    /// The table of the rows that are still to be processed, by number. Added rows are added to it.
     pub queue: &'static str,
 }
 
-/// How rows are compared.
+/// How the rows of a table are compared.
 #[derive(Clone, Copy, Debug)]
 pub struct TableComparison {
-    /// What a row is found by. Rows with one key are compared together.
+    /// Key of a row. Rows with the same key are compared together.
     pub key: &'static [&'static str],
-    /// Which columns have to be equal.
+    /// Columns that must be equal.
     pub columns: Columns,
-    /// Rows that cannot follow from the topics are left out: a condition that the others fulfil.
+    /// SQL condition for the rows to compare; the others do not follow from the topics.
     pub only: &'static str,
-    /// What it means when they differ.
+    /// How rows with the same key are compared.
     pub rule: Rule,
 }
 
 impl TableComparison {
-    /// SQL for the compared columns of a row as one text. JSON in it is as if it had been written by one hand.
+    /// SQL for the compared columns of a row as one text, with JSON normalized.
     pub(super) fn row(&self, row: &str) -> String {
         match self.columns {
             Columns::Only(only) => {
@@ -78,13 +78,13 @@ impl TableComparison {
 /// Which columns of a table are compared.
 #[derive(Clone, Copy, Debug)]
 pub enum Columns {
-    /// These.
+    /// These columns.
     Only(&'static [&'static str]),
-    /// All but these, so that a column that is added later is compared too.
+    /// All columns except these, so that a column that is added later is compared too.
     AllBut(&'static [&'static str]),
 }
 
-/// How rows with one key are compared.
+/// How rows with the same key are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// One row, byte for byte.
@@ -95,12 +95,13 @@ pub enum Rule {
 
 const EVERY_ROW: &str = "true";
 
-/// Every row with every column, byte for byte.
+/// Compares every column of every row.
 const fn whole(key: &'static [&'static str]) -> TableComparison {
     TableComparison { key, columns: Columns::AllBut(&[]), only: EVERY_ROW, rule: Rule::Row }
 }
 
-/// Every table of the migrations, but the list of the migrations. A view shows the tables of its own schema and needs nothing.
+/// Every table of the migrations except sqlx's own. Views refer to the tables of their own schema and need no
+/// treatment.
 pub const TABLES: &[Table] = &[
     // Copied before anything is read, so that a topic has the same number in both schemas.
     Table { name: "kafka_clusters", class: Class::Carried, compared: None },
@@ -135,7 +136,7 @@ pub const TABLES: &[Table] = &[
         class: Class::Derived,
         compared: Some(whole(&["order_id", "live_mode", "fulfillment_id", "line_id"])),
     },
-    // What a message said of the moment in which it was made depends on that moment.
+    // A message's content depends on when it was written.
     Table {
         name: "outbox",
         class: Class::LiveWins {
@@ -149,11 +150,11 @@ pub const TABLES: &[Table] = &[
             rule: Rule::Row,
         }),
     },
-    // What the rebuild put into it was published long ago, or is added with the messages that only the rebuild has.
+    // Messages of the rebuild have been published, or are added together with the messages that only the rebuild has.
     Table { name: "outbox_due", class: Class::Carried, compared: None },
     Table { name: "outbox_parked", class: Class::Carried, compared: None },
     Table { name: "outbox_retries", class: Class::Carried, compared: None },
-    // The first announcement of a document stays, and which is the first depends on the order of reading.
+    // The first announcement of a document is kept, and which one that is depends on the order of reading.
     Table {
         name: "invoices",
         class: Class::LiveWins { key: &["file_id"], numbered: None },
@@ -164,7 +165,7 @@ pub const TABLES: &[Table] = &[
             rule: Rule::Row,
         }),
     },
-    // Compared as outcomes, in `events`.
+    // Compared through the outcomes in `events`.
     Table {
         name: "dead_letters",
         class: Class::LiveWins { key: &["topic_id", "partition", "record_offset"], numbered: None },
@@ -193,17 +194,17 @@ pub const TABLES: &[Table] = &[
     Table { name: "shipment_report_requests", class: Class::Carried, compared: None },
 ];
 
-/// Where sqlx remembers which migrations have run; each schema has its own.
+/// Where sqlx stores which migrations have run; each schema has its own.
 pub(crate) const MIGRATIONS: &str = "_sqlx_migrations";
 
-/// Which of a schema's tables are not in the list.
+/// Returns the tables of a schema that are not in the list.
 #[must_use]
 pub fn unknown(existing: &[String]) -> Vec<String> {
     let listed = |name: &str| TABLES.iter().any(|table| table.name == name);
     existing.iter().filter(|name| !listed(name) && name.as_str() != MIGRATIONS).cloned().collect()
 }
 
-/// A schema's tables. One comes after those that it refers to.
+/// Returns the tables of a schema, each after those that it references.
 pub(super) async fn known(connection: &mut PgConnection, schema: &str) -> Result<Vec<&'static Table>, Error> {
     let existing = store::tables(connection, schema).await?;
     Ok(existing.iter().filter_map(|(name, _)| TABLES.iter().find(|table| table.name == name)).collect())

@@ -1,4 +1,4 @@
-//! Does a plan, exactly.
+//! Applies a plan exactly as planned.
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
@@ -27,44 +27,44 @@ use riverlock_ledger::{
     store as ledger_store,
 };
 
-/// How long a replay waits for a lock that live traffic holds, before it gives way and tries again.
+/// How long a replay waits for a lock held by live traffic before it rolls back and retries the chunk.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(200);
-/// Shortest and longest wait before a chunk is tried again.
+/// Shortest and longest wait before a chunk is retried.
 const RETRY_WAIT: Range<Duration> = Duration::from_millis(50)..Duration::from_secs(5);
-/// Fewest digits of a plan's hash that may stand for it.
+/// Fewest digits by which a plan's hash may be given.
 const HASH_DIGITS_MIN: usize = 8;
 
-/// What was done of a plan.
+/// Result of applying a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayResult {
-    /// The plan.
+    /// The plan's hash.
     pub plan: String,
-    /// Whether it is done to its end, or was stopped.
+    /// Whether the plan is applied completely, as opposed to stopped.
     pub done: bool,
-    /// Chunks that had been done before, by a run that was stopped or killed.
+    /// Chunks that an earlier run had applied.
     pub resumed_at_chunk: u64,
-    /// Chunks that were done now.
+    /// Chunks applied by this run.
     pub chunks: u64,
-    /// Selected records that were read now.
+    /// Selected records read by this run.
     pub records: u64,
-    /// Those that took effect or got another outcome.
+    /// Records that this run gave an outcome.
     pub fresh: u64,
-    /// Messages that were written.
+    /// Messages written by this run.
     pub effects: u64,
 }
 
-/// Does the plan that `hash` begins the name of, from where it was left.
+/// Applies the plan whose hash begins with `hash`, resuming where an earlier run stopped.
 ///
 /// # Errors
-/// When there is no such plan or it was done before, when it does not hold any more, or when Kafka does not answer.
-/// PostgreSQL is waited for.
+/// When there is no such plan, it was applied before, its result would differ from the plan, or Kafka does not answer.
+/// Errors of PostgreSQL that may pass are retried.
 pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer) -> Result<ReplayResult, ReplayError> {
     let hash = hash.trim().to_ascii_lowercase();
     if hash.len() < HASH_DIGITS_MIN || !hash.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(ReplayError::BadHash(hash, HASH_DIGITS_MIN));
     }
-    // Held to the end: while this connection lives, nobody else does this plan.
+    // Holds the lock until the end: while this connection lives, no other process can apply the plan.
     let mut holder = replay.postgres.connect().await?;
     cluster::ensure_current(replay.kafka, &mut holder).await?;
     let plan = bounded(TRANSACTION_LIMIT, find(&mut holder, &hash)).await?;
@@ -81,12 +81,12 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
     let before = before.sum();
     observer.begin(total, before);
     if run.next_chunk > 0 {
-        observer.say(&format!("goes on after {} chunks that were done before", run.next_chunk));
+        observer.say(&format!("resuming after {} completed chunks", run.next_chunk));
     }
     let group = format!("replay-{}", run.run_id);
     let mut reading = ChunkReader::start(replay.kafka, &group, &plan.ranges, &run.next, &plan.selection, plan.limits)?;
     let pace = Pace::start(replay).await?;
-    let mut doing = PlanRun {
+    let mut plan_run = PlanRun {
         replay,
         plan: &plan,
         postgres: PostgresConfig { lock_timeout: LOCK_TIMEOUT, ..replay.postgres.clone() },
@@ -99,16 +99,16 @@ pub async fn apply(replay: &Replay<'_>, hash: &str, observer: &mut dyn Observer)
         },
         run,
     };
-    let result = doing.all(&mut reading, before, observer).await;
+    let result = plan_run.all(&mut reading, before, observer).await;
     let (state, detail) = match &result {
         Ok(true) => ("done", None),
         Ok(false) => ("stopped", None),
         Err(error @ ReplayError::Deviates { .. }) => ("refused", Some(error.to_string())),
         Err(error) => ("stopped", Some(error.to_string())),
     };
-    let (run_id, mut applied) = (doing.run.run_id, doing.applied);
-    let told = store::set_state(&mut holder, run_id, state, detail.as_deref(), replay.clock.now());
-    bounded(TRANSACTION_LIMIT, told).await?;
+    let (run_id, mut applied) = (plan_run.run.run_id, plan_run.applied);
+    let stored = store::set_state(&mut holder, run_id, state, detail.as_deref(), replay.clock.now());
+    bounded(TRANSACTION_LIMIT, stored).await?;
     applied.done = result?;
     Ok(applied)
 }
@@ -127,13 +127,13 @@ async fn hold(connection: &mut PgConnection, plan: Sha256Hash) -> Result<(), Rep
     if postgres::try_lock(connection, Lock::Replay(&plan)).await? { Ok(()) } else { Err(ReplayError::Busy(plan)) }
 }
 
-/// Whether what the plan reads is still there, and still behind the live consumers.
+/// Checks that Kafka still has the plan's ranges, and that the live consumers have read them.
 async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &StoredPlan) -> Result<(), ReplayError> {
     if let Some(assigned) = plan.ranges.iter().find(|assigned| is_of_earlier_cluster(&assigned.range.topic)) {
         let (plan, topic) = (plan.hash.to_string(), assigned.range.topic.clone());
         return Err(ReplayError::EarlierCluster { plan, topic });
     }
-    let client = ConsumerGuard::create(&replay.kafka.client()).map_err(ReplayError::kafka("be connected to"))?;
+    let client = ConsumerGuard::create(&replay.kafka.client()).map_err(ReplayError::kafka("connect to Kafka"))?;
     let topics: BTreeSet<String> = plan.ranges.iter().map(|assigned| assigned.range.topic.clone()).collect();
     let counts = partition_counts(&client, &topics.into_iter().collect::<Vec<_>>())?;
     for consumer in replay.consumers {
@@ -149,10 +149,10 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Stored
             }
             if reached < range.end {
                 let consumer = consumer.name;
-                return Err(ReplayError::ConsumerWentBack { consumer, topic, partition, reached, end: range.end });
+                return Err(ReplayError::ConsumerRegressed { consumer, topic, partition, reached, end: range.end });
             }
             let (low, high) = ask_patiently(|| client.fetch_watermarks(&topic, partition, REQUEST_TIMEOUT))
-                .map_err(ReplayError::kafka("tell where its topics begin and end"))?;
+                .map_err(ReplayError::kafka("get watermarks from Kafka"))?;
             if range.start < low || range.end > high {
                 let (start, end) = (range.start, range.end);
                 return Err(ReplayError::NotInKafka { topic, partition, low, high, start, end });
@@ -162,7 +162,7 @@ async fn check(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Stored
     Ok(())
 }
 
-/// A new run, or the one that was stopped, killed or refused.
+/// Begins a new run, or resumes one that was stopped, killed or rejected.
 async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &StoredPlan) -> Result<Run, ReplayError> {
     let now = to_micros(replay.clock.now());
     match store::last_run(connection, plan).await? {
@@ -176,11 +176,11 @@ async fn begin(replay: &Replay<'_>, connection: &mut PgConnection, plan: &Stored
     }
 }
 
-/// A plan that is being done.
+/// A plan that is being applied.
 struct PlanRun<'a> {
     replay: &'a Replay<'a>,
     plan: &'a StoredPlan,
-    /// With a short patience for locks.
+    /// With a short lock timeout.
     postgres: PostgresConfig,
     connection: Option<PgConnection>,
     pace: Pace,
@@ -189,7 +189,7 @@ struct PlanRun<'a> {
 }
 
 impl PlanRun<'_> {
-    /// Does chunk after chunk; `false` when it was stopped between two of them.
+    /// Applies chunk after chunk; returns `false` if stopped between two of them.
     async fn all(
         &mut self,
         reading: &mut ChunkReader,
@@ -208,7 +208,7 @@ impl PlanRun<'_> {
         Ok(true)
     }
 
-    /// Stores a chunk whatever it takes; `false` when it was stopped first.
+    /// Stores a chunk, retrying as long as necessary; returns `false` if stopped first.
     async fn store(&mut self, chunk: &Chunk, observer: &mut dyn Observer) -> Result<bool, ReplayError> {
         let mut wait = RETRY_WAIT.start;
         loop {
@@ -217,16 +217,16 @@ impl PlanRun<'_> {
                     self.run.next_chunk += 1;
                     self.applied.chunks += 1;
                     self.applied.records += chunk.records.len() as u64;
-                    self.applied.fresh += folded.settled.len() as u64;
+                    self.applied.fresh += folded.outcomes.len() as u64;
                     self.applied.effects += folded.effects.len() as u64;
                     return Ok(true);
                 }
                 Err(ReplayError::Ledger(error)) if error.disposition() == Disposition::Retry => error,
                 Err(error) => return Err(error),
             };
-            tracing::debug!(%error, "chunk {} is tried again: {error}", self.run.next_chunk);
+            tracing::debug!(%error, "retrying chunk {}: {error}", self.run.next_chunk);
             if wait == RETRY_WAIT.end {
-                observer.say(&format!("chunk {} waits for PostgreSQL: {error}", self.run.next_chunk));
+                observer.say(&format!("chunk {} is waiting for PostgreSQL: {error}", self.run.next_chunk));
             }
             let jittered = wait.mul_f64(0.5 + fastrand::f64());
             tokio::select! {
@@ -252,13 +252,13 @@ impl PlanRun<'_> {
         result
     }
 
-    /// One transaction: what the chunk does, if that is what was planned, and how far the run is.
+    /// One transaction: the chunk's result, if it is as planned, and the progress of the run.
     async fn transact(&self, connection: &mut PgConnection, chunk: &Chunk) -> Result<ChunkResult, ReplayError> {
         let mut transaction = connection.begin().await?;
         let number = self.run.next_chunk;
         match store::lock_run(&mut transaction, self.run.run_id).await? {
             None => return Err(ReplayError::Superseded(self.plan.hash.to_string())),
-            // The answer to the commit was lost, and not the commit.
+            // The chunk was committed, but the confirmation was lost.
             Some(next) if next > number => return Ok(ChunkResult::default()),
             Some(_) => {}
         }
@@ -277,7 +277,7 @@ impl PlanRun<'_> {
                 done: number,
             });
         }
-        let (fresh, effects) = (folded.settled.len(), folded.effects.len());
+        let (fresh, effects) = (folded.outcomes.len(), folded.effects.len());
         let step = ChunkProgress { records: chunk.records.len(), fresh, effects, next: &chunk.next };
         store::advance_run(&mut transaction, self.run.run_id, &step, now).await?;
         transaction.commit().await?;

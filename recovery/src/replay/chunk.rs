@@ -1,4 +1,4 @@
-//! One chunk inside a transaction: the real fold, and what it did.
+//! Applies one chunk inside a transaction and collects its outcomes and messages.
 
 use std::{collections::HashSet, ops::Range};
 
@@ -14,14 +14,14 @@ pub(super) fn position(record: &Record) -> Position {
     (record.topic_id, record.partition, record.offset)
 }
 
-/// Those of the records that have no outcome yet.
+/// Returns the records that have no outcome yet.
 pub(super) fn without(records: &[Record], known: &HashSet<Position>) -> Vec<Record> {
     records.iter().filter(|record| !known.contains(&position(record))).cloned().collect()
 }
 
-/// Gives every record its outcome and its effect, inside the caller's transaction. The offsets of the consumers stay.
+/// Stores outcomes and effects of the records inside the caller's transaction. Consumer offsets are not changed.
 ///
-/// `now` must be a time of this transaction alone: what it wrote is found by it.
+/// `now` must be used by this transaction only: the messages it writes are found by their time.
 pub(super) async fn fold(
     transaction: &mut PgConnection,
     consumers: &[Consumer],
@@ -37,16 +37,16 @@ pub(super) async fn fold(
         isolate(transaction, consumer, &records, now).await?;
     }
     let positions: Vec<Position> = records.iter().map(position).collect();
-    let mut settled = store::settled(transaction, &positions).await?;
-    settled.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
-    let orders: Vec<String> = settled.iter().filter_map(|settled| settled.order_id.clone()).collect();
+    let mut outcomes = store::outcomes(transaction, &positions).await?;
+    outcomes.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
+    let orders: Vec<String> = outcomes.iter().filter_map(|outcome| outcome.order_id.clone()).collect();
     let mut effects = store::effects_made(transaction, &orders, now).await?;
     effects.sort();
-    Ok(ChunkResult { settled, effects })
+    Ok(ChunkResult { outcomes, effects })
 }
 
-/// As live batches do: what the database refuses is halved until the record is found that it refuses, which becomes a dead
-/// letter.
+/// As in live batches: a part that the database rejects is halved until the offending record is found, which becomes a
+/// dead letter.
 async fn isolate(
     transaction: &mut PgConnection,
     consumer: &Consumer,

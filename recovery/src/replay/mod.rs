@@ -1,18 +1,19 @@
-//! Puts records that were read before into the live state again: what is known does nothing, what is missing takes effect.
+//! Replay: reads past records again and applies those that are missing. Records that have an outcome are skipped.
 //!
-//! Two steps. [`plan`] reads the selected records and runs the real fold on them, over a private copy of the rows that they
-//! concern ([`overlay`]): nothing is written, and no live row is locked. What would take effect is kept as a plan under its
-//! hash. [`apply`] does exactly that plan, chunk by chunk, each chunk one transaction with its progress; a chunk that would
-//! do anything else than was planned is not committed.
+//! There are two steps. [`plan`] reads the selected records and processes them as live consumers do, but on private
+//! copies of the affected rows ([`overlay`]): nothing is written to the live tables, and no live row is locked. The
+//! result is stored as a plan, identified by its hash. [`apply`] executes exactly that plan, chunk by chunk; each chunk
+//! and its progress are one transaction. A chunk whose result differs from the plan is not committed.
 //!
 //! Invariants:
-//! - the consumers' offsets never move, and only records that the live consumer has passed are read: what lies behind its
-//!   offset it will read itself;
-//! - an event takes effect once and an effect fires once, by the same unique indexes as in live traffic;
-//! - which records make up a chunk depends on the plan's ranges alone, so that a plan can be continued after a kill.
+//! - consumer offsets never change, and only records before the live consumer's offset are read; the consumer itself
+//!   will read the rest;
+//! - an event is applied once and an effect fires once, enforced by the same unique indexes as in live traffic;
+//! - the records of a chunk depend only on the plan's ranges, so that a plan can be resumed after a kill.
 //!
-//! A chunk may also turn out differently because live traffic brought one of its events, or fired one of its effects, after
-//! the plan was made. That is a deviation too: the plan is refused from there on, and a new one has what is left.
+//! A chunk's result can also differ because live traffic delivered one of its events, or fired one of its effects,
+//! after the plan was made. This is a deviation too: the rest of the plan is rejected, and a new plan contains what is
+//! left.
 
 mod apply;
 mod chunk;
@@ -44,32 +45,32 @@ pub use crate::replay::model::{Effect, OrderChange, Selection};
 pub use input::pace::RATE_DEFAULT;
 use riverlock_ledger::{DeadReason, Error, PostgresConfig, Projection, Record, batch};
 
-/// Most records in one transaction. Small, so that live batches never wait long for an order.
+/// Most records in one transaction; small, so that live batches never wait long for an order.
 pub const CHUNK_RECORDS: usize = 500;
-/// Most bytes in one transaction, about.
+/// Approximate limit of the bytes in one transaction.
 pub const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 
-/// What a replay runs on.
+/// Connections and settings of a replay.
 pub struct Replay<'a> {
-    /// Where the records are.
+    /// Kafka, which has the records.
     pub kafka: &'a KafkaConfig,
-    /// Where the state is.
+    /// PostgreSQL, which has the state.
     pub postgres: &'a PostgresConfig,
     /// The consumers whose records are replayed.
     pub consumers: &'a [Consumer],
-    /// The time of day.
+    /// The clock for stored times.
     pub clock: &'a dyn Clock,
-    /// Ends the replay between two chunks.
+    /// Stops the replay between two chunks.
     pub stop: CancellationToken,
     /// Most selected records per second.
     pub rate: NonZeroU32,
-    /// Who plans or applies.
+    /// The operator who plans or applies.
     pub by: &'a str,
-    /// Why a plan is applied; kept with its run. A dry run needs none.
+    /// Why a plan is applied; stored with its run. A dry run needs no reason.
     pub why: &'a str,
 }
 
-/// A consumer, as far as replays are concerned.
+/// A consumer whose records can be replayed.
 pub struct Consumer {
     pub(crate) name: &'static str,
     pub(crate) topics: Vec<String>,
@@ -83,13 +84,13 @@ impl Consumer {
     }
 }
 
-/// A projection whose type of event does not matter.
+/// A [`Projection`] without its event type, so that consumers can be stored in one list.
 trait Fold: Send + Sync {
     fn fold<'a>(
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],
-        refused: Option<&'a DeadReason>,
+        rejected: Option<&'a DeadReason>,
         now: DateTime<Utc>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 }
@@ -99,19 +100,19 @@ impl<P: Projection> Fold for P {
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],
-        refused: Option<&'a DeadReason>,
+        rejected: Option<&'a DeadReason>,
         now: DateTime<Utc>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
-        Box::pin(async move { batch::fold(transaction, self, records, refused, now).await.map(drop) })
+        Box::pin(async move { batch::fold(transaction, self, records, rejected, now).await.map(drop) })
     }
 }
 
-/// Who watches a replay.
+/// Receives the progress of a replay.
 pub trait Observer: Send {
-    /// The ranges hold this many records, of which `done` have been read before.
+    /// The ranges have `total` records, of which `done` were read by an earlier run.
     fn begin(&mut self, total: u64, done: u64);
-    /// So far this many of them have been read, and `selected` were selected.
+    /// So far `read` records have been read, and `selected` of them were selected.
     fn progress(&mut self, read: u64, selected: u64);
-    /// Something that people should know.
+    /// A message for the operator.
     fn say(&mut self, text: &str);
 }

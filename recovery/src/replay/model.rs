@@ -1,11 +1,11 @@
-//! The data of a replay, without what is done with it.
+//! Data types of a replay.
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Record, batch, reading::ranges::OffsetRange};
 use riverlock_schemas::Mode;
 use serde::{Deserialize, Serialize};
 
-/// A record that has an outcome now and had none before.
+/// The outcome that a replay stored for a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RecordedOutcome {
     pub(crate) topic: String,
@@ -21,25 +21,25 @@ pub(crate) struct RecordedOutcome {
 /// A range's key: topic number, partition, first offset.
 pub(crate) type RangeKey = (i16, i32, i64);
 
-/// Where chunks end.
+/// Limits of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) records: usize,
     pub(crate) bytes: usize,
 }
 
-/// A message to other systems.
+/// A message that a replay writes to the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Effect {
-    /// The order.
+    /// Order id.
     pub order_id: String,
-    /// Its mode.
+    /// Mode of the order.
     #[serde(rename = "mode", serialize_with = "mode")]
     pub live_mode: bool,
-    /// For example `fulfillment.requested`.
+    /// Kind of effect, for example `fulfillment.requested`.
     pub kind: String,
-    /// What makes it unique within order and kind.
+    /// Distinguishes effects of the same order and kind.
     pub effect_key: String,
 }
 
@@ -58,20 +58,20 @@ impl std::fmt::Display for Effect {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderChange {
-    /// The order.
+    /// Order id.
     pub order_id: String,
-    /// Its mode.
+    /// Mode of the order.
     #[serde(rename = "mode", serialize_with = "mode")]
     pub live_mode: bool,
-    /// Its status now; `None` where the order is not known.
+    /// Status before; `None` if the order does not exist yet.
     pub before: Option<String>,
-    /// Its status then.
+    /// Status afterwards.
     pub after: String,
 }
 
 impl std::fmt::Display for OrderChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let before = self.before.as_deref().unwrap_or("not known");
+        let before = self.before.as_deref().unwrap_or("new");
         write!(f, "order {} ({}): {before} -> {}", self.order_id, Mode::from_live(self.live_mode), self.after)
     }
 }
@@ -79,7 +79,7 @@ impl std::fmt::Display for OrderChange {
 /// Topic number, partition, offset.
 pub(crate) type Position = (i16, i32, i64);
 
-/// What is replayed: everything that all of these allow. Nothing named means everything.
+/// Selects the records to replay. All criteria must match; an empty criterion matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Selection {
@@ -87,20 +87,20 @@ pub struct Selection {
     pub topics: Vec<String>,
     /// Partition numbers.
     pub partitions: Vec<i32>,
-    /// Offsets `[start, end)` of every partition that is selected.
+    /// Offsets `[start, end)` of every selected partition.
     pub offsets: Option<(i64, i64)>,
-    /// Records that the broker took at this time or later.
+    /// Records that Kafka stored at this time or later.
     pub from: Option<DateTime<Utc>>,
-    /// Records that the broker took before this time.
+    /// Records that Kafka stored before this time.
     pub until: Option<DateTime<Utc>>,
-    /// Records about these orders.
+    /// Records of these orders.
     pub orders: Vec<String>,
     /// Records of these events.
     pub events: Vec<String>,
 }
 
 impl Selection {
-    /// Whether a record that lies in the ranges is meant.
+    /// Whether a record within the ranges is selected.
     pub(crate) fn has(&self, record: &Record) -> bool {
         let in_time = self.from.is_none_or(|from| record.timestamp >= from)
             && self.until.is_none_or(|until| record.timestamp < until);

@@ -1,9 +1,10 @@
-//! Where a dry run writes: private copies of the tables, in front of the live ones.
+//! The tables that a dry run writes: private copies in front of the live ones.
 //!
-//! A connection's temporary tables hide tables of the same name, so that the fold runs as it is, statement for statement,
-//! and writes to them. Before a chunk is folded, the rows that it concerns are copied. Later chunks see what earlier ones
-//! did, as they would in truth; rolled-back transactions could not show that. No live row is locked, and the connection is
-//! read-only except for its temporary tables: a table that was forgotten here makes the dry run fail, not write.
+//! A connection's temporary tables hide tables of the same name, so that the unchanged statements of live processing
+//! write to the copies. The rows that a chunk affects are copied before it is applied. Later chunks see the changes of
+//! earlier ones, as in a real run; rolled-back transactions could not show that. No live row is locked, and the
+//! connection is read-only except for its temporary tables: a table that is missing here makes the dry run fail instead
+//! of writing to the live table.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -19,25 +20,25 @@ use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
 };
 
-/// Ids that the database gives out in the copies begin here, where no live row's id ever is.
+/// First id that the database assigns in the copies, above every live id.
 const IDS_FROM: i64 = 1 << 62;
 
-/// A connection whose writes nobody else sees.
+/// A connection whose writes are invisible to all others.
 pub(super) struct Overlay {
     connection: PgConnection,
     copies: Copies,
-    /// Chunks so far, and at how many statistics are gathered next: temporary tables have none of their own accord.
+    /// Number of chunks applied, and the number at which the next ANALYZE runs: autovacuum ignores temporary tables.
     chunks: u64,
     analyze_at: u64,
 }
 
-/// What was copied.
+/// The copied tables and rows.
 struct Copies {
     /// The schema with the live tables.
     live: String,
     /// Tables whose rows belong to an order.
     by_order: Vec<String>,
-    /// Documents that were copied.
+    /// Number of documents copied.
     documents: u64,
 }
 
@@ -71,7 +72,7 @@ impl Overlay {
             sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
         for statement in [
-            // What an order was when it was copied.
+            // The orders as they were when they were copied.
             "CREATE TEMPORARY TABLE replay_before (order_id text COLLATE \"C\", live_mode boolean, version integer, status text,
              PRIMARY KEY (order_id, live_mode))",
             "CREATE TEMPORARY TABLE replay_orders (order_id text COLLATE \"C\" PRIMARY KEY)",
@@ -90,14 +91,14 @@ impl Overlay {
         for restart in restarts {
             sqlx::query(AssertSqlSafe(format!("{restart}{IDS_FROM}"))).execute(&mut connection).await?;
         }
-        // One snapshot per chunk: its rows are copied as they were at one moment.
+        // One snapshot per chunk, so that its rows are copied consistently.
         sqlx::query("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             .execute(&mut connection)
             .await?;
         Ok(Self { connection, copies: Copies { live, by_order, documents: 0 }, chunks: 0, analyze_at: 1 })
     }
 
-    /// Folds a chunk: what it concerns is copied, and all that it writes stays here.
+    /// Applies a chunk to the copies, after copying the rows that it affects.
     pub(super) async fn fold(
         &mut self,
         consumers: &[Consumer],
@@ -109,7 +110,7 @@ impl Overlay {
         }
         let mut transaction = self.connection.begin().await?;
         self.copies.add(&mut transaction, records).await?;
-        let folded = chunk::fold(&mut transaction, consumers, records, now).await?;
+        let result = chunk::fold(&mut transaction, consumers, records, now).await?;
         transaction.commit().await?;
         self.chunks += 1;
         if self.chunks >= self.analyze_at {
@@ -119,10 +120,10 @@ impl Overlay {
                 sqlx::query(AssertSqlSafe(format!("ANALYZE pg_temp.{table}"))).execute(&mut self.connection).await?;
             }
         }
-        Ok(folded)
+        Ok(result)
     }
 
-    /// How many orders would change, and the first of them.
+    /// Returns how many orders would change, and the first of them.
     pub(super) async fn orders(&mut self, limit: i64) -> Result<(u64, Vec<OrderChange>), Error> {
         const CHANGED: &str = "FROM pg_temp.orders o LEFT JOIN pg_temp.replay_before b USING (order_id, live_mode)
                                WHERE b.version IS DISTINCT FROM o.version";
@@ -144,7 +145,7 @@ impl Overlay {
         Ok((u64::try_from(count).unwrap_or_default(), changes.collect::<Result<_, sqlx::Error>>()?))
     }
 
-    /// How many messages would be sent, and the first of them; all of them go into the hash.
+    /// Returns how many messages would be sent, and the first of them. All of them are added to the hash.
     pub(super) async fn effects(&mut self, limit: usize, hash: &mut Chain) -> Result<(u64, Vec<Effect>), Error> {
         let mut rows = sqlx::query(
             "-- replay_overlay_effects
@@ -154,7 +155,7 @@ impl Overlay {
         .bind(IDS_FROM)
         .fetch(&mut self.connection);
         let (mut count, mut first) = (0, Vec::new());
-        // The rows come as fast as they are read, however many there are.
+        // Streamed, because the number of rows is not limited.
         while let Some(row) = bounded(TRANSACTION_LIMIT, async { Ok::<_, Error>(rows.try_next().await?) }).await? {
             let effect = effect(&row)?;
             hash.add_effect(&effect);
@@ -166,7 +167,7 @@ impl Overlay {
         Ok((count, first))
     }
 
-    /// How many documents would be queued.
+    /// Returns how many documents would be queued.
     pub(super) async fn documents(&mut self) -> Result<u64, Error> {
         let count: i64 =
             sqlx::query_scalar("SELECT count(*) FROM pg_temp.invoices").fetch_one(&mut self.connection).await?;
@@ -175,7 +176,7 @@ impl Overlay {
 }
 
 impl Copies {
-    /// Copies the rows that these records concern.
+    /// Copies the rows that these records affect.
     async fn add(&mut self, transaction: &mut PgConnection, records: &[Record]) -> Result<(), Error> {
         let concerned = AffectedKeys::by(records);
         let live = &self.live;
@@ -189,7 +190,7 @@ impl Copies {
         );
         let others: Vec<Option<String>> =
             sqlx::query_scalar(AssertSqlSafe(events)).bind(&concerned.events).fetch_all(&mut *transaction).await?;
-        // An order whose event is contradicted is marked.
+        // Orders of a contradicted event are marked, so they are copied too.
         let orders: Vec<String> = concerned
             .orders
             .iter()
@@ -198,7 +199,7 @@ impl Copies {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
-        // Only orders that were not copied before: the copies know more by now.
+        // Only orders that are not copied yet: copies may have been changed by earlier chunks.
         let orders: Vec<String> = sqlx::query_scalar(
             "-- replay_overlay_orders
              INSERT INTO pg_temp.replay_orders SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING RETURNING order_id",
@@ -217,7 +218,7 @@ impl Copies {
                 self.documents += copied.rows_affected();
             }
         }
-        // A document may have been announced with another order.
+        // A document may have been announced for another order.
         let documents = format!(
             "-- replay_overlay_documents
              INSERT INTO pg_temp.invoices SELECT * FROM {live}.invoices WHERE file_id = ANY($1::uuid[]) ON CONFLICT DO NOTHING"
@@ -245,7 +246,7 @@ fn effect(row: &PgRow) -> Result<Effect, sqlx::Error> {
     })
 }
 
-/// What records are about.
+/// Keys of the rows that records affect.
 struct AffectedKeys {
     events: Vec<String>,
     orders: Vec<String>,

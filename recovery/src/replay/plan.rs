@@ -1,4 +1,4 @@
-//! The dry run.
+//! Dry run of a replay.
 
 use std::collections::HashMap;
 
@@ -22,13 +22,13 @@ use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
 };
 
-/// What a dry run found.
+/// Result of a dry run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanSummary {
-    /// The plan's hash; `None` where nothing would happen, so that there is nothing to apply.
+    /// The plan's hash; `None` if nothing would change, so that there is nothing to apply.
     pub plan: Option<Sha256Hash>,
-    /// In numbers.
+    /// Counts.
     pub report: Report,
     /// The first orders that would change.
     pub orders: Vec<OrderChange>,
@@ -38,11 +38,11 @@ pub struct PlanSummary {
     pub read: u64,
 }
 
-/// Says what a replay of the selection would do, and keeps that as a plan. Nothing else is written. `list` is how many
-/// orders and messages are listed.
+/// Determines what a replay of the selection would do, and stores it as a plan. Nothing else is written. At most `list`
+/// orders and `list` messages are listed.
 ///
 /// # Errors
-/// When the selection makes no sense, or Kafka or PostgreSQL does not answer.
+/// When the selection is invalid, or Kafka or PostgreSQL does not answer.
 pub async fn plan(
     replay: &Replay<'_>,
     selection: &Selection,
@@ -69,13 +69,13 @@ pub async fn plan(
         let positions: Vec<_> = chunk.records.iter().map(chunk::position).collect();
         let known = bounded(limit, store::known(&mut connection, &positions)).await?;
         let fresh = chunk::without(&chunk.records, &known);
-        let folded = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now()));
-        let folded = bounded(TRANSACTION_LIMIT, folded).await?;
-        report.add(chunk.records.len(), &folded);
-        if let Some(digest) = folded.digest() {
-            chunks.insert(number, PlannedChunk { digest, summary: folded.summary() });
+        let result = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now()));
+        let result = bounded(TRANSACTION_LIMIT, result).await?;
+        report.add(chunk.records.len(), &result);
+        if let Some(digest) = result.digest() {
+            chunks.insert(number, PlannedChunk { digest, summary: result.summary() });
         }
-        folded.settled.iter().for_each(|settled| hash.add_settled(settled));
+        result.outcomes.iter().for_each(|recorded| hash.add_outcome(recorded));
         number += 1;
         observer.progress(reading.records_read(), report.records);
     }

@@ -1,4 +1,4 @@
-//! What a replay would do, or did, as numbers and as a list.
+//! Counts and digests of what a replay would do, or did.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::replay::model::{Effect, RecordedOutcome};
 
-/// What a replay would do.
+/// Counts of what a replay would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
     /// Selected records.
     pub records: u64,
-    /// Records that have an outcome already: nothing happens.
+    /// Records that have an outcome already and are skipped.
     pub known: u64,
-    /// Records that get one, by outcome.
+    /// Records without an outcome, by the outcome they get.
     pub outcomes: BTreeMap<String, u64>,
-    /// Orders that would change, the new ones included.
+    /// Orders that would change, including new ones.
     pub orders: u64,
     /// Messages that would be sent.
     pub effects: u64,
@@ -27,28 +27,28 @@ pub struct Report {
 }
 
 impl Report {
-    /// Records that get an outcome.
+    /// Number of records without an outcome.
     #[must_use]
     pub fn fresh(&self) -> u64 {
         self.outcomes.values().sum()
     }
 
-    pub(super) fn add(&mut self, records: usize, folded: &ChunkResult) {
+    pub(super) fn add(&mut self, records: usize, result: &ChunkResult) {
         self.records += records as u64;
-        self.known += (records - folded.settled.len()) as u64;
-        for settled in &folded.settled {
-            *self.outcomes.entry(settled.outcome.clone()).or_default() += 1;
+        self.known += (records - result.outcomes.len()) as u64;
+        for recorded in &result.outcomes {
+            *self.outcomes.entry(recorded.outcome.clone()).or_default() += 1;
         }
     }
 }
 
-/// Outcomes with their numbers, in the order in which they are always named.
+/// Formats outcomes with their counts, in a fixed order.
 pub(super) fn outcomes_text(count: impl Fn(&str) -> u64) -> String {
     let texts: Vec<String> = OUTCOMES.iter().map(|outcome| format!("{outcome}={}", count(outcome))).collect();
     texts.join(" ")
 }
 
-/// A hash over things in their order, whatever groups they come in.
+/// A hash over items in their order, independent of how they are grouped.
 pub(super) struct Chain(Sha256Hash);
 
 impl Chain {
@@ -59,15 +59,16 @@ impl Chain {
     fn add(&mut self, fields: &[&[u8]]) {
         let mut bytes = self.0.as_bytes().to_vec();
         for field in fields {
-            // With its length, so that no two lists of fields look alike.
+            // With its length, so that different lists of fields never have the same bytes.
             bytes.extend((field.len() as u64).to_be_bytes());
             bytes.extend(*field);
         }
         self.0 = Sha256Hash::of(&bytes);
     }
 
-    pub(super) fn add_settled(&mut self, settled: &RecordedOutcome) {
-        let RecordedOutcome { topic, partition, offset, event_id, outcome, reason, body_sha256, order_id: _ } = settled;
+    pub(super) fn add_outcome(&mut self, recorded: &RecordedOutcome) {
+        let RecordedOutcome { topic, partition, offset, event_id, outcome, reason, body_sha256, order_id: _ } =
+            recorded;
         self.add(&[
             topic.as_bytes(),
             &partition.to_be_bytes(),
@@ -93,30 +94,30 @@ impl Chain {
     }
 }
 
-/// What a chunk did.
+/// Outcomes and messages of a chunk.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkResult {
     /// Sorted by topic, partition and offset.
-    pub(crate) settled: Vec<RecordedOutcome>,
+    pub(crate) outcomes: Vec<RecordedOutcome>,
     /// Sorted.
     pub(crate) effects: Vec<Effect>,
 }
 
 impl ChunkResult {
-    /// Stands for everything that it does; `None` when it does nothing.
+    /// Digest of all outcomes and messages; `None` if there are none.
     pub(crate) fn digest(&self) -> Option<Sha256Hash> {
-        if self.settled.is_empty() && self.effects.is_empty() {
+        if self.outcomes.is_empty() && self.effects.is_empty() {
             return None;
         }
         let mut chain = Chain::new("chunk");
-        self.settled.iter().for_each(|settled| chain.add_settled(settled));
+        self.outcomes.iter().for_each(|recorded| chain.add_outcome(recorded));
         self.effects.iter().for_each(|effect| chain.add_effect(effect));
         Some(chain.end())
     }
 
-    /// The same in numbers, for people.
+    /// Counts of outcomes and messages, as text.
     pub(crate) fn summary(&self) -> String {
-        let count = |outcome: &str| self.settled.iter().filter(|settled| settled.outcome == outcome).count() as u64;
+        let count = |outcome: &str| self.outcomes.iter().filter(|recorded| recorded.outcome == outcome).count() as u64;
         format!("{} messages={}", outcomes_text(count), self.effects.len())
     }
 }

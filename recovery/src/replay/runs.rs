@@ -1,4 +1,4 @@
-//! What became of plans, for people.
+//! Read model of plans and their runs for the CLI.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -7,35 +7,33 @@ use sqlx::PgConnection;
 use super::{Report, Selection};
 use riverlock_ledger::Error;
 
-/// A plan and its last run, for people.
+/// A plan and its last run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "the fields say what they are")]
+#[expect(missing_docs, reason = "the field names are self-explanatory")]
 pub struct RunView {
     pub plan: String,
     pub planned_at: DateTime<Utc>,
     pub planned_by: String,
     pub selection: Selection,
     pub planned: Report,
-    /// `planned` when nobody has begun it; a run that is `running` may also have been killed.
+    /// State of the last run; `planned` if there is none. A run that is `running` may also have been killed.
     pub state: String,
     pub records: i64,
     pub fresh: i64,
     pub effects: i64,
     pub detail: Option<String>,
     pub started_by: Option<String>,
-    /// Why it was applied; `None` when nobody has, or an earlier version did.
+    /// Why it was applied; `None` if it was not, or by a version that did not store the reason.
     pub why: Option<String>,
-    /// Who applied it again after an interruption, for the last time.
+    /// The operator who last resumed it after an interruption.
     pub resumed_by: Option<String>,
     pub resumed_why: Option<String>,
     pub updated_at: DateTime<Utc>,
 }
 
-/// Plans with their last runs, the newest first. A plan whose row cannot be understood is listed with that in its detail.
-///
-/// # Errors
-/// When PostgreSQL refuses.
+/// Returns plans with their last runs, newest first. For a plan whose stored form cannot be parsed, `detail` has the
+/// error.
 pub async fn runs(connection: &mut PgConnection, limit: i64) -> Result<Vec<RunView>, Error> {
     let rows = sqlx::query!(
         r#"-- replay_runs_list

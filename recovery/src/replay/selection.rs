@@ -1,4 +1,4 @@
-//! What is replayed: from what an engineer names to ranges of offsets.
+//! Resolves a selection to ranges of offsets.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,11 +20,11 @@ use crate::replay::model::{AssignedRange, Position, Selection};
 
 use super::{Replay, ReplayError, store};
 
-/// How far around the time that was named records are looked at: a partition's times go back when its leader changes to a
-/// machine with another clock.
+/// Margin around a selected time within which records are read: a partition's times can decrease when its leader
+/// changes to a machine with another clock.
 const TIME_MARGIN: TimeDelta = TimeDelta::minutes(5);
 
-/// The ranges, and what people should know of how they were found.
+/// The ranges, and notes for the operator about how they were determined.
 pub(super) struct ResolvedSelection {
     pub(super) ranges: Vec<AssignedRange>,
     pub(super) notes: Vec<String>,
@@ -36,11 +36,11 @@ struct SelectedPartition {
     topic_id: i16,
     topic: String,
     partition: i32,
-    /// Where the live consumer stands.
+    /// The live consumer's offset.
     reached: i64,
 }
 
-/// Finds the ranges. Every one ends where the live consumer stands: it reads what follows itself.
+/// Determines the ranges. Every range ends at the live consumer's offset, because the consumer reads the rest itself.
 pub(super) async fn resolve(
     replay: &Replay<'_>,
     connection: &mut PgConnection,
@@ -51,7 +51,7 @@ pub(super) async fn resolve(
     cluster::ensure_current(replay.kafka, connection).await?;
     let mut notes = Vec::new();
     let topics = topics(replay, &selection.topics)?;
-    let consumer = ConsumerGuard::create(&replay.kafka.client()).map_err(ReplayError::kafka("be connected to"))?;
+    let consumer = ConsumerGuard::create(&replay.kafka.client()).map_err(ReplayError::kafka("connect to Kafka"))?;
     let counts = partition_counts(&consumer, &topics.keys().cloned().collect::<Vec<_>>())?;
     let partitions = partitions(replay, connection, selection, &counts, &mut notes).await?;
     let known = bounded(limit, known_positions(connection, selection, &mut notes)).await?;
@@ -62,7 +62,7 @@ pub(super) async fn resolve(
     let mut ranges = Vec::new();
     for place in places {
         let (low, high) = ask_patiently(|| consumer.fetch_watermarks(&place.topic, place.partition, REQUEST_TIMEOUT))
-            .map_err(ReplayError::kafka("tell where its topics begin and end"))?;
+            .map_err(ReplayError::kafka("get watermarks from Kafka"))?;
         let Some((start, end)) = bounds(selection, &place, (low, high), &mut notes)? else { continue };
         let start = times.start(&place).map_or(start, |offset| offset.max(start));
         let end = times.end(&place).map_or(end, |offset| offset.min(end));
@@ -97,7 +97,7 @@ fn check(selection: &Selection) -> Result<(), ReplayError> {
     }
 }
 
-/// The topics that are meant, each with its consumer.
+/// Returns the selected topics, each with its consumer.
 fn topics(replay: &Replay<'_>, named: &[String]) -> Result<BTreeMap<String, &'static str>, ReplayError> {
     let all: BTreeMap<String, &'static str> = replay
         .consumers
@@ -110,7 +110,7 @@ fn topics(replay: &Replay<'_>, named: &[String]) -> Result<BTreeMap<String, &'st
     let names = replay.kafka.topics();
     let mut wanted = BTreeMap::new();
     for name in named {
-        // An event type that has no topic of its own is routed to the shared one, which is hardly what was meant.
+        // An event type without its own topic is routed to the shared topic, which is most likely not intended.
         let by_type = Some(names.raw(name)).filter(|topic| *topic != names.raw_other());
         let found = [Some(name.clone()), by_type].into_iter().flatten().find(|topic| all.contains_key(topic));
         let Some(topic) = found else {
@@ -121,7 +121,8 @@ fn topics(replay: &Replay<'_>, named: &[String]) -> Result<BTreeMap<String, &'st
     Ok(wanted)
 }
 
-/// The partitions that are meant, by topic. An order's records lie in the partition that its id hashes to, in every topic.
+/// Returns the selected partitions by topic. An order's records are in the partition that its id hashes to, in every
+/// topic.
 async fn partitions(
     replay: &Replay<'_>,
     connection: &mut PgConnection,
@@ -145,8 +146,8 @@ async fn partitions(
         let partition = partitioner::partition(record::bounded(order).as_bytes(), configured);
         let known = bounded(limit, store::records_of_order(connection, order)).await?;
         notes.push(format!(
-            "order {order}: the database knows {known} of its records; partition {partition} of {} topics is read, where its \
-             records lie, in case the database has lost some",
+            "order {order}: the database has {known} of its records; partition {partition} of {} topics, which has \
+             all of them, is read in case the database has lost some",
             counts.len()
         ));
         of_orders.insert(partition);
@@ -154,17 +155,18 @@ async fn partitions(
     for (topic, partitions) in &mut wanted {
         match counts[topic] {
             count if count == configured => partitions.retain(|partition| of_orders.contains(partition)),
-            // Which partition an order's records went to depends on how many there were when they were written.
+            // An order's partition depends on the number of partitions when its records were written.
             count => notes.push(format!(
-                "{topic} has {count} partitions and kafka.partitions is {configured}: an order's records may lie in any of \
-                 them, so all that were selected are read"
+                "{topic} has {count} partitions and kafka.partitions is {configured}: an order's records may be in any of \
+                 them, so all selected partitions are read"
             )),
         }
     }
     Ok(wanted)
 }
 
-/// Where the named events lie, if the database knows all of them; `None` means that they are looked for.
+/// Returns the positions of the selected events, if the database has all of the events; otherwise `None`: they are
+/// searched for.
 async fn known_positions(
     connection: &mut PgConnection,
     selection: &Selection,
@@ -178,12 +180,15 @@ async fn known_positions(
         selection.events.iter().map(String::as_str).filter(|id| !found.contains_key(*id)).collect();
     if missing.is_empty() {
         let positions: Vec<Position> = found.into_values().flatten().collect();
-        notes.push(format!("the database knows where the events lie: {} records are read, no others", positions.len()));
+        notes.push(format!(
+            "the database has the positions of the events: only these {} records are read",
+            positions.len()
+        ));
         return Ok(Some(positions));
     }
-    let narrow = if selection.orders.is_empty() { "; --order or --since would make that less" } else { "" };
+    let narrow = if selection.orders.is_empty() { "; use --order or --since to narrow the search" } else { "" };
     notes.push(format!(
-        "the database does not know event {}: everything else that was selected is searched for it{narrow}",
+        "the database does not have event {}: all selected records are searched for it{narrow}",
         missing.join(", ")
     ));
     Ok(None)
@@ -220,7 +225,7 @@ async fn places(
     Ok(places)
 }
 
-/// What of a partition is read; `None` when nothing of it is there to be read.
+/// Returns the offsets of a partition to read; `None` if there are none.
 fn bounds(
     selection: &Selection,
     place: &SelectedPartition,
@@ -244,13 +249,13 @@ fn bounds(
     }
     if end > *reached {
         notes.push(format!(
-            "{topic}[{partition}]: what follows offset {reached} is left out, {consumer} will read it itself"
+            "{topic}[{partition}]: records from offset {reached} on are left out, {consumer} will read them itself"
         ));
     }
     Ok(Some((start, end.min(*reached))))
 }
 
-/// Offsets by time, of every place.
+/// Offsets by time, for every selected partition.
 struct Times {
     from: Option<HashMap<(String, i32), Offset>>,
     until: Option<HashMap<(String, i32), Offset>>,
@@ -268,14 +273,14 @@ impl Times {
             for place in places {
                 let millis = Offset::Offset(time.timestamp_millis().max(0));
                 let added = list.add_partition_offset(&place.topic, place.partition, millis);
-                added.map_err(ReplayError::kafka("be asked for a time"))?;
+                added.map_err(ReplayError::kafka("request offsets by time from Kafka"))?;
             }
             let found = consumer
                 .offsets_for_times(list, REQUEST_TIMEOUT)
-                .map_err(ReplayError::kafka("tell which records it took at that time"))?;
+                .map_err(ReplayError::kafka("get offsets by time from Kafka"))?;
             let mut offsets = HashMap::new();
             for element in found.elements() {
-                element.error().map_err(ReplayError::kafka("tell which records it took at that time"))?;
+                element.error().map_err(ReplayError::kafka("get offsets by time from Kafka"))?;
                 offsets.insert((element.topic().to_owned(), element.partition()), element.offset());
             }
             Ok(Some(offsets))
@@ -286,13 +291,13 @@ impl Times {
         })
     }
 
-    /// The first offset that may be meant; past everything when nothing is that new.
+    /// First offset within the selected time; `i64::MAX` if no record is that new.
     fn start(&self, place: &SelectedPartition) -> Option<i64> {
         let offset = self.from.as_ref()?.get(&(place.topic.clone(), place.partition)).copied();
         Some(if let Some(Offset::Offset(offset)) = offset { offset } else { i64::MAX })
     }
 
-    /// The first offset that cannot be meant any more, if anything is that new.
+    /// First offset after the selected time; `None` if no record is that new.
     fn end(&self, place: &SelectedPartition) -> Option<i64> {
         match self.until.as_ref()?.get(&(place.topic.clone(), place.partition)) {
             Some(Offset::Offset(offset)) => Some(*offset),

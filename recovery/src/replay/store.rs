@@ -1,4 +1,4 @@
-//! The tables of plans and runs, and what a replay asks of the ledger's.
+//! Queries on the tables of plans and runs, and on the ledger's tables.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use crate::replay::model::{AssignedRange, Limits, Position, RangeKey, RecordedOu
 
 use super::{Effect, Report, Selection};
 
-/// How many records of an order have an outcome.
+/// Counts the records of an order that have an outcome.
 pub(super) async fn records_of_order(connection: &mut PgConnection, order_id: &str) -> Result<i64, Error> {
     let row = sqlx::query!(
         r#"-- replay_records_of_order
@@ -22,7 +22,7 @@ pub(super) async fn records_of_order(connection: &mut PgConnection, order_id: &s
     Ok(row.fetch_one(connection).await?.count)
 }
 
-/// Where the records of events lie, by event id.
+/// Returns the positions of events' records, by event id.
 pub(super) async fn records_of_events(
     connection: &mut PgConnection,
     event_ids: &[String],
@@ -42,7 +42,7 @@ pub(super) async fn records_of_events(
     Ok(found)
 }
 
-/// Those of the positions that have an outcome.
+/// Returns the positions that have an outcome.
 pub(super) async fn known(connection: &mut PgConnection, positions: &[Position]) -> Result<HashSet<Position>, Error> {
     let (topics, partitions, offsets) = columns(positions);
     let rows = sqlx::query!(
@@ -58,8 +58,8 @@ pub(super) async fn known(connection: &mut PgConnection, positions: &[Position])
     Ok(rows.into_iter().map(|row| (row.topic_id, row.partition, row.record_offset)).collect())
 }
 
-/// The outcomes at these positions.
-pub(super) async fn settled(
+/// Returns the outcomes at these positions.
+pub(super) async fn outcomes(
     connection: &mut PgConnection,
     positions: &[Position],
 ) -> Result<Vec<RecordedOutcome>, Error> {
@@ -78,7 +78,7 @@ pub(super) async fn settled(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// The messages about these orders that were written with this time.
+/// Returns the messages of these orders that were written with this time.
 pub(super) async fn effects_made(
     connection: &mut PgConnection,
     order_ids: &[String],
@@ -104,7 +104,7 @@ fn columns(positions: &[Position]) -> (Vec<i16>, Vec<i32>, Vec<i64>) {
     columns
 }
 
-/// A plan, as it is kept.
+/// A plan as it is stored.
 #[derive(Debug)]
 pub(super) struct StoredPlan {
     pub(super) hash: Sha256Hash,
@@ -115,18 +115,18 @@ pub(super) struct StoredPlan {
     pub(super) chunks: HashMap<u64, PlannedChunk>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) created_by: String,
-    /// How often the plan was made; its runs have the same number. Given when the plan is kept.
+    /// How often the plan was made; its runs have the same number. Assigned when the plan is stored.
     pub(super) generation: i64,
 }
 
-/// What a chunk was planned to do.
+/// Planned result of a chunk.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedChunk {
     pub(super) digest: Sha256Hash,
     pub(super) summary: String,
 }
 
-/// Keeps a plan. The same plan made again counts from now on, and runs of the old one that have not ended are over.
+/// Stores a plan. If the same plan was made before, this one replaces it, and its unfinished runs become `superseded`.
 pub(super) async fn save_plan(transaction: &mut PgConnection, plan: &StoredPlan) -> Result<(), Error> {
     let hash = plan.hash.as_bytes().as_slice();
     sqlx::query!(
@@ -189,7 +189,7 @@ pub(super) async fn save_plan(transaction: &mut PgConnection, plan: &StoredPlan)
     Ok(())
 }
 
-/// The hashes of plans that begin like this; two are enough to know that one is not meant.
+/// Returns up to two hashes of plans that begin with the prefix; two mean that it is ambiguous.
 pub(super) async fn plan_hashes(connection: &mut PgConnection, prefix: &str) -> Result<Vec<Sha256Hash>, Error> {
     let rows = sqlx::query!(
         "-- replay_plan_hashes
@@ -200,7 +200,7 @@ pub(super) async fn plan_hashes(connection: &mut PgConnection, prefix: &str) -> 
     rows.into_iter().map(|row| hash("replay_plans", &row.plan_hash)).collect()
 }
 
-/// A plan that is there.
+/// Loads a plan, which must exist.
 pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -> Result<StoredPlan, Error> {
     let bytes = plan.as_bytes().as_slice();
     let row = sqlx::query!(
@@ -257,20 +257,23 @@ pub(super) async fn load_plan(connection: &mut PgConnection, plan: Sha256Hash) -
 }
 
 fn hash(table: &'static str, bytes: &[u8]) -> Result<Sha256Hash, Error> {
-    let inconsistent =
-        || Error::Inconsistent { table, id: format!("{bytes:02x?}"), reason: "the hash has no 32 bytes".to_owned() };
+    let inconsistent = || Error::Inconsistent {
+        table,
+        id: format!("{bytes:02x?}"),
+        reason: "the hash does not have 32 bytes".to_owned(),
+    };
     Sha256Hash::from_slice(bytes).ok_or_else(inconsistent)
 }
 
 fn to_json(value: &impl Serialize) -> serde_json::Value {
-    serde_json::to_value(value).expect("a struct of texts and numbers always serializes")
+    serde_json::to_value(value).expect("structs of strings and numbers always serialize")
 }
 
 fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) run_id: i64,
@@ -278,7 +281,7 @@ pub(super) struct Run {
     pub(super) next: HashMap<RangeKey, i64>,
 }
 
-/// How the last run of a plan ended.
+/// The last run of a plan.
 pub(super) struct LastRun {
     pub(super) run_id: i64,
     pub(super) state: String,
@@ -287,7 +290,7 @@ pub(super) struct LastRun {
     pub(super) ended_at: Option<DateTime<Utc>>,
 }
 
-/// The last run of this making of a plan.
+/// Returns the last run of this generation of a plan.
 pub(super) async fn last_run(connection: &mut PgConnection, plan: &StoredPlan) -> Result<Option<LastRun>, Error> {
     let row = sqlx::query_as!(
         LastRun,
@@ -300,7 +303,7 @@ pub(super) async fn last_run(connection: &mut PgConnection, plan: &StoredPlan) -
     Ok(row.fetch_optional(connection).await?)
 }
 
-/// Begins a run. `by` is who does it, and `why`.
+/// Begins a run. `by` is the operator, `why` the reason.
 pub(super) async fn begin_run(
     connection: &mut PgConnection,
     plan: &StoredPlan,
@@ -320,7 +323,7 @@ pub(super) async fn begin_run(
     Ok(Run { run_id: row.fetch_one(connection).await?.run_id, next_chunk: 0, next: HashMap::new() })
 }
 
-/// Continues a run. `by` is who does it, and `why`.
+/// Resumes a run. `by` is the operator, `why` the reason.
 pub(super) async fn resume_run(
     connection: &mut PgConnection,
     last: &LastRun,
@@ -349,7 +352,7 @@ pub(super) async fn resume_run(
     Ok(Run { run_id: last.run_id, next_chunk: u64::try_from(last.next_chunk).unwrap_or_default(), next })
 }
 
-/// Locks a run, and says which chunk is its next; `None` when it is over.
+/// Locks a run and returns the number of its next chunk; `None` if the run has ended.
 pub(super) async fn lock_run(transaction: &mut PgConnection, run_id: i64) -> Result<Option<u64>, Error> {
     let row = sqlx::query!(
         "-- replay_run_lock
@@ -360,7 +363,7 @@ pub(super) async fn lock_run(transaction: &mut PgConnection, run_id: i64) -> Res
     Ok(row.map(|row| u64::try_from(row.next_chunk).unwrap_or_default()))
 }
 
-/// What a chunk adds to its run.
+/// Progress that a chunk adds to its run.
 pub(super) struct ChunkProgress<'a> {
     pub(super) records: usize,
     pub(super) fresh: usize,
@@ -368,7 +371,7 @@ pub(super) struct ChunkProgress<'a> {
     pub(super) next: &'a [(RangeKey, i64)],
 }
 
-/// Writes down that a chunk is done, in its transaction.
+/// Stores the progress of a run, in the chunk's transaction.
 pub(super) async fn advance_run(
     transaction: &mut PgConnection,
     run_id: i64,

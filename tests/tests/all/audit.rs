@@ -185,8 +185,8 @@ const TAMPERINGS: [(&str, &str, bool); 10] = [
         "is called a conflict, but no other record",
         true,
     ),
-    ("DELETE FROM dead_letters", "is dead and not among the dead letters", true),
-    ("UPDATE dead_letters SET state = 'redriven'", "is dead and not among the dead letters", true),
+    ("DELETE FROM dead_letters", "is dead, but not among the dead letters", true),
+    ("UPDATE dead_letters SET state = 'redriven'", "is dead, but not among the dead letters", true),
 ];
 
 #[tokio::test]

@@ -166,14 +166,14 @@ async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
     assert_eq!((shown[0]["state"].as_str(), shown[0]["outcome"].as_str()), (Some("redriven"), Some("applied")));
 
     let again = desk.text(&[&["redrive", "fixed", "--apply"][..], &why].concat(), 1).await;
-    assert!(again.contains("skipped: it is redriven already"), "{again}");
+    assert!(again.contains("skipped: already redriven"), "{again}");
     let vain = desk.text(&[&["redrive", "--all", "--apply", "--by", "grace"][..], &why].concat(), 1).await;
     assert!(vain.contains("[3]@1  still dead(order_id) after 2 attempts: "), "{vain}");
     for _ in 0..2 {
         desk.text(&[&["redrive", "never", "--apply"][..], &why].concat(), 1).await;
     }
     let guarded = desk.text(&[&["redrive", "--all", "--apply"][..], &why].concat(), 0).await;
-    assert!(guarded.contains("redriven in vain 3 times; --force"), "{guarded}");
+    assert!(guarded.contains("redriving failed 3 times; --force"), "{guarded}");
     let forced = desk.text(&[&["redrive", "never", "--apply", "--force"][..], &why].concat(), 1).await;
     assert!(forced.contains("still dead(order_id) after 5 attempts"), "{forced}");
     let rows = outcomes(&mut desk.connection).await.unwrap();

@@ -41,7 +41,7 @@ async fn redrive(database: &Database, record: &Record) {
     let mut connection = database.connect().await.unwrap();
     let place = LetterPosition { topic_id: record.topic_id, position: record.position() };
     let (by, why) = ("ada".to_owned(), "try".to_owned());
-    let request = Request { by, why, run: Run::Apply, discarded_too: false, looping_too: false };
+    let request = Request { by, why, run: Run::Apply, include_discarded: false, include_looping: false };
     dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
 }
 

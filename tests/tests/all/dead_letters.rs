@@ -35,7 +35,7 @@ fn accepted(id: &str, order: &str) -> Vec<u8> {
 
 fn request(run: Run) -> Request {
     let (by, why) = ("ada".to_owned(), "the parser was fixed".to_owned());
-    Request { by, why, run, discarded_too: false, looping_too: false }
+    Request { by, why, run, include_discarded: false, include_looping: false }
 }
 
 /// A database in which records die when they are told to.
@@ -341,7 +341,7 @@ async fn what_is_redriven_in_vain_too_often_is_passed_over_until_somebody_insist
     let guarded = morgue.redrive(&place, &request(Run::Apply)).await;
     assert_eq!(guarded, RedriveResult::Skipped(SkipReason::Looping(REDRIVES_MAX)));
     assert_eq!(morgue.letters().await, [("open".to_owned(), REDRIVES_MAX + 1)]);
-    let forced = Request { looping_too: true, ..request(Run::Apply) };
+    let forced = Request { include_looping: true, ..request(Run::Apply) };
     let came = morgue.redrive(&place, &forced).await;
     assert_eq!(came, RedriveResult::Settled { outcome: Outcome::Applied, reason: None });
     let actions: Vec<String> = morgue.actions().await.into_iter().map(|action| action.3).collect();
@@ -478,7 +478,7 @@ async fn a_discarded_letter_stays_dead_and_is_redriven_only_when_it_is_named() {
     assert_eq!(morgue.actions().await.len(), 1);
 
     assert_eq!(morgue.redrive(&places[0], &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Discarded));
-    let came = morgue.redrive(&places[0], &Request { discarded_too: true, ..request(Run::Apply) }).await;
+    let came = morgue.redrive(&places[0], &Request { include_discarded: true, ..request(Run::Apply) }).await;
     assert_eq!(came, RedriveResult::Settled { outcome: Outcome::Applied, reason: None });
     let late = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
     assert_eq!(late, Err(SkipReason::Redriven));

@@ -447,7 +447,7 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     let (ok, text) = operator.run(&["refold", "--all"]).await;
     assert!(!ok && text.contains("Kafka no longer has"), "{text}");
     let (ok, text) = operator.run(&["rebuild", "--fresh"]).await;
-    assert!(!ok && text.contains("the records before it are gone"), "{text}");
+    assert!(!ok && text.contains("the records before it were deleted"), "{text}");
     world.stop().await.unwrap();
 }
 

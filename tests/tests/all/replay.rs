@@ -190,7 +190,7 @@ async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
     let output = command("1000000", "the host failed").output().await.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
-    assert!(out.contains("applied") && err.contains("goes on after"), "{out}{err}");
+    assert!(out.contains("applied") && err.contains("resuming after"), "{out}{err}");
     assert_eq!(setting.state().await, complete);
     assert_eq!(setting.count("SELECT count(*) FROM outbox").await, outbox);
     setting.audit().await;

@@ -161,7 +161,7 @@ async fn a_row_that_cannot_be_read_costs_its_events_their_effect_until_it_is_men
 
     let place = dead_letters::find(&mut connection, None, Some("e2")).await.unwrap().remove(0).0;
     let (by, why) = ("ada".to_owned(), "the row".to_owned());
-    let request = Request { by, why, run: Run::Apply, discarded_too: false, looping_too: false };
+    let request = Request { by, why, run: Run::Apply, include_discarded: false, include_looping: false };
     let came = dead_letters::redrive(&mut connection, &orders(), &place, &request, now()).await.unwrap();
     assert!(matches!(&came, RedriveResult::Dead { reason, .. } if reason == "unreadable_row"), "{came:?}");
     sqlx::query("UPDATE orders SET details = '{}' WHERE order_id = 'broken'").execute(&mut connection).await.unwrap();

@@ -175,8 +175,8 @@ pub(super) async fn run(
         by: options.operator.name()?,
         why,
         run,
-        discarded_too: is_named,
-        looping_too: matches!(&action, Action::Redrive(consumers) if consumers.force),
+        include_discarded: is_named,
+        include_looping: matches!(&action, Action::Redrive(consumers) if consumers.force),
     };
     let (mut letters, total, mut failed) = if is_named {
         let (places, missing) = named(&mut database, &options.letters).await?;

@@ -1,4 +1,4 @@
-//! Reading the records of a plan, and at which rate.
+//! Reads the records of a plan, at a limited rate.
 
 pub(crate) mod pace;
 pub(crate) mod reading;

@@ -1,4 +1,4 @@
-//! How fast a replay goes: never faster than it was told to, and slower when live traffic falls behind.
+//! Limits the rate of a replay: to the configured maximum, and further while the lag of live traffic grows.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,23 +20,23 @@ use riverlock_ledger::{
     store,
 };
 
-/// Selected records per second, unless told otherwise.
-pub const RATE_DEFAULT: NonZeroU32 = NonZeroU32::new(5_000).expect("it is not zero");
+/// Default maximum of selected records per second.
+pub const RATE_DEFAULT: NonZeroU32 = NonZeroU32::new(5_000).expect("5000 is not zero");
 
-/// How often the live consumers' lag is measured.
+/// Time between two measurements of the live consumers' lag.
 const LAG_INTERVAL: Duration = Duration::from_secs(1);
-/// A lag up to this many records is everyday life: a batch or two.
-const LAG_EVERYDAY: u64 = 2_000;
-/// A replay that backs off goes at least at this part of its rate, so that it ends even where nobody consumes.
-const SLOWEST: u32 = 32;
+/// Lag that is normal, in records: a batch or two.
+const LAG_NORMAL: u64 = 2_000;
+/// Largest divisor of the rate, so that a replay ends even if no consumer is running.
+const DIVISOR_MAX: u32 = 32;
 
-/// Decides when the next records may go. Counts, and knows no clock of its own.
+/// Computes when the next records may be applied. Does not read a clock.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     rate: NonZeroU32,
     /// The rate is divided by this.
     divisor: u32,
-    /// When everything that has gone so far has been paid for.
+    /// Time since the start at which the records scheduled so far are within the rate.
     paid: Duration,
     last_lag: Option<u64>,
 }
@@ -46,9 +46,9 @@ impl Pacer {
         Self { rate, divisor: 1, paid: Duration::ZERO, last_lag: None }
     }
 
-    /// Lets `records` go at the time `now` since the start, and says how long to wait before them. What was not used is not
-    /// saved up.
-    pub(crate) fn admit(&mut self, records: usize, now: Duration) -> Duration {
+    /// Schedules `records` at the time `now` since the start, and returns how long to wait before them. Unused capacity
+    /// does not accumulate.
+    pub(crate) fn schedule(&mut self, records: usize, now: Duration) -> Duration {
         let start = self.paid.max(now);
         let price =
             Duration::from_secs(1).mul_f64(records as f64 * f64::from(self.divisor) / f64::from(self.rate.get()));
@@ -56,42 +56,42 @@ impl Pacer {
         start - now
     }
 
-    /// Takes a new measurement of the live lag; when the rate changes because of it, says so.
-    pub(crate) fn see_lag(&mut self, lag: u64) -> Option<String> {
+    /// Takes a new measurement of the live lag; returns a message if the rate changes.
+    pub(crate) fn update_lag(&mut self, lag: u64) -> Option<String> {
         let grows = self.last_lag.is_some_and(|last| lag > last);
         self.last_lag = Some(lag);
-        let divisor = if lag <= LAG_EVERYDAY {
+        let divisor = if lag <= LAG_NORMAL {
             1
         } else if grows {
-            (self.divisor * 2).min(SLOWEST)
+            (self.divisor * 2).min(DIVISOR_MAX)
         } else {
             self.divisor
         };
         if divisor == self.divisor {
             return None;
         }
-        let was = std::mem::replace(&mut self.divisor, divisor);
+        let previous = std::mem::replace(&mut self.divisor, divisor);
         let rate = (self.rate.get() / divisor).max(1);
-        Some(if divisor > was {
-            format!("live traffic is {lag} records behind, and that grows: backing off to {rate} records/s")
+        Some(if divisor > previous {
+            format!("live traffic is {lag} records behind and falling further behind: slowing down to {rate} records/s")
         } else {
             format!("live traffic has caught up: back to {rate} records/s")
         })
     }
 }
 
-/// A [`Pacer`] in real time, with the lag measured beside it.
+/// A [`Pacer`] in real time that measures the live lag.
 pub(crate) struct Pace {
     pacer: Pacer,
     started: Instant,
-    /// Where Kafka's partitions begin and end, as of now.
+    /// The latest watermarks of Kafka's partitions.
     watermarks: watch::Receiver<Watermarks>,
     postgres: PostgresConfig,
     connection: Option<PgConnection>,
     consumers: Vec<&'static str>,
 }
 
-/// First offset and next offset, by topic number and partition.
+/// First offset and end, by topic number and partition.
 type Watermarks = HashMap<(i16, i32), (i64, i64)>;
 
 impl Pace {
@@ -101,7 +101,7 @@ impl Pace {
         let topics = store::topic_ids_to_read(&mut connection, &topics);
         let topics = bounded(replay.postgres.answer_limit(), topics).await?;
         let client = replay.kafka.client().create();
-        let meter = Meter { client: client.map_err(ReplayError::kafka("be connected to"))?, topics };
+        let meter = Meter { client: client.map_err(ReplayError::kafka("connect to Kafka"))?, topics };
         let (sender, watermarks) = watch::channel(HashMap::new());
         std::thread::Builder::new()
             .name("replay-lag".to_owned())
@@ -117,20 +117,20 @@ impl Pace {
         })
     }
 
-    /// Waits until `records` may go; `false` when the replay is asked to end first.
+    /// Waits until `records` may be applied; returns `false` if the replay is stopped first.
     pub(crate) async fn wait(&mut self, records: usize, observer: &mut dyn Observer, stop: &CancellationToken) -> bool {
         if self.watermarks.has_changed().unwrap_or_default() {
             let watermarks = self.watermarks.borrow_and_update().clone();
             match self.lag(&watermarks).await {
-                Ok(lag) => self.pacer.see_lag(lag).iter().for_each(|text| observer.say(text)),
-                // The replay itself waits for PostgreSQL, or says what is wrong with it.
+                Ok(lag) => self.pacer.update_lag(lag).iter().for_each(|text| observer.say(text)),
+                // Not fatal here: the replay itself retries PostgreSQL or reports the error.
                 Err(error) => {
-                    tracing::debug!(%error, "the live lag could not be measured: {error}");
+                    tracing::debug!(%error, "cannot measure the live lag: {error}");
                     self.connection = None;
                 }
             }
         }
-        let wait = self.pacer.admit(records, self.started.elapsed());
+        let wait = self.pacer.schedule(records, self.started.elapsed());
         if wait.is_zero() {
             return !stop.is_cancelled();
         }
@@ -140,7 +140,7 @@ impl Pace {
         }
     }
 
-    /// How many records the live consumers have not read yet.
+    /// Number of records that the live consumers have not read yet.
     async fn lag(&mut self, watermarks: &Watermarks) -> Result<u64, riverlock_ledger::Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
@@ -158,7 +158,7 @@ impl Pace {
     }
 }
 
-/// Asks Kafka where its partitions end, until nobody wants to know any more.
+/// Requests watermarks from Kafka periodically until the receiver is dropped.
 struct Meter {
     client: BaseConsumer,
     topics: HashMap<String, i16>,
@@ -170,14 +170,14 @@ impl Meter {
         while !sender.is_closed() {
             match self.measure(&mut partitions) {
                 Ok(watermarks) => drop(sender.send_replace(watermarks)),
-                // The reader waits for Kafka, or says what is wrong with it.
-                Err(error) => tracing::debug!(%error, "the live lag could not be measured: {error}"),
+                // Not fatal here: the reader retries Kafka or reports the error.
+                Err(error) => tracing::debug!(%error, "cannot measure the live lag: {error}"),
             }
             std::thread::sleep(LAG_INTERVAL);
         }
     }
 
-    /// `partitions` is how many each topic has, once Kafka has told it.
+    /// `partitions` caches the number of partitions of each topic.
     fn measure(&self, partitions: &mut Option<BTreeMap<String, i32>>) -> Result<Watermarks, RangeError> {
         let counts = match partitions {
             Some(counts) => counts,
@@ -203,33 +203,37 @@ mod tests {
 
     const RATE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
-    /// How long 10 000 records take in chunks of 500, if each chunk takes `work`.
+    /// Time that 10 000 records take in chunks of 500, if each chunk takes `work`.
     fn run(pacer: &mut Pacer, work: Duration) -> Duration {
         let mut now = Duration::ZERO;
         for _ in 0..20 {
-            now += pacer.admit(500, now) + work;
+            now += pacer.schedule(500, now) + work;
         }
         now
     }
 
     #[test]
-    fn no_more_records_go_in_a_second_than_the_rate_allows() {
+    fn the_rate_is_never_exceeded() {
         assert_eq!(run(&mut Pacer::new(RATE), Duration::ZERO), Duration::from_millis(9_500));
         assert_eq!(run(&mut Pacer::new(RATE), Duration::from_millis(300)), Duration::from_millis(9_800));
-        assert_eq!(run(&mut Pacer::new(RATE), Duration::from_secs(1)), Duration::from_secs(20), "nothing is saved up");
+        assert_eq!(
+            run(&mut Pacer::new(RATE), Duration::from_secs(1)),
+            Duration::from_secs(20),
+            "unused capacity does not accumulate"
+        );
     }
 
     #[test]
-    fn a_growing_lag_slows_the_replay_down_and_a_small_one_sets_it_free() {
+    fn a_growing_lag_slows_the_replay_down_and_a_small_one_restores_the_rate() {
         let mut pacer = Pacer::new(RATE);
-        assert_eq!(pacer.see_lag(LAG_EVERYDAY), None, "everyday life");
-        assert_eq!(pacer.see_lag(LAG_EVERYDAY + 1).map(|text| text.contains("backing off to 500")), Some(true));
+        assert_eq!(pacer.update_lag(LAG_NORMAL), None, "a normal lag");
+        assert_eq!(pacer.update_lag(LAG_NORMAL + 1).map(|text| text.contains("slowing down to 500")), Some(true));
         assert_eq!(run(&mut pacer, Duration::ZERO), Duration::from_secs(19));
-        assert_eq!(pacer.see_lag(LAG_EVERYDAY + 1), None, "it does not grow");
+        assert_eq!(pacer.update_lag(LAG_NORMAL + 1), None, "the lag does not grow");
         for lag in 0..20 {
-            pacer.see_lag(LAG_EVERYDAY + 10 + lag);
+            pacer.update_lag(LAG_NORMAL + 10 + lag);
         }
-        assert_eq!(pacer.divisor, SLOWEST, "it goes on all the same");
-        assert_eq!(pacer.see_lag(0).map(|text| text.contains("back to 1000")), Some(true));
+        assert_eq!(pacer.divisor, DIVISOR_MAX, "the rate has a lower limit");
+        assert_eq!(pacer.update_lag(0).map(|text| text.contains("back to 1000")), Some(true));
     }
 }

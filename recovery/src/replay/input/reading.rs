@@ -1,9 +1,9 @@
-//! Reads the ranges, partition number by partition number, all topics side by side in the order of time, and cuts what is
-//! selected into chunks.
+//! Reads the ranges partition number by partition number, with all topics merged in order of time, and cuts the
+//! selected records into chunks.
 //!
-//! An order's records lie in one partition number of several topics. Read in the order of time, an order goes through its
-//! states as it did in life, and a message says what it would have said then. Where chunks are cut depends on the ranges and
-//! the selection only: a plan that is done, or continued, meets the same chunks.
+//! An order's records have the same partition number in several topics. Read in order of time, an order passes through
+//! its states as it did live, and each message has the content it would have had then. Where chunks end depends only on
+//! the ranges and the selection, so that applying or resuming a plan produces the same chunks.
 
 use std::{
     collections::HashMap,
@@ -25,22 +25,22 @@ use crate::replay::{
     model::{AssignedRange, Limits, RangeKey},
 };
 
-/// Records of one transaction, and how far reading has come with them.
+/// Records of one transaction, and the progress of the ranges.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) records: Vec<Record>,
-    /// The next offset of every range that has moved.
+    /// The next offset of every range that has advanced since the previous chunk.
     pub(crate) next: Vec<(RangeKey, i64)>,
 }
 
-/// Chunks, read ahead by one.
+/// Stream of chunks; one is read ahead.
 pub(crate) struct ChunkReader {
     chunks: mpsc::Receiver<Result<Chunk, ReplayError>>,
     read: Arc<AtomicU64>,
 }
 
 impl ChunkReader {
-    /// Starts to read. `next` says how far ranges have been read before.
+    /// Starts reading. `next` has the offsets at which ranges are resumed.
     pub(crate) fn start(
         kafka: &KafkaConfig,
         group: &str,
@@ -77,39 +77,39 @@ impl ChunkReader {
         Ok(Self { chunks, read })
     }
 
-    /// The next chunk; `None` after the last.
+    /// Returns the next chunk; `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, ReplayError> {
         self.chunks.recv().await.transpose()
     }
 
-    /// How many records were read, selected or not.
+    /// Number of records read, selected or not.
     pub(crate) fn records_read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 }
 
-/// A range and how far it has been read.
+/// A range and its next offset.
 struct Progress {
     range: OffsetRange,
     key: RangeKey,
     next: i64,
-    /// What the last chunk said.
-    told: i64,
+    /// The next offset reported with the last chunk.
+    reported: i64,
 }
 
 impl Progress {
     fn new(assigned: &AssignedRange, next: &HashMap<RangeKey, i64>) -> Self {
         let key = (assigned.topic_id, assigned.range.partition, assigned.range.start);
         let next = next.get(&key).copied().unwrap_or(assigned.range.start);
-        Self { range: assigned.range.clone(), key, next, told: next }
+        Self { range: assigned.range.clone(), key, next, reported: next }
     }
 }
 
-/// One topic.
+/// Reader of one topic.
 struct TopicReader {
     topic_id: i16,
     topic: Arc<str>,
-    /// In the order in which they are read: by partition, then by offset.
+    /// In reading order: by partition, then by offset.
     ranges: Vec<Progress>,
     reader: Option<RangeReader>,
     /// The next selected record.
@@ -129,7 +129,7 @@ impl TopicReader {
                 break;
             }
         }
-        // Everything before the head has been dealt with, or was not selected.
+        // Everything before the head is in a chunk, or was not selected.
         let head = self.head.as_ref().map(|record| (record.partition, record.offset));
         for progress in &mut self.ranges {
             let OffsetRange { partition, end, .. } = progress.range;
@@ -144,7 +144,7 @@ impl TopicReader {
     }
 }
 
-/// All topics, merged.
+/// Merges the topics.
 struct Merge {
     lanes: Vec<TopicReader>,
     selection: Selection,
@@ -162,11 +162,11 @@ impl Merge {
         }
         loop {
             let chunk = self.chunk();
-            // Nobody listens any more when the replay was stopped.
+            // Sending fails if the replay was stopped.
             let is_last = chunk.as_ref().map_or(true, |chunk| chunk.records.is_empty());
-            let is_worth_telling =
+            let has_progress =
                 chunk.as_ref().map_or(true, |chunk| !(chunk.records.is_empty() && chunk.next.is_empty()));
-            if (is_worth_telling && sender.blocking_send(chunk).is_err()) || is_last {
+            if (has_progress && sender.blocking_send(chunk).is_err()) || is_last {
                 return;
             }
         }
@@ -189,8 +189,8 @@ impl Merge {
         }
         let mut next = Vec::new();
         for progress in self.lanes.iter_mut().flat_map(|lane| &mut lane.ranges) {
-            if progress.next != progress.told {
-                progress.told = progress.next;
+            if progress.next != progress.reported {
+                progress.reported = progress.next;
                 next.push((progress.key, progress.next));
             }
         }

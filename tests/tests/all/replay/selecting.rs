@@ -32,7 +32,7 @@ async fn an_order_is_found_by_its_partition_and_an_event_by_where_the_database_k
     let one = Selection { events: vec![event.clone()], ..Selection::default() };
     let (planned, notes) = setting.plan_and_notes(&one).await;
     assert_eq!((planned.read, planned.report.records), (1, 1));
-    assert!(notes.contains("the database knows where"), "{notes}");
+    assert!(notes.contains("the database has the positions"), "{notes}");
 
     setting.lose(&format!("order_id = '{id}'")).await;
     let (planned, notes) = setting.plan_and_notes(&one).await;
@@ -152,7 +152,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
     let consumers = setting.consumers();
     let replay = setting.replay(&consumers);
     for (plan, reason) in
-        [("0123456789", "there is no plan 0123456789"), ("xyz", "is no plan's hash"), ("", "is no plan's")]
+        [("0123456789", "there is no plan 0123456789"), ("xyz", "is not a plan hash"), ("", "is not a plan")]
     {
         let error = replay::apply(&replay, plan, &mut Watcher::default()).await.unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
@@ -163,7 +163,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
     let planned = setting.plan(&Selection::default()).await.unwrap();
     sqlx::query("UPDATE consumer_offsets SET next_offset = 0").execute(&mut setting.connect().await).await.unwrap();
     let error = setting.apply(&planned).await.unwrap_err();
-    assert!(matches!(error, ReplayError::ConsumerWentBack { .. }), "{error}");
+    assert!(matches!(error, ReplayError::ConsumerRegressed { .. }), "{error}");
     let error = setting.plan(&partition(0, (0, 1))).await.unwrap_err();
     assert!(matches!(error, ReplayError::NotReached { .. }), "{error}");
     let error = setting.plan(&Selection::default()).await.unwrap_err();
