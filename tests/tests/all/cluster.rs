@@ -177,7 +177,7 @@ async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() 
     let refused = text(&raw, &["setup"], 1).await;
     assert!(refused.contains(&format!("riverlock setup --new-cluster {second}")), "{refused}");
     let other = text(&raw, &["setup", "--new-cluster", "typo"], 1).await;
-    assert!(other.contains(&format!("leads to cluster {second}, not to typo")), "{other}");
+    assert!(other.contains(&format!("connects to cluster {second}, not to typo")), "{other}");
     let taken = set_up(&raw, &["--new-cluster", &second, "--republish-since", "1h"]).await;
     assert!(taken.contains(&format!("cluster {second}: recorded")), "{taken}");
 

@@ -142,7 +142,7 @@ async fn cluster_change(
     connected: &str,
 ) -> anyhow::Result<ClusterChange> {
     if let Some(wanted) = options.new_cluster.as_deref().filter(|wanted| *wanted != connected) {
-        let text = format!("kafka.brokers ({}) leads to cluster {connected}, not to {wanted}", config.kafka.brokers);
+        let text = format!("kafka.brokers ({}) connects to cluster {connected}, not to {wanted}", config.kafka.brokers);
         return Err(Problem(text).into());
     }
     match cluster::recorded(connection).await? {
@@ -150,7 +150,7 @@ async fn cluster_change(
         Some(current) if current.id == connected => Ok(ClusterChange::Stay),
         Some(_) if options.new_cluster.is_some() => Ok(ClusterChange::Move),
         Some(current) => Err(Problem(format!(
-            "kafka.brokers ({}) leads to cluster {connected}, but since {} the database belongs to cluster {}. Correct \
+            "kafka.brokers ({}) connects to cluster {connected}, but since {} the database belongs to cluster {}. Correct \
              kafka.brokers. Only if Kafka was replaced for good: `riverlock setup --new-cluster {connected}` continues with \
              the new cluster from the beginning of its topics",
             config.kafka.brokers, rfc3339(current.adopted_at), current.id
