@@ -58,7 +58,7 @@ fn an_event_is_verified_with_the_secrets_of_today_and_the_time_at_which_it_came(
     for (kept, says) in [
         (kept("main", "2026-01-01T00:00:00Z", new.as_str(), ""), "verifies with secret new"),
         (kept("main", "2026-01-01T00:04:59Z", &new, ""), "verifies with secret new"),
-        (kept("main", "2026-01-01T00:05:01Z", &new, ""), "the signature is right but 301 s old"),
+        (kept("main", "2026-01-01T00:05:01Z", &new, ""), "the signature is correct but 301 s old"),
         (kept("main", "2026-01-01T00:00:00Z", &old, ""), "has expired"),
         (kept("main", "2026-01-01T00:00:00Z", "", ""), "no DigitalRiver-Signature"),
         (kept("main", "", &new, ""), "does not say when"),

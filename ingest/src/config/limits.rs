@@ -1,4 +1,4 @@
-//! `[ingest.limits]`: a bound on everything that is taken, and on how long it may take.
+//! `[ingest.limits]`: bounds on resources and durations.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -135,7 +135,7 @@ impl LimitsConfig {
         number("in_flight_bytes_max", self.in_flight_bytes_max, self.body_bytes_max..=GIB)?;
         number("reading_bytes_max", self.reading_bytes_max, self.body_bytes_max..=GIB)?;
         let ms = Duration::from_millis;
-        // Digital River gives up after 3000 ms; the rest is for the way there and back.
+        // Digital River gives up after 3000 ms; the difference is for the network.
         duration("answer_deadline", self.answer_deadline, ms(100)..=ms(2_900))?;
         duration("body_read_timeout", self.body_read_timeout, ms(10)..=self.answer_deadline)?;
         duration("header_read_timeout", self.header_read_timeout, ms(100)..=ms(120_000))?;
@@ -167,7 +167,7 @@ impl LimitsConfig {
     }
 }
 
-/// Longest `shutdown_delay`: what is in flight has to end within the process's grace as well.
+/// Longest `shutdown_delay`: events in flight must also complete within the process's grace period.
 const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(15);
 
 fn number(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<(), ConfigError> {

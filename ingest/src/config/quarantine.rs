@@ -1,4 +1,4 @@
-//! What is kept of events whose sender is not believed.
+//! `[ingest.quarantine]`: limits of what is kept of unauthenticated events.
 
 use riverlock_runtime::ConfigError;
 use schemars::JsonSchema;

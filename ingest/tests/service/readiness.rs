@@ -105,7 +105,7 @@ async fn every_refusal_is_logged_in_a_line_of_its_own_without_what_its_sender_wr
     let quoted = format!(r#""{forged}{}""#, "y".repeat(1_000));
     for (bytes, outcome) in [
         (signed.replace("POST", "PUT").into_bytes(), "method_not_allowed"),
-        (unsigned(PATH, "", body.as_bytes()), "was not authentic"),
+        (unsigned(PATH, "", body.as_bytes()), "was not authenticated"),
         (unsigned(PATH, "", long.as_bytes()), "too_large"),
         (signed.as_bytes()[..signed.len() - 1].to_vec(), "body_timeout"),
         (unsigned("/open", "", doubled.as_bytes()), "not_an_event"),

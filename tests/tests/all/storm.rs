@@ -238,7 +238,8 @@ impl Storm {
                 service.answers(client, "/livez").await?;
                 service.answers(client, "/readyz").await?;
                 let page = service.answers(client, "/metrics").await?;
-                let lags: Vec<&str> = page.lines().filter(|line| line.contains("riverlock_consumer_lag_records{")).collect();
+                let lags: Vec<&str> =
+                    page.lines().filter(|line| line.contains("riverlock_consumer_lag_records{")).collect();
                 ensure!(lags.is_empty() == (service.name == "ingest"), "it shows the lag of {} topics", lags.len());
                 let open: Vec<&&str> = lags.iter().filter(|line| !line.ends_with(" 0")).collect();
                 ensure!(open.is_empty(), "{open:?}");

@@ -111,14 +111,18 @@ async fn a_worker_that_is_stuck_holds_up_no_other_and_no_other_hides_it() {
     let findings: Vec<String> = context.health.not_ready().iter().map(ToString::to_string).collect();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].starts_with("stubborn: worker 2: ") && findings[0].contains("a_table"), "{findings:?}");
-    until("it is not shown", || page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 1"))
-        .await;
+    until("it is not shown", || {
+        page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 1")
+    })
+    .await;
 
     open.store(true, Ordering::Relaxed);
     setting.until_rows(4 * EVENTS + 1).await;
     until("it is ready again", || context.health.not_ready().is_empty()).await;
-    until("it is read again", || page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 0"))
-        .await;
+    until("it is read again", || {
+        page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 0")
+    })
+    .await;
     context.shutdown.stop();
     task.await.unwrap().unwrap();
     let mut connection = setting.database.connect().await.unwrap();

@@ -294,7 +294,8 @@ async fn a_partition_that_was_given_away_while_reading_was_paused_is_read_when_i
     };
     let (first, _, first_task) = consume_through(open);
     let shows = |line: &str| page.render().lines().any(|shown| shown == line);
-    let lag = |records: i64| format!("riverlock_consumer_lag_records{{consumer=\"gated\",topic=\"{TOPIC}\"}} {records}");
+    let lag =
+        |records: i64| format!("riverlock_consumer_lag_records{{consumer=\"gated\",topic=\"{TOPIC}\"}} {records}");
     until("reading is not paused", || shows("riverlock_consumer_paused{consumer=\"gated\"} 1")).await;
     until("what nobody reads is not counted", || shows(&lag(EVENTS))).await;
 
