@@ -56,7 +56,7 @@ pub struct IngestConfig {
     /// Proxies whose `X-Forwarded-For` names the client: addresses or CIDR ranges.
     pub trusted_proxies: AddressRanges,
     /// Addresses from which requests are accepted: addresses, CIDR ranges, or `"digital-river"` for Digital River's published
-    /// list. Empty: every address. The list keeps noise away; the signature is what protects the endpoint.
+    /// list. Empty: every address. The list only reduces noise; the signature protects the endpoint.
     ///
     /// A request through a trusted proxy that names no client is rejected if there is a list, even if the list contains the
     /// proxy.

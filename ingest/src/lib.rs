@@ -176,7 +176,7 @@ fn serve_until_end(
         let (tls, policy) = (Arc::clone(&ingest.tls), Arc::clone(&ingest));
         let report_shutdown = async {
             soft.cancelled().await;
-            readiness.set(Obstacle::ShuttingDown, Some("ending".to_owned()));
+            readiness.set(Obstacle::ShuttingDown, Some("shutting down".to_owned()));
         };
         tokio::join!(http::server::serve(listener, router, tls, limits, policy, shutdown), report_shutdown);
         served.cancel();

@@ -81,7 +81,7 @@ pub struct LimitsConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub not_ready_after: Duration,
-    /// How long connections are still accepted after the process was asked to end and `/readyz` fails, so that load balancers
+    /// How long connections are still accepted after shutdown was requested and `/readyz` fails, so that load balancers
     /// notice. `0s` closes the listener at once.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
