@@ -141,7 +141,7 @@ pub enum EndpointMode {
 }
 
 impl EndpointMode {
-    /// Whether an event of this mode is expected. One that does not say its mode always is.
+    /// Whether an event of this mode is expected. An event without a mode always is.
     #[must_use]
     pub fn expects(self, mode: Option<Mode>) -> bool {
         match (self, mode) {

@@ -201,8 +201,8 @@ mod tests {
         assert_eq!(health.not_ready()[0].to_string(), "kafka: starting");
         component.ready();
         assert!(health.not_ready().is_empty());
-        component.not_ready("broker gone");
-        assert_eq!(health.not_ready()[0].reason, "broker gone");
+        component.not_ready("broker unavailable");
+        assert_eq!(health.not_ready()[0].reason, "broker unavailable");
     }
 
     #[test]

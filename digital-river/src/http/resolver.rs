@@ -103,14 +103,14 @@ impl Resolve for GuardedResolver {
                 tracing::warn!("{host} resolves to {}, which is neither public nor in {setting}", first.ip());
             }
             match (allowed.is_empty(), refused.first()) {
-                (true, Some(first)) => Err(Box::new(refusal(&host, first.ip(), setting)) as _),
+                (true, Some(first)) => Err(Box::new(not_public_error(&host, first.ip(), setting)) as _),
                 _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })
     }
 }
 
-fn refusal(host: &str, address: IpAddr, setting: &str) -> io::Error {
+fn not_public_error(host: &str, address: IpAddr, setting: &str) -> io::Error {
     io::Error::other(format!("{host} resolves to {address}, which is not public; see {setting}"))
 }
 

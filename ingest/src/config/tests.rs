@@ -129,6 +129,6 @@ fn invalid_credentials_addresses_and_tls_are_rejected_with_their_key() {
 
 fn assert_rejected(text: &str, expected: &str) {
     let error = load(text).expect_err(text).to_string();
-    assert!(error.contains(expected), "{error} does not say {expected}");
+    assert!(error.contains(expected), "{error} does not contain {expected}");
     assert!(!error.contains("0123456789"), "{error}");
 }

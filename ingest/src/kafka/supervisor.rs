@@ -156,7 +156,7 @@ impl Supervisor {
         self.producer.send_probe(record).map_err(|refusal| refusal.to_string())
     }
 
-    /// Reports the breaker's state, and probes Kafka while it is open, because the next event may be hours away.
+    /// Reports the breaker's state, and probes Kafka while it is open, because the next event may arrive hours later.
     async fn watch_kafka(&self) -> Infallible {
         let mut prober = Prober::new(Instant::now());
         loop {

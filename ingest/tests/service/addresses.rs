@@ -72,8 +72,8 @@ async fn tokens_are_issued_to_addresses_that_an_endpoint_with_clients_allows() {
     let service = configured(&text, &[]).await;
     let form =
         format!("grant_type=client_credentials&client_id={}&client_secret=client+secret%2C+long", service.endpoint);
-    let refused = || process_metric("riverlock_ingest_token_requests_total{outcome=\"address_not_allowed\"}");
-    let before = refused();
+    let rejected = || process_metric("riverlock_ingest_token_requests_total{outcome=\"address_not_allowed\"}");
+    let before = rejected();
     for (forwarded, status) in [("54.204.214.106", 200), ("10.1.1.1", 403), ("203.0.113.1", 403)] {
         let request = format!(
             "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-For: {forwarded}\r\nContent-Length: {}\r\n\r\n{form}",
@@ -82,5 +82,5 @@ async fn tokens_are_issued_to_addresses_that_an_endpoint_with_clients_allows() {
         let answer = service.send(request.as_bytes()).await;
         assert_eq!(answer.status, status, "{forwarded} {answer:?}");
     }
-    assert!(refused() >= before + 2.0);
+    assert!(rejected() >= before + 2.0);
 }

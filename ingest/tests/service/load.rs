@@ -108,7 +108,7 @@ impl Load {
 /// Compares every answer with the records in Kafka. Returns how many events were answered with 202 and with 503.
 fn check(service: &Service, exchanges: &[Exchange]) -> (usize, usize) {
     let mut receipts = HashMap::new();
-    let mut refused = 0;
+    let mut rejected = 0;
     for (body, answer, took) in exchanges {
         assert!(*took < DIGITAL_RIVER_TIMEOUT, "Digital River has given up after {took:?}: {answer:?}");
         match answer.status {
@@ -118,7 +118,7 @@ fn check(service: &Service, exchanges: &[Exchange]) -> (usize, usize) {
                 let other = receipts.insert((partition, offset), body.as_str());
                 assert_eq!(other, None, "two receipts name one record");
             }
-            503 => refused += 1,
+            503 => rejected += 1,
             _ => panic!("{body} was answered {answer:?}"),
         }
     }
@@ -136,7 +136,7 @@ fn check(service: &Service, exchanges: &[Exchange]) -> (usize, usize) {
             assert_eq!(record.payload(), Some(body.as_bytes()));
         }
     }
-    (accepted, refused)
+    (accepted, rejected)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,8 +164,8 @@ async fn a_rotation_under_load_rejects_no_event_until_the_old_secret_is_removed(
     }
     load.more(50).await;
     let exchanges = load.end().await;
-    let (accepted, refused) = check(&service, &exchanges);
-    assert_eq!((accepted, refused), (exchanges.len(), 0));
+    let (accepted, rejected) = check(&service, &exchanges);
+    assert_eq!((accepted, rejected), (exchanges.len(), 0));
     assert!(accepted >= 250);
     assert_eq!(post(service.address, "last", &[SECRET]).await.1.status, 401);
 }
@@ -175,12 +175,12 @@ async fn an_invalid_configuration_under_load_rejects_no_event() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
     let load = Load::start(&service);
-    let refusals = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
+    let rejections = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
     load.more(20).await;
     for bad in ["endpoints = []", "[[endpoints", "[[endpoints]]\nname = 'NAME'\npath = '/without-secrets'\n"] {
-        let before = refusals();
+        let before = rejections();
         service.configure(bad);
-        wait_until("it is rejected", || refusals() > before).await;
+        wait_until("it is rejected", || rejections() > before).await;
         load.more(20).await;
     }
     service.configure(&with_secrets(&["old"]));
@@ -196,13 +196,13 @@ async fn broker_outages_under_load_lose_no_acknowledged_event() {
     for _ in 0..2 {
         load.more(50).await;
         service.cluster.broker_down(-1).unwrap();
-        let refused = || service.requests("breaker_open") + service.requests("ambiguous");
-        let before = refused();
-        wait_until("events are rejected", || refused() >= before + 20.0).await;
+        let rejected = || service.requests("breaker_open") + service.requests("ambiguous");
+        let before = rejected();
+        wait_until("events are rejected", || rejected() >= before + 20.0).await;
         service.cluster.broker_up(-1).unwrap();
         let accepted = service.requests("accepted");
         wait_until("events are accepted again", || service.requests("accepted") >= accepted + 20.0).await;
     }
-    let (accepted, refused) = check(&service, &load.end().await);
-    assert!(accepted >= 40 && refused >= 40, "{accepted} accepted, {refused} refused: the test showed nothing");
+    let (accepted, rejected) = check(&service, &load.end().await);
+    assert!(accepted >= 40 && rejected >= 40, "{accepted} accepted, {rejected} rejected: the test showed nothing");
 }

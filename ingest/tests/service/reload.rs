@@ -33,7 +33,7 @@ async fn until_answered(address: SocketAddr, secret: &str, status: u16) {
 async fn an_invalid_configuration_is_rejected_and_the_previous_one_stays_in_use() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
-    let refused = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
+    let rejected = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
     for bad in [
         "endpoints = []",
         "[[endpoints",
@@ -41,9 +41,9 @@ async fn an_invalid_configuration_is_rejected_and_the_previous_one_stays_in_use(
         "[[endpoints]]\nname = 'NAME'\npath = '/other'\n",
         "[[endpoints]]\nname = 'NAME'\npath = '/x'\nsecrets = [{ id = 'a', secret = 'file:FOLDER/nowhere' }]\n",
     ] {
-        let before = refused();
+        let before = rejected();
         service.configure(bad);
-        wait_until("it is rejected", || refused() > before).await;
+        wait_until("it is rejected", || rejected() > before).await;
         assert_eq!(post(service.address, "stays", SECRET).await, 202, "{bad}");
     }
     assert!((process_metric("riverlock_ingest_configuration_rejected") - 1.0).abs() < f64::EPSILON);

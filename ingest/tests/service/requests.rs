@@ -102,7 +102,7 @@ async fn rejections_name_the_cause_and_store_nothing() {
         let answer = service.send(request.as_bytes()).await;
         let message = answer.body["errors"][0]["message"].as_str().unwrap_or_default();
         assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
-        assert!(message.contains(says), "{message:?} does not say {says:?}");
+        assert!(message.contains(says), "{message:?} does not contain {says:?}");
         assert!(answer.body["type"].is_string(), "{answer:?}");
         assert!(!answer.head.contains("location:"));
     }

@@ -96,15 +96,15 @@ async fn when_all_slots_are_taken_the_oldest_are_evicted() {
     let before = (evicted(), closed());
     let storm = Storm::start(service.address, Ipv4Addr::LOCALHOST, 20, 20);
     wait_until("slots are evicted", || evicted() > before.0 + 50.0 && closed() > before.1 + 10.0).await;
-    let mut refused = 0;
+    let mut rejected = 0;
     for i in 0..50 {
         let sent = tokio::time::timeout(Duration::from_secs(3), try_post(&service, i)).await;
-        refused += usize::from(!matches!(sent, Ok(Some(202))));
+        rejected += usize::from(!matches!(sent, Ok(Some(202))));
     }
     storm.end().await;
     // With so few slots, success is random while hundreds of connections are opened per second; without eviction no event
     // would succeed.
-    assert!(refused < 25, "{refused} of 50 signed events were not accepted");
+    assert!(rejected < 25, "{rejected} of 50 signed events were not accepted");
 }
 
 /// Set in a process that may use up its file descriptors.

@@ -39,10 +39,10 @@ async fn events_are_accepted_over_tls_and_a_new_certificate_is_loaded_without_a_
     crate::harness::wait_until("the certificate's expiry is published", || expiry() > 4.9e9).await;
 
     let write = |name: &str, text: &str| std::fs::write(service.folder.path().join(name), text).unwrap();
-    let refused = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
-    let before = refused();
+    let rejected = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
+    let before = rejected();
     write("cert.pem", SECOND.0);
-    crate::harness::wait_until("a certificate without its key is rejected", || refused() > before).await;
+    crate::harness::wait_until("a certificate without its key is rejected", || rejected() > before).await;
     assert_eq!(post(&service).await.1, first);
     write("key.pem", SECOND.1);
     let until = tokio::time::Instant::now() + PATIENCE;

@@ -124,14 +124,14 @@ fn a_client_is_found_only_with_all_its_configured_credentials() {
     };
     let right = Grant::Password { username: "river", password: "password and token" };
     let wrong = Grant::Password { username: "river", password: "password" };
-    let nobody = Grant::Password { username: "", password: "" };
+    let no_user = Grant::Password { username: "", password: "" };
     for (id, secret, grant, expected) in [
         ("plain", "secret of plain", Grant::ClientCredentials, Ok("plain")),
-        ("plain", "secret of plain", nobody, Ok("plain")),
+        ("plain", "secret of plain", no_user, Ok("plain")),
         ("plain", "secret of plain", right, Err(GrantError::User)),
         ("user", "secret of user", right, Ok("user")),
         ("user", "secret of user", wrong, Err(GrantError::User)),
-        ("user", "secret of user", nobody, Err(GrantError::User)),
+        ("user", "secret of user", no_user, Err(GrantError::User)),
         ("user", "secret of user", Grant::ClientCredentials, Err(GrantError::UserMissing)),
         ("user", "secret of plain", right, Err(GrantError::Client)),
         ("user", "", right, Err(GrantError::Client)),
