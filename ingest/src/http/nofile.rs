@@ -16,7 +16,7 @@ pub(crate) fn room_for_connections(wanted: usize) -> usize {
         match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }) {
             Ok(()) => current = Some(raised),
             Err(error) => {
-                tracing::warn!(%error, "the limit of open files (ulimit -n) could not be raised to {raised}: {error}")
+                tracing::warn!(%error, "the limit of open files (ulimit -n) could not be raised to {raised}: {error}");
             }
         }
     }
