@@ -63,7 +63,7 @@ pub struct IngestConfig {
     pub allow: AddressRanges,
     /// Limits of what is accepted at once and of how long it may take.
     pub limits: LimitsConfig,
-    /// What is kept of events that fail authentication.
+    /// Quarantine of events that fail authentication.
     pub quarantine: QuarantineConfig,
     /// The tokens of endpoints with OAuth clients.
     pub oauth: OAuthConfig,
@@ -118,7 +118,7 @@ pub struct EndpointConfig {
     #[serde(default = "default_tolerance", with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub tolerance: Duration,
-    /// Accepts unauthenticated events. Only for an address that only trusted senders can reach.
+    /// Accepts unauthenticated events. Use it only if no untrusted sender can reach the address.
     #[serde(default)]
     pub insecure: bool,
 }

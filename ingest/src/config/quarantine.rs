@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// mistake in the configuration was corrected. `[kafka]` limits their age and size in Kafka.
 ///
 /// The limits apply separately to known addresses (Digital River's, and those from which authenticated requests were
-/// received recently)
-/// and to all others. Behind a proxy that is not in `trusted_proxies`, all senders share its address and one limit.
+/// received recently) and to all others. Behind a proxy that is not in `trusted_proxies`, all senders share its address and
+/// one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuarantineConfig {

@@ -47,8 +47,7 @@ pub struct KafkaConfig {
     /// How long published dead letters are kept; -1 without a limit. They stay in PostgreSQL in any case.
     pub dead_letter_retention_ms: i64,
     /// How long messages to other systems are kept; -1 without a limit. Choose a time that is longer than any of those
-    /// systems may be
-    /// disconnected.
+    /// systems may be disconnected.
     pub fulfillment_retention_ms: i64,
     /// How long a consumer may be silent before its partitions are given to another one.
     #[serde(with = "humantime_serde")]
