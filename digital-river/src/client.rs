@@ -1,4 +1,4 @@
-//! Sends requests to Digital River: one at a time through the key's rate limit, repeated where [`repeat`] allows it.
+//! Client for Digital River's API: requests pass the key's rate limit and are repeated where [`repeat`] allows it.
 
 use std::{
     collections::BTreeMap,
@@ -32,13 +32,13 @@ use crate::{
     metrics as names,
 };
 
-/// How long a new key may need until it works everywhere. Source: Digital River, "Rotating keys".
+/// How long a new key may take to work everywhere. Source: Digital River, "Rotating keys".
 const KEY_PROPAGATION: TimeDelta = TimeDelta::minutes(10);
 
-/// How long to wait after a 401 that a key change explains.
+/// Wait after a 401 shortly after a key change.
 const KEY_WAIT: Duration = Duration::from_secs(15);
 
-/// How long to wait after a 429 without `Retry-After`.
+/// Wait after a 429 without `Retry-After`.
 const THROTTLED_WAIT: Duration = Duration::from_secs(2);
 
 /// Most doublings of the first wait.
@@ -47,16 +47,16 @@ const DOUBLINGS_MAX: u32 = 20;
 /// The header with Digital River's id of a request.
 const REQUEST_ID: &str = "x-dr-requestid";
 
-/// Longest request id that is kept, characters.
+/// Longest request id that is kept, in characters.
 const REQUEST_ID_CHARS_MAX: usize = 100;
 
-/// Who waits for a request.
+/// Priority of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Priority {
-    /// A person or a service.
+    /// A user or a service waits for the answer.
     #[default]
     Foreground,
-    /// A background job, which may use only its share of the rate limit.
+    /// A background job, which is limited to its share of the rate limit.
     Background,
 }
 
@@ -64,7 +64,7 @@ pub enum Priority {
 #[derive(Clone, Debug)]
 pub struct Call<'a> {
     method: Method,
-    /// The name that the request is counted by.
+    /// The request's value of the label `operation`.
     operation: &'static str,
     path: &'a [&'a str],
     query: Vec<(&'static str, String)>,
@@ -74,25 +74,26 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Reads. `operation` is the label that the request is counted by, `path` the segments after the base address.
+    /// A `GET` request, which only reads. `operation` is the value of the metrics' label, `path` the segments after the
+    /// base URL.
     #[must_use]
     pub fn get(operation: &'static str, path: &'a [&'a str]) -> Self {
         Self::new(Method::GET, operation, path, Effect::Read)
     }
 
-    /// Creates something: it is never repeated when it may have been executed.
+    /// A `POST` request, which creates something: it is never repeated if it may have been executed.
     #[must_use]
     pub fn post(operation: &'static str, path: &'a [&'a str], body: &'a Value) -> Self {
         Self { body: Some(body), ..Self::new(Method::POST, operation, path, Effect::Once) }
     }
 
-    /// Sets fields to fixed values: repeating it is harmless.
+    /// A `PATCH` request, which sets fields to fixed values: repeating it is harmless.
     #[must_use]
     pub fn patch(operation: &'static str, path: &'a [&'a str], body: &'a Value) -> Self {
         Self { body: Some(body), ..Self::new(Method::PATCH, operation, path, Effect::Idempotent) }
     }
 
-    /// Deletes: repeating it is harmless, but a repetition may be answered with 404.
+    /// A `DELETE` request: repeating it is harmless, but a repetition may be answered with 404.
     #[must_use]
     pub fn delete(operation: &'static str, path: &'a [&'a str]) -> Self {
         Self::new(Method::DELETE, operation, path, Effect::Idempotent)
@@ -102,14 +103,14 @@ impl<'a> Call<'a> {
         Self { method, operation, path, query: Vec::new(), body: None, effect, priority: Priority::default() }
     }
 
-    /// Adds a parameter of the query.
+    /// Adds a query parameter.
     #[must_use]
     pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.query.push((name, value.into()));
         self
     }
 
-    /// Says who waits for the answer.
+    /// Sets the priority.
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
@@ -122,31 +123,31 @@ impl<'a> Call<'a> {
 pub struct Answer {
     /// The HTTP status, 2xx.
     pub status: u16,
-    /// The body, as it came.
+    /// The unchanged body.
     pub body: Bytes,
     /// Digital River's `x-dr-requestid`.
     pub request_id: Option<String>,
-    /// The `upstream-id` that the request carried.
+    /// The `upstream-id` of the request.
     pub upstream_id: String,
-    /// Attempts that it took.
+    /// Number of attempts.
     pub attempts: u32,
 }
 
-/// One mode's key and its rate limit.
+/// The key and the rate limit of one mode.
 struct Account {
     key: Mutex<Key>,
     limiter: Limiter,
     version: Option<HeaderValue>,
 }
 
-/// The value of the `Authorization` header, and since when it is the key.
+/// The value of the `Authorization` header, and when the key was changed.
 #[derive(Clone)]
 struct Key {
     value: HeaderValue,
     changed_at: Option<DateTime<Utc>>,
 }
 
-/// Digital River's API with the configured accounts. Clones share everything.
+/// Client of Digital River's API with the configured accounts. Clones share all state.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -166,10 +167,10 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client with the accounts of `config`, which must be valid.
+    /// Creates a client with the accounts of `config`, which must be valid.
     ///
     /// # Errors
-    /// When no HTTP client can be made of the configuration.
+    /// When no HTTP client can be created from the configuration.
     pub fn new(config: &DigitalRiverConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         let http = http_client(&Network {
             base: &config.api_base_url,
@@ -181,10 +182,10 @@ impl Client {
         Self::over(http, config, clock)
     }
 
-    /// As [`Client::new`], over an HTTP client of the caller's.
+    /// Like [`Client::new`], with the caller's HTTP client.
     ///
     /// # Errors
-    /// When a key does not fit into a header.
+    /// When a key contains characters that are not allowed in a header.
     pub fn over(
         http: reqwest::Client,
         config: &DigitalRiverConfig,
@@ -207,14 +208,15 @@ impl Client {
         self.0.accounts.keys().copied()
     }
 
-    /// Takes another key for a mode and says whether it differs. For ten minutes from now a 401 is repeated.
+    /// Replaces the key of a mode, and returns whether it differs. For the next ten minutes a 401 is repeated.
     ///
     /// # Errors
-    /// When the key does not fit into a header, or the mode had no account before.
+    /// When the key contains characters that are not allowed in a header, or the mode has no account.
     pub fn renew(&self, mode: Mode, account: &AccountConfig) -> Result<bool, ConfigError> {
         let value = authorization(mode, account)?;
         let known = self.0.accounts.get(&mode);
-        let known = known.ok_or_else(|| ConfigError::refused(format!("digital_river.{mode}"), "had no account"))?;
+        let known = known
+            .ok_or_else(|| ConfigError::refused(format!("digital_river.{mode}"), "has no account since the start"))?;
         let mut key = lock(&known.key);
         if key.value == value {
             return Ok(false);
@@ -226,7 +228,7 @@ impl Client {
     /// Sends a request, waits for the rate limit, and repeats it where that is allowed, until the configured deadline.
     ///
     /// # Errors
-    /// When the last attempt failed; [`Error::repeat`] says how it may be repeated.
+    /// When the last attempt failed; [`Error::repeat`] tells how it may be repeated.
     pub async fn send(&self, mode: Mode, call: &Call<'_>) -> Result<Answer, Error> {
         let deadline = Instant::now() + self.0.config.deadline;
         let mut attempts = 0;
@@ -243,12 +245,12 @@ impl Client {
             else {
                 return Err(error);
             };
-            tracing::debug!("{error}; repeated in {wait:?}");
+            tracing::debug!("{error}; retrying in {wait:?}");
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// The error for an answer that is JSON and is not what the call answers with.
+    /// The error for an answer that is JSON, but not of the expected form.
     #[must_use]
     pub fn unreadable(&self, mode: Mode, call: &Call<'_>, answer: &Answer, cause: impl Into<String>) -> Error {
         let failure = Failure::Unreadable(cause.into());
@@ -264,7 +266,7 @@ impl Client {
         }
     }
 
-    /// How long to wait before a failed attempt is repeated; `None` if it is not.
+    /// The wait before a failed attempt is repeated; `None` if it is not repeated.
     fn wait_after(&self, mode: Mode, error: &Error) -> Option<Duration> {
         let config = &self.0.config;
         match error.repeat {
@@ -275,13 +277,13 @@ impl Client {
                 Some(full.mul_f64(0.5 + fastrand::f64()))
             }
             Repeat::AfterPause => {
-                let asked = match &error.failure {
+                let requested = match &error.failure {
                     Failure::Status(refusal) => refusal.retry_after,
                     _ => None,
                 };
-                let wait = asked.unwrap_or(THROTTLED_WAIT);
+                let wait = requested.unwrap_or(THROTTLED_WAIT);
                 self.0.accounts.get(&mode)?.limiter.pause(wait, Instant::now());
-                // Requests that waited for the same pause do not all come back in the same moment.
+                // Jitter, so that requests that waited for the same pause are not all repeated at the same time.
                 Some(wait + config.wait_first.mul_f64(fastrand::f64()))
             }
             Repeat::AfterKeyChange => {
@@ -336,14 +338,14 @@ impl Client {
         loop {
             let at = account.limiter.take(Instant::now(), deadline).ok_or(Failure::NoSlot)?;
             tokio::time::sleep_until(at.into()).await;
-            // A pause may have begun meanwhile.
+            // A pause may have begun in the meantime.
             if account.limiter.paused_until(Instant::now()).is_none() {
                 return Ok(account);
             }
         }
     }
 
-    /// One request and its answer: the status and the request id as far as they came, and the body or the failure.
+    /// Sends one request. Returns the status and the request id, if received, and the body or the failure.
     async fn exchange(
         &self,
         account: &Account,
@@ -393,7 +395,7 @@ impl Client {
         let outcome = if status.is_success() {
             body.map_err(Failure::Lost).and_then(check_json)
         } else {
-            // The status alone says what to do; the text is for people.
+            // The status alone decides what to do; the text is informative.
             let refusal = Refusal::read(status.as_u16(), &body.unwrap_or_default());
             Err(Failure::Status(Box::new(Refusal { retry_after, ..refusal })))
         };
@@ -401,7 +403,7 @@ impl Client {
     }
 }
 
-/// Refuses a successful answer that is not JSON, for example a page of a proxy. An empty body is the answer to a deletion.
+/// Rejects a successful answer that is not JSON, for example a proxy's page. A deletion is answered with an empty body.
 fn check_json(body: Bytes) -> Result<Bytes, Failure> {
     if body.is_empty() {
         return Ok(body);
@@ -415,7 +417,7 @@ fn check_json(body: Bytes) -> Result<Bytes, Failure> {
     }
 }
 
-/// The metric's label of an outcome.
+/// The value of the label `result` for an outcome.
 fn label(outcome: &Result<Bytes, Failure>) -> &'static str {
     match outcome {
         Ok(_) => "ok",
@@ -439,13 +441,17 @@ fn method_name(method: &Method) -> &'static str {
 }
 
 fn authorization(mode: Mode, account: &AccountConfig) -> Result<HeaderValue, ConfigError> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", account.api_key.expose()))
-        .map_err(|_| ConfigError::refused(format!("digital_river.{mode}.api_key"), "does not fit into a header"))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", account.api_key.expose())).map_err(|_| {
+        ConfigError::refused(
+            format!("digital_river.{mode}.api_key"),
+            "contains characters that are not allowed in a header",
+        )
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// The holders of this lock leave no half-done change behind, so a panic in one does not matter to the next.
+/// Locks and ignores poisoning: no holder leaves inconsistent data behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

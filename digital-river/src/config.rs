@@ -24,16 +24,16 @@ pub const LIVE_REQUESTS_PER_SECOND: u32 = 250;
 /// Requests per second and key in test mode. Source: Digital River, "Rate limits".
 pub const TEST_REQUESTS_PER_SECOND: u32 = 25;
 
-/// Longest duration that may be configured.
+/// Upper limit of every duration.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Longest time for one request with all its attempts: the leases of background work are longer.
+/// Upper limit of `deadline`: leases of background work must be longer than one request with all its attempts.
 const DEADLINE_MAX: Duration = Duration::from_secs(300);
 
-/// Most attempts at one request that may be configured.
+/// Upper limit of the setting `attempts_max`.
 const ATTEMPTS_MAX: u32 = 100;
 
-/// Largest body that may be allowed, bytes.
+/// Upper limit of `body_bytes_max`, in bytes.
 const BODY_BYTES_LIMIT: usize = 256 * 1024 * 1024;
 
 /// Digital River's API for webhooks, events and shipments. Without an account here, the address and the keys of
@@ -130,13 +130,13 @@ impl Default for DigitalRiverConfig {
 }
 
 impl AccountConfig {
-    /// An account with this key and the defaults.
+    /// An account with this key and default settings.
     #[must_use]
     pub fn new(api_key: Secret) -> Self {
         Self { api_key, key_changed_at: None, requests_per_second: None, api_version: None }
     }
 
-    /// Requests per second, by configuration or by what Digital River allows.
+    /// Requests per second: the configured value, else Digital River's limit for the mode.
     #[must_use]
     pub fn requests_per_second(&self, mode: Mode) -> u32 {
         self.requests_per_second.unwrap_or(match mode {
@@ -154,19 +154,19 @@ impl DigitalRiverConfig {
             .filter_map(|(mode, account)| Some((mode, account.as_ref()?)))
     }
 
-    /// Checks what goes together, and reads the secrets. Connects to nothing.
+    /// Checks the values and their combinations, and reads the secrets. Makes no connection.
     ///
     /// # Errors
-    /// When an address could leak a key, a key cannot be read or is of the wrong kind or mode, or a limit is out of range.
+    /// When a URL could leak a key, a key cannot be read or is of the wrong kind or mode, or a limit is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_secure(&self.api_base_url).map_err(|error| refused("api_base_url", error.to_string()))?;
         if let Some(proxy) = &self.proxy {
             let url = Url::parse(proxy.read("digital_river.proxy")?).ok();
             if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some()) {
-                return Err(refused("proxy", "must begin with http:// or https:// and name a host"));
+                return Err(refused("proxy", "must begin with http:// or https:// and have a host"));
             }
             if self.api_base_url.scheme() != "https" {
-                return Err(refused("proxy", "would see the key: api_base_url must begin with https://"));
+                return Err(refused("proxy", "would see the key; api_base_url must begin with https://"));
             }
         }
         for (mode, account) in self.accounts() {
@@ -209,7 +209,7 @@ impl AccountConfig {
         let setting = format!("{mode}.api_key");
         let key = self.api_key.read(&format!("digital_river.{setting}"))?;
         if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(refused(&setting, "must be the confidential API key: letters, digits and signs, no blanks"));
+            return Err(refused(&setting, "must be the confidential API key: visible ASCII characters, no spaces"));
         }
         // Source: Digital River, OpenAPI description: `sk_test_`, `sk_` and `pk_`. Keys without a known prefix (those of a
         // gateway, of the sandbox) are accepted.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_the_wrong_mode_or_kind_is_refused_by_its_prefix_and_never_printed() {
+    fn a_key_of_the_wrong_mode_or_kind_is_rejected_by_its_prefix_and_never_printed() {
         for (live, test, part) in [
             ("sk_test_a1b2c3", "", "live.api_key"),
             ("pk_a1b2c3", "", "live.api_key"),
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_refused_with_their_key() {
+    fn values_out_of_range_are_rejected_with_their_key() {
         type Change = fn(&mut DigitalRiverConfig);
         let cases: [(Change, &str); 6] = [
             (|config| config.attempts_max = 0, "attempts_max"),

@@ -1,4 +1,4 @@
-//! `GET /events`: what happened in the last 30 days.
+//! `GET /events`: the events of the last 30 days.
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -13,37 +13,37 @@ use crate::{
 /// Most events on a page. Source: Digital River, Events API.
 pub const PAGE_MAX: usize = 100;
 
-/// Most types that one request may name: "fewer than 20". Source: Digital River, Events API.
+/// Most types in one request: "fewer than 20". Source: Digital River, Events API.
 pub const TYPES_MAX: usize = 19;
 
-/// How far back Digital River lists events, days. Source: Digital River, Events API.
+/// How far back Digital River lists events, in days. Source: Digital River, Events API.
 pub const DAYS_BACK: i64 = 30;
 
 /// A listed event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedEvent {
-    /// Its id.
+    /// The event id.
     pub id: String,
-    /// Its type.
+    /// The event type.
     pub event_type: String,
-    /// Whose data it is about; `None` when it does not say.
+    /// The mode; `None` if the event does not contain it.
     pub mode: Option<Mode>,
-    /// When it was created; `None` when it does not say.
+    /// When it was created; `None` if the event does not contain it.
     pub created_time: Option<DateTime<Utc>>,
-    /// The event as it was listed, byte for byte.
+    /// The bytes of the event in the list, unchanged.
     pub body: Bytes,
 }
 
-/// What is listed.
+/// Selection of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Events created at this time or later.
     pub from: DateTime<Utc>,
     /// Events created before this time.
     pub to: DateTime<Utc>,
-    /// Types, at most [`TYPES_MAX`]; all when empty.
+    /// Types, at most [`TYPES_MAX`]; if empty, all types.
     pub types: Vec<String>,
-    /// Only events after this one in the list, which is older than it.
+    /// Only events that follow this one in the list, i.e. older ones.
     pub starting_after: Option<String>,
 }
 
@@ -54,7 +54,7 @@ pub struct Events {
     pub has_more: bool,
     /// The events.
     pub data: Vec<ListedEvent>,
-    /// Elements that are no events (no id or type). They cannot be compared or stored.
+    /// Number of elements that are not events (without id or type). They cannot be compared or stored.
     pub unreadable: usize,
 }
 
@@ -71,7 +71,7 @@ pub async fn list(client: &Client, mode: Mode, query: &Query, priority: Priority
         .priority(priority);
     match query.types.as_slice() {
         [] => {}
-        // A group with `*` is for `type` alone.
+        // A group such as `order.*` is only supported by `type`.
         [one] => call = call.query("type", one.as_str()),
         types => call = call.query("types", types.join(",")),
     }

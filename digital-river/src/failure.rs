@@ -1,44 +1,45 @@
-//! What can go wrong with a request, and the one table that says which failures may be repeated.
+//! Failures of requests, and the rules about which of them may be repeated.
 //!
-//! Digital River has no idempotency keys, so the question is always the same: was the request executed? A request that never
-//! reached Digital River, and one that it answered with `429`, was not. One that was sent and answered with `5xx`, `408` or
-//! not at all may have been. Reading it again is harmless; changing something to a fixed value is harmless too; creating
-//! something is not: the caller has to read back first.
+//! Digital River has no idempotency keys, so it must be known whether a failed request was executed. A request that never
+//! reached Digital River, or that it answered with `429`, was not. One that was sent and answered with `5xx`, `408` or not
+//! at all may have been. Repeating it is harmless if it only reads or sets fixed values, but not if it creates something:
+//! then the caller has to read back first.
 
 use std::fmt;
 
 use riverlock_schemas::Mode;
 use serde_json::Value;
 
-/// Longest piece of an answer that an error repeats, characters.
+/// Longest part of an answer that an error quotes, in characters.
 const QUOTE_CHARS_MAX: usize = 200;
 
 /// Most entries of `errors` that are kept.
 const DETAILS_MAX: usize = 20;
 
-/// What a repetition of a request would do.
+/// Effect of repeating a request that was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing: it only reads.
+    /// None: it only reads.
     Read,
-    /// The same as once: it sets fixed values or deletes.
+    /// None beyond the first: it sets fixed values or deletes.
     Idempotent,
-    /// Twice the effect: it creates something.
+    /// A second effect: it creates something.
     Once,
 }
 
 /// One failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The rate limit of this process, or a pause that Digital River asked for, left no time before the deadline.
+    /// Because of this process's rate limit, or of a pause that Digital River requested, there was no slot before the
+    /// deadline.
     NoSlot,
     /// No connection: the request did not reach Digital River.
     NotConnected(String),
-    /// The request may have reached Digital River, and no complete answer came.
+    /// The request may have reached Digital River, but no complete answer was received.
     Lost(String),
     /// An answer outside 2xx.
     Status(Box<Refusal>),
-    /// A successful answer whose body cannot be understood.
+    /// A successful answer with an invalid body.
     Unreadable(String),
 }
 
@@ -47,28 +48,28 @@ pub enum Failure {
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// Digital River's `type`, for example `conflict`. Empty when the answer has none.
+    /// Digital River's `type`, for example `conflict`. Empty if the answer has none.
     pub kind: String,
     /// Digital River's `errors`.
     pub details: Vec<Detail>,
-    /// What `Retry-After` asks for, within the configured limit.
+    /// The wait of `Retry-After`, up to the configured limit.
     pub retry_after: Option<std::time::Duration>,
-    /// The beginning of an answer that is not in Digital River's error shape, for example of an HTML page.
+    /// The beginning of an answer that is not in Digital River's error format, for example of an HTML page.
     pub text: String,
 }
 
 /// One element of `errors`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Detail {
-    /// A stable name, for example `missing_parameter`. Empty when there is none.
+    /// A stable code, for example `missing_parameter`. Empty if there is none.
     pub code: String,
-    /// The parameter that is wrong. Empty when there is none.
+    /// The parameter that caused the error. Empty if there is none.
     pub parameter: String,
-    /// The sentence: `message`, or `description` where Digital River writes that.
+    /// The description: `message`, or `description` in answers that use that name.
     pub message: String,
 }
 
-/// How a failed attempt may be repeated.
+/// Whether and when a failed attempt may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// After a backoff: it was not executed, or executing it twice is harmless.
@@ -79,11 +80,11 @@ pub enum Repeat {
     AfterKeyChange,
     /// Only after reading back whether it was executed.
     AfterReadBack,
-    /// Never by itself: it would be refused again.
+    /// Not automatically: it would be rejected again.
     Never,
 }
 
-/// The table: which failures of which requests may be repeated.
+/// Decides whether and when a failed request may be repeated.
 ///
 /// Source: Digital River, "Errors" and "Rate limits": a `429` does not reach the backend.
 #[must_use]
@@ -105,24 +106,24 @@ pub fn repeat(effect: Effect, failure: &Failure) -> Repeat {
     }
 }
 
-/// A request to Digital River failed, with everything that its support asks for.
+/// A failed request to Digital River, with all details that its support needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     /// The HTTP method.
     pub method: &'static str,
     /// The path, without the query.
     pub path: Box<str>,
-    /// Whose data the key is for.
+    /// The mode of the key.
     pub mode: Mode,
     /// The last attempt's failure.
     pub failure: Failure,
-    /// How the last attempt may be repeated.
+    /// Whether and when the last attempt may be repeated.
     pub repeat: Repeat,
-    /// Attempts that were made.
+    /// Number of attempts.
     pub attempts: u32,
     /// Digital River's `x-dr-requestid` of the last answer.
     pub request_id: Option<String>,
-    /// The `upstream-id` that the last attempt carried.
+    /// The `upstream-id` of the last attempt.
     pub upstream_id: String,
 }
 
@@ -142,7 +143,7 @@ impl Error {
         self.repeat == Repeat::AfterReadBack
     }
 
-    /// The first `code` of the answer; empty when there is none.
+    /// The first `code` of the answer; empty if there is none.
     #[must_use]
     pub fn code(&self) -> &str {
         match &self.failure {
@@ -174,10 +175,10 @@ impl fmt::Display for Error {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoSlot => f.write_str("the rate limit left no time before the deadline"),
+            Self::NoSlot => f.write_str("the rate limit has no slot before the deadline"),
             Self::NotConnected(cause) => write!(f, "no connection: {cause}"),
             Self::Lost(cause) => write!(f, "no complete answer: {cause}"),
-            Self::Unreadable(cause) => write!(f, "the answer cannot be understood: {cause}"),
+            Self::Unreadable(cause) => write!(f, "the answer is invalid: {cause}"),
             Self::Status(refusal) => write!(f, "{refusal}"),
         }
     }
@@ -201,7 +202,7 @@ impl fmt::Display for Refusal {
             write!(f, ": {}", self.text)?;
         }
         match self.status {
-            401 => f.write_str(". Check the API key; a new key needs up to 10 minutes until it works everywhere"),
+            401 => f.write_str(". Check the API key; a new key can take up to 10 minutes to work everywhere"),
             403 if self.details.is_empty() => f.write_str(". The API key lacks the permission for this"),
             _ => Ok(()),
         }
@@ -209,7 +210,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// Reads an answer's body tolerantly: Digital River's error shape, a part of it, or anything else.
+    /// Parses an answer's body tolerantly: Digital River's error format, a part of it, or anything else.
     #[must_use]
     pub fn read(status: u16, body: &[u8]) -> Self {
         let refusal = Self { status, ..Self::default() };
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_executed_is_repeated_only_where_that_is_harmless() {
+    fn possibly_executed_requests_are_repeated_only_if_harmless() {
         use Effect::{Idempotent, Once, Read};
         let lost = || Failure::Lost("reset".into());
         for (failure, read, idempotent, once) in [
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn error_bodies_are_read_tolerantly() {
+    fn error_bodies_are_parsed_tolerantly() {
         let full =
             br#"{"type":"conflict","errors":[{"code":"order_fulfilled","parameter":"orderId","message":"Resource"}]}"#;
         let refusal = Refusal::read(409, full);

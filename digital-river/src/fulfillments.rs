@@ -1,4 +1,4 @@
-//! `/fulfillments`: what was shipped or will not be.
+//! `/fulfillments`: reports of quantities that were shipped or will not be shipped.
 
 use riverlock_schemas::Mode;
 use serde_json::{Value, json};
@@ -15,24 +15,24 @@ const PAGE_MAX: usize = 100;
 /// Most pages of one order.
 const PAGES_MAX: usize = 100;
 
-/// The key of `metadata` under which a report's id travels.
+/// The key of `metadata` for the report id.
 pub const REPORT_KEY: &str = "riverlockReport";
 
-/// What is reported about one line.
+/// The reported quantities of one line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Line {
     /// The line's id.
     pub line_id: String,
-    /// How many were shipped; their money is captured.
+    /// Quantity that was shipped; its amount is captured.
     pub quantity: i64,
-    /// How many will not be shipped; their money is released.
+    /// Quantity that will not be shipped; its amount is released.
     pub cancel_quantity: i64,
 }
 
-/// A report.
+/// A shipment report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Our id, which travels in `metadata`.
+    /// Riverlock's report id, sent in `metadata`.
     pub report_id: String,
     /// The order.
     pub order_id: String,
@@ -40,28 +40,28 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// The carrier.
     pub tracking_company: Option<String>,
-    /// The carrier's number of the shipment.
+    /// The carrier's tracking number.
     pub tracking_number: Option<String>,
-    /// Where the shipment can be followed.
+    /// URL for tracking the shipment.
     pub tracking_url: Option<String>,
 }
 
-/// A fulfillment as Digital River has it.
+/// A fulfillment as Digital River returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fulfillment {
     /// Digital River's id.
     pub id: String,
-    /// The id of our report, if it is one of ours and Digital River returns metadata.
+    /// The report id, if Riverlock created the fulfillment and Digital River returns its metadata.
     pub report_id: Option<String>,
     /// Its lines.
     pub lines: Vec<Line>,
 }
 
 impl Fulfillment {
-    /// Reads a fulfillment tolerantly.
+    /// Parses a fulfillment tolerantly.
     ///
     /// # Errors
-    /// When it has no id; the text says so.
+    /// When it has no id.
     pub fn read(value: &Value) -> Result<Self, String> {
         let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let lines = value.get("items").and_then(Value::as_array).into_iter().flatten().filter_map(|item| {
@@ -80,7 +80,7 @@ impl Fulfillment {
     }
 }
 
-/// A quantity; samples write it as a number and as a text.
+/// Parses a quantity; Digital River's samples contain numbers and strings.
 fn count(value: Option<&Value>) -> i64 {
     match value {
         Some(Value::Number(number)) => number.as_i64().unwrap_or_default(),
@@ -89,10 +89,11 @@ fn count(value: Option<&Value>) -> i64 {
     }
 }
 
-/// Reports a shipment. It is never repeated when it may have been executed.
+/// Reports a shipment. The request is never repeated if it may have been executed.
 ///
 /// # Errors
-/// When Digital River refuses, or does not answer; then [`Error::is_ambiguous`] says whether it may have been executed.
+/// When Digital River rejects the report or does not answer; [`Error::is_ambiguous`] tells whether it may have been
+/// executed.
 pub async fn create(client: &Client, mode: Mode, report: &Report) -> Result<(Fulfillment, Option<String>), Error> {
     let items = report.lines.iter().map(|line| {
         let mut item = json!({ "itemId": line.line_id });
@@ -123,10 +124,10 @@ pub async fn create(client: &Client, mode: Mode, report: &Report) -> Result<(Ful
     Ok((fulfillment, answer.request_id))
 }
 
-/// All fulfillments of an order, and the id of the last request.
+/// Lists all fulfillments of an order. Also returns the id of the last request.
 ///
 /// # Errors
-/// When Digital River does not answer with a list that comes to an end.
+/// When Digital River does not answer with a finite list.
 pub async fn of_order(
     client: &Client,
     mode: Mode,
@@ -157,11 +158,11 @@ pub async fn of_order(
             return Ok((found, answer.request_id));
         }
         if found.len() == before || page_number >= PAGES_MAX {
-            return Err(unreadable("the list of fulfillments does not come to an end".to_owned()));
+            return Err(unreadable("the list of fulfillments does not end".to_owned()));
         }
         after = found.last().map(|fulfillment| fulfillment.id.clone());
     }
-    unreachable!("the loop ends by its limit")
+    unreachable!("the last iteration returns")
 }
 
 #[cfg(test)]
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fulfillments_are_read_tolerantly() {
+    fn fulfillments_are_parsed_tolerantly() {
         let value = json!({ "id": "ful_1", "items": [{ "itemId": "a", "quantity": "2", "cancelQuantity": 0 }, { "x": 1 }],
                             "metadata": { REPORT_KEY: "r" }, "new": 1 });
         let line = Line { line_id: "a".into(), quantity: 2, cancel_quantity: 0 };

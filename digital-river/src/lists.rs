@@ -1,4 +1,4 @@
-//! `GET /orders` and `GET /files`: lists that do not depend on events, and go back further than 30 days.
+//! `GET /orders` and `GET /files`: lists that are independent of events, and go back further than 30 days.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use riverlock_schemas::Mode;
@@ -13,7 +13,7 @@ use crate::{
 /// Most objects on a page. Source: Digital River, "Lists".
 pub const PAGE_MAX: usize = 100;
 
-/// What is listed.
+/// Kind of list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
     /// Orders, by the time at which they reached a state.
@@ -21,14 +21,14 @@ pub enum List {
         /// The state, as Digital River's filters name it, for example `complete`.
         state: OrderState,
     },
-    /// Documents, by the time at which they were made.
+    /// Documents, by the time at which they were created.
     Documents {
         /// The purpose.
         purpose: Purpose,
     },
 }
 
-/// A state by whose time orders are listed. Source: Digital River, Orders API.
+/// A state by whose time orders can be listed. Source: Digital River, Orders API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are Digital River's")]
 pub enum OrderState {
@@ -40,10 +40,10 @@ pub enum OrderState {
 }
 
 impl OrderState {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 5] = [Self::Accepted, Self::Fulfilled, Self::Complete, Self::Cancelled, Self::Blocked];
 
-    /// As Digital River writes it.
+    /// Digital River's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,10 +75,10 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 2] = [Self::Invoice, Self::CreditMemo];
 
-    /// As Digital River writes it.
+    /// Digital River's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -91,13 +91,13 @@ impl Purpose {
 /// A page of ids, the newest object first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ids {
-    /// Whether older ones follow.
+    /// Whether older objects follow.
     pub has_more: bool,
     /// The ids.
     pub data: Vec<String>,
 }
 
-/// Lists one page of what reached its time from `from` up to, but not including, `to`.
+/// Lists one page of the objects whose time is at or after `from` and before `to`.
 ///
 /// # Errors
 /// When Digital River does not answer with a list of objects with ids.

@@ -1,4 +1,4 @@
-//! Names of this crate's metrics.
+//! Metrics of this crate.
 
 use metrics::{counter, describe_counter, describe_histogram};
 use riverlock_schemas::Mode;
@@ -9,10 +9,10 @@ pub const REQUESTS: &str = "riverlock_digital_river_requests_total";
 /// Seconds from sending a request to the end of its answer, by operation.
 pub const DURATION: &str = "riverlock_digital_river_request_seconds";
 
-/// The results that requests are counted by.
+/// Values of the label `result`.
 pub const RESULTS: [&str; 6] = ["ok", "refused", "unauthorized", "throttled", "server_error", "no_answer"];
 
-/// The operations that requests are counted by.
+/// Values of the label `operation`.
 pub const OPERATIONS: [&str; 10] = [
     "webhooks_list",
     "webhooks_get",
@@ -26,13 +26,13 @@ pub const OPERATIONS: [&str; 10] = [
     "files_list",
 ];
 
-/// Describes the metrics and makes the counters start at 0.
+/// Describes the metrics and initializes the counters to 0.
 pub fn describe() {
     describe_counter!(REQUESTS, "Requests to Digital River's API, by mode, operation and result");
     describe_histogram!(
         DURATION,
         metrics::Unit::Seconds,
-        "From sending a request to the end of its answer, by operation"
+        "Time from sending a request to the end of its answer, by operation"
     );
     for mode in [Mode::Live, Mode::Test] {
         for operation in OPERATIONS {

@@ -1,9 +1,9 @@
-//! Lists: Digital River answers with `{"hasMore": …, "data": […]}`, and `/webhooks` with a bare array as well.
+//! Lists: Digital River answers with `{"hasMore": …, "data": […]}`, or for `/webhooks` with a bare array.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// One page of a list. The elements are the bytes that came, so that numbers keep every digit.
+/// One page of a list. The elements are kept as raw bytes, so that numbers keep every digit.
 #[derive(Debug)]
 pub struct Page {
     /// Whether more elements follow.
@@ -20,10 +20,10 @@ struct Object {
 }
 
 impl Page {
-    /// Reads a page from a body in either shape.
+    /// Parses a page from a body of either form.
     ///
     /// # Errors
-    /// When it is neither; the text says why.
+    /// When the body has neither form.
     pub fn read(body: &[u8]) -> Result<Self, String> {
         let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
         if first == Some(&b'[') {

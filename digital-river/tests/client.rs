@@ -1,4 +1,4 @@
-//! The client against a server that misbehaves.
+//! The client, tested with a faulty server.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 
 const KEY: &str = "sk_test_only_for_this_test";
 
-/// What the server does with its requests, the first answer for the first request; the last one for all that follow.
+/// The server's answers, by number, method and body of the request.
 type Script = Arc<dyn Fn(u32, &Method, &Value) -> Response + Send + Sync>;
 
 struct Server {
@@ -105,7 +105,7 @@ fn status(status: u16) -> Response {
 }
 
 #[tokio::test]
-async fn every_request_says_who_asks_and_errors_keep_digital_rivers_id_and_not_the_key() {
+async fn requests_identify_the_application_and_errors_contain_the_request_id_but_not_the_key() {
     let server = serve(|_, _, _| {
         let body = json!({ "type": "forbidden", "errors": [{ "code": "forbidden", "message": "no permission" }] });
         (StatusCode::FORBIDDEN, [("x-dr-requestid", "req-7")], body.to_string()).into_response()
@@ -131,7 +131,7 @@ async fn a_key_of_the_other_mode_is_never_used() {
 }
 
 #[tokio::test]
-async fn what_only_reads_is_repeated_after_every_failure_that_may_pass() {
+async fn reads_are_repeated_after_every_temporary_failure() {
     let server = serve(|number, _, _| match number {
         0 => status(500),
         1 => status(503),
@@ -145,7 +145,7 @@ async fn what_only_reads_is_repeated_after_every_failure_that_may_pass() {
 }
 
 #[tokio::test]
-async fn what_creates_is_never_repeated_when_it_may_have_been_executed() {
+async fn creations_are_never_repeated_if_they_may_have_been_executed() {
     let body = json!({ "orderId": "1" });
     for case in 0..5 {
         let server = serve(move |_, _, _| match case {
@@ -163,7 +163,7 @@ async fn what_creates_is_never_repeated_when_it_may_have_been_executed() {
 }
 
 #[tokio::test]
-async fn what_was_certainly_not_executed_is_repeated() {
+async fn requests_that_were_not_executed_are_repeated() {
     let server = serve(|number, _, _| match number {
         0 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
         1 => {
@@ -179,7 +179,7 @@ async fn what_was_certainly_not_executed_is_repeated() {
     assert_eq!((answer.attempts, server.requests()), (3, 3));
     assert!(started.elapsed() >= Duration::from_millis(1_900), "{:?}", started.elapsed());
 
-    // Nobody listens there: no connection, so repeating is harmless, and the last failure says so.
+    // Nothing listens on this port, so there is no connection and repeating is harmless.
     let config = DigitalRiverConfig { attempts_max: 3, ..server.config() };
     let config = DigitalRiverConfig { api_base_url: "http://127.0.0.1:1".parse().unwrap(), ..config };
     let client = Client::new(&config, Arc::new(SystemClock)).unwrap();
@@ -225,7 +225,7 @@ async fn a_401_is_repeated_only_within_ten_minutes_of_a_key_change() {
     assert_eq!(server.headers.lock().unwrap()[1]["authorization"], "Bearer sk_test_new");
 }
 
-/// A head that promises a body which never comes whole.
+/// An answer whose body is never complete.
 fn slow_body() -> Response {
     let chunks = futures::stream::unfold(0_u32, |count| async move {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -242,8 +242,8 @@ fn configured() -> Vec<WebhookConfig> {
     serde_json::from_value(text).unwrap()
 }
 
-/// Webhooks that are kept; the first creation is executed and answered as `lost` says.
-fn keeping(lost: fn() -> Response) -> impl Fn(u32, &Method, &Value) -> Response + Send + Sync + 'static {
+/// A server that stores webhooks; it executes the first creation, but answers it with `lost`.
+fn storing(lost: fn() -> Response) -> impl Fn(u32, &Method, &Value) -> Response + Send + Sync + 'static {
     let kept: Mutex<Vec<Value>> = Mutex::default();
     move |number, method, body| {
         let mut kept = kept.lock().unwrap();
@@ -261,9 +261,9 @@ fn keeping(lost: fn() -> Response) -> impl Fn(u32, &Method, &Value) -> Response 
 }
 
 #[tokio::test]
-async fn a_registration_whose_answer_is_lost_happens_once() {
+async fn a_registration_whose_answer_is_lost_is_executed_once() {
     for lost in [(|| status(500)) as fn() -> Response, slow_body, || status(502)] {
-        let server = serve(keeping(lost)).await;
+        let server = serve(storing(lost)).await;
         let (client, configured) = (server.client(), configured());
         let (plan, _) = apply::plan(&client, Mode::Test, &configured).await.unwrap();
         let mut done = Vec::new();
@@ -279,7 +279,7 @@ async fn a_registration_whose_answer_is_lost_happens_once() {
 }
 
 #[tokio::test]
-async fn a_plan_that_stops_in_the_middle_goes_on_where_it_stopped() {
+async fn an_interrupted_plan_is_resumed() {
     let kept = Arc::new(Mutex::new(Vec::<Value>::new()));
     let (inner, refuse) = (Arc::clone(&kept), Arc::new(AtomicU32::new(1)));
     let refusing = Arc::clone(&refuse);

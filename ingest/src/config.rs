@@ -30,14 +30,14 @@ pub use quarantine::QuarantineConfig;
 /// Source: Digital River keeps at most five secrets per endpoint while they are rotated.
 pub const SECRETS_MAX: usize = 5;
 
-/// Where tokens are fetched when an endpoint has OAuth clients: the usual path, and that of Salesforce, which an existing
-/// webhook may have been given.
+/// Paths of the token endpoint, if an endpoint has OAuth clients: the usual one, and Salesforce's, which an existing
+/// webhook may be configured with.
 pub const TOKEN_PATHS: [&str; 2] = ["/oauth2/token", "/services/oauth2/token"];
 
-/// Longest tolerance of a signature's age: beyond this the check would hardly be one.
+/// Longest tolerance of a signature's age: a longer one would make the check pointless.
 const TOLERANCE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// Shortest tolerance other than none: timestamps are whole seconds.
+/// Shortest tolerance other than 0: timestamps are whole seconds.
 const TOLERANCE_MIN: Duration = Duration::from_secs(1);
 
 /// The webhook endpoint.
@@ -56,14 +56,14 @@ pub struct IngestConfig {
     /// Proxies whose `X-Forwarded-For` names the client: addresses or CIDR ranges.
     pub trusted_proxies: AddressRanges,
     /// Addresses from which requests are accepted: addresses, CIDR ranges, or `"digital-river"` for Digital River's published
-    /// list. Empty: every address. The list keeps noise away; the signature is what protects the endpoint.
+    /// list. Empty: every address. The list only reduces noise; the signature protects the endpoint.
     ///
     /// A request through a trusted proxy that names no client is rejected if there is a list, even if the list contains the
     /// proxy.
     pub allow: AddressRanges,
     /// Limits of what is accepted at once and of how long it may take.
     pub limits: LimitsConfig,
-    /// What is kept of events that fail authentication.
+    /// Quarantine of events that fail authentication.
     pub quarantine: QuarantineConfig,
     /// The tokens of endpoints with OAuth clients.
     pub oauth: OAuthConfig,
@@ -118,7 +118,7 @@ pub struct EndpointConfig {
     #[serde(default = "default_tolerance", with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub tolerance: Duration,
-    /// Accepts unauthenticated events. Only for an address that nobody else can reach.
+    /// Accepts unauthenticated events. Use it only if no untrusted sender can reach the address.
     #[serde(default)]
     pub insecure: bool,
 }
@@ -141,7 +141,7 @@ pub enum EndpointMode {
 }
 
 impl EndpointMode {
-    /// Whether an event of this mode is expected. One that does not say its mode always is.
+    /// Whether an event of this mode is expected. An event without a mode always is.
     #[must_use]
     pub fn expects(self, mode: Option<Mode>) -> bool {
         match (self, mode) {
@@ -153,10 +153,10 @@ impl EndpointMode {
 }
 
 impl IngestConfig {
-    /// Checks what goes together.
+    /// Checks the values and their combinations.
     ///
     /// # Errors
-    /// When a limit is out of range, there is no endpoint, or one is incomplete or equal to another.
+    /// When a limit is out of range, there is no endpoint, or an endpoint is incomplete or duplicates another.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.limits.validate()?;
         self.quarantine.validate()?;
@@ -177,16 +177,19 @@ impl IngestConfig {
             endpoint.validate(&key)?;
             credentials::clients(&key, &endpoint.oauth, &mut clients)?;
             if TOKEN_PATHS.contains(&without_slash(&endpoint.path)) {
-                let reason = format!("`{}` is where tokens are fetched", endpoint.path);
+                let reason = format!("`{}` is the path of the token endpoint", endpoint.path);
                 return Err(ConfigError::refused(format!("{key}.path"), reason));
             }
             if !names.insert(&endpoint.name) {
-                return Err(ConfigError::refused(format!("{key}.name"), format!("`{}` is taken", endpoint.name)));
+                return Err(ConfigError::refused(
+                    format!("{key}.name"),
+                    format!("`{}` is already used", endpoint.name),
+                ));
             }
             if !paths.insert(without_slash(&endpoint.path)) {
                 return Err(ConfigError::refused(
                     format!("{key}.path"),
-                    format!("`{}` is taken (a slash at the end makes no difference)", endpoint.path),
+                    format!("`{}` is already used (a trailing slash makes no difference)", endpoint.path),
                 ));
             }
         }
@@ -224,22 +227,22 @@ impl EndpointConfig {
             return refused("path", format!("`{}` must begin with a slash", self.path));
         }
         if self.path.chars().any(|c| !c.is_ascii_graphic() || "?#".contains(c)) {
-            return refused("path", format!("`{}` must be a path alone: no query, no spaces", self.path));
+            return refused("path", format!("`{}` must be only a path: no query, no spaces", self.path));
         }
         if self.path.contains("//") {
-            return refused("path", format!("`{}` has two slashes in a row, which count as one", self.path));
+            return refused("path", format!("`{}` has two consecutive slashes, which are treated as one", self.path));
         }
         let asks = !self.secrets.is_empty() || self.basic.is_some() || !self.oauth.is_empty();
         if !asks && !self.insecure {
-            return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard, or basic or oauth (or, for an address that nobody else can reach, insecure = true)".to_owned());
+            return refused("secrets", "is empty; expected the signing secret of this endpoint from Digital River's dashboard, or basic or oauth (or, for an address that only trusted senders can reach, insecure = true)".to_owned());
         }
         if asks && self.insecure {
             return refused(
                 "insecure",
-                "is true, but there are secrets, basic or oauth; remove one of the two".to_owned(),
+                "is true, but secrets, basic or oauth are configured; remove one of the two".to_owned(),
             );
         }
-        // 0 turns the check off, and anything that would be rounded to it must not.
+        // 0 disables the check; a value that would be rounded to 0 must not.
         if !self.tolerance.is_zero() && !(TOLERANCE_MIN..=TOLERANCE_MAX).contains(&self.tolerance) {
             let reason = format!(
                 "is {:?}, must be 0s (not checked) or from {TOLERANCE_MIN:?} to {TOLERANCE_MAX:?}",
@@ -248,7 +251,8 @@ impl EndpointConfig {
             return refused("tolerance", reason);
         }
         if self.secrets.len() > SECRETS_MAX {
-            let reason = format!("holds {}; Digital River has at most {SECRETS_MAX} at a time", self.secrets.len());
+            let reason =
+                format!("has {} secrets; Digital River has at most {SECRETS_MAX} at a time", self.secrets.len());
             return refused("secrets", reason);
         }
         if let Some(basic) = &self.basic {
@@ -256,7 +260,7 @@ impl EndpointConfig {
             if !self.oauth.is_empty() {
                 return refused(
                     "oauth",
-                    "cannot go with basic: both need the request's one Authorization header".to_owned(),
+                    "cannot be combined with basic: both need the request's one Authorization header".to_owned(),
                 );
             }
         }
@@ -265,14 +269,14 @@ impl EndpointConfig {
             let key = format!("{key}.secrets[{index}]");
             secret.validate(&key)?;
             if !ids.insert(&secret.id) {
-                return Err(ConfigError::refused(format!("{key}.id"), format!("`{}` is taken", secret.id)));
+                return Err(ConfigError::refused(format!("{key}.id"), format!("`{}` is already used", secret.id)));
             }
         }
         Ok(())
     }
 }
 
-/// The path without the one slash that may end it.
+/// The path without a trailing slash.
 pub(crate) fn without_slash(path: &str) -> &str {
     path.strip_suffix('/').unwrap_or(path)
 }

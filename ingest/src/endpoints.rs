@@ -1,4 +1,4 @@
-//! The addresses that take webhooks.
+//! Endpoints, built from the configuration.
 
 use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -11,13 +11,13 @@ use crate::{
     metrics::EndpointMetrics,
 };
 
-/// One of them, ready to work.
+/// A path that accepts webhooks, with its authentication and metrics.
 pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) mode: EndpointMode,
     pub(crate) authentication: Authentication,
     pub(crate) metrics: Arc<EndpointMetrics>,
-    /// From where its requests are taken; from everywhere when empty.
+    /// Addresses from which requests are accepted; every address if empty.
     allow: Arc<AddressRanges>,
 }
 
@@ -27,13 +27,13 @@ impl Endpoint {
         let endpoint = config.name.as_str();
         if config.insecure {
             let path = config.path.as_str();
-            tracing::warn!(endpoint, path, "endpoint {endpoint} is insecure: it takes whatever anyone sends");
+            tracing::warn!(endpoint, path, "endpoint {endpoint} is insecure: it accepts unauthenticated events");
         }
         if !config.secrets.is_empty() && config.tolerance.is_zero() {
-            tracing::warn!(endpoint, "endpoint {endpoint} does not check how old signatures are (tolerance is 0)");
+            tracing::warn!(endpoint, "endpoint {endpoint} does not check the age of signatures (tolerance is 0)");
         }
         if authentication.lacks_secret(now) {
-            tracing::warn!(endpoint, "endpoint {endpoint} has no secret that counts now: it refuses everything");
+            tracing::warn!(endpoint, "endpoint {endpoint} has no active secret: it rejects every event");
         }
         let secrets = config.secrets.iter().map(|secret| (secret.id.as_str(), secret.expires_at));
         let metrics = Arc::new(EndpointMetrics::new(endpoint, config.insecure, secrets));
@@ -41,25 +41,25 @@ impl Endpoint {
         Self { name: config.name.clone(), mode: config.mode, authentication, metrics, allow }
     }
 
-    /// Whether requests of a client are taken.
+    /// Whether requests from a client are accepted.
     pub(crate) fn allows(&self, client: &address::Client) -> bool {
         allows(&self.allow, client)
     }
 }
 
-/// Whether a client is on a list. A proxy that names nobody is not: anyone may be behind it.
+/// Whether a list contains a client. It never contains a proxy that does not name its client, because that could be anyone.
 fn allows(list: &AddressRanges, client: &address::Client) -> bool {
     list.is_empty() || (client.is_named && list.contains(client.address))
 }
 
-/// All of them, and what else changes with the configuration.
+/// All endpoints, and the other settings that change with the configuration.
 pub(crate) struct Endpoints {
     by_path: HashMap<String, Arc<Endpoint>>,
     /// The OAuth clients of all endpoints.
     clients: Vec<Arc<Client>>,
     instance_url: Option<String>,
     trusted_proxies: AddressRanges,
-    /// The list of each endpoint that has clients.
+    /// The address list of each endpoint that has OAuth clients.
     allow_tokens: Vec<Arc<AddressRanges>>,
 }
 
@@ -87,23 +87,23 @@ impl Endpoints {
         }
     }
 
-    /// Whom `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is used.
     pub(crate) fn trusted_proxies(&self) -> &AddressRanges {
         &self.trusted_proxies
     }
 
-    /// Whether some endpoint takes requests from an address.
+    /// Whether any endpoint accepts requests from an address.
     pub(crate) fn admits(&self, address: IpAddr) -> bool {
         let client = address::Client { address, is_named: true };
         self.iter().any(|endpoint| endpoint.allows(&client))
     }
 
-    /// Whether tokens are given to a client: to whom any endpoint with OAuth clients takes requests from.
+    /// Whether a client may fetch tokens: if any endpoint with OAuth clients accepts its address.
     pub(crate) fn allows_token(&self, client: &address::Client) -> bool {
         self.allow_tokens.iter().any(|list| allows(list, client))
     }
 
-    /// Whether tokens are fetched at this path.
+    /// Whether this is a path of the token endpoint.
     pub(crate) fn is_token_path(&self, path: &str) -> bool {
         !self.clients.is_empty() && TOKEN_PATHS.contains(&without_slash(&single_slashes(path)))
     }
@@ -113,23 +113,23 @@ impl Endpoints {
         self.clients.iter().map(AsRef::as_ref)
     }
 
-    /// What clients are told to call this host.
+    /// The configured `instance_url` of token answers.
     pub(crate) fn instance_url(&self) -> Option<&str> {
         self.instance_url.as_deref()
     }
 
-    /// The endpoint of a path, with or without a slash at its end, and with slashes doubled, as some proxies join paths:
-    /// Digital River counts a redirect as a failure.
+    /// The endpoint of a path. A trailing slash and doubled slashes, as some proxies join paths, are ignored, because
+    /// Digital River treats a redirect as a failure.
     pub(crate) fn find(&self, path: &str) -> Option<Arc<Endpoint>> {
         self.by_path.get(without_slash(&single_slashes(path))).map(Arc::clone)
     }
 
-    /// All of them.
+    /// All endpoints.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Endpoint> {
         self.by_path.values().map(AsRef::as_ref)
     }
 
-    /// Tells the metrics which endpoints and secrets there are no more.
+    /// Resets the metrics of endpoints and secrets that `successor` does not have.
     pub(crate) fn retire(&self, successor: &Self) {
         for endpoint in self.iter() {
             let same = successor.iter().find(|other| other.name == endpoint.name);
@@ -146,7 +146,7 @@ impl Endpoints {
     }
 }
 
-/// The path with each row of slashes as one.
+/// The path with consecutive slashes replaced by one.
 fn single_slashes(path: &str) -> Cow<'_, str> {
     if !path.contains("//") {
         return path.into();
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_found_however_many_slashes_it_has() {
+    fn a_path_is_found_regardless_of_extra_slashes() {
         let config: IngestConfig = serde_json::from_value(serde_json::json!({
             "endpoints": [{ "name": "main", "path": "/webhooks/dr/", "insecure": true }],
         }))

@@ -1,5 +1,5 @@
-//! Looks at what expires while the process runs: signing secrets and the listener's certificate. Nothing else notices that the
-//! last secret of an endpoint stopped counting at midnight.
+//! Monitoring of the expiry of signing secrets and of the listener's certificate while the process runs. Without it, the
+//! expiry of an endpoint's last secret would only show as rejected events.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
@@ -11,32 +11,32 @@ use crate::{
     webhook::state::Ingest,
 };
 
-/// How often it looks.
+/// Interval between checks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks for as long as the process runs, and tells what was logged too often to be written.
+/// Checks for as long as the process runs, and also logs the numbers of suppressed log lines.
 pub(crate) async fn watch(ingest: Arc<Ingest>) -> Infallible {
     let mut seen = ReportedExpiries::default();
     loop {
         let now = ingest.context.clock.now();
-        seen.look(&ingest.endpoints.load(), now);
-        seen.look_at_certificate(ingest.tls.load().as_ref().and_then(|tls| tls.expires_at), now);
-        ingest.floods.tell_suppressed();
+        seen.check_secrets(&ingest.endpoints.load(), now);
+        seen.check_certificate(ingest.tls.load().as_ref().and_then(|tls| tls.expires_at), now);
+        ingest.floods.log_suppressed();
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// What the last look found.
+/// Result of the last check.
 #[derive(Default)]
 struct ReportedExpiries {
-    /// Whether each secret, by endpoint and name, counted.
+    /// Whether each secret, by endpoint and name, was active.
     secrets: HashMap<(String, String), bool>,
-    /// The certificate that was found to have expired.
+    /// The expiry that was already logged.
     expired_certificate: Option<DateTime<Utc>>,
 }
 
 impl ReportedExpiries {
-    fn look(&mut self, endpoints: &Endpoints, now: DateTime<Utc>) {
+    fn check_secrets(&mut self, endpoints: &Endpoints, now: DateTime<Utc>) {
         let mut secrets = HashMap::with_capacity(self.secrets.len());
         for endpoint in endpoints.iter() {
             let name = endpoint.name.as_str();
@@ -57,7 +57,7 @@ impl ReportedExpiries {
                         tracing::info!(
                             endpoint = name,
                             secret = secret.id,
-                            "secret {} of endpoint {name} counts now",
+                            "secret {} of endpoint {name} is now active",
                             secret.id
                         );
                     }
@@ -65,20 +65,20 @@ impl ReportedExpiries {
                 }
                 secrets.insert(key, is_active);
             }
-            let lacks = endpoint.authentication.lacks_secret(now);
-            endpoint.metrics.set_without_secret(lacks);
-            let had = self.secrets.iter().any(|((endpoint, _), active)| endpoint == name && *active);
-            if lacks && had {
+            let lacks_secret = endpoint.authentication.lacks_secret(now);
+            endpoint.metrics.set_without_secret(lacks_secret);
+            let had_secret = self.secrets.iter().any(|((endpoint, _), active)| endpoint == name && *active);
+            if lacks_secret && had_secret {
                 tracing::error!(
                     endpoint = name,
-                    "endpoint {name} has no secret that counts any more: it refuses everything"
+                    "endpoint {name} has no active secret any more: it rejects every event"
                 );
             }
         }
         self.secrets = secrets;
     }
 
-    fn look_at_certificate(&mut self, expires_at: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+    fn check_certificate(&mut self, expires_at: Option<DateTime<Utc>>, now: DateTime<Utc>) {
         PROCESS.certificate_expiry.set(expires_at.map_or(0.0, seconds));
         let expired = expires_at.filter(|expires_at| *expires_at <= now);
         if let Some(expires_at) = expired
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_that_expires_is_noticed_once() {
+    fn an_expired_secret_is_reported_once() {
         let config =
             serde_json::from_value(serde_json::json!({ "endpoints": [{ "name": "expiry", "path": "/", "secrets": [
             { "id": "old", "secret": "0123456789abcdef", "expires_at": "2026-01-01T00:00:00Z" },
@@ -117,12 +117,12 @@ mod tests {
             ("2026-01-01T00:00:01Z", ""),
             ("2026-01-02T00:00:00Z", "new"),
         ] {
-            seen.look(&endpoints, at(time));
+            seen.check_secrets(&endpoints, at(time));
             assert_eq!(active(&seen), expected, "{time}");
         }
-        seen.look_at_certificate(Some(at("2026-01-01T00:00:00Z")), at("2026-01-01T00:00:00Z"));
+        seen.check_certificate(Some(at("2026-01-01T00:00:00Z")), at("2026-01-01T00:00:00Z"));
         assert!(seen.expired_certificate.is_some());
-        seen.look_at_certificate(Some(at("2027-01-01T00:00:00Z")), at("2026-01-01T00:00:00Z"));
+        seen.check_certificate(Some(at("2027-01-01T00:00:00Z")), at("2026-01-01T00:00:00Z"));
         assert_eq!(seen.expired_certificate, None);
     }
 }

@@ -45,43 +45,43 @@ pub enum Error {
     Listen {
         /// The configured address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// The process cannot be told by SIGHUP to read its configuration again.
-    #[error("SIGHUP cannot be listened for")]
+    /// The handler for SIGHUP, which reloads the configuration, cannot be installed.
+    #[error("the handler for SIGHUP cannot be installed")]
     Signal(#[source] std::io::Error),
-    /// The Kafka client cannot be made: a property is wrong.
-    #[error("the Kafka producer cannot be made")]
+    /// The Kafka client cannot be created: a property is invalid.
+    #[error("the Kafka producer cannot be created")]
     Producer(#[source] rdkafka::error::KafkaError),
 }
 
 /// A running ingest.
 #[derive(Clone, Copy, Debug)]
 pub struct Server {
-    /// Where it listens; says which port was given when the configured one is 0.
+    /// The address it listens on, with the assigned port if the configured port is 0.
     pub address: SocketAddr,
 }
 
-/// Starts ingest and returns; it runs until `context.shutdown` asks it to end.
+/// Starts ingest and returns; it runs until `context.shutdown` is triggered.
 ///
-/// From the start it answers, with 503 until Kafka has taken a first record; then the component `ingest` is ready. When it is
-/// asked to end it says so at once and accepts connections for `shutdown_delay` longer, lets requests end (3 s) and waits for
-/// Kafka's delivery reports (5 s).
+/// Requests are answered from the start, with 503 until Kafka has acknowledged a first record; then the component `ingest`
+/// is ready. On shutdown the component becomes not ready at once, and connections are accepted for `shutdown_delay` longer.
+/// Then ingest waits for open requests (3 s) and for Kafka's delivery reports (5 s).
 ///
 /// # Errors
-/// When the configuration is wrong, the address cannot be listened on or the Kafka client cannot be made. That Kafka cannot
-/// be reached is no error: it may come.
+/// When the configuration is invalid, the address cannot be listened on or the Kafka client cannot be created. An
+/// unreachable Kafka is not an error, because it may become available later.
 pub async fn start(config: IngestConfig, kafka: &KafkaConfig, context: &Context) -> Result<Server, Error> {
     run(config, None, kafka, context).await
 }
 
-/// As [`start`], and reads the configuration again with `load` on SIGHUP and every `reload_interval`. Endpoints and their
-/// secrets change while it runs; the address to listen on and the limits need a restart.
+/// Like [`start`], and reloads the configuration with `load` on SIGHUP and every `reload_interval`. Endpoints and their
+/// secrets change at run time; changes of the listen address and the limits need a restart.
 ///
 /// # Errors
-/// As [`start`], and when SIGHUP cannot be listened for.
+/// As [`start`], and when the handler for SIGHUP cannot be installed.
 pub async fn start_reloading(
     config: IngestConfig,
     load: Arc<Load>,
@@ -119,7 +119,7 @@ async fn run(
     Ok(Server { address })
 }
 
-/// Makes what every request needs.
+/// Creates the state that all requests share.
 fn assemble(
     config: &IngestConfig,
     loaded: &LoadedConfig,
@@ -147,7 +147,8 @@ fn assemble(
     })
 }
 
-/// Starts the tasks: the listener, and what looks after the producer, the topics and what expires, until requests have ended.
+/// Starts the tasks until requests have ended: the listener, the supervision of the producer and the topics, and the
+/// monitoring of expiries.
 fn serve_until_end(
     listener: TcpListener,
     ingest: Arc<Ingest>,
@@ -173,18 +174,18 @@ fn serve_until_end(
     shutdown.clone().spawn("ingest", async move {
         let router = Router::new().fallback(handle).with_state(Arc::clone(&ingest));
         let (tls, policy) = (Arc::clone(&ingest.tls), Arc::clone(&ingest));
-        let tell = async {
+        let report_shutdown = async {
             soft.cancelled().await;
-            readiness.set(Obstacle::Ending, Some("ending".to_owned()));
+            readiness.set(Obstacle::ShuttingDown, Some("shutting down".to_owned()));
         };
-        tokio::join!(http::server::serve(listener, router, tls, limits, policy, shutdown), tell);
+        tokio::join!(http::server::serve(listener, router, tls, limits, policy, shutdown), report_shutdown);
         served.cancel();
         tokio::join!(ingest.producer.close(), ingest.quarantine.close());
         Ok::<_, Infallible>(())
     });
 }
 
-/// Serves a router behind ingest's own listener until the shutdown, so that a benchmark can compare other work with ingest's.
+/// Serves a router behind ingest's listener until shutdown, so that a benchmark can compare other handlers with ingest's.
 pub async fn serve(listener: TcpListener, router: Router, limits: config::LimitsConfig, shutdown: Shutdown) {
     http::server::serve(listener, router, Arc::default(), limits, Arc::new(http::server::AcceptAll), shutdown).await;
 }

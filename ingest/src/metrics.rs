@@ -1,4 +1,4 @@
-//! What ingest counts. Names and labels are promises to dashboards: add, never rename.
+//! Metrics of ingest. Dashboards depend on the names and labels: add new ones, but never rename.
 
 use std::sync::LazyLock;
 
@@ -12,21 +12,21 @@ pub(crate) use endpoint::{EndpointMetrics, Tally, seconds};
 
 /// Requests, by `endpoint` (its name, or `none`) and [`Outcome`].
 pub const REQUESTS: &str = "riverlock_ingest_requests_total";
-/// From the request's first byte (over HTTP/2 from its head) to the answer, by `endpoint`.
+/// Time from the request's first byte (over HTTP/2 from its head) to the answer, by `endpoint`.
 pub const ANSWER_SECONDS: &str = "riverlock_ingest_answer_duration_seconds";
-/// From handing an event to the producer to Kafka's acknowledgement of it.
+/// Time from handing an event to the producer to Kafka's acknowledgement of it.
 pub const KAFKA_ACK_SECONDS: &str = "riverlock_ingest_kafka_ack_duration_seconds";
 /// Events between their request and Kafka's delivery report.
 pub const IN_FLIGHT: &str = "riverlock_ingest_in_flight_events";
 /// Open connections.
 pub const CONNECTIONS: &str = "riverlock_ingest_connections";
 /// Connections closed at once because there were too many.
-pub const CONNECTIONS_REFUSED: &str = "riverlock_ingest_connections_rejected_total";
-/// 1 while Kafka does not answer and events are refused at once, else 0.
+pub const CONNECTIONS_REJECTED: &str = "riverlock_ingest_connections_rejected_total";
+/// 1 while the circuit breaker is open and events are rejected at once, else 0.
 pub const BREAKER_OPEN: &str = "riverlock_ingest_breaker_open";
-/// Producers that failed for good and were replaced.
+/// Producers that were replaced after a fatal error.
 pub const PRODUCERS_REPLACED: &str = "riverlock_ingest_producers_replaced_total";
-/// Events answered 503 that may be in Kafka all the same, by `endpoint`.
+/// Events answered 503 that may nevertheless be in Kafka, by `endpoint`.
 pub const AMBIGUOUS: &str = "riverlock_ingest_ambiguous_total";
 /// Events acknowledged by Kafka after they were answered 503, by `endpoint`.
 pub const LATE_ACKS: &str = "riverlock_ingest_late_acknowledgements_total";
@@ -34,37 +34,37 @@ pub const LATE_ACKS: &str = "riverlock_ingest_late_acknowledgements_total";
 pub const BODY_BYTES: &str = "riverlock_ingest_body_bytes_total";
 /// Stored events whose `liveMode` is not the one that their `endpoint` expects.
 pub const MODE_MISMATCHES: &str = "riverlock_ingest_mode_mismatches_total";
-/// 1 for an `endpoint` that checks nothing, else 0.
+/// 1 for an `endpoint` without authentication, else 0.
 pub const ENDPOINT_INSECURE: &str = "riverlock_ingest_endpoint_insecure";
 /// Events signed with each `secret` of an `endpoint`.
 pub const SECRET_MATCHES: &str = "riverlock_ingest_secret_matches_total";
-/// When an event signed with the `secret` last came, in seconds since 1970; 0 for never.
+/// When an event signed with the `secret` was last received, in seconds since 1970; 0 for never.
 pub const SECRET_LAST_MATCH: &str = "riverlock_ingest_secret_last_match_timestamp_seconds";
 
-/// Looks at a configuration that came while the process ran, by [`Reload`].
+/// Reloads of the configuration at run time, by [`Reload`].
 pub const RELOADS: &str = "riverlock_ingest_reloads_total";
-/// 1 while the configuration that is there is refused and an older one is used, else 0.
-pub const CONFIGURATION_REFUSED: &str = "riverlock_ingest_configuration_rejected";
-/// Events whose sender was not believed, by `endpoint` and [`Quarantined`].
+/// 1 while the current configuration file is rejected and an older configuration is in use, else 0.
+pub const CONFIGURATION_REJECTED: &str = "riverlock_ingest_configuration_rejected";
+/// Unauthenticated events, by `endpoint` and [`Quarantined`].
 pub const QUARANTINE: &str = "riverlock_ingest_quarantine_total";
 /// Requests for an OAuth token, by [`TokenOutcome`].
 pub const TOKEN_REQUESTS: &str = "riverlock_ingest_token_requests_total";
-/// Connections that ended before TLS was agreed on.
+/// Connections whose TLS handshake failed.
 pub const TLS_HANDSHAKES_FAILED: &str = "riverlock_ingest_tls_handshakes_failed_total";
-/// Lines about refused requests that were not written, because there were enough within their second.
+/// Log lines about rejected requests that were suppressed by the limit per second.
 pub const LOG_LINES_SUPPRESSED: &str = "riverlock_ingest_log_lines_suppressed_total";
 
-/// Authentic requests that were odd and are stored all the same, by `endpoint` and [`Oddity`].
+/// Authenticated requests with an oddity, which are stored all the same, by `endpoint` and [`Oddity`].
 pub const ODD_REQUESTS: &str = "riverlock_ingest_odd_requests_total";
 /// Unfinished requests that were evicted because their slot was needed for another.
 pub const REQUESTS_EVICTED: &str = "riverlock_ingest_requests_evicted_total";
 /// Connections that were evicted because their slot was needed for another.
 pub const CONNECTIONS_EVICTED: &str = "riverlock_ingest_connections_evicted_total";
-/// Connections that ingest closed itself, by [`Closed`].
+/// Connections closed by ingest, by [`Closed`].
 pub const CONNECTIONS_CLOSED: &str = "riverlock_ingest_connections_closed_total";
 /// Connections that could not be accepted, for example for lack of file descriptors.
 pub const ACCEPT_ERRORS: &str = "riverlock_ingest_accept_errors_total";
-/// 1 while ingest takes events, as `/readyz` says it, else 0.
+/// 1 while ingest accepts events, as `/readyz` reports, else 0.
 pub const READY: &str = "riverlock_ingest_ready";
 /// When the certificate of the listener expires, in seconds since 1970; 0 without TLS.
 pub const CERTIFICATE_EXPIRY: &str = "riverlock_ingest_certificate_expiry_timestamp_seconds";
@@ -72,9 +72,9 @@ pub const CERTIFICATE_EXPIRY: &str = "riverlock_ingest_certificate_expiry_timest
 pub const SECRET_EXPIRY: &str = "riverlock_ingest_secret_expiry_timestamp_seconds";
 /// Secrets that expired while the process ran, by `endpoint` and `secret`.
 pub const SECRETS_EXPIRED: &str = "riverlock_ingest_secrets_expired_total";
-/// 1 for an `endpoint` that has signing secrets of which none counts now, so that it refuses everything, else 0.
+/// 1 for an `endpoint` that has signing secrets of which none is active, so that it rejects every event, else 0.
 pub const WITHOUT_SECRET: &str = "riverlock_ingest_endpoint_without_active_secret";
-/// Records of its own that ingest wrote to see whether Kafka answers again, by `outcome`.
+/// Probe records that ingest wrote to test whether Kafka is available again, by [`Probe`].
 pub const PROBES: &str = "riverlock_ingest_kafka_probes_total";
 
 /// Declares an enum whose variants are values of a label.
@@ -100,89 +100,89 @@ macro_rules! outcomes {
 outcomes! {
     /// How a request ended: the label `outcome` of [`REQUESTS`].
     Outcome {
-        /// 202: in Kafka.
+        /// 202: acknowledged by Kafka.
         Accepted = "accepted",
         /// 404: no endpoint has this path.
         UnknownPath = "unknown_path",
-        /// 403: the sender's address is not among those that are allowed.
+        /// 403: the client's address is not allowed.
         AddressNotAllowed = "address_not_allowed",
         /// 405: not a POST.
         MethodNotAllowed = "method_not_allowed",
-        /// 503: starting, ending, or replacing a failed producer.
+        /// 503: starting, shutting down, or replacing a failed producer.
         NotReady = "not_ready",
-        /// 503: Kafka does not answer.
+        /// 503: Kafka does not acknowledge events.
         BreakerOpen = "breaker_open",
-        /// 503: as many events as may be are in flight.
+        /// 503: too many events are in flight.
         Busy = "busy",
         /// 503: the request was not complete when its slot was needed for another.
         Evicted = "evicted",
-        /// 415, in former versions: not JSON, or compressed. Such requests are stored now if they are authentic.
+        /// 415, in earlier versions: not JSON, or compressed. Such requests are now stored if they are authenticated.
         UnsupportedMediaType = "unsupported_media_type",
         /// 413: the body is too long.
         TooLarge = "too_large",
-        /// 408: the head took so long to arrive that the answer was due.
+        /// 408: the head did not arrive before the answer was due.
         HeadTimeout = "head_timeout",
         /// 408: the body took too long to arrive.
         BodyTimeout = "body_timeout",
-        /// The sender hung up before its request was complete, or the work ended without an outcome.
+        /// The sender disconnected before its request was complete, or processing ended without an outcome.
         Aborted = "aborted",
         /// 401: signature, password or token is missing or wrong.
         Unauthenticated = "unauthenticated",
-        /// 400: not an event, sent to an endpoint that authenticates nobody.
+        /// 400: not an event, sent to an insecure endpoint.
         NotAnEvent = "not_an_event",
-        /// 503: Kafka did not take it.
+        /// 503: Kafka rejected the event.
         NotStored = "not_stored",
-        /// 503: Kafka may have taken it, but did not say so in time.
+        /// 503: Kafka may have stored the event, but did not acknowledge it in time.
         Ambiguous = "ambiguous",
     }
 }
 
 outcomes! {
-    /// What became of a new configuration: the label `outcome` of [`RELOADS`].
+    /// Result of a reload: the label `outcome` of [`RELOADS`].
     Reload {
-        /// It is in use.
+        /// The new configuration is in use.
         Applied = "applied",
-        /// It is wrong, and the one before it stays.
+        /// The new configuration is invalid; the previous one stays in use.
         Refused = "refused",
-        /// It is the one in use: SIGHUP came for nothing, or a wrong one was taken back.
+        /// The configuration equals the one in use: SIGHUP without a change, or an invalid change was reverted.
         Unchanged = "unchanged",
     }
 }
 
 outcomes! {
-    /// How a request for a token ended: the label `outcome` of [`TOKEN_REQUESTS`].
+    /// How a token request ended: the label `outcome` of [`TOKEN_REQUESTS`].
     TokenOutcome {
-        /// 200: here it is.
+        /// 200: a token was issued.
         Issued = "issued",
-        /// 400 and others: the request cannot be read.
+        /// 400 and others: the request is malformed.
         InvalidRequest = "invalid_request",
-        /// 401: no such client, or another secret.
+        /// 401: unknown client, or wrong secret.
         InvalidClient = "invalid_client",
-        /// 400: the client is right, but not its user.
+        /// 400: the client is correct, but its user is not.
         InvalidGrant = "invalid_grant",
-        /// 400: the client has a user, which the grant leaves out.
+        /// 400: the client has a user, which the grant does not include.
         UnauthorizedClient = "unauthorized_client",
-        /// 400: a grant that does not exist here.
+        /// 400: an unsupported grant type.
         UnsupportedGrantType = "unsupported_grant_type",
         /// 429: too many failures from this address or with this client.
         Limited = "limited",
-        /// 503: too many at once.
+        /// 503: too many concurrent requests.
         Busy = "busy",
-        /// 403: no endpoint with OAuth clients takes requests from this address.
+        /// 403: no endpoint with OAuth clients accepts requests from this address.
         AddressNotAllowed = "address_not_allowed",
     }
 }
 
 outcomes! {
-    /// What is odd about an authentic request: the label `oddity` of [`ODD_REQUESTS`].
+    /// An oddity of an authenticated request: the label `oddity` of [`ODD_REQUESTS`].
     Oddity {
-        /// The media type is not JSON's.
+        /// The media type is not JSON.
         MediaType = "media_type",
-        /// The body is encoded, or the request says so.
+        /// The request has a `Content-Encoding`.
         ContentEncoding = "content_encoding",
-        /// The body is larger than what consumers interpret.
+        /// The body is longer than consumers process.
         Size = "size",
-        /// The body is no event.
+        /// The body is not an event.
         NotAnEvent = "not_an_event",
     }
 }
@@ -190,84 +190,92 @@ outcomes! {
 outcomes! {
     /// Why ingest closed a connection: the label `reason` of [`CONNECTIONS_CLOSED`].
     Closed {
-        /// No endpoint takes requests from its address.
+        /// No endpoint accepts requests from its address.
         AddressNotAllowed = "address_not_allowed",
         /// The head of its next request took too long to arrive.
         HeadTimeout = "head_timeout",
         /// It carried no request for too long.
         Idle = "idle",
-        /// It was as old as connections may get.
+        /// It reached the maximum age of connections.
         Age = "age",
     }
 }
 
 outcomes! {
-    /// What became of a record of ingest's own: the label `outcome` of [`PROBES`].
+    /// Result of a probe record: the label `outcome` of [`PROBES`].
     Probe {
         /// Kafka acknowledged it.
         Acknowledged = "acknowledged",
-        /// Kafka did not.
+        /// Kafka did not acknowledge it.
         Failed = "failed",
     }
 }
 
 outcomes! {
-    /// What became of an event whose sender was not believed: the label `outcome` of [`QUARANTINE`].
+    /// What was done with an unauthenticated event: the label `outcome` of [`QUARANTINE`].
     Quarantined {
-        /// Kafka has it.
+        /// Stored in the quarantine.
         Kept = "kept",
-        /// Kafka did not take it, or did not say so.
+        /// Kafka rejected it or did not acknowledge it.
         Failed = "failed",
-        /// There were enough within their second.
+        /// Not kept: the limit per second was reached.
         Limited = "limited",
-        /// Kafka has not acknowledged those before it.
+        /// Not kept: too many earlier ones are not acknowledged yet.
         Busy = "busy",
-        /// It is longer than what is kept.
+        /// Not kept: the body is too long.
         TooLarge = "too_large",
-        /// The body is no event.
+        /// The body is not an event.
         NotAnEvent = "not_an_event",
-        /// Nothing is kept.
+        /// Not kept: the quarantine is disabled.
         Disabled = "disabled",
     }
 }
 
-/// Describes every metric and sets those without labels to zero. Once the recorder is installed; again does no harm.
+/// Describes every metric and initializes those without labels to zero. Call it after the recorder is installed; repeated
+/// calls do no harm.
 pub fn describe() {
     describe_counter!(REQUESTS, "Requests by endpoint and outcome");
-    describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From a request's first byte to its answer");
-    describe_histogram!(KAFKA_ACK_SECONDS, Unit::Seconds, "From sending an event to Kafka to its acknowledgement");
+    describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "Time from a request's first byte to its answer");
+    describe_histogram!(KAFKA_ACK_SECONDS, Unit::Seconds, "Time from sending an event to Kafka to its acknowledgement");
     describe_gauge!(IN_FLIGHT, "Events between their request and Kafka's delivery report");
     describe_gauge!(CONNECTIONS, "Open connections");
-    describe_counter!(CONNECTIONS_REFUSED, "Connections closed at once because there were too many");
-    describe_gauge!(BREAKER_OPEN, "1 while Kafka does not answer and events are refused at once");
-    describe_counter!(PRODUCERS_REPLACED, "Kafka producers that failed for good and were replaced");
-    describe_counter!(AMBIGUOUS, "Events answered 503 that may be in Kafka all the same");
+    describe_counter!(CONNECTIONS_REJECTED, "Connections closed at once because there were too many");
+    describe_gauge!(BREAKER_OPEN, "1 while the circuit breaker is open and events are rejected at once");
+    describe_counter!(PRODUCERS_REPLACED, "Kafka producers that were replaced after a fatal error");
+    describe_counter!(AMBIGUOUS, "Events answered 503 that may nevertheless be in Kafka");
     describe_counter!(LATE_ACKS, "Events acknowledged by Kafka after they were answered 503");
     describe_counter!(BODY_BYTES, Unit::Bytes, "Bytes of all bodies that were read");
     describe_counter!(MODE_MISMATCHES, "Stored events whose liveMode is not the one that their endpoint expects");
-    describe_gauge!(ENDPOINT_INSECURE, "1 for an endpoint that checks nothing");
+    describe_gauge!(ENDPOINT_INSECURE, "1 for an endpoint without authentication");
     describe_counter!(SECRET_MATCHES, "Events signed with each secret");
-    describe_gauge!(SECRET_LAST_MATCH, Unit::Seconds, "When an event signed with the secret last came, since 1970");
-    describe_counter!(RELOADS, "Configurations that came while the process ran, by what became of them");
     describe_gauge!(
-        CONFIGURATION_REFUSED,
-        "1 while the configuration that is there is refused and an older one is used"
+        SECRET_LAST_MATCH,
+        Unit::Seconds,
+        "When an event signed with the secret was last received, since 1970"
     );
-    describe_counter!(QUARANTINE, "Events whose sender was not believed, by endpoint and what became of them");
-    describe_counter!(TOKEN_REQUESTS, "Requests for an OAuth token by outcome");
-    describe_counter!(TLS_HANDSHAKES_FAILED, "Connections that ended before TLS was agreed on");
-    describe_counter!(LOG_LINES_SUPPRESSED, "Lines about refused requests that were not written");
-    describe_added();
+    describe_counter!(RELOADS, "Reloads of the configuration at run time, by outcome");
+    describe_gauge!(
+        CONFIGURATION_REJECTED,
+        "1 while the current configuration file is rejected and an older configuration is in use"
+    );
+    describe_counter!(QUARANTINE, "Unauthenticated events, by endpoint and outcome");
+    describe_counter!(TOKEN_REQUESTS, "Requests for an OAuth token, by outcome");
+    describe_counter!(TLS_HANDSHAKES_FAILED, "Connections whose TLS handshake failed");
+    describe_counter!(
+        LOG_LINES_SUPPRESSED,
+        "Log lines about rejected requests that were suppressed by the limit per second"
+    );
+    describe_connections_and_expiry();
     LazyLock::force(&PROCESS);
 }
 
-fn describe_added() {
-    describe_counter!(ODD_REQUESTS, "Authentic requests that were odd and are stored all the same, by what was odd");
+fn describe_connections_and_expiry() {
+    describe_counter!(ODD_REQUESTS, "Authenticated requests with an oddity, which are stored all the same, by oddity");
     describe_counter!(REQUESTS_EVICTED, "Unfinished requests whose slot was needed for another");
     describe_counter!(CONNECTIONS_EVICTED, "Connections whose slot was needed for another");
-    describe_counter!(CONNECTIONS_CLOSED, "Connections that ingest closed itself, by reason");
+    describe_counter!(CONNECTIONS_CLOSED, "Connections closed by ingest, by reason");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted");
-    describe_gauge!(READY, "1 while ingest takes events");
+    describe_gauge!(READY, "1 while ingest accepts events");
     describe_gauge!(
         CERTIFICATE_EXPIRY,
         Unit::Seconds,
@@ -275,8 +283,8 @@ fn describe_added() {
     );
     describe_gauge!(SECRET_EXPIRY, Unit::Seconds, "When a signing secret expires, since 1970; 0 for never");
     describe_counter!(SECRETS_EXPIRED, "Signing secrets that expired while the process ran");
-    describe_gauge!(WITHOUT_SECRET, "1 for an endpoint that has signing secrets of which none counts now");
-    describe_counter!(PROBES, "Records that ingest wrote to see whether Kafka answers again, by outcome");
+    describe_gauge!(WITHOUT_SECRET, "1 for an endpoint that has signing secrets of which none is active");
+    describe_counter!(PROBES, "Probe records that ingest wrote to test whether Kafka is available again, by outcome");
 }
 
 /// The metrics without labels.
@@ -284,12 +292,12 @@ pub(crate) struct ProcessMetrics {
     pub(crate) kafka_ack: Histogram,
     pub(crate) in_flight: Gauge,
     pub(crate) connections: Gauge,
-    pub(crate) connections_refused: Counter,
+    pub(crate) connections_rejected: Counter,
     pub(crate) breaker_open: Gauge,
     pub(crate) producers_replaced: Counter,
     /// In the order of [`Reload::ALL`].
     reloads: Vec<Counter>,
-    pub(crate) configuration_refused: Gauge,
+    pub(crate) configuration_rejected: Gauge,
     /// In the order of [`TokenOutcome::ALL`].
     token_requests: Vec<Counter>,
     pub(crate) tls_handshakes_failed: Counter,
@@ -320,20 +328,20 @@ impl ProcessMetrics {
 
     pub(crate) fn reloaded(&self, outcome: Reload) {
         self.reloads[outcome as usize].increment(1);
-        self.configuration_refused.set(if outcome == Reload::Refused { 1.0 } else { 0.0 });
+        self.configuration_rejected.set(if outcome == Reload::Refused { 1.0 } else { 0.0 });
     }
 }
 
-/// The metrics without labels, looked up once: the recorder is one per process as well.
+/// The metrics without labels, looked up once, because the recorder is global to the process too.
 pub(crate) static PROCESS: LazyLock<ProcessMetrics> = LazyLock::new(|| ProcessMetrics {
     kafka_ack: histogram!(KAFKA_ACK_SECONDS),
     in_flight: zero_gauge(gauge!(IN_FLIGHT)),
     connections: zero_gauge(gauge!(CONNECTIONS)),
-    connections_refused: zero(counter!(CONNECTIONS_REFUSED)),
+    connections_rejected: zero(counter!(CONNECTIONS_REJECTED)),
     breaker_open: zero_gauge(gauge!(BREAKER_OPEN)),
     producers_replaced: zero(counter!(PRODUCERS_REPLACED)),
     reloads: Reload::ALL.iter().map(|outcome| zero(counter!(RELOADS, "outcome" => outcome.as_str()))).collect(),
-    configuration_refused: zero_gauge(gauge!(CONFIGURATION_REFUSED)),
+    configuration_rejected: zero_gauge(gauge!(CONFIGURATION_REJECTED)),
     token_requests: TokenOutcome::ALL
         .iter()
         .map(|outcome| zero(counter!(TOKEN_REQUESTS, "outcome" => outcome.as_str())))

@@ -1,4 +1,4 @@
-//! What `/readyz` says of ingest: the first thing that stands in its way.
+//! Readiness of ingest, as `/readyz` reports it: the most important obstacle.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -6,31 +6,31 @@ use riverlock_runtime::Component;
 
 use crate::metrics::PROCESS;
 
-/// What can stand in the way, in the order in which it is told.
+/// What can prevent readiness, in order of priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// The process is ending.
-    Ending,
+    /// The process is shutting down.
+    ShuttingDown,
     /// The producer is not warmed up, or is being replaced.
     Producer,
     /// A topic is missing or hidden.
     Topics,
     /// Kafka does not authorize ingest to write to a topic.
     Rights,
-    /// Kafka refused what was written to a topic.
-    Refused,
+    /// Kafka rejected a record for a topic.
+    Rejected,
     /// Kafka has not acknowledged events for too long.
     Kafka,
 }
 
-/// Says whether ingest is ready, from what its parts report.
+/// Derives whether ingest is ready from the obstacles that its parts report.
 pub(crate) struct Readiness {
     component: Component,
     reasons: Mutex<[Option<String>; 6]>,
 }
 
 impl Readiness {
-    /// Not ready until the producer is warmed up.
+    /// Starts as not ready, until the producer is warmed up.
     pub(crate) fn new(component: Component) -> Self {
         let starting = Some("starting".to_owned());
         Self { component, reasons: Mutex::new([None, starting, None, None, None, None]) }
@@ -40,7 +40,7 @@ impl Readiness {
         self.reasons.lock().expect("no code panics while it holds the reasons")
     }
 
-    /// Notes what stands in the way; `None` when nothing of the kind does.
+    /// Sets the reason for an obstacle; `None` clears it.
     pub(crate) fn set(&self, obstacle: Obstacle, reason: Option<String>) {
         let mut reasons = self.reasons();
         reasons[obstacle as usize] = reason;
@@ -51,7 +51,7 @@ impl Readiness {
         PROCESS.ready.set(if reasons.iter().all(Option::is_none) { 1.0 } else { 0.0 });
     }
 
-    /// The part that reports moves.
+    /// Records a heartbeat.
     pub(crate) fn beat(&self) {
         self.component.beat();
     }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_ready_when_nothing_stands_in_the_way() {
+    fn it_is_ready_when_there_is_no_obstacle() {
         let health = Health::default();
         let readiness = Readiness::new(health.register("ingest"));
         let reason = || health.not_ready().first().map(|finding| finding.reason.clone());
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(reason().as_deref(), Some("silent"));
         readiness.set(Obstacle::Kafka, None);
         assert_eq!(reason(), None);
-        readiness.set(Obstacle::Ending, Some("ending".to_owned()));
+        readiness.set(Obstacle::ShuttingDown, Some("ending".to_owned()));
         readiness.set(Obstacle::Producer, None);
         assert_eq!(reason().as_deref(), Some("ending"));
     }

@@ -1,4 +1,4 @@
-//! Why a request is not answered 202, and the one place that turns it into an answer.
+//! Reasons for rejecting a request, and the error answers made from them.
 
 use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
@@ -12,28 +12,28 @@ use serde::Serialize;
 
 use crate::{auth::AuthenticationError, metrics::Outcome};
 
-/// Longest text of an answer and of a log line about it, in characters: part of it may be the sender's.
+/// Longest text of an answer and of a log line about it, in characters, because part of it may come from the sender.
 const TEXT_CHARS_MAX: usize = 200;
 
-/// What `Retry-After` says, in seconds; jittered, so that refused events do not come back all at once.
+/// Range of `Retry-After`, in seconds; the value is random, so that rejected events are not all retried at the same time.
 pub(crate) const RETRY_AFTER_SECONDS: RangeInclusive<u8> = 1..=5;
 
-/// Why a request is not answered 202. The texts go to the sender: they help, and tell nothing about the inside.
+/// Why a request is not answered with 202. The texts are sent to the client: they help, but reveal nothing internal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("no webhook endpoint has this path; compare the webhook's address with the configured paths")]
     UnknownPath,
-    #[error("requests from this address are not taken here")]
+    #[error("requests from this address are not accepted")]
     AddressNotAllowed,
-    #[error("webhooks are delivered with POST")]
+    #[error("the method must be POST")]
     MethodNotAllowed,
-    #[error("the service is starting or ending and takes no events; send it again")]
+    #[error("the service is starting or shutting down and accepts no events; retry")]
     NotReady,
-    #[error("the event log does not answer, so the event was not read; send it again")]
+    #[error("the event log is unavailable, so the event was not read; retry")]
     BreakerOpen,
-    #[error("as many events as may be are in flight; send it again")]
+    #[error("too many events are in flight; retry")]
     Busy,
-    #[error("the request was not complete when its slot was needed for another; send it again")]
+    #[error("the request was not complete when its slot was needed for another one; retry")]
     Evicted,
     #[error("the body is longer than {0} bytes")]
     TooLarge(usize),
@@ -47,11 +47,11 @@ pub(crate) enum Refusal {
     Authentication(#[from] AuthenticationError),
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    #[error("the event could not be stored; send it again")]
+    #[error("the event could not be stored; retry")]
     NotStored,
-    #[error("the event log did not confirm the event in time; send it again")]
+    #[error("the event log did not confirm the event in time; retry")]
     Ambiguous,
-    #[error("something went wrong here; send it again")]
+    #[error("internal error; retry")]
     Internal,
 }
 
@@ -72,7 +72,7 @@ impl Refusal {
         }
     }
 
-    /// `type` and `code` of the answer. Stable: senders and tests may look at them.
+    /// `type` and `code` of the answer. They are stable, because clients and tests may depend on them.
     fn names(&self) -> (&'static str, &'static str) {
         match self {
             Self::UnknownPath => ("not_found", "unknown_path"),
@@ -127,7 +127,8 @@ impl Refusal {
         }
     }
 
-    /// Whether the request's body may still be on its way, and the sender would miss the answer if it were cut off.
+    /// Whether the request's body may still be arriving, so that the sender would miss the answer if the connection were
+    /// closed.
     pub(crate) fn leaves_body(&self) -> bool {
         match self {
             Self::UnknownPath
@@ -151,13 +152,13 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// The refusal in words, without control characters and no longer than a line may be.
+    /// The reason as text, without control characters and at most [`TEXT_CHARS_MAX`] characters long.
     pub(crate) fn text(&self) -> String {
         bounded(self.to_string().into(), TEXT_CHARS_MAX).into_owned()
     }
 }
 
-/// Digital River's own error shape, which it asks of receivers.
+/// Digital River's error format, which it expects from receivers.
 ///
 /// Source: `{"type": "...", "errors": [{"code","parameter","message"}]}`.
 #[derive(Serialize)]
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_have_digital_rivers_error_shape() {
+    async fn answers_have_digital_rivers_error_format() {
         let (status, retry_after, body) = answer(Refusal::Envelope(EnvelopeError::Missing("id"))).await;
         assert_eq!((status, retry_after), (400, None));
         assert_eq!(
@@ -224,12 +225,12 @@ mod tests {
         assert_eq!(status, 503);
         assert_eq!(
             body,
-            r#"{"type":"service_unavailable","errors":[{"code":"busy","message":"as many events as may be are in flight; send it again"}]}"#
+            r#"{"type":"service_unavailable","errors":[{"code":"busy","message":"too many events are in flight; retry"}]}"#
         );
     }
 
     #[tokio::test]
-    async fn what_the_sender_wrote_is_told_in_one_short_line() {
+    async fn text_from_the_sender_is_returned_in_one_short_line() {
         let written = format!("a\n2026-01-01 ERROR forged{}", "x".repeat(1_000_000));
         let refusal = Refusal::Envelope(EnvelopeError::NotJson(written));
         assert!(refusal.text().chars().count() <= TEXT_CHARS_MAX && !refusal.text().contains('\n'));
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn senders_are_told_to_come_back_at_different_times() {
+    async fn senders_are_told_to_retry_at_different_times() {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..200 {
             seen.insert(answer(Refusal::BreakerOpen).await.1.unwrap());

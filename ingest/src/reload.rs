@@ -1,8 +1,8 @@
-//! Takes a new configuration while the process runs: on SIGHUP, and when the files that it comes from change.
+//! Reloading of the configuration at run time: on SIGHUP, and when its files change.
 //!
-//! The configuration is read again every few seconds and compared as a whole, secrets from files included. That sees every
-//! way of changing it (an editor, a Kubernetes volume whose symbolic link moves, a file on a network), which watching files
-//! does not. What is wrong is refused, and what was there before stays in use.
+//! The configuration is read every few seconds and compared as a whole, including secrets from files. That detects every
+//! kind of change (an editor, a Kubernetes volume whose symbolic link moves, a file on a network), which watching files
+//! does not. An invalid configuration is rejected, and the previous one stays in use.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,22 +23,22 @@ use crate::{
     webhook::state::Ingest,
 };
 
-/// How long reading the configuration may take: a file may be far away.
+/// How long reading the configuration may take: a file may be on a network.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the reloader may make no step.
+/// Longest time without a heartbeat of the reloader.
 pub(crate) fn silence_max(config: &IngestConfig) -> Duration {
     2 * (config.reload_interval + READ_TIMEOUT)
 }
 
-/// Reads the configuration, from wherever it is.
+/// Reads the configuration from its source.
 pub type Load = dyn Fn() -> Result<Configuration, ConfigError> + Send + Sync;
 
-/// What is read again while the process runs.
+/// The configuration as it is read for a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {
     ingest: IngestConfig,
-    /// Hashes of other sections, by their names: their changes take a restart, which has to be told.
+    /// Hashes of other sections by name: changes to them need a restart, which is logged.
     others: BTreeMap<&'static str, Hash>,
 }
 
@@ -49,7 +49,7 @@ impl From<IngestConfig> for Configuration {
 }
 
 impl Configuration {
-    /// Adds a section that counts only at start, as it is written.
+    /// Adds the text of a section that is used only at start.
     #[must_use]
     pub fn with_section(mut self, name: &'static str, text: &str) -> Self {
         self.others.insert(name, hash(text));
@@ -57,7 +57,7 @@ impl Configuration {
     }
 }
 
-/// A configuration that is right, with what its files hold.
+/// A valid configuration with the contents of its files.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LoadedConfig {
     pub(crate) config: IngestConfig,
@@ -74,17 +74,17 @@ impl LoadedConfig {
         Ok(Self { config, tls, others })
     }
 
-    /// The configuration that the process is started with. What other sections it has, `load` knows.
+    /// The configuration that the process is started with. Its other sections are read with `load`.
     pub(crate) fn at_start(config: IngestConfig, load: Option<&Load>) -> Result<Self, ConfigError> {
         let others = load.and_then(|load| load().ok()).map(|configuration| configuration.others);
         Self::new(Configuration { ingest: config, others: others.unwrap_or_default() })
     }
 }
 
-/// What a look at the configuration found; an error as text, so that two can be compared.
+/// Result of reading the configuration; an error as text, so that two results can be compared.
 type LoadResult = Result<LoadedConfig, String>;
 
-/// Who wants to know.
+/// Why the configuration is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Timer,
@@ -94,48 +94,49 @@ enum Cause {
 pub(crate) struct Reloader {
     load: Arc<Load>,
     ingest: Arc<Ingest>,
-    hangups: Signal,
+    sighups: Signal,
     component: Component,
-    /// A read that has not come to its end.
+    /// A read that is not complete yet.
     reading: Option<JoinHandle<LoadResult>>,
-    /// What the process was started with. Some of it is in use until it ends.
+    /// The configuration at start. Some of it stays in use until the process ends.
     started: LoadedConfig,
-    /// The keys and sections that have other values now than those in use.
+    /// Keys and sections whose values differ from those in use.
     pending: Vec<&'static str>,
-    /// What was taken last.
+    /// The configuration that was applied last.
     current: LoadedConfig,
-    /// What the last look found.
-    seen: LoadResult,
-    /// What was last taken or refused, so that the same is not refused every few seconds.
-    judged: LoadResult,
+    /// Result of the last read.
+    last_read: LoadResult,
+    /// Result that was last applied or rejected, so that the same one is not rejected every few seconds.
+    last_handled: LoadResult,
 }
 
 impl Reloader {
-    /// From here on SIGHUP no longer ends the process. The component moves as long as the configuration is looked after.
+    /// Installs a handler for SIGHUP, which then no longer ends the process. `component` gets a heartbeat while the
+    /// reloader runs.
     pub(crate) fn new(
         load: Arc<Load>,
         ingest: Arc<Ingest>,
         current: LoadedConfig,
         component: Component,
     ) -> std::io::Result<Self> {
-        let hangups = signal(SignalKind::hangup())?;
+        let sighups = signal(SignalKind::hangup())?;
         component.ready();
-        let (seen, judged, started) = (Ok(current.clone()), Ok(current.clone()), current.clone());
+        let (last_read, last_handled, started) = (Ok(current.clone()), Ok(current.clone()), current.clone());
         Ok(Self {
             load,
             ingest,
-            hangups,
+            sighups,
             component,
             reading: None,
             started,
             pending: Vec::new(),
-            seen,
-            judged,
+            last_read,
+            last_handled,
             current,
         })
     }
 
-    /// Looks after the configuration until the process is asked to end.
+    /// Reloads the configuration until shutdown.
     pub(crate) async fn run(mut self, soft: CancellationToken) {
         let mut interval = tokio::time::interval(self.current.config.reload_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,42 +144,42 @@ impl Reloader {
             self.component.beat();
             tokio::select! {
                 () = soft.cancelled() => return,
-                Some(()) = self.hangups.recv() => self.look(Cause::Signal).await,
-                _ = interval.tick() => self.look(Cause::Timer).await,
+                Some(()) = self.sighups.recv() => self.check(Cause::Signal).await,
+                _ = interval.tick() => self.check(Cause::Timer).await,
             }
         }
     }
 
-    async fn look(&mut self, cause: Cause) {
+    async fn check(&mut self, cause: Cause) {
         let load = Arc::clone(&self.load);
         let read = move || load().and_then(LoadedConfig::new).map_err(|error| chain(&error));
-        // A read that hangs, for example on a file that is far away, holds a thread. One is enough: more of them would use up
-        // the threads that everything else that blocks needs.
+        // A read that hangs, for example on a network file, occupies a thread. At most one is started: more would use up
+        // the threads that all other blocking operations need.
         let reading = self.reading.get_or_insert_with(|| tokio::task::spawn_blocking(read));
         let found = match timeout(READ_TIMEOUT, reading).await {
             Ok(found) => {
                 self.reading = None;
                 found.unwrap_or_else(|error| Err(format!("reading it panicked: {error}")))
             }
-            Err(_) => Err(format!("it cannot be read within {} s", READ_TIMEOUT.as_secs())),
+            Err(_) => Err(format!("it could not be read within {} s", READ_TIMEOUT.as_secs())),
         };
-        let settled = self.seen == found;
-        self.seen.clone_from(&found);
-        if cause == Cause::Timer && (!settled || self.judged == found) {
+        let is_stable = self.last_read == found;
+        self.last_read.clone_from(&found);
+        if cause == Cause::Timer && (!is_stable || self.last_handled == found) {
             return;
         }
-        self.judge(&found);
-        self.judged = found;
+        self.handle(&found);
+        self.last_handled = found;
     }
 
-    fn judge(&mut self, found: &LoadResult) {
+    fn handle(&mut self, found: &LoadResult) {
         match found {
             Ok(loaded) if *loaded == self.current => {
                 PROCESS.reloaded(Reload::Unchanged);
-                tracing::info!("the configuration of ingest was read again and is as before");
+                tracing::info!("the configuration of ingest was reloaded and is unchanged");
             }
             Ok(loaded) => {
-                self.take(loaded.clone());
+                self.apply(loaded.clone());
                 PROCESS.reloaded(Reload::Applied);
                 let (endpoints, pending) = (self.current.config.endpoints.len(), self.pending.join(", "));
                 if pending.is_empty() {
@@ -193,16 +194,16 @@ impl Reloader {
             }
             Err(reason) => {
                 PROCESS.reloaded(Reload::Refused);
-                tracing::error!("the new configuration of ingest is refused, the one before it stays: {reason}");
+                tracing::error!("the new configuration of ingest is rejected, the previous one stays in use: {reason}");
             }
         }
     }
 
-    fn take(&mut self, loaded: LoadedConfig) {
+    fn apply(&mut self, loaded: LoadedConfig) {
         self.pending = self.started.config.fixed_changes(&loaded.config);
         let differs = |name: &&'static str| self.started.others.get(name) != loaded.others.get(name);
         self.pending.extend(loaded.others.keys().copied().filter(differs));
-        // A listener without TLS does not get it in the middle of its life.
+        // TLS can be enabled or disabled only at start.
         if let Some(tls) = loaded.tls.clone()
             && self.ingest.tls.load().is_some()
         {
@@ -215,7 +216,7 @@ impl Reloader {
     }
 }
 
-/// An error with everything that caused it, in one line.
+/// An error with its causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! The listener for operators: `/metrics`, `/livez`, `/readyz`. Not for the internet.
+//! The admin listener: `/metrics`, `/livez` and `/readyz`. It must not be reachable from the internet.
 
 use std::net::SocketAddr;
 
@@ -40,12 +40,12 @@ fn answer(findings: &[Finding]) -> (StatusCode, Json<Answer>) {
     }
 }
 
-/// What keeps the process from doing its work. A component that has stopped moving does not, whatever it said last.
+/// The components that are not ready, including those without a recent heartbeat, whatever they last reported.
 fn unready(health: &Health) -> Vec<Finding> {
     [health.not_ready(), health.stuck()].concat()
 }
 
-/// The routes.
+/// The routes of the admin listener.
 pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
     Router::new()
         .route("/livez", get(|State(health): State<Health>| async move { answer(&health.stuck()) }))
@@ -54,13 +54,13 @@ pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
         .route("/metrics", get(move || async move { metrics.render() }))
 }
 
-/// Serves the routes until the process is dropped: a process that is ending still tells how it is.
+/// Serves the routes until the process ends, so that it still reports its state while it shuts down.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn start(config: &AdminConfig, metrics: PrometheusHandle, context: &Context) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-        std::io::Error::new(error.kind(), format!("the admin address {} cannot be listened on: {error}", config.listen))
+        std::io::Error::new(error.kind(), format!("cannot listen on the admin address {}: {error}", config.listen))
     })?;
     let address = listener.local_addr()?;
     let router = router(metrics.clone(), context.health.clone());

@@ -1,7 +1,6 @@
-//! HTTP for programs of our own: who is let in, how a refusal looks, and a listener with limits.
+//! HTTP APIs for other systems: authentication, the error format, and a listener with limits.
 //!
-//! Such an API is off unless configured, on loopback unless configured otherwise, only reads, and answers holders of its
-//! token only.
+//! Such an API is disabled unless configured, listens on loopback by default, is read-only, and requires a token.
 
 mod config;
 mod paced;
@@ -37,22 +36,22 @@ pub use config::ApiConfig;
 /// Connections at the same time; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 256;
 
-/// Connections that wait to be accepted, at most.
+/// Most connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// How long a connection may take to send a request's head, and how long it may be silent between requests.
+/// How long a connection may take to send a request's head, and how long it may be idle between requests.
 const HEAD_MAX: Duration = Duration::from_secs(30);
 
-/// Largest head of a request, bytes.
+/// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How long open requests have to end when the process does.
+/// How long open requests may take to complete at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// How long nothing is accepted after it failed, for example for want of file descriptors.
+/// Pause after a failure to accept, for example because of too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// An answer outside 2xx, in Digital River's own error shape. The text goes to whoever asks: it tells nothing of the inside.
+/// An answer outside 2xx, in Digital River's error format. The text is sent to the client and reveals nothing internal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
@@ -61,54 +60,54 @@ pub struct ApiError {
     message: String,
 }
 
-/// Digital River's error shape.
+/// Digital River's error format.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ErrorBody {
-    /// What kind of error it is, for example `bad_request`.
+    /// The kind of error, for example `bad_request`.
     r#type: &'static str,
     /// One error.
     errors: Vec<ErrorItem>,
 }
 
-/// What is wrong.
+/// One error of an answer.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ErrorItem {
-    /// A stable name.
+    /// A stable code.
     code: &'static str,
-    /// The parameter that is to blame.
+    /// The parameter that caused the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<String>,
-    /// A sentence for people.
+    /// A description for humans.
     message: String,
 }
 
-/// The refusals that every address of an API may answer with, for its description.
+/// The errors that every path of an API may return, for its OpenAPI description.
 #[derive(utoipa::IntoResponses)]
 pub enum Refusals {
-    /// A parameter cannot be understood; `parameter` names it
+    /// A parameter is invalid; `parameter` names it
     #[response(status = 400)]
     Parameter(ErrorBody),
     /// The token is missing or wrong
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// Nothing is known under this address
+    /// Nothing was found at this path
     #[response(status = 404)]
     NotFound(ErrorBody),
-    /// Something is wrong here
+    /// Internal error
     #[response(status = 500)]
     Internal(ErrorBody),
-    /// Not now: come again after `Retry-After` seconds
+    /// Temporarily unavailable: retry after `Retry-After` seconds
     #[response(status = 503)]
     Unavailable(ErrorBody),
 }
 
 impl ApiError {
-    /// A refusal with a stable name and a sentence for people.
+    /// An error with a stable code and a description for humans.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, parameter: None, message: message.into() }
     }
 
-    /// A parameter that cannot be understood.
+    /// An invalid parameter.
     pub fn parameter(name: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message);
         Self { parameter: Some(name.into()), ..error }
@@ -120,19 +119,19 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "the bearer token is missing or wrong")
     }
 
-    /// There is nothing under this address.
+    /// Nothing was found at this path.
     #[must_use]
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// The address does not know the method.
+    /// The path does not support the method.
     #[must_use]
     pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this API only reads: use GET")
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this API is read-only: use GET")
     }
 
-    /// It cannot be answered now, and may be later.
+    /// The request cannot be answered now, but may succeed later.
     #[must_use]
     pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
@@ -141,7 +140,7 @@ impl ApiError {
     /// Something is wrong here.
     #[must_use]
     pub fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here")
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "internal error")
     }
 
     fn kind(&self) -> &'static str {
@@ -173,14 +172,14 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Who is let in.
+/// The accepted tokens, and the answer to requests without one.
 #[derive(Clone)]
 struct Guard {
     tokens: Tokens,
     refused: fn() -> Response,
 }
 
-/// Lets only holders of a token to the router, answers others with `refused`, and makes every answer safe to show.
+/// Requires a token for `router`, answers other requests with `refused`, and adds security headers to every answer.
 pub fn guarded(router: Router, tokens: &Tokens, refused: fn() -> Response) -> Router {
     let guard = Guard { tokens: tokens.clone(), refused };
     router.layer(middleware::from_fn_with_state(guard, admit))
@@ -208,7 +207,7 @@ impl Guard {
     }
 }
 
-/// Listens, and serves in a task called `name` until the shutdown. Returns where.
+/// Starts a task `name` that serves `router` until shutdown. Returns the address it listens on.
 ///
 /// # Errors
 /// When the address cannot be listened on.
@@ -228,7 +227,7 @@ pub async fn start(
     Ok(address)
 }
 
-/// Listens for connections whose answers the kernel does not hold by the megabyte.
+/// Binds a listener whose connections have small send buffers.
 fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -263,7 +262,8 @@ async fn serve(name: &'static str, listener: TcpListener, router: Router, shutdo
 
 /// Serves one connection until it ends, or the process does.
 async fn connection(name: &'static str, stream: TcpStream, router: Router, shutdown: Shutdown) {
-    // An answer is small and must not wait for more. A failure means that the connection is gone already.
+    // Answers are small and must not be delayed by Nagle's algorithm. A failure means that the connection is already
+    // closed.
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX);

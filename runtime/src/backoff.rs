@@ -1,9 +1,9 @@
-//! Waits between attempts that grow, and are never the same for two processes.
+//! Exponential backoff with jitter.
 
 use std::{ops::Range, time::Duration};
 
-/// The waits between failed attempts: each is about twice the one before, up to a limit, and jittered by half, so that
-/// processes that failed together do not try again together.
+/// The waits between failed attempts: each is about twice the one before, up to a limit, with a jitter of ±50 %, so that
+/// processes that failed together do not retry together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     limits: Range<Duration>,
@@ -18,20 +18,20 @@ impl Backoff {
         Self { limits, next }
     }
 
-    /// How long to wait now; the next wait is longer.
+    /// Returns the wait before the next attempt, and doubles the one after it.
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.limits.end);
         jittered(wait)
     }
 
-    /// An attempt succeeded: the next wait is the shortest again.
+    /// Resets to the shortest wait, after a successful attempt.
     pub fn reset(&mut self) {
         self.next = self.limits.start;
     }
 }
 
-/// From half to one and a half times `wait`.
+/// A random duration from 0.5 to 1.5 times `wait`.
 #[must_use]
 pub fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + fastrand::f64())
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_their_limit_and_begin_anew_after_a_success() {
+    fn waits_grow_to_their_limit_and_restart_after_a_success() {
         let (shortest, longest) = (Duration::from_millis(20), Duration::from_millis(100));
         let mut backoff = Backoff::new(shortest..longest);
         for expected in [20_u64, 40, 80, 100, 100] {

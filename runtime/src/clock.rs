@@ -1,12 +1,12 @@
-//! Time as a parameter, so that tests decide it.
+//! Clock abstraction, so that tests can set the time.
 
 use std::sync::Mutex;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Tells the time of day. Never use it to measure how long something takes: it may jump.
+/// Source of the current time. Do not use it to measure durations, because it may jump.
 pub trait Clock: Send + Sync + 'static {
-    /// The time of day.
+    /// The current time.
     fn now(&self) -> DateTime<Utc>;
 }
 
@@ -15,13 +15,13 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place where the time comes from")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the system's clock")]
     fn now(&self) -> DateTime<Utc> {
         Utc::now()
     }
 }
 
-/// A clock that stands still until it is moved.
+/// A clock that only changes when it is advanced.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<DateTime<Utc>>);
 

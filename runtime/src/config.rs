@@ -1,4 +1,4 @@
-//! Configuration: one TOML file, environment variables over it, refused with a clear message when wrong.
+//! Configuration: one TOML file, overridden by environment variables, with clear error messages.
 
 use std::{fs, path::Path};
 
@@ -16,36 +16,36 @@ mod secret;
 pub use schema::{DURATION_FORMAT, DurationText, SECRET_FORMAT, UrlText};
 pub use secret::{FILE_PREFIX, Secret};
 
-/// What every environment variable of the configuration starts with; `__` separates sections.
+/// Prefix of every environment variable of the configuration; `__` separates sections.
 pub const ENV_PREFIX: &str = "RIVERLOCK__";
 
-/// The configuration is wrong or cannot be read. The text names the key, the source and what was expected.
+/// The configuration is invalid or cannot be read. The text names the key, the source and what was expected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file that was asked for does not exist or cannot be read.
+    /// The specified file does not exist or cannot be read.
     #[error("the configuration file {path} cannot be read")]
     Unreadable {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
     /// A value is missing, unknown or of the wrong kind. The text names keys and never values, which may be secrets.
-    #[error("the configuration is wrong: {0}")]
+    #[error("the configuration is invalid: {0}")]
     Invalid(String),
-    /// Values that are right each on its own do not go together.
-    #[error("the configuration is wrong: {key}: {reason}")]
+    /// A value is out of range, or contradicts another one.
+    #[error("the configuration is invalid: {key}: {reason}")]
     Refused {
         /// The key, for example `ingest.endpoints[0].path`.
         key: String,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and what is expected.
         reason: String,
     },
 }
 
 impl ConfigError {
-    /// Refuses the value of a key.
+    /// Rejects the value of a key.
     pub fn refused(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Refused { key: key.into(), reason: reason.into() }
     }
@@ -57,11 +57,11 @@ impl From<figment::Error> for ConfigError {
     }
 }
 
-/// A configuration as it was written: file and environment are read, and no section is interpreted yet.
+/// A configuration whose file and environment were read, but whose sections are not deserialized yet.
 pub struct Source(Figment);
 
 impl Source {
-    /// Reads `file`, if there is one, and the environment over it.
+    /// Reads `file`, if given, and overrides it with the environment.
     ///
     /// # Errors
     /// When the file cannot be read or is not TOML.
@@ -77,7 +77,7 @@ impl Source {
         Ok(Self(figment))
     }
 
-    /// The names of the sections that are there.
+    /// The names of the sections that are present.
     ///
     /// # Errors
     /// None after [`Source::read`].
@@ -86,7 +86,7 @@ impl Source {
         Ok(profiles.into_values().flatten().map(|(name, _)| name).collect())
     }
 
-    /// One section; its default if it is not there. The others do not matter, whatever is wrong with them.
+    /// Deserializes one section; its default if it is absent. Mistakes in other sections have no effect.
     ///
     /// # Errors
     /// When one of its values is missing, unknown or of the wrong kind.
@@ -95,7 +95,7 @@ impl Source {
             return Ok(T::default());
         }
         self.0.extract_inner(name).map_err(|mut error: figment::Error| {
-            // figment adds the section's name at the wrong end.
+            // figment appends the section's name to the path instead of prepending it.
             if error.path.last().is_some_and(|last| last == name) {
                 error.path.rotate_right(1);
             }
@@ -103,7 +103,7 @@ impl Source {
         })
     }
 
-    /// The whole.
+    /// Deserializes the whole configuration.
     ///
     /// # Errors
     /// When a value is missing, unknown or of the wrong kind.
@@ -112,7 +112,7 @@ impl Source {
     }
 }
 
-/// Reads `file`, if there is one, and lays the environment over it.
+/// Reads `file`, if given, overrides it with the environment, and deserializes the result.
 ///
 /// # Errors
 /// When the file cannot be read, or a value is missing, unknown or of the wrong kind.

@@ -1,4 +1,4 @@
-//! The state of the process: which components are ready, and which have stopped moving.
+//! Health of the process: which components are ready, and which have no recent heartbeat.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
-/// All components of a process. Cheap to clone; all clones are the same.
+/// All components of a process. Cheap to clone; all clones share the same state.
 #[derive(Clone, Default)]
 pub struct Health {
     list: Arc<Mutex<List>>,
@@ -17,17 +17,17 @@ pub struct Health {
 
 #[derive(Default)]
 struct List {
-    /// Components live as long as the process.
+    /// Components exist as long as the process.
     components: Vec<Arc<State>>,
-    /// Parts live as long as their owner: a task that ended is neither unready nor stuck.
+    /// Parts exist as long as their owner: a task that has ended is neither not ready nor stuck.
     parts: Vec<Weak<State>>,
 }
 
 struct State {
     name: &'static str,
-    /// Which part of the component this is; `None` for the component itself.
+    /// The name of the part; `None` for the component itself.
     part: Option<String>,
-    /// Why it is not ready; `None` when it is.
+    /// Why it is not ready; `None` if it is ready.
     obstacle: Mutex<Option<String>>,
     beat: Option<Beat>,
 }
@@ -37,19 +37,19 @@ struct Beat {
     age_max: Duration,
 }
 
-/// One part of the process that can be ready or not.
+/// A component of the process, or a part of one, that reports its state.
 #[derive(Clone)]
 pub struct Component {
     state: Arc<State>,
     health: Health,
 }
 
-/// A component that is not as it should be, and why.
+/// A problem of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The component's name.
     pub component: &'static str,
-    /// What is wrong; begins with the part's name when only a part is concerned.
+    /// The problem; begins with the part's name if it is about a part.
     pub reason: String,
 }
 
@@ -60,13 +60,13 @@ impl fmt::Display for Finding {
 }
 
 impl Health {
-    /// Adds a component, not ready until it says so.
+    /// Adds a component, which is not ready until it reports so.
     #[must_use]
     pub fn register(&self, name: &'static str) -> Component {
         self.add(name, None)
     }
 
-    /// Adds a component that has to call [`Component::beat`] at least every `age_max`, or the process counts as stuck.
+    /// Adds a component that must call [`Component::beat`] at least every `age_max`; otherwise it counts as stuck.
     #[must_use]
     pub fn register_beating(&self, name: &'static str, age_max: Duration) -> Component {
         self.add(name, Some(Beat::new(age_max)))
@@ -78,20 +78,21 @@ impl Health {
         Component { state, health: self.clone() }
     }
 
-    /// The components that are not ready. Empty means: send work.
+    /// The components that are not ready. If there are none, the process can accept work.
     #[must_use]
     pub fn not_ready(&self) -> Vec<Finding> {
         self.findings(|state| state.obstacle.lock().expect("no code panics while it holds the text").clone())
     }
 
-    /// The components that have stopped moving. Anything in it means: restart the process.
+    /// The components without a recent heartbeat. If there are any, the process must be restarted.
     #[must_use]
     pub fn stuck(&self) -> Vec<Finding> {
         self.findings(|state| {
             let beat = state.beat.as_ref()?;
             let age = beat.last.lock().expect("no code panics while it holds the time").elapsed();
-            (age > beat.age_max)
-                .then(|| format!("last moved {} s ago, allowed are {} s", age.as_secs(), beat.age_max.as_secs()))
+            (age > beat.age_max).then(|| {
+                format!("last heartbeat {} s ago, at most {} s allowed", age.as_secs(), beat.age_max.as_secs())
+            })
         })
     }
 
@@ -99,13 +100,13 @@ impl Health {
         self.list.lock().expect("no code panics while it holds the list")
     }
 
-    fn findings(&self, look: impl Fn(&State) -> Option<String>) -> Vec<Finding> {
+    fn findings(&self, check: impl Fn(&State) -> Option<String>) -> Vec<Finding> {
         let states: Vec<Arc<State>> = {
             let list = self.lock();
             list.components.iter().cloned().chain(list.parts.iter().filter_map(Weak::upgrade)).collect()
         };
         let found = |state: &Arc<State>| {
-            let reason = look(state)?;
+            let reason = check(state)?;
             let reason = state.part.as_ref().map_or_else(|| reason.clone(), |part| format!("{part}: {reason}"));
             Some(Finding { component: state.name, reason })
         };
@@ -120,14 +121,15 @@ impl Beat {
 }
 
 impl Component {
-    /// A part of the component that is ready or not by itself: what one part says does not hide what another says. It is
-    /// ready until it says otherwise, and is forgotten when its last clone is dropped.
+    /// Adds a part of the component with its own state, which is independent of the other parts. It is ready until it
+    /// reports otherwise, and is removed when its last clone is dropped.
     #[must_use]
     pub fn part(&self, name: impl Into<String>) -> Self {
         self.add_part(name.into(), None)
     }
 
-    /// As [`Self::part`], and it has to call [`Self::beat`] at least every `age_max`, or the process counts as stuck.
+    /// Like [`Self::part`], for a part that must call [`Self::beat`] at least every `age_max`; otherwise it counts as
+    /// stuck.
     #[must_use]
     pub fn part_beating(&self, name: impl Into<String>, age_max: Duration) -> Self {
         self.add_part(name.into(), Some(Beat::new(age_max)))
@@ -136,19 +138,19 @@ impl Component {
     fn add_part(&self, part: String, beat: Option<Beat>) -> Self {
         let state = Arc::new(State { name: self.state.name, part: Some(part), obstacle: Mutex::new(None), beat });
         let mut list = self.health.lock();
-        // Parts come and go with their tasks; the list must not grow with them.
+        // Parts are added for every task, so ended ones are removed to bound the list.
         list.parts.retain(|part| part.strong_count() > 0);
         list.parts.push(Arc::downgrade(&state));
         drop(list);
         Self { state, health: self.health.clone() }
     }
 
-    /// The component takes work.
+    /// Reports that the component is ready.
     pub fn ready(&self) {
         self.set(None);
     }
 
-    /// The component takes no work, for this reason.
+    /// Reports that the component is not ready, with the reason.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.set(Some(reason.into()));
     }
@@ -166,21 +168,21 @@ impl Component {
         }
     }
 
-    /// Waits, and goes on beating meanwhile. Ends at once when `soft` is cancelled.
+    /// Waits, with heartbeats in between. Returns at once when `soft` is cancelled.
     pub async fn rest(&self, wait: Duration, soft: &CancellationToken) {
         let Some(until) = Instant::now().checked_add(wait) else { return soft.cancelled().await };
-        // Several times in the time that it may be silent.
+        // Several heartbeats per allowed interval.
         let step = self.state.beat.as_ref().map_or(wait, |beat| beat.age_max / 4).max(Duration::from_millis(1));
         while !soft.is_cancelled() && Instant::now() < until {
             self.beat();
             let next = until.min(Instant::now() + step);
-            // Timing out is what is expected here.
+            // A timeout is the normal case.
             let _cancelled = timeout_at(next.into(), soft.cancelled()).await;
         }
         self.beat();
     }
 
-    /// The component is moving.
+    /// Records a heartbeat.
     pub fn beat(&self) {
         if let Some(beat) = &self.state.beat {
             *beat.last.lock().expect("no code panics while it holds the time") = Instant::now();
@@ -193,18 +195,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_component_is_ready_only_when_it_says_so() {
+    fn a_component_is_ready_only_after_it_reports_so() {
         let health = Health::default();
         let component = health.register("kafka");
         assert_eq!(health.not_ready()[0].to_string(), "kafka: starting");
         component.ready();
         assert!(health.not_ready().is_empty());
-        component.not_ready("broker gone");
-        assert_eq!(health.not_ready()[0].reason, "broker gone");
+        component.not_ready("broker unavailable");
+        assert_eq!(health.not_ready()[0].reason, "broker unavailable");
     }
 
     #[test]
-    fn a_component_that_stops_moving_is_stuck() {
+    fn a_component_without_heartbeats_is_stuck() {
         let health = Health::default();
         let calm = health.register_beating("calm", Duration::from_secs(3600));
         let _stopped = health.register_beating("stopped", Duration::ZERO);
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_component_that_rests_moves_and_wakes_when_the_process_ends() {
+    async fn a_resting_component_sends_heartbeats_and_wakes_at_shutdown() {
         let (health, soft) = (Health::default(), CancellationToken::new());
         let component = health.register_beating("job", Duration::from_millis(400));
         component.rest(Duration::from_millis(1_000), &soft).await;
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn one_part_does_not_hide_what_another_says() {
+    fn the_state_of_one_part_does_not_hide_that_of_another() {
         let health = Health::default();
         let component = health.register("consumer");
         component.ready();
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_ended_is_neither_unready_nor_stuck_and_takes_no_memory() {
+    fn an_ended_part_is_removed() {
         let health = Health::default();
         let component = health.register("consumer");
         component.ready();

@@ -18,18 +18,18 @@ pub use config::{ConfigError, Secret};
 pub use health::{Component, Health};
 pub use shutdown::Shutdown;
 
-/// Here, so that every program that has services in it allocates alike: the services, their tests and their benchmarks.
+/// Defined here so that the services, their tests and their benchmarks use the same allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What a service gets from the process that runs it.
+/// Facilities that a process provides to its services.
 #[derive(Clone)]
 pub struct Context {
-    /// Where the service says how it is.
+    /// Where services report their health.
     pub health: Health,
-    /// When it has to end, and where its tasks live.
+    /// Shutdown signals, and tracking of tasks.
     pub shutdown: Shutdown,
-    /// What time it is.
+    /// The clock.
     pub clock: std::sync::Arc<dyn Clock>,
 }
 

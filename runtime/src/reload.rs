@@ -1,7 +1,7 @@
-//! Takes what has changed in the configuration while a process runs: on SIGHUP, and every few seconds.
+//! Reloading of the configuration at run time: on SIGHUP, and every few seconds.
 //!
-//! Reading again and again sees every way of changing a configuration: an editor, a Kubernetes volume whose symbolic link
-//! moves, a file on a network, a secret in a file of its own.
+//! Periodic reading detects every kind of change: an editor, a Kubernetes volume whose symbolic link moves, a file on a
+//! network, a secret in its own file.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,30 +13,30 @@ use tokio::{
 
 use crate::{ConfigError, Context};
 
-/// How often the configuration is read again.
+/// Interval between reads of the configuration.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long reading may take before that is told: a file may be on a network that is away.
+/// How long reading may take before it counts as failed: a file may be on a network that is unavailable.
 const READ_MAX: Duration = Duration::from_secs(30);
 
-/// How long the task may stand still before the process counts as stuck.
+/// Longest time without a heartbeat of the task.
 const BEAT_AGE_MAX: Duration = Duration::from_secs(180);
 
-/// Reads a part of the configuration and checks it, from wherever it is.
+/// Reads and checks a part of the configuration.
 pub type Load<T> = dyn Fn() -> Result<T, ConfigError> + Send + Sync;
 
-/// Gives what is read again to `take`, until the shutdown. What is refused is told once, and the former configuration stays.
-/// From here on SIGHUP does not end the process. `name` is that of the component in `/livez`.
+/// Passes each configuration that is read to `take`, until shutdown. A rejected configuration is logged once, and the
+/// previous one stays in use. SIGHUP no longer ends the process. `name` is the name of the component in `/livez`.
 ///
 /// # Errors
-/// When the signal cannot be listened for.
+/// When the signal handler cannot be installed.
 pub async fn run<T: Send + 'static>(
     name: &'static str,
     load: Arc<Load<T>>,
     mut take: impl FnMut(T) -> Result<(), ConfigError> + Send,
     context: Context,
 ) -> Result<(), std::io::Error> {
-    let mut hangups = signal(SignalKind::hangup())?;
+    let mut sighups = signal(SignalKind::hangup())?;
     let soft = context.shutdown.soft().clone();
     let component = context.health.register_beating(name, BEAT_AGE_MAX);
     component.ready();
@@ -45,7 +45,7 @@ pub async fn run<T: Send + 'static>(
         component.beat();
         tokio::select! {
             () = soft.cancelled() => return Ok(()),
-            Some(()) = hangups.recv() => refused = None,
+            Some(()) = sighups.recv() => refused = None,
             () = tokio::time::sleep(INTERVAL) => {}
         }
         let taken = match reader.read().await {
@@ -54,13 +54,13 @@ pub async fn run<T: Send + 'static>(
         };
         let error = taken.err();
         if let Some(reason) = error.as_ref().filter(|_| error != refused) {
-            tracing::error!("{name}: the configuration was read again and is refused, the former one stays: {reason}");
+            tracing::error!("{name}: the new configuration is rejected, the previous one stays in use: {reason}");
         }
         refused = error;
     }
 }
 
-/// Reads on a thread, one time after the other: reading that hangs must not take up thread after thread.
+/// Reads on a blocking thread, at most one at a time, so that hanging reads do not use up the threads.
 struct Reader<T> {
     load: Arc<Load<T>>,
     pending: Option<JoinHandle<Result<T, ConfigError>>>,
@@ -71,12 +71,12 @@ impl<T: Send + 'static> Reader<T> {
         Self { load, pending: None }
     }
 
-    /// The error is a text, so that two can be compared.
+    /// Returns an error as text, so that two can be compared.
     async fn read(&mut self) -> Result<T, String> {
         let load = Arc::clone(&self.load);
         let pending = self.pending.get_or_insert_with(|| tokio::task::spawn_blocking(move || load()));
         let Ok(read) = timeout(READ_MAX, pending).await else {
-            return Err(format!("it cannot be read within {} s", READ_MAX.as_secs()));
+            return Err(format!("it could not be read within {} s", READ_MAX.as_secs()));
         };
         self.pending = None;
         read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
@@ -90,11 +90,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_read_again_is_taken_on_a_hangup_and_after_the_interval() {
+    async fn the_configuration_is_reloaded_on_sighup_and_after_the_interval() {
         let (context, reads) = (Context::new(), Arc::new(AtomicU32::new(0)));
         let (counted, taken) = (Arc::clone(&reads), Arc::new(AtomicU32::new(0)));
         let load: Arc<Load<u32>> = Arc::new(move || match counted.fetch_add(1, Ordering::Relaxed) {
-            0 => Err(ConfigError::refused("key", "as the test wants")),
+            0 => Err(ConfigError::refused("key", "injected by the test")),
             read => Ok(read),
         });
         let seen = Arc::clone(&taken);

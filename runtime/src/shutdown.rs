@@ -1,14 +1,14 @@
-//! Two-step shutdown: first take no more work and finish what is there, then drop it.
+//! Two-step shutdown: first stop accepting work and finish what is in flight, then drop it.
 
 use std::{future::Future, sync::Arc, sync::atomic::AtomicBool, sync::atomic::Ordering, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a process may take to finish what is in flight after it was asked to end.
+/// How long a process may take to finish what is in flight after shutdown was requested.
 pub const GRACE: Duration = Duration::from_secs(25);
 
-/// Tells every task when to end, and knows when all have. Cheap to clone; all clones are the same.
+/// Signals shutdown to all tasks, and tracks them. Cheap to clone; all clones share the same state.
 #[derive(Clone)]
 pub struct Shutdown {
     soft: CancellationToken,
@@ -18,26 +18,26 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Nothing is asked to end yet.
+    /// Creates it without any shutdown requested.
     #[must_use]
     pub fn new() -> Self {
         let hard = CancellationToken::new();
         Self { soft: hard.child_token(), hard, tasks: TaskTracker::new(), failed: Arc::default() }
     }
 
-    /// Ends when the process should take no more work and finish what it has.
+    /// Cancelled when the process should accept no more work and finish what is in flight.
     #[must_use]
     pub fn soft(&self) -> &CancellationToken {
         &self.soft
     }
 
-    /// Ends when the process should drop what it has.
+    /// Cancelled when the process should drop what is in flight.
     #[must_use]
     pub fn hard(&self) -> &CancellationToken {
         &self.hard
     }
 
-    /// Starts a task that lives until the shutdown. One that ends in an error, or before it was asked to, ends the process.
+    /// Spawns a task that runs until shutdown. If it fails or ends earlier, the process shuts down with a failure.
     pub fn spawn<F, E>(&self, name: &'static str, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -50,7 +50,7 @@ impl Shutdown {
             match result {
                 Ok(()) if this.soft.is_cancelled() => {}
                 Ok(()) => {
-                    tracing::error!(task = name, "task {name} ended although nobody asked it to");
+                    tracing::error!(task = name, "task {name} ended unexpectedly");
                     this.fail();
                 }
                 Err(error) => {
@@ -63,7 +63,7 @@ impl Shutdown {
         drop(self.tasks.spawn(watched));
     }
 
-    /// Starts work that is waited for at shutdown, and may end at any time.
+    /// Spawns work that may end at any time, and that shutdown waits for.
     pub fn spawn_work<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -72,19 +72,20 @@ impl Shutdown {
         self.tasks.spawn(work)
     }
 
-    /// Asks the process to end, and makes its exit code a failure.
+    /// Requests shutdown with a failure as the exit code.
     pub fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
         self.soft.cancel();
     }
 
-    /// Asks the process to end.
+    /// Requests shutdown.
     pub fn stop(&self) {
         self.soft.cancel();
     }
 
-    /// Listens for SIGTERM and SIGINT: the first asks for a soft end, the second drops everything. SIGHUP, whose default is
-    /// to kill the process, is only logged here; services that read their configuration again listen for it themselves.
+    /// Handles SIGTERM and SIGINT: the first one requests a soft shutdown, the second one drops everything. SIGHUP, which
+    /// would end the process by default, is only logged here; services that reload their configuration handle it
+    /// themselves.
     ///
     /// # Errors
     /// When the signal handlers cannot be installed.
@@ -92,22 +93,22 @@ impl Shutdown {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hangup = signal(SignalKind::hangup())?;
         let this = self.clone();
-        #[expect(clippy::disallowed_methods, reason = "it must outlive the tasks that it ends")]
+        #[expect(clippy::disallowed_methods, reason = "it must outlive the tasks that it shuts down")]
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                     _ = hangup.recv() => {
-                        tracing::info!("SIGHUP: services that reload read their configuration again; all else needs a restart");
+                        tracing::info!("SIGHUP: reloading the configuration; other settings need a restart");
                         continue;
                     }
                 }
                 if this.soft.is_cancelled() {
-                    tracing::warn!("asked to end again: dropping what is in flight");
+                    tracing::warn!("second signal: dropping what is in flight");
                     this.hard.cancel();
                 } else {
-                    tracing::info!("asked to end: finishing what is in flight");
+                    tracing::info!("shutting down: finishing what is in flight");
                     this.soft.cancel();
                 }
             }
@@ -115,16 +116,16 @@ impl Shutdown {
         Ok(())
     }
 
-    /// Waits until the process is asked to end and all tasks have ended, and drops those that take longer than `grace`.
+    /// Waits for shutdown and the end of all tasks; tasks that take longer than `grace` are dropped.
     ///
-    /// Returns whether everything ended as it should.
+    /// Returns whether all tasks ended without a failure.
     pub async fn wait(&self, grace: Duration) -> bool {
         self.soft.cancelled().await;
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::error!(
                 tasks = self.tasks.len(),
-                "tasks still run {} s after the end was asked for",
+                "tasks are still running {} s after shutdown was requested",
                 grace.as_secs()
             );
             self.hard.cancel();
@@ -141,7 +142,7 @@ impl Default for Shutdown {
     }
 }
 
-/// Sees a task that panics: its future is dropped without having ended.
+/// Detects a task that panics: its future is dropped before it completes.
 struct EarlyEnd<'a> {
     name: &'static str,
     shutdown: &'a Shutdown,
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_clean_end_is_a_success() {
+    async fn a_clean_shutdown_succeeds() {
         let shutdown = Shutdown::new();
         let soft = shutdown.soft().clone();
         shutdown.spawn("waits", async move {
@@ -171,14 +172,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_ends_early_fails_or_panics_ends_the_process_with_a_failure() {
+    async fn a_task_that_ends_early_fails_or_panics_shuts_the_process_down_with_a_failure() {
         for kind in 0..3 {
             let shutdown = Shutdown::new();
             shutdown.spawn("early", async move {
                 match kind {
                     0 => Ok(()),
                     1 => Err("broken"),
-                    _ => panic!("as the test wants"),
+                    _ => panic!("injected by the test"),
                 }
             });
             assert!(!shutdown.wait(GRACE).await);
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_does_not_end_is_told_to_drop_its_work_after_the_grace() {
+    async fn a_hanging_task_gets_the_hard_signal_after_the_grace_period() {
         let shutdown = Shutdown::new();
         let hard = shutdown.hard().clone();
         shutdown.spawn("hangs", async move {

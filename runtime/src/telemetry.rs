@@ -13,21 +13,21 @@ use serde::{Deserialize, Serialize};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Log lines that were not written because standard error did not take them fast enough.
+/// Log lines that were dropped because standard error was too slow.
 pub const LOG_LINES_DROPPED: &str = "riverlock_log_lines_dropped_total";
 
-/// Log lines that wait for standard error, at most: a few megabytes. Further ones are dropped and counted, because a blocked
-/// pipe must not stop the threads that answer Digital River.
+/// Most log lines that wait for standard error: a few megabytes. Further ones are dropped and counted, because a blocked
+/// pipe must not block the threads that answer Digital River.
 const LOG_LINES_WAITING_MAX: usize = 16_384;
 
-/// How often the recorder forgets what it has already summed up. Without it a histogram grows until somebody scrapes.
+/// Interval at which the recorder aggregates its samples. Without it, a histogram grows until the next scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Bounds of every histogram of seconds: Digital River waits 3 s, so 10 ms to 3 s is where it must be fine.
+/// Bucket bounds of every histogram of seconds. Digital River waits 3 s, so the range from 10 ms to 3 s is the finest.
 const SECONDS_BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 3.0, 10.0];
 
-/// Bounds of every histogram of counts, such as records in a batch.
+/// Bucket bounds of every histogram of counts, such as records in a batch.
 const COUNT_BUCKETS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 5_000.0];
 
 /// Logs.
@@ -50,7 +50,7 @@ impl Default for TelemetryConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
     /// One JSON object per line.
     Json,
@@ -60,7 +60,7 @@ impl TelemetryConfig {
     /// Checks the filter.
     ///
     /// # Errors
-    /// When it cannot be understood.
+    /// When the filter is invalid.
     pub fn validate(&self) -> Result<(), crate::ConfigError> {
         self.filter().map(drop)
     }
@@ -72,26 +72,26 @@ impl TelemetryConfig {
     }
 }
 
-/// Lines that were dropped; there is one once logs are written by a thread of their own.
+/// Counts dropped lines; set once logs are written by a separate thread.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
-/// Writes what still waits when it is dropped.
+/// Dropping it writes the remaining lines.
 static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
-/// Sends a service's logs to standard error, from a thread of its own. A second call in the same process does nothing.
+/// Sends a service's logs to standard error from a separate thread. A second call in the same process does nothing.
 ///
 /// # Errors
-/// When the filter cannot be understood.
+/// When the filter is invalid.
 pub fn init_logs(config: &TelemetryConfig) -> Result<(), crate::ConfigError> {
     let registry = tracing_subscriber::registry().with(config.filter()?);
     let colours = io::stderr().is_terminal();
-    let (writer, guard) = without_waiting(io::stderr());
-    // Nothing is said about lines that cannot be written: that would go to standard error too, and panic there.
+    let (writer, guard) = non_blocking(io::stderr());
+    // Write errors are not logged, because that would go to standard error too, and panic.
     let layer = fmt::layer().with_writer(writer.clone()).log_internal_errors(false);
     let result = match config.log_format {
         LogFormat::Text => registry.with(layer.with_ansi(colours)).try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
-    // An error means that a subscriber is installed already, which is all that is wanted.
+    // An error means that a subscriber is already installed, which is sufficient.
     if result.is_ok() {
         let _ = DROPPED.set(writer.error_counter());
         *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
@@ -99,7 +99,8 @@ pub fn init_logs(config: &TelemetryConfig) -> Result<(), crate::ConfigError> {
     Ok(())
 }
 
-/// Sends a command's logs to standard error: warnings and errors, with `verbosity` 1 also what it does, from 2 on details.
+/// Sends a command's logs to standard error: warnings and errors, with `verbosity` 1 also information, from 2 on also
+/// debugging output.
 pub fn init_command_logs(verbosity: u8) {
     let filter = match verbosity {
         0 => "warn",
@@ -108,17 +109,17 @@ pub fn init_command_logs(verbosity: u8) {
     };
     let filter: Targets = filter.parse().unwrap_or_default();
     let layer = fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).log_internal_errors(false);
-    // An error means that a subscriber is installed already.
+    // An error means that a subscriber is already installed.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
 }
 
-/// Writes the log lines that still wait, for at most a second; the last thing before the process ends.
+/// Writes the remaining log lines, for at most a second. Call it last, before the process ends.
 pub fn flush_logs() {
     drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
-/// A writer that never waits for `output`, and the thread that does.
-fn without_waiting(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+/// A writer that never blocks on `output`, and the guard of the thread that writes to it.
+fn non_blocking(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_LINES_WAITING_MAX)
         .lossy(true)
@@ -129,7 +130,7 @@ fn without_waiting(output: impl io::Write + Send + 'static) -> (NonBlocking, Wor
 /// Installs the process's metrics recorder, once, and returns the handle that renders its page.
 ///
 /// # Errors
-/// When another recorder is installed already.
+/// When another recorder is already installed.
 pub fn metrics() -> Result<PrometheusHandle, BuildError> {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     if let Some(handle) = HANDLE.get() {
@@ -139,26 +140,23 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_records".to_owned()), &COUNT_BUCKETS)?
         .install_recorder()?;
-    describe_counter!(
-        LOG_LINES_DROPPED,
-        "Log lines that standard error did not take fast enough, so that they are lost"
-    );
+    describe_counter!(LOG_LINES_DROPPED, "Log lines that were dropped because standard error was too slow");
     counter!(LOG_LINES_DROPPED).absolute(0);
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Keeps the recorder's memory flat for as long as the process runs.
+/// Bounds the recorder's memory for as long as the process runs, and logs dropped log lines.
 pub async fn upkeep(handle: PrometheusHandle) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
-    let mut told = 0;
+    let mut reported = 0;
     loop {
         interval.tick().await;
         handle.run_upkeep();
         let dropped = DROPPED.get().map_or(0, ErrorCounter::dropped_lines) as u64;
         counter!(LOG_LINES_DROPPED).absolute(dropped);
-        if dropped > told {
-            tracing::warn!("{} log lines were lost: standard error did not take them fast enough", dropped - told);
-            told = dropped;
+        if dropped > reported {
+            tracing::warn!("{} log lines were dropped because standard error was too slow", dropped - reported);
+            reported = dropped;
         }
     }
 }
@@ -173,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// A pipe that nobody reads until it is told to.
+    /// A pipe that blocks until it is opened.
     struct Blocked {
         opened: mpsc::Receiver<()>,
         written: Arc<Mutex<Vec<u8>>>,
@@ -196,27 +194,27 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_pipe_stops_nobody_and_what_is_lost_is_counted() {
+    fn a_blocked_pipe_does_not_block_writers_and_dropped_lines_are_counted() {
         let (open, opened) = mpsc::channel();
         let written = Arc::new(Mutex::new(Vec::new()));
-        let (mut writer, guard) = without_waiting(Blocked { opened, written: Arc::clone(&written), is_open: false });
+        let (mut writer, guard) = non_blocking(Blocked { opened, written: Arc::clone(&written), is_open: false });
         let begun = Instant::now();
         for _ in 0..LOG_LINES_WAITING_MAX + 1_000 {
             writer.write_all(b"line\n").unwrap();
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "it waited for the pipe");
-        // The thread may have taken one line off the queue before it was stopped.
+        assert!(begun.elapsed() < Duration::from_secs(5), "writing blocked on the pipe");
+        // The thread may have taken one line off the queue before it was blocked.
         let dropped = writer.error_counter().dropped_lines();
-        assert!((990..=1_000).contains(&dropped), "{dropped} lines were lost");
+        assert!((990..=1_000).contains(&dropped), "{dropped} lines were dropped");
 
         open.send(()).unwrap();
         drop(guard);
         let lines = written.lock().unwrap().len() / b"line\n".len();
-        assert_eq!(lines, LOG_LINES_WAITING_MAX + 1_000 - dropped, "what was not lost is written before the end");
+        assert_eq!(lines, LOG_LINES_WAITING_MAX + 1_000 - dropped, "all other lines are written before the end");
     }
 
     #[test]
-    fn a_filter_that_means_nothing_is_refused() {
+    fn an_invalid_filter_is_rejected() {
         let config = TelemetryConfig { log_filter: "riverlock=loud".to_owned(), ..TelemetryConfig::default() };
         assert!(config.validate().unwrap_err().to_string().contains("telemetry.log_filter"));
         TelemetryConfig::default().validate().unwrap();

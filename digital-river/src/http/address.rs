@@ -1,28 +1,28 @@
-//! Addresses: which ones are allowed, and how the ones of Digital River's API are built.
+//! URLs: validation, and construction of the API's URLs.
 
 use url::{Host, Url};
 
-/// Why an address is refused.
+/// Why a URL is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Neither `https`, nor `http` on a loopback address.
     #[error("must begin with https://, or with http:// on a loopback address")]
     Scheme,
-    /// No host.
-    #[error("must name a host")]
+    /// The host is missing.
+    #[error("must have a host")]
     Host,
-    /// A user or a password is part of the address.
-    #[error("must contain no user and no password")]
+    /// The URL contains a user or a password.
+    #[error("must not contain a user or a password")]
     Credentials,
-    /// A query or a fragment is part of the address.
-    #[error("must end with the host or a path")]
+    /// The URL contains a query or a fragment.
+    #[error("must not contain a query or a fragment")]
     Query,
 }
 
-/// Checks the address of a server that secrets are sent to.
+/// Checks the URL of a server to which secrets are sent.
 ///
 /// # Errors
-/// When it is not `https` (or `http` on loopback), names no host, or has a user, a password, a query or a fragment.
+/// When it is not `https` (or `http` on loopback), has no host, or has a user, a password, a query or a fragment.
 pub fn check_secure(url: &Url) -> Result<(), AddressError> {
     if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) {
         return Err(AddressError::Scheme);
@@ -39,7 +39,7 @@ pub fn check_secure(url: &Url) -> Result<(), AddressError> {
     Ok(())
 }
 
-/// Whether the address is this machine and nothing else. `localhost` is pinned when the HTTP client is made.
+/// Whether the URL's host is a loopback address. The HTTP client pins `localhost` to loopback.
 #[must_use]
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -50,7 +50,7 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The base address with path segments appended. Each segment is percent-encoded, so an id cannot change the path.
+/// The base URL with path segments appended. Each segment is percent-encoded, so an id cannot change the path.
 #[must_use]
 pub fn join(base: &Url, segments: &[&str]) -> Url {
     let mut url = base.clone();

@@ -1,8 +1,8 @@
-//! The rate limit of a key, shared by everything in the process that uses the key.
+//! Rate limit of a key, shared by all users of the key in the process.
 //!
-//! Digital River counts requests per key and second. A token bucket that holds a tenth of a second's worth spaces requests
-//! evenly. Background jobs also pass a second bucket with their share of the rate, so that they never take the whole limit
-//! from people and services that wait. A `429` pauses every user of the key.
+//! Digital River counts requests per key and second. A token bucket with a capacity of 100 ms spaces requests evenly.
+//! Background jobs also pass a second bucket with their share of the rate, so that they never use the whole limit and delay
+//! foreground requests. A `429` pauses all users of the key.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 
 use riverlock_schemas::hash::Sha256Hash;
 
-/// How much unused time may be caught up on in a burst. Small, because Digital River counts per second.
+/// Unused time that may be made up for in a burst. It is small, because Digital River counts per second.
 const BURST: Duration = Duration::from_millis(100);
 
 /// One evenly spaced stream of requests.
@@ -32,7 +32,7 @@ impl Bucket {
     fn take(&mut self, now: Instant, earliest: Instant, deadline: Instant) -> Option<Instant> {
         let mut slot = self.next.max(now.checked_sub(BURST).unwrap_or(now));
         if earliest > now {
-            // What was not asked during a pause is not made up for in a burst.
+            // Time of a pause is not made up for in a burst.
             slot = slot.max(earliest);
         }
         if slot > deadline {
@@ -48,26 +48,26 @@ impl Bucket {
 struct BucketState {
     all: Bucket,
     background: Bucket,
-    /// Digital River asked for no requests until then.
+    /// Until when Digital River requested a pause.
     paused_until: Option<Instant>,
 }
 
-/// One key's limit. Clones share it.
+/// The rate limit of one key. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Limiter(Arc<Mutex<BucketState>>);
 
-/// The limits of the process's keys, by the key's hash.
+/// The rate limits of the process, by hash of the key.
 static LIMITERS: LazyLock<Mutex<HashMap<Sha256Hash, Weak<Mutex<BucketState>>>>> = LazyLock::new(Mutex::default);
 
 impl Limiter {
-    /// A limit of its own: requests per second (at least 1) and the percentage of it that background jobs may use.
+    /// Creates a separate limit: requests per second (at least 1) and the percentage of it that background jobs may use.
     #[must_use]
     pub fn new(requests_per_second: u32, background_percent: u32, now: Instant) -> Self {
         Self(Arc::new(Mutex::new(BucketState::new(requests_per_second, background_percent, now))))
     }
 
-    /// The limit of a key, shared by everything in this process that asks for the same key. The rate of whoever asked first
-    /// counts while anyone uses it.
+    /// The limit of a key, shared by all users of the key in this process. The rate of the first caller applies as long as
+    /// anyone uses it.
     #[must_use]
     pub fn shared(key: &str, requests_per_second: u32, background_percent: u32, now: Instant) -> Self {
         let mut limiters = lock(&LIMITERS);
@@ -89,21 +89,21 @@ impl Limiter {
         state.all.take(now, paused, deadline)
     }
 
-    /// Takes the next slot of the background jobs' share in the same way. A background request waits for it first, and then
-    /// takes a slot of the whole limit: so it never reserves one that others could use meanwhile.
+    /// Takes the next slot of the background jobs' share in the same way. A background request waits for it before it takes
+    /// a slot of the whole limit, so it never reserves a slot that others could use in the meantime.
     #[must_use]
     pub fn take_share(&self, now: Instant, deadline: Instant) -> Option<Instant> {
         lock(&self.0).background.take(now, now, deadline)
     }
 
-    /// Lets no request through for this long, counted from `now`.
+    /// Blocks all requests until `wait` after `now`.
     pub fn pause(&self, wait: Duration, now: Instant) {
         let mut state = lock(&self.0);
         let until = now + wait;
         state.paused_until = Some(state.paused_until.map_or(until, |earlier| earlier.max(until)));
     }
 
-    /// Until when Digital River asked for no requests, if that is after `now`.
+    /// The end of the pause that Digital River requested, if it is after `now`.
     #[must_use]
     pub fn paused_until(&self, now: Instant) -> Option<Instant> {
         lock(&self.0).paused_until.filter(|until| *until > now)
@@ -118,7 +118,7 @@ impl BucketState {
     }
 }
 
-/// The holders of these locks leave no half-done change behind, so a panic in one does not matter to the next.
+/// Locks and ignores poisoning: no holder leaves inconsistent data behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -134,20 +134,20 @@ mod tests {
     }
 
     #[test]
-    fn never_more_than_the_rate_in_any_second() {
+    fn the_rate_is_not_exceeded_in_any_second() {
         let start = Instant::now() + SECOND;
         let limiter = Limiter::new(25, 20, start);
         let times: Vec<Instant> = (0..200).filter_map(|_| limiter.take(start, far(start))).collect();
         assert_eq!(times.len(), 200);
         for (index, time) in times.iter().enumerate() {
             let within = times[..=index].iter().filter(|earlier| **earlier > *time - SECOND).count();
-            // One second's worth, and what a burst may catch up on.
+            // The requests of one second, plus a burst.
             assert!(within <= 28, "{within}");
         }
     }
 
     #[test]
-    fn background_jobs_get_their_share_and_reserve_nothing_of_the_rest() {
+    fn background_jobs_get_only_their_share() {
         let start = Instant::now() + SECOND;
         let limiter = Limiter::new(100, 10, start);
         let share = (0..100).map_while(|_| limiter.take_share(start, start + SECOND)).count();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_holds_for_everyone_who_uses_the_key() {
+    fn a_pause_applies_to_all_users_of_the_key() {
         let now = Instant::now();
         let (one, two) = (Limiter::shared("key of a test", 10, 20, now), Limiter::shared("key of a test", 99, 20, now));
         let other = Limiter::shared("another key of a test", 10, 20, now);

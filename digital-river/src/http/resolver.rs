@@ -1,11 +1,11 @@
-//! DNS answers that a connection may use: public addresses, and the networks that the configuration names.
+//! DNS resolution restricted to public addresses and configured networks.
 //!
-//! Every connection resolves again, and every answer is checked where the connection takes it from, so there is no gap between
-//! the check and the use. An answer inside a private network (a poisoned cache, a name that changed its owner) is not
-//! connected to; a server at a public address must still present a certificate for the name.
+//! Every connection resolves the name again, and the addresses are checked where the connection takes them from, so there
+//! is no gap between check and use. A private address (a poisoned cache, a name with a new owner) is not connected to; a
+//! server at a public address must still present a certificate for the name.
 //!
 //! Not checked: an IP address in the configuration itself, `localhost` (pinned to loopback), and the name of a configured
-//! proxy, which is usually inside a private network and sees only an encrypted tunnel.
+//! proxy, which is usually in a private network and only sees an encrypted tunnel.
 
 use std::{
     io,
@@ -71,19 +71,19 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// A resolver that drops answers inside private networks.
+/// A resolver that drops private addresses.
 pub struct GuardedResolver {
     inner: Arc<dyn Resolve>,
     networks: Vec<IpNet>,
-    /// The proxy's name.
+    /// The name whose addresses are not checked: the proxy's.
     exempt: Option<String>,
-    /// The setting that allows a network, named in errors.
+    /// The setting that allows networks, for errors.
     setting: &'static str,
 }
 
 impl GuardedResolver {
-    /// Checks the answers of `inner`. `networks` are allowed besides public addresses, answers for the name `exempt` (a
-    /// proxy) are not checked, and `setting` is the configuration key that errors name.
+    /// Checks the answers of `inner`. `networks` are allowed in addition to public addresses, answers for the name `exempt`
+    /// (a proxy) are not checked, and `setting` is the configuration key for errors.
     pub fn new(inner: Arc<dyn Resolve>, networks: Vec<IpNet>, exempt: Option<String>, setting: &'static str) -> Self {
         Self { inner, networks, exempt, setting }
     }
@@ -103,14 +103,14 @@ impl Resolve for GuardedResolver {
                 tracing::warn!("{host} resolves to {}, which is neither public nor in {setting}", first.ip());
             }
             match (allowed.is_empty(), refused.first()) {
-                (true, Some(first)) => Err(Box::new(refusal(&host, first.ip(), setting)) as _),
+                (true, Some(first)) => Err(Box::new(not_public_error(&host, first.ip(), setting)) as _),
                 _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })
     }
 }
 
-fn refusal(host: &str, address: IpAddr, setting: &str) -> io::Error {
+fn not_public_error(host: &str, address: IpAddr, setting: &str) -> io::Error {
     io::Error::other(format!("{host} resolves to {address}, which is not public; see {setting}"))
 }
 

@@ -4,17 +4,17 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-/// The shortest wait that is honoured: 0, or a date in the past, still means "not now".
+/// Shortest wait: 0 or a date in the past still means that a request is not possible now.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 
-/// How long a server asks to wait: at least a second, and at most `max`. `None` when the value is neither seconds nor a date.
+/// The requested wait: at least a second, and at most `max`. `None` if the value is neither seconds nor a date.
 ///
 /// Source: RFC 9110, sections 10.2.3 and 5.6.7; Digital River writes whole seconds.
 #[must_use]
 pub fn parse(value: &str, now: DateTime<Utc>, max: Duration) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are longer than any limit.
+        // A number that overflows is longer than any limit.
         value.parse().map_or(max, Duration::from_secs)
     } else {
         let date = httpdate::parse_http_date(value).ok()?;

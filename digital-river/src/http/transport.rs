@@ -1,4 +1,4 @@
-//! HTTP clients that send secrets to the configured host and nowhere else.
+//! HTTP clients that send secrets only to the configured host.
 
 use std::{
     error::Error as _,
@@ -21,36 +21,36 @@ use crate::{
     },
 };
 
-/// How this program presents itself: `User-Agent` and `upstream-application-id`. Source: Digital River, "API structure".
+/// Value of the headers `User-Agent` and `upstream-application-id`. Source: Digital River, "API structure".
 pub const APPLICATION: &str = concat!("riverlock/", env!("CARGO_PKG_VERSION"));
 
-/// What an HTTP client may connect to.
+/// Network settings of an HTTP client.
 #[derive(Clone, Debug)]
 pub struct Network<'a> {
-    /// The address that requests go to. Only `http` on loopback makes a client that sends anything but `https`.
+    /// The base URL of requests. The client only allows `https`, unless this is `http` on loopback.
     pub base: &'a Url,
-    /// Networks besides the public ones that DNS answers may be in.
+    /// Networks that are allowed in addition to public addresses.
     pub private_networks: &'a [IpNet],
-    /// The setting that names these networks, for errors.
+    /// The configuration key of these networks, for errors.
     pub networks_setting: &'static str,
     /// A proxy, which gets an encrypted tunnel.
     pub proxy: Option<&'a Secret>,
-    /// How long a connection may take to be established.
+    /// How long establishing a connection may take.
     pub connect_timeout: Duration,
 }
 
-/// An HTTP client over the system's resolver.
+/// Creates an HTTP client with the system's resolver.
 ///
 /// # Errors
-/// When the proxy's address or the TLS set-up is wrong.
+/// When the proxy's URL or the TLS configuration is invalid.
 pub fn http_client(network: &Network<'_>) -> Result<reqwest::Client, ConfigError> {
     http_client_over(reqwest::Client::builder(), Arc::new(SystemResolver), network)
 }
 
-/// As [`http_client`], over a builder (for example with certificates of a test) and a resolver of the caller's.
+/// Like [`http_client`], with the caller's builder (for example with test certificates) and resolver.
 ///
 /// # Errors
-/// When the proxy's address or the TLS set-up is wrong.
+/// When the proxy's URL or the TLS configuration is invalid.
 pub fn http_client_over(
     builder: ClientBuilder,
     resolver: Arc<dyn Resolve>,
@@ -69,17 +69,17 @@ pub fn http_client_over(
         .dns_resolver(GuardedResolver::new(resolver, networks, proxy_host, network.networks_setting))
         .resolve_to_addrs("localhost", &loopback)
         .connect_timeout(network.connect_timeout)
-        // Off in this build; set here so that no other crate's feature can switch decompression on.
+        // Disabled in this build; set explicitly so that no other crate's features can enable decompression.
         .no_gzip()
         .no_brotli()
         .no_zstd()
         .no_deflate();
     if let Some(proxy) = network.proxy {
         let proxy =
-            Proxy::https(proxy.expose()).map_err(|_| ConfigError::refused("proxy", "is not the address of a proxy"))?;
+            Proxy::https(proxy.expose()).map_err(|_| ConfigError::refused("proxy", "is not the URL of a proxy"))?;
         builder = builder.proxy(proxy);
     }
-    // A machine without any root certificates can still use plain HTTP on loopback.
+    // A machine without root certificates can still use plain HTTP on loopback.
     if network.base.scheme() == "http" {
         builder = builder.tls_certs_only([]);
     }
@@ -89,13 +89,13 @@ pub fn http_client_over(
 /// Reads a whole body of at most `bytes_max` bytes. The caller sets the time limit.
 ///
 /// # Errors
-/// When the connection breaks or the body is larger; the text says which.
+/// When the connection breaks or the body is larger.
 pub async fn read_body(mut response: Response, bytes_max: usize) -> Result<Bytes, String> {
     let mut body = BytesMut::new();
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() > bytes_max => {
-                return Err(format!("the body has more than {bytes_max} bytes"));
+                return Err(format!("the body is longer than {bytes_max} bytes"));
             }
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => return Ok(body.freeze()),
@@ -104,7 +104,7 @@ pub async fn read_body(mut response: Response, bytes_max: usize) -> Result<Bytes
     }
 }
 
-/// An error with its causes, on one line and without the address (which may contain an id).
+/// An error with its causes, on one line and without the URL, which may contain an id.
 #[must_use]
 pub fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();

@@ -1,7 +1,7 @@
-//! Carries out a plan, one step after the other.
+//! Execution of a plan, step by step.
 //!
-//! It is safe to run again after any failure: a plan is made from what Digital River has. A creation whose answer is lost is
-//! never repeated blindly: the list says whether it happened.
+//! It can be repeated after any failure, because a plan is derived from Digital River's current registrations. A creation
+//! whose answer is lost is never repeated blindly: the list shows whether it was executed.
 
 use std::time::Duration;
 
@@ -19,23 +19,23 @@ use crate::{
     failure::Error,
 };
 
-/// How often a creation is tried whose answer is lost, with reading back in between.
+/// Most attempts at a creation whose answer is lost; the list is read back between them.
 const CREATE_ATTEMPTS: u32 = 3;
 
-/// What was done with a webhook.
+/// Result of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepResult {
-    /// It was registered.
+    /// The webhook was registered.
     Created,
-    /// The answer to its registration was lost; it was found in the list afterwards.
+    /// The answer to the registration was lost; the webhook was found in the list afterwards.
     CreatedUnanswered,
-    /// It was changed.
+    /// The registration was changed.
     Updated,
-    /// Nothing was to be done.
+    /// No change was needed.
     Left,
 }
 
-/// Why a plan was not carried out to its end. What was done before stays done.
+/// Why a plan was not executed completely. Completed steps are not undone.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ApplyError {
     /// A request failed.
@@ -49,19 +49,19 @@ pub enum ApplyError {
     /// The list could not be read.
     #[error("{0}")]
     List(Box<Error>),
-    /// Digital River accepted a change and shows something else.
+    /// Digital River accepted a change, but returns a different value.
     #[error("webhook {name} is not as configured although Digital River accepted the change: {field} is `{found}`")]
     NotApplied {
         /// The webhook's name in the configuration.
         name: String,
         /// The field that differs, or `address` for a webhook that is not listed.
         field: &'static str,
-        /// What it is.
+        /// The returned value.
         found: String,
     },
 }
 
-/// Makes the plan for a mode from what Digital River has now.
+/// Creates the plan for a mode from Digital River's current registrations.
 ///
 /// # Errors
 /// When the list cannot be read.
@@ -69,7 +69,7 @@ pub async fn plan(client: &Client, mode: Mode, configured: &[WebhookConfig]) -> 
     plan_for(client, mode, configured, Priority::Foreground).await
 }
 
-/// As [`plan`], for a caller of this priority. The second value says whether Digital River's list may be incomplete.
+/// Like [`plan`], with a priority. The second value is whether Digital River's list may be incomplete.
 ///
 /// # Errors
 /// When the list cannot be read.
@@ -83,11 +83,11 @@ pub async fn plan_for(
     Ok((WebhookPlan::new(mode, configured, &listed.webhooks), listed.truncated))
 }
 
-/// Carries out a plan, reports each step through `done`, and compares the result with the configuration. `read_back_wait` is
+/// Executes a plan, reports each step through `done`, and compares the result with the configuration. `read_back_wait` is
 /// the pause before the list is read after a lost answer.
 ///
 /// # Errors
-/// When a request fails for good, or the result differs from the configuration.
+/// When a request fails permanently, or the result differs from the configuration.
 pub async fn apply(
     client: &Client,
     plan: &WebhookPlan,
@@ -126,7 +126,7 @@ pub async fn apply(
     Ok(())
 }
 
-/// Registers a webhook exactly once: after a lost answer the list decides whether it is registered.
+/// Registers a webhook exactly once: after a lost answer, the list shows whether it is registered.
 async fn create_once(
     client: &Client,
     mode: Mode,
@@ -139,7 +139,7 @@ async fn create_once(
             Ok(_) => return Ok(StepResult::Created),
             Err(error) => error,
         };
-        // A conflict may be the answer to a repetition of our own, or to somebody else's registration in the same moment.
+        // A conflict may be caused by an earlier attempt of this process, or by a concurrent registration.
         if !error.is_ambiguous() && error.status() != Some(409) {
             return Err(error);
         }

@@ -1,4 +1,4 @@
-//! `[[webhooks]]` of the configuration: what should be registered.
+//! `[[webhooks]]` of the configuration: the webhooks to register.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,7 +10,7 @@ use url::Url;
 
 use super::model::{Basic, OAuth, Spec, Transport};
 
-/// Longest name, characters.
+/// Longest name, in characters.
 const NAME_CHARS_MAX: usize = 64;
 
 /// Most entries.
@@ -96,15 +96,15 @@ pub struct OAuthLogin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantType {
-    /// With user and password.
+    /// User name and password, in addition to the client's id and secret.
     #[default]
     Password,
-    /// With the client's id and secret alone.
+    /// Only the client's id and secret.
     ClientCredentials,
 }
 
 impl GrantType {
-    /// As Digital River and token endpoints write it.
+    /// The name that Digital River and token endpoints use.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -123,7 +123,7 @@ fn enabled() -> bool {
 }
 
 impl WebhookConfig {
-    /// The secrets, each with its key.
+    /// The secrets with their configuration keys.
     fn secrets(&self) -> impl Iterator<Item = (&'static str, &Secret)> {
         let basic = self.basic.iter().map(|basic| ("basic.password", &basic.password));
         let client = self.oauth.iter().map(|oauth| ("oauth.client_secret", &oauth.client_secret));
@@ -131,7 +131,7 @@ impl WebhookConfig {
         basic.chain(client).chain(user)
     }
 
-    /// What is asked of Digital River.
+    /// The registration to request from Digital River.
     #[must_use]
     pub fn spec(&self) -> Spec {
         let transport = match (&self.oauth, &self.basic) {
@@ -162,10 +162,11 @@ impl WebhookConfig {
 /// Checks all entries, and reads their secrets.
 ///
 /// # Errors
-/// When a secret cannot be read, an entry is incomplete or wrong, or two of one mode have the same name or address.
+/// When a secret cannot be read, an entry is incomplete or invalid, or two entries have the same name, or the same mode and
+/// address.
 pub fn validate(webhooks: &[WebhookConfig]) -> Result<(), ConfigError> {
     if webhooks.len() > WEBHOOKS_MAX {
-        return Err(ConfigError::refused("webhooks", format!("there may be {WEBHOOKS_MAX} of them")));
+        return Err(ConfigError::refused("webhooks", format!("has more than {WEBHOOKS_MAX} entries")));
     }
     let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
     for (number, webhook) in webhooks.iter().enumerate() {
@@ -175,10 +176,10 @@ pub fn validate(webhooks: &[WebhookConfig]) -> Result<(), ConfigError> {
             secret.read(&format!("webhooks[{number}].{key}"))?;
         }
         if !names.insert(webhook.name.as_str()) {
-            return Err(refused("name", format!("`{}` is the name of another webhook", webhook.name)));
+            return Err(refused("name", format!("`{}` is already the name of another webhook", webhook.name)));
         }
         if !addresses.insert((webhook.mode, webhook.address.as_str())) {
-            let reason = "is the address of another webhook of this mode: put all their types into one entry";
+            let reason = "is already the address of another webhook of this mode: put all their types into one entry";
             return Err(refused("address", reason.to_owned()));
         }
     }
@@ -218,7 +219,8 @@ fn check(webhook: &WebhookConfig) -> Result<(), (&'static str, String)> {
     }
 }
 
-/// Checks an address that Digital River connects to. Plain `http` is for loopback only: the sandbox on the same machine.
+/// Checks an address that Digital River connects to. Plain `http` is only allowed on loopback, for the sandbox on the same
+/// machine.
 fn check_public(url: &Url) -> Result<(), String> {
     crate::http::address::check_secure(url).map_err(|error| error.to_string())
 }
@@ -242,22 +244,22 @@ mod tests {
         }
     }
 
-    fn refusal(webhooks: &[WebhookConfig]) -> String {
+    fn error_text(webhooks: &[WebhookConfig]) -> String {
         validate(webhooks).unwrap_err().to_string()
     }
 
     #[test]
-    fn wrong_entries_are_refused_with_their_key() {
+    fn invalid_entries_are_rejected_with_their_key() {
         let good = webhook("a", "https://h.example/w");
         validate(std::slice::from_ref(&good)).unwrap();
         let mut wrong = good.clone();
         wrong.types.clear();
-        assert!(refusal(&[wrong]).contains("webhooks[0].types"));
+        assert!(error_text(&[wrong]).contains("webhooks[0].types"));
         for address in ["http://h.example/w", "https://u:p@h.example/w", "https://h.example/w?a=b", "ftp://h.example"] {
-            assert!(refusal(&[webhook("a", address)]).contains("webhooks[0].address"), "{address}");
+            assert!(error_text(&[webhook("a", address)]).contains("webhooks[0].address"), "{address}");
         }
-        assert!(refusal(&[good.clone(), webhook("b", "https://h.example/w")]).contains("webhooks[1].address"));
-        assert!(refusal(&[good.clone(), webhook("a", "https://h.example/x")]).contains("webhooks[1].name"));
+        assert!(error_text(&[good.clone(), webhook("b", "https://h.example/w")]).contains("webhooks[1].address"));
+        assert!(error_text(&[good.clone(), webhook("a", "https://h.example/x")]).contains("webhooks[1].name"));
         let oauth = OAuthLogin {
             token_endpoint: Url::parse("https://h.example/oauth2/token").unwrap(),
             client_id: "c".into(),
@@ -266,10 +268,12 @@ mod tests {
             password: None,
             grant_type: GrantType::Password,
         };
-        assert!(refusal(&[WebhookConfig { oauth: Some(oauth.clone()), ..good.clone() }]).contains("webhooks[0].oauth"));
+        assert!(
+            error_text(&[WebhookConfig { oauth: Some(oauth.clone()), ..good.clone() }]).contains("webhooks[0].oauth")
+        );
         let unreadable =
             OAuthLogin { username: Some("u".into()), password: Some(Secret::from_file("/no/such/file")), ..oauth };
-        let error = refusal(&[WebhookConfig { oauth: Some(unreadable), ..good }]);
+        let error = error_text(&[WebhookConfig { oauth: Some(unreadable), ..good }]);
         assert!(error.contains("webhooks[0].oauth.password") && error.contains("/no/such/file"), "{error}");
     }
 }

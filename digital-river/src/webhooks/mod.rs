@@ -20,20 +20,20 @@ use crate::{
 pub use config::WebhookConfig;
 pub use model::{Basic, OAuth, Registration, Spec, Transport};
 
-/// Most webhooks that one list answers with. It has no cursors. Source: Digital River, Webhooks API.
+/// Most webhooks in the answer of the list, which has no cursors. Source: Digital River, Webhooks API.
 pub const LIST_MAX: usize = 100;
 
-/// What was listed.
+/// The listed registrations.
 #[derive(Clone, Debug)]
 pub struct Registrations {
-    /// The registrations, by creation, then by id.
+    /// The registrations, sorted by creation time and id.
     pub webhooks: Vec<Registration>,
-    /// Whether Digital River may have more than it listed: its answer was full and there are no cursors.
+    /// Whether the list may be incomplete: the answer was full, and there are no cursors.
     pub truncated: bool,
 }
 
-/// Lists the registrations of a mode. Where the account has more than fit into one answer, those that send one of `types` are
-/// asked for type by type as well.
+/// Lists the registrations of a mode. If the account has more than fit into one answer, those that send one of `types` are
+/// also listed type by type.
 ///
 /// # Errors
 /// When Digital River does not answer with a list.
@@ -81,10 +81,10 @@ async fn list_once(
     page.data.iter().map(|element| read(element)).collect::<Result<_, _>>().map_err(unreadable)
 }
 
-/// One registration.
+/// Fetches one registration.
 ///
 /// # Errors
-/// When there is none with this id, or Digital River does not answer with it.
+/// When there is no registration with this id, or Digital River does not return it.
 pub async fn get(client: &Client, mode: Mode, id: &str) -> Result<Registration, Error> {
     let path = ["webhooks", id];
     let call = Call::get("webhooks_get", &path);
@@ -95,7 +95,7 @@ pub async fn get(client: &Client, mode: Mode, id: &str) -> Result<Registration, 
 /// Registers a webhook.
 ///
 /// # Errors
-/// When Digital River refuses, or does not answer; then [`Error::is_ambiguous`] says whether it may be registered.
+/// When Digital River rejects the request or does not answer; [`Error::is_ambiguous`] tells whether it may be registered.
 pub async fn create(client: &Client, mode: Mode, spec: &Spec) -> Result<Registration, Error> {
     let body = spec.to_request();
     let call = Call::post("webhooks_create", &["webhooks"], &body);
@@ -103,10 +103,10 @@ pub async fn create(client: &Client, mode: Mode, spec: &Spec) -> Result<Registra
     read(client, mode, &call, &answer)
 }
 
-/// Changes a registration. Every field is sent, because a field that is left out may fall back to its default.
+/// Changes a registration. Every field is sent, because an omitted field may be reset to its default.
 ///
 /// # Errors
-/// When Digital River refuses or does not answer.
+/// When Digital River rejects the request or does not answer.
 pub async fn update(client: &Client, mode: Mode, id: &str, spec: &Spec) -> Result<Registration, Error> {
     let (path, body) = (["webhooks", id], spec.to_request());
     let call = Call::patch("webhooks_update", &path, &body);
@@ -114,10 +114,10 @@ pub async fn update(client: &Client, mode: Mode, id: &str, spec: &Spec) -> Resul
     read(client, mode, &call, &answer)
 }
 
-/// Deletes a registration for good. One that is already gone counts as deleted if an earlier attempt may have deleted it.
+/// Deletes a registration permanently. A missing one counts as deleted if an earlier attempt may have deleted it.
 ///
 /// # Errors
-/// When Digital River refuses or does not answer.
+/// When Digital River rejects the request or does not answer.
 pub async fn delete(client: &Client, mode: Mode, id: &str) -> Result<(), Error> {
     let path = ["webhooks", id];
     match client.send(mode, &Call::delete("webhooks_delete", &path)).await {

@@ -1,4 +1,4 @@
-//! A webhook as Digital River returns it, and as it is asked for.
+//! Webhooks in Digital River's requests and answers.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,13 @@ use riverlock_runtime::Secret;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// What a secret is shown as.
+/// Shown in place of a secret.
 pub const MASK: &str = "********";
 
 /// How Digital River authenticates at the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// `HTTP`, with basic authentication or with the signature alone.
+    /// `HTTP`, with basic authentication or with only the signature.
     Http(Option<Basic>),
     /// `OAUTH`: a token is fetched first.
     OAuth(OAuth),
@@ -24,7 +24,7 @@ pub enum Transport {
 /// `authentication` of `transportType: HTTP`. Debug output and JSON do not contain the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Basic {
-    /// The user.
+    /// The user name.
     pub username: String,
     /// The password; `None` when Digital River does not return it.
     pub password: Option<Secret>,
@@ -39,7 +39,7 @@ pub struct OAuth {
     pub client_id: String,
     /// The client's secret; `None` when Digital River does not return it.
     pub client_secret: Option<Secret>,
-    /// The user, with grant type `password`.
+    /// The user name, with grant type `password`.
     pub username: Option<String>,
     /// The user's password; `None` when there is none or Digital River does not return it.
     pub password: Option<Secret>,
@@ -52,24 +52,24 @@ pub struct OAuth {
 pub struct Registration {
     /// Digital River's id.
     pub id: String,
-    /// What it sends and where.
+    /// Its settings.
     pub spec: Spec,
-    /// Whether it sends live data; `None` when the answer does not say.
+    /// Whether it sends live data; `None` if the answer does not contain it.
     pub live_mode: Option<bool>,
     /// When it was registered.
     pub created_time: Option<DateTime<Utc>>,
-    /// When it was last changed, by anyone: also when Digital River disabled it.
+    /// When it was last changed, also by Digital River, for example when it was disabled.
     pub updated_time: Option<DateTime<Utc>>,
 }
 
-/// What a webhook sends and where: all fields of a request.
+/// Settings of a webhook: all fields of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Event types; `order.*` stands for a group.
+    /// Event types; a value such as `order.*` is a group.
     pub types: BTreeSet<String>,
     /// The address.
     pub address: String,
-    /// Whether it sends.
+    /// Whether it sends events.
     pub enabled: bool,
     /// `default`, `latest` or a date.
     pub api_version: String,
@@ -78,10 +78,10 @@ pub struct Spec {
 }
 
 impl Registration {
-    /// Reads a webhook tolerantly: only id and address must be there.
+    /// Parses a webhook tolerantly: only id and address are required.
     ///
     /// # Errors
-    /// When the value is no webhook; the text says why.
+    /// When the value is not a webhook.
     pub fn read(value: &Value) -> Result<Self, String> {
         let text = |name: &str| value.get(name).and_then(Value::as_str);
         let time = |name: &str| {
@@ -119,7 +119,7 @@ impl Registration {
 }
 
 fn read_transport(value: &Value) -> Transport {
-    // Source: Digital River writes `username` in one place and `userName` in another.
+    // Source: Digital River uses `username` in one place and `userName` in another.
     let read = |object: &Value, names: &[&str]| -> Option<String> {
         names.iter().find_map(|name| object.get(*name)?.as_str()).map(str::to_owned)
     };
@@ -211,7 +211,7 @@ impl Spec {
 }
 
 impl Transport {
-    /// What it is, in a word, for tables.
+    /// Short name for tables.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_of_the_user_are_read() {
+    fn both_spellings_of_the_user_name_are_parsed() {
         for user in ["username", "userName"] {
             let value = json!({ "id": "1", "address": "https://h", "authentication": { user: "dr", "password": "p" } });
             let webhook = Registration::read(&value).unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_webhook_is_refused() {
+    fn values_that_are_not_webhooks_are_rejected() {
         for value in [json!({}), json!({ "id": "" , "address": "x" }), json!({ "id": "1" }), json!([]), json!(null)] {
             assert!(Registration::read(&value).is_err(), "{value}");
         }

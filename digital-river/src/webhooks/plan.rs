@@ -1,7 +1,7 @@
-//! What has to change so that Digital River has what is configured. Pure.
+//! Plan of the changes that make Digital River's registrations match the configuration. No I/O.
 //!
-//! Digital River's webhooks have no name, so a configured webhook is recognized by its address, or by the id that the
-//! configuration names. All other registrations belong to someone else and are never touched.
+//! Digital River's webhooks have no names, so a configured webhook is identified by its address, or by the configured id.
+//! All other registrations belong to others and are never changed.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -15,19 +15,19 @@ use super::{
     model::{Basic, MASK, OAuth, Registration, Spec, Transport},
 };
 
-/// What happens with one configured webhook.
+/// The action for one configured webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It is not registered.
+    /// Register it: it is missing.
     Create,
-    /// It is registered and differs.
+    /// Change it: the registration differs.
     Update {
         /// Digital River's id.
         id: String,
-        /// What differs.
+        /// The differences.
         differences: Vec<Difference>,
     },
-    /// It is registered as configured.
+    /// None: it is registered as configured.
     Leave {
         /// Digital River's id.
         id: String,
@@ -37,47 +37,47 @@ pub enum Action {
 /// A field that differs. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Which field, in Digital River's words.
+    /// Digital River's name of the field.
     pub field: &'static str,
-    /// As it is registered.
+    /// The registered value.
     pub from: String,
-    /// As it is configured.
+    /// The configured value.
     pub to: String,
 }
 
-/// A configured webhook and what happens with it.
+/// A configured webhook and its action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanStep {
     /// The webhook's name in the configuration.
     pub name: String,
-    /// What is asked for.
+    /// The registration to request.
     pub spec: Spec,
-    /// What happens.
+    /// The action.
     pub action: Action,
-    /// Further registrations with the same address, which deliver every event again. They are not touched.
+    /// Further registrations with the same address, which deliver every event again. They are not changed.
     pub also: Vec<String>,
     /// Registrations with another address that send the same types in the same way: the address may have changed.
     pub similar: Vec<(String, String)>,
 }
 
-/// How a configured webhook stands at Digital River.
+/// State of a configured webhook at Digital River.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RegistrationState {
     /// Registered as configured, and enabled.
     Enabled,
-    /// Registered and disabled: nothing is delivered.
+    /// Registered but disabled: nothing is delivered.
     Disabled,
     /// Not registered.
     Missing,
-    /// Registered and enabled, with other types, another transport or another address than configured.
+    /// Registered and enabled, but its types, transport or address differ from the configuration.
     Differs,
 }
 
 impl RegistrationState {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 4] = [Self::Enabled, Self::Disabled, Self::Missing, Self::Differs];
 
-    /// As in labels and output.
+    /// The name in labels and output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -90,7 +90,7 @@ impl RegistrationState {
 }
 
 impl PlanStep {
-    /// How the webhook stands.
+    /// The state of the webhook.
     #[must_use]
     pub fn state(&self) -> RegistrationState {
         match &self.action {
@@ -133,7 +133,7 @@ impl WebhookPlan {
         Self { mode, steps: steps.collect(), foreign: foreign.iter().copied().cloned().collect() }
     }
 
-    /// Whether there is nothing to do.
+    /// Whether no change is needed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.iter().all(|step| matches!(step.action, Action::Leave { .. }))
@@ -147,8 +147,8 @@ impl WebhookPlan {
     }
 }
 
-/// The registrations that a configured webhook may be, the best one first: the one with the configured id, then those with the
-/// address, enabled ones before disabled ones and older ones before newer ones.
+/// The registrations that may be a configured webhook, best match first: the one with the configured id, then those with
+/// the address, enabled ones before disabled ones and older ones before newer ones.
 fn candidates<'a>(webhook: &WebhookConfig, registered: &'a [Registration]) -> Vec<&'a Registration> {
     let by_id = |other: &Registration| webhook.id.as_deref() == Some(other.id.as_str());
     let mut found: Vec<&Registration> = registered
@@ -180,7 +180,7 @@ fn step(mode: Mode, webhook: &WebhookConfig, found: &[&Registration], foreign: &
     PlanStep { name: webhook.name.clone(), spec, action, also, similar }
 }
 
-/// Whether a registration differs in little more than its address.
+/// Whether a registration differs mainly in its address.
 fn is_similar(other: &Spec, wanted: &Spec) -> bool {
     let path = |address: &str| Url::parse(address).map(|url| url.path().trim_end_matches('/').to_owned()).ok();
     other.types == wanted.types
@@ -188,7 +188,7 @@ fn is_similar(other: &Spec, wanted: &Spec) -> bool {
         && path(&other.address) == path(&wanted.address)
 }
 
-/// What differs between a registration and what is asked for.
+/// The differences between a registration and the requested one.
 #[must_use]
 pub fn differences(mode: Mode, registration: &Registration, wanted: &Spec) -> Vec<Difference> {
     let mut found = Vec::new();
@@ -208,7 +208,7 @@ pub fn differences(mode: Mode, registration: &Registration, wanted: &Spec) -> Ve
     if current.enabled != wanted.enabled {
         add("enabled", current.enabled.to_string(), wanted.enabled.to_string());
     }
-    // `default` and `latest` may be returned as the date that they stand for.
+    // `default` and `latest` may be returned as the corresponding date.
     if is_date(&wanted.api_version) && current.api_version != wanted.api_version {
         add("apiVersion", current.api_version.clone(), wanted.api_version.clone());
     }
@@ -252,7 +252,7 @@ fn differ(add: &mut impl FnMut(&'static str, String, String), field: &'static st
     }
 }
 
-/// Digital River returns secrets decrypted; where it does not, they cannot be compared and count as equal.
+/// Digital River returns secrets decrypted; if it does not return one, it cannot be compared and counts as equal.
 fn secret(
     add: &mut impl FnMut(&'static str, String, String),
     field: &'static str,
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_created_and_what_is_there_is_left() {
+    fn missing_webhooks_are_created_and_matching_ones_left() {
         let configured = [webhook("a", "https://h.example/a/"), webhook("b", "https://h.example/b")];
         let other = registered("9", &webhook("x", "https://elsewhere.example/x"));
         let plan = WebhookPlan::new(Mode::Test, &configured, &[registered("1", &configured[0]), other.clone()]);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_address_is_recognized_by_the_configured_id_and_otherwise_pointed_out() {
+    fn a_changed_address_is_matched_by_the_configured_id_or_reported_as_similar() {
         let old = registered("1", &webhook("a", "https://old.example/a"));
         let mut wanted = webhook("a", "https://new.example/a");
         let plan = WebhookPlan::new(Mode::Test, std::slice::from_ref(&wanted), std::slice::from_ref(&old));
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_registrations_at_one_address_the_enabled_one_counts_and_the_other_is_named() {
+    fn of_two_registrations_with_one_address_the_enabled_one_is_used_and_the_other_listed() {
         let configured = [webhook("a", "https://h.example/a")];
         let (mut one, two) = (registered("1", &configured[0]), registered("2", &configured[0]));
         one.spec.enabled = false;

@@ -1,4 +1,4 @@
-//! Watches the registrations: nothing else tells that Digital River disabled a webhook.
+//! Monitoring of the registrations. There is no other way to notice that Digital River disabled a webhook.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use riverlock_schemas::Mode;
@@ -15,16 +15,16 @@ use crate::{
 
 /// 1 for the state that a configured webhook is in, 0 for the others, by mode and webhook.
 pub const STATE: &str = "riverlock_webhook_state";
-/// Looks at the registrations, by mode and result.
+/// Polls of the registrations, by mode and result.
 pub const POLLS: &str = "riverlock_webhook_polls_total";
-/// When the registrations of a mode were last looked at, seconds since the epoch. 0 before the first time.
+/// When the registrations of a mode were last polled successfully, in seconds since the epoch; 0 before the first time.
 pub const LAST_SUCCESS: &str = "riverlock_webhook_poll_last_success_seconds";
 
-/// Describes the metrics and makes them start at 0.
+/// Describes the metrics and initializes them to 0.
 pub fn describe(client: &Client, configured: &[WebhookConfig]) {
     describe_gauge!(STATE, "1 for the state that a configured webhook is in at Digital River, by mode and webhook");
-    describe_counter!(POLLS, "Looks at the webhooks registered at Digital River, by mode and result");
-    describe_gauge!(LAST_SUCCESS, "When the registered webhooks were last looked at, by mode");
+    describe_counter!(POLLS, "Polls of the webhooks registered at Digital River, by mode and result");
+    describe_gauge!(LAST_SUCCESS, "When the registered webhooks were last polled successfully, by mode");
     for mode in client.modes() {
         gauge!(LAST_SUCCESS, "mode" => mode.as_str()).set(0.0);
         for result in ["ok", "error"] {
@@ -34,17 +34,17 @@ pub fn describe(client: &Client, configured: &[WebhookConfig]) {
     forget(configured);
 }
 
-/// Shows no state: another process watches.
+/// Resets all states, because another process monitors the registrations.
 pub fn forget(configured: &[WebhookConfig]) {
     for webhook in configured {
         show(webhook.mode, &webhook.name, None);
     }
 }
 
-/// Looks at the registrations of a mode once and shows the state of every configured webhook.
+/// Polls the registrations of a mode once, and publishes the state of every configured webhook.
 ///
 /// # Errors
-/// When the list cannot be read. The states stay as they were.
+/// When the list cannot be read. The states are not changed.
 pub async fn poll(
     client: &Client,
     mode: Mode,
@@ -60,7 +60,7 @@ pub async fn poll(
     for step in &plan.steps {
         let state = step.state();
         show(mode, &step.name, Some(state));
-        // One that is disabled in the configuration as well is no surprise.
+        // A webhook that is also disabled in the configuration is expected to be disabled.
         if state != RegistrationState::Enabled && !matches!(step.action, Action::Leave { .. }) {
             tracing::warn!("webhook {} ({mode} data) is {} at Digital River", step.name, state.as_str());
         }

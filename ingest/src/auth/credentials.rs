@@ -1,4 +1,4 @@
-//! How credentials are read and compared: pure.
+//! Parsing and comparison of credentials. No I/O and no clock.
 
 use base64::{
     Engine,
@@ -7,7 +7,8 @@ use base64::{
 };
 use sha2::{Digest, Sha256};
 
-/// What credentials are compared as: all have one length, and a comparison that leaks leaks nothing of use.
+/// Credentials are compared as hashes: all have one length, so a timing difference says nothing useful about the
+/// credential.
 pub(crate) type Hash = [u8; 32];
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -19,14 +20,14 @@ pub(crate) fn hash(text: &str) -> Hash {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// What follows the scheme in an `Authorization` header: one word.
+/// The credentials after the scheme of an `Authorization` header: a single token.
 pub(crate) fn scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {
     let (name, rest) = value.trim().split_once(' ')?;
     let rest = rest.trim_start();
     (name.eq_ignore_ascii_case(scheme) && !rest.is_empty() && !rest.contains(' ')).then_some(rest)
 }
 
-/// User and password of an `Authorization` header with basic authentication.
+/// User name and password of an `Authorization` header with basic authentication.
 pub(crate) fn basic(value: &str) -> Option<(String, String)> {
     let decoded = BASE64.decode(scheme(value, "basic")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;

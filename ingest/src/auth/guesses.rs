@@ -1,12 +1,12 @@
-//! Bounds how often credentials may be guessed at the token endpoint: pure, the time is an argument.
+//! Rate limits on failed authentication at the token endpoint. No I/O; the time is an argument.
 //!
-//! Only failures count: for each address, for each /48 of IPv6, and for each client id, whether there is such a client or not.
-//! A client that has proven itself from an address is not limited there any more. Otherwise anyone who shares its address (all
-//! senders do, behind a proxy that is not configured as trusted) or knows its id could keep Digital River from its tokens.
-//! Guesses with that id from that address are then bounded by the length of the secret alone.
+//! Only failures are counted: per address, per IPv6 /48, and per client id, whether or not a client with that id exists. A
+//! client that has authenticated from an address is no longer limited there. Otherwise anyone who shares its address (all
+//! senders do, behind a proxy that is not configured as trusted) or knows its id could keep Digital River from getting
+//! tokens. Guesses with that id from that address are then bounded by the length of the secret alone.
 //!
-//! Memory is fixed. Where there is no room for another key, the one with the fewest failures is forgotten, so a newcomer is
-//! never limited by what others did.
+//! Memory is fixed. When there is no free entry for another key, the one with the fewest failures is overwritten, so a new
+//! key is never limited by the failures of others.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -17,33 +17,34 @@ use std::{
 
 use crate::http::address::network;
 
-/// Failures per minute from one address (from one /64 of IPv6), and how many at once.
+/// Failures per minute from one address (one IPv6 /64); also the most at once.
 pub(crate) const ADDRESS_FAILURES_PER_MINUTE: u32 = 20;
 
-/// Failures per minute from one /48 of IPv6, which one owner has as a rule.
+/// Failures per minute from one IPv6 /48, which usually belongs to a single owner.
 pub(crate) const SITE_FAILURES_PER_MINUTE: u32 = 80;
 
-/// Failures per minute with one client id, from all addresses from which it never proved itself.
+/// Failures per minute with one client id, from all addresses from which that client has never authenticated.
 pub(crate) const CLIENT_FAILURES_PER_MINUTE: u32 = 60;
 
-/// Keys of each kind that are remembered.
+/// Keys of each kind that are stored.
 const KEYS: usize = 4_096;
 
-/// Places where a key may be. Among these, the one with the fewest failures is forgotten for a new key.
+/// Entries in which a key can be stored (associativity). Of these, the one with the fewest failures is overwritten by a new
+/// key.
 const WAYS: usize = 4;
 
-/// Failures that have not been forgotten yet.
+/// Failures of one key that have not expired yet.
 #[derive(Clone, Copy, Default)]
 struct FailureEntry {
-    /// Whose failures they are; 0 for nobody's.
+    /// Hash of the key; 0 if the entry is unused.
     key: u64,
     failures: f64,
     since: Option<Instant>,
 }
 
 impl FailureEntry {
-    /// Forgets what is old.
-    fn forget(&mut self, per_minute: u32, now: Instant) {
+    /// Expires old failures.
+    fn decay(&mut self, per_minute: u32, now: Instant) {
         let seconds = self.since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64());
         self.failures = (self.failures - seconds * f64::from(per_minute) / 60.0).max(0.0);
         self.since = Some(now);
@@ -53,43 +54,43 @@ impl FailureEntry {
 /// Failures by key.
 struct Table {
     per_minute: u32,
-    places: Box<[FailureEntry]>,
+    entries: Box<[FailureEntry]>,
 }
 
 impl Table {
     fn new(per_minute: u32) -> Self {
-        Self { per_minute, places: vec![FailureEntry::default(); KEYS].into_boxed_slice() }
+        Self { per_minute, entries: vec![FailureEntry::default(); KEYS].into_boxed_slice() }
     }
 
     fn ways(&mut self, key: u64) -> &mut [FailureEntry] {
         let set = usize::try_from(key >> 32).unwrap_or_default() % (KEYS / WAYS);
-        &mut self.places[set * WAYS..(set + 1) * WAYS]
+        &mut self.entries[set * WAYS..(set + 1) * WAYS]
     }
 
-    /// Counts a failure, unless there are as many as may be.
+    /// Counts a failure; returns `false` without counting if the limit is reached.
     fn charge(&mut self, key: u64, now: Instant) -> bool {
         let per_minute = self.per_minute;
         let ways = self.ways(key);
-        for place in ways.iter_mut() {
-            place.forget(per_minute, now);
+        for entry in ways.iter_mut() {
+            entry.decay(per_minute, now);
         }
-        let known = ways.iter().position(|place| place.key == key);
+        let existing = ways.iter().position(|entry| entry.key == key);
         let fewest = || (0..WAYS).min_by(|a, b| ways[*a].failures.total_cmp(&ways[*b].failures)).unwrap_or_default();
-        let at = known.unwrap_or_else(fewest);
-        let place = &mut ways[at];
-        if place.key != key {
-            *place = FailureEntry { key, failures: 0.0, since: Some(now) };
+        let at = existing.unwrap_or_else(fewest);
+        let entry = &mut ways[at];
+        if entry.key != key {
+            *entry = FailureEntry { key, failures: 0.0, since: Some(now) };
         }
-        let allowed = place.failures + 1.0 <= f64::from(per_minute);
+        let allowed = entry.failures + 1.0 <= f64::from(per_minute);
         if allowed {
-            place.failures += 1.0;
+            entry.failures += 1.0;
         }
         allowed
     }
 
     fn refund(&mut self, key: u64) {
-        if let Some(place) = self.ways(key).iter_mut().find(|place| place.key == key) {
-            place.failures = (place.failures - 1.0).max(0.0);
+        if let Some(entry) = self.ways(key).iter_mut().find(|entry| entry.key == key) {
+            entry.failures = (entry.failures - 1.0).max(0.0);
         }
     }
 }
@@ -98,17 +99,17 @@ struct GuessTable {
     addresses: Table,
     sites: Table,
     clients: Table,
-    /// Pairs of client and address that have proven themselves.
-    proven: Box<[u64]>,
+    /// Hashed pairs of client and address that have authenticated.
+    authenticated: Box<[u64]>,
 }
 
 pub(crate) struct Guesses {
-    /// Keyed at random, so that nobody can choose whose place to share.
+    /// Randomly keyed, so that a sender cannot choose whose entry to share.
     hasher: RandomState,
     state: Mutex<GuessTable>,
 }
 
-/// A try that has been counted as a failure until it proves to be none.
+/// An attempt that counts as a failure until it succeeds.
 pub(crate) struct CountedAttempt {
     address: Option<u64>,
     site: Option<u64>,
@@ -122,7 +123,7 @@ impl Guesses {
             addresses: Table::new(ADDRESS_FAILURES_PER_MINUTE),
             sites: Table::new(SITE_FAILURES_PER_MINUTE),
             clients: Table::new(CLIENT_FAILURES_PER_MINUTE),
-            proven: vec![0; KEYS].into_boxed_slice(),
+            authenticated: vec![0; KEYS].into_boxed_slice(),
         };
         Self { hasher: RandomState::new(), state: Mutex::new(state) }
     }
@@ -131,8 +132,8 @@ impl Guesses {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
-    /// Allows a try, or not. One that is allowed counts as a failure until [`Self::succeeded`]. From a known address, such as
-    /// one of Digital River's, what others did with the client's id does not matter.
+    /// Allows or rejects an attempt. An allowed one counts as a failure until [`Self::succeeded`] is called. From a known
+    /// address, such as one of Digital River's, failures of others with the same client id are not considered.
     pub(crate) fn attempt(
         &self,
         client_id: &str,
@@ -143,7 +144,7 @@ impl Guesses {
         let network = network(address);
         let pair = self.hasher.hash_one((client_id, network)) | 1;
         let mut state = self.state();
-        if state.proven[place(pair)] == pair {
+        if state.authenticated[entry_index(pair)] == pair {
             return Some(CountedAttempt { address: None, site: None, client: None, pair });
         }
         let key = self.hasher.hash_one(network) | 1;
@@ -170,11 +171,11 @@ impl Guesses {
         Some(attempt)
     }
 
-    /// The credentials were right: the try is no failure.
+    /// The credentials were correct: the attempt is no longer counted as a failure.
     pub(crate) fn succeeded(&self, attempt: &CountedAttempt) {
         let mut state = self.state();
         state.refund(attempt);
-        state.proven[place(attempt.pair)] = attempt.pair;
+        state.authenticated[entry_index(attempt.pair)] = attempt.pair;
     }
 }
 
@@ -189,7 +190,7 @@ impl GuessTable {
     }
 }
 
-fn place(hash: u64) -> usize {
+fn entry_index(hash: u64) -> usize {
     usize::try_from(hash >> 32).unwrap_or_default() % KEYS
 }
 
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_so_many_guesses_a_minute_whatever_it_guesses_at() {
+    fn guesses_from_one_address_are_limited_per_minute_across_client_ids() {
         let (guesses, t0) = (Guesses::new(), Instant::now());
         let allowed: u32 = (0..100_000).map(|i| wrong(&guesses, &i.to_string(), address(1), 1, t0)).sum();
         assert_eq!(allowed, ADDRESS_FAILURES_PER_MINUTE);
@@ -219,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_of_a_network_of_ipv6_is_limited_as_one_and_limits_nobody_else() {
+    fn an_ipv6_48_is_limited_as_a_whole_without_limiting_others() {
         let (guesses, t0) = (Guesses::new(), Instant::now());
         let network = |network: u16| IpAddr::from([0x2001, 0xdb8, 7, network, 0, 0, 0, 1]);
         let allowed: u32 = (0..u16::MAX).map(|i| wrong(&guesses, &i.to_string(), network(i), 1, t0)).sum();
         assert_eq!(allowed, SITE_FAILURES_PER_MINUTE);
-        // Far more addresses than there is room for, all at their limits.
+        // Far more addresses than there are entries, all at their limits.
         for site in 0..8_192 {
             let from = IpAddr::from([0x2001, 0xdb8, site, 1, 0, 0, 0, 1]);
             wrong(&guesses, &site.to_string(), from, ADDRESS_FAILURES_PER_MINUTE, t0);
@@ -234,16 +235,19 @@ mod tests {
     }
 
     #[test]
-    fn one_client_id_has_so_many_guesses_a_minute_from_everywhere_together() {
+    fn guesses_with_one_client_id_are_limited_per_minute_across_addresses() {
         let (guesses, t0) = (Guesses::new(), Instant::now());
         let everywhere = (0..=255).map(address);
         let allowed: u32 = everywhere.map(|from| wrong(&guesses, "dr", from, 400, t0)).sum();
         assert_eq!(allowed, CLIENT_FAILURES_PER_MINUTE);
-        assert!(guesses.attempt("dr", IpAddr::from([198, 51, 100, 1]), true, t0).is_some(), "a known address goes on");
+        assert!(
+            guesses.attempt("dr", IpAddr::from([198, 51, 100, 1]), true, t0).is_some(),
+            "a known address is not limited"
+        );
     }
 
     #[test]
-    fn who_has_proven_itself_is_not_locked_out_by_others() {
+    fn a_client_that_has_authenticated_is_not_locked_out_by_others() {
         let (guesses, t0) = (Guesses::new(), Instant::now());
         let first = guesses.attempt("dr", address(1), false, t0).unwrap();
         guesses.succeeded(&first);
@@ -251,11 +255,11 @@ mod tests {
             wrong(&guesses, "dr", address(from), 20, t0);
         }
         assert!(guesses.attempt("dr", address(77), false, t0).is_none());
-        // Somebody with the same address: behind a proxy that names nobody all have one.
+        // Another sender with the same address: behind a proxy that does not name its clients, all share one.
         wrong(&guesses, "x", address(1), 100, t0);
         assert!(guesses.attempt("x", address(1), false, t0).is_none());
         for _ in 0..1_000 {
-            let again = guesses.attempt("dr", address(1), false, t0).expect("neither counts");
+            let again = guesses.attempt("dr", address(1), false, t0).expect("neither limit applies");
             guesses.succeeded(&again);
         }
     }

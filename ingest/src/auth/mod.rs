@@ -1,7 +1,7 @@
-//! Who sent a request: every check that an endpoint asks for, and all must pass.
+//! Authentication of requests: all checks that an endpoint requires must pass.
 //!
-//! Each is made whatever the others gave, and credentials are compared as hashes in constant time: how long a refusal takes
-//! tells nothing about them.
+//! Every check runs regardless of the results of the others, and credentials are compared as hashes in constant time, so
+//! the time that a rejection takes reveals nothing about them.
 
 pub(crate) mod credentials;
 pub(crate) mod guesses;
@@ -21,22 +21,22 @@ use crate::{
     config::{BasicConfig, EndpointConfig},
 };
 
-/// Why a request is not believed. The texts go to the sender and tell no secret.
+/// Why a request is not authenticated. The texts are sent to the client and reveal no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AuthenticationError {
     /// The signature is missing or wrong.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// User and password are missing or wrong; which, nobody is told.
+    /// User name and password are missing or wrong; which of the two is not disclosed.
     #[error("the request lacks the user name and password that are configured here, as basic authentication")]
     Basic,
-    /// There is no token, or it does not count here and now; for the operator, not for the sender.
-    #[error("the request has no bearer token that counts for this address now: fetch one from the token endpoint")]
+    /// The token is missing or not valid. The detail is for the operator, not for the sender.
+    #[error("the request has no bearer token that is valid for this endpoint: fetch one from the token endpoint")]
     Bearer(BearerError),
 }
 
 impl AuthenticationError {
-    /// A word for records and logs.
+    /// Short identifier for records and logs.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Signature(error) => error.reason(),
@@ -45,7 +45,7 @@ impl AuthenticationError {
         }
     }
 
-    /// What the answer's `WWW-Authenticate` says; a signature has no scheme of its own.
+    /// Value of the response header `WWW-Authenticate`; there is no scheme for signatures.
     pub(crate) fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::Signature(_) => None,
@@ -55,20 +55,20 @@ impl AuthenticationError {
     }
 }
 
-/// What came of the checks of a request that is not believed; `None` where the endpoint does not ask for one.
+/// Results of the checks of a request that is not authenticated; `None` for a check that the endpoint does not require.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// The first that failed: credentials before the signature, whose texts say more.
+    /// The first check that failed. Credentials come before the signature because their texts are more specific.
     pub(crate) error: AuthenticationError,
     pub(crate) basic: Option<bool>,
     pub(crate) bearer: Option<bool>,
 }
 
-/// What an endpoint asks of a request; nothing when it says `insecure = true`.
+/// The checks that an endpoint requires; none with `insecure = true`.
 pub(crate) struct Authentication {
     signature: Option<Verifier>,
     basic: Option<Basic>,
-    /// The clients whose tokens count; empty when none are asked for.
+    /// The clients whose tokens are accepted; empty if no token is required.
     clients: Vec<std::sync::Arc<Client>>,
 }
 
@@ -78,8 +78,8 @@ impl Authentication {
         Self { signature, basic: config.basic.as_ref().map(Basic::new), clients }
     }
 
-    /// Whether it asks for anything.
-    pub(crate) fn asks(&self) -> bool {
+    /// Whether any check is required.
+    pub(crate) fn is_required(&self) -> bool {
         self.signature.is_some() || self.basic.is_some() || !self.clients.is_empty()
     }
 
@@ -88,12 +88,12 @@ impl Authentication {
         self.signature.iter().flat_map(Verifier::secrets)
     }
 
-    /// Whether there is a signature to check, and no secret for it at that time.
+    /// Whether signatures are required, but no secret is active at that time.
     pub(crate) fn lacks_secret(&self, now: DateTime<Utc>) -> bool {
         self.signature.as_ref().is_some_and(|verifier| !verifier.has_active_secret(now))
     }
 
-    /// Checks a request, and says which secret it was signed with, if that was asked for.
+    /// Checks a request. Returns the secret it was signed with, if a signature is required.
     pub(crate) fn check(
         &self,
         headers: &HeaderMap,
@@ -117,7 +117,7 @@ impl Authentication {
     }
 }
 
-/// The user and the password of an endpoint.
+/// The user name and password of an endpoint.
 struct Basic {
     username: Hash,
     password: Hash,
@@ -143,7 +143,7 @@ fn bearer(clients: &[std::sync::Arc<Client>], headers: &HeaderMap, now: DateTime
     Client::verify(clients.iter().map(AsRef::as_ref), token, now)
 }
 
-/// The one `Authorization` header; nothing when there are several, so that no two readers read two different ones.
+/// The `Authorization` header; `None` if there are several, because two readers could read different ones.
 pub(crate) fn authorization(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match (values.next(), values.next()) {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_user_with_the_right_password_passes() {
+    fn only_the_configured_user_with_its_password_is_accepted() {
         use base64::{Engine, engine::general_purpose::STANDARD};
         let encoded = |text: &str| STANDARD.encode(text);
         let right = encoded("river:pass:word with é");
@@ -196,7 +196,7 @@ mod tests {
         }
         assert!(
             !Basic { username: hash(""), password: hash("") }.check(&HeaderMap::new()),
-            "no header is no credentials"
+            "a missing header does not match empty credentials"
         );
     }
 }

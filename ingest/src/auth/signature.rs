@@ -1,8 +1,9 @@
-//! The `DigitalRiver-Signature` header: pure, the time is an argument.
+//! The `DigitalRiver-Signature` header. No I/O; the time is an argument.
 //!
-//! Source: the header holds a timestamp and, after it, one signature per active signing secret: HMAC-SHA256, keyed with the
-//! secret, over `{timestamp}.{raw body}`. The one published verifier splits it at `", "` and reads base64. Nothing rules out
-//! other white space, the `t=…,v1=…` form, hexadecimal digits or milliseconds, so all of these are read.
+//! Source: the header contains a timestamp followed by one signature per active signing secret: HMAC-SHA256, keyed with the
+//! secret, over `{timestamp}.{raw body}`. The one published verifier splits it at `", "` and reads base64. The
+//! documentation does not rule out other white space, the `t=…,v1=…` form, hexadecimal digits or milliseconds, so all of
+//! these are accepted.
 
 use base64::{
     Engine,
@@ -19,13 +20,13 @@ use crate::config::{EndpointConfig, SecretConfig};
 /// The header's name.
 pub const HEADER: &str = "digitalriver-signature";
 
-/// Most elements of the header: a timestamp and one signature for each of five secrets, with room.
+/// Most elements of the header: a timestamp and one signature for each of five secrets, plus a margin.
 pub const ELEMENTS_MAX: usize = 10;
 
 /// Longest header in bytes.
 pub const HEADER_BYTES_MAX: usize = 1_024;
 
-/// Timestamps from here on are milliseconds: as seconds this would be the year 5138.
+/// Timestamps from this value on are in milliseconds: in seconds it would be the year 5138.
 const MILLISECONDS_FROM: i64 = 100_000_000_000;
 
 /// Bytes of an HMAC-SHA256.
@@ -39,13 +40,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why a request is not from Digital River, as far as one can see. The texts go to the sender and tell no secret.
+/// Why a signature is rejected. The texts are sent to the client and reveal no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// There is no header, or an empty one.
+    /// The header is missing or empty.
     #[error("the request has no DigitalRiver-Signature header")]
     Missing,
-    /// There are several different headers, so that two readers could read two different ones.
+    /// There are several different headers, so two readers could read different ones.
     #[error("the request has more than one DigitalRiver-Signature header")]
     Repeated,
     /// The header is longer than [`HEADER_BYTES_MAX`] or has more than [`ELEMENTS_MAX`] elements.
@@ -53,7 +54,7 @@ pub enum SignatureError {
         "the DigitalRiver-Signature header is longer than {HEADER_BYTES_MAX} bytes or has more than {ELEMENTS_MAX} elements"
     )]
     TooLong,
-    /// There is no timestamp, or it is not a number of seconds or milliseconds.
+    /// The timestamp is missing or is not a number of seconds or milliseconds.
     #[error(
         "the DigitalRiver-Signature header has no timestamp in seconds or milliseconds since 1970 as its first element"
     )]
@@ -66,25 +67,25 @@ pub enum SignatureError {
         "the DigitalRiver-Signature header has no signature of 32 bytes in base64 or hexadecimal digits after its timestamp"
     )]
     NoSignature,
-    /// No signature was made with a secret of this endpoint over this timestamp and this body.
+    /// No signature matches a secret of this endpoint for this timestamp and body.
     #[error(
-        "no signature matches: either the endpoint's signing secret differs from the one configured here, or the body was changed on its way"
+        "no signature matches: either the endpoint's signing secret differs from the one configured here, or the body was changed in transit"
     )]
     Mismatch,
-    /// The signature is right, but its secret does not count now.
-    #[error("the signature was made with a signing secret that has expired or does not count yet")]
+    /// The signature is correct, but its secret is not active.
+    #[error("the signature was made with a signing secret that has expired or is not active yet")]
     Inactive {
-        /// Which secret; for the operator, not for the sender.
+        /// Name of the secret; for the operator, not for the sender.
         secret_id: String,
     },
-    /// The signature is right, but too long ago: a replay, or a clock that is wrong.
-    #[error("the signature is right but {seconds} s old, more than is tolerated: check the clocks")]
+    /// The signature is correct but too old: a replayed request, or a wrong clock.
+    #[error("the signature is correct but {seconds} s old, more than is tolerated: check the clocks")]
     TooOld {
         /// Its age in seconds.
         seconds: u64,
     },
-    /// The signature is right, but from the future: a clock is wrong.
-    #[error("the signature is right but {seconds} s ahead, more than is tolerated: check the clocks")]
+    /// The signature is correct, but its time is in the future: a clock is wrong.
+    #[error("the signature is correct but {seconds} s ahead, more than is tolerated: check the clocks")]
     TooNew {
         /// How far ahead it is, in seconds.
         seconds: u64,
@@ -92,7 +93,7 @@ pub enum SignatureError {
 }
 
 impl SignatureError {
-    /// A word for records and logs.
+    /// Short identifier for records and logs.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -110,18 +111,18 @@ impl SignatureError {
     }
 }
 
-/// An endpoint's secrets, ready to verify.
+/// Verifies signatures with the secrets of an endpoint.
 #[derive(Clone)]
 pub struct Verifier {
     keys: Vec<Key>,
-    /// In milliseconds; 0 turns the check off.
+    /// In milliseconds; 0 disables the check.
     tolerance_ms: u64,
 }
 
 #[derive(Clone)]
 struct Key {
     id: String,
-    /// Keyed once; verifying clones it.
+    /// Keyed once; each verification clones it.
     mac: Hmac<Sha256>,
     not_before: Option<DateTime<Utc>>,
     expires_at: Option<DateTime<Utc>>,
@@ -151,30 +152,30 @@ impl Key {
 pub struct Secret<'a> {
     /// Its name.
     pub id: &'a str,
-    /// It counts from then on.
+    /// Active from this time on; without one, from the start.
     pub not_before: Option<DateTime<Utc>>,
-    /// It counts until then.
+    /// Active until this time; without one, indefinitely.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl Secret<'_> {
-    /// Whether it counts at that time.
+    /// Whether the secret is active at that time.
     #[must_use]
     pub fn is_active(&self, now: DateTime<Utc>) -> bool {
         self.not_before.is_none_or(|from| from <= now) && self.expires_at.is_none_or(|until| now < until)
     }
 }
 
-/// A signature that is right, whenever it was made.
+/// A correct signature, regardless of its age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignatureHeader<'a> {
     /// The secret.
     pub secret: Match<'a>,
-    /// When it was made, as it says, in milliseconds since 1970.
+    /// The header's timestamp, in milliseconds since 1970.
     timestamp_ms: i64,
 }
 
-/// Which secret a request was signed with.
+/// The secret that a request was signed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Match<'a> {
     /// Its position in the configuration.
@@ -184,25 +185,25 @@ pub struct Match<'a> {
 }
 
 impl Verifier {
-    /// Takes the secrets and the tolerance of an endpoint.
+    /// Creates a verifier with the secrets and the tolerance of an endpoint.
     #[must_use]
     pub fn new(config: &EndpointConfig) -> Self {
         let tolerance_ms = u64::try_from(config.tolerance.as_millis()).unwrap_or(u64::MAX);
         Self { keys: config.secrets.iter().map(Key::new).collect(), tolerance_ms }
     }
 
-    /// Its secrets, in the order of the configuration.
+    /// The secrets, in the order of the configuration.
     pub fn secrets(&self) -> impl Iterator<Item = Secret<'_>> {
         self.keys.iter().map(Key::secret)
     }
 
-    /// Whether any secret counts at that time.
+    /// Whether any secret is active at that time.
     #[must_use]
     pub fn has_active_secret(&self, now: DateTime<Utc>) -> bool {
         self.secrets().any(|secret| secret.is_active(now))
     }
 
-    /// Says which secret the request was signed with. `headers` are the values of all [`HEADER`] headers.
+    /// Returns the secret that the request was signed with. `headers` are the values of all [`HEADER`] headers.
     ///
     /// # Errors
     /// As [`Self::signed`], and when the signature's time is outside the tolerance.
@@ -215,8 +216,8 @@ impl Verifier {
         self.verify_again(headers, body, now, now)
     }
 
-    /// As [`Self::verify`], for a request that came at `received_at`: with the secrets that count `now`, and the tolerance
-    /// against the time at which it came.
+    /// Like [`Self::verify`], for a request that was received at `received_at`: uses the secrets that are active `now`, and
+    /// compares the timestamp with the time of receipt.
     ///
     /// # Errors
     /// As [`Self::verify`].
@@ -232,14 +233,14 @@ impl Verifier {
         Ok(signed.secret)
     }
 
-    /// Says which of the secrets that count `now` the request was signed with, whenever that was.
+    /// Returns which of the secrets that are active `now` the request was signed with, regardless of the signature's age.
     ///
-    /// Every signature is compared with every secret's, in constant time, whatever the others gave: how long it takes tells
-    /// nothing about a secret.
+    /// Every signature is compared with that of every secret in constant time, regardless of earlier results, so the
+    /// duration reveals nothing about a secret.
     ///
     /// # Errors
-    /// When there is no header or several different ones, it cannot be read, no signature is right, or the right one's secret
-    /// does not count now.
+    /// When the header is missing, repeated with different values or malformed, no signature is correct, or the secret of
+    /// the correct one is not active now.
     pub fn signed<'h>(
         &self,
         headers: impl IntoIterator<Item = &'h [u8]>,
@@ -248,7 +249,7 @@ impl Verifier {
     ) -> Result<SignatureHeader<'_>, SignatureError> {
         let mut headers = headers.into_iter();
         let header = headers.next().ok_or(SignatureError::Missing)?;
-        // The same value again, as some proxies write it, says nothing else.
+        // Some proxies repeat the header with the same value; that is unambiguous.
         if headers.any(|other| other != header) {
             return Err(SignatureError::Repeated);
         }
@@ -272,10 +273,10 @@ impl Verifier {
         }
     }
 
-    /// Checks that a signature was made about when its request came.
+    /// Checks that a signature was made close to the time at which its request was received.
     ///
     /// # Errors
-    /// When the times are further apart than the tolerance.
+    /// When the times differ by more than the tolerance.
     pub fn check_age(&self, signed: &SignatureHeader<'_>, received_at: DateTime<Utc>) -> Result<(), SignatureError> {
         let (timestamp_ms, received_ms) = (signed.timestamp_ms, received_at.timestamp_millis());
         let apart_ms = received_ms.abs_diff(timestamp_ms);
@@ -288,9 +289,9 @@ impl Verifier {
     }
 }
 
-/// The header, read.
+/// The parsed header.
 struct Header<'a> {
-    /// As it came: it is part of what is signed.
+    /// The unchanged text, because it is part of the signed content.
     timestamp: &'a str,
     timestamp_ms: i64,
     signatures: Vec<[u8; MAC_BYTES]>,
@@ -315,7 +316,7 @@ impl<'a> Header<'a> {
             match named(element) {
                 Some((name, value)) if name.eq_ignore_ascii_case("t") => timestamps.push(value),
                 Some((name, value)) if name.eq_ignore_ascii_case("v1") => values.push(value),
-                // A scheme that is not known, as `v0=…`: nothing to compare it with.
+                // An unknown scheme such as `v0=…` cannot be compared with anything.
                 Some(_) => {}
                 None => values.push(element),
             }

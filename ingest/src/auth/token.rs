@@ -1,8 +1,9 @@
-//! OAuth tokens: pure, the time is an argument.
+//! OAuth tokens. No I/O; the time is an argument.
 //!
-//! A token is `rl1.<issued at>.<expires at>.<HMAC-SHA256>`, times in seconds since 1970. Its key is made from the configured
-//! key, the endpoint's name and all of the client's credentials: so every instance can check it, it counts at no other
-//! endpoint, and it dies with the client, with its secret and with the key. It names no algorithm, so there is none to choose.
+//! A token is `rl1.<issued at>.<expires at>.<HMAC-SHA256>`, times in seconds since 1970. Its key is derived from the
+//! configured key, the endpoint's name and all of the client's credentials. So every instance can verify it, it is not
+//! valid at any other endpoint, and it becomes invalid when the client, its secret or the key is removed or changed. It
+//! names no algorithm, so there is none to downgrade.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -15,23 +16,23 @@ use crate::{
     config::{OAuthClientConfig, OAuthConfig},
 };
 
-/// What every token starts with.
+/// Prefix of every token.
 const VERSION: &str = "rl1";
 
-/// Longest token that is looked at, in bytes; ours are shorter.
+/// Longest token that is verified, in bytes; issued tokens are shorter.
 const TOKEN_BYTES_MAX: usize = 128;
 
-/// How far the clocks of two instances may be apart, in seconds.
+/// Tolerated difference between the clocks of two instances, in seconds.
 const CLOCKS_APART_SECONDS_MAX: i64 = 60;
 
-/// Why a bearer token does not count.
+/// Why a bearer token is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BearerError {
-    /// There is none.
+    /// The request has no token.
     Missing,
-    /// It is not one of ours, or not for this endpoint, or its client has changed.
+    /// The token was not issued here or not for this endpoint, or its client's credentials have changed.
     Invalid,
-    /// It counted once.
+    /// The token was valid, but has expired.
     Expired,
 }
 
@@ -45,18 +46,18 @@ impl BearerError {
     }
 }
 
-/// Why a client gets no token.
+/// Why a token request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GrantError {
-    /// There is no such client, or its secret is another.
+    /// The client is unknown, or its secret is wrong.
     Client,
-    /// The client is right, but not its user.
+    /// The client is correct, but its user is not.
     User,
-    /// The client is right, but has a user, so a grant without one is not enough.
+    /// The client is correct, but has a user, which the grant does not include.
     UserMissing,
 }
 
-/// Which grant is asked for, with what the request gives as user and password (empty when it gives none).
+/// The requested grant, with the user name and password of the request (empty if it has none).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Grant<'a> {
     Password { username: &'a str, password: &'a str },
@@ -72,7 +73,7 @@ pub(crate) struct Client {
     user: Option<(Hash, Hash)>,
     /// One for each configured key, in its order.
     keys: Vec<Hmac<Sha256>>,
-    /// Keyed with the client's secret: Salesforce signs its answers so.
+    /// Keyed with the client's secret, as Salesforce signs its answers.
     answer_key: Hmac<Sha256>,
     ttl_seconds: i64,
 }
@@ -90,7 +91,7 @@ impl Client {
         let (username, password) = user.unwrap_or_default();
         let derive = |key: &riverlock_runtime::Secret| {
             let mut mac = keyed(key.expose().as_bytes());
-            // All parts have one length, so no two clients give the same text.
+            // All parts have the same length, so no two clients produce the same input.
             for part in [hash("riverlock bearer token"), hash(endpoint), id_hash, secret_hash, username, password] {
                 mac.update(&part);
             }
@@ -108,12 +109,12 @@ impl Client {
         }
     }
 
-    /// How long its tokens count, in seconds.
+    /// Lifetime of the client's tokens, in seconds.
     pub(crate) fn ttl_seconds(&self) -> i64 {
         self.ttl_seconds
     }
 
-    /// A new token.
+    /// Issues a token; `None` without a token key or if the expiry overflows.
     pub(crate) fn issue(&self, now: DateTime<Utc>) -> Option<String> {
         let issued = now.timestamp();
         let signed = format!("{VERSION}.{issued}.{}", issued.checked_add(self.ttl_seconds)?);
@@ -121,12 +122,13 @@ impl Client {
         Some(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac)))
     }
 
-    /// What Salesforce's answer has as `signature`.
+    /// The field `signature` of Salesforce's answer.
     pub(crate) fn sign_answer(&self, id: &str, issued_at: &str) -> [u8; 32] {
         tag(&self.answer_key, format!("{id}{issued_at}").as_bytes())
     }
 
-    /// Whether the token was issued to one of the clients and still counts. Compares with every key of every client.
+    /// Checks that the token was issued to one of the clients and has not expired. Compares it with every key of every
+    /// client.
     pub(crate) fn verify<'a>(
         clients: impl Iterator<Item = &'a Self>,
         token: &str,
@@ -149,7 +151,7 @@ impl Client {
         let ttl_seconds = ttl_seconds.ok_or(BearerError::Invalid)?;
         let (issued, expires) = times(signed).ok_or(BearerError::Invalid)?;
         let now = now.timestamp();
-        // The time to live may have been made shorter since.
+        // The configured lifetime may have been shortened since the token was issued.
         let until = expires.min(issued.saturating_add(ttl_seconds));
         if issued > now.saturating_add(CLOCKS_APART_SECONDS_MAX) {
             return Err(BearerError::Invalid);
@@ -157,8 +159,8 @@ impl Client {
         if now < until { Ok(()) } else { Err(BearerError::Expired) }
     }
 
-    /// Which of the clients asks for a token. `ids` and `secrets` are all that the request's may stand for. Does the same work
-    /// whether there is such a client or not.
+    /// Finds the client of a token request. `ids` and `secrets` are all possible readings of the request's credentials.
+    /// Does the same work whether or not the client exists.
     pub(crate) fn find<'a>(
         clients: impl Iterator<Item = &'a Self>,
         ids: &[&str],
@@ -183,7 +185,7 @@ impl Client {
             let result = match (client.user.is_some(), grant) {
                 (true, Grant::Password { .. }) if user_ok.into() => Ok(client),
                 (true, Grant::ClientCredentials) => Err(GrantError::UserMissing),
-                // Digital River asks for this grant by default, and the user is optional there.
+                // Digital River requests this grant by default, and its user is optional.
                 (false, Grant::Password { .. }) if anonymous.into() => Ok(client),
                 (false, Grant::ClientCredentials) => Ok(client),
                 (_, Grant::Password { .. }) => Err(GrantError::User),
@@ -202,7 +204,7 @@ fn tag(key: &Hmac<Sha256>, text: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// When a token was issued, and until when it counts.
+/// The times at which a token was issued and expires.
 fn times(signed: &str) -> Option<(i64, i64)> {
     let mut parts = signed.split('.');
     match (parts.next()?, parts.next()?, parts.next()?, parts.next()) {

@@ -1,4 +1,4 @@
-//! What an endpoint asks a sender to prove.
+//! Credentials that endpoints require.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -29,7 +29,7 @@ pub struct SecretConfig {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Reads a time as a text, or as TOML's own kind of value, which arrives here as a table with one key.
+/// Reads a time from a string or from a TOML datetime, which arrives here as a table with one key.
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a time with its zone, such as 2026-01-31T12:00:00Z")]
@@ -42,7 +42,7 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Ut
     }
     let (Written::Text(text) | Written::Toml { text }) = Written::deserialize(deserializer)?;
     let time = DateTime::parse_from_rfc3339(&text).map_err(|error| {
-        D::Error::custom(format!("`{text}` is no time with its zone, such as 2026-01-31T12:00:00Z: {error}"))
+        D::Error::custom(format!("`{text}` is not a time with its zone, such as 2026-01-31T12:00:00Z: {error}"))
     })?;
     Ok(Some(time.to_utc()))
 }
@@ -65,7 +65,7 @@ impl SecretConfig {
         }
         match (self.not_before, self.expires_at) {
             (Some(from), Some(until)) if until <= from => {
-                refused("expires_at", "is not after not_before, so the secret would never count".to_owned())
+                refused("expires_at", "is not after not_before, so the secret would never be active".to_owned())
             }
             _ => Ok(()),
         }
@@ -125,7 +125,7 @@ impl OAuthConfig {
         if self.token_keys.len() > TOKEN_KEYS_MAX {
             return refused(
                 "token_keys",
-                format!("holds {}, at most {TOKEN_KEYS_MAX} are of use", self.token_keys.len()),
+                format!("has {} keys, at most {TOKEN_KEYS_MAX} are allowed", self.token_keys.len()),
             );
         }
         for (index, key) in self.token_keys.iter().enumerate() {
@@ -158,16 +158,16 @@ pub(super) enum OAuthUse {
     No,
 }
 
-/// Most keys that tokens may be made with.
+/// Most token keys.
 pub const TOKEN_KEYS_MAX: usize = 3;
 
-/// Shortest key that tokens may be made with, in characters.
+/// Shortest token key, in characters.
 pub const TOKEN_KEY_CHARS_MIN: usize = 32;
 
-/// Shortest password, in characters: it can be guessed at from anywhere.
+/// Shortest password, in characters: anyone can try to guess it.
 pub const PASSWORD_CHARS_MIN: usize = 12;
 
-/// Most OAuth clients of an endpoint: a token is compared with every one's.
+/// Most OAuth clients of an endpoint: a token is compared with those of every client.
 pub const CLIENTS_MAX: usize = 8;
 
 /// Longest client id and user name, in characters.
@@ -231,7 +231,7 @@ fn user(key: &str, username: &str, password: &Secret) -> Result<(), ConfigError>
     Ok(())
 }
 
-/// Checks the clients of one endpoint; `ids` are those of all.
+/// Checks the clients of one endpoint; `ids` collects those of all endpoints.
 pub(super) fn clients<'a>(
     key: &str,
     clients: &'a [OAuthClientConfig],
@@ -240,14 +240,14 @@ pub(super) fn clients<'a>(
     if clients.len() > CLIENTS_MAX {
         return Err(ConfigError::refused(
             format!("{key}.oauth"),
-            format!("holds {}, more than {CLIENTS_MAX}", clients.len()),
+            format!("has {} clients, at most {CLIENTS_MAX} are allowed", clients.len()),
         ));
     }
     for (index, client) in clients.iter().enumerate() {
         let key = format!("{key}.oauth[{index}]");
         client.validate(&key)?;
         if !ids.insert(&client.client_id) {
-            let reason = format!("`{}` is taken: the token endpoints are the same for all endpoints", client.client_id);
+            let reason = format!("`{}` is already used: all endpoints share the token endpoints", client.client_id);
             return Err(ConfigError::refused(format!("{key}.client_id"), reason));
         }
     }

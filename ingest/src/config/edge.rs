@@ -1,4 +1,4 @@
-//! Who may connect, and how.
+//! Client addresses and TLS.
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Stands for [`DIGITAL_RIVER_RANGES`] in a list of addresses.
 pub const DIGITAL_RIVER: &str = "digital-river";
 
-/// Where Digital River sends from.
+/// Addresses from which Digital River sends.
 ///
 /// Source: the safelist in Digital River's documentation of webhooks, as of November 2026.
 pub const DIGITAL_RIVER_RANGES: [&str; 13] = [
@@ -34,13 +34,13 @@ pub const DIGITAL_RIVER_RANGES: [&str; 13] = [
 #[schemars(with = "Vec<String>", inline)]
 pub struct AddressRanges(Vec<IpNet>);
 
-/// A text is no address, no range, and no name of a list.
+/// A text is neither an address nor a range nor the name of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRange(String);
 
 impl fmt::Display for NoRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is no address, no range such as 192.0.2.0/24, and not `{DIGITAL_RIVER}`", self.0)
+        write!(f, "`{}` is not an address, not a range such as 192.0.2.0/24, and not `{DIGITAL_RIVER}`", self.0)
     }
 }
 
@@ -61,8 +61,8 @@ impl TryFrom<Vec<String>> for AddressRanges {
     }
 }
 
-/// A range of IPv4 addresses that is written as one of IPv6, such as `::ffff:10.0.0.0/104`, as what it is: addresses are
-/// compared in that form.
+/// Converts an IPv4-mapped IPv6 range, such as `::ffff:10.0.0.0/104`, to an IPv4 range, because addresses are compared in
+/// that form.
 fn canonical(range: IpNet) -> IpNet {
     /// Bits before the IPv4 address.
     const MAPPED_BITS: u8 = 96;
@@ -78,13 +78,13 @@ impl From<AddressRanges> for Vec<String> {
 }
 
 impl AddressRanges {
-    /// Whether there are none.
+    /// Whether there are no ranges.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether an address is in one of them. An IPv4 address inside IPv6 counts as what it is.
+    /// Whether one of the ranges contains an address. An IPv4-mapped IPv6 address is treated as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_ranges_and_digital_rivers_list_are_understood() {
+    fn addresses_ranges_and_digital_rivers_list_are_parsed() {
         let list = ranges(&["192.0.2.7", "10.0.0.0/8", "2001:db8::/32", DIGITAL_RIVER]).unwrap();
         for inside in ["192.0.2.7", "10.255.1.2", "2001:db8::1", "::ffff:10.1.1.1", "209.87.180.255", "210.242.154.7"] {
             assert!(list.contains(inside.parse().unwrap()), "{inside}");
@@ -124,7 +124,7 @@ mod tests {
         let mapped = ranges(&["::ffff:10.0.0.0/104", "::ffff:192.0.2.7"]).unwrap();
         assert!(mapped.contains("10.1.2.3".parse().unwrap()) && mapped.contains("::ffff:192.0.2.7".parse().unwrap()));
         assert!(!mapped.contains("11.1.2.3".parse().unwrap()));
-        assert_eq!(Vec::from(list).len(), 3 + DIGITAL_RIVER_RANGES.len(), "every one of them is a range");
+        assert_eq!(Vec::from(list).len(), 3 + DIGITAL_RIVER_RANGES.len(), "every entry of the list is a range");
         for wrong in ["", "digital river", "10.0.0.0/33", "example.com", "10.0.0"] {
             assert!(ranges(&[wrong]).is_err(), "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! `[ingest.limits]`: a bound on everything that is taken, and on how long it may take.
+//! `[ingest.limits]`: bounds on resources and durations.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -32,11 +32,11 @@ pub struct LimitsConfig {
     pub reading_bytes_max: usize,
     /// Most connections.
     pub connections_max: usize,
-    /// Most of them from one address (a /64 of IPv6). Trusted proxies, and connections over which an authenticated event came,
+    /// Most of them from one address (a /64 of IPv6). Trusted proxies, and connections with an authenticated event,
     /// are not counted.
     pub connections_per_address_max: usize,
     /// Share of `reading_max` and `connections_max` that only known clients may use: Digital River's addresses, and those from
-    /// which an authenticated request came within `known_for`.
+    /// which an authenticated request was received within `known_for`.
     pub known_reserved_percent: u8,
     /// How long an address is known after an authenticated request.
     #[serde(with = "humantime_serde")]
@@ -47,14 +47,14 @@ pub struct LimitsConfig {
     /// Concurrent requests on an HTTP/2 connection of a client that is not a trusted proxy.
     pub http2_streams_max: u32,
     /// Unauthenticated requests that a connection may make before it is slowed down to `unauthenticated_per_second`. Neither
-    /// limit applies to trusted proxies, nor to a connection over which an authenticated request came.
+    /// limit applies to trusted proxies, nor to a connection with an authenticated request.
     pub unauthenticated_burst: u32,
     /// Unauthenticated requests that a connection may make per second after `unauthenticated_burst`.
     pub unauthenticated_per_second: u32,
     /// Longest body; a longer one is answered `413`. Most events have 0.4 to 5 kB, orders with hundreds of lines 100 kB and
     /// more. Consumers process bodies of up to 1 MiB; a larger one is stored and becomes a dead letter.
     pub body_bytes_max: usize,
-    /// Time from a request's first byte (over HTTP/2, from the end of its head) to the answer, whatever Kafka does. Digital
+    /// Time from a request's first byte (over HTTP/2, from the end of its head) to the answer, regardless of Kafka. Digital
     /// River waits 3000 ms.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
@@ -81,7 +81,7 @@ pub struct LimitsConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub not_ready_after: Duration,
-    /// How long connections are still accepted after the process was asked to end and `/readyz` fails, so that load balancers
+    /// How long connections are still accepted after shutdown was requested and `/readyz` fails, so that load balancers
     /// notice. `0s` closes the listener at once.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
@@ -135,7 +135,7 @@ impl LimitsConfig {
         number("in_flight_bytes_max", self.in_flight_bytes_max, self.body_bytes_max..=GIB)?;
         number("reading_bytes_max", self.reading_bytes_max, self.body_bytes_max..=GIB)?;
         let ms = Duration::from_millis;
-        // Digital River gives up after 3000 ms; the rest is for the way there and back.
+        // Digital River gives up after 3000 ms; the difference is for the network.
         duration("answer_deadline", self.answer_deadline, ms(100)..=ms(2_900))?;
         duration("body_read_timeout", self.body_read_timeout, ms(10)..=self.answer_deadline)?;
         duration("header_read_timeout", self.header_read_timeout, ms(100)..=ms(120_000))?;
@@ -167,7 +167,7 @@ impl LimitsConfig {
     }
 }
 
-/// Longest `shutdown_delay`: what is in flight has to end within the process's grace as well.
+/// Longest `shutdown_delay`: events in flight must also complete within the process's grace period.
 const SHUTDOWN_DELAY_MAX: Duration = Duration::from_secs(15);
 
 fn number(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<(), ConfigError> {

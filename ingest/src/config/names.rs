@@ -1,6 +1,6 @@
 //! Names of endpoints, secrets and clients.
 
-/// The name that requests to no endpoint are counted under, so no endpoint may have it.
+/// Label value for requests that match no endpoint; no endpoint may have this name.
 pub const NO_ENDPOINT: &str = "none";
 
 /// Longest name of an endpoint or a secret, in characters; names are labels of metrics.

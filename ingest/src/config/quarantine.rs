@@ -1,14 +1,15 @@
-//! What is kept of events whose sender is not believed.
+//! `[ingest.quarantine]`: limits of what is kept of unauthenticated events.
 
 use riverlock_runtime::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Events that fail authentication are answered `401` and kept within these limits, so that they can be released after a
-/// mistake in the configuration was corrected. `[kafka]` says how long and how much Kafka keeps.
+/// mistake in the configuration was corrected. `[kafka]` limits their age and size in Kafka.
 ///
-/// The limits apply separately to known addresses (Digital River's, and those from which authenticated requests came recently)
-/// and to all others. Behind a proxy that is not in `trusted_proxies`, all senders share its address and one limit.
+/// The limits apply separately to known addresses (Digital River's, and those from which authenticated requests were
+/// received recently) and to all others. Behind a proxy that is not in `trusted_proxies`, all senders share its address and
+/// one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuarantineConfig {

@@ -17,7 +17,7 @@ fn load(text: &str) -> Result<IngestConfig, ConfigError> {
 }
 
 #[test]
-fn a_short_configuration_is_enough() {
+fn a_minimal_configuration_is_valid() {
     let config = load(GOOD).unwrap();
     let endpoint = &config.endpoints[0];
     assert_eq!((endpoint.mode, endpoint.tolerance.as_secs(), endpoint.insecure), (EndpointMode::Both, 300, false));
@@ -27,7 +27,7 @@ fn a_short_configuration_is_enough() {
 }
 
 #[test]
-fn everything_can_be_said() {
+fn every_setting_can_be_configured() {
     let config = load(&format!(
         "listen = '[::1]:0'\n[limits]\nanswer_deadline = '500ms'\nbody_read_timeout = '200ms'\n{GOOD}not_before = 2025-01-01T00:00:00Z\nexpires_at = '2025-01-02T00:00:00Z'\n[[endpoints]]\nname = 'open'\npath = '/'\nmode = 'test'\ntolerance = '0s'\ninsecure = true\n",
     ))
@@ -37,7 +37,7 @@ fn everything_can_be_said() {
 }
 
 #[test]
-fn what_is_wrong_is_refused_with_its_key() {
+fn invalid_settings_are_rejected_with_their_key() {
     let endpoint = |more: &str| format!("[[endpoints]]\nname = 'b'\n{more}");
     let secrets = |n: usize| {
         (0..n).fold("[[endpoints]]\nname = 'b'\npath = '/b'\n".to_owned(), |text, i| {
@@ -52,7 +52,7 @@ fn what_is_wrong_is_refused_with_its_key() {
         (endpoint("path = '/b'\nsecret = 'x'"), "unknown field"),
         (GOOD.replace("main", "Main"), "ingest.endpoints[0].name"),
         (GOOD.replace("main", "none"), "ingest.endpoints[0].name"),
-        (format!("{GOOD}{GOOD}"), "ingest.endpoints[1].name: `main` is taken"),
+        (format!("{GOOD}{GOOD}"), "ingest.endpoints[1].name: `main` is already used"),
         (format!("{GOOD}{}", GOOD.replace("main", "b").replace("/webhooks", "/webhooks/")), "endpoints[1].path"),
         (GOOD.replace("0123456789abcdef", ""), "endpoints[0].secrets[0].secret: is empty"),
         (GOOD.replace("0123456789abcdef", "                    "), "secrets[0].secret: is empty"),
@@ -61,9 +61,9 @@ fn what_is_wrong_is_refused_with_its_key() {
         (GOOD.replace("'a'", "'A b'"), "secrets[0].id"),
         (format!("{GOOD}expires_at = '2025-01-01T00:00:00Z'\nnot_before = '2025-01-01T00:00:00Z'"), "expires_at"),
         (format!("{GOOD}[[endpoints.secrets]]\nid = 'a'\nsecret = '0123456789abcdef'"), "secrets[1].id"),
-        (format!("{GOOD}expires_at = '2025-01-01'"), "`2025-01-01` is no time with its zone"),
+        (format!("{GOOD}expires_at = '2025-01-01'"), "`2025-01-01` is not a time with its zone"),
         (format!("{GOOD}expires_at = 2025"), "expected a time with its zone"),
-        (secrets(6), "secrets: holds 6"),
+        (secrets(6), "secrets: has 6"),
         (GOOD.replace("path", "insecure = true\npath"), "endpoints[0].insecure"),
         (format!("[limits]\nanswer_deadline = '3s'\n{GOOD}"), "limits.answer_deadline: is 3s"),
         (format!("[limits]\nin_flight_max = 0\n{GOOD}"), "limits.in_flight_max"),
@@ -76,16 +76,16 @@ fn what_is_wrong_is_refused_with_its_key() {
         (format!("[limits]\nshutdown_delay = '16s'\n{GOOD}"), "limits.shutdown_delay"),
         (GOOD.replace("path =", "tolerance = '500us'\npath ="), "endpoints[0].tolerance: is 500"),
         (GOOD.replace("path =", "tolerance = '25h'\npath ="), "endpoints[0].tolerance"),
-        (GOOD.replace("/webhooks", "/webhooks//x"), "endpoints[0].path: `/webhooks//x` has two slashes"),
+        (GOOD.replace("/webhooks", "/webhooks//x"), "endpoints[0].path: `/webhooks//x` has two consecutive slashes"),
         (format!("[limits]\nbody_read_timeout = '2600ms'\n{GOOD}"), "limits.body_read_timeout"),
     ] {
-        assert_refused(&text, expected);
+        assert_rejected(&text, expected);
     }
     assert!(load(&secrets(5)).is_ok());
 }
 
 #[test]
-fn what_is_wrong_about_credentials_and_the_edge_is_refused_with_its_key() {
+fn invalid_credentials_addresses_and_tls_are_rejected_with_their_key() {
     for (text, expected) in [
         (
             GOOD.replace("path", "insecure = true\npath")
@@ -108,27 +108,27 @@ fn what_is_wrong_about_credentials_and_the_edge_is_refused_with_its_key() {
             format!(
                 "{KEY}{OAUTH}client_id = 'c'\nclient_secret = '0123456789abcdef'\n[[endpoints.oauth]]\nclient_id = 'c'\nclient_secret = '0123456789abcdef'"
             ),
-            "oauth[1].client_id: `c` is taken",
+            "oauth[1].client_id: `c` is already used",
         ),
         (
             format!(
                 "{KEY}{OAUTH}client_id = 'c'\nclient_secret = '0123456789abcdef'\n[endpoints.basic]\nusername = 'a'\npassword = 'long enough, this'"
             ),
-            "cannot go with basic",
+            "cannot be combined with basic",
         ),
-        (GOOD.replace("/webhooks", "/oauth2/token/"), "endpoints[0].path: `/oauth2/token/` is where"),
+        (GOOD.replace("/webhooks", "/oauth2/token/"), "endpoints[0].path: `/oauth2/token/` is the path"),
         (format!("[quarantine]\nbytes_per_second = 1\n{GOOD}"), "ingest.quarantine.bytes_per_second: is 1"),
-        (format!("allow = ['nowhere']\n{GOOD}"), "`nowhere` is no address"),
-        (format!("trusted_proxies = ['10.0.0.0/99']\n{GOOD}"), "`10.0.0.0/99` is no address"),
+        (format!("allow = ['nowhere']\n{GOOD}"), "`nowhere` is not an address"),
+        (format!("trusted_proxies = ['10.0.0.0/99']\n{GOOD}"), "`10.0.0.0/99` is not an address"),
         (format!("[tls]\ncertificate = 'x'\n{GOOD}"), "missing field `key`"),
         (format!("reload_interval = '1ms'\n{GOOD}"), "ingest.reload_interval"),
     ] {
-        assert_refused(&text, expected);
+        assert_rejected(&text, expected);
     }
 }
 
-fn assert_refused(text: &str, expected: &str) {
+fn assert_rejected(text: &str, expected: &str) {
     let error = load(text).expect_err(text).to_string();
-    assert!(error.contains(expected), "{error} does not say {expected}");
+    assert!(error.contains(expected), "{error} does not contain {expected}");
     assert!(!error.contains("0123456789"), "{error}");
 }

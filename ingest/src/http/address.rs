@@ -1,4 +1,4 @@
-//! Where a request comes from: pure.
+//! The client address of a request. No I/O.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,20 +6,20 @@ use axum::http::HeaderMap;
 
 use crate::config::AddressRanges;
 
-/// The header in which proxies say whom they speak for, each after what it was given.
+/// The header to which each proxy appends the address of its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Who sent a request, as far as can be told.
+/// The client of a request, as far as it can be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Client {
-    /// The address of the connection's other end, or, if a trusted proxy is there, the last address in `X-Forwarded-For` that
-    /// is not a trusted proxy's. What stands before it anyone may have written.
+    /// The peer address of the connection or, if that is a trusted proxy, the last address in `X-Forwarded-For` that is not
+    /// a trusted proxy's. Anyone could have written the entries before that one.
     pub(crate) address: IpAddr,
-    /// Whether the address is the client's. It is a proxy's where every address that can be read is a trusted proxy's.
+    /// Whether the address is the client's. It is a proxy's if every address that can be parsed is a trusted proxy's.
     pub(crate) is_named: bool,
 }
 
-/// Says who sent a request that came from `peer`.
+/// Determines the client of a request that was received from `peer`.
 pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &AddressRanges) -> Client {
     let mut address = peer.to_canonical();
     if !trusted.contains(address) {
@@ -28,7 +28,7 @@ pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &AddressRanges)
     let values = headers.get_all(FORWARDED_FOR).iter().rev();
     let hops = values.flat_map(|value| value.to_str().unwrap_or("?").rsplit(','));
     for hop in hops {
-        // What cannot be read came through the proxy before it, which is as far as anyone can know.
+        // An entry that cannot be parsed was written by the proxy found so far; nothing before it can be trusted.
         let Some(hop) = parse(hop.trim()) else { break };
         address = hop;
         if !trusted.contains(address) {
@@ -38,7 +38,7 @@ pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &AddressRanges)
     Client { address, is_named: false }
 }
 
-/// What limits per address count by: an IPv4 address, or a /64 of IPv6, since who has one address of it has 2^64 of them.
+/// The key of limits per address: an IPv4 address or an IPv6 /64, because the owner of one of its addresses has all 2^64.
 pub(crate) fn network(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => u64::from(address.to_bits()),
@@ -47,7 +47,7 @@ pub(crate) fn network(address: IpAddr) -> u64 {
     }
 }
 
-/// An address, with a port or without.
+/// Parses an address with or without a port.
 fn parse(text: &str) -> Option<IpAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forwarded_addresses_count_only_as_far_as_trusted_proxies_vouch_for_them() {
+    fn forwarded_addresses_are_used_only_if_a_trusted_proxy_added_them() {
         let trusted = AddressRanges::try_from(vec!["10.0.0.0/8".to_owned(), "2001:db8::/32".to_owned()]).unwrap();
         for (peer, values, expected) in [
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_that_names_nobody_is_no_client() {
+    fn a_trusted_proxy_without_a_forwarded_address_is_not_the_client() {
         let trusted = AddressRanges::try_from(vec!["10.0.0.0/8".to_owned()]).unwrap();
         for (peer, value, is_named) in [
             ("192.0.2.1", "", true),

@@ -1,14 +1,14 @@
-//! When a certificate expires: the one field of X.509 that is of interest here, read from its DER encoding.
+//! The expiry time of a certificate, read from its DER encoding: no other field of X.509 is needed here.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
-/// Tags of DER (X.690) that stand before and around a certificate's validity.
+/// Tags of DER (X.690) of the elements before and around a certificate's validity.
 const SEQUENCE: u8 = 0x30;
 const EXPLICIT_VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// When a certificate expires (`notAfter`); `None` if it cannot be read.
+/// Expiry time of a certificate (`notAfter`); `None` if it cannot be parsed.
 ///
 /// RFC 5280, section 4.1: `Certificate ::= SEQUENCE { tbsCertificate, … }`, `TBSCertificate ::= SEQUENCE { [0] version,
 /// serialNumber, signature, issuer, validity, … }`, `Validity ::= SEQUENCE { notBefore, notAfter }`.
@@ -28,7 +28,7 @@ pub(crate) fn not_after(der: &[u8]) -> Option<DateTime<Utc>> {
     time(tag, std::str::from_utf8(text).ok()?)
 }
 
-/// Reads one element after the other.
+/// Reads consecutive DER elements.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -37,7 +37,7 @@ impl<'a> Reader<'a> {
         let (&[tag, first], mut rest) = self.0.split_first_chunk::<2>()?;
         let mut length = usize::from(first);
         if first >= 0x80 {
-            // The length is that of the number which is the length.
+            // Long form: the first byte gives the number of bytes of the length.
             let (digits, after) = rest.split_at_checked(usize::from(first & 0x7f))?;
             if digits.len() > 4 {
                 return None;
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_expiry_of_a_certificate_is_read() {
+    fn the_expiry_of_a_certificate_is_parsed() {
         for (pem, expected) in [
             (include_str!("../../tests/service/tls/first.pem"), "2126-10-29T01:16:46+00:00"),
             (include_str!("../../tests/service/tls/second.pem"), "2126-10-29T01:16:46+00:00"),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_time_are_read() {
+    fn both_time_encodings_are_parsed() {
         for (tag, text, expected) in [
             (UTC_TIME, "491231235959Z", Some("2049-12-31T23:59:59+00:00")),
             (UTC_TIME, "500101000000Z", Some("1950-01-01T00:00:00+00:00")),

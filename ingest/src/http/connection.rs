@@ -1,4 +1,4 @@
-//! One connection: its peer, its state, and when it has to be closed.
+//! State of a connection: its peer, its requests, and when it must be closed.
 
 use std::{
     net::IpAddr,
@@ -18,11 +18,11 @@ use crate::{
     metrics::{Closed, PROCESS},
 };
 
-/// Longest pause of a connection that makes too many requests without proof.
+/// Longest time for which reading from a connection is paused because of too many unauthenticated requests.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// The same where the address is known: behind a proxy that is not configured as trusted, the next request may be authentic, and
-/// Digital River waits 3 s.
+/// The same for a known address: behind a proxy that is not configured as trusted, the next request may be from Digital
+/// River, which waits 3 s.
 const KNOWN_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Unauthenticated requests, as a leaky bucket.
@@ -36,11 +36,11 @@ struct UnauthenticatedBucket {
 }
 
 impl UnauthenticatedBucket {
-    fn new(limits: &LimitsConfig, standing: Rank, now: Instant) -> Self {
+    fn new(limits: &LimitsConfig, rank: Rank, now: Instant) -> Self {
         let (burst, per_second) =
             (f64::from(limits.unauthenticated_burst), f64::from(limits.unauthenticated_per_second));
-        let pause_max = if standing == Rank::Unknown { PAUSE_MAX } else { KNOWN_PAUSE_MAX };
-        // Connections that are slowed down together must not all be read from at one moment.
+        let pause_max = if rank == Rank::Unknown { PAUSE_MAX } else { KNOWN_PAUSE_MAX };
+        // Jitter, so that connections that were paused at the same time do not all resume at once.
         let pause_max = pause_max.mul_f64(0.5 + fastrand::f64() / 2.0);
         Self { burst, per_second, count: 0.0, since: now, pause_max }
     }
@@ -51,63 +51,63 @@ impl UnauthenticatedBucket {
         self.since = self.since.max(now);
     }
 
-    /// Until when there are too many.
+    /// The time until which there are too many.
     fn pause_until(&self) -> Option<Instant> {
         let over = (self.count - self.burst) / self.per_second;
         (over > 0.0).then(|| self.since + Duration::from_secs_f64(over).min(self.pause_max))
     }
 }
 
-/// What a connection's tasks and its requests share.
+/// State that a connection's task and its requests share.
 pub(crate) struct Connection {
     slot: Slot,
-    /// A trusted proxy is at its other end.
+    /// The peer is a trusted proxy.
     is_proxy: bool,
-    /// An authentic request came over it, or a trusted proxy is at its other end.
+    /// An authenticated request was received over it, or the peer is a trusted proxy.
     authenticated: AtomicBool,
     start: Instant,
     http2: AtomicBool,
-    /// Requests that have no answer yet.
+    /// Requests that are not answered yet.
     open: AtomicUsize,
     /// Requests so far.
     requests: AtomicU64,
-    /// When the last request got its answer, in nanoseconds since the start.
+    /// When the last request was answered, in nanoseconds since the start.
     last_end: AtomicU64,
-    /// Requests without proof, as long as there was none with it.
-    unproven: Mutex<UnauthenticatedBucket>,
-    /// Requests that are not to be counted as without proof.
-    excused: AtomicUsize,
+    /// Unauthenticated requests until the first authenticated one.
+    unauthenticated: Mutex<UnauthenticatedBucket>,
+    /// Requests that must not be counted as unauthenticated.
+    exempt: AtomicUsize,
 }
 
-/// What a connection's timer has to do.
+/// The next action of a connection's timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// Nothing until then.
-    Later(Instant),
-    /// Close it once it is idle.
-    End(Closed),
-    /// Close it at once.
-    Cut(Closed),
+    /// Check again at this time.
+    CheckAt(Instant),
+    /// Close the connection once it is idle.
+    CloseWhenIdle(Closed),
+    /// Close the connection at once.
+    CloseNow(Closed),
 }
 
 impl Connection {
-    pub(crate) fn new(slot: Slot, standing: Rank, limits: &LimitsConfig, start: Instant) -> Arc<Self> {
+    pub(crate) fn new(slot: Slot, rank: Rank, limits: &LimitsConfig, start: Instant) -> Arc<Self> {
         PROCESS.connections.increment(1.0);
         Arc::new(Self {
             slot,
-            is_proxy: standing == Rank::Authenticated,
-            authenticated: AtomicBool::new(standing == Rank::Authenticated),
+            is_proxy: rank == Rank::Authenticated,
+            authenticated: AtomicBool::new(rank == Rank::Authenticated),
             start,
             http2: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
-            unproven: Mutex::new(UnauthenticatedBucket::new(limits, standing, start)),
-            excused: AtomicUsize::new(0),
+            unauthenticated: Mutex::new(UnauthenticatedBucket::new(limits, rank, start)),
+            exempt: AtomicUsize::new(0),
         })
     }
 
-    /// Whether a trusted proxy is at its other end.
+    /// Whether the peer is a trusted proxy.
     pub(crate) fn is_proxy(&self) -> bool {
         self.is_proxy
     }
@@ -116,21 +116,21 @@ impl Connection {
         self.authenticated.load(Ordering::Relaxed)
     }
 
-    /// Until when nothing is to be read from it, because too many unauthenticated requests came over it.
+    /// The time until which reading is paused because of too many unauthenticated requests.
     pub(crate) fn pause_until(&self) -> Option<Instant> {
         if self.is_authenticated() {
             return None;
         }
-        let unproven = *self.unproven.lock().expect("no code panics while it holds the count");
-        unproven.pause_until().filter(|until| *until > Instant::now())
+        let unauthenticated = *self.unauthenticated.lock().expect("no code panics while it holds the count");
+        unauthenticated.pause_until().filter(|until| *until > Instant::now())
     }
 
-    /// Ends when its slot is needed for another connection.
+    /// Completes when the connection's slot is needed for another one.
     pub(crate) async fn evicted(&self) {
         self.slot.evicted().await;
     }
 
-    /// A request's head is complete. It is being answered until what this returns is dropped.
+    /// Notes that a request's head is complete. The request is open until the returned value is dropped.
     pub(crate) fn begin(self: &Arc<Self>, is_http2: bool) -> OpenRequest {
         self.http2.store(is_http2, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -138,28 +138,29 @@ impl Connection {
         OpenRequest(Arc::clone(self))
     }
 
-    /// What is due now.
+    /// The action that is due now.
     pub(crate) fn due(&self, first_byte: &FirstByte, limits: &LimitsConfig, now: Instant) -> Due {
         let too_old = self.start + limits.connection_age_max;
         if now >= too_old {
-            return Due::End(Closed::Age);
+            return Due::CloseWhenIdle(Closed::Age);
         }
         if self.open.load(Ordering::Relaxed) > 0 {
-            return Due::Later(too_old.min(now + limits.header_read_timeout.min(limits.idle_timeout)));
+            return Due::CheckAt(too_old.min(now + limits.header_read_timeout.min(limits.idle_timeout)));
         }
-        // Over HTTP/2 frames of all kinds come at any time. There, the idle timer alone ends what never becomes a request.
+        // Over HTTP/2, frames of any kind can arrive at any time. There, only the idle timer closes a connection on which
+        // no request is ever completed.
         let none_yet = self.requests.load(Ordering::Relaxed) == 0;
         let head_since = if none_yet { Some(self.start) } else { first_byte.head_since() };
         if let Some(since) = head_since.filter(|_| none_yet || !self.http2.load(Ordering::Relaxed)) {
             let until = since + limits.header_read_timeout;
-            return if now >= until { Due::Cut(Closed::HeadTimeout) } else { Due::Later(too_old.min(until)) };
+            return if now >= until { Due::CloseNow(Closed::HeadTimeout) } else { Due::CheckAt(too_old.min(until)) };
         }
         let idle_until = self.start + Duration::from_nanos(self.last_end.load(Ordering::Relaxed)) + limits.idle_timeout;
         if now >= idle_until {
-            return Due::End(Closed::Idle);
+            return Due::CloseWhenIdle(Closed::Idle);
         }
-        // A head may begin right now, and is due one timeout later.
-        Due::Later(too_old.min(idle_until).min(now + limits.header_read_timeout))
+        // A head may begin right now; it is due one timeout later.
+        Due::CheckAt(too_old.min(idle_until).min(now + limits.header_read_timeout))
     }
 }
 
@@ -169,7 +170,7 @@ impl Drop for Connection {
     }
 }
 
-/// A request of a connection that has no answer yet.
+/// A request of a connection that is not answered yet.
 pub(crate) struct OpenRequest(Arc<Connection>);
 
 impl Drop for OpenRequest {
@@ -177,40 +178,40 @@ impl Drop for OpenRequest {
         let now = Instant::now();
         let nanos = u64::try_from(now.saturating_duration_since(self.0.start).as_nanos()).unwrap_or(u64::MAX);
         self.0.last_end.store(nanos, Ordering::Relaxed);
-        let excused = &self.0.excused;
-        let is_excused =
-            excused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok();
-        if !is_excused && !self.0.is_authenticated() {
-            self.0.unproven.lock().expect("no code panics while it holds the count").add(now);
+        let exempt = &self.0.exempt;
+        let is_exempt = exempt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).is_ok();
+        if !is_exempt && !self.0.is_authenticated() {
+            self.0.unauthenticated.lock().expect("no code panics while it holds the count").add(now);
         }
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What the connection knows of a request.
+/// The connection over which a request was received.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    /// The address of the other end.
+    /// The peer address.
     pub(crate) address: IpAddr,
-    /// When the request's first byte came.
+    /// When the request's first byte was received.
     pub(crate) since: Instant,
     pub(crate) connection: Arc<Connection>,
 }
 
 impl Peer {
-    /// Whether an authentic request came over the connection, or a trusted proxy is at its other end.
+    /// Whether an authenticated request was received over the connection, or the peer is a trusted proxy.
     pub(crate) fn is_authenticated(&self) -> bool {
         self.connection.is_authenticated()
     }
 
-    /// Notes that the request was refused before it could prove anything, for no fault of its sender's.
-    pub(crate) fn excuse(&self) {
+    /// Exempts the request from the unauthenticated count: it was rejected before it could be authenticated, through no
+    /// fault of the sender.
+    pub(crate) fn exempt(&self) {
         if !self.is_authenticated() {
-            self.connection.excused.fetch_add(1, Ordering::Relaxed);
+            self.connection.exempt.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Notes that an authentic request came over the connection: its slot is never needed for others.
+    /// Notes that an authenticated request was received over the connection: its slot is never evicted.
     pub(crate) fn authenticate(&self) {
         if !self.is_authenticated() && !self.connection.authenticated.swap(true, Ordering::Relaxed) {
             self.connection.slot.authenticate();
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_without_proof_are_slowed_down_until_there_is_one_with_it() {
+    fn unauthenticated_requests_are_slowed_down_until_one_is_authenticated() {
         let start = Instant::now();
         let connection = connection(start);
         let LimitsConfig { unauthenticated_burst: burst, unauthenticated_per_second: per_second, .. } = limits();
@@ -264,24 +265,24 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_could_prove_nothing_because_kafka_is_away_are_not_slowed_down() {
+    fn requests_rejected_because_kafka_is_unavailable_are_not_slowed_down() {
         let start = Instant::now();
         let connection = connection(start);
         let peer = Peer { address: [192, 0, 2, 1].into(), since: start, connection: Arc::clone(&connection) };
         for _ in 0..1_000 {
             let open = connection.begin(false);
-            peer.excuse();
+            peer.exempt();
             drop(open);
         }
         assert_eq!(connection.pause_until(), None);
     }
 
     #[test]
-    fn a_connection_without_a_request_is_cut_when_its_head_is_due() {
+    fn a_connection_without_a_request_is_closed_when_its_head_is_overdue() {
         let t0 = Instant::now();
         let (connection, first_byte) = (connection(t0), FirstByte::new(t0));
-        assert_eq!(connection.due(&first_byte, &limits(), t0), Due::Later(t0 + 10 * SECOND));
-        assert_eq!(connection.due(&first_byte, &limits(), t0 + 10 * SECOND), Due::Cut(Closed::HeadTimeout));
+        assert_eq!(connection.due(&first_byte, &limits(), t0), Due::CheckAt(t0 + 10 * SECOND));
+        assert_eq!(connection.due(&first_byte, &limits(), t0 + 10 * SECOND), Due::CloseNow(Closed::HeadTimeout));
     }
 
     #[test]
@@ -291,14 +292,14 @@ mod tests {
             let (connection, first_byte) = (connection(t0), FirstByte::new(t0));
             let open = connection.begin(is_http2);
             let due = |now| connection.due(&first_byte, &limits(), now);
-            assert_eq!(due(t0 + 500 * SECOND), Due::Later(t0 + 510 * SECOND), "it is at a request");
-            assert_eq!(due(t0 + 595 * SECOND), Due::Later(t0 + 600 * SECOND));
-            assert_eq!(due(t0 + 600 * SECOND), Due::End(Closed::Age));
+            assert_eq!(due(t0 + 500 * SECOND), Due::CheckAt(t0 + 510 * SECOND), "a request is open");
+            assert_eq!(due(t0 + 595 * SECOND), Due::CheckAt(t0 + 600 * SECOND));
+            assert_eq!(due(t0 + 600 * SECOND), Due::CloseWhenIdle(Closed::Age));
             drop(open);
             let ended = Instant::now();
-            assert_eq!(due(ended + 20 * SECOND), Due::Later(ended + 30 * SECOND));
-            assert!(matches!(due(ended + 74 * SECOND), Due::Later(until) if until <= ended + 75 * SECOND));
-            assert_eq!(due(ended + 75 * SECOND), Due::End(Closed::Idle));
+            assert_eq!(due(ended + 20 * SECOND), Due::CheckAt(ended + 30 * SECOND));
+            assert!(matches!(due(ended + 74 * SECOND), Due::CheckAt(until) if until <= ended + 75 * SECOND));
+            assert_eq!(due(ended + 75 * SECOND), Due::CloseWhenIdle(Closed::Idle));
         }
     }
 }

@@ -1,8 +1,8 @@
-//! When a request's first byte came: hyper tells only when its head is complete.
+//! The time at which a request's first byte was received; hyper only reports a complete head.
 //!
-//! For HTTP/1, where one request follows the other: the first byte that is read after the last answer. A request that was
-//! sent before the last answer (pipelined) counts from its head's end. HTTP/2 mixes requests on a connection, so there each
-//! counts from its head as well, which is one frame as a rule.
+//! Over HTTP/1, requests are sequential: the time is that of the first byte that is read after the last answer. A request
+//! that was sent before the last answer (pipelined) counts from the end of its head. HTTP/2 interleaves requests on a
+//! connection, so there each counts from the end of its head as well, which is usually one frame.
 
 use std::{
     sync::{
@@ -12,17 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// No byte of the next request has come.
+/// No byte of the next request was received.
 const NONE: u64 = 0;
-/// A request is being served: bytes belong to its body.
+/// A request is being served: received bytes belong to its body.
 const SERVING: u64 = u64::MAX;
 
-/// When the first byte of a connection's next request came.
+/// When the first byte of a connection's next request was received.
 #[derive(Clone)]
 pub(crate) struct FirstByte {
-    /// The connection's beginning.
+    /// When the connection was accepted.
     base: Instant,
-    /// In nanoseconds since then, or one of the above.
+    /// In nanoseconds since `base`, or one of the constants above.
     at: Arc<AtomicU64>,
 }
 
@@ -31,22 +31,22 @@ impl FirstByte {
         Self { base: now, at: Arc::new(AtomicU64::new(NONE)) }
     }
 
-    pub(super) fn bytes_came(&self, bytes: &[u8]) {
-        // Some senders end a body with a line feed that is not part of it. It belongs to no request.
+    pub(super) fn bytes_received(&self, bytes: &[u8]) {
+        // Some senders append a line break after the body. It belongs to no request.
         if self.at.load(Ordering::Relaxed) == NONE && bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n')) {
             let nanos = u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(SERVING - 1);
             self.at.store(nanos.max(1), Ordering::Relaxed);
         }
     }
 
-    /// An answer is written: what was read before it is no part of the next request.
-    pub(super) fn bytes_went(&self) {
+    /// Notes that an answer is being written: bytes read before it are not part of the next request.
+    pub(super) fn bytes_sent(&self) {
         if self.at.load(Ordering::Relaxed) != SERVING {
             self.at.store(NONE, Ordering::Relaxed);
         }
     }
 
-    /// The request's head is complete. Says when its first byte came.
+    /// Notes that the request's head is complete. Returns when its first byte was received.
     pub(crate) fn begin(&self) -> Instant {
         match self.at.swap(SERVING, Ordering::Relaxed) {
             NONE | SERVING => Instant::now(),
@@ -54,12 +54,12 @@ impl FirstByte {
         }
     }
 
-    /// The request has its answer.
+    /// Notes that the request was answered.
     pub(crate) fn end(&self) {
         self.at.store(NONE, Ordering::Relaxed);
     }
 
-    /// When the first byte of a request came whose head is not complete; `None` if there is no such request.
+    /// When the first byte of a request with an incomplete head was received; `None` if there is no such request.
     pub(crate) fn head_since(&self) -> Option<Instant> {
         match self.at.load(Ordering::Relaxed) {
             NONE | SERVING => None,
@@ -72,7 +72,7 @@ impl FirstByte {
 mod tests {
     use super::*;
 
-    /// Lets the clock move, so that two times differ.
+    /// Sleeps, so that two times differ.
     fn pause() {
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -82,44 +82,44 @@ mod tests {
         let first_byte = FirstByte::new(Instant::now());
         pause();
         let before = Instant::now();
-        first_byte.bytes_came(b"x");
+        first_byte.bytes_received(b"x");
         let after = Instant::now();
         pause();
-        first_byte.bytes_came(b"x");
+        first_byte.bytes_received(b"x");
         let begun = first_byte.begin();
-        assert!(before <= begun && begun <= after, "bytes of the same head do not move it");
+        assert!(before <= begun && begun <= after, "further bytes of the same head do not change it");
 
-        // The body, and an interim answer to a sender that waits for leave.
-        first_byte.bytes_came(b"x");
-        first_byte.bytes_went();
+        // The body, and an interim answer to `Expect: 100-continue`.
+        first_byte.bytes_received(b"x");
+        first_byte.bytes_sent();
         first_byte.end();
-        // What was still read of the last body, before its answer went.
-        first_byte.bytes_came(b"x");
-        first_byte.bytes_went();
+        // The rest of the last body, read before its answer was sent.
+        first_byte.bytes_received(b"x");
+        first_byte.bytes_sent();
         pause();
         let before = Instant::now();
-        first_byte.bytes_came(b"x");
+        first_byte.bytes_received(b"x");
         pause();
         assert!((before..Instant::now()).contains(&first_byte.begin()));
     }
 
     #[test]
-    fn line_feeds_between_requests_begin_none() {
+    fn line_breaks_between_requests_do_not_begin_a_request() {
         let first_byte = FirstByte::new(Instant::now());
-        first_byte.bytes_came(b"\r\n\n");
+        first_byte.bytes_received(b"\r\n\n");
         assert_eq!(first_byte.head_since(), None);
         pause();
         let before = Instant::now();
-        first_byte.bytes_came(b"\nPOST");
+        first_byte.bytes_received(b"\nPOST");
         assert!(first_byte.head_since().is_some_and(|since| since >= before));
         assert!(first_byte.begin() >= before);
         assert_eq!(first_byte.head_since(), None, "its head is complete");
     }
 
     #[test]
-    fn a_request_that_was_read_with_the_one_before_it_begins_with_its_turn() {
+    fn a_pipelined_request_begins_when_its_head_is_processed() {
         let first_byte = FirstByte::new(Instant::now());
-        first_byte.bytes_came(b"x");
+        first_byte.bytes_received(b"x");
         first_byte.begin();
         first_byte.end();
         pause();

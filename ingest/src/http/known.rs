@@ -1,7 +1,7 @@
-//! Which client addresses are known: those from which an authentic request came recently, and Digital River's own.
+//! Known client addresses: those from which an authenticated request was received recently, and Digital River's own.
 //!
-//! Requests from a known address pass ahead of others where slots are short; nothing is believed because of it. Memory is
-//! fixed, and neither looking an address up nor noting one takes a lock: it happens for every event.
+//! Requests from a known address have priority when slots are scarce; they are authenticated like all others. Memory is
+//! fixed. Neither a lookup nor an insertion takes a lock, because both happen for every event.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -18,18 +18,19 @@ use crate::{
     http::{address::network, slots::Rank},
 };
 
-/// Addresses that are remembered; where two share an entry, the later one replaces the earlier.
+/// Addresses that are stored; if two share an entry, the later one replaces the earlier.
 const ENTRIES: usize = 4_096;
 
-/// Low bits of an entry: when the address was noted, in minutes since the start, plus one. The rest is a hash of the address.
+/// Low bits of an entry: the time of the last insertion, in minutes since the start, plus one. The other bits are a hash of
+/// the address.
 const MINUTES_BITS: u32 = 24;
 
 static DIGITAL_RIVER_ADDRESSES: LazyLock<AddressRanges> =
     LazyLock::new(|| AddressRanges::try_from(vec![DIGITAL_RIVER.to_owned()]).unwrap_or_default());
 
-/// Addresses from which authentic requests came.
+/// Addresses from which authenticated requests were received.
 pub(crate) struct KnownAddresses {
-    /// Keyed at random, so that nobody can choose whose entry to replace.
+    /// Randomly keyed, so that a sender cannot choose whose entry to replace.
     hasher: RandomState,
     start: Instant,
     /// How long an address stays known.
@@ -43,8 +44,8 @@ impl KnownAddresses {
         Self { hasher: RandomState::new(), start, lifetime, entries }
     }
 
-    /// What is known of a client with this address.
-    pub(crate) fn standing(&self, address: IpAddr, now: Instant) -> Rank {
+    /// The rank of a client with this address.
+    pub(crate) fn rank(&self, address: IpAddr, now: Instant) -> Rank {
         if self.contains(address, now) || DIGITAL_RIVER_ADDRESSES.contains(address) {
             Rank::KnownAddress
         } else {
@@ -52,11 +53,11 @@ impl KnownAddresses {
         }
     }
 
-    /// Notes that an authentic request came from an address.
+    /// Notes that an authenticated request was received from an address.
     pub(crate) fn note(&self, address: IpAddr, now: Instant) {
         let (entry, tag) = self.find(address);
         let noted = tag | (self.minutes(now) + 1);
-        // Written once a minute at most, so that threads do not take the cache line from each other.
+        // Written at most once a minute, so that threads do not contend for the cache line.
         if entry.load(Ordering::Relaxed) != noted {
             entry.store(noted, Ordering::Relaxed);
         }
@@ -93,33 +94,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_known_for_as_long_as_it_is_configured() {
+    fn an_address_is_known_for_the_configured_time() {
         let start = Instant::now();
         let known = KnownAddresses::new(Duration::from_secs(3_600), start);
         let minutes = |minutes: u64| start + Duration::from_secs(60 * minutes);
         let address: IpAddr = "192.0.2.7".parse().unwrap();
-        assert_eq!(known.standing(address, start), Rank::Unknown);
+        assert_eq!(known.rank(address, start), Rank::Unknown);
         known.note("::ffff:192.0.2.7".parse().unwrap(), start);
-        assert_eq!(known.standing(address, minutes(59)), Rank::KnownAddress);
-        assert_eq!(known.standing(address, minutes(60)), Rank::Unknown);
+        assert_eq!(known.rank(address, minutes(59)), Rank::KnownAddress);
+        assert_eq!(known.rank(address, minutes(60)), Rank::Unknown);
         known.note(address, minutes(60));
-        assert_eq!(known.standing(address, minutes(61)), Rank::KnownAddress);
-        assert_eq!(known.standing("192.0.2.8".parse().unwrap(), minutes(61)), Rank::Unknown);
+        assert_eq!(known.rank(address, minutes(61)), Rank::KnownAddress);
+        assert_eq!(known.rank("192.0.2.8".parse().unwrap(), minutes(61)), Rank::Unknown);
     }
 
     #[test]
-    fn one_address_of_ipv6_makes_its_network_known_and_no_other() {
+    fn an_ipv6_address_makes_only_its_own_network_known() {
         let start = Instant::now();
         let known = KnownAddresses::new(Duration::from_secs(3_600), start);
         known.note("2001:db8:0:1::1".parse().unwrap(), start);
-        assert_eq!(known.standing("2001:db8:0:1::2".parse().unwrap(), start), Rank::KnownAddress);
-        assert_eq!(known.standing("2001:db8:0:2::1".parse().unwrap(), start), Rank::Unknown);
+        assert_eq!(known.rank("2001:db8:0:1::2".parse().unwrap(), start), Rank::KnownAddress);
+        assert_eq!(known.rank("2001:db8:0:2::1".parse().unwrap(), start), Rank::Unknown);
     }
 
     #[test]
     fn digital_rivers_addresses_are_known_from_the_start() {
         let start = Instant::now();
         let known = KnownAddresses::new(Duration::from_secs(3_600), start);
-        assert_eq!(known.standing("209.87.180.3".parse().unwrap(), start), Rank::KnownAddress);
+        assert_eq!(known.rank("209.87.180.3".parse().unwrap(), start), Rank::KnownAddress);
     }
 }

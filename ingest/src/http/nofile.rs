@@ -1,11 +1,12 @@
-//! The number of file descriptors that the process may open: each connection takes one.
+//! The limit of open file descriptors: each connection uses one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// File descriptors for everything but connections of senders: Kafka, files of the configuration, the admin listener.
+/// File descriptors for everything except connections of senders: Kafka, configuration files, the admin listener.
 const OTHERS: usize = 256;
 
-/// Raises the soft limit as far as needed and permitted. Returns how many connections there is room for, at most `wanted`.
+/// Raises the soft limit as far as needed and permitted. Returns the number of connections that it allows, at most
+/// `wanted`.
 pub(crate) fn room_for_connections(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let needed = u64::try_from(wanted + OTHERS).unwrap_or(u64::MAX);
@@ -14,24 +15,26 @@ pub(crate) fn room_for_connections(wanted: usize) -> usize {
         let raised = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
         match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }) {
             Ok(()) => current = Some(raised),
-            Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised to {raised}: {error}"),
+            Err(error) => {
+                tracing::warn!(%error, "the limit of open files (ulimit -n) could not be raised to {raised}: {error}");
+            }
         }
     }
     let room = room(current, wanted);
     if room < wanted {
         let current = current.unwrap_or_default();
         tracing::warn!(
-            "there may be {current} open files (ulimit -n), which is enough for {room} connections, not for ingest.limits.connections_max = {wanted}"
+            "the limit of open files (ulimit -n) is {current}, enough for {room} connections; ingest.limits.connections_max is {wanted}"
         );
     }
     room
 }
 
-/// How many connections there is room for.
+/// Number of connections that a limit allows.
 fn room(limit: Option<u64>, wanted: usize) -> usize {
     let Some(limit) = limit else { return wanted };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    // Half of a limit that is very low: there is no telling what else it is needed for.
+    // At least half of a very low limit, although other uses of it are unknown.
     let room = limit.saturating_sub(OTHERS).max(limit / 2);
     room.clamp(1, wanted.max(1))
 }
@@ -41,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_file_descriptors_to_the_rest() {
+    fn connections_leave_file_descriptors_for_other_uses() {
         for (limit, wanted, expected) in [
             (None, 2_048, 2_048),
             (Some(1 << 20), 2_048, 2_048),

@@ -1,4 +1,4 @@
-//! A connection's stream: notes when bytes arrive, and slows down reads where too many requests fail authentication.
+//! A connection's stream: records when bytes arrive, and pauses reads after too many unauthenticated requests.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::http::{connection::Connection, first_byte::FirstByte};
 
-/// A connection whose reads are looked at, and held back where too many requests without proof came over it.
+/// A stream whose reads are observed, and paused after too many unauthenticated requests.
 pub(crate) struct ObservedStream<S> {
     pub(crate) stream: S,
     pub(crate) first_byte: FirstByte,
@@ -28,7 +28,7 @@ impl<S> ObservedStream<S> {
         Self { stream, first_byte, connection, pause: None }
     }
 
-    /// Waits until the connection may be read from.
+    /// Pending while reading from the connection is paused.
     pub(crate) fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while let Some(until) = self.connection.pause_until() {
             let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(Duration::ZERO)));
@@ -54,7 +54,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.first_byte.bytes_came(&buffer.filled()[before..]);
+            self.first_byte.bytes_received(&buffer.filled()[before..]);
         }
         polled
     }
@@ -62,7 +62,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.first_byte.bytes_went();
+        self.first_byte.bytes_sent();
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -71,7 +71,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.first_byte.bytes_went();
+        self.first_byte.bytes_sent();
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 

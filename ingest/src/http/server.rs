@@ -1,4 +1,5 @@
-//! The listener: `axum::serve` has no timers, no bound on connections and no end to its graceful shutdown, so this has.
+//! The listener. It replaces `axum::serve`, which has no timers, no limit on connections and no deadline for its graceful
+//! shutdown.
 
 use std::{
     convert::Infallible,
@@ -42,30 +43,30 @@ use crate::{
     metrics::{Closed, PROCESS},
 };
 
-/// How long requests may take to end after the process is asked to end. Longer than any answer takes.
+/// How long requests may take to complete after shutdown was requested. Longer than any answer takes.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long to wait after a failure to accept, such as too many open files.
+/// Pause after a failure to accept, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bytes that HTTP/1 buffers for a connection; more headers than fit are refused with 431.
+/// Bytes that HTTP/1 buffers for a connection; a longer head is rejected with 431.
 const HTTP1_BUFFER_BYTES: usize = 32 * 1024;
 
-/// Bytes of headers of an HTTP/2 request.
+/// Most bytes of headers of an HTTP/2 request.
 const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
 
-/// Bytes that an HTTP/2 connection may send before they are read.
+/// Flow-control window of an HTTP/2 connection, in bytes.
 const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
 
-/// How often a silent HTTP/2 connection is asked whether it is still there, and how long it may take to say so.
+/// Interval of HTTP/2 pings on a silent connection, and how long the reply may take.
 const HTTP2_PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
-/// What is known of the peer of a new connection.
+/// Classification of the peer of a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerKind {
-    /// No endpoint takes requests from its address.
+    /// No endpoint accepts requests from its address.
     NotAllowed,
-    /// A trusted proxy, which speaks for many.
+    /// A trusted proxy, which forwards the requests of many clients.
     Proxy,
     /// Any other client.
     Client(Rank),
@@ -73,7 +74,7 @@ pub(crate) enum PeerKind {
 
 /// Decides which connections are accepted.
 pub(crate) trait AcceptPolicy: Send + Sync + 'static {
-    /// What is known of a peer with this address.
+    /// Classifies a peer by its address.
     fn peer_kind(&self, address: IpAddr) -> PeerKind;
 
     /// A connection could not be accepted.
@@ -93,7 +94,7 @@ impl AcceptPolicy for AcceptAll {
     }
 }
 
-/// Runs hyper's tasks where shutdown knows of them.
+/// Spawns hyper's tasks so that shutdown tracks them.
 #[derive(Clone)]
 struct TrackingExecutor(Shutdown);
 
@@ -112,11 +113,11 @@ fn builder(limits: &LimitsConfig, http2_streams_max: u32, shutdown: &Shutdown) -
     builder
         .http1()
         .timer(TokioTimer::new())
-        // hyper counts it from the end of the last answer. The connection's own timer, which ends before, knows the difference
-        // between an idle connection and a head that does not arrive.
+        // hyper measures it from the end of the last answer. The connection's own timer, which fires earlier, distinguishes
+        // an idle connection from a head that does not arrive.
         .header_read_timeout(limits.idle_timeout + limits.header_read_timeout)
         .max_buf_size(HTTP1_BUFFER_BYTES)
-        // Some senders close their half after the request and wait for the answer.
+        // Some senders half-close the connection after the request and wait for the answer.
         .half_close(true);
     builder
         .http2()
@@ -130,20 +131,20 @@ fn builder(limits: &LimitsConfig, http2_streams_max: u32, shutdown: &Shutdown) -
     builder
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Server {
     router: Router,
     tls: Arc<ArcSwapOption<Tls>>,
     limits: LimitsConfig,
     shutdown: Shutdown,
-    /// Tells connections to end after what they are at.
+    /// Cancelled to make connections close after their current request.
     draining: CancellationToken,
     slots: Arc<Slots>,
     for_proxies: Builder<TrackingExecutor>,
     for_clients: Builder<TrackingExecutor>,
 }
 
-/// Accepts connections until `shutdown_delay` after the process is asked to end, then waits up to [`DRAIN_TIMEOUT`] for them.
+/// Accepts connections until `shutdown_delay` after shutdown was requested, then waits up to [`DRAIN_TIMEOUT`] for them.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -184,18 +185,18 @@ pub(crate) async fn serve(
     server.draining.cancel();
     drop((listener, alive));
     if tokio::time::timeout(DRAIN_TIMEOUT, ended.recv()).await.is_err() {
-        tracing::warn!("connections were still open {} s after the end was asked for", DRAIN_TIMEOUT.as_secs());
+        tracing::warn!("connections were still open {} s after the listener was closed", DRAIN_TIMEOUT.as_secs());
     }
 }
 
 impl Server {
-    /// Ends when no more connections are to be accepted: load balancers had their time to notice.
+    /// Completes when no more connections are to be accepted, because load balancers have had time to notice.
     async fn end(&self) {
         self.shutdown.soft().cancelled().await;
         self.shutdown.hard().run_until_cancelled(sleep(self.limits.shutdown_delay)).await;
     }
 
-    /// Serves a connection, if it may be there and there is a slot for it.
+    /// Serves a connection, if its address is allowed and a slot is available.
     fn take(
         self: &Arc<Self>,
         stream: TcpStream,
@@ -204,19 +205,20 @@ impl Server {
         alive: &mpsc::Sender<Infallible>,
     ) {
         let address = peer.ip().to_canonical();
-        let (network, standing) = match policy.peer_kind(address) {
+        let (network, rank) = match policy.peer_kind(address) {
             PeerKind::NotAllowed => return PROCESS.connection_closed(Closed::AddressNotAllowed),
             PeerKind::Proxy => (None, Rank::Authenticated),
-            PeerKind::Client(standing) => (Some(network(address)), standing),
+            PeerKind::Client(rank) => (Some(network(address)), rank),
         };
-        // Closing tells the sender more than waiting in the queue of the listener would.
-        let Ok(slot) = self.slots.enter(network, standing) else {
-            return PROCESS.connections_refused.increment(1);
+        // Closing is a clearer signal to the sender than leaving the connection in the listener's queue.
+        let Ok(slot) = self.slots.enter(network, rank) else {
+            return PROCESS.connections_rejected.increment(1);
         };
-        let connection = Connection::new(slot, standing, &self.limits, std::time::Instant::now());
+        let connection = Connection::new(slot, rank, &self.limits, std::time::Instant::now());
         let (server, alive) = (Arc::clone(self), alive.clone());
         self.shutdown.spawn_work(async move {
-            // An answer is small and must not wait for more. A failure means that the connection is gone already.
+            // Answers are small and must not be delayed by Nagle's algorithm. A failure means that the connection is
+            // already closed.
             let _ = stream.set_nodelay(true);
             match server.tls.load_full() {
                 None => server.connection(stream, address, &connection).await,
@@ -230,7 +232,7 @@ impl Server {
         });
     }
 
-    /// Agrees on TLS, within the time that a request's head may take.
+    /// Performs the TLS handshake, within the time that a request's head may take.
     async fn handshake(&self, stream: TcpStream, tls: &Tls, connection: &Connection) -> Option<TlsStream<TcpStream>> {
         let agreed = tokio::time::timeout(self.limits.header_read_timeout, tls.acceptor.accept(stream));
         let agreed = tokio::select! {
@@ -240,8 +242,8 @@ impl Server {
         };
         match agreed {
             Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) => tracing::debug!(%error, "TLS was not agreed on: {error}"),
-            Err(_) => tracing::debug!("TLS was not agreed on in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake failed: {error}"),
+            Err(_) => tracing::debug!("the TLS handshake timed out"),
         }
         PROCESS.tls_handshakes_failed.increment(1);
         None
@@ -289,12 +291,12 @@ impl Server {
                 () = self.draining.cancelled(), if !is_closing => None,
                 () = timer.as_mut() => match connection.due(&first_byte, &self.limits, std::time::Instant::now()) {
                     _ if is_closing => return,
-                    Due::Later(until) => {
+                    Due::CheckAt(until) => {
                         timer.as_mut().reset(Instant::from_std(until));
                         continue;
                     }
-                    Due::Cut(reason) => return PROCESS.connection_closed(reason),
-                    Due::End(reason) => Some(reason),
+                    Due::CloseNow(reason) => return PROCESS.connection_closed(reason),
+                    Due::CloseWhenIdle(reason) => Some(reason),
                 },
             };
             if let Some(reason) = ended {

@@ -1,8 +1,8 @@
-//! A bounded number of slots for what anyone can occupy: connections, and requests whose body is still arriving.
+//! A bounded number of slots for resources that anyone can occupy: connections, and requests whose body is still arriving.
 //!
-//! When all slots are taken, a newcomer is not refused: it evicts the oldest holder with the lowest [`Rank`]. A normal
+//! When all slots are taken, a newcomer is not rejected: it evicts the oldest holder with the lowest [`Rank`]. A normal
 //! request holds its slot for milliseconds, so a client that occupies slots in order to block others only evicts its own.
-//! There are two further bounds: each client address has a maximum, at which its own oldest slot is evicted, and unknown
+//! There are two further limits: each client address has a maximum, at which its own oldest slot is evicted, and unknown
 //! clients together cannot use a share that is reserved for known ones.
 
 use std::{
@@ -15,52 +15,52 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// What is known of the holder of a slot, from least to most.
+/// How much is known about the holder of a slot, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
-    /// Nothing.
+    /// Nothing is known.
     Unknown,
-    /// An authentic request came from its address recently, or the address is one of Digital River's.
+    /// An authenticated request was received from its address recently, or the address is one of Digital River's.
     KnownAddress,
-    /// An authentic request came over this very connection, or a trusted proxy is at its other end. Never evicted.
+    /// An authenticated request was received over this connection, or its peer is a trusted proxy. Never evicted.
     Authenticated,
 }
 
-/// Standings whose slots can be evicted, in the order in which they are.
+/// Ranks whose slots can be evicted, in the order of eviction.
 const EVICTABLE: [Rank; 2] = [Rank::Unknown, Rank::KnownAddress];
 
-/// How many slots there are.
+/// Limits of the number of slots.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// All slots.
     pub(crate) max: usize,
-    /// Slots of one client address, not counting those of [`Rank::Authenticated`].
+    /// Slots of one client address, not counting those with [`Rank::Authenticated`].
     pub(crate) per_address_max: usize,
-    /// Slots that [`Rank::Unknown`] may have together.
+    /// Slots of all holders with [`Rank::Unknown`].
     pub(crate) unknown_max: usize,
 }
 
-/// No slot can be evicted for this newcomer.
+/// No slot can be evicted for the newcomer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotsExhausted;
 
-/// What a slot's holder and the list of all slots share.
+/// State that a slot's holder and the table of slots share.
 #[derive(Default)]
 struct SlotSignal {
     evicted: Notify,
-    /// Bytes that the holder occupies, counted in [`Slots::bytes`].
+    /// Bytes that the holder occupies, included in [`Slots::bytes`].
     bytes: AtomicUsize,
 }
 
 #[derive(Default)]
 struct SlotTable {
     next: u64,
-    /// Held slots by standing and number: the lowest number is the oldest.
+    /// Held slots by rank and number: the lowest number is the oldest.
     held: [BTreeMap<u64, Holder>; 3],
-    /// Numbers of the slots that an address can lose.
+    /// Numbers of the slots of each address that can be evicted.
     by_address: HashMap<u64, BTreeMap<u64, Rank>>,
-    /// Slots that were lost, but whose holders have not left yet.
-    leaving: usize,
+    /// Slots that were evicted, but not yet released by their holders.
+    unreleased: usize,
 }
 
 struct Holder {
@@ -73,8 +73,8 @@ impl SlotTable {
         self.held.iter().map(BTreeMap::len).sum()
     }
 
-    fn remove(&mut self, number: u64, standing: Rank) -> Option<Holder> {
-        let holder = self.held[standing as usize].remove(&number)?;
+    fn remove(&mut self, number: u64, rank: Rank) -> Option<Holder> {
+        let holder = self.held[rank as usize].remove(&number)?;
         if let Some(address) = holder.address
             && let Some(numbers) = self.by_address.get_mut(&address)
         {
@@ -86,16 +86,16 @@ impl SlotTable {
         Some(holder)
     }
 
-    fn insert(&mut self, number: u64, standing: Rank, holder: Holder) {
-        if let Some(address) = holder.address.filter(|_| standing != Rank::Authenticated) {
-            self.by_address.entry(address).or_default().insert(number, standing);
+    fn insert(&mut self, number: u64, rank: Rank, holder: Holder) {
+        if let Some(address) = holder.address.filter(|_| rank != Rank::Authenticated) {
+            self.by_address.entry(address).or_default().insert(number, rank);
         }
-        self.held[standing as usize].insert(number, holder);
+        self.held[rank as usize].insert(number, holder);
     }
 
-    /// The oldest slot of a standing.
-    fn oldest(&self, standing: Rank) -> Option<u64> {
-        self.held[standing as usize].first_key_value().map(|(number, _)| *number)
+    /// The oldest slot with a rank.
+    fn oldest(&self, rank: Rank) -> Option<u64> {
+        self.held[rank as usize].first_key_value().map(|(number, _)| *number)
     }
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct Slots {
     state: Mutex<SlotTable>,
     /// Bytes that requests occupy while they arrive, with or without a slot.
     bytes: AtomicUsize,
-    /// Counts the slots that were lost.
+    /// Counts evicted slots.
     evicted: metrics::Counter,
 }
 
@@ -118,60 +118,61 @@ impl Slots {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
-    /// Takes a slot, and evicts another holder if there is no free one. `address` is the client's network; `None` for one that shares its address
-    /// with others, such as a trusted proxy, and has no maximum of its own.
-    pub(crate) fn enter(self: &Arc<Self>, address: Option<u64>, standing: Rank) -> Result<Slot, SlotsExhausted> {
+    /// Takes a slot, and evicts another holder if none is free. `address` is the client's network; `None` for a client that
+    /// shares its address with others, such as a trusted proxy, and has no maximum of its own.
+    pub(crate) fn enter(self: &Arc<Self>, address: Option<u64>, rank: Rank) -> Result<Slot, SlotsExhausted> {
         let Bounds { max, per_address_max, unknown_max } = self.bounds;
         let mut state = self.state();
-        // An evicted holder frees its memory only when its task runs again. This is the limit in case none of them runs.
-        if state.leaving >= max {
+        // An evicted holder frees its memory only when its task runs again. This limit applies if none of them runs.
+        if state.unreleased >= max {
             return Err(SlotsExhausted);
         }
-        if standing != Rank::Authenticated
+        if rank != Rank::Authenticated
             && let Some(own) = address.and_then(|address| state.by_address.get(&address))
             && own.len() >= per_address_max
             && let Some((&number, &lowest)) = own.first_key_value()
         {
             self.evict(&mut state, number, lowest);
         }
-        if standing == Rank::Unknown && state.held[Rank::Unknown as usize].len() >= unknown_max {
+        if rank == Rank::Unknown && state.held[Rank::Unknown as usize].len() >= unknown_max {
             let oldest = state.oldest(Rank::Unknown).ok_or(SlotsExhausted)?;
             self.evict(&mut state, oldest, Rank::Unknown);
         }
         if state.count() >= max {
-            let mut losers = EVICTABLE.into_iter().filter(|loser| *loser <= standing);
-            let (number, loser) = losers.find_map(|loser| Some((state.oldest(loser)?, loser))).ok_or(SlotsExhausted)?;
-            self.evict(&mut state, number, loser);
+            let mut candidates = EVICTABLE.into_iter().filter(|candidate| *candidate <= rank);
+            let (number, candidate) =
+                candidates.find_map(|candidate| Some((state.oldest(candidate)?, candidate))).ok_or(SlotsExhausted)?;
+            self.evict(&mut state, number, candidate);
         }
         let number = state.next;
         state.next += 1;
         let shared = Arc::<SlotSignal>::default();
-        state.insert(number, standing, Holder { address, shared: Arc::clone(&shared) });
+        state.insert(number, rank, Holder { address, shared: Arc::clone(&shared) });
         drop(state);
-        Ok(Slot { slots: Arc::clone(self), number, standing: Mutex::new(standing), shared })
+        Ok(Slot { slots: Arc::clone(self), number, rank: Mutex::new(rank), shared })
     }
 
-    fn evict(&self, state: &mut SlotTable, number: u64, standing: Rank) {
-        if let Some(holder) = state.remove(number, standing) {
-            state.leaving += 1;
+    fn evict(&self, state: &mut SlotTable, number: u64, rank: Rank) {
+        if let Some(holder) = state.remove(number, rank) {
+            state.unreleased += 1;
             self.bytes.fetch_sub(holder.shared.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
             holder.shared.evicted.notify_one();
             self.evicted.increment(1);
         }
     }
 
-    /// Counts bytes. Beyond `bytes_max` the oldest holders that have any lose their slots, unknown ones first.
+    /// Counts bytes. Beyond `bytes_max`, the oldest holders of bytes are evicted, unknown ones first.
     pub(crate) fn add_bytes(&self, count: usize, bytes_max: usize) -> Result<(), SlotsExhausted> {
         if self.bytes.fetch_add(count, Ordering::Relaxed) + count <= bytes_max {
             return Ok(());
         }
         let mut state = self.state();
-        for standing in EVICTABLE {
+        for rank in EVICTABLE {
             while self.bytes.load(Ordering::Relaxed) > bytes_max {
-                let mut holders = state.held[standing as usize].iter();
+                let mut holders = state.held[rank as usize].iter();
                 let occupant = holders.find(|(_, holder)| holder.shared.bytes.load(Ordering::Relaxed) > 0);
                 let Some((&number, _)) = occupant else { break };
-                self.evict(&mut state, number, standing);
+                self.evict(&mut state, number, rank);
             }
         }
         if self.bytes.load(Ordering::Relaxed) <= bytes_max {
@@ -181,43 +182,43 @@ impl Slots {
         Err(SlotsExhausted)
     }
 
-    /// Counts bytes that are not occupied any more.
+    /// Subtracts bytes that are no longer occupied.
     pub(crate) fn remove_bytes(&self, count: usize) {
         self.bytes.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
-/// A slot that is held, until it is dropped.
+/// A held slot; dropping it releases the slot.
 pub(crate) struct Slot {
     slots: Arc<Slots>,
     number: u64,
-    standing: Mutex<Rank>,
+    rank: Mutex<Rank>,
     shared: Arc<SlotSignal>,
 }
 
 impl Slot {
-    /// Ends when the slot is lost: its holder has to go.
+    /// Completes when the slot is evicted: its holder must release it.
     pub(crate) async fn evicted(&self) {
         self.shared.evicted.notified().await;
     }
 
-    /// From now on the slot cannot be lost.
+    /// Protects the slot from eviction.
     pub(crate) fn authenticate(&self) {
-        let mut standing = self.standing();
+        let mut rank = self.rank();
         let mut state = self.slots.state();
-        if *standing != Rank::Authenticated
-            && let Some(holder) = state.remove(self.number, *standing)
+        if *rank != Rank::Authenticated
+            && let Some(holder) = state.remove(self.number, *rank)
         {
             state.insert(self.number, Rank::Authenticated, holder);
-            *standing = Rank::Authenticated;
+            *rank = Rank::Authenticated;
         }
     }
 
-    fn standing(&self) -> MutexGuard<'_, Rank> {
-        self.standing.lock().expect("no code panics while it holds the standing")
+    fn rank(&self) -> MutexGuard<'_, Rank> {
+        self.rank.lock().expect("no code panics while it holds the rank")
     }
 
-    /// The slot's holder occupies so many bytes more, which are counted already.
+    /// Notes that the holder occupies `count` more bytes, which are already counted.
     pub(crate) fn note_bytes(&self, count: usize) {
         self.shared.bytes.fetch_add(count, Ordering::Relaxed);
     }
@@ -225,10 +226,10 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let standing = *self.standing();
+        let rank = *self.rank();
         let mut state = self.slots.state();
-        if state.remove(self.number, standing).is_none() {
-            state.leaving -= 1;
+        if state.remove(self.number, rank).is_none() {
+            state.unreleased -= 1;
         }
         drop(state);
         self.slots.remove_bytes(self.shared.bytes.swap(0, Ordering::Relaxed));
@@ -245,32 +246,39 @@ mod tests {
         Slots::new(Bounds { max, per_address_max, unknown_max }, metrics::Counter::noop())
     }
 
-    /// Whether a slot was lost.
-    fn lost(slot: &Slot) -> bool {
+    /// Whether a slot was evicted.
+    fn is_evicted(slot: &Slot) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         std::pin::pin!(slot.evicted()).poll(&mut context).is_ready()
     }
 
     #[test]
-    fn a_newcomer_evicts_the_oldest_with_the_lowest_standing() {
+    fn a_newcomer_evicts_the_oldest_holder_with_the_lowest_rank() {
         let slots = slots(3, 9, 9);
         let known = slots.enter(Some(1), Rank::KnownAddress).unwrap();
         let first = slots.enter(Some(2), Rank::Unknown).unwrap();
         let second = slots.enter(Some(3), Rank::Unknown).unwrap();
         let third = slots.enter(Some(4), Rank::Unknown).unwrap();
-        assert_eq!((lost(&known), lost(&first), lost(&second), lost(&third)), (false, true, false, false));
+        assert_eq!(
+            (is_evicted(&known), is_evicted(&first), is_evicted(&second), is_evicted(&third)),
+            (false, true, false, false)
+        );
         drop(first);
         let also_known = slots.enter(Some(5), Rank::KnownAddress).unwrap();
         let yet_another = slots.enter(Some(6), Rank::KnownAddress).unwrap();
-        assert!(lost(&second) && lost(&third) && !lost(&known));
+        assert!(is_evicted(&second) && is_evicted(&third) && !is_evicted(&known));
         drop((second, third));
-        assert_eq!(slots.enter(Some(7), Rank::Unknown).err(), Some(SlotsExhausted), "unknown ones evict no known ones");
+        assert_eq!(
+            slots.enter(Some(7), Rank::Unknown).err(),
+            Some(SlotsExhausted),
+            "unknown clients do not evict known ones"
+        );
         let newest = slots.enter(Some(8), Rank::KnownAddress).unwrap();
-        assert!(lost(&known) && !lost(&also_known) && !lost(&yet_another) && !lost(&newest));
+        assert!(is_evicted(&known) && !is_evicted(&also_known) && !is_evicted(&yet_another) && !is_evicted(&newest));
     }
 
     #[test]
-    fn an_authenticated_slot_is_never_lost() {
+    fn an_authenticated_slot_is_never_evicted() {
         let slots = slots(2, 1, 2);
         let kept = slots.enter(Some(1), Rank::Unknown).unwrap();
         kept.authenticate();
@@ -278,46 +286,46 @@ mod tests {
         other.authenticate();
         assert_eq!(slots.enter(Some(1), Rank::KnownAddress).err(), Some(SlotsExhausted));
         drop(other);
-        let stranger = slots.enter(Some(1), Rank::Unknown).unwrap();
+        let unknown = slots.enter(Some(1), Rank::Unknown).unwrap();
         let next = slots.enter(Some(1), Rank::Unknown).unwrap();
-        assert!(lost(&stranger) && !lost(&next) && !lost(&kept));
+        assert!(is_evicted(&unknown) && !is_evicted(&next) && !is_evicted(&kept));
     }
 
     #[test]
-    fn an_address_at_its_maximum_loses_its_own_oldest_slot() {
+    fn an_address_at_its_maximum_evicts_its_own_oldest_slot() {
         let slots = slots(9, 2, 9);
         let other = slots.enter(Some(7), Rank::Unknown).unwrap();
         let own: Vec<Slot> = (0..4).map(|_| slots.enter(Some(1), Rank::Unknown).unwrap()).collect();
-        assert_eq!(own.iter().map(lost).collect::<Vec<_>>(), [true, true, false, false]);
-        assert!(!lost(&other));
+        assert_eq!(own.iter().map(is_evicted).collect::<Vec<_>>(), [true, true, false, false]);
+        assert!(!is_evicted(&other));
         let shared: Vec<Slot> = (0..5).map(|_| slots.enter(None, Rank::Unknown).unwrap()).collect();
-        assert!(!shared.iter().any(lost), "a shared address has no maximum of its own");
+        assert!(!shared.iter().any(is_evicted), "a shared address has no maximum of its own");
     }
 
     #[test]
-    fn unknown_clients_leave_a_share_to_known_ones() {
+    fn a_share_of_slots_is_reserved_for_known_clients() {
         let slots = slots(4, 9, 2);
         let unknown: Vec<Slot> = (0..5).map(|i| slots.enter(Some(i), Rank::Unknown).unwrap()).collect();
-        assert_eq!(unknown.iter().filter(|slot| lost(slot)).count(), 3);
+        assert_eq!(unknown.iter().filter(|slot| is_evicted(slot)).count(), 3);
         let known: Vec<Slot> = (0..2).map(|i| slots.enter(Some(i), Rank::KnownAddress).unwrap()).collect();
-        assert!(!lost(&unknown[3]) && !lost(&unknown[4]) && !known.iter().any(lost));
+        assert!(!is_evicted(&unknown[3]) && !is_evicted(&unknown[4]) && !known.iter().any(is_evicted));
     }
 
     #[test]
-    fn those_that_were_evicted_and_have_not_left_are_bounded_as_well() {
+    fn evicted_slots_that_are_not_released_yet_are_bounded() {
         let slots = slots(2, 9, 9);
         let mut held: Vec<Slot> = (0..4).map(|i| slots.enter(Some(i), Rank::Unknown).unwrap()).collect();
-        assert_eq!(slots.enter(Some(9), Rank::Unknown).err(), Some(SlotsExhausted), "nobody has left");
+        assert_eq!(slots.enter(Some(9), Rank::Unknown).err(), Some(SlotsExhausted), "none was released");
         held.remove(0);
         assert!(slots.enter(Some(9), Rank::Unknown).is_ok());
     }
 
     #[test]
-    fn too_many_bytes_evict_the_oldest_of_those_that_hold_some() {
+    fn too_many_bytes_evict_the_oldest_holders_of_bytes() {
         const MAX: usize = 100;
         let slots = slots(9, 9, 9);
-        let enter = |standing, bytes| {
-            let slot = slots.enter(None, standing).unwrap();
+        let enter = |rank, bytes| {
+            let slot = slots.enter(None, rank).unwrap();
             slots.add_bytes(bytes, MAX).unwrap();
             slot.note_bytes(bytes);
             slot
@@ -326,11 +334,11 @@ mod tests {
         let empty = enter(Rank::Unknown, 0);
         let (first, second) = (enter(Rank::Unknown, 30), enter(Rank::Unknown, 30));
         let newcomer = enter(Rank::Unknown, 20);
-        assert!(lost(&first) && !lost(&empty) && !lost(&second) && !lost(&known));
+        assert!(is_evicted(&first) && !is_evicted(&empty) && !is_evicted(&second) && !is_evicted(&known));
         drop(first);
         assert_eq!(slots.bytes.load(Ordering::Relaxed), 80);
         assert_eq!(slots.add_bytes(MAX + 1, MAX), Err(SlotsExhausted));
-        assert!(lost(&second) && lost(&known) && lost(&newcomer));
+        assert!(is_evicted(&second) && is_evicted(&known) && is_evicted(&newcomer));
         drop((known, empty, second, newcomer));
         assert_eq!(slots.bytes.load(Ordering::Relaxed), 0);
     }

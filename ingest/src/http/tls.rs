@@ -1,4 +1,4 @@
-//! TLS on the listener, for an installation without a proxy that ends it.
+//! TLS on the listener, for an install without a proxy that terminates it.
 
 use std::{fmt, fs, path::Path, sync::Arc};
 
@@ -16,11 +16,11 @@ use tokio_rustls::{
 
 use crate::{auth::credentials::Hash, config::TlsConfig, http::certificate};
 
-/// A certificate and its key, ready to work. Equal when made from the same bytes.
+/// A certificate and its key. Equal if loaded from the same bytes.
 #[derive(Clone)]
 pub(crate) struct Tls {
     pub(crate) acceptor: TlsAcceptor,
-    /// When the certificate expires; `None` if that cannot be read.
+    /// When the certificate expires; `None` if that cannot be parsed.
     pub(crate) expires_at: Option<DateTime<Utc>>,
     fingerprint: Hash,
 }
@@ -38,7 +38,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads both files. The protocols are TLS 1.2 and 1.3, and HTTP/2 before HTTP/1.1.
+    /// Reads both files. The protocols are TLS 1.2 and 1.3; HTTP/2 is preferred to HTTP/1.1.
     pub(crate) fn load(config: &TlsConfig) -> Result<Self, ConfigError> {
         let (certificate, key) = (read("certificate", &config.certificate)?, read("key", &config.key)?);
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();

@@ -1,13 +1,14 @@
-//! Knows when Kafka does not answer, so that requests are refused at once instead of each waiting for its deadline.
+//! Circuit breaker: while Kafka does not acknowledge events, requests are rejected at once instead of each waiting for its
+//! deadline.
 //!
-//! Pure: the time is an argument. Open means:
-//! - the oldest event that Kafka has not acknowledged waits longer than [`STUCK_AFTER`], and in that time Kafka acknowledged
+//! No I/O; the time is an argument. The breaker is open if:
+//! - the oldest unacknowledged event has waited longer than [`STUCK_AFTER`], and in that time Kafka acknowledged
 //!   no event before its deadline; or
-//! - the last [`MISSES_MAX`] events all missed their deadline or were not taken.
+//! - the last [`MISSES_MAX`] events all missed their deadline or were rejected by Kafka.
 //!
-//! While it is open one event per [`PROBE_INTERVAL`] is let through; the first that is acknowledged in time closes it. A record
-//! of ingest's own that Kafka acknowledges, see [`Breaker::probed`], closes it on probation: the next failure opens it again.
-//! Such a record goes to another topic, so it tells less than an event.
+//! While it is open, one event per [`PROBE_INTERVAL`] is let through; the first that is acknowledged in time closes it. An
+//! acknowledged probe record, see [`Breaker::probed`], closes it on probation: the next failure opens it again. Probe
+//! records go to another topic, so they prove less than an event.
 
 use std::{
     collections::BTreeMap,
@@ -15,29 +16,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long Kafka may acknowledge nothing while events wait.
+/// How long Kafka may acknowledge no event while events are in flight.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// How many events may fail one after the other.
+/// How many consecutive events may fail.
 pub(crate) const MISSES_MAX: u32 = 8;
 
-/// How often an event is let through to see whether Kafka is back.
+/// Interval at which an event is let through to test whether Kafka is available again.
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long nothing may fail after a probe until the breaker counts as closed for good.
+/// How long no event may fail after a probe before the breaker counts as fully closed.
 pub(crate) const PROBATION: Duration = Duration::from_secs(10);
 
 /// An event that was sent to Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
-/// How the breaker is.
+/// State of the breaker at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BreakerSnapshot {
     pub(crate) is_open: bool,
-    /// Whether that is news since the last look.
+    /// Whether `is_open` has changed since the last snapshot.
     pub(crate) has_changed: bool,
-    /// How long Kafka has not been healthy: since the breaker opened first, and while it is closed on probation.
+    /// How long Kafka has been unhealthy: since the breaker first opened, including the time on probation.
     pub(crate) unhealthy_for: Option<Duration>,
 }
 
@@ -46,26 +47,26 @@ pub(crate) struct Breaker {
     state: Mutex<BreakerState>,
 }
 
-/// An event that waits for its acknowledgement.
+/// An event that is not acknowledged yet.
 struct PendingEvent {
     since: Instant,
-    /// When its answer is due.
+    /// When the answer to its request is due.
     deadline: Instant,
 }
 
 #[derive(Default)]
 struct BreakerState {
-    /// Sent and not acknowledged, oldest first.
+    /// Events in flight, oldest first.
     waiting: BTreeMap<Ticket, PendingEvent>,
     next: u64,
-    /// Events before this one do not open it by waiting: a probe showed that Kafka answers again.
-    excused: u64,
+    /// Waiting events before this one do not open the breaker: a later probe showed that Kafka answers again.
+    exempt_before: u64,
     last_in_time: Option<Instant>,
     /// Failures since the last acknowledgement in time.
     misses: u32,
     last_sent: Option<Instant>,
     was_open: bool,
-    /// When it opened, until it is closed for good.
+    /// When it opened; reset once it is fully closed.
     unhealthy_since: Option<Instant>,
     /// When a probe closed it.
     probed_at: Option<Instant>,
@@ -74,7 +75,7 @@ struct BreakerState {
 impl BreakerState {
     fn is_open(&self, now: Instant) -> bool {
         let long_ago = |time: Instant| now.saturating_duration_since(time) > STUCK_AFTER;
-        let oldest = self.waiting.range(Ticket(self.excused)..).next();
+        let oldest = self.waiting.range(Ticket(self.exempt_before)..).next();
         let waits = oldest.is_some_and(|(_, waiting)| long_ago(waiting.since));
         (waits && self.last_in_time.is_none_or(long_ago)) || self.misses >= MISSES_MAX
     }
@@ -84,7 +85,7 @@ impl BreakerState {
         !self.is_open(now) || !probed
     }
 
-    /// Notes since when Kafka has not been healthy.
+    /// Records since when Kafka has been unhealthy.
     fn note_health(&mut self, is_open: bool, now: Instant) {
         if is_open {
             self.unhealthy_since.get_or_insert(now);
@@ -104,12 +105,13 @@ impl Breaker {
         self.state.lock().expect("no code panics while it holds the state")
     }
 
-    /// Whether a request is worth reading. Takes no turn: one that turns out to be unsigned must not use up the probe.
+    /// Whether a request should be read. Does not use up the probe, because the request may turn out to be unauthenticated.
     pub(crate) fn lets_through(&self, now: Instant) -> bool {
         self.state().lets_through(now)
     }
 
-    /// Notes that an event is sent whose answer is due at `deadline`, unless the breaker is open and a probe is under way.
+    /// Records an event that is about to be sent and whose answer is due at `deadline`; `None` if the breaker is open and
+    /// the next probe is not due.
     pub(crate) fn send(&self, now: Instant, deadline: Instant) -> Option<Ticket> {
         let mut state = self.state();
         if !state.lets_through(now) {
@@ -122,12 +124,12 @@ impl Breaker {
         Some(ticket)
     }
 
-    /// Notes that the event was not sent after all, for no fault of Kafka's.
+    /// Removes an event that was not sent, for a reason other than Kafka.
     pub(crate) fn forget(&self, ticket: Ticket) {
         self.state().waiting.remove(&ticket);
     }
 
-    /// Notes Kafka's delivery report. Returns how long it took.
+    /// Records Kafka's delivery report. Returns the time since the event was sent.
     pub(crate) fn settle(&self, ticket: Ticket, persisted: bool, now: Instant) -> Duration {
         let mut state = self.state();
         let Some(PendingEvent { since, deadline }) = state.waiting.remove(&ticket) else {
@@ -140,29 +142,29 @@ impl Breaker {
                 state.probed_at = None;
             }
             (false, true) => state.misses += 1,
-            // Counted when its deadline passed.
+            // Its deadline has passed, which was already counted as a miss.
             (_, false) => {}
         }
         now.saturating_duration_since(since)
     }
 
-    /// Notes that an event's deadline passed.
+    /// Records that an event's deadline passed.
     pub(crate) fn miss(&self) {
         self.state().misses += 1;
     }
 
-    /// Notes that Kafka acknowledged a record of ingest's own.
+    /// Records that Kafka acknowledged a probe record.
     pub(crate) fn probed(&self, now: Instant) {
         let mut state = self.state();
         if state.is_open(now) {
-            state.excused = state.next;
+            state.exempt_before = state.next;
             state.misses = state.misses.min(MISSES_MAX - 1);
             state.probed_at = Some(now);
         }
     }
 
-    /// How it is.
-    pub(crate) fn look(&self, now: Instant) -> BreakerSnapshot {
+    /// Takes a snapshot, and updates the recorded health.
+    pub(crate) fn snapshot(&self, now: Instant) -> BreakerSnapshot {
         let mut state = self.state();
         let is_open = state.is_open(now);
         let has_changed = std::mem::replace(&mut state.was_open, is_open) != is_open;
@@ -186,30 +188,30 @@ mod tests {
         breaker.send(now, now + DEADLINE)
     }
 
-    /// Whether it is open, and whether that is news.
-    fn look(breaker: &Breaker, now: Instant) -> (bool, bool) {
-        let look = breaker.look(now);
-        (look.is_open, look.has_changed)
+    /// Whether it is open, and whether that has changed.
+    fn state(breaker: &Breaker, now: Instant) -> (bool, bool) {
+        let snapshot = breaker.snapshot(now);
+        (snapshot.is_open, snapshot.has_changed)
     }
 
     #[test]
-    fn it_opens_when_kafka_is_silent_and_closes_with_the_first_acknowledgement_in_time() {
+    fn it_opens_without_acknowledgements_and_closes_with_the_first_one_in_time() {
         let (breaker, t0) = (Breaker::default(), Instant::now());
         let first = send(&breaker, t0).unwrap();
         assert!(breaker.lets_through(t0 + ms(1_000)));
-        assert_eq!(look(&breaker, t0 + ms(1_000)), (false, false));
-        assert_eq!(look(&breaker, t0 + ms(1_001)), (true, true));
-        let probe = send(&breaker, t0 + ms(1_001)).expect("one is let through to probe");
+        assert_eq!(state(&breaker, t0 + ms(1_000)), (false, false));
+        assert_eq!(state(&breaker, t0 + ms(1_001)), (true, true));
+        let probe = send(&breaker, t0 + ms(1_001)).expect("one event is let through as a probe");
         assert!(!breaker.lets_through(t0 + ms(1_100)));
         assert_eq!(send(&breaker, t0 + ms(1_100)), None);
-        let second = send(&breaker, t0 + ms(1_101)).expect("and another after the interval");
-        assert_eq!(breaker.look(t0 + ms(1_101)).unhealthy_for, Some(ms(100)));
+        let second = send(&breaker, t0 + ms(1_101)).expect("another is let through after the interval");
+        assert_eq!(breaker.snapshot(t0 + ms(1_101)).unhealthy_for, Some(ms(100)));
         breaker.settle(probe, true, t0 + ms(1_150));
-        assert_eq!(look(&breaker, t0 + ms(1_150)), (false, true));
-        assert_eq!(breaker.look(t0 + ms(1_150)).unhealthy_for, None, "an event is proof enough");
+        assert_eq!(state(&breaker, t0 + ms(1_150)), (false, true));
+        assert_eq!(breaker.snapshot(t0 + ms(1_150)).unhealthy_for, None, "an acknowledged event closes it fully");
         breaker.settle(first, true, t0 + ms(1_160));
         breaker.settle(second, true, t0 + ms(1_160));
-        assert_eq!(look(&breaker, t0 + ms(90_000)), (false, false));
+        assert_eq!(state(&breaker, t0 + ms(90_000)), (false, false));
     }
 
     #[test]
@@ -219,7 +221,7 @@ mod tests {
         for i in 1..50 {
             let good = send(&breaker, t0 + ms(100 * i)).unwrap();
             breaker.settle(good, true, t0 + ms(100 * i + 5));
-            assert!(!breaker.look(t0 + ms(100 * i + 5)).is_open);
+            assert!(!breaker.snapshot(t0 + ms(100 * i + 5)).is_open);
         }
     }
 
@@ -231,35 +233,35 @@ mod tests {
             breaker.miss();
             assert_eq!(breaker.settle(ticket, true, t0 + ms(2_600)), ms(2_600));
         }
-        assert!(breaker.look(t0 + ms(2_600)).is_open);
+        assert!(breaker.snapshot(t0 + ms(2_600)).is_open);
         let probe = send(&breaker, t0 + ms(2_600)).unwrap();
         breaker.settle(probe, true, t0 + ms(2_610));
-        assert!(!breaker.look(t0 + ms(2_610)).is_open);
+        assert!(!breaker.snapshot(t0 + ms(2_610)).is_open);
     }
 
     #[test]
-    fn an_acknowledgement_counts_as_late_from_when_the_answer_was_due() {
+    fn an_acknowledgement_after_the_deadline_counts_as_late() {
         let (breaker, t0) = (Breaker::default(), Instant::now());
-        // The head and the body took two seconds, Kafka one: the answer was 503.
+        // The head and the body took two seconds and Kafka one: the answer was 503.
         let tickets: Vec<Ticket> = (0..MISSES_MAX).map(|_| breaker.send(t0, t0 + ms(500)).unwrap()).collect();
         for ticket in tickets {
             breaker.miss();
             breaker.settle(ticket, true, t0 + ms(900));
         }
-        assert!(breaker.look(t0 + ms(900)).is_open);
+        assert!(breaker.snapshot(t0 + ms(900)).is_open);
     }
 
     #[test]
-    fn quick_failures_open_it_and_an_event_that_was_never_sent_does_not_count() {
+    fn immediate_failures_open_it_but_an_unsent_event_does_not_count() {
         let (breaker, t0) = (Breaker::default(), Instant::now());
         for _ in 0..100 {
             breaker.forget(send(&breaker, t0).unwrap());
         }
-        assert!(!breaker.look(t0 + ms(5_000)).is_open);
+        assert!(!breaker.snapshot(t0 + ms(5_000)).is_open);
         for _ in 0..MISSES_MAX {
             breaker.settle(send(&breaker, t0).unwrap(), false, t0 + ms(1));
         }
-        assert!(breaker.look(t0 + ms(1)).is_open);
+        assert!(breaker.snapshot(t0 + ms(1)).is_open);
     }
 
     #[test]
@@ -269,37 +271,37 @@ mod tests {
         for _ in 0..MISSES_MAX {
             breaker.miss();
         }
-        assert_eq!(look(&breaker, t0 + ms(2_000)), (true, true));
+        assert_eq!(state(&breaker, t0 + ms(2_000)), (true, true));
         breaker.probed(t0 + ms(2_100));
-        assert_eq!(look(&breaker, t0 + ms(2_100)), (false, true), "although the first event still waits");
-        assert_eq!(breaker.look(t0 + ms(2_200)).unhealthy_for, Some(ms(200)), "it is on probation");
+        assert_eq!(state(&breaker, t0 + ms(2_100)), (false, true), "although the first event is still in flight");
+        assert_eq!(breaker.snapshot(t0 + ms(2_200)).unhealthy_for, Some(ms(200)), "it is on probation");
 
         breaker.settle(send(&breaker, t0 + ms(2_300)).unwrap(), false, t0 + ms(2_310));
-        assert_eq!(look(&breaker, t0 + ms(2_310)), (true, true));
+        assert_eq!(state(&breaker, t0 + ms(2_310)), (true, true));
         breaker.probed(t0 + ms(3_000));
         let silent = send(&breaker, t0 + ms(3_000)).unwrap();
-        assert!(!breaker.look(t0 + ms(4_000)).is_open);
-        assert!(breaker.look(t0 + ms(4_001)).is_open, "the next event waits too long");
-        assert_eq!(breaker.look(t0 + ms(4_001)).unhealthy_for, Some(ms(2_001)));
+        assert!(!breaker.snapshot(t0 + ms(4_000)).is_open);
+        assert!(breaker.snapshot(t0 + ms(4_001)).is_open, "the next event has waited too long");
+        assert_eq!(breaker.snapshot(t0 + ms(4_001)).unhealthy_for, Some(ms(2_001)));
 
         breaker.probed(t0 + ms(5_000));
         breaker.settle(silent, true, t0 + ms(5_100));
         assert_eq!(
-            breaker.look(t0 + ms(5_100)),
+            breaker.snapshot(t0 + ms(5_100)),
             BreakerSnapshot { is_open: false, has_changed: true, unhealthy_for: None }
         );
         breaker.settle(stuck, true, t0 + ms(5_100));
     }
 
     #[test]
-    fn after_a_probe_without_further_events_the_probation_ends_by_itself() {
+    fn probation_ends_after_a_probe_without_further_events() {
         let (breaker, t0) = (Breaker::default(), Instant::now());
         for _ in 0..MISSES_MAX {
             breaker.miss();
         }
-        assert!(breaker.look(t0).is_open);
+        assert!(breaker.snapshot(t0).is_open);
         breaker.probed(t0 + ms(100));
-        assert!(breaker.look(t0 + ms(100) + PROBATION - ms(1)).unhealthy_for.is_some());
-        assert_eq!(breaker.look(t0 + ms(100) + PROBATION).unhealthy_for, None);
+        assert!(breaker.snapshot(t0 + ms(100) + PROBATION - ms(1)).unhealthy_for.is_some());
+        assert_eq!(breaker.snapshot(t0 + ms(100) + PROBATION).unhealthy_for, None);
     }
 }

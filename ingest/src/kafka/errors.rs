@@ -1,4 +1,4 @@
-//! What Kafka complained about, with the time: yesterday's error is not the reason for today's refusals.
+//! Recent Kafka errors with their times: an old error does not explain today's rejections.
 
 use std::{
     collections::BTreeMap,
@@ -7,33 +7,34 @@ use std::{
 
 use rdkafka::error::RDKafkaErrorCode;
 
-/// How long an error may be the reason for what happens.
+/// How long an error is reported as a possible cause.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// How long a topic counts as refused after Kafka refused a record for lack of rights, or because the topic is gone. Then
-/// ingest calls itself ready again, or no load balancer would ever send it the event that shows whether that is over.
+/// How long a topic counts as not writable after Kafka rejected a record because of missing rights or a missing topic.
+/// After that ingest reports ready again; otherwise no load balancer would ever send it the event that shows whether the
+/// problem is over.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
-/// Most topics that are remembered: more than there are.
+/// Most topics that are stored: more than ingest writes to.
 const TOPICS_MAX: usize = 100;
 
-/// The last errors.
+/// The most recent errors.
 #[derive(Default)]
 pub(crate) struct KafkaErrors {
     last: Option<(String, Instant)>,
-    /// Topics that Kafka lets ingest write nothing to, with the error.
+    /// Topics for which Kafka rejects ingest's records, with the error.
     refused: BTreeMap<String, (RDKafkaErrorCode, Instant)>,
 }
 
 impl KafkaErrors {
-    /// Notes an error of the client, such as a connection that is refused.
+    /// Records an error of the client, such as a refused connection.
     pub(crate) fn note_client(&mut self, reason: &str, now: Instant) {
         self.last = Some((reason.to_owned(), now));
     }
 
-    /// Notes that a record was not written.
+    /// Records that a record was not written.
     pub(crate) fn note_delivery(&mut self, topic: &str, code: RDKafkaErrorCode, now: Instant) {
-        // These say that others had failed before, or that ingest gave up itself.
+        // These follow from earlier failures, or mean that ingest itself stopped waiting.
         if !matches!(code, RDKafkaErrorCode::MessageTimedOut | RDKafkaErrorCode::PurgeQueue) {
             self.last = Some((format!("{code} ({topic})"), now));
         }
@@ -50,18 +51,18 @@ impl KafkaErrors {
         }
     }
 
-    /// The last error, for people; nothing when it is old.
+    /// Description of the last error; `None` if it is old.
     pub(crate) fn last(&self, now: Instant) -> Option<String> {
         let (text, at) = self.last.as_ref()?;
         let age = now.saturating_duration_since(*at);
         (age <= RECENT).then(|| format!("{text}, {} s ago", age.as_secs()))
     }
 
-    /// The topics that Kafka lets ingest write nothing to, for people; nothing when there are none.
+    /// Description of the topics for which Kafka rejects ingest's records; `None` if there are none.
     pub(crate) fn refused(&mut self, now: Instant) -> Option<String> {
         self.refused.retain(|_, (_, at)| now.saturating_duration_since(*at) < REFUSED_FOR);
         let topics: Vec<String> = self.refused.iter().map(|(topic, (code, _))| format!("{topic}: {code}")).collect();
-        (!topics.is_empty()).then(|| format!("Kafka refuses what ingest writes to {}", topics.join(", ")))
+        (!topics.is_empty()).then(|| format!("Kafka rejects ingest's records for {}", topics.join(", ")))
     }
 }
 
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_a_reason_for_a_minute_only() {
+    fn an_error_is_reported_for_a_minute() {
         let (mut kafka_errors, t0) = (KafkaErrors::default(), Instant::now());
         assert_eq!(kafka_errors.last(t0), None);
         kafka_errors.note_client("connection refused", t0);
@@ -81,10 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_without_rights_is_named_for_a_while() {
+    fn a_topic_without_write_rights_is_reported_for_a_limited_time() {
         let (mut kafka_errors, t0) = (KafkaErrors::default(), Instant::now());
         kafka_errors.note_delivery("a", RDKafkaErrorCode::NotEnoughReplicas, t0);
-        assert_eq!(kafka_errors.refused(t0), None, "that is for the breaker");
+        assert_eq!(kafka_errors.refused(t0), None, "the breaker handles this error");
         kafka_errors.note_delivery("a", RDKafkaErrorCode::TopicAuthorizationFailed, t0);
         assert!(kafka_errors.refused(t0).is_some_and(|text| text.contains("a: ")));
         assert_eq!(kafka_errors.refused(t0 + REFUSED_FOR), None);

@@ -1,4 +1,4 @@
-//! The way of a record: the producer, its delivery reports, and whether Kafka can be written to.
+//! Kafka: the producer, its delivery reports, and whether Kafka can be written to.
 
 pub(crate) mod breaker;
 pub(crate) mod errors;

@@ -1,4 +1,4 @@
-//! How many events are on their way to each partition, so that one that does not acknowledge leaves room for the others.
+//! Limits of events in flight per partition, so that a partition that does not acknowledge leaves capacity for the others.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,12 @@ use std::{
 
 use riverlock_schemas::{partitioner::partition, topics::Topics};
 
-/// The partitions of all raw topics.
+/// Counts of events in flight for the partitions of all raw topics.
 pub(crate) struct PartitionLimits {
-    /// Each topic's first partition in `in_flight`.
+    /// Index in `in_flight` of each topic's first partition.
     topics: HashMap<String, usize>,
     partitions: i32,
-    /// Most events in one of them.
+    /// Most events in flight per partition.
     max: usize,
     in_flight: Box<[AtomicUsize]>,
 }
@@ -29,13 +29,14 @@ impl PartitionLimits {
         Arc::new(Self { topics, partitions, max, in_flight })
     }
 
-    /// Takes room for an event with this key; `None` when its partition has too many. A topic that is no raw one has no bound.
+    /// Takes a slot for an event with this key; `None` if its partition has too many events in flight. Topics other than
+    /// raw topics are not limited.
     pub(crate) fn enter(self: &Arc<Self>, topic: &str, key: &str) -> Option<PartitionSlot> {
         let Some(first) = self.topics.get(topic) else {
             return Some(PartitionSlot { partition_limits: Arc::clone(self), index: None });
         };
-        // As librdkafka's partitioner does it, provided that the topic has as many partitions as are configured. If not, this
-        // is still a division of all events into as many parts.
+        // The same as librdkafka's partitioner, if the topic has the configured number of partitions. If not, this still
+        // divides the events into as many groups.
         let index = first + usize::try_from(partition(key.as_bytes(), self.partitions)).unwrap_or_default();
         let partition_slot = &self.in_flight[index];
         if partition_slot.fetch_add(1, Ordering::Relaxed) >= self.max {
@@ -46,7 +47,7 @@ impl PartitionLimits {
     }
 }
 
-/// An event's room in its partition, until it is dropped.
+/// An event's slot in its partition; dropping it releases the slot.
 pub(crate) struct PartitionSlot {
     partition_limits: Arc<PartitionLimits>,
     index: Option<usize>,
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_that_is_full_leaves_the_others_free() {
+    fn a_full_partition_does_not_limit_the_others() {
         let topics = Topics::default();
         let partition_limits = PartitionLimits::new(&topics, 3, 2);
         let (accepted, other) = (topics.raw("order.accepted"), topics.raw_other());

@@ -1,8 +1,9 @@
-//! Hands events to Kafka and hears what became of them.
+//! Kafka producer with delivery-report tracking.
 //!
-//! An event counts as stored only when librdkafka's delivery report says *persisted*: all in-sync replicas have it. A report
-//! may come long after the answer was due, so nobody waits for it beyond the deadline; what an event occupies (a permit, its
-//! bytes) is given back by the report and by nothing else, so that memory stays bounded whatever senders and Kafka do.
+//! An event counts as stored only when librdkafka's delivery report says *persisted*: all in-sync replicas have it. A
+//! report may arrive long after the answer was due, so no request waits for it beyond its deadline. The resources that an
+//! event occupies (a permit, its bytes) are released only by the report, so memory stays bounded regardless of what senders
+//! and Kafka do.
 
 use std::{
     sync::{
@@ -36,28 +37,28 @@ use crate::{
     refusal::Refusal,
 };
 
-/// How long events in flight may take at shutdown.
+/// How long to wait at shutdown for events in flight.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How much more than the bodies in flight librdkafka may hold, in kilobytes: keys and headers.
+/// Capacity of librdkafka's queue beyond the bodies in flight, in kilobytes, for keys and headers.
 const QUEUE_KBYTES_MORE: usize = 64 * 1024;
 
-/// What became of an event.
+/// Result of sending an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// All in-sync replicas have it, and the broker said where.
+    /// All in-sync replicas have it; the broker returned its offset.
     Persisted { partition: i32, offset: i64 },
-    /// It is certainly not in Kafka.
+    /// It is definitely not in Kafka.
     NotPersisted(RDKafkaErrorCode),
     /// It may be in Kafka.
     Ambiguous(Option<RDKafkaErrorCode>),
 }
 
-/// The right to send one event, and what it occupies until Kafka's delivery report.
+/// Permission to send one event, with the resources that it occupies until Kafka's delivery report.
 pub(crate) struct Admission {
     _bytes: OwnedSemaphorePermit,
     _partition_slot: PartitionSlot,
-    /// Given back last.
+    /// Released last.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -67,10 +68,10 @@ impl Drop for Admission {
     }
 }
 
-/// An event that librdkafka holds.
+/// State of a record that was handed to librdkafka.
 pub(crate) struct Pending {
     answer: oneshot::Sender<Delivery>,
-    /// What an event has, and ingest's own records have not.
+    /// `None` for probe records.
     event: Option<Event>,
 }
 
@@ -80,7 +81,7 @@ struct Event {
     admission: Admission,
 }
 
-/// An event as it is written.
+/// A record to send.
 pub(crate) struct Record<'a> {
     pub(crate) topic: &'a str,
     pub(crate) key: &'a str,
@@ -90,13 +91,13 @@ pub(crate) struct Record<'a> {
     pub(crate) deadline: Instant,
 }
 
-/// What the producer and librdkafka's callbacks share.
+/// State that the producer and librdkafka's callbacks share.
 pub(crate) struct DeliveryState {
     pub(crate) breaker: Breaker,
-    /// Warmed up, and not failed for good.
+    /// The producer is warmed up and has had no fatal error.
     accepting: AtomicBool,
     pub(crate) failed: Notify,
-    /// What Kafka complained about.
+    /// Recent errors.
     pub(crate) kafka_errors: Mutex<KafkaErrors>,
 }
 
@@ -142,7 +143,7 @@ impl ProducerContext for Callbacks {
             self.shared.kafka_errors().note_delivery(message.topic(), code, Instant::now());
         }
         let late_acks = event.map(|Event { ticket, late_acks, admission }| {
-            // Before the answer: who has it may send the next event at once.
+            // Before the answer, because the sender may send the next event as soon as it has the answer.
             drop(admission);
             let took = self.shared.breaker.settle(ticket, persisted, Instant::now());
             if persisted {
@@ -150,7 +151,7 @@ impl ProducerContext for Callbacks {
             }
             late_acks
         });
-        // Nobody listens any more: the answer was 503.
+        // The receiver was dropped: the request was already answered with 503.
         if answer.send(delivery).is_err()
             && persisted
             && let Some(late_acks) = late_acks
@@ -166,9 +167,10 @@ fn outcome(report: &DeliveryResult<'_>) -> Delivery {
         Err((error, message)) => (message, error.rdkafka_error_code()),
     };
     match (report, status(message)) {
-        // Without an offset the success is only concluded: librdkafka takes a record for stored when a later one of its
-        // partition is, which is not so where the broker knew nothing of this producer yet (a new topic, a new leader) and
-        // took the later one first (KAFKA-15591). Such a record may be lost, so nothing less than an offset is proof.
+        // Without an offset, success is only inferred: librdkafka considers a record stored when a later one of its
+        // partition is. That is wrong if the broker had no state for this producer yet (a new topic, a new leader) and
+        // accepted the later one first (KAFKA-15591). Such a record may be lost, so only an offset is accepted as
+        // confirmation.
         (Ok(_), MessageStatus::RD_KAFKA_MSG_STATUS_PERSISTED) if message.offset() >= 0 => {
             Delivery::Persisted { partition: message.partition(), offset: message.offset() }
         }
@@ -183,7 +185,7 @@ fn outcome(report: &DeliveryResult<'_>) -> Delivery {
 fn status(message: &BorrowedMessage<'_>) -> MessageStatus {
     #[expect(
         unsafe_code,
-        reason = "rdkafka does not wrap this call, and without it a failure cannot be told from a doubt"
+        reason = "rdkafka does not wrap this call, which distinguishes a definite failure from an ambiguous one"
     )]
     // SAFETY: `ptr` is the message of a delivery report, valid for as long as `message` is borrowed; the call only reads.
     unsafe {
@@ -193,24 +195,24 @@ fn status(message: &BorrowedMessage<'_>) -> MessageStatus {
 
 pub(crate) type Handle = BaseProducer<Callbacks>;
 
-/// The way to Kafka: one producer at a time, replaced when it fails for good.
+/// One Kafka producer at a time, replaced after a fatal error.
 pub(crate) struct Producer {
     config: ClientConfig,
     current: ArcSwapOption<Handle>,
     permits: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     partition_limits: Arc<PartitionLimits>,
-    /// Moves while delivery reports are fetched.
+    /// Its heartbeat shows that delivery reports are fetched.
     reports: Component,
     pub(crate) shared: Arc<DeliveryState>,
 }
 
 impl Producer {
-    /// Makes the first producer. It accepts nothing until it is warmed up. To be called where there is a runtime.
+    /// Creates the first producer. It accepts no events until it is warmed up. Must be called within a Tokio runtime.
     pub(crate) fn new(kafka: &KafkaConfig, limits: &LimitsConfig, reports: Component) -> Result<Self, KafkaError> {
         let mut config = kafka.producer();
-        // Hard bounds behind the permits; a message counts until its delivery report is served. Lower ones would refuse events
-        // that have a permit.
+        // Hard limits behind the permits; a message counts until its delivery report is served. Lower ones would reject
+        // events that have a permit.
         let kbytes = limits.in_flight_bytes_max / 1024 + QUEUE_KBYTES_MORE;
         raise(&mut config, kafka, "queue.buffering.max.messages", 2 * limits.in_flight_max);
         raise(&mut config, kafka, "queue.buffering.max.kbytes", kbytes);
@@ -233,7 +235,7 @@ impl Producer {
         Ok(producer)
     }
 
-    /// Makes a producer whose reports are served until it is dropped.
+    /// Creates a producer whose delivery reports are served until it is dropped.
     fn create(&self) -> Result<Arc<Handle>, KafkaError> {
         let traffic = Arc::new(Traffic::default());
         let callbacks = Callbacks { shared: Arc::clone(&self.shared), traffic: Arc::clone(&traffic) };
@@ -242,17 +244,17 @@ impl Producer {
         Ok(handle)
     }
 
-    /// The producer of this moment; `None` once it is closed.
+    /// The current producer; `None` once it is closed.
     pub(crate) fn handle(&self) -> Option<Arc<Handle>> {
         self.current.load_full()
     }
 
-    /// Whether events are taken.
+    /// Sets whether events are accepted.
     pub(crate) fn set_accepting(&self, accepting: bool) {
         self.shared.accepting.store(accepting, Ordering::Release);
     }
 
-    /// Whether a request is worth reading: refused at once when its event could not be stored in time.
+    /// Rejects a request before it is read if its event could not be stored in time.
     pub(crate) fn check(&self, now: Instant) -> Result<(), Refusal> {
         if !self.shared.accepting.load(Ordering::Acquire) {
             return Err(Refusal::NotReady);
@@ -263,7 +265,7 @@ impl Producer {
         Ok(())
     }
 
-    /// Asks for the right to send an event of so many bytes, whatever the state of the producer.
+    /// Reserves capacity for an event of `bytes` bytes, regardless of the producer's state.
     pub(crate) fn reserve(&self, topic: &str, key: &str, bytes: usize) -> Result<Admission, Refusal> {
         let bytes = u32::try_from(bytes).map_err(|_| Refusal::Busy)?;
         let partition_slot = self.partition_limits.enter(topic, key).ok_or(Refusal::Busy)?;
@@ -273,7 +275,7 @@ impl Producer {
         Ok(Admission { _permit: permit, _partition_slot: partition_slot, _bytes: bytes })
     }
 
-    /// Hands an event to librdkafka, which copies it. The receiver gets what became of it, at some time.
+    /// Hands an event to librdkafka, which copies it. The receiver gets the delivery result eventually.
     pub(crate) fn send(
         &self,
         record: Record<'_>,
@@ -288,7 +290,7 @@ impl Producer {
         sent
     }
 
-    /// Hands a record of ingest's own to librdkafka, whatever is in flight. It tells nothing to the breaker.
+    /// Hands a probe record to librdkafka, regardless of the events in flight. The breaker is not involved.
     pub(crate) fn send_probe(&self, record: Record<'_>) -> Result<oneshot::Receiver<Delivery>, Refusal> {
         self.hand_over(record, None)
     }
@@ -320,12 +322,12 @@ impl Producer {
         }
     }
 
-    /// Waits for what became of an event, until `deadline`; then it is ambiguous.
+    /// Waits for the delivery report until `deadline`; after that the result is ambiguous.
     pub(crate) async fn delivered(&self, delivery: &mut oneshot::Receiver<Delivery>, deadline: Instant) -> Delivery {
         if let Ok(report) = tokio::time::timeout_at(deadline.into(), &mut *delivery).await {
             return report.unwrap_or(Delivery::Ambiguous(None));
         }
-        // From here on a report counts as late; one that came at this very moment does not.
+        // Closing makes any later report count as late; one that has already arrived still counts.
         delivery.close();
         delivery.try_recv().unwrap_or_else(|_| {
             self.shared.breaker.miss();
@@ -333,7 +335,7 @@ impl Producer {
         })
     }
 
-    /// Puts a new producer in the place of one that failed for good, and ends that one.
+    /// Replaces a producer that had a fatal error, and closes the old one.
     pub(crate) async fn replace(&self) -> Result<(), KafkaError> {
         let fresh = self.create()?;
         let old = self.current.swap(Some(fresh));
@@ -342,41 +344,41 @@ impl Producer {
         Ok(())
     }
 
-    /// Waits up to [`FLUSH_TIMEOUT`] for what is in flight, and ends the producer.
+    /// Waits up to [`FLUSH_TIMEOUT`] for events in flight, and closes the producer.
     pub(crate) async fn close(&self) {
         self.set_accepting(false);
         end(self.current.swap(None), FLUSH_TIMEOUT).await;
     }
 }
 
-/// Sets a bound to what is needed, unless a higher one is configured.
+/// Raises a limit to `needed`, unless a higher one is configured.
 fn raise(config: &mut ClientConfig, kafka: &KafkaConfig, name: &str, needed: usize) {
     let configured = kafka.properties.get(name).map(|value| value.expose().parse::<usize>());
     match configured {
         Some(Ok(value)) if value >= needed => {}
         Some(_) => {
-            tracing::warn!("kafka.properties.\"{name}\" is too low for ingest.limits, {needed} is used");
+            tracing::warn!("kafka.properties.\"{name}\" is too low for ingest.limits; using {needed}");
             config.set(name, needed.to_string());
         }
         None => drop(config.set(name, needed.to_string())),
     }
 }
 
-/// Flushes and drops a producer where blocking does no harm: dropping one waits for its threads.
+/// Flushes and drops a producer on a blocking thread, because dropping it waits for its threads.
 async fn end(handle: Option<Arc<Handle>>, timeout: Duration) {
     let Some(mut handle) = handle else { return };
     let ended = tokio::task::spawn_blocking(move || {
         if !timeout.is_zero() && handle.flush(timeout).is_err() {
             tracing::warn!(
                 events = handle.in_flight_count(),
-                "{} events were not acknowledged by Kafka before the end; Digital River sends them again",
+                "{} events were not acknowledged by Kafka before shutdown; Digital River sends them again",
                 handle.in_flight_count()
             );
         }
-        // A sender may still hold it for a moment, and must not be the one who drops it.
-        let patience = Instant::now() + Duration::from_secs(1);
+        // A request may still hold a reference for a moment, and must not be the one that drops the producer.
+        let deadline = Instant::now() + Duration::from_secs(1);
         while let Err(shared) = Arc::try_unwrap(handle) {
-            if Instant::now() > patience {
+            if Instant::now() > deadline {
                 return;
             }
             handle = shared;
@@ -384,7 +386,7 @@ async fn end(handle: Option<Arc<Handle>>, timeout: Duration) {
         }
     });
     if ended.await.is_err() {
-        tracing::error!("the end of the Kafka producer panicked");
+        tracing::error!("closing the Kafka producer panicked");
     }
 }
 

@@ -1,9 +1,9 @@
-//! Fetches librdkafka's delivery reports.
+//! Serving of librdkafka's delivery reports.
 //!
-//! They lie in a queue until somebody asks for them. A thread that sleeps on that queue, as rdkafka's `ThreadedProducer`
-//! has one, is woken for every batch, wakes the requests that wait from outside the runtime, one by one, and spins for the
-//! last millisecond of every tenth of a second. A task of the runtime looks every two milliseconds instead, as long as there
-//! is anything to wait for, and serves all reports that are there in one go.
+//! Reports stay in a queue until they are polled. A thread that blocks on that queue, as in rdkafka's `ThreadedProducer`,
+//! is woken for every batch, wakes waiting requests one by one from outside the runtime, and spins for the last millisecond
+//! of every 100 ms. Instead, a task of the runtime polls every 2 ms while events are in flight, and serves all available
+//! reports at once.
 
 use std::{
     sync::{
@@ -20,80 +20,80 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-/// How often reports are fetched while events wait for theirs.
+/// Interval of polling while events are in flight.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// How often errors of the client are fetched while no event waits.
+/// Interval of polling for client errors while no event is in flight.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the component is told that reports are fetched.
-const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the component may hear nothing. Without reports no event is ever answered 202.
+/// Longest time without a heartbeat. Without reports, no event is ever acknowledged.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// What a producer is asked, and tells.
+/// Counters that the producer and the polling task share.
 #[derive(Default)]
 pub(crate) struct Traffic {
-    /// Events that librdkafka holds.
+    /// Records that were handed to librdkafka and have no report yet.
     waiting: AtomicUsize,
-    /// Callbacks that it made.
+    /// Callbacks that librdkafka has made.
     served: AtomicU64,
-    /// The first event since there was none.
+    /// Notified when a record is handed over while none is in flight.
     begun: Notify,
 }
 
 impl Traffic {
-    /// An event is handed over.
+    /// Notes that a record was handed over.
     pub(crate) fn sent(&self) {
         if self.waiting.fetch_add(1, Ordering::AcqRel) == 0 {
             self.begun.notify_one();
         }
     }
 
-    /// An event is not held any more.
+    /// Notes that a record has its report, or was returned.
     pub(crate) fn settled(&self) {
         self.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// A callback was made.
+    /// Notes that a callback was made.
     pub(crate) fn called_back(&self) {
         self.served.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Starts to serve the reports of a producer, for as long as there is one, and tells `component` that it does. To be called
-/// where there is a runtime.
+/// Starts serving the reports of a producer until it is dropped, with heartbeats to `component`. Must be called within a
+/// Tokio runtime.
 pub(crate) fn start<C: ProducerContext + 'static>(
     producer: &Arc<BaseProducer<C>>,
     traffic: &Arc<Traffic>,
     component: Component,
 ) {
     component.ready();
-    #[expect(clippy::disallowed_methods, reason = "it ends with its producer, which the shutdown waits for")]
+    #[expect(clippy::disallowed_methods, reason = "it ends with its producer, which shutdown waits for")]
     tokio::spawn(serve(Arc::downgrade(producer), Arc::clone(traffic), component));
 }
 
 async fn serve<C: ProducerContext>(producer: Weak<BaseProducer<C>>, traffic: Arc<Traffic>, component: Component) {
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beaten = Instant::now();
+    let mut last_heartbeat = Instant::now();
     loop {
         if traffic.waiting.load(Ordering::Acquire) == 0 {
-            // Either: the first event is waited for, errors need not be.
+            // Both results are fine: a new record wakes the task at once, errors can wait for the timeout.
             let _ = timeout(IDLE_INTERVAL, traffic.begun.notified()).await;
         }
         let now = tick.tick().await;
         let Some(producer) = producer.upgrade() else { return };
         drain(&producer, &traffic);
-        if now.saturating_duration_since(beaten) >= BEAT_INTERVAL {
+        if now.saturating_duration_since(last_heartbeat) >= HEARTBEAT_INTERVAL {
             component.beat();
-            beaten = now;
+            last_heartbeat = now;
         }
     }
 }
 
-/// Serves all that is there: a poll without a timeout serves one batch at most, and does not say whether it did.
+/// Serves all available reports: a poll without a timeout serves at most one batch, and does not return whether it did.
 fn drain<C: ProducerContext>(producer: &BaseProducer<C>, traffic: &Traffic) {
     loop {
         let before = traffic.served.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Brings the producer to work and keeps it there: warm-up before the first event, replacement after a fatal error, and a look
-//! at how Kafka and the topics are, which is what `/readyz` tells.
+//! Supervision of the producer: warm-up before the first event, replacement after a fatal error, and the state of Kafka and
+//! the topics, which `/readyz` reports.
 
 use std::{
     convert::Infallible,
@@ -22,34 +22,34 @@ use crate::{
     readiness::{Obstacle, Readiness},
 };
 
-/// How long Kafka may take to acknowledge a record of ingest's own.
+/// How long Kafka may take to acknowledge a probe record.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long after a warm-up that failed the next one begins.
+/// Pause after a failed warm-up.
 const WARM_UP_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often the breaker's state is put into the metrics and the log when no request does.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval at which the breaker's state is checked, logged and written to the metrics.
+const BREAKER_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often the topics are looked at.
+/// Interval at which the topics are checked.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether Kafka has answered which rights ingest has.
-const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
+/// Interval of polling for Kafka's answer about ingest's rights.
+const RIGHTS_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long after a probe the next one follows if the breaker is open, at first and at most: longer each time that a probe
-/// closed it and an event opened it again.
+/// Shortest and longest pause between probes while the breaker is open. The pause grows each time a probe closed the
+/// breaker and an event opened it again.
 const PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
-/// How long the supervisor may make no step; what may take long runs beside it.
+/// Longest time without a heartbeat; slow operations run on other threads.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Supervises until `end`.
+/// Supervises the producer.
 pub(crate) struct Supervisor {
     pub(crate) producer: Arc<Producer>,
     pub(crate) kafka: KafkaConfig,
     pub(crate) readiness: Arc<Readiness>,
-    /// How long Kafka may fail to acknowledge events before that stands in the way.
+    /// How long Kafka may fail to acknowledge events before ingest is not ready.
     pub(crate) not_ready_after: Duration,
 }
 
@@ -64,10 +64,10 @@ impl Supervisor {
         loop {
             if let Some(reason) = fatal_error(producer) {
                 producer.set_accepting(false);
-                let reason = format!("the Kafka producer failed for good and is replaced: {reason}");
+                let reason = format!("the Kafka producer had a fatal error and is replaced: {reason}");
                 self.readiness.set(Obstacle::Producer, Some(reason));
                 if let Err(error) = producer.replace().await {
-                    tracing::error!(%error, "a new Kafka producer could not be made: {error}");
+                    tracing::error!(%error, "a new Kafka producer could not be created: {error}");
                     tokio::time::sleep(WARM_UP_PAUSE).await;
                     continue;
                 }
@@ -80,8 +80,9 @@ impl Supervisor {
                         tracing::warn!("{risk}");
                     }
                     while fatal_error(producer).is_none() {
-                        // Either: a failure is seen at once, or soon where librdkafka reports none.
-                        let _ = tokio::time::timeout(LOOK_INTERVAL, producer.shared.failed.notified()).await;
+                        // Both results are fine: a reported failure wakes the task at once, others are found by the next
+                        // check.
+                        let _ = tokio::time::timeout(BREAKER_INTERVAL, producer.shared.failed.notified()).await;
                     }
                 }
                 Err(reason) => {
@@ -92,35 +93,35 @@ impl Supervisor {
         }
     }
 
-    /// Connects, learns where every topic's partitions are, and writes one record, so that the first event pays for none of
-    /// it. Returns the raw topics.
+    /// Connects, fetches the metadata of every topic and writes one probe record, so that the first event is not delayed by
+    /// any of that. Returns the raw topics.
     async fn warm_up(&self) -> Result<Vec<Topic>, String> {
         let text = |error: TopicError| error.to_string();
         let topics = self.topics(self.kafka.topics().all_raw()).await.map_err(text)?;
         self.topics(vec![self.kafka.topics().probe()]).await.map_err(text)?;
-        // Events do not depend on it.
+        // Authenticated events do not need this topic.
         if let Err(reason) = self.topics(vec![self.kafka.topics().quarantine()]).await {
-            tracing::warn!("nothing can be kept in quarantine: {reason}");
+            tracing::warn!("no event can be quarantined: {reason}");
         }
         let delivery = self.send_probe()?;
         match tokio::time::timeout(PROBE_TIMEOUT, delivery).await {
             Ok(Ok(Delivery::Persisted { .. })) => Ok(topics),
-            Ok(Ok(Delivery::NotPersisted(code))) => Err(format!("Kafka does not take a record: {code}")),
-            _ => Err(format!("Kafka does not acknowledge a record: {}", self.last_error())),
+            Ok(Ok(Delivery::NotPersisted(code))) => Err(format!("Kafka rejects a probe record: {code}")),
+            _ => Err(format!("Kafka does not acknowledge a probe record: {}", self.last_error())),
         }
     }
 
     async fn topics(&self, names: Vec<String>) -> Result<Vec<Topic>, TopicError> {
-        let closed = || TopicError::NotAsked("the Kafka producer is closed".to_owned());
+        let closed = || TopicError::RequestFailed("the Kafka producer is closed".to_owned());
         let handle = self.producer.handle().ok_or_else(closed)?;
-        let asked = tokio::task::spawn_blocking(move || topic_check::topics(handle.client(), &names));
-        let panicked = |error| TopicError::NotAsked(format!("asking Kafka for its topics panicked: {error}"));
-        asked.await.map_err(panicked)?
+        let fetched = tokio::task::spawn_blocking(move || topic_check::topics(handle.client(), &names));
+        let panicked = |error| TopicError::RequestFailed(format!("fetching the topics from Kafka panicked: {error}"));
+        fetched.await.map_err(panicked)?
     }
 
-    /// Says to which topics Kafka does not let ingest write, before an event shows it. Where Kafka does not answer, what was
-    /// known before counts.
-    async fn look_at_rights(&self) {
+    /// Checks which topics Kafka does not authorize ingest to write to, before an event shows it. If Kafka does not answer,
+    /// the previous result is kept.
+    async fn check_rights(&self) {
         match self.unwritable().await {
             Ok(topics) => {
                 let reason = format!("Kafka does not authorize ingest to write to {}", topics.join(", "));
@@ -131,13 +132,13 @@ impl Supervisor {
     }
 
     async fn unwritable(&self) -> Result<Vec<String>, RightsError> {
-        let handle = self.producer.handle().ok_or(RightsError::NotAsked)?;
-        let question = write_rights::ask(handle.client(), &self.kafka.topics().all_raw())?;
+        let handle = self.producer.handle().ok_or(RightsError::RequestFailed)?;
+        let request = write_rights::request(handle.client(), &self.kafka.topics().all_raw())?;
         loop {
-            // librdkafka gives an answer in any case.
-            match question.answer() {
+            // librdkafka always answers, at the latest with a timeout.
+            match request.answer() {
                 Some(answer) => return answer,
-                None => tokio::time::sleep(ANSWER_INTERVAL).await,
+                None => tokio::time::sleep(RIGHTS_POLL_INTERVAL).await,
             }
         }
     }
@@ -147,7 +148,7 @@ impl Supervisor {
         last.unwrap_or_else(|| "Kafka gave no reason".to_owned())
     }
 
-    /// Writes a record that means nothing to a topic that nobody reads.
+    /// Writes an empty record to the probe topic, which has no consumers.
     fn send_probe(&self) -> Result<oneshot::Receiver<Delivery>, String> {
         let topic = self.kafka.topics().probe();
         let deadline = Instant::now() + PROBE_TIMEOUT;
@@ -155,46 +156,46 @@ impl Supervisor {
         self.producer.send_probe(record).map_err(|refusal| refusal.to_string())
     }
 
-    /// Tells how the breaker is, and probes Kafka while it is open: no event may come for hours.
+    /// Reports the breaker's state, and probes Kafka while it is open, because the next event may arrive hours later.
     async fn watch_kafka(&self) -> Infallible {
         let mut prober = Prober::new(Instant::now());
         loop {
             self.readiness.beat();
             let now = Instant::now();
-            let look = self.producer.shared.breaker.look(now);
-            PROCESS.breaker_open.set(if look.is_open { 1.0 } else { 0.0 });
-            match (look.has_changed, look.is_open) {
+            let snapshot = self.producer.shared.breaker.snapshot(now);
+            PROCESS.breaker_open.set(if snapshot.is_open { 1.0 } else { 0.0 });
+            match (snapshot.has_changed, snapshot.is_open) {
                 (true, true) => {
                     let reason = self.last_error();
-                    tracing::warn!("Kafka does not acknowledge events: refusing them at once ({reason})");
+                    tracing::warn!("Kafka does not acknowledge events: rejecting them at once ({reason})");
                 }
-                (true, false) => tracing::info!("Kafka acknowledges events again, or a record of ingest's own"),
+                (true, false) => tracing::info!("Kafka acknowledges events or probe records again"),
                 (false, _) => {}
             }
-            let lasts = look.unhealthy_for.filter(|unhealthy_for| *unhealthy_for >= self.not_ready_after);
+            let not_ready = snapshot.unhealthy_for.filter(|unhealthy_for| *unhealthy_for >= self.not_ready_after);
             self.readiness.set(
                 Obstacle::Kafka,
-                lasts.map(|_| format!("Kafka does not acknowledge events ({})", self.last_error())),
+                not_ready.map(|_| format!("Kafka does not acknowledge events ({})", self.last_error())),
             );
             let refused = self.producer.shared.kafka_errors().refused(now);
-            self.readiness.set(Obstacle::Refused, refused);
-            if look.unhealthy_for.is_none() {
+            self.readiness.set(Obstacle::Rejected, refused);
+            if snapshot.unhealthy_for.is_none() {
                 prober.pause = PROBE_PAUSE.0;
             }
-            prober.step(self, look.is_open, now);
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            prober.step(self, snapshot.is_open, now);
+            tokio::time::sleep(BREAKER_INTERVAL).await;
         }
     }
 
-    /// Looks whether the topics are still there and can be written to: one that was deleted takes no event.
+    /// Checks that the topics still exist and can be written to: events of a deleted topic cannot be stored.
     async fn watch_topics(&self) -> Infallible {
         loop {
-            self.look_at_rights().await;
+            self.check_rights().await;
             tokio::time::sleep(TOPICS_INTERVAL).await;
             match self.topics(self.kafka.topics().all_raw()).await {
                 Ok(_) => self.readiness.set(Obstacle::Topics, None),
-                // That Kafka does not answer is for the breaker, which knows whether events suffer from it.
-                Err(error @ (TopicError::Silent { .. } | TopicError::NotAsked(_))) => tracing::debug!("{error}"),
+                // The breaker handles an unavailable Kafka, because it knows whether events are affected.
+                Err(error @ (TopicError::NoAnswer { .. } | TopicError::RequestFailed(_))) => tracing::debug!("{error}"),
                 Err(error) => self.readiness.set(Obstacle::Topics, Some(error.to_string())),
             }
         }
@@ -203,7 +204,7 @@ impl Supervisor {
 
 /// Probes Kafka while the breaker is open.
 struct Prober {
-    /// The probe that is under way. It is answered at some time: librdkafka gives it up after `message.timeout.ms`.
+    /// The probe in flight. It always gets a report: librdkafka times out after `message.timeout.ms`.
     pending: Option<oneshot::Receiver<Delivery>>,
     next: Instant,
     pause: Duration,

@@ -1,4 +1,4 @@
-//! Whether the topics that ingest writes to are there, and whether what it acknowledges is safe in them.
+//! Checks that the topics that ingest writes to exist, and that acknowledged events are replicated safely in them.
 
 use std::time::Duration;
 
@@ -10,42 +10,42 @@ use rdkafka::{
 };
 use riverlock_runtime::kafka::KafkaConfig;
 
-/// How long each question may take.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of each request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What Kafka says of a topic.
+/// Metadata of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Topic {
     pub(crate) name: String,
     pub(crate) partitions: usize,
-    /// Copies of the partition that has the fewest.
+    /// Replicas of the partition that has the fewest.
     pub(crate) replicas: usize,
 }
 
 /// Why a topic cannot be written to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TopicError {
-    #[error("Kafka does not tell where topic {topic} is: {error}")]
-    Silent { topic: String, error: KafkaError },
+    #[error("Kafka does not return the metadata of topic {topic}: {error}")]
+    NoAnswer { topic: String, error: KafkaError },
     #[error("topic {topic} is missing (`riverlock setup` creates it)")]
     Missing { topic: String },
-    #[error("Kafka does not let ingest see topic {topic}: {code}")]
+    #[error("Kafka does not let ingest describe topic {topic}: {code}")]
     Hidden { topic: String, code: RDKafkaErrorCode },
     #[error("{0}")]
-    NotAsked(String),
+    RequestFailed(String),
 }
 
-/// Asks Kafka about topics; blocks.
+/// Fetches the metadata of topics; blocks.
 ///
 /// # Errors
-/// When it does not answer, or one of them is missing or hidden.
+/// When Kafka does not answer, or a topic is missing or hidden.
 pub(crate) fn topics<C: ClientContext>(client: &Client<C>, names: &[String]) -> Result<Vec<Topic>, TopicError> {
     names.iter().map(|name| topic(client, name)).collect()
 }
 
 fn topic<C: ClientContext>(client: &Client<C>, name: &str) -> Result<Topic, TopicError> {
-    let metadata = client.fetch_metadata(Some(name), QUESTION_TIMEOUT);
-    let metadata = metadata.map_err(|error| TopicError::Silent { topic: name.to_owned(), error })?;
+    let metadata = client.fetch_metadata(Some(name), REQUEST_TIMEOUT);
+    let metadata = metadata.map_err(|error| TopicError::NoAnswer { topic: name.to_owned(), error })?;
     let missing = || TopicError::Missing { topic: name.to_owned() };
     let topic = metadata.topics().iter().find(|topic| topic.name() == name).ok_or_else(missing)?;
     match topic.error().map(RDKafkaErrorCode::from) {
@@ -58,7 +58,8 @@ fn topic<C: ClientContext>(client: &Client<C>, name: &str) -> Result<Topic, Topi
     Ok(Topic { name: name.to_owned(), partitions: partitions.len(), replicas })
 }
 
-/// What is wrong with how safe acknowledged events are in these topics, in sentences; nothing is refused because of it.
+/// Risks of losing acknowledged events in these topics, as sentences. They are only logged; no event is rejected because of
+/// them.
 pub(crate) async fn risks(kafka: &KafkaConfig, topics: &[Topic]) -> Vec<String> {
     let mut risks = Vec::new();
     let names = |risky: &dyn Fn(&Topic) -> bool| -> Option<String> {
@@ -66,11 +67,14 @@ pub(crate) async fn risks(kafka: &KafkaConfig, topics: &[Topic]) -> Vec<String> 
         (!names.is_empty()).then(|| names.join(", "))
     };
     if let Some(names) = names(&|topic| usize::try_from(kafka.partitions) != Ok(topic.partitions)) {
-        risks.push(format!("kafka.partitions is {}, which is not so for {names}", kafka.partitions));
+        risks.push(format!(
+            "kafka.partitions is {}, but these topics have a different number of partitions: {names}",
+            kafka.partitions
+        ));
     }
     if let Some(names) = names(&|topic| topic.replicas < 2) {
         risks.push(format!(
-            "a single broker holds every acknowledged event of {names}, and its loss loses them; three brokers and kafka.replication_factor = 3 do not"
+            "acknowledged events of {names} are on a single broker, and are lost with it; use three brokers and kafka.replication_factor = 3"
         ));
     }
     let replicated: Vec<&str> =
@@ -79,21 +83,21 @@ pub(crate) async fn risks(kafka: &KafkaConfig, topics: &[Topic]) -> Vec<String> 
         match min_insync_of_one(kafka, &replicated).await {
             Ok(names) if names.is_empty() => {}
             Ok(names) => risks.push(format!(
-                "min.insync.replicas is 1 for {}: events are acknowledged that only one broker has, and its loss loses them",
+                "min.insync.replicas is 1 for {}: events are acknowledged when only one broker has them, and are lost with it",
                 names.join(", ")
             )),
-            // Not every broker answers this, and not to everybody.
-            Err(error) => tracing::info!("Kafka does not tell min.insync.replicas of the raw topics: {error}"),
+            // Some brokers do not support this request or do not authorize it.
+            Err(error) => tracing::info!("Kafka does not return min.insync.replicas of the raw topics: {error}"),
         }
     }
     risks
 }
 
-/// The topics that acknowledge what a single replica has.
+/// The topics for which a single replica is enough for an acknowledgement.
 async fn min_insync_of_one(kafka: &KafkaConfig, names: &[&str]) -> Result<Vec<String>, String> {
     let admin: AdminClient<DefaultClientContext> = kafka.client().create().map_err(|error| error.to_string())?;
     let topics: Vec<ResourceSpecifier<'_>> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-    let options = AdminOptions::new().request_timeout(Some(QUESTION_TIMEOUT));
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let resources = admin.describe_configs(&topics, &options).await.map_err(|error| error.to_string())?;
     let mut risky = Vec::new();
     for (name, resource) in names.iter().zip(resources) {
@@ -111,12 +115,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_single_broker_holds_and_what_is_not_as_configured_is_told() {
+    async fn a_single_replica_and_a_different_partition_count_are_reported() {
         let kafka = KafkaConfig { partitions: 3, ..KafkaConfig::default() };
         let topic = |name: &str, partitions| Topic { name: name.to_owned(), partitions, replicas: 1 };
         let found = risks(&kafka, &[topic("a", 3), topic("b", 4)]).await;
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].ends_with("not so for b") && found[1].contains("of a, b"), "{found:?}");
+        assert!(found[0].ends_with("partitions: b") && found[1].contains("of a, b"), "{found:?}");
         assert_eq!(risks(&kafka, &[]).await, Vec::<String>::new());
     }
 }

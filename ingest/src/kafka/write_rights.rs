@@ -1,8 +1,8 @@
-//! Whether Kafka lets ingest write to the topics, asked before any event needs it.
+//! Check that Kafka authorizes ingest to write to the topics, before an event needs it.
 //!
-//! Kafka answers a request for metadata with the operations that the client is authorized for (KIP-430). librdkafka asks that
-//! as `DescribeTopics`; the crate rdkafka does not wrap it. Brokers before 2.3 do not say, and then nothing is missing here: the
-//! first event that Kafka refuses shows it.
+//! Kafka can answer a metadata request with the operations that the client is authorized for (KIP-430). librdkafka offers
+//! this as `DescribeTopics`, which the crate rdkafka does not wrap. Brokers before 2.3 do not return them. Then no topic is
+//! reported here, and the first event that Kafka rejects shows the problem.
 
 use std::{
     ffi::{CStr, CString, c_int},
@@ -31,21 +31,21 @@ use rdkafka::{
 /// How long Kafka may take to answer.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Kafka did not say.
+/// The authorized operations are unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RightsError {
-    #[error("the operations that Kafka authorizes cannot be asked for")]
-    NotAsked,
-    #[error("Kafka does not say which operations it authorizes: {0}")]
+    #[error("the operations that Kafka authorizes could not be requested")]
+    RequestFailed,
+    #[error("Kafka does not return the operations that it authorizes: {0}")]
     NoAnswer(RDKafkaErrorCode),
 }
 
-/// Something of librdkafka's that has to be destroyed.
+/// An object of librdkafka with its destructor.
 struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
 
 impl<T> Owned<T> {
     fn new(made: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, RightsError> {
-        NonNull::new(made).map(|made| Self(made, destroy)).ok_or(RightsError::NotAsked)
+        NonNull::new(made).map(|made| Self(made, destroy)).ok_or(RightsError::RequestFailed)
     }
 
     fn ptr(&self) -> *mut T {
@@ -61,32 +61,35 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// A question to Kafka that is not answered yet.
-pub(crate) struct Question<'c> {
+/// A request to Kafka that is not answered yet.
+pub(crate) struct RightsRequest<'c> {
     queue: Owned<rd_kafka_queue_t>,
-    /// The client has to live longer.
+    /// The client must outlive the request.
     client: PhantomData<&'c ()>,
 }
 
-#[expect(unsafe_code, reason = "pointers are not sent by default")]
+#[expect(unsafe_code, reason = "raw pointers are not Send")]
 // SAFETY: the queue is used by one thread at a time, and librdkafka's queues may be used by any.
-unsafe impl Send for Question<'_> {}
+unsafe impl Send for RightsRequest<'_> {}
 
-/// Asks which operations Kafka authorizes for these topics; does not wait for the answer.
+/// Requests the operations that Kafka authorizes for these topics; does not wait for the answer.
 ///
 /// # Errors
-/// When it cannot be asked.
+/// When the request cannot be made.
 #[expect(
     unsafe_code,
-    reason = "rdkafka does not wrap DescribeTopics, and no other request tells rights without using them"
+    reason = "rdkafka does not wrap DescribeTopics, and no other request returns rights without using them"
 )]
-pub(crate) fn ask<'c, C: ClientContext>(client: &'c Client<C>, names: &[String]) -> Result<Question<'c>, RightsError> {
+pub(crate) fn request<'c, C: ClientContext>(
+    client: &'c Client<C>,
+    names: &[String],
+) -> Result<RightsRequest<'c>, RightsError> {
     let names = names.iter().map(|name| CString::new(name.as_str())).collect::<Result<Vec<_>, _>>();
-    let names = names.map_err(|_| RightsError::NotAsked)?;
+    let names = names.map_err(|_| RightsError::RequestFailed)?;
     let mut texts: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let kafka = client.native_ptr();
-    // SAFETY: `client` outlives all that is made here; the texts are terminated, live until the end of the function, and are
-    // copied. Everything that is made is checked for null and owned.
+    // SAFETY: `client` outlives everything that is created here. The texts are NUL-terminated, live until the end of the
+    // function, and are copied. Everything that is created is checked for null and owned.
     unsafe {
         let queue = Owned::new(rd_kafka_queue_new(kafka), rd_kafka_queue_destroy)?;
         let operation = rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
@@ -96,22 +99,22 @@ pub(crate) fn ask<'c, C: ClientContext>(client: &'c Client<C>, names: &[String])
         let error = rd_kafka_AdminOptions_set_include_authorized_operations(options.ptr(), 1);
         let error = NonNull::new(error).map(|error| Owned(error, rd_kafka_error_destroy));
         if code.is_error() || error.is_some() {
-            return Err(RightsError::NotAsked);
+            return Err(RightsError::RequestFailed);
         }
         let topics = rd_kafka_TopicCollection_of_topic_names(texts.as_mut_ptr(), texts.len());
         let topics = Owned::new(topics, rd_kafka_TopicCollection_destroy)?;
         rd_kafka_DescribeTopics(kafka, topics.ptr(), options.ptr(), queue.ptr());
-        Ok(Question { queue, client: PhantomData })
+        Ok(RightsRequest { queue, client: PhantomData })
     }
 }
 
-impl Question<'_> {
-    /// The topics to which Kafka does not let the client write; `None` until there is an answer, which comes within
-    /// [`TIMEOUT`]. Of a topic that is missing or hidden Kafka says nothing.
-    #[expect(unsafe_code, reason = "as for `ask`")]
+impl RightsRequest<'_> {
+    /// The topics that the client is not authorized to write to; `None` until the answer arrives, within [`TIMEOUT`]. Kafka
+    /// returns nothing about a missing or hidden topic.
+    #[expect(unsafe_code, reason = "as for `request`")]
     pub(crate) fn answer(&self) -> Option<Result<Vec<String>, RightsError>> {
-        // SAFETY: the queue lives. The event is checked for null and owned; its result and what that holds belong to it, and
-        // it is destroyed after all of them were read.
+        // SAFETY: the queue is valid. The event is checked for null and owned; its result and everything in it belong to
+        // it, and it is destroyed after all of them were read.
         unsafe {
             let event = Owned::new(rd_kafka_queue_poll(self.queue.ptr(), 0), rd_kafka_event_destroy).ok()?;
             let code = rd_kafka_event_error(event.ptr());
@@ -119,7 +122,7 @@ impl Question<'_> {
                 return Some(Err(RightsError::NoAnswer(code.into())));
             }
             if rd_kafka_event_type(event.ptr()) != RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT {
-                return Some(Err(RightsError::NotAsked));
+                return Some(Err(RightsError::RequestFailed));
             }
             let mut count = 0;
             let result = rd_kafka_event_DescribeTopics_result(event.ptr());
@@ -130,17 +133,17 @@ impl Question<'_> {
     }
 }
 
-/// The name of a topic to which the client must not write.
+/// The name of the topic, if the client is not authorized to write to it.
 ///
 /// # Safety
-/// The topic is one of a result that lives.
-#[expect(unsafe_code, reason = "as for `missing`")]
+/// The topic must belong to a valid result.
+#[expect(unsafe_code, reason = "as for `request`")]
 unsafe fn unwritable(topic: *const rd_kafka_TopicDescription_t) -> Option<String> {
     let mut count = 0;
-    // SAFETY: the caller's topic lives; its operations and its name live as long.
+    // SAFETY: the caller's topic is valid; its operations and its name are valid as long as it is.
     unsafe {
         let operations = rd_kafka_TopicDescription_authorized_operations(topic, &mut count);
-        // Null where Kafka did not say, which is not that there are none.
+        // Null if Kafka did not return them, which differs from an empty list.
         if operations.is_null() {
             return None;
         }
@@ -163,20 +166,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_that_gives_no_answer_is_no_lack_of_rights() {
-        // It has no controller, to which librdkafka sends the question.
+    fn a_cluster_without_an_answer_reports_no_missing_rights() {
+        // The mock cluster has no controller, to which librdkafka sends the request.
         let cluster = MockCluster::new(1).unwrap();
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", cluster.bootstrap_servers());
         let producer: BaseProducer<_> = config.create_with_context(DefaultProducerContext).unwrap();
-        assert_eq!(ask(producer.client(), &["a\0b".to_owned()]).err(), Some(RightsError::NotAsked));
-        let question = ask(producer.client(), &["a".to_owned(), "b".to_owned()]).unwrap();
+        assert_eq!(request(producer.client(), &["a\0b".to_owned()]).err(), Some(RightsError::RequestFailed));
+        let rights = request(producer.client(), &["a".to_owned(), "b".to_owned()]).unwrap();
         let answer = (0..1_000).find_map(|_| {
             std::thread::sleep(TIMEOUT / 100);
-            question.answer()
+            rights.answer()
         });
         assert_eq!(answer, Some(Err(RightsError::NoAnswer(RDKafkaErrorCode::OperationTimedOut))));
-        // A question may be dropped before its answer, and the client after it.
-        drop(ask(producer.client(), &["a".to_owned()]).unwrap());
+        // A request may be dropped before its answer, and the client after it.
+        drop(request(producer.client(), &["a".to_owned()]).unwrap());
     }
 }

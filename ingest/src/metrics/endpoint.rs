@@ -1,4 +1,4 @@
-//! What is counted for each endpoint.
+//! Metrics per endpoint.
 
 use std::{sync::Arc, time::Instant};
 
@@ -39,7 +39,7 @@ pub(crate) struct EndpointMetrics {
 }
 
 impl EndpointMetrics {
-    /// `secrets` are the ids of its signing secrets, with when they expire.
+    /// `secrets` are the ids of its signing secrets with their expiry times.
     pub(crate) fn new<'a>(
         endpoint: &str,
         insecure: bool,
@@ -56,7 +56,7 @@ impl EndpointMetrics {
         let secret = |(id, expires_at): (&str, Option<DateTime<Utc>>)| {
             let labels = [("endpoint", name.clone()), ("secret", id.to_owned())];
             let last_match = gauge!(SECRET_LAST_MATCH, &labels);
-            // Not set: a secret that stays when the configuration changes keeps its time.
+            // Not set to 0, so that a secret that remains after a reload keeps its time.
             last_match.increment(0.0);
             let expiry = gauge!(SECRET_EXPIRY, &labels);
             expiry.set(expires_at.map_or(0.0, seconds));
@@ -88,20 +88,21 @@ impl EndpointMetrics {
         self.odd[oddity as usize].increment(1);
     }
 
-    /// The endpoint is no more: it must not stand there as insecure for ever, nor as one without secrets.
+    /// Resets the gauges of a removed endpoint, which would otherwise report it as insecure or without secrets
+    /// indefinitely.
     pub(crate) fn retire(&self) {
         self.insecure.set(0.0);
         self.without_secret.set(0.0);
     }
 
-    /// A secret is no more: nothing must ring because it expires.
+    /// Resets the expiry of a removed secret, so that no alert fires for it.
     pub(crate) fn retire_secret(&self, index: usize) {
         if let Some(secret) = self.secrets.get(index) {
             secret.expiry.set(0.0);
         }
     }
 
-    /// Whether it lacks a secret that counts now.
+    /// Sets whether the endpoint has no active secret.
     pub(crate) fn set_without_secret(&self, is_so: bool) {
         self.without_secret.set(if is_so { 1.0 } else { 0.0 });
     }
@@ -126,7 +127,7 @@ pub(crate) fn seconds(time: DateTime<Utc>) -> f64 {
     time.timestamp() as f64
 }
 
-/// Counts one request exactly once, when it is dropped: whoever holds it last, and however that ends.
+/// Counts one request exactly once, when it is dropped, however its processing ends.
 pub(crate) struct Tally {
     metrics: Arc<EndpointMetrics>,
     started: Instant,
@@ -134,7 +135,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Begins to count; ends as [`Outcome::Aborted`] unless told otherwise.
+    /// Starts with [`Outcome::Aborted`], which remains unless another outcome is set.
     pub(crate) fn new(metrics: &Arc<EndpointMetrics>, started: Instant) -> Self {
         Self { metrics: Arc::clone(metrics), started, outcome: Outcome::Aborted }
     }

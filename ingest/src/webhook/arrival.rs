@@ -1,4 +1,4 @@
-//! A request that was read, and the headers that its record carries.
+//! A complete request, and the headers of its record.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -14,13 +14,13 @@ use crate::{
     webhook::{odd::Oddities, reading::Origin},
 };
 
-/// Most headers of a record, as a rule.
+/// Usual number of headers of a record.
 const HEADERS: usize = 9;
 
-/// Longest header of an odd request that is kept, in bytes.
+/// Longest request header that is stored for an oddity, in bytes.
 const KEPT_HEADER_BYTES_MAX: usize = 256;
 
-/// A request that was read.
+/// A complete request.
 pub(crate) struct Arrival {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) headers: HeaderMap,
@@ -34,18 +34,18 @@ pub(crate) fn put(headers: OwnedHeaders, key: &str, value: &[u8]) -> OwnedHeader
     headers.insert(Header { key, value: Some(value) })
 }
 
-/// What brings an order's events together.
+/// The record key, which puts all events of an order into one partition.
 pub(crate) fn key<'a>(envelope: &'a Envelope<'_>) -> Cow<'a, str> {
     record::bounded(envelope.order_id.as_deref().unwrap_or(&envelope.id))
 }
 
-/// What stands for the id of a body that is no event.
+/// The id used for a body that is not an event.
 pub(crate) fn body_id(body: &[u8]) -> String {
     format!("sha256:{}", Sha256Hash::of(body))
 }
 
 impl Arrival {
-    /// What a record says of how its event came. Credentials are not among it.
+    /// The record headers that describe the delivery. They contain no credentials.
     pub(crate) fn record_headers(
         &self,
         envelope: Option<&Envelope<'_>>,
@@ -63,7 +63,7 @@ impl Arrival {
         }
         headers = put(headers, record::ENDPOINT, self.endpoint.name.as_bytes());
         headers = put(headers, record::RECEIVED_AT, received_at.as_bytes());
-        // An insecure endpoint does not look at it, but may be sent a long one.
+        // An insecure endpoint does not check it, so it may be too long.
         if let Some(value) = self.headers.get(signature::HEADER).filter(|it| it.len() <= signature::HEADER_BYTES_MAX) {
             headers = put(headers, record::SIGNATURE, value.as_bytes());
         }
@@ -79,7 +79,7 @@ impl Arrival {
         put(headers, record::ORIGIN, record::ORIGIN_WEBHOOK.as_bytes())
     }
 
-    /// What is odd, and what it takes to read the body all the same.
+    /// Adds the oddities, and the request headers that are needed to read the body.
     fn put_oddities(&self, headers: OwnedHeaders, oddities: Oddities) -> OwnedHeaders {
         let mut headers = put(headers, record::ODDITIES, oddities.names().as_bytes());
         let kept: [(&str, HeaderName); 2] =
@@ -94,7 +94,7 @@ impl Arrival {
     }
 }
 
-/// Whether the value has the shape of W3C's `traceparent`: anything else is not worth keeping.
+/// Whether the value has the format of W3C's `traceparent`; other values are not stored.
 fn is_traceparent(value: &[u8]) -> bool {
     value.len() == 55 && value.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }

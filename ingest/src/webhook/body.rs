@@ -1,4 +1,4 @@
-//! Reads a request's body within its bounds.
+//! Reading of a request's body within limits.
 
 use std::{
     pin::pin,
@@ -16,21 +16,21 @@ use crate::{
     webhook::reading::{ArrivingRequest, GRACE},
 };
 
-/// How much of a body that nobody wants is read all the same, in bytes.
+/// How much of the body of a rejected request is still read, in bytes.
 const DISCARD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How long that may take at most.
+/// How long reading the body of a rejected request may take.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Reads the whole body. Room is reserved as it arrives, so that a sender who announces much and sends little occupies little.
-/// It may take `time_max` from `now` on. `standing` is asked, for the sender's network and standing, only if the body does not
-/// come with its head.
+/// Reads the whole body. Bytes are reserved as they arrive, so that a sender that announces much and sends little occupies
+/// little. It may take `time_max` from `now` on. `rank` returns the sender's network and rank; it is called only if the
+/// body does not arrive together with the head.
 pub(crate) async fn read(
     body: &mut Body,
     bytes_max: usize,
     (now, time_max): (Instant, Duration),
     arriving: &ArrivingRequest<'_>,
-    standing: impl FnOnce() -> (Option<u64>, Rank),
+    rank: impl FnOnce() -> (Option<u64>, Rank),
 ) -> Result<Bytes, Refusal> {
     if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
         return Err(Refusal::TooLarge(bytes_max));
@@ -40,8 +40,8 @@ pub(crate) async fn read(
     if let Ok(collected) = timeout(GRACE.min(time_max), &mut collected).await {
         return collected;
     }
-    let (network, standing) = standing();
-    let slot = arriving.take_slot(network, standing)?;
+    let (network, rank) = rank();
+    let slot = arriving.take_slot(network, rank)?;
     tokio::select! {
         biased;
         () = slot.evicted() => Err(Refusal::Evicted),
@@ -50,7 +50,7 @@ pub(crate) async fn read(
 }
 
 async fn collect(body: &mut Body, bytes_max: usize, arriving: &ArrivingRequest<'_>) -> Result<Bytes, Refusal> {
-    // A usual body is one chunk, which needs no copy.
+    // Most bodies are a single chunk, which needs no copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(chunk) = next_chunk(body).await? {
@@ -84,11 +84,11 @@ async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
     Ok(None)
 }
 
-/// Reads and forgets what the sender is still sending, up to a bound and for no longer than the answer may take: a connection
-/// that is closed over unread bytes is reset, and the sender would never see the answer.
+/// Reads and discards what the sender is still sending, up to a limit and for no longer than the answer may take: a
+/// connection that is closed with unread bytes is reset, and the sender would never see the answer.
 ///
-/// Not for a sender that waits for leave to send (`Expect: 100-continue`): reading would grant it. Nor over HTTP/2, where a
-/// stream ends without its connection.
+/// Not for a sender that waits for permission to send (`Expect: 100-continue`), because reading would grant it. Not over
+/// HTTP/2 either, where a stream ends without its connection.
 pub(crate) async fn discard(body: &mut Body, left: Duration) {
     let reading = async {
         let mut count = 0;
@@ -112,10 +112,10 @@ mod tests {
 
     use super::*;
 
-    /// A body of which nothing comes.
-    struct Silent;
+    /// A body of which nothing arrives.
+    struct SilentBody;
 
-    impl HttpBody for Silent {
+    impl HttpBody for SilentBody {
         type Data = Bytes;
         type Error = Infallible;
 
@@ -128,17 +128,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_left_of_the_time_to_answer_bounds_the_discarding_of_a_body() {
-        let (left, mut body) = (Duration::from_millis(10), Body::new(Silent));
+    async fn discarding_a_body_is_bounded_by_the_time_left_to_answer() {
+        let (left, mut body) = (Duration::from_millis(10), Body::new(SilentBody));
         tokio::select! {
             biased;
             () = discard(&mut body, left) => {}
-            () = tokio::time::sleep(DISCARD_TIMEOUT / 2) => panic!("it takes longer than the answer may"),
+            () = tokio::time::sleep(DISCARD_TIMEOUT / 2) => panic!("it takes longer than the time left to answer"),
         }
         tokio::select! {
             biased;
             () = tokio::time::sleep(DISCARD_TIMEOUT / 2) => {}
-            () = discard(&mut body, Duration::from_secs(60)) => panic!("nothing is waited for"),
+            () = discard(&mut body, Duration::from_secs(60)) => panic!("it must wait for the body"),
         }
     }
 }

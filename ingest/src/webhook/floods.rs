@@ -1,6 +1,7 @@
-//! Log lines about what anyone may send: so many per second of each kind, and the rest counted.
+//! Rate limits for log lines that unauthenticated clients can cause: a limited number per second of each kind is written,
+//! the others are counted.
 //!
-//! Each kind has a bound of its own, so that a flood of one hides no line of another.
+//! Each kind has its own limit, so that a flood of one kind does not suppress lines of another.
 
 use std::{
     sync::{Mutex, MutexGuard},
@@ -12,26 +13,26 @@ use crate::metrics::{Outcome, PROCESS};
 /// Most lines of one kind per second.
 pub(crate) const LINES_PER_SECOND_MAX: u32 = 5;
 
-/// How long lines may be counted as not written before that is told without a further line of their kind.
-const UNTOLD_MAX: Duration = Duration::from_secs(10);
+/// After this time, the number of suppressed lines is logged even without another line of the same kind.
+const UNREPORTED_MAX: Duration = Duration::from_secs(10);
 
-/// What a line is about.
+/// The subject of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A webhook that was not answered 202.
+    /// A delivery that was not answered with 202.
     Request(Outcome),
-    /// An authentic request that is odd, and was stored.
+    /// An authenticated request with an oddity, which was stored.
     Odd,
-    /// An event that is stored, but of the mode that its endpoint does not expect.
+    /// A stored event of a mode that its endpoint does not expect.
     Mode,
-    /// A request for a token that was refused.
+    /// A rejected token request.
     Token,
     /// A connection that was closed or could not be accepted.
     Connection,
 }
 
-/// The kinds besides [`Kind::Request`], with what their lines are called.
-const OTHERS: [&str; 4] = ["odd requests", "events of the other mode", "requests for tokens", "connections"];
+/// Descriptions of the kinds other than [`Kind::Request`].
+const OTHERS: [&str; 4] = ["odd requests", "events of an unexpected mode", "token requests", "connections"];
 
 impl Kind {
     fn index(self) -> usize {
@@ -46,7 +47,7 @@ impl Kind {
     }
 }
 
-/// What the lines at an index are about.
+/// The description of the kind with this index.
 fn subject(index: usize) -> &'static str {
     let outcome = Outcome::ALL.get(index).map(|outcome| outcome.as_str());
     outcome.unwrap_or_else(|| OTHERS[index - Outcome::ALL.len()])
@@ -60,7 +61,7 @@ struct FloodState {
 }
 
 impl FloodState {
-    /// Whether a line may be written, and how many were not since the last one.
+    /// `None` if the line is suppressed, else the number of lines suppressed since the last one.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         let same = self.second.is_some_and(|begin| now.saturating_duration_since(begin) < Duration::from_secs(1));
         if !same {
@@ -76,7 +77,7 @@ impl FloodState {
     }
 }
 
-/// One for the whole service.
+/// Rate limiter for the log lines of the service.
 pub(crate) struct Floods(Mutex<Vec<FloodState>>);
 
 impl Default for Floods {
@@ -90,29 +91,29 @@ impl Floods {
         self.0.lock().expect("no code panics while it holds the states")
     }
 
-    /// Writes a line, unless there were enough of its kind within this second.
+    /// Calls `write`, unless the limit of this kind is reached for this second.
     pub(crate) fn warn(&self, kind: Kind, write: impl FnOnce()) {
         let admitted = self.states()[kind.index()].admit(Instant::now());
         match admitted {
             Some(suppressed) => {
-                tell(kind.index(), suppressed);
+                log_count(kind.index(), suppressed);
                 write();
             }
             None => PROCESS.log_lines_suppressed.increment(1),
         }
     }
 
-    /// Tells how many lines were not written, where no line has told it for a while. To be called now and then.
-    pub(crate) fn tell_suppressed(&self) {
-        for (index, suppressed) in self.untold(Instant::now()) {
-            tell(index, suppressed);
+    /// Logs how many lines were suppressed, for kinds without a line since [`UNREPORTED_MAX`]. Must be called regularly.
+    pub(crate) fn log_suppressed(&self) {
+        for (index, suppressed) in self.unreported(Instant::now()) {
+            log_count(index, suppressed);
         }
     }
 
-    fn untold(&self, now: Instant) -> Vec<(usize, u64)> {
+    fn unreported(&self, now: Instant) -> Vec<(usize, u64)> {
         let mut states = self.states();
         let due = |state: &FloodState| {
-            let waited = |second| now.saturating_duration_since(second) >= UNTOLD_MAX;
+            let waited = |second| now.saturating_duration_since(second) >= UNREPORTED_MAX;
             state.suppressed > 0 && state.second.is_some_and(waited)
         };
         let due = states.iter_mut().enumerate().filter(|(_, state)| due(state));
@@ -120,10 +121,10 @@ impl Floods {
     }
 }
 
-fn tell(index: usize, suppressed: u64) {
+fn log_count(index: usize, suppressed: u64) {
     if suppressed > 0 {
         let kind = subject(index);
-        tracing::warn!(kind, suppressed, "{suppressed} further lines ({kind}) were not written");
+        tracing::warn!(kind, suppressed, "{suppressed} further log lines ({kind}) were suppressed");
     }
 }
 
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_writes_so_many_lines_a_second_and_then_says_how_many_it_did_not() {
+    fn lines_per_second_are_limited_and_suppressed_ones_are_counted() {
         let (mut state, t0) = (FloodState::default(), Instant::now());
         let mut written = |now| (0..1_000).filter(|_| state.admit(now).is_some()).count();
         assert_eq!(written(t0), LINES_PER_SECOND_MAX as usize);
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_kind_hides_no_line_of_another() {
+    fn a_flood_of_one_kind_does_not_suppress_another() {
         let floods = Floods::default();
         let kinds = Outcome::ALL.iter().map(|outcome| Kind::Request(*outcome));
         for kind in kinds.chain([Kind::Odd, Kind::Mode, Kind::Token, Kind::Connection]) {
@@ -150,21 +151,21 @@ mod tests {
             for _ in 0..100 {
                 floods.warn(kind, || written += 1);
             }
-            // A second may end in between.
+            // A new second may begin during the loop.
             assert!((LINES_PER_SECOND_MAX..100).contains(&written), "{kind:?}: {written}");
         }
     }
 
     #[test]
-    fn what_was_not_written_is_told_even_if_nothing_follows() {
+    fn suppressed_lines_are_reported_without_further_lines() {
         let floods = Floods::default();
         for _ in 0..20 {
             floods.warn(Kind::Token, || {});
         }
-        assert_eq!(floods.untold(Instant::now()), []);
-        let later = Instant::now() + UNTOLD_MAX;
-        assert_eq!(floods.untold(later), [(Kind::Token.index(), 20 - u64::from(LINES_PER_SECOND_MAX))]);
-        assert_eq!(floods.untold(later), []);
-        assert_eq!(subject(Kind::Token.index()), "requests for tokens");
+        assert_eq!(floods.unreported(Instant::now()), []);
+        let later = Instant::now() + UNREPORTED_MAX;
+        assert_eq!(floods.unreported(later), [(Kind::Token.index(), 20 - u64::from(LINES_PER_SECOND_MAX))]);
+        assert_eq!(floods.unreported(later), []);
+        assert_eq!(subject(Kind::Token.index()), "token requests");
     }
 }

@@ -1,8 +1,9 @@
-//! The life of one request.
+//! Handling of a delivery.
 //!
-//! In this order: its endpoint; whether Kafka answers at all, so that a broken way is told before anything is read; its body;
-//! who sent it; room on the way to Kafka, which only authentic requests get; what it is; Kafka. From the end of the body on
-//! nobody who hangs up stops it: the sender will not know, and come again, and its event is better stored than not.
+//! The steps: find the endpoint; check that Kafka is available, so that an outage is reported before anything is read; read
+//! the body; authenticate the sender; reserve capacity for Kafka, which only authenticated requests get; parse the
+//! envelope; send the event to Kafka. From the end of the body on, a disconnect does not interrupt processing: the sender
+//! gets no answer and will retry, and a stored event is better than a lost one.
 
 use std::{sync::Arc, time::Instant};
 
@@ -34,7 +35,7 @@ use crate::{
     },
 };
 
-/// A request that was read.
+/// A complete delivery.
 struct Webhook {
     arrival: Arrival,
     peer: Option<Peer>,
@@ -42,9 +43,9 @@ struct Webhook {
     deadline: Instant,
 }
 
-/// Answers any request.
+/// Handles any request.
 pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) -> Response {
-    // Once: what comes of a request must not be mixed from two configurations.
+    // Loaded once, so that a reload does not mix two configurations within a request.
     let endpoints = ingest.endpoints.load_full();
     if endpoints.is_token_path(request.uri().path()) {
         let (parts, body) = request.into_parts();
@@ -64,21 +65,21 @@ async fn answer(ingest: &Arc<Ingest>, endpoints: &Endpoints, request: Request) -
     let endpoint = endpoints.find(parts.uri.path());
     let mut tally = Tally::new(endpoint.as_ref().map_or(&ingest.unmatched, |endpoint| &endpoint.metrics), started);
     // Over HTTP/2 a stream ends without its connection.
-    let takes_leftovers = parts.version < Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT);
+    let can_discard_body = parts.version < Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT);
     let webhook = match receive(ingest, endpoint.clone(), origin, parts, &mut body, started).await {
         Ok(webhook) => webhook,
         Err(refusal) => {
             tally.set(refusal.outcome());
             let endpoint = endpoint.as_ref().map_or("no endpoint", |endpoint| endpoint.name.as_str());
             ingest.log_refusal(endpoint, origin.client.address, &refusal);
-            if takes_leftovers && refusal.leaves_body() {
+            if can_discard_body && refusal.leaves_body() {
                 let left = (started + ingest.limits.answer_deadline).saturating_duration_since(Instant::now());
                 body::discard(&mut body, left).await;
             }
             return Err(refusal);
         }
     };
-    // A task of its own would go on as well, but costs a wake-up: nothing in here waits.
+    // Nothing here waits, so no separate task is needed to survive a disconnect; it would cost a wake-up.
     let sent = match submit(ingest, webhook) {
         Ok(sent) => sent,
         Err(refusal) => {
@@ -89,7 +90,7 @@ async fn answer(ingest: &Arc<Ingest>, endpoints: &Endpoints, request: Request) -
     PendingDelivery::new(ingest, sent, tally).answer().await
 }
 
-/// Everything up to the end of the body. Nothing is believed yet.
+/// Handles everything up to the end of the body. Nothing has been authenticated yet.
 async fn receive(
     ingest: &Ingest,
     endpoint: Option<Arc<Endpoint>>,
@@ -112,58 +113,58 @@ async fn receive(
         return Err(Refusal::TooSlow);
     }
     let kafka = ingest.producer.check(now);
-    kafka.inspect_err(|_| parts.extensions.get::<Peer>().into_iter().for_each(Peer::excuse))?;
+    kafka.inspect_err(|_| parts.extensions.get::<Peer>().into_iter().for_each(Peer::exempt))?;
     let received_at = ingest.context.clock.now();
     let time = (now, limits.body_read_timeout.min(left));
     let arriving = ingest.reading.begin();
-    let body = body::read(body, limits.body_bytes_max, time, &arriving, || ingest.standing(&origin)).await?;
+    let body = body::read(body, limits.body_bytes_max, time, &arriving, || ingest.network_and_rank(&origin)).await?;
     endpoint.metrics.body_bytes.increment(body.len() as u64);
     let peer = parts.extensions.remove::<Peer>();
     let arrival = Arrival { endpoint, headers: parts.headers, body, received_at, origin };
     Ok(Webhook { arrival, peer, deadline })
 }
 
-/// Says why the request is not believed, and keeps its event for the case that the mistake is here.
-fn disbelieve(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
-    let (_, standing) = ingest.standing(&arrival.origin);
-    ingest.quarantine.keep(&ingest.topics, arrival, &failure, standing);
+/// Logs why the request is not authenticated, and quarantines its event in case the configuration is wrong.
+fn reject_unauthenticated(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
+    let (_, rank) = ingest.network_and_rank(&arrival.origin);
+    ingest.quarantine.keep(&ingest.topics, arrival, &failure, rank);
     let (name, error, address) = (arrival.endpoint.name.as_str(), failure.error, arrival.origin.client.address);
     let refusal = Refusal::Authentication(error);
     ingest.floods.warn(Kind::Request(refusal.outcome()), || {
         let Refusal::Authentication(error) = &refusal else { return };
         let reason = error.reason();
-        tracing::warn!(endpoint = name, %address, reason, detail = ?error, "a request to {name} was not authentic: {error}");
+        tracing::warn!(endpoint = name, %address, reason, detail = ?error, "a request to {name} was not authenticated: {error}");
     });
     refusal
 }
 
-/// Believes the request, or not, and hands its event to the producer.
+/// Authenticates the request and hands its event to the producer.
 fn submit(ingest: &Ingest, webhook: Webhook) -> Result<SentEvent, Refusal> {
     let Webhook { arrival, peer, deadline } = webhook;
     let endpoint = Arc::clone(&arrival.endpoint);
     let checked = endpoint.authentication.check(&arrival.headers, &arrival.body, arrival.received_at);
-    let secret = checked.map_err(|failure| disbelieve(ingest, &arrival, failure))?;
+    let secret = checked.map_err(|failure| reject_unauthenticated(ingest, &arrival, failure))?;
     if let Some(secret) = secret {
         endpoint.metrics.secret_matched(secret.index, arrival.received_at);
     }
-    if endpoint.authentication.asks() {
-        ingest.note_authentic(&arrival.origin, peer.as_ref());
+    if endpoint.authentication.is_required() {
+        ingest.note_authenticated(&arrival.origin, peer.as_ref());
     }
     let result = store(ingest, &arrival, secret.map(|secret| secret.id), deadline);
     result.inspect_err(|refusal| ingest.log_refusal(&endpoint.name, arrival.origin.client.address, refusal))
 }
 
-/// Hands an event to the producer. What an endpoint that authenticates its senders believes is stored, whatever it is.
+/// Hands an event to the producer. An authenticated body is stored even if it is not an event.
 fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: Instant) -> Result<SentEvent, Refusal> {
     let endpoint = &arrival.endpoint;
     let mut oddities = Oddities::of(&arrival.headers, arrival.body.len());
     let envelope = match Envelope::parse(&arrival.body) {
         Ok(envelope) => Some(envelope),
-        Err(_) if endpoint.authentication.asks() => {
+        Err(_) if endpoint.authentication.is_required() => {
             oddities.add(Oddity::NotAnEvent);
             None
         }
-        // Anyone may have sent it.
+        // The endpoint is insecure, so anyone may have sent it.
         Err(error) => return Err(error.into()),
     };
     let (event_id, topic) = match &envelope {
@@ -196,7 +197,7 @@ fn report_odd(ingest: &Ingest, endpoint: &Endpoint, event_id: &str, oddities: Od
     ingest.floods.warn(Kind::Odd, || {
         let (name, oddities) = (endpoint.name.as_str(), oddities.names());
         let id = text::bounded(event_id.into(), SHOWN_ID_CHARS_MAX);
-        tracing::warn!(event.id = %id, endpoint = name, oddities, "an authentic request to {name} is odd ({oddities}) and stored: {id}");
+        tracing::warn!(event.id = %id, endpoint = name, oddities, "an authenticated request to {name} has oddities ({oddities}) and is stored: {id}");
     });
 }
 

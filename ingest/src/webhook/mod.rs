@@ -1,4 +1,4 @@
-//! The way of a request: from its headers to the answer.
+//! Handling of requests, from the head to the answer.
 
 pub(crate) mod arrival;
 pub(crate) mod body;

@@ -1,17 +1,17 @@
-//! What is odd about an authentic request. None of it is a reason to refuse: a refused event is sent again for 72 hours and
-//! then lost, and what is stored can be looked at.
+//! Oddities of authenticated requests. None of them is a reason to reject: a rejected event is retried for 72 hours and
+//! then lost, while a stored one can be examined.
 
 use axum::http::{HeaderMap, header};
 use riverlock_schemas::record::FOLDED_BYTES_MAX;
 
 use crate::metrics::Oddity;
 
-/// Everything that is odd about a request.
+/// Set of the oddities of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Oddities(u8);
 
 impl Oddities {
-    /// What its head and its size tell.
+    /// Determines the oddities of the headers and the size.
     pub(crate) fn of(headers: &HeaderMap, body_bytes: usize) -> Self {
         let mut oddities = Self::default();
         for (oddity, is_so) in [
@@ -44,7 +44,7 @@ impl Oddities {
     }
 }
 
-/// Whether the media type is one of JSON's names, or absent.
+/// Whether the media type is JSON or absent.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -60,7 +60,8 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.is_ascii() && essence.contains('/') && ends_in_json())
 }
 
-/// Whether it says that the body is encoded. Digital River signs the bytes that it sends, so they are stored as they are.
+/// Whether the headers say that the body is encoded. Digital River signs the bytes that it sends, so they are stored
+/// unchanged.
 fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONTENT_ENCODING).iter().any(|value| {
         let value = value.to_str().unwrap_or("?").trim();
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_odd_is_named() {
+    fn oddities_are_detected_and_named() {
         let json = "application/json";
         for (kinds, encodings, bytes, expected) in [
             (&[][..], &[][..], 0, ""),

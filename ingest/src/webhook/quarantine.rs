@@ -1,10 +1,11 @@
-//! Keeps well-formed events whose sender is not believed, so that they can be released once a mistake here is mended.
+//! Quarantine: keeps well-formed unauthenticated events, so that they can be released after a mistake in the configuration
+//! was corrected.
 //!
-//! Nobody waits for it, and it has a producer and places of its own: a record that Kafka refuses makes an idempotent
-//! producer begin anew, and strangers must not be able to do that to Digital River's events. What it keeps is bounded per second
-//! here, and in all and in time by the topic's retention. Known senders, which are refused when a secret is wrong here, have a
-//! budget and partitions of their own, so that strangers do not push them out. Credentials are never kept, only whether they
-//! were right.
+//! No request waits for it, and it has its own producer and capacity: a record that Kafka rejects resets an idempotent
+//! producer, and unauthenticated senders must not be able to cause that for Digital River's events. The amount is limited
+//! per second here, and in total and by age by the topic's retention. Known senders, which are rejected if a secret is
+//! configured wrongly, have their own budget and partitions, so that unknown senders do not displace their events.
+//! Credentials are never stored, only whether they were correct.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -33,16 +34,16 @@ use crate::{
     },
 };
 
-/// Most events on their way into quarantine.
+/// Most quarantined events in flight.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// How long they may take at shutdown.
+/// How long to wait for them at shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where what strangers send is kept, if there are several partitions. Retention is by partition.
-const STRANGERS_PARTITION: i32 = 0;
+/// Partition for the events of unknown senders, if there are several partitions. Retention applies per partition.
+const UNKNOWN_SENDERS_PARTITION: i32 = 0;
 
-/// What may still be kept within this second.
+/// Remaining budget for events and bytes, refilled every second.
 #[derive(Clone, Copy)]
 struct Budget {
     events: f64,
@@ -50,16 +51,16 @@ struct Budget {
     since: Instant,
 }
 
-/// What may still be kept of each of the two.
+/// Budgets of known and unknown senders.
 struct Budgets {
     known: Budget,
     unknown: Budget,
 }
 
-/// An event that librdkafka holds.
+/// State of an event that was handed to librdkafka.
 struct Pending {
     metrics: Arc<EndpointMetrics>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// librdkafka's callbacks; they run on the runtime's threads.
@@ -87,7 +88,7 @@ pub(crate) struct Quarantine {
     producer: Arc<BaseProducer<Callbacks>>,
     budgets: Mutex<Budgets>,
     partitions: i32,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Quarantine {
@@ -105,18 +106,18 @@ impl Quarantine {
         let (events, bytes) = (f64::from(config.events_per_second), f64::from(config.bytes_per_second));
         let budget = Budget { events, bytes, since: now };
         let budgets = Mutex::new(Budgets { known: budget, unknown: budget });
-        let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        Ok(Self { config, producer, budgets, partitions: kafka.partitions, places })
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        Ok(Self { config, producer, budgets, partitions: kafka.partitions, permits })
     }
 
-    /// Hands an event to Kafka, if it is one and there is room. What became of it is counted, at once or later.
-    pub(crate) fn keep(&self, topics: &Topics, arrival: &Arrival, failure: &Failure, standing: Rank) {
-        if let Err(outcome) = self.send(topics, arrival, failure, standing) {
+    /// Hands an event to Kafka, if the body is an event and there is capacity. The outcome is counted, at once or later.
+    pub(crate) fn keep(&self, topics: &Topics, arrival: &Arrival, failure: &Failure, rank: Rank) {
+        if let Err(outcome) = self.send(topics, arrival, failure, rank) {
             arrival.endpoint.metrics.quarantined(outcome);
         }
     }
 
-    fn send(&self, topics: &Topics, arrival: &Arrival, failure: &Failure, standing: Rank) -> Result<(), Quarantined> {
+    fn send(&self, topics: &Topics, arrival: &Arrival, failure: &Failure, rank: Rank) -> Result<(), Quarantined> {
         if !self.config.enabled {
             return Err(Quarantined::Disabled);
         }
@@ -124,11 +125,11 @@ impl Quarantine {
         else {
             return Err(Quarantined::TooLarge);
         };
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return Err(Quarantined::Busy);
         };
-        // Before the body is parsed: a flood must not cost more than its refusal.
-        if !self.take(bytes, standing, Instant::now()) {
+        // Before the body is parsed, so that a flood costs no more than its rejection.
+        if !self.take(bytes, rank, Instant::now()) {
             return Err(Quarantined::Limited);
         }
         let Ok(envelope) = Envelope::parse(&arrival.body) else {
@@ -142,11 +143,11 @@ impl Quarantine {
                 headers = put(headers, name, if passed { record::PASSED } else { record::FAILED }.as_bytes());
             }
         }
-        let pending = Box::new(Pending { metrics: Arc::clone(&arrival.endpoint.metrics), _place: place });
+        let pending = Box::new(Pending { metrics: Arc::clone(&arrival.endpoint.metrics), _permit: permit });
         let topic = topics.quarantine();
         let key = key(&envelope);
         let record = BaseRecord::with_opaque_to(&topic, pending).key(key.as_ref());
-        let record = record.partition(self.partition(&key, standing));
+        let record = record.partition(self.partition(&key, rank));
         let traffic = &self.producer.context().0;
         traffic.sent();
         let sent = self.producer.send(record.payload(arrival.body.as_ref()).headers(headers));
@@ -156,20 +157,20 @@ impl Quarantine {
         })
     }
 
-    /// Where an event is kept: events of known senders in any partition but the one of strangers, if there are several.
-    fn partition(&self, key: &str, standing: Rank) -> i32 {
-        if standing == Rank::Unknown || self.partitions < 2 {
-            return STRANGERS_PARTITION;
+    /// The partition of an event. If there are several, events of known senders use all but the one for unknown senders.
+    fn partition(&self, key: &str, rank: Rank) -> i32 {
+        if rank == Rank::Unknown || self.partitions < 2 {
+            return UNKNOWN_SENDERS_PARTITION;
         }
         1 + partition(key.as_bytes(), self.partitions - 1)
     }
 
-    /// Waits a little for what is on its way.
+    /// Waits up to [`FLUSH_TIMEOUT`] for events in flight.
     pub(crate) async fn close(&self) {
         let producer = Arc::clone(&self.producer);
         let flushed = tokio::task::spawn_blocking(move || producer.flush(FLUSH_TIMEOUT)).await;
         if !matches!(flushed, Ok(Ok(()))) {
-            tracing::warn!("not everything on its way into quarantine was acknowledged by Kafka before the end");
+            tracing::warn!("some quarantined events were not acknowledged by Kafka before shutdown");
         }
     }
 
@@ -177,10 +178,10 @@ impl Quarantine {
         self.budgets.lock().expect("no code panics while it holds the budgets")
     }
 
-    /// Takes an event of so many bytes from the budget of its sender, if there is enough left.
-    fn take(&self, bytes: u32, standing: Rank, now: Instant) -> bool {
+    /// Deducts an event of `bytes` bytes from the budget of its sender, if enough is left.
+    fn take(&self, bytes: u32, rank: Rank, now: Instant) -> bool {
         let mut budgets = self.budgets();
-        let budget = if standing == Rank::Unknown { &mut budgets.unknown } else { &mut budgets.known };
+        let budget = if rank == Rank::Unknown { &mut budgets.unknown } else { &mut budgets.known };
         let seconds = now.saturating_duration_since(budget.since).as_secs_f64();
         let (events_max, bytes_max) =
             (f64::from(self.config.events_per_second), f64::from(self.config.bytes_per_second));
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_many_events_and_bytes_a_second_are_kept_and_no_more() {
+    async fn kept_events_and_bytes_are_limited_per_second() {
         let t0 = Instant::now();
         let quarantine = quarantine(3, t0);
         let kept = |bytes, now| (0..100).filter(|_| quarantine.take(bytes, Rank::Unknown, now)).count();
@@ -220,15 +221,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_leave_budget_and_partitions_to_known_senders() {
+    async fn unknown_senders_do_not_use_the_budget_and_partitions_of_known_ones() {
         let t0 = Instant::now();
         let quarantine = quarantine(3, t0);
-        let kept = |standing| (0..100).filter(|_| quarantine.take(1, standing, t0)).count();
+        let kept = |rank| (0..100).filter(|_| quarantine.take(1, rank, t0)).count();
         assert_eq!((kept(Rank::Unknown), kept(Rank::KnownAddress)), (10, 10));
-        let partitions = |standing| -> Vec<i32> {
-            (0..50).map(|key: u8| quarantine.partition(&key.to_string(), standing)).collect()
-        };
-        assert!(partitions(Rank::Unknown).iter().all(|partition| *partition == STRANGERS_PARTITION));
+        let partitions =
+            |rank| -> Vec<i32> { (0..50).map(|key: u8| quarantine.partition(&key.to_string(), rank)).collect() };
+        assert!(partitions(Rank::Unknown).iter().all(|partition| *partition == UNKNOWN_SENDERS_PARTITION));
         let mut known = partitions(Rank::KnownAddress);
         known.sort_unstable();
         known.dedup();
@@ -236,8 +236,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_one_partition_everything_is_kept_there() {
+    async fn a_single_partition_keeps_all_events() {
         let quarantine = quarantine(1, Instant::now());
-        assert_eq!(quarantine.partition("o1", Rank::KnownAddress), STRANGERS_PARTITION);
+        assert_eq!(quarantine.partition("o1", Rank::KnownAddress), UNKNOWN_SENDERS_PARTITION);
     }
 }

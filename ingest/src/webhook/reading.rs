@@ -1,6 +1,7 @@
-//! Requests whose body is still arriving. They are not authenticated yet, so they occupy nothing but a slot and bytes here.
+//! Requests whose body is still arriving. They are not authenticated yet, so they only occupy a slot and bytes.
 //!
-//! Most bodies come with their heads. Only a request that still waits after [`GRACE`] takes a slot, which needs a lock.
+//! Most bodies arrive together with their head. Only a request that is still incomplete after [`GRACE`] takes a slot, which
+//! needs a lock.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -28,11 +29,11 @@ use crate::{
 /// How long a body may take before its request needs a slot.
 pub(crate) const GRACE: Duration = Duration::from_millis(2);
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
     pub(crate) client: Client,
-    /// An authentic request came over the same connection, or a trusted proxy is at its other end.
+    /// An authenticated request was received over the same connection, or its peer is a trusted proxy.
     pub(crate) over_authenticated_connection: bool,
 }
 
@@ -46,13 +47,13 @@ impl Origin {
         Self { client, over_authenticated_connection }
     }
 
-    /// What limits per address count by; nothing for a proxy that names nobody, which stands for many.
+    /// The key of limits per address; `None` for a proxy that does not name its clients, which forwards for many.
     pub(crate) fn network(&self) -> Option<u64> {
         self.client.is_named.then(|| address::network(self.client.address))
     }
 }
 
-/// All of them.
+/// Slots and bytes of all arriving requests.
 pub(crate) struct BodyReads {
     slots: Arc<Slots>,
     bytes_max: usize,
@@ -63,22 +64,22 @@ impl BodyReads {
         Self { slots: Slots::new(limits.reading(), evicted), bytes_max: limits.reading_bytes_max }
     }
 
-    /// A request begins to arrive.
+    /// Registers a request whose body begins to arrive.
     pub(crate) fn begin(&self) -> ArrivingRequest<'_> {
         ArrivingRequest { reading: self, bytes: AtomicUsize::new(0), slot: OnceLock::new() }
     }
 }
 
-/// A request that is arriving, and what it occupies.
+/// An arriving request, with the resources that it occupies.
 pub(crate) struct ArrivingRequest<'a> {
     reading: &'a BodyReads,
-    /// Bytes that came before it had a slot.
+    /// Bytes that arrived before it had a slot.
     bytes: AtomicUsize,
     slot: OnceLock<Slot>,
 }
 
 impl ArrivingRequest<'_> {
-    /// Reserves room for more of the body.
+    /// Reserves bytes for a further part of the body.
     pub(crate) fn add_bytes(&self, count: usize) -> Result<(), Refusal> {
         let BodyReads { slots, bytes_max } = self.reading;
         slots.add_bytes(count, *bytes_max).map_err(|_| Refusal::Busy)?;
@@ -89,9 +90,9 @@ impl ArrivingRequest<'_> {
         Ok(())
     }
 
-    /// Takes a slot: the body is not complete at once.
-    pub(crate) fn take_slot(&self, network: Option<u64>, standing: Rank) -> Result<&Slot, Refusal> {
-        let slot = self.reading.slots.enter(network, standing).map_err(|_| Refusal::Busy)?;
+    /// Takes a slot, because the body did not arrive together with the head.
+    pub(crate) fn take_slot(&self, network: Option<u64>, rank: Rank) -> Result<&Slot, Refusal> {
+        let slot = self.reading.slots.enter(network, rank).map_err(|_| Refusal::Busy)?;
         slot.note_bytes(self.bytes.swap(0, Ordering::Relaxed));
         Ok(self.slot.get_or_init(|| slot))
     }
@@ -99,7 +100,7 @@ impl ArrivingRequest<'_> {
 
 impl Drop for ArrivingRequest<'_> {
     fn drop(&mut self) {
-        // Those that were counted for the slot are given back with it.
+        // Bytes that were noted for the slot are released with it.
         self.reading.slots.remove_bytes(self.bytes.swap(0, Ordering::Relaxed));
     }
 }

@@ -1,4 +1,4 @@
-//! What all requests share: configuration, producer, limits.
+//! State that all requests share: configuration, producer, limits.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -29,22 +29,22 @@ use crate::{
 /// Longest event id in a log line, in characters.
 pub(crate) const SHOWN_ID_CHARS_MAX: usize = 80;
 
-/// What every request needs.
+/// State that all requests share.
 pub(crate) struct Ingest {
-    /// Replaced as a whole; a request keeps the endpoint that it came to.
+    /// Replaced as a whole; a request keeps the endpoints that it started with.
     pub(crate) endpoints: ArcSwap<Endpoints>,
-    /// Counts requests to no endpoint.
+    /// Metrics of requests that match no endpoint.
     pub(crate) unmatched: Arc<EndpointMetrics>,
     pub(crate) limits: LimitsConfig,
     pub(crate) topics: Topics,
     pub(crate) producer: Arc<Producer>,
     pub(crate) context: Context,
-    /// Empty without TLS; replaced when the certificate is.
+    /// Empty without TLS; replaced when the certificate changes.
     pub(crate) tls: Arc<ArcSwapOption<Tls>>,
     /// Failed attempts to get a token.
     pub(crate) token_guesses: Guesses,
     pub(crate) quarantine: Arc<Quarantine>,
-    /// What may be logged about what anyone sends.
+    /// Rate limits for log lines that unauthenticated clients can cause.
     pub(crate) floods: Floods,
     /// Requests whose body is still arriving.
     pub(crate) reading: BodyReads,
@@ -52,30 +52,30 @@ pub(crate) struct Ingest {
 }
 
 impl Ingest {
-    /// What the sender of a request counts as where slots are short.
-    pub(crate) fn standing(&self, origin: &Origin) -> (Option<u64>, Rank) {
-        let standing = if origin.over_authenticated_connection {
+    /// The sender's network and rank, which decide about its slots.
+    pub(crate) fn network_and_rank(&self, origin: &Origin) -> (Option<u64>, Rank) {
+        let rank = if origin.over_authenticated_connection {
             Rank::Authenticated
         } else {
-            self.known.standing(origin.client.address, Instant::now())
+            self.known.rank(origin.client.address, Instant::now())
         };
-        (origin.network(), standing)
+        (origin.network(), rank)
     }
 
-    /// Notes that a request was authentic: the next ones of its sender pass ahead where slots are short.
-    pub(crate) fn note_authentic(&self, origin: &Origin, peer: Option<&Peer>) {
+    /// Notes that a request was authenticated: further requests of its sender have priority when slots are scarce.
+    pub(crate) fn note_authenticated(&self, origin: &Origin, peer: Option<&Peer>) {
         self.known.note(origin.client.address, Instant::now());
         if let Some(peer) = peer {
             peer.authenticate();
         }
     }
 
-    /// Logs why a request was not answered 202.
+    /// Logs why a request was rejected.
     pub(crate) fn log_refusal(&self, endpoint: &str, address: impl std::fmt::Display, refusal: &Refusal) {
         let outcome = refusal.outcome();
         self.floods.warn(Kind::Request(outcome), || {
             let reason = refusal.text();
-            tracing::warn!(endpoint, %address, outcome = outcome.as_str(), "a request to {endpoint} was refused: {reason}");
+            tracing::warn!(endpoint, %address, outcome = outcome.as_str(), "a request to {endpoint} was rejected: {reason}");
         });
     }
 }
@@ -87,10 +87,10 @@ impl AcceptPolicy for Ingest {
             return PeerKind::Proxy;
         }
         if endpoints.admits(address) {
-            return PeerKind::Client(self.known.standing(address, Instant::now()));
+            return PeerKind::Client(self.known.rank(address, Instant::now()));
         }
         self.floods.warn(Kind::Connection, || {
-            tracing::warn!(%address, "no endpoint takes requests from {address}: its connection is closed");
+            tracing::warn!(%address, "no endpoint accepts requests from {address}: closing its connection");
         });
         PeerKind::NotAllowed
     }

@@ -1,11 +1,11 @@
-//! Where Digital River fetches the token that it then sends with every event.
+//! Token endpoint, from which Digital River fetches the token that it then sends with every event.
 //!
-//! Source: with `transportType: OAUTH` it sends `grant_type`, `client_id`, `client_secret`, `username` and `password` as a
-//! form, as Salesforce wants it, and expects Salesforce's answer. Errors are those of RFC 6749, section 5.2. Whether a client
-//! exists shows in nothing: the same answers, the same work.
+//! Source: with `transportType: OAUTH`, Digital River sends `grant_type`, `client_id`, `client_secret`, `username` and
+//! `password` as a form, in Salesforce's format, and expects Salesforce's answer. Errors are those of RFC 6749, section
+//! 5.2. Answers and timing do not reveal whether a client exists.
 //!
-//! Credentials are read from the form and from the `Authorization` header, never from the address: proxies log addresses, and
-//! RFC 6749, section 2.3.1, forbids it.
+//! Credentials are read from the form and from the `Authorization` header, never from the URL: proxies log URLs, and RFC
+//! 6749, section 2.3.1, forbids it.
 
 use std::time::Instant;
 
@@ -34,16 +34,16 @@ use crate::{
 /// Longest form, in bytes.
 const FORM_BYTES_MAX: usize = 16 * 1024;
 
-/// Media types of a form, and those that senders give a form whose type they do not set.
+/// Media types of a form, and the default types of senders that do not set one.
 const FORM_TYPES: [&str; 4] = ["", "application/x-www-form-urlencoded", "application/octet-stream", "text/plain"];
 
-/// How long a client that guesses too much is told to wait.
+/// `Retry-After` for a client with too many failures, in seconds.
 const LIMITED_RETRY_AFTER_SECONDS: u16 = 60;
 
-/// Why there is no token.
+/// Why no token is issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TokenError {
-    /// The request is no form, or says a thing twice, or lacks one.
+    /// The body is not a form, or a parameter is repeated or missing.
     Request(&'static str),
     Client,
     User,
@@ -66,12 +66,12 @@ impl TokenError {
     fn texts(self) -> (&'static str, &'static str) {
         match self {
             Self::Request(what) => ("invalid_request", what),
-            Self::Client => ("invalid_client", "client_id or client_secret is not as configured here"),
-            Self::User => ("invalid_grant", "username or password is not as configured here"),
+            Self::Client => ("invalid_client", "client_id or client_secret is wrong"),
+            Self::User => ("invalid_grant", "username or password is wrong"),
             Self::UserMissing => ("unauthorized_client", "this client has a user: grant_type must be password"),
             Self::GrantType => ("unsupported_grant_type", "grant_type must be password or client_credentials"),
-            Self::Limited => ("temporarily_unavailable", "too many failures: try again later"),
-            Self::Busy => ("temporarily_unavailable", "try again"),
+            Self::Limited => ("temporarily_unavailable", "too many failures: retry later"),
+            Self::Busy => ("temporarily_unavailable", "retry"),
         }
     }
 
@@ -125,14 +125,14 @@ impl IntoResponse for TokenError {
     }
 }
 
-/// The answer with a token, as Salesforce's.
+/// The answer with a token, in Salesforce's format.
 #[derive(Serialize)]
 struct TokenResponse {
     access_token: String,
     instance_url: String,
     id: String,
     token_type: &'static str,
-    /// In milliseconds since 1970, as a text: so Salesforce writes it.
+    /// In milliseconds since 1970, as a string, as in Salesforce's answers.
     issued_at: String,
     signature: String,
     /// In seconds.
@@ -148,8 +148,8 @@ pub(crate) async fn handle(ingest: &Ingest, endpoints: &Endpoints, parts: Parts,
     let origin = Origin::of(peer, &parts.headers, endpoints);
     let (outcome, mut response) = match answer(ingest, endpoints, &origin, &parts, &mut body).await {
         Ok(granted) => {
-            // It knows a secret: its requests go ahead where slots are short.
-            ingest.note_authentic(&origin, peer);
+            // The client is authenticated: its requests have priority when slots are scarce.
+            ingest.note_authenticated(&origin, peer);
             (TokenOutcome::Issued, Json(granted).into_response())
         }
         Err(failure) => {
@@ -164,7 +164,7 @@ pub(crate) async fn handle(ingest: &Ingest, endpoints: &Endpoints, parts: Parts,
     response
 }
 
-/// Why there is no token, or why the request could not be read.
+/// Why no token is issued, or why the request could not be read.
 enum Failure {
     Token(TokenError),
     Other(Refusal),
@@ -194,7 +194,7 @@ impl Failure {
         };
         let reason = reason.as_str();
         ingest.floods.warn(Kind::Token, || {
-            tracing::warn!(%address, outcome = outcome.as_str(), reason, "no token was given to {address}: {reason}");
+            tracing::warn!(%address, outcome = outcome.as_str(), reason, "no token was issued to {address}: {reason}");
         });
     }
 
@@ -217,14 +217,14 @@ async fn answer(
         return Err(Failure::Other(Refusal::AddressNotAllowed));
     }
     if parts.uri.query().is_some_and(|query| query.contains("client_secret=") || query.contains("grant_type=")) {
-        return Err(TokenError::Request("parameters must be in the body, not in the address, which is logged").into());
+        return Err(TokenError::Request("parameters must be in the body, not in the URL, which may be logged").into());
     }
     let form = read_form(ingest, origin, parts, body).await?;
     let request = Request::read(&form, &parts.headers)?;
-    // From here on nothing waits, so that a client which sends slowly holds up no other.
+    // Nothing below waits, so a slow client does not delay others.
     let (address, now) = (origin.client.address, Instant::now());
-    let is_known = ingest.known.standing(address, now) >= Rank::KnownAddress;
-    let attempt = ingest.token_guesses.attempt(request.ids.last(), address, is_known, now);
+    let is_known = ingest.known.rank(address, now) >= Rank::KnownAddress;
+    let attempt = ingest.token_guesses.attempt(request.ids.preferred(), address, is_known, now);
     let attempt = attempt.ok_or(TokenError::Limited)?;
     let client = Client::find(endpoints.clients(), &request.ids.all(), &request.secrets.all(), request.grant());
     let client = client.map_err(TokenError::from)?;
@@ -248,12 +248,12 @@ fn grant(ingest: &Ingest, client: &Client, base_url: &str) -> Option<TokenRespon
     })
 }
 
-/// What the sender calls this host, unless the configuration says it.
+/// The configured `instance_url`, else the host as the sender addressed it.
 fn base_url(configured: Option<&str>, parts: &Parts) -> String {
     if let Some(url) = configured {
         return url.trim_end_matches('/').to_owned();
     }
-    // HTTP/2 has it in the address.
+    // HTTP/2 has the host in the request target.
     let authority = parts.uri.authority().map(Authority::as_str);
     let host = authority.or_else(|| parts.headers.get(header::HOST)?.to_str().ok()).unwrap_or("localhost");
     format!("https://{host}")
@@ -271,52 +271,53 @@ async fn read_form(ingest: &Ingest, origin: &Origin, parts: &Parts, body: &mut B
     }
     let arriving = ingest.reading.begin();
     let time = (Instant::now(), ingest.limits.body_read_timeout);
-    let form = body::read(body, FORM_BYTES_MAX, time, &arriving, || ingest.standing(origin)).await;
+    let form = body::read(body, FORM_BYTES_MAX, time, &arriving, || ingest.network_and_rank(origin)).await;
     let mut form = form.map_err(Failure::Other)?;
-    // Some senders end a form with a line feed, as files end; it is part of no parameter.
+    // Some senders end a form with a line break, which is not part of a parameter.
     form.truncate(form.trim_ascii_end().len());
     Ok(form)
 }
 
-/// What a credential may stand for: in the `Authorization` header some encode it, as RFC 6749 wants it, and some do not.
+/// Possible readings of a credential: in the `Authorization` header some clients encode it, as RFC 6749 requires, and some
+/// do not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Readings {
-    as_it_is: String,
+    raw: String,
     decoded: Option<String>,
 }
 
 impl Readings {
-    /// From the form, where there is one reading.
+    /// A credential from the form, which has one reading.
     fn plain(text: String) -> Self {
-        Self { as_it_is: text, decoded: None }
+        Self { raw: text, decoded: None }
     }
 
-    /// From the header.
+    /// A credential from the header.
     fn of(text: String) -> Self {
         let decoded = Some(form_decoded(&text)).filter(|decoded| *decoded != text);
-        Self { as_it_is: text, decoded }
+        Self { raw: text, decoded }
     }
 
     fn all(&self) -> Vec<&str> {
-        [Some(self.as_it_is.as_str()), self.decoded.as_deref()].into_iter().flatten().collect()
+        [Some(self.raw.as_str()), self.decoded.as_deref()].into_iter().flatten().collect()
     }
 
-    /// The one that stands for all of them.
-    fn last(&self) -> &str {
-        self.decoded.as_deref().unwrap_or(&self.as_it_is)
+    /// The decoded reading, else the raw one.
+    fn preferred(&self) -> &str {
+        self.decoded.as_deref().unwrap_or(&self.raw)
     }
 
-    /// The one that the form gives as well, if it gives any.
-    fn agreed(self, form: Option<String>) -> Result<Self, TokenError> {
+    /// Restricts the readings to the one that the form contains, if it contains any.
+    fn matching(self, form: Option<String>) -> Result<Self, TokenError> {
         match form {
             None => Ok(self),
             Some(form) if self.all().contains(&form.as_str()) => Ok(Self::plain(form)),
-            Some(_) => Err(TokenError::Request("the client is given twice, differently")),
+            Some(_) => Err(TokenError::Request("the client is given twice with different values")),
         }
     }
 }
 
-/// A request for a token, read.
+/// A parsed token request.
 struct Request {
     grant_type: GrantType,
     ids: Readings,
@@ -335,12 +336,12 @@ impl Request {
         let mut fields: [Option<String>; 5] = Default::default();
         for (key, value) in url::form_urlencoded::parse(form) {
             let names = ["grant_type", "client_id", "client_secret", "username", "password"];
-            // Others mean nothing here, as `scope`.
+            // Other parameters, such as `scope`, are ignored.
             let Some(at) = names.iter().position(|name| *name == key) else { continue };
             let value = value.into_owned();
             let other = fields[at].replace(value.clone()).filter(|earlier| *earlier != value);
             if other.is_some() {
-                return Err(TokenError::Request("a parameter is given twice, differently"));
+                return Err(TokenError::Request("a parameter is given twice with different values"));
             }
         }
         let [grant_type, client_id, client_secret, username, password] = fields;
@@ -363,7 +364,7 @@ impl Request {
     }
 }
 
-/// The client's credentials: from the header, else from the form. A form that repeats what the header says does no harm.
+/// The client's credentials: from the header, else from the form. A form may repeat those of the header.
 fn client(
     form_id: Option<String>,
     form_secret: Option<String>,
@@ -376,12 +377,12 @@ fn client(
         };
     }
     let (id, secret) = authorization(headers).and_then(credentials::basic).ok_or(TokenError::Client)?;
-    Ok((Readings::of(id).agreed(form_id)?, Readings::of(secret).agreed(form_secret)?))
+    Ok((Readings::of(id).matching(form_id)?, Readings::of(secret).matching(form_secret)?))
 }
 
-/// A text as RFC 6749 wants it in the header: encoded as in a form.
+/// Decodes a form-encoded text, the encoding that RFC 6749 requires in the header.
 fn form_decoded(text: &str) -> String {
-    // What was encoded has no `&` in it.
+    // An encoded text contains no `&`.
     if text.contains('&') {
         return text.to_owned();
     }

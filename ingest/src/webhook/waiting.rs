@@ -1,7 +1,7 @@
-//! The end of a request: its event is in the producer's hands, and the sender waits for what becomes of it.
+//! The last step of a request: its event was handed to the producer, and the sender waits for the result.
 //!
-//! Nothing between the end of the body and the hand-over waits for anything, so a sender that hangs up cannot interrupt it.
-//! One that hangs up later ends its request, but not the waiting: it goes on without the sender and is counted as ever.
+//! Nothing between the end of the body and the hand-over waits, so a disconnect cannot interrupt it. A later disconnect
+//! ends the request, but not the wait for the delivery report, which continues in the background and is counted as usual.
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// The answer 202: where the event lies.
+/// The answer 202: the position of the event's record.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Receipt {
-    /// As in the record's header: an id longer than ids may be is there as its hash. For a body that is no event, the hash of
-    /// the body.
+    /// As in the record's header: an id that is too long is replaced by its hash. For a body that is not an event, the hash
+    /// of the body.
     event_id: String,
     topic: String,
     partition: i32,
@@ -65,7 +65,7 @@ impl SentEvent {
                         event.id = %id,
                         topic,
                         ?code,
-                        "event {id} may be stored or not: Kafka did not say in time"
+                        "event {id} may or may not be stored: Kafka did not acknowledge it in time"
                     );
                 });
                 Err(Refusal::Ambiguous)
@@ -74,26 +74,26 @@ impl SentEvent {
     }
 }
 
-/// Waits for what becomes of an event, whoever still listens.
+/// Waits for the delivery report even if the client has disconnected.
 pub(crate) struct PendingDelivery {
     ingest: Arc<Ingest>,
-    /// Until it is concluded.
-    rest: Option<(SentEvent, Tally)>,
-    /// Nobody listens any more.
-    alone: bool,
+    /// `None` once it is concluded.
+    pending: Option<(SentEvent, Tally)>,
+    /// The client has disconnected; the wait continues in the background.
+    is_detached: bool,
 }
 
 impl PendingDelivery {
     pub(crate) fn new(ingest: &Arc<Ingest>, sent: SentEvent, tally: Tally) -> Self {
-        Self { ingest: Arc::clone(ingest), rest: Some((sent, tally)), alone: false }
+        Self { ingest: Arc::clone(ingest), pending: Some((sent, tally)), is_detached: false }
     }
 
     pub(crate) async fn answer(mut self) -> Result<Receipt, Refusal> {
-        let Some((sent, _)) = &mut self.rest else {
+        let Some((sent, _)) = &mut self.pending else {
             return Err(Refusal::Internal);
         };
         let delivery = self.ingest.producer.delivered(&mut sent.delivery, sent.deadline).await;
-        let Some((sent, mut tally)) = self.rest.take() else {
+        let Some((sent, mut tally)) = self.pending.take() else {
             return Err(Refusal::Internal);
         };
         let result = sent.conclude(delivery, &self.ingest.floods);
@@ -104,10 +104,10 @@ impl PendingDelivery {
 
 impl Drop for PendingDelivery {
     fn drop(&mut self) {
-        // At a hard end everything is dropped.
-        let ends = self.alone || self.ingest.context.shutdown.hard().is_cancelled();
-        if let Some(rest) = self.rest.take().filter(|_| !ends) {
-            let waiting = Self { ingest: Arc::clone(&self.ingest), rest: Some(rest), alone: true };
+        // At the hard end of the process everything is dropped.
+        let ends = self.is_detached || self.ingest.context.shutdown.hard().is_cancelled();
+        if let Some(rest) = self.pending.take().filter(|_| !ends) {
+            let waiting = Self { ingest: Arc::clone(&self.ingest), pending: Some(rest), is_detached: true };
             drop(self.ingest.context.shutdown.spawn_work(waiting.answer()));
         }
     }

@@ -1,4 +1,4 @@
-//! From where requests are taken.
+//! Allowed client addresses.
 
 use crate::harness::{Answer, PATH, Service, configured, event, process_metric, request};
 
@@ -10,7 +10,7 @@ async fn post(service: &Service, path: &str, forwarded: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_an_allow_list_only_its_addresses_are_served_as_far_as_the_trusted_proxy_vouches() {
+async fn an_allow_list_applies_to_the_address_that_the_trusted_proxy_added() {
     let text = format!(
         "trusted_proxies = ['127.0.0.1']\nallow = ['digital-river']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n{SECRETS}[[endpoints]]\nname = 'NAME-b'\npath = '/b'\nallow = ['192.0.2.0/24']\n{SECRETS}[[endpoints]]\nname = 'NAME-c'\npath = '/c'\nallow = []\n{SECRETS}"
     );
@@ -36,8 +36,8 @@ async fn with_an_allow_list_only_its_addresses_are_served_as_far_as_the_trusted_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_trusted_proxy_a_forwarded_address_means_nothing() {
-    // The other endpoint is why its connection is accepted at all.
+async fn without_a_trusted_proxy_a_forwarded_address_is_ignored() {
+    // The connection is accepted only because of the other endpoint.
     let text = format!(
         "allow = ['digital-river']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n{SECRETS}[[endpoints]]\nname = 'NAME-b'\npath = '/b'\nallow = ['127.0.0.0/8']\n{SECRETS}"
     );
@@ -47,7 +47,7 @@ async fn without_a_trusted_proxy_a_forwarded_address_means_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trusted_proxy_that_names_nobody_is_refused_where_there_is_a_list_even_one_with_its_address() {
+async fn a_trusted_proxy_without_a_forwarded_address_is_rejected_even_if_the_list_contains_it() {
     let text = format!(
         "trusted_proxies = ['127.0.0.1']\nallow = ['digital-river', '127.0.0.0/8']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n{SECRETS}[[endpoints]]\nname = 'NAME-b'\npath = '/b'\nallow = []\n{SECRETS}"
     );
@@ -65,15 +65,15 @@ async fn a_trusted_proxy_that_names_nobody_is_refused_where_there_is_a_list_even
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_are_given_to_whom_an_endpoint_with_clients_takes_requests_from() {
+async fn tokens_are_issued_to_addresses_that_an_endpoint_with_clients_allows() {
     let text = format!(
         "trusted_proxies = ['127.0.0.1']\nallow = ['10.0.0.0/8']\n[oauth]\ntoken_keys = ['0123456789abcdef0123456789abcdef']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\nallow = ['digital-river']\n[[endpoints.oauth]]\nclient_id = 'NAME'\nclient_secret = 'client secret, long'\n[[endpoints]]\nname = 'NAME-b'\npath = '/b'\n{SECRETS}"
     );
     let service = configured(&text, &[]).await;
     let form =
         format!("grant_type=client_credentials&client_id={}&client_secret=client+secret%2C+long", service.endpoint);
-    let refused = || process_metric("riverlock_ingest_token_requests_total{outcome=\"address_not_allowed\"}");
-    let before = refused();
+    let rejected = || process_metric("riverlock_ingest_token_requests_total{outcome=\"address_not_allowed\"}");
+    let before = rejected();
     for (forwarded, status) in [("54.204.214.106", 200), ("10.1.1.1", 403), ("203.0.113.1", 403)] {
         let request = format!(
             "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-For: {forwarded}\r\nContent-Length: {}\r\n\r\n{form}",
@@ -82,5 +82,5 @@ async fn tokens_are_given_to_whom_an_endpoint_with_clients_takes_requests_from()
         let answer = service.send(request.as_bytes()).await;
         assert_eq!(answer.status, status, "{forwarded} {answer:?}");
     }
-    assert!(refused() >= before + 2.0);
+    assert!(rejected() >= before + 2.0);
 }

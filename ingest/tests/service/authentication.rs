@@ -1,4 +1,4 @@
-//! Basic authentication and OAuth, alone and together with a signature: all that an endpoint lists must pass.
+//! Basic authentication and OAuth, alone and together with a signature: all checks of an endpoint must pass.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -28,7 +28,7 @@ fn signature() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_signature_and_password_both_must_pass_and_answers_do_not_tell_which_part_is_wrong() {
+async fn signature_and_password_must_both_pass_and_answers_do_not_reveal_which_part_is_wrong() {
     let service = configured(&endpoint(PATH, &format!("{SECRET_LINE}{BASIC_LINE}")), &[]).await;
     let right = basic("river", PASSWORD);
     let answer = post(&service, PATH, &format!("{right}{}", signature())).await;
@@ -72,7 +72,7 @@ async fn oauth_service() -> Service {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_fetched_as_digital_river_does_it_and_opens_its_endpoint_only() {
+async fn a_token_is_fetched_in_digital_rivers_way_and_is_valid_at_its_endpoint_only() {
     let service = oauth_service().await;
     let (dr, sf) = (format!("{}-dr", service.endpoint), format!("{}-sf", service.endpoint));
     let password = [
@@ -118,7 +118,7 @@ async fn a_token_is_fetched_as_digital_river_does_it_and_opens_its_endpoint_only
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_requests_for_a_token_get_the_errors_of_the_standard_and_the_same_ones_for_clients_that_do_not_exist() {
+async fn invalid_token_requests_get_standard_errors_that_do_not_reveal_whether_a_client_exists() {
     let service = oauth_service().await;
     let (dr, sf) = (format!("{}-dr", service.endpoint), format!("{}-sf", service.endpoint));
     let form = |grant: &'static str, id: &str, secret: &'static str| {
@@ -167,17 +167,17 @@ async fn wrong_requests_for_a_token_get_the_errors_of_the_standard_and_the_same_
             break;
         }
     }
-    assert_eq!(last, 429, "guessing is bounded");
+    assert_eq!(last, 429, "guesses are limited");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_form_is_read_however_its_sender_labels_and_ends_it_and_never_from_the_address() {
+async fn a_form_is_read_with_any_usual_media_type_and_ending_but_never_from_the_url() {
     let clients = "[[endpoints.oauth]]\nclient_id = 'NAME+dr%'\nclient_secret = 'client+secret%long'\n";
     let service = configured(&format!("{OAUTH}{}", endpoint(PATH, clients)), &[]).await;
     let (raw, form) = (format!("{}+dr%", service.endpoint), format!("{}%2Bdr%25", service.endpoint));
     let secret = "client%2Bsecret%25long";
     let whole = format!("grant_type=client_credentials&client_id={form}&client_secret={secret}");
-    let ask = async |path: &str, headers: &str, body: &str| {
+    let request_token = async |path: &str, headers: &str, body: &str| {
         let head =
             format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         service.send(format!("{head}{headers}\r\n{body}").as_bytes()).await
@@ -190,13 +190,13 @@ async fn a_form_is_read_however_its_sender_labels_and_ends_it_and_never_from_the
         ("Content-Type: text/plain\r\n".to_owned(), whole.clone()),
         ("Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n".to_owned(), whole.clone()),
         (String::new(), format!("{whole}&grant_type=client_credentials")),
-        // The characters that are encoded in a form, in a header as they are and encoded, alone and together with the form.
+        // Characters that a form encodes: raw and encoded in the header, alone and together with the form.
         (basic(&raw, "client+secret%long"), "grant_type=client_credentials".to_owned()),
         (basic(&form, secret), "grant_type=client_credentials".to_owned()),
         (basic(&raw, "client+secret%long"), whole.clone()),
         (basic(&form, secret), whole.clone()),
     ] {
-        let answer = ask(path, &headers, &body).await;
+        let answer = request_token(path, &headers, &body).await;
         assert_eq!(answer.status, 200, "{headers} {body} {answer:?}");
     }
     for (path, headers, body) in [
@@ -205,10 +205,12 @@ async fn a_form_is_read_however_its_sender_labels_and_ends_it_and_never_from_the
         (&format!("{path}?{whole}") as &str, "", ""),
         (&format!("{path}?client_secret=x"), "", &whole),
     ] {
-        let answer = ask(path, headers, body).await;
+        let answer = request_token(path, headers, body).await;
         assert_eq!((answer.status, answer.body["error"].as_str()), (400, Some("invalid_request")), "{path} {answer:?}");
     }
-    let other = ask(path, &basic(&raw, "client+secret%long"), "grant_type=client_credentials&client_id=another").await;
+    let other =
+        request_token(path, &basic(&raw, "client+secret%long"), "grant_type=client_credentials&client_id=another")
+            .await;
     assert_eq!((other.status, other.body["error"].as_str()), (400, Some("invalid_request")), "{other:?}");
 }
 
@@ -218,7 +220,7 @@ async fn without_oauth_there_is_no_token_endpoint() {
     assert_eq!(token(&service, "/oauth2/token", "", &[("grant_type", "password")]).await.status, 404);
 }
 
-/// The addresses that Digital River's Salesforce app registers, each with a slash at its end.
+/// The paths that Digital River's Salesforce app registers, each with a trailing slash.
 const SALESFORCE: [&str; 3] = [
     "/services/apexrest/digitalriverv2/DROFIOrderMgmNotification/",
     "/services/apexrest/digitalriverv2/DROrderCompleteNotification/",
@@ -226,7 +228,7 @@ const SALESFORCE: [&str; 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_three_addresses_of_the_salesforce_app_go_on_working_with_its_token() {
+async fn the_three_paths_of_the_salesforce_app_work_with_its_token() {
     let endpoints: String = SALESFORCE.iter().enumerate().fold(String::new(), |text, (index, path)| {
         format!("{text}[[endpoints]]\nname = 'NAME-{index}'\npath = '{path}'\n{SECRET_LINE}[[endpoints.oauth]]\nclient_id = 'NAME-{index}'\nclient_secret = 'client secret, long'\n")
     });

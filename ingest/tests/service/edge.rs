@@ -14,7 +14,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_dawdle_before_their_request_are_closed() {
+async fn connections_whose_request_arrives_too_slowly_are_closed() {
     let limits = LimitsConfig { header_read_timeout: Duration::from_millis(200), ..limits() };
     let service = start(limits, |_| {}).await;
     for beginning in [
@@ -27,13 +27,13 @@ async fn connections_that_dawdle_before_their_request_are_closed() {
         let mut stream = service.connect().await;
         stream.write_all(beginning).await.unwrap();
         let mut rest = Vec::new();
-        // A reset is as good an end.
+        // A reset is acceptable as well.
         let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection is closed");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_dawdles_is_answered_408() {
+async fn a_body_that_arrives_too_slowly_is_answered_with_408() {
     let limits = LimitsConfig { body_read_timeout: Duration::from_millis(200), ..limits() };
     let service = start(limits, |_| {}).await;
     service.ready().await;
@@ -45,10 +45,10 @@ async fn a_body_that_dawdles_is_answered_408() {
     assert!((service.requests("body_timeout") - 1.0).abs() < f64::EPSILON);
 }
 
-/// Sends the beginning of a request byte by byte for so long, then all the rest.
+/// Sends a request byte by byte for `lasting`, then the rest at once.
 async fn dribble(service: &Service, bytes: &[u8], lasting: Duration) -> Answer {
     let mut stream = service.connect().await;
-    // Longer than the answer may take: a connection that says nothing owes nothing.
+    // Longer than the answer may take: an idle connection has no deadline.
     sleep(Duration::from_millis(300)).await;
     let started = Instant::now();
     let mut sent = 0;
@@ -62,7 +62,7 @@ async fn dribble(service: &Service, bytes: &[u8], lasting: Duration) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_answer_is_due_from_the_first_byte_of_the_request_however_slowly_its_head_comes() {
+async fn the_deadline_counts_from_the_first_byte_even_of_a_slow_head() {
     let limits = LimitsConfig {
         answer_deadline: Duration::from_millis(1_200),
         body_read_timeout: Duration::from_millis(1_200),
@@ -70,16 +70,15 @@ async fn the_answer_is_due_from_the_first_byte_of_the_request_however_slowly_its
     };
     let service = start(limits, |_| {}).await;
     service.ready().await;
-    // Kafka takes longer than the head leaves, and not longer than the deadline.
+    // Kafka takes longer than the time left after the head, but not longer than the deadline.
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(900)).unwrap();
     let body = event("e", "order.accepted", "o");
     let bytes = request(PATH, "", body.as_bytes());
     let answer = dribble(&service, &bytes, Duration::from_millis(700)).await;
     assert_eq!((answer.status, answer.code()), (503, "not_confirmed"), "{answer:?}");
-    wait_until("it was stored late", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0)
-        .await;
+    wait_until("it is stored late", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0).await;
 
-    // The next request of a connection has a deadline of its own, however long the connection was silent.
+    // The next request of a connection has its own deadline, however long the connection was idle.
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(1)).unwrap();
     let mut stream = service.connect().await;
     let kept = String::from_utf8(bytes.clone()).unwrap().replace("Connection: close\r\n", "");
@@ -101,7 +100,7 @@ async fn the_answer_is_due_from_the_first_byte_of_the_request_however_slowly_its
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_is_kept_busy_ends_with_its_age_and_between_two_requests() {
+async fn a_busy_connection_is_closed_at_its_maximum_age_between_two_requests() {
     let limits = LimitsConfig {
         header_read_timeout: Duration::from_millis(500),
         connection_age_max: Duration::from_secs(1),
@@ -114,15 +113,15 @@ async fn a_connection_that_is_kept_busy_ends_with_its_age_and_between_two_reques
     let mut stream = service.connect().await;
     let (started, mut answers) = (Instant::now(), 0);
     loop {
-        assert!(started.elapsed() < PATIENCE, "the connection is kept for ever");
-        // A connection that ends while nothing is asked ends without an answer, never within one.
+        assert!(started.elapsed() < PATIENCE, "the connection is never closed");
+        // The connection is closed between requests, never within an answer.
         if stream.write_all(kept.as_bytes()).await.is_err() {
             break;
         }
         let mut answer = [0; 4_096];
         match stream.read(&mut answer).await {
             Ok(0) | Err(_) => break,
-            Ok(count) => assert!(answer[..count].starts_with(b"HTTP/1.1 202"), "a whole answer"),
+            Ok(count) => assert!(answer[..count].starts_with(b"HTTP/1.1 202"), "the answer is not complete"),
         }
         answers += 1;
     }
@@ -130,29 +129,29 @@ async fn a_connection_that_is_kept_busy_ends_with_its_age_and_between_two_reques
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_too_many_evicts_one_that_proved_nothing() {
+async fn an_excess_connection_evicts_an_unauthenticated_one() {
     let service = start(LimitsConfig { connections_max: 2, ..limits() }, |_| {}).await;
     service.ready().await;
     let bytes = request(PATH, "", event("e", "order.accepted", "o").as_bytes());
     let kept = String::from_utf8(bytes.clone()).unwrap().replace("Connection: close\r\n", "");
-    let mut proven = service.connect().await;
-    proven.write_all(kept.as_bytes()).await.unwrap();
+    let mut authenticated = service.connect().await;
+    authenticated.write_all(kept.as_bytes()).await.unwrap();
     let mut answer = [0; 4_096];
-    let count = proven.read(&mut answer).await.unwrap();
+    let count = authenticated.read(&mut answer).await.unwrap();
     assert!(answer[..count].starts_with(b"HTTP/1.1 202"));
 
-    let mut stranger = service.connect().await;
-    stranger.write_all(&bytes[..10]).await.unwrap();
+    let mut unauthenticated = service.connect().await;
+    unauthenticated.write_all(&bytes[..10]).await.unwrap();
     for _ in 0..3 {
         let mut newcomer = service.connect().await;
         newcomer.write_all(&bytes).await.unwrap();
         assert_eq!(read_answer(&mut newcomer).await.status, 202);
     }
-    let mut nothing = Vec::new();
-    let _ = timeout(PATIENCE, stranger.read_to_end(&mut nothing)).await.expect("the connection is closed");
-    assert!(nothing.is_empty());
-    proven.write_all(&bytes).await.unwrap();
-    assert_eq!(read_answer(&mut proven).await.status, 202, "it is never closed for others");
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, unauthenticated.read_to_end(&mut rest)).await.expect("the connection is closed");
+    assert!(rest.is_empty());
+    authenticated.write_all(&bytes).await.unwrap();
+    assert_eq!(read_answer(&mut authenticated).await.status, 202, "an authenticated connection is never evicted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,7 +178,7 @@ async fn an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(
     let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection is closed");
     assert!(rest.is_empty() && before.elapsed() > Duration::from_millis(400), "{:?}", before.elapsed());
 
-    // A head that begins and does not end is not idle.
+    // A connection with an incomplete head is not idle.
     let mut stream = service.connect().await;
     stream.write_all(kept.as_bytes()).await.unwrap();
     let mut answer = [0; 4_096];
@@ -192,7 +191,7 @@ async fn an_idle_connection_is_kept_longer_than_a_head_may_take_and_then_closed(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_connection_of_http_2_is_closed_as_well() {
+async fn an_idle_http_2_connection_is_closed_as_well() {
     let limits = LimitsConfig { idle_timeout: Duration::from_millis(300), ..limits() };
     let service = start(limits, |_| {}).await;
     service.ready().await;
@@ -207,7 +206,7 @@ async fn an_idle_connection_of_http_2_is_closed_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stray_line_feed_after_a_body_does_not_start_the_clock_of_the_next_request() {
+async fn a_stray_line_break_after_a_body_does_not_start_the_deadline_of_the_next_request() {
     let limits = LimitsConfig {
         answer_deadline: Duration::from_millis(500),
         body_read_timeout: Duration::from_millis(500),
@@ -229,13 +228,13 @@ async fn a_stray_line_feed_after_a_body_does_not_start_the_clock_of_the_next_req
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_accepted_for_a_while_after_readyz_says_that_it_ends() {
+async fn connections_are_accepted_for_the_shutdown_delay_after_readyz_fails() {
     let service = start(LimitsConfig { shutdown_delay: Duration::from_secs(2), ..limits() }, |_| {}).await;
     service.ready().await;
     let ended = Instant::now();
     service.context.shutdown.stop();
-    wait_until("it says so", || !service.context.health.not_ready().is_empty()).await;
-    assert_eq!(service.context.health.not_ready()[0].reason, "ending");
+    wait_until("it is not ready", || !service.context.health.not_ready().is_empty()).await;
+    assert_eq!(service.context.health.not_ready()[0].reason, "shutting down");
     let answer = service.post(&event("late", "order.accepted", "o")).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert!(service.stop().await);
@@ -244,7 +243,7 @@ async fn connections_are_accepted_for_a_while_after_readyz_says_that_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_in_chunks_and_a_sender_that_closes_its_half_are_served() {
+async fn a_chunked_body_and_a_half_closed_connection_are_served() {
     let service = service().await;
     let body = event("e", "order.accepted", "o");
     let (head, tail) = body.split_at(20);
@@ -275,11 +274,11 @@ async fn http_1_keep_alive_and_http_2_are_served_on_one_socket() {
             assert_eq!(answer.status().as_u16(), 202);
         }
     }
-    assert!(service.stop().await, "idle connections do not hold up the end");
+    assert!(service.stop().await, "idle connections do not delay shutdown");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_that_waits_for_leave_is_told_413_without_sending() {
+async fn a_sender_that_expects_100_continue_gets_413_without_sending_the_body() {
     let service = service().await;
     let mut stream = service.connect().await;
     let head = format!(

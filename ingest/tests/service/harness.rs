@@ -1,4 +1,4 @@
-//! Starts the service on a mock cluster, speaks HTTP to it byte by byte, and reads what is in Kafka.
+//! Harness: starts the service with a mock cluster, sends raw HTTP to it, and reads the records in Kafka.
 
 use std::{
     net::SocketAddr,
@@ -40,18 +40,18 @@ use tokio::{
 pub(crate) const SECRET: &str = "whsec_0123456789abcdef";
 /// The path of the endpoint.
 pub(crate) const PATH: &str = "/webhooks/digital-river";
-/// How long to wait for what no deadline bounds.
+/// How long to wait for conditions without a deadline.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// When Digital River gives up.
+/// Digital River's timeout for deliveries.
 pub(crate) const DIGITAL_RIVER_TIMEOUT: Duration = Duration::from_millis(3_000);
 
 static METRICS: LazyLock<metrics_exporter_prometheus::PrometheusHandle> =
     LazyLock::new(|| telemetry::metrics().expect("this is the only recorder"));
 
-/// What was logged by all tests of this process.
+/// The log of all tests in this process.
 pub(crate) static LOG: LazyLock<Log> = LazyLock::new(Log::install);
 
-/// A log that can be read.
+/// An in-memory log.
 #[derive(Clone)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -59,12 +59,12 @@ impl Log {
     fn install() -> Self {
         let log = Self(Arc::default());
         let writer = log.clone();
-        // Another subscriber would be another test's mistake.
+        // No other test installs a subscriber.
         tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).try_init().unwrap();
         log
     }
 
-    /// The lines that hold a text.
+    /// The lines that contain a text.
     pub(crate) fn lines(&self, text: &str) -> Vec<String> {
         let log = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
         log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
@@ -82,7 +82,7 @@ impl std::io::Write for Log {
     }
 }
 
-/// The service under test. Every test has its own endpoint name, so that its metrics are its own.
+/// The service under test. Every test has its own endpoint name, so that its metrics are separate.
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,
@@ -92,7 +92,7 @@ pub(crate) struct Service {
     pub(crate) folder: TempDir,
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -106,26 +106,26 @@ impl Answer {
         self.body["errors"][0]["code"].as_str().unwrap_or_default()
     }
 
-    /// Where the receipt says the event lies.
+    /// The position in the receipt.
     pub(crate) fn position(&self) -> (&str, i32, i64) {
         let partition = self.body["partition"].as_i64().unwrap();
         (self.body["topic"].as_str().unwrap(), partition.try_into().unwrap(), self.body["offset"].as_i64().unwrap())
     }
 }
 
-/// The usual limits, but for an end without a delay.
+/// The default limits, but without a shutdown delay.
 pub(crate) fn limits() -> LimitsConfig {
     LimitsConfig { shutdown_delay: Duration::ZERO, ..LimitsConfig::default() }
 }
 
-/// A service that is ready, with usual limits.
+/// A ready service with the default limits.
 pub(crate) async fn service() -> Service {
     let service = start(limits(), |_| {}).await;
     service.ready().await;
     service
 }
 
-/// A mock cluster with all topics, its settings, and a name for the endpoint that no other test has.
+/// A mock cluster with all topics, its settings, and a unique name for the endpoint.
 fn cluster() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig, String) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     LazyLock::force(&METRICS);
@@ -138,7 +138,7 @@ fn cluster() -> (MockCluster<'static, DefaultProducerContext>, KafkaConfig, Stri
     (cluster, kafka, format!("main-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// A service that may not be ready yet; `prepare` sees the cluster first.
+/// Starts a service, which may not be ready yet; `prepare` gets the cluster first.
 pub(crate) async fn start(
     limits: LimitsConfig,
     prepare: impl FnOnce(&MockCluster<'static, DefaultProducerContext>),
@@ -164,7 +164,7 @@ pub(crate) async fn start(
     Service { address, cluster, kafka, context, endpoint, folder: tempfile::tempdir().unwrap() }
 }
 
-/// A service that is ready, whose endpoint has a secret that expires then, at the time that a clock shows.
+/// A ready service whose endpoint has a secret that expires at `expires_at` by `clock`.
 pub(crate) async fn with_expiring_secret(expires_at: DateTime<Utc>, clock: Arc<dyn Clock>) -> Service {
     let (cluster, kafka, endpoint) = cluster();
     let mut config = endpoint_config(&endpoint, PATH);
@@ -178,12 +178,12 @@ pub(crate) async fn with_expiring_secret(expires_at: DateTime<Utc>, clock: Arc<d
     service
 }
 
-/// Sections of the configuration that are read at start only.
+/// Sections of the configuration that are only read at start.
 pub(crate) const SECTIONS_AT_START: [&str; 3] = ["kafka", "admin", "telemetry"];
 
-/// A service that is ready and reads its configuration from a file, again and again. `NAME` in the text stands for the name
-/// of its endpoint, `FOLDER` for the folder of the file; `files` are put there as well. Files that have the names of
-/// [`SECTIONS_AT_START`] stand for these sections.
+/// A ready service that reloads its configuration from a file. `NAME` in the text stands for the name of its endpoint,
+/// `FOLDER` for the folder of the file; `files` are created in that folder. Files with the names of [`SECTIONS_AT_START`]
+/// stand for these sections.
 pub(crate) async fn configured(text: &str, files: &[(&str, &str)]) -> Service {
     let (cluster, kafka, endpoint) = cluster();
     let folder = tempfile::tempdir().unwrap();
@@ -230,12 +230,12 @@ pub(crate) fn event(id: &str, event_type: &str, order: &str) -> String {
     )
 }
 
-/// The header as Digital River writes it.
+/// The signature header in Digital River's format.
 pub(crate) fn sign(body: &[u8]) -> String {
     sign_with(SECRET, body)
 }
 
-/// The header as Digital River writes it with another secret.
+/// The signature header in Digital River's format, for any secret.
 pub(crate) fn sign_with(secret: &str, body: &[u8]) -> String {
     let now: DateTime<Utc> = SystemClock.now();
     let timestamp = now.timestamp().to_string();
@@ -245,12 +245,12 @@ pub(crate) fn sign_with(secret: &str, body: &[u8]) -> String {
     format!("{timestamp}, {mac}")
 }
 
-/// A whole request, signed, as bytes. `headers` are lines that end in `\r\n`.
+/// A complete signed request. `headers` are lines that end with `\r\n`.
 pub(crate) fn request(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     unsigned(path, &format!("DigitalRiver-Signature: {}\r\n{headers}", sign(body)), body)
 }
 
-/// A whole request with no other headers than it must have, and `headers`.
+/// A complete request with only the required headers and `headers`.
 pub(crate) fn unsigned(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: riverlock\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
@@ -300,31 +300,31 @@ impl Service {
         self.send(&request(PATH, "", body.as_bytes())).await
     }
 
-    /// Waits until the service says that it is ready.
+    /// Waits until the service is ready.
     pub(crate) async fn ready(&self) {
         wait_until("it is ready", || self.context.health.not_ready().is_empty()).await;
     }
 
-    /// Ends the service and says whether it ended as it should.
+    /// Stops the service and returns whether it stopped without a failure.
     pub(crate) async fn stop(&self) -> bool {
         self.context.shutdown.stop();
         self.context.shutdown.wait(PATIENCE).await
     }
 
-    /// A metric of the endpoint, or of the whole process where it has no endpoint.
+    /// A metric of the endpoint.
     pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
         let value = self.try_metric(name, labels);
         value.unwrap_or_else(|| panic!("no {name} of {} with {labels} in\n{}", self.endpoint, METRICS.render()))
     }
 
-    /// The same, if there is one.
+    /// Like [`Self::metric`], but `None` if there is no such metric.
     pub(crate) fn try_metric(&self, name: &str, labels: &str) -> Option<f64> {
         let comma = if labels.is_empty() { "" } else { "," };
         let line = format!("{name}{{endpoint=\"{}\"{comma}{labels}}} ", self.endpoint);
         METRICS.render().lines().find_map(|text| text.strip_prefix(&line)?.parse().ok())
     }
 
-    /// How many requests ended that way.
+    /// The number of requests with this outcome.
     pub(crate) fn requests(&self, outcome: &str) -> f64 {
         self.metric("riverlock_ingest_requests_total", &format!("outcome=\"{outcome}\""))
     }
@@ -338,7 +338,7 @@ impl Service {
         consumer.poll(PATIENCE).expect("there is a record").unwrap().detach()
     }
 
-    /// All records of a topic, waiting until there are `count`.
+    /// Waits for `count` records of a topic.
     pub(crate) fn records(&self, topic: &str, count: usize) -> Vec<OwnedMessage> {
         let consumer: BaseConsumer = self.kafka.consumer("test").create().unwrap();
         let mut assignment = TopicPartitionList::new();
@@ -363,7 +363,7 @@ pub(crate) fn process_metric(line: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no {line} in\n{page}")).parse().unwrap()
 }
 
-/// Waits for what no signal tells.
+/// Polls a condition for which there is no notification.
 pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !condition() {

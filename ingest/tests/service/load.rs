@@ -1,4 +1,4 @@
-//! Constant load while something changes: every event gets its answer in time, and every 202 names the record that holds it.
+//! Constant load during changes: every event is answered in time, and every 202 names the record that contains it.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ const NEW: &str = "whsec_fedcba9876543210";
 const SENDERS: usize = 4;
 const TOPIC: &str = "riverlock.raw.order.accepted";
 
-/// Held by tests that change a configuration: what is counted of that is the process's and no endpoint's.
+/// Held by tests that change a configuration, because the metrics of reloads are per process, not per endpoint.
 pub(crate) static RELOADING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Both secrets are in files, as Kubernetes mounts them.
@@ -35,13 +35,13 @@ pub(crate) fn with_secrets(ids: &[&str]) -> String {
     })
 }
 
-/// Sends an event that is signed with these secrets.
+/// Sends an event signed with these secrets.
 pub(crate) async fn post(address: SocketAddr, id: &str, secrets: &[&str]) -> (String, Answer) {
     let body = event(id, "order.accepted", id);
     let signed: Vec<String> = secrets.iter().map(|secret| sign_with(secret, body.as_bytes())).collect();
     let mut header = signed[0].clone();
     for more in &signed[1..] {
-        // Both were made in the same second, or the second one counts for nothing.
+        // If the signatures were not made in the same second, only the first one is valid.
         header = format!("{header}, {}", more.split_once(", ").unwrap().1);
     }
     let header = format!("DigitalRiver-Signature: {header}\r\n");
@@ -52,9 +52,9 @@ pub(crate) async fn post(address: SocketAddr, id: &str, secrets: &[&str]) -> (St
 /// An event that was sent, its answer, and how long that took.
 type Exchange = (String, Answer, Duration);
 
-/// Senders that send one event after the other, each on a connection of its own.
+/// Senders that send events one after another, each event on a new connection.
 struct Load {
-    /// What events are signed with at the moment.
+    /// The secrets that events are currently signed with.
     signing: Arc<Mutex<Vec<&'static str>>>,
     answered: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -89,7 +89,7 @@ impl Load {
         *self.signing.lock().unwrap() = secrets.to_vec();
     }
 
-    /// Waits until so many more events have their answers.
+    /// Waits until `count` more events were answered.
     async fn more(&self, count: usize) {
         let until = self.answered.load(Ordering::Relaxed) + count;
         wait_until("more events are answered", || self.answered.load(Ordering::Relaxed) >= until).await;
@@ -105,10 +105,10 @@ impl Load {
     }
 }
 
-/// Compares every answer with what is in Kafka. Returns how many events were answered 202, and how many 503.
+/// Compares every answer with the records in Kafka. Returns how many events were answered with 202 and with 503.
 fn check(service: &Service, exchanges: &[Exchange]) -> (usize, usize) {
     let mut receipts = HashMap::new();
-    let mut refused = 0;
+    let mut rejected = 0;
     for (body, answer, took) in exchanges {
         assert!(*took < DIGITAL_RIVER_TIMEOUT, "Digital River has given up after {took:?}: {answer:?}");
         match answer.status {
@@ -118,7 +118,7 @@ fn check(service: &Service, exchanges: &[Exchange]) -> (usize, usize) {
                 let other = receipts.insert((partition, offset), body.as_str());
                 assert_eq!(other, None, "two receipts name one record");
             }
-            503 => refused += 1,
+            503 => rejected += 1,
             _ => panic!("{body} was answered {answer:?}"),
         }
     }
@@ -131,16 +131,16 @@ fn check(service: &Service, exchanges: &[Exchange]) -> (usize, usize) {
     consumer.assign(&assignment).unwrap();
     while !receipts.is_empty() {
         let record = consumer.poll(PATIENCE).unwrap_or_else(|| panic!("Kafka has no {receipts:?}")).unwrap();
-        // What nobody has a receipt for was answered 503 and is there all the same.
+        // A record without a receipt belongs to an event that was answered with 503.
         if let Some(body) = receipts.remove(&(record.partition(), record.offset())) {
             assert_eq!(record.payload(), Some(body.as_bytes()));
         }
     }
-    (accepted, refused)
+    (accepted, rejected)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_constant_load_a_rotation_refuses_no_event_and_ends_with_the_old_secret_refused() {
+async fn a_rotation_under_load_rejects_no_event_until_the_old_secret_is_removed() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET), ("new", NEW)]).await;
     let load = Load::start(&service);
@@ -151,7 +151,7 @@ async fn under_constant_load_a_rotation_refuses_no_event_and_ends_with_the_old_s
     load.more(50).await;
     service.configure(&with_secrets(&["old", "new"]));
     wait_until("the new secret is known", || last_match("new").is_some()).await;
-    assert!(last_match("old").unwrap() > 0.0, "a secret that stays keeps its time");
+    assert!(last_match("old").unwrap() > 0.0, "a remaining secret keeps its time");
     load.sign_with(&[SECRET, NEW]);
     load.more(50).await;
     load.sign_with(&[NEW]);
@@ -160,27 +160,27 @@ async fn under_constant_load_a_rotation_refuses_no_event_and_ends_with_the_old_s
     load.more(50).await;
     let until = Instant::now() + PATIENCE;
     while post(service.address, "old", &[SECRET]).await.1.status != 401 {
-        assert!(Instant::now() < until, "the old secret counts for ever");
+        assert!(Instant::now() < until, "the old secret is still accepted");
     }
     load.more(50).await;
     let exchanges = load.end().await;
-    let (accepted, refused) = check(&service, &exchanges);
-    assert_eq!((accepted, refused), (exchanges.len(), 0));
+    let (accepted, rejected) = check(&service, &exchanges);
+    assert_eq!((accepted, rejected), (exchanges.len(), 0));
     assert!(accepted >= 250);
     assert_eq!(post(service.address, "last", &[SECRET]).await.1.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_constant_load_a_bad_configuration_refuses_no_event() {
+async fn an_invalid_configuration_under_load_rejects_no_event() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
     let load = Load::start(&service);
-    let refusals = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
+    let rejections = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
     load.more(20).await;
     for bad in ["endpoints = []", "[[endpoints", "[[endpoints]]\nname = 'NAME'\npath = '/without-secrets'\n"] {
-        let before = refusals();
+        let before = rejections();
         service.configure(bad);
-        wait_until("it is refused", || refusals() > before).await;
+        wait_until("it is rejected", || rejections() > before).await;
         load.more(20).await;
     }
     service.configure(&with_secrets(&["old"]));
@@ -190,19 +190,19 @@ async fn under_constant_load_a_bad_configuration_refuses_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_constant_load_a_broker_that_goes_and_comes_back_costs_no_acknowledged_event() {
+async fn broker_outages_under_load_lose_no_acknowledged_event() {
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
     let load = Load::start(&service);
     for _ in 0..2 {
         load.more(50).await;
         service.cluster.broker_down(-1).unwrap();
-        let refused = || service.requests("breaker_open") + service.requests("ambiguous");
-        let before = refused();
-        wait_until("events are refused", || refused() >= before + 20.0).await;
+        let rejected = || service.requests("breaker_open") + service.requests("ambiguous");
+        let before = rejected();
+        wait_until("events are rejected", || rejected() >= before + 20.0).await;
         service.cluster.broker_up(-1).unwrap();
         let accepted = service.requests("accepted");
-        wait_until("events are taken again", || service.requests("accepted") >= accepted + 20.0).await;
+        wait_until("events are accepted again", || service.requests("accepted") >= accepted + 20.0).await;
     }
-    let (accepted, refused) = check(&service, &load.end().await);
-    assert!(accepted >= 40 && refused >= 40, "{accepted} accepted, {refused} refused: the test showed nothing");
+    let (accepted, rejected) = check(&service, &load.end().await);
+    assert!(accepted >= 40 && rejected >= 40, "{accepted} accepted, {rejected} rejected: the test showed nothing");
 }

@@ -1,4 +1,4 @@
-//! The service as Digital River meets it: real sockets, librdkafka's mock cluster behind it.
+//! Tests of the service over real sockets, with librdkafka's mock cluster.
 
 #[cfg(test)]
 mod addresses;

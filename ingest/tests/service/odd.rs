@@ -1,4 +1,4 @@
-//! Authentic requests that are odd: a refusal would lose them after 72 hours, so they are stored.
+//! Authenticated requests with oddities: they are stored, because rejected ones would be lost after 72 hours.
 
 use rdkafka::Message;
 
@@ -7,7 +7,7 @@ use crate::harness::{Answer, PATH, Service, configured, event, header, request, 
 const OTHER: &str = "riverlock.raw.other";
 const ACCEPTED: &str = "riverlock.raw.order.accepted";
 
-/// Sends a signed body under other headers than `Content-Type: application/json`.
+/// Sends a signed body with `headers` instead of `Content-Type: application/json`.
 async fn post(service: &Service, headers: &str, body: &[u8]) -> Answer {
     let bytes = request(PATH, "", body);
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
@@ -17,7 +17,7 @@ async fn post(service: &Service, headers: &str, body: &[u8]) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_of_any_media_type_and_encoding_is_stored_where_its_type_belongs() {
+async fn an_event_of_any_media_type_and_encoding_is_stored_in_the_topic_of_its_type() {
     let service = service().await;
     let body = event("e1", "order.accepted", "o1");
     for (headers, oddities, kept) in [
@@ -65,7 +65,7 @@ async fn an_event_of_any_media_type_and_encoding_is_stored_where_its_type_belong
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signed_body_that_is_no_event_is_stored_as_it_came_with_its_hash_in_place_of_an_id() {
+async fn a_signed_body_that_is_not_an_event_is_stored_unchanged_with_its_hash_as_id() {
     let service = service().await;
     for body in
         [&b"id=e&type=t"[..], b"", br#"{"type":"t"}"#, b"[]", b"\x1f\x8b\x08\x00 compressed", b"{\"a\n\":1,\"a\n\":2}"]
@@ -75,7 +75,7 @@ async fn a_signed_body_that_is_no_event_is_stored_as_it_came_with_its_hash_in_pl
         let id = answer.body["eventId"].as_str().unwrap().to_owned();
         assert!(id.starts_with("sha256:") && id.len() == 71, "{id}");
         let record = service.record(answer.position());
-        // Kafka has no empty payloads that differ from none.
+        // Kafka does not distinguish an empty payload from a missing one.
         assert_eq!(record.payload().unwrap_or_default(), body);
         assert_eq!(record.key(), Some(id.as_bytes()));
         assert_eq!(header(&record, "oddities"), Some("not_an_event"));
@@ -88,7 +88,7 @@ async fn a_signed_body_that_is_no_event_is_stored_as_it_came_with_its_hash_in_pl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_larger_than_consumers_interpret_is_stored_up_to_4_mib() {
+async fn a_body_larger_than_consumers_process_is_stored_up_to_4_mib() {
     let service = service().await;
     let sized = |bytes: usize| {
         let event = event("big", "order.accepted", "o");
@@ -101,7 +101,7 @@ async fn a_body_larger_than_consumers_interpret_is_stored_up_to_4_mib() {
         let answer = service.post(&body).await;
         assert_eq!((answer.status, answer.position().0), (202, ACCEPTED), "{answer:?}");
         let record = service.record(answer.position());
-        assert!(record.payload() == Some(body.as_bytes()), "{bytes} bytes come back");
+        assert!(record.payload() == Some(body.as_bytes()), "{bytes} bytes are read back");
         assert_eq!(header(&record, "oddities"), oddities);
     }
     let answer = service.post(&sized((4 << 20) + 1)).await;
@@ -109,7 +109,7 @@ async fn a_body_larger_than_consumers_interpret_is_stored_up_to_4_mib() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_or_a_token_is_proof_enough_and_nothing_at_all_is_none() {
+async fn a_body_that_is_not_an_event_is_stored_only_if_authenticated() {
     let text = format!(
         "[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\nbasic = {{ username = 'river', password = 'a password: long' }}\n[[endpoints]]\nname = 'NAME-open'\npath = '/open'\ninsecure = true\n"
     );
@@ -124,7 +124,7 @@ async fn a_password_or_a_token_is_proof_enough_and_nothing_at_all_is_none() {
     let plain =
         String::from_utf8(unsigned("/open", "", body.as_bytes())).unwrap().replace("application/json", "text/plain");
     assert_eq!(service.send(plain.as_bytes()).await.status, 202);
-    // A signature is of no use where none is asked for, and does no harm.
+    // An endpoint that requires no signature ignores it.
     let signed = format!("DigitalRiver-Signature: {}\r\n", sign(b"no event"));
     assert_eq!(service.send(&unsigned("/open", &signed, b"no event")).await.status, 400);
 }

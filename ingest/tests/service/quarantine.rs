@@ -1,4 +1,4 @@
-//! What is kept of events whose sender is not believed.
+//! Quarantine of unauthenticated events.
 
 use rdkafka::Message;
 use riverlock_ingest::{auth::signature::Verifier, config::EndpointConfig};
@@ -10,7 +10,7 @@ const TOPIC: &str = "riverlock.quarantine";
 const ENDPOINT: &str = "[[endpoints]]\nname = 'NAME'\npath = '/webhooks/digital-river'\nsecrets = [{ id = 'first', secret = 'whsec_0123456789abcdef' }]\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_signed_with_an_unknown_secret_is_kept_as_it_came_and_answered_401() {
+async fn an_event_signed_with_an_unknown_secret_is_quarantined_unchanged_and_answered_with_401() {
     let service =
         configured(&format!("{ENDPOINT}basic = {{ username = 'river', password = 'a password: long' }}"), &[]).await;
     let body = event("e-1", "order.accepted", "o-1");
@@ -34,11 +34,11 @@ async fn an_event_signed_with_an_unknown_secret_is_kept_as_it_came_and_answered_
     ] {
         assert_eq!(header(&record, name), value, "{name}");
     }
-    assert!(!format!("{record:?}").contains("cml2ZXI6"), "credentials are not kept");
+    assert!(!format!("{record:?}").contains("cml2ZXI6"), "credentials are not stored");
     wait_until("it is counted", || service.metric("riverlock_ingest_quarantine_total", "outcome=\"kept\"") >= 1.0)
         .await;
 
-    // Once the secret is configured, what is kept can be verified.
+    // Once the secret is configured, the quarantined event can be verified.
     let config: EndpointConfig = serde_json::from_value(serde_json::json!({
         "name": "main", "path": "/", "secrets": [{ "id": "new", "secret": "a secret that is not configured" }]
     }))
@@ -46,14 +46,14 @@ async fn an_event_signed_with_an_unknown_secret_is_kept_as_it_came_and_answered_
     let received_at = chrono::DateTime::parse_from_rfc3339(header(&record, "received-at").unwrap()).unwrap().to_utc();
     let days_later = SystemClock.now() + chrono::TimeDelta::days(10);
     let verifier = Verifier::new(&config);
-    let again =
+    let verify =
         |received_at, now| verifier.verify_again([signature.as_bytes()], record.payload().unwrap(), received_at, now);
-    assert_eq!(again(received_at, days_later).map(|found| found.id), Ok("new"));
-    assert!(again(days_later, days_later).is_err());
+    assert_eq!(verify(received_at, days_later).map(|found| found.id), Ok("new"));
+    assert!(verify(days_later, days_later).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_event_or_too_long_or_too_much_is_not_kept_and_real_events_pass() {
+async fn non_events_and_excess_are_not_quarantined_and_authenticated_events_are_accepted() {
     let limits = "[quarantine]\nevents_per_second = 3\nevent_bytes_max = 2000\nbytes_per_second = 4000\n";
     let service = configured(&format!("{limits}{ENDPOINT}"), &[]).await;
     let post = async |body: &str| {
@@ -68,9 +68,10 @@ async fn what_is_no_event_or_too_long_or_too_much_is_not_kept_and_real_events_pa
     assert!((count("too_large") - 1.0).abs() < f64::EPSILON);
     for i in 0..40 {
         post(&event(&format!("flood-{i}"), "order.accepted", "o")).await;
-        let real =
-            service.send(&request(PATH, "", event(&format!("real-{i}"), "order.accepted", "o").as_bytes())).await;
-        assert_eq!(real.status, 202, "{real:?}");
+        let authenticated = service
+            .send(&request(PATH, "", event(&format!("authenticated-{i}"), "order.accepted", "o").as_bytes()))
+            .await;
+        assert_eq!(authenticated.status, 202, "{authenticated:?}");
     }
     assert!(count("limited") > 10.0, "{}", count("limited"));
     wait_until("some are kept", || count("kept") >= 2.0).await;
@@ -78,9 +79,9 @@ async fn what_is_no_event_or_too_long_or_too_much_is_not_kept_and_real_events_pa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quarantine_that_kafka_does_not_take_changes_nothing_for_real_events() {
+async fn a_failing_quarantine_does_not_affect_authenticated_events() {
     let service = configured(ENDPOINT, &[]).await;
-    // Kafka refuses whatever is written next, which is for the quarantine.
+    // Kafka rejects the next record, which is for the quarantine.
     for i in 0..20 {
         let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
         service.cluster.request_errors(rdkafka::types::RDKafkaApiKey::Produce, &[error]);

@@ -1,4 +1,4 @@
-//! What `/readyz` and `/livez` say, and what is seen of it in the metrics.
+//! `/readyz`, `/livez` and the corresponding metrics and logs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ fn reason(service: &Service) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_breaker_is_told_after_a_while_and_a_probe_closes_it_without_any_event() {
+async fn an_open_breaker_is_reported_after_a_delay_and_a_probe_closes_it_without_an_event() {
     let service = start(LimitsConfig { not_ready_after: Duration::from_secs(1), ..limits() }, |_| {}).await;
     service.ready().await;
     service.cluster.broker_down(-1).unwrap();
@@ -26,13 +26,13 @@ async fn an_open_breaker_is_told_after_a_while_and_a_probe_closes_it_without_any
     wait_until("it is not ready", || reason(&service).is_some_and(|reason| reason.contains("does not acknowledge")))
         .await;
     service.cluster.broker_up(-1).unwrap();
-    // Nobody sends anything.
+    // No events are sent.
     service.ready().await;
     assert_eq!(service.post(&event("after", "order.accepted", "o")).await.status, 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_that_kafka_refuses_to_write_is_named() {
+async fn a_topic_that_cannot_be_written_to_is_reported() {
     let service = service().await;
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     service.cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
@@ -42,7 +42,7 @@ async fn a_topic_that_kafka_refuses_to_write_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_long_lived_task_is_seen_to_move() {
+async fn every_long_lived_task_sends_heartbeats() {
     let service = configured(
         "[[endpoints]]\nname = 'NAME'\npath = '/x'\nsecrets = [{ id = 'first', secret = 'whsec_0123456789abcdef' }]\n",
         &[],
@@ -54,15 +54,15 @@ async fn every_long_lived_task_is_seen_to_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_that_kafka_hides_is_named_before_any_event_comes() {
+async fn a_hidden_topic_is_reported_before_the_first_event() {
     const HIDDEN: &str = "riverlock.raw.order.accepted";
     let service = start(limits(), |cluster| {
         cluster.topic_error(HIDDEN, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
     })
     .await;
-    wait_until("it is named", || reason(&service).is_some_and(|reason| reason.contains(HIDDEN))).await;
+    wait_until("it is reported", || reason(&service).is_some_and(|reason| reason.contains(HIDDEN))).await;
     assert!(
-        reason(&service).is_some_and(|reason| reason.contains("does not let ingest see")),
+        reason(&service).is_some_and(|reason| reason.contains("does not let ingest describe")),
         "{:?}",
         reason(&service)
     );
@@ -78,22 +78,22 @@ async fn a_secret_that_expires_while_the_process_runs_is_counted_and_logged() {
     let expiry = service.metric("riverlock_ingest_secret_expiry_timestamp_seconds", "secret=\"first\"");
     assert!((expiry - (now.timestamp() + 30) as f64).abs() < 1.5, "{expiry}");
     assert_eq!(service.post(&event("before", "order.accepted", "o")).await.status, 202);
-    // A look that finds it counting comes first.
-    let lacks = || service.metric("riverlock_ingest_endpoint_without_active_secret", "") > 0.5;
+    // The first check must find the secret active.
+    let lacks_secret = || service.metric("riverlock_ingest_endpoint_without_active_secret", "") > 0.5;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert!(!lacks());
+    assert!(!lacks_secret());
     clock.advance(TimeDelta::seconds(31));
-    wait_until("it is noticed", lacks).await;
+    wait_until("the expiry is noticed", lacks_secret).await;
     assert_eq!(service.post(&event("after", "order.accepted", "o")).await.status, 401);
     let expired = service.metric("riverlock_ingest_secrets_expired_total", "secret=\"first\"");
     assert!((expired - 1.0).abs() < f64::EPSILON, "{expired}");
     let lines = LOG.lines(&service.endpoint);
     assert!(lines.iter().any(|line| line.contains("has expired")), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("ERROR") && line.contains("refuses everything")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("ERROR") && line.contains("rejects every event")), "{lines:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_refusal_is_logged_in_a_line_of_its_own_without_what_its_sender_wrote() {
+async fn every_rejection_is_logged_in_one_line_without_text_from_the_sender() {
     let quick = LimitsConfig { body_read_timeout: Duration::from_millis(200), body_bytes_max: 2_000, ..limits() };
     let service = start(quick, |_| {}).await;
     service.ready().await;
@@ -105,7 +105,7 @@ async fn every_refusal_is_logged_in_a_line_of_its_own_without_what_its_sender_wr
     let quoted = format!(r#""{forged}{}""#, "y".repeat(1_000));
     for (bytes, outcome) in [
         (signed.replace("POST", "PUT").into_bytes(), "method_not_allowed"),
-        (unsigned(PATH, "", body.as_bytes()), "was not authentic"),
+        (unsigned(PATH, "", body.as_bytes()), "was not authenticated"),
         (unsigned(PATH, "", long.as_bytes()), "too_large"),
         (signed.as_bytes()[..signed.len() - 1].to_vec(), "body_timeout"),
         (unsigned("/open", "", doubled.as_bytes()), "not_an_event"),
@@ -121,10 +121,10 @@ async fn every_refusal_is_logged_in_a_line_of_its_own_without_what_its_sender_wr
         assert!(!line.starts_with("2026-01-01"), "{line}");
         assert!(line.len() < 1_000, "{} bytes", line.len());
     }
-    // An id with a line feed, in the line that says that the request is odd.
+    // An id with a line break, in the log line about the oddity.
     let odd = event(forged, "order.accepted", "o");
     let odd = String::from_utf8(request(PATH, "", odd.as_bytes())).unwrap().replace("application/json", "text/plain");
     assert_eq!(service.send(odd.as_bytes()).await.status, 202);
-    wait_until("it is logged", || LOG.lines("is odd").iter().any(|line| line.contains("media_type"))).await;
+    wait_until("it is logged", || LOG.lines("has oddities").iter().any(|line| line.contains("media_type"))).await;
     assert!(!LOG.lines("forged").iter().any(|line| line.starts_with("2026-01-01")));
 }

@@ -1,4 +1,4 @@
-//! The configuration changes while events come in.
+//! Reloading of the configuration at run time.
 
 use std::net::SocketAddr;
 
@@ -25,15 +25,15 @@ async fn post(address: SocketAddr, id: &str, secret: &str) -> u16 {
 async fn until_answered(address: SocketAddr, secret: &str, status: u16) {
     let until = tokio::time::Instant::now() + PATIENCE;
     while post(address, "again", secret).await != status {
-        assert!(tokio::time::Instant::now() < until, "nothing is answered {status}");
+        assert!(tokio::time::Instant::now() < until, "no event is answered with {status}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_configuration_is_refused_and_the_one_before_it_stays() {
+async fn an_invalid_configuration_is_rejected_and_the_previous_one_stays_in_use() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
-    let refused = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
+    let rejected = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
     for bad in [
         "endpoints = []",
         "[[endpoints",
@@ -41,9 +41,9 @@ async fn a_bad_configuration_is_refused_and_the_one_before_it_stays() {
         "[[endpoints]]\nname = 'NAME'\npath = '/other'\n",
         "[[endpoints]]\nname = 'NAME'\npath = '/x'\nsecrets = [{ id = 'a', secret = 'file:FOLDER/nowhere' }]\n",
     ] {
-        let before = refused();
+        let before = rejected();
         service.configure(bad);
-        wait_until("it is refused", || refused() > before).await;
+        wait_until("it is rejected", || rejected() > before).await;
         assert_eq!(post(service.address, "stays", SECRET).await, 202, "{bad}");
     }
     assert!((process_metric("riverlock_ingest_configuration_rejected") - 1.0).abs() < f64::EPSILON);
@@ -56,7 +56,7 @@ async fn a_bad_configuration_is_refused_and_the_one_before_it_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sighup_reads_the_configuration_at_once() {
+async fn sighup_reloads_the_configuration_at_once() {
     let _alone = RELOADING.lock().await;
     let text = with_secrets(&["old"]);
     let service = configured(&text, &[("old", SECRET)]).await;
@@ -68,7 +68,7 @@ async fn sighup_reads_the_configuration_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_that_takes_a_restart_is_compared_with_what_runs() {
+async fn a_change_that_needs_a_restart_is_compared_with_the_running_configuration() {
     let _alone = RELOADING.lock().await;
     let text = with_secrets(&["old"]);
     let service = configured(&text, &[("old", SECRET)]).await;
@@ -76,8 +76,8 @@ async fn a_change_that_takes_a_restart_is_compared_with_what_runs() {
     for limits in ["[limits]\nbody_bytes_max = 10\n", "[limits]\nbody_bytes_max = 20\n", ""] {
         let before = applied();
         service.configure(&format!("{limits}{text}"));
-        wait_until("it is taken", || applied() > before).await;
-        assert_eq!(post(service.address, "limits", SECRET).await, 202, "the limits at start hold");
+        wait_until("it is applied", || applied() > before).await;
+        assert_eq!(post(service.address, "limits", SECRET).await, 202, "the limits at start apply");
     }
 }
 
@@ -93,7 +93,7 @@ async fn change(service: &Service, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_of_sections_that_need_a_restart_are_named_until_they_are_undone() {
+async fn changes_of_sections_that_need_a_restart_are_logged_until_they_are_reverted() {
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET)]).await;
     let mut expected = Vec::new();
@@ -102,11 +102,11 @@ async fn changes_of_sections_that_need_a_restart_are_named_until_they_are_undone
         std::fs::write(service.folder.path().join(name), "changed = true").unwrap();
         wait_until("it is noticed", || applied() > before).await;
         expected.push(name);
-        // In the order of their names, as they are told.
+        // In the order of their names, as in the log.
         expected.sort_unstable();
-        let told = format!("except for changes that need a restart: {}", expected.join(", "));
-        let lines = LOG.lines(&format!("{told} endpoints="));
-        assert!(lines.iter().any(|line| line.contains("WARN")), "{told}: {lines:?}");
+        let message = format!("except for changes that need a restart: {}", expected.join(", "));
+        let lines = LOG.lines(&format!("{message} endpoints="));
+        assert!(lines.iter().any(|line| line.contains("WARN")), "{message}: {lines:?}");
         assert_eq!(post(service.address, name, SECRET).await, 202);
     }
     for name in SECTIONS_AT_START {
@@ -131,7 +131,7 @@ async fn begin(service: &Service, request: &[u8]) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_is_judged_by_the_configuration_that_it_came_to() {
+async fn a_request_is_handled_with_the_configuration_that_it_started_with() {
     const LIMITS: &str = "limits = { answer_deadline = '2900ms', body_read_timeout = '2900ms' }\n";
     let _alone = RELOADING.lock().await;
     let endpoint = |name: &str, path: &str, secret: &str| {
@@ -174,7 +174,7 @@ async fn proxies_and_allowed_addresses_of_two_configurations_are_never_mixed() {
     const CHANGES: usize = 10;
     const EVENTS: f64 = 50.0;
     let _alone = RELOADING.lock().await;
-    // Either alone takes the events: by the address that the proxy names, or by that of the proxy. Parts of both refuse them.
+    // Each configuration alone accepts the events: by the forwarded address, or by the peer's. A mixture rejects them.
     let by_client = format!("trusted_proxies = ['127.0.0.1']\nallow = ['192.0.2.0/24']\n{}", with_secrets(&["old"]));
     let by_peer = format!("allow = ['127.0.0.1']\n{}", with_secrets(&["old"]));
     let service = configured(&by_peer, &[("old", SECRET)]).await;

@@ -1,11 +1,11 @@
-//! What is taken, what is refused, and what is in Kafka afterwards.
+//! Accepted and rejected requests, and the resulting records in Kafka.
 
 use rdkafka::Message;
 
 use crate::harness::{PATH, SECRET, event, header, request, service, sign};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_202_names_the_record_that_holds_the_exact_bytes_and_how_they_came() {
+async fn a_202_names_the_record_with_the_exact_bytes_and_the_delivery_headers() {
     let service = service().await;
     let body = event("e-1", "order.accepted", "o-1");
     let signature = sign(body.as_bytes());
@@ -45,7 +45,7 @@ async fn a_202_names_the_record_that_holds_the_exact_bytes_and_how_they_came() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_of_one_order_meet_in_one_partition_number_whatever_their_type() {
+async fn events_of_one_order_are_in_the_same_partition_number_of_every_topic() {
     let service = service().await;
     let invoice = r#"{"id":"e2","type":"order.invoice.created","data":{"object":{"id":"f1","orderId":"o-7"}}}"#;
     let mut partitions = Vec::new();
@@ -56,7 +56,7 @@ async fn events_of_one_order_meet_in_one_partition_number_whatever_their_type() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn odd_events_are_stored_because_a_refusal_would_lose_them() {
+async fn odd_events_are_stored() {
     let service = service().await;
     let long = "x".repeat(70_000);
     for (body, topic, key) in [
@@ -75,7 +75,7 @@ async fn odd_events_are_stored_because_a_refusal_would_lose_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_say_what_is_wrong_and_store_nothing() {
+async fn rejections_name_the_cause_and_store_nothing() {
     let service = service().await;
     let body = event("e1", "order.accepted", "o1");
     let signed = |path: &str| String::from_utf8(request(path, "", body.as_bytes())).unwrap();
@@ -93,7 +93,7 @@ async fn refusals_say_what_is_wrong_and_store_nothing() {
         (unsigned.replace("application/json", "text/plain"), 401, "invalid_signature", "no DigitalRiver-Signature"),
         (twice, 401, "invalid_signature", "more than one"),
         (changed, 401, "invalid_signature", "no signature matches"),
-        // Nobody is authenticated there, so what is no event may be anyone's.
+        // The endpoint is insecure, so bodies that are not events are rejected.
         (open("id=e&type=t"), 400, "invalid_json", "not a JSON object"),
         (open(""), 400, "invalid_json", "not a JSON object"),
         (open(r#"{"type":"t"}"#), 400, "missing_parameter", "`id`"),
@@ -102,11 +102,11 @@ async fn refusals_say_what_is_wrong_and_store_nothing() {
         let answer = service.send(request.as_bytes()).await;
         let message = answer.body["errors"][0]["message"].as_str().unwrap_or_default();
         assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
-        assert!(message.contains(says), "{message:?} does not say {says:?}");
+        assert!(message.contains(says), "{message:?} does not contain {says:?}");
         assert!(answer.body["type"].is_string(), "{answer:?}");
         assert!(!answer.head.contains("location:"));
     }
-    // The first record of the topic is the first that is taken.
+    // The topic's first record is the first accepted event.
     let answer = service.post(&body).await;
     assert_eq!((answer.status, answer.position().2), (202, 0), "{answer:?}");
     assert!((service.requests("unauthenticated") - 4.0).abs() < f64::EPSILON);
@@ -116,18 +116,18 @@ async fn refusals_say_what_is_wrong_and_store_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_time_in_which_an_unwanted_body_is_discarded_belongs_to_the_answer() {
+async fn the_answer_time_includes_discarding_the_body_of_a_rejected_request() {
     let service = service().await;
     let head = format!("PUT {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n");
     let answer = service.send(head.as_bytes()).await;
     assert_eq!((answer.status, answer.code()), (405, "method_not_allowed"), "{answer:?}");
-    // It waited for a body that does not come.
+    // It waited for a body that does not arrive.
     let seconds = service.metric("riverlock_ingest_answer_duration_seconds_sum", "");
     assert!(seconds > 0.2, "{seconds} s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn json_by_any_name_and_any_form_of_the_path_is_taken_and_never_redirected() {
+async fn any_json_media_type_and_form_of_the_path_is_accepted_without_a_redirect() {
     let service = service().await;
     let body = event("e1", "order.accepted", "o1");
     let signed = |path: &str| String::from_utf8(request(path, "", body.as_bytes())).unwrap();

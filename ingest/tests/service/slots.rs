@@ -1,4 +1,4 @@
-//! Nobody unauthenticated uses up what the authentic need.
+//! Unauthenticated clients cannot exhaust resources that authenticated ones need.
 
 use std::{fs::File, net::Ipv4Addr, time::Duration};
 
@@ -14,18 +14,19 @@ use crate::{
     storm::Storm,
 };
 
-/// Requests that are opened and never end.
+/// Requests that are opened but never completed.
 const HOSTILE_STREAMS: usize = 10_000;
-/// Events that are sent for each measurement, at least.
+/// Fewest events per measurement.
 const EVENTS: usize = 150;
-/// Events of one window. The rest of the machine slows down some windows, and what is slow because of the storm is so in all.
+/// Events per window. Other load on the machine slows down some windows; a slowdown caused by the storm shows in all of
+/// them.
 const WINDOW_EVENTS: usize = 25;
-/// How many times as long as without the storm signed events may take beside it. The storm takes its share of the processor,
-/// and builds without optimization need much of it.
+/// Factor by which signed events may be slower during the storm than without it. The storm uses its share of the processor,
+/// and unoptimized builds need much of it.
 const SLOWER_MAX: u32 = 10;
 
-/// Sends signed events one after the other, each on a connection of its own, until there were enough and `done` says so.
-/// Returns how long each took.
+/// Sends signed events one after another, each on a new connection, until at least [`EVENTS`] were sent and `done` returns
+/// true. Returns the duration of each.
 async fn signed_events(service: &Service, prefix: &str, done: impl Fn() -> bool) -> Vec<Duration> {
     let mut took = Vec::new();
     while took.len() < EVENTS || !done() {
@@ -38,14 +39,14 @@ async fn signed_events(service: &Service, prefix: &str, done: impl Fn() -> bool)
     took
 }
 
-/// The time within which so many percent were answered.
+/// The duration within which `percent` percent were answered.
 fn percentile(took: &[Duration], percent: usize) -> Duration {
     let mut took = took.to_vec();
     took.sort_unstable();
     took[(took.len() * percent).div_ceil(100) - 1]
 }
 
-/// The slowest event of each window, in the quarter of the windows that were disturbed least.
+/// The slowest event of each window, at the quartile of the least disturbed windows.
 fn undisturbed_slowest(took: &[Duration]) -> Duration {
     let slowest: Vec<Duration> =
         took.chunks_exact(WINDOW_EVENTS).filter_map(|window| window.iter().max().copied()).collect();
@@ -53,21 +54,21 @@ fn undisturbed_slowest(took: &[Duration]) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_requests_that_never_end_keep_no_signed_event_from_its_202() {
-    // The address of the signed events is known by then or not, and is the storm's as well or not.
+async fn ten_thousand_incomplete_requests_do_not_block_signed_events() {
+    // With the storm from the same address as the signed events, and from another one.
     for from in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)] {
         let service = service().await;
         let quiet = signed_events(&service, "quiet", || true).await;
         let storm = Storm::start(service.address, from, 100, 100);
         wait_until("the storm has begun", || storm.opened() >= HOSTILE_STREAMS / 10).await;
-        let beside = signed_events(&service, "beside", || storm.opened() >= HOSTILE_STREAMS).await;
+        let during = signed_events(&service, "during", || storm.opened() >= HOSTILE_STREAMS).await;
         let opened = storm.opened();
         storm.end().await;
-        let [p50, p99] = [50, 99].map(|percent| [&quiet, &beside].map(|took| percentile(took, percent)));
-        let slowest = undisturbed_slowest(&beside);
-        let events = beside.len();
+        let [p50, p99] = [50, 99].map(|percent| [&quiet, &during].map(|took| percentile(took, percent)));
+        let slowest = undisturbed_slowest(&during);
+        let events = during.len();
         println!(
-            "{events} events beside {opened} requests from {from}: p50 {p50:?}, p99 {p99:?}, undisturbed {slowest:?}"
+            "{events} events during {opened} requests from {from}: p50 {p50:?}, p99 {p99:?}, undisturbed {slowest:?}"
         );
         assert!(p50[1] < SLOWER_MAX * p50[0], "p50 without and with the storm: {p50:?}");
         assert!(slowest < SLOWER_MAX * p99[0], "p99 without the storm {:?}, undisturbed with it {slowest:?}", p99[0]);
@@ -76,7 +77,7 @@ async fn ten_thousand_requests_that_never_end_keep_no_signed_event_from_its_202(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_event_after_the_start_passes_although_its_sender_is_not_known_yet() {
+async fn the_first_event_is_accepted_although_its_sender_is_not_known_yet() {
     let service = service().await;
     let storm = Storm::start(service.address, Ipv4Addr::LOCALHOST, 40, 60);
     wait_until("the storm has begun", || storm.opened() >= 2_000).await;
@@ -86,7 +87,7 @@ async fn the_first_event_after_the_start_passes_although_its_sender_is_not_known
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slots_for_reading_and_connections_that_are_all_taken_are_taken_from_the_oldest() {
+async fn when_all_slots_are_taken_the_oldest_are_evicted() {
     let few = LimitsConfig { reading_max: 8, connections_max: 16, ..limits() };
     let service = start(few, |_| {}).await;
     service.ready().await;
@@ -94,15 +95,16 @@ async fn slots_for_reading_and_connections_that_are_all_taken_are_taken_from_the
     let closed = || process_metric("riverlock_ingest_connections_evicted_total");
     let before = (evicted(), closed());
     let storm = Storm::start(service.address, Ipv4Addr::LOCALHOST, 20, 20);
-    wait_until("slots are lost", || evicted() > before.0 + 50.0 && closed() > before.1 + 10.0).await;
-    let mut refused = 0;
+    wait_until("slots are evicted", || evicted() > before.0 + 50.0 && closed() > before.1 + 10.0).await;
+    let mut rejected = 0;
     for i in 0..50 {
         let sent = tokio::time::timeout(Duration::from_secs(3), try_post(&service, i)).await;
-        refused += usize::from(!matches!(sent, Ok(Some(202))));
+        rejected += usize::from(!matches!(sent, Ok(Some(202))));
     }
     storm.end().await;
-    // So few connections are a lottery while hundreds are opened every second; without eviction nobody would win it.
-    assert!(refused < 25, "{refused} of 50 signed events were not taken");
+    // With so few slots, success is random while hundreds of connections are opened per second; without eviction no event
+    // would succeed.
+    assert!(rejected < 25, "{rejected} of 50 signed events were not accepted");
 }
 
 /// Set in a process that may use up its file descriptors.
@@ -121,7 +123,7 @@ fn exhaust_files() -> Vec<File> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_cannot_be_accepted_wait_and_are_counted() {
     if std::env::var_os(EXHAUSTS_FILES).is_none() {
-        // In a process of its own: the other tests need their files.
+        // In a separate process, because the other tests need file descriptors.
         let mut command = tokio::process::Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "slots::connections_that_cannot_be_accepted_wait_and_are_counted", "--nocapture"]);
         let output = command.env(EXHAUSTS_FILES, "1").output().await.unwrap();
@@ -138,7 +140,7 @@ async fn connections_that_cannot_be_accepted_wait_and_are_counted() {
     let files = exhaust_files();
     let mut stream = client.connect(service.address).await.unwrap();
     stream.write_all(&request(PATH, "", event("e", "order.accepted", "o").as_bytes())).await.unwrap();
-    wait_until("it fails again and again", || process_metric("riverlock_ingest_accept_errors_total") >= 3.0).await;
+    wait_until("accepting fails repeatedly", || process_metric("riverlock_ingest_accept_errors_total") >= 3.0).await;
     let lines = LOG.lines("a connection could not be accepted");
     assert!(lines.iter().any(|line| line.contains("Too many open files")), "{lines:?}");
     drop(files);
@@ -147,7 +149,7 @@ async fn connections_that_cannot_be_accepted_wait_and_are_counted() {
     assert_eq!(try_post(&service, 1).await, Some(202));
 }
 
-/// Sends a signed event, and says how it was answered; nothing when its connection was closed.
+/// Sends a signed event and returns the status; `None` if the connection was closed.
 async fn try_post(service: &Service, number: usize) -> Option<u16> {
     use tokio::io::AsyncReadExt;
     let body = event(&format!("e-{number}"), "order.accepted", "o");
@@ -159,10 +161,10 @@ async fn try_post(service: &Service, number: usize) -> Option<u16> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_that_stop_before_their_end_hold_no_bytes_that_a_signed_event_needs() {
+async fn incomplete_bodies_do_not_occupy_bytes_that_a_signed_event_needs() {
     let limits = LimitsConfig {
         reading_bytes_max: 4 * 1024 * 1024,
-        // Long: nobody is saved by the timeout.
+        // So long that the timeout does not free any bytes.
         body_read_timeout: Duration::from_millis(2_500),
         ..limits()
     };
@@ -183,7 +185,7 @@ async fn bodies_that_stop_before_their_end_hold_no_bytes_that_a_signed_event_nee
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_from_an_address_that_nothing_is_taken_from_is_closed_at_once() {
+async fn a_connection_from_an_address_that_is_not_allowed_is_closed_at_once() {
     let text = format!(
         "allow = ['digital-river']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\nsecrets = [{{ id = 'first', secret = 'whsec_0123456789abcdef' }}]\n"
     );
@@ -195,14 +197,14 @@ async fn a_connection_from_an_address_that_nothing_is_taken_from_is_closed_at_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_for_tokens_that_never_end_keep_no_client_from_its_token() {
+async fn incomplete_token_requests_and_wrong_guesses_do_not_block_a_client() {
     let text = format!(
         "[oauth]\ntoken_keys = ['0123456789abcdef0123456789abcdef']\n[[endpoints]]\nname = 'NAME'\npath = '{PATH}'\n[[endpoints.oauth]]\nclient_id = 'NAME-dr'\nclient_secret = 'client secret, long'\n"
     );
     let service = configured(&text, &[]).await;
     let form =
         format!("grant_type=client_credentials&client_id={}-dr&client_secret=client+secret%2C+long", service.endpoint);
-    let ask = async || -> Answer {
+    let request_token = async || -> Answer {
         let request = format!(
             "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{form}",
             form.len()
@@ -216,9 +218,9 @@ async fn requests_for_tokens_that_never_end_keep_no_client_from_its_token() {
         stream.write_all(head.as_bytes()).await.unwrap();
         stalled.push(stream);
     }
-    let answer = ask().await;
+    let answer = request_token().await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    // Wrong guesses from its own address, as behind a proxy that names nobody.
+    // Wrong guesses from the client's own address, as behind a proxy that does not name its clients.
     let wrong = form.replace("client_secret=client", "client_secret=another");
     let mut limited = 0;
     for i in 0..40 {
@@ -229,9 +231,9 @@ async fn requests_for_tokens_that_never_end_keep_no_client_from_its_token() {
         );
         limited += usize::from(send(service.address, format!("{head}{form}").as_bytes()).await.status == 429);
     }
-    assert!(limited > 10, "guessing is bounded: {limited}");
-    assert_eq!(ask().await.status, 200);
-    let bearer = ask().await.body["access_token"].as_str().unwrap().to_owned();
+    assert!(limited > 10, "guesses are limited: {limited}");
+    assert_eq!(request_token().await.status, 200);
+    let bearer = request_token().await.body["access_token"].as_str().unwrap().to_owned();
     let body = event("e", "order.accepted", "o");
     let header = format!("Authorization: Bearer {bearer}\r\n");
     assert_eq!(service.send(&unsigned(PATH, &header, body.as_bytes())).await.status, 202);

@@ -1,4 +1,4 @@
-//! Senders that open requests and never end them: HTTP/2 frame by frame, since no client library does that.
+//! Clients that open requests and never complete them. They send raw HTTP/2 frames, because no client library does that.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -26,15 +26,15 @@ const PING: u8 = 6;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// How often a connection opens further requests. Faster ones would only show how fast unoptimized builds of the storm and of
-/// its target are.
+/// Interval at which a connection opens further requests. A shorter one would only measure the speed of unoptimized builds
+/// of the storm and its target.
 const ROUND: Duration = Duration::from_millis(500);
 
-/// Within which time the connections are opened, one after the other. All at once would only show how long unoptimized builds
-/// compute at ten thousand requests.
+/// Time over which the connections are opened. Opening all at once would only measure how long unoptimized builds take for
+/// ten thousand requests.
 const RAMP: Duration = Duration::from_secs(3);
 
-/// Connections that open requests, again and again.
+/// Connections that repeatedly open requests.
 pub(crate) struct Storm {
     opened: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -42,9 +42,9 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    /// Opens `connections` with up to `streams` requests at once each, from one address of the loopback network.
+    /// Opens `connections` with up to `streams` concurrent requests each, from one address of the loopback network.
     ///
-    /// In a thread of its own: what the storm computes must not stand in one queue with its target's work.
+    /// It runs in a separate thread, so that its work does not compete with its target's tasks for a runtime.
     pub(crate) fn start(target: SocketAddr, from: Ipv4Addr, connections: u32, streams: usize) -> Self {
         let (opened, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, ended) = (Arc::clone(&opened), Arc::clone(&stop));
@@ -55,7 +55,7 @@ impl Storm {
                 async move {
                     sleep(RAMP * number / connections).await;
                     while !stop.load(Ordering::Relaxed) {
-                        // A connection that is closed is opened again.
+                        // A closed connection is reopened.
                         let _ = open_requests(target, from, streams, &opened, &stop).await;
                         sleep(Duration::from_millis(5)).await;
                     }
@@ -84,7 +84,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The head of a request that announces a body: indexed fields where HPACK has them, literals where not.
+/// The head of a request with a body: HPACK's indexed fields where available, else literals.
 fn head() -> Vec<u8> {
     let literal = |index: u8, value: &str| [&[index, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
     [vec![0x83, 0x86], literal(0x04, PATH), literal(0x01, "riverlock"), [vec![0x0f], literal(0x0d, "1000")].concat()]
@@ -114,15 +114,15 @@ async fn open_requests(
         }
         stream.write_all(&frames).await?;
         let next_round = Instant::now() + ROUND;
-        // Reading into a buffer can be given up at any time.
+        // Reading into a buffer is cancel-safe.
         while let Ok(read) = timeout_at(next_round, stream.read_buf(&mut received)).await {
             if read? == 0 {
                 return Ok(());
             }
             while let Some((kind, flags, payload)) = take_frame(&mut received) {
                 match kind {
-                    // An answer's head or a reset: either way the request is over. Resets after answers are counted as well,
-                    // they only make this connection open a few more.
+                    // The head of an answer or a reset: the request is over in both cases. Resets after answers are counted
+                    // as well; they only make this connection open a few more.
                     HEADERS | RESET => open -= usize::from(open > 0),
                     PING if flags & ACK == 0 => stream.write_all(&frame(PING, ACK, 0, &payload)).await?,
                     SETTINGS if flags & ACK == 0 => stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await?,

@@ -1,4 +1,4 @@
-//! TLS on the listener. The certificates are for these tests only; nothing trusts them.
+//! TLS on the listener. The certificates are only for these tests.
 
 use std::time::Duration;
 
@@ -29,30 +29,30 @@ async fn post(service: &Service) -> (reqwest::Version, Vec<u8>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_come_over_tls_and_a_new_certificate_is_taken_without_a_restart() {
+async fn events_are_accepted_over_tls_and_a_new_certificate_is_loaded_without_a_restart() {
     let _alone = crate::load::RELOADING.lock().await;
     let service = configured(TEXT, &[("cert.pem", FIRST.0), ("key.pem", FIRST.1)]).await;
     let (version, first) = post(&service).await;
-    assert_eq!(version, reqwest::Version::HTTP_2, "agreed on in the handshake");
-    // 2126; a service without TLS, of another test, says 0.
+    assert_eq!(version, reqwest::Version::HTTP_2, "negotiated in the handshake");
+    // 2126; a service of another test, without TLS, sets 0.
     let expiry = || process_metric("riverlock_ingest_certificate_expiry_timestamp_seconds");
-    crate::harness::wait_until("the certificate's expiry is told", || expiry() > 4.9e9).await;
+    crate::harness::wait_until("the certificate's expiry is published", || expiry() > 4.9e9).await;
 
     let write = |name: &str, text: &str| std::fs::write(service.folder.path().join(name), text).unwrap();
-    let refused = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
-    let before = refused();
+    let rejected = || process_metric("riverlock_ingest_reloads_total{outcome=\"refused\"}");
+    let before = rejected();
     write("cert.pem", SECOND.0);
-    crate::harness::wait_until("a certificate without its key is refused", || refused() > before).await;
+    crate::harness::wait_until("a certificate without its key is rejected", || rejected() > before).await;
     assert_eq!(post(&service).await.1, first);
     write("key.pem", SECOND.1);
     let until = tokio::time::Instant::now() + PATIENCE;
     while post(&service).await.1 == first {
-        assert!(tokio::time::Instant::now() < until, "the new certificate is never shown");
+        assert!(tokio::time::Instant::now() < until, "the new certificate is not used");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_speak_tls_or_says_nothing_is_hung_up_on() {
+async fn connections_without_a_tls_handshake_are_closed() {
     let text = format!("[limits]\nheader_read_timeout = '1s'\n{TEXT}");
     let service = configured(&text, &[("cert.pem", FIRST.0), ("key.pem", FIRST.1)]).await;
     let failed = process_metric("riverlock_ingest_tls_handshakes_failed_total");
@@ -60,7 +60,7 @@ async fn who_does_not_speak_tls_or_says_nothing_is_hung_up_on() {
         let mut stream = service.connect().await;
         stream.write_all(beginning).await.unwrap();
         let mut rest = Vec::new();
-        // A reset is as good an end.
+        // A reset is acceptable as well.
         let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("the connection is closed");
     }
     assert!(process_metric("riverlock_ingest_tls_handshakes_failed_total") >= failed + 3.0);

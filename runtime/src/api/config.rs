@@ -1,4 +1,4 @@
-//! Where an API listens and which tokens it accepts.
+//! Configuration of an API: its address and its tokens.
 
 use std::net::SocketAddr;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ConfigError, Secret};
 
-/// Fewest characters of a token: 128 bits and more, however it is spelled.
+/// Fewest characters of a token: at least 128 bits in any usual encoding.
 const TOKEN_CHARS_MIN: usize = 32;
 
-/// Where programs of our own ask, and what they must bring.
+/// Address and tokens of an HTTP API.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig<const PORT: u16> {
@@ -38,7 +38,7 @@ impl<const PORT: u16> ApiConfig<PORT> {
     /// Checks the token of the API whose section is `section`.
     ///
     /// # Errors
-    /// When the token could be guessed, or cannot be sent.
+    /// When a token cannot be read, is too short, or contains characters that cannot be sent in a header.
     pub fn validate(&self, section: &str) -> Result<(), ConfigError> {
         let previous = self.previous_token.iter().map(|token| ("previous_token", token));
         for (key, token) in std::iter::once(("token", &self.token)).chain(previous) {
@@ -46,7 +46,7 @@ impl<const PORT: u16> ApiConfig<PORT> {
             let token = token.read(&key)?;
             if token.len() < TOKEN_CHARS_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 let reason = format!(
-                    "must have at least {TOKEN_CHARS_MIN} letters, digits and signs; `openssl rand -hex 32` makes one"
+                    "must have at least {TOKEN_CHARS_MIN} visible ASCII characters; `openssl rand -hex 32` creates one"
                 );
                 return Err(ConfigError::refused(key, reason));
             }

@@ -1,6 +1,7 @@
-//! A connection that is given up when its reader stands still, or takes what is sent too slowly.
+//! A connection that is closed if its client reads the answers too slowly.
 //!
-//! Otherwise a client that asks for much and reads nothing would keep its connection, and what serves it, for ever.
+//! Otherwise a client that requests a large answer and does not read it would keep its connection and its task
+//! indefinitely.
 
 use std::{
     future::Future as _,
@@ -15,32 +16,32 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How much a reader must take in each [`WINDOW`] in which it is waited for, bytes per second on average.
+/// How fast a client must read, in bytes per second, averaged over each [`WINDOW`] in which a write is pending.
 pub(super) const RATE_MIN: u64 = 4 * 1024;
 
-/// Over how long the rate is looked at. Long enough for the kernel, which takes more only once a part of its buffer is free:
-/// see [`SEND_BUFFER_BYTES`].
+/// The time over which the rate is measured. It must be long enough for the kernel, which accepts more data only once a
+/// part of its buffer is free: see [`SEND_BUFFER_BYTES`].
 pub(super) const WINDOW: Duration = Duration::from_secs(30);
 
-/// What the kernel may hold of a connection's answers, bytes. Without a limit it holds megabytes, and tells only after many of
-/// them whether a slow reader still reads.
+/// Size of the kernel's send buffer of a connection, in bytes. Without a limit it grows to megabytes, and only after that
+/// many does it show whether a slow client still reads.
 pub(super) const SEND_BUFFER_BYTES: u32 = 128 * 1024;
 
-/// Writes to a reader that must keep up with a rate.
+/// A stream whose peer must read at a minimum rate.
 pub(super) struct PacedConnection<S> {
     stream: S,
     rate_min: u64,
     window: Duration,
-    /// Runs while the reader is waited for.
+    /// Set while a write is pending.
     waiting: Option<PendingWrite>,
-    /// Whether it was waited for until now.
+    /// Whether the last write was pending.
     is_pending: bool,
 }
 
 struct PendingWrite {
-    /// The window's end.
+    /// The end of the window.
     end: Pin<Box<Sleep>>,
-    /// Bytes that the reader took in this window.
+    /// Bytes that the peer read in this window.
     taken: u64,
 }
 
@@ -49,7 +50,8 @@ impl<S> PacedConnection<S> {
         Self { stream, rate_min, window, waiting: None, is_pending: false }
     }
 
-    /// The reader took so much, or nothing is to be written. A window that ended while nobody waited says nothing.
+    /// Notes that bytes were accepted, or that nothing is to be written. A window that ended while no write was pending is
+    /// not checked.
     fn took(&mut self, bytes: usize) -> io::Result<()> {
         let was_pending = std::mem::take(&mut self.is_pending);
         let Some(waiting) = &mut self.waiting else { return Ok(()) };
@@ -58,10 +60,10 @@ impl<S> PacedConnection<S> {
         if has_ended {
             self.waiting = None;
         }
-        if has_ended && was_pending { self.judge(taken) } else { Ok(()) }
+        if has_ended && was_pending { self.check_rate(taken) } else { Ok(()) }
     }
 
-    /// The reader is waited for. Ready with an error when it has been for too long.
+    /// Notes that a write is pending. Ready with an error once the peer was too slow for a whole window.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         self.is_pending = true;
         let window = self.window;
@@ -70,13 +72,13 @@ impl<S> PacedConnection<S> {
             ready!(waiting.end.as_mut().poll(context));
             let taken = waiting.taken;
             self.waiting = None;
-            if let Err(error) = self.judge(taken) {
+            if let Err(error) = self.check_rate(taken) {
                 return Poll::Ready(error);
             }
         }
     }
 
-    fn judge(&self, taken: u64) -> io::Result<()> {
+    fn check_rate(&self, taken: u64) -> io::Result<()> {
         if taken < self.rate_min * self.window.as_secs().max(1) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is read too slowly"));
         }
@@ -144,14 +146,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A connection whose reader must take 1000 bytes a second, looked at over a second, and its reader.
+    /// A connection whose peer must read 1000 bytes per second, measured over a second, and the peer.
     fn connection() -> (PacedConnection<DuplexStream>, DuplexStream) {
         let (here, there) = duplex(500);
         (PacedConnection::new(here, 1_000, SECOND), there)
     }
 
     #[tokio::test]
-    async fn a_reader_that_stands_still_is_given_up_after_a_window() {
+    async fn a_connection_whose_peer_stops_reading_fails_after_a_window() {
         let (mut writer, _reader) = connection();
         let begun = Instant::now();
         let error = writer.write_all(&[0; 2_000]).await.unwrap_err();
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_too_slow_is_given_up_and_one_that_keeps_up_is_not() {
+    async fn a_connection_fails_if_its_peer_reads_too_slowly() {
         for (pause, keeps_up) in [(Duration::from_millis(20), true), (Duration::from_millis(400), false)] {
             let (mut writer, mut reader) = connection();
             let reading = async {
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_expected_of_a_reader_while_nothing_is_sent() {
+    async fn a_connection_may_be_idle_while_nothing_is_sent() {
         let (mut writer, mut reader) = connection();
         for _ in 0..2 {
             let mut piece = [0; 600];

@@ -1,4 +1,4 @@
-//! The tokens that an API admits. They may change while it serves.
+//! The tokens that an API accepts. They can change at run time.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,17 +7,17 @@ use subtle::{Choice, ConstantTimeEq as _};
 
 use super::ApiConfig;
 
-/// Tokens that are admitted by now. Cheap to clone; all clones are the same.
+/// The currently accepted tokens. Cheap to clone; all clones share the same state.
 #[derive(Clone)]
 pub struct Tokens(Arc<RwLock<Vec<[u8; 32]>>>);
 
 impl Tokens {
-    /// The tokens of a configuration.
+    /// Takes the tokens of a configuration.
     pub fn new<const PORT: u16>(config: &ApiConfig<PORT>) -> Self {
         Self(Arc::new(RwLock::new(hashes(config))))
     }
 
-    /// Admits the tokens of another configuration from now on, and says whether they are other ones.
+    /// Replaces the tokens by those of another configuration, and returns whether they differ.
     pub fn replace<const PORT: u16>(&self, config: &ApiConfig<PORT>) -> bool {
         let new = hashes(config);
         let mut tokens = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -26,7 +26,7 @@ impl Tokens {
         differ
     }
 
-    /// Whether a token is among them. Takes the same time whatever it is.
+    /// Whether a token is accepted. Takes the same time for every token.
     pub(super) fn admit(&self, token: &[u8]) -> bool {
         let hash = Sha256Hash::of(token);
         let tokens = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +35,7 @@ impl Tokens {
     }
 }
 
-/// Hashes of the tokens: what is compared has one length.
+/// Hashes of the tokens, so that all compared values have the same length.
 fn hashes<const PORT: u16>(config: &ApiConfig<PORT>) -> Vec<[u8; 32]> {
     let tokens = std::iter::once(&config.token).chain(&config.previous_token);
     tokens.map(|token| *Sha256Hash::of(token.expose().as_bytes()).as_bytes()).collect()

@@ -1,13 +1,13 @@
-//! What is wrong with a configuration, in a sentence that repeats no value: any value may be a secret in the wrong place.
+//! Error messages for invalid configurations. They repeat no values, because any value may be a misplaced secret.
 
 use figment::error::{Actual, Error, Kind};
 
 use super::ENV_PREFIX;
 
-/// What the TOML parser's error begins with; it goes on with the line of the file, which is left out.
+/// Prefix of the TOML parser's errors; the line of the file, which follows it, is omitted.
 const SYNTAX_ERROR: &str = "TOML parse error";
 
-/// All that is wrong, one after the other.
+/// All errors, separated by semicolons.
 pub(super) fn explain(error: Error) -> String {
     error.into_iter().map(|error| one(&error)).collect::<Vec<_>>().join("; ")
 }
@@ -17,7 +17,7 @@ fn one(error: &Error) -> String {
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
             format!("found {}, expected {expected}", kind(actual))
         }
-        Kind::Unsupported(actual) => format!("{} is not possible here", kind(actual)),
+        Kind::Unsupported(actual) => format!("{} is not supported here", kind(actual)),
         Kind::UnknownField(name, expected) => {
             format!("unknown field `{name}`, expected one of {}", expected.join(", "))
         }
@@ -25,14 +25,14 @@ fn one(error: &Error) -> String {
         Kind::Message(text) => without_source(text),
         other => other.to_string(),
     };
-    match place(error) {
-        Some(place) => format!("{place}: {what}"),
+    match location(error) {
+        Some(location) => format!("{location}: {what}"),
         None => what,
     }
 }
 
-/// The key and where it was written.
-fn place(error: &Error) -> Option<String> {
+/// The key and its source.
+fn location(error: &Error) -> Option<String> {
     let metadata = error.metadata.as_ref();
     let source = metadata.and_then(|metadata| metadata.source.as_ref());
     let is_environment = metadata.is_some_and(|metadata| metadata.name.contains("environment"));
@@ -52,14 +52,14 @@ fn kind(actual: &Actual) -> &'static str {
     match actual {
         Actual::Bool(_) => "a boolean",
         Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) => "a number",
-        Actual::Char(_) | Actual::Str(_) => "a text",
+        Actual::Char(_) | Actual::Str(_) => "a string",
         Actual::Seq => "a list",
         Actual::Map => "a table",
-        _ => "something else",
+        _ => "another type",
     }
 }
 
-/// The TOML parser's message and position, without the line that it quotes.
+/// The TOML parser's message and position, without the quoted line.
 fn without_source(text: &str) -> String {
     if !text.starts_with(SYNTAX_ERROR) {
         return text.to_owned();

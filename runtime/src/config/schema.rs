@@ -1,4 +1,4 @@
-//! JSON Schemas of values that are written as text, for the configuration reference.
+//! JSON Schemas of values that are written as strings, for the configuration reference.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ pub struct DurationText;
 /// An address with a scheme, such as `https://api.digitalriver.com`.
 pub struct UrlText;
 
-/// A text with a format.
+/// A string with a format.
 macro_rules! text {
     ($type:ty, $name:literal, $format:expr) => {
         impl JsonSchema for $type {

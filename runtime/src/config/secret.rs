@@ -1,4 +1,4 @@
-//! Secrets of the configuration: given as they are or as a file, read when they are needed, never printed.
+//! Secrets of the configuration: given literally or as a file, read when needed, never printed.
 
 use std::{
     fmt, fs,
@@ -12,41 +12,42 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::ConfigError;
 
-/// A secret that starts with this is read from the file that follows.
+/// Prefix of a value that names the file from which the secret is read.
 pub const FILE_PREFIX: &str = "file:";
 
-/// Longest file that a secret is read from, in bytes: more than any key or token, and less than a mistyped path may cost.
+/// Longest file of a secret, in bytes: longer than any key or token, and short enough that a mistyped path does no harm.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// What a secret has to be written as.
+/// Error message for a value of another type.
 const EXPECTED: &str =
-    "expected a text; put one that looks like a number or a list into quotes ('\"0123\"'), or name a file (file:/path)";
+    "expected a string; quote one that looks like a number or a list ('\"0123\"'), or name a file (file:/path)";
 
-/// A value that never prints: given as it is, or as `file:/path` (Kubernetes, systemd credentials).
+/// A secret value, given literally or as `file:/path` (Kubernetes, systemd credentials). Its `Debug` and JSON output is
+/// redacted.
 ///
-/// Deserializing it opens no file. The file is opened by [`Secret::read`], so a process reads only the secrets that it uses.
-/// Clones share what was read.
+/// Deserializing it opens no file. The file is opened by [`Secret::read`], so a process reads only the secrets that it
+/// uses. Clones share the value.
 #[derive(Clone)]
 pub struct Secret(Arc<Inner>);
 
 struct Inner {
-    /// Where the value comes from, unless it was given as it is.
+    /// The file of the value; `None` if it was given literally.
     file: Option<PathBuf>,
     value: OnceLock<SecretString>,
 }
 
 impl Secret {
-    /// Takes the value as it is.
+    /// A secret with this value.
     pub fn new(value: impl Into<String>) -> Self {
         Self(Arc::new(Inner { file: None, value: OnceLock::from(SecretString::from(value.into())) }))
     }
 
-    /// A secret that is in a file, which is not opened yet. Line feeds at its end are no part of the secret.
+    /// A secret in a file, which is not opened yet. Line breaks at its end are not part of the secret.
     pub fn from_file(path: impl Into<PathBuf>) -> Self {
         Self(Arc::new(Inner { file: Some(path.into()), value: OnceLock::new() }))
     }
 
-    /// The value, read from its file the first time. `key` names it in the error, for example `postgres.url`.
+    /// The value; the first call reads it from its file. `key` names it in the error, for example `postgres.url`.
     ///
     /// # Errors
     /// When the file cannot be read, is longer than 64 KiB or is not UTF-8.
@@ -54,11 +55,11 @@ impl Secret {
         self.load().map_err(|reason| ConfigError::refused(key, reason))
     }
 
-    /// The value; only for the place that needs it.
+    /// The value. Call it only where the value itself is needed.
     ///
     /// # Panics
-    /// When it is in a file that cannot be read. Configurations are checked, which [reads](Self::read) their secrets, before
-    /// they are used.
+    /// If it is in a file that cannot be read. Validating a configuration [reads](Self::read) its secrets before they are
+    /// used.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.load().unwrap_or_else(|reason| panic!("a secret was used before it was read: {reason}"))
@@ -86,13 +87,13 @@ fn read_file(path: &Path) -> Result<SecretString, String> {
     let file = fs::File::open(path).map_err(unreadable)?;
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut content).map_err(unreadable)?;
     if content.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("{} is longer than {FILE_BYTES_MAX} bytes, which no secret is", path.display()));
+        return Err(format!("{} is longer than {FILE_BYTES_MAX} bytes, too long for a secret", path.display()));
     }
     Ok(SecretString::from(content.trim_end_matches(['\r', '\n'])))
 }
 
-/// Tells whether a configuration has changed; never for comparing with what a stranger sends, which takes constant time.
-/// Of a secret in a file, what has been read of it counts.
+/// For detecting changes of the configuration. Not for comparing with input from clients, which needs constant time. A
+/// secret in a file is compared by the value that was read so far.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.0.file == other.0.file && self.known() == other.known()
@@ -121,11 +122,11 @@ impl<'de> Deserialize<'de> for Secret {
 
 struct SecretVisitor;
 
-/// Serde's own errors repeat the value that they refuse, so every kind of single value is refused here.
-macro_rules! refuse {
+/// Serde's own errors repeat the rejected value, so every kind of scalar is rejected here.
+macro_rules! reject {
     ($($visit:ident: $kind:ty),+) => {
         $(fn $visit<E: de::Error>(self, _: $kind) -> Result<Secret, E> {
-            // An environment variable of digits alone arrives as a number, without its leading zeros.
+            // An environment variable that consists of digits arrives as a number, without its leading zeros.
             Err(E::custom(EXPECTED))
         })+
     };
@@ -142,6 +143,6 @@ impl de::Visitor<'_> for SecretVisitor {
         Ok(value.strip_prefix(FILE_PREFIX).map_or_else(|| Secret::new(value), Secret::from_file))
     }
 
-    refuse!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128, visit_f64: f64,
+    reject!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128, visit_f64: f64,
         visit_bytes: &[u8]);
 }

@@ -1,4 +1,4 @@
-//! What is read from a configuration, and what its errors say.
+//! Reading of configurations, and error messages.
 
 use std::io::Write as _;
 
@@ -30,14 +30,14 @@ fn load_text(text: &str) -> Result<Example, ConfigError> {
     load(Some(written(text).path()))
 }
 
-/// What every message about this text says, as it is printed and as it is logged for debugging.
-fn refusal(text: &str) -> String {
+/// The `Display` and `Debug` text of the error for this configuration.
+fn error_text(text: &str) -> String {
     let error = load_text(text).unwrap_err();
     format!("{error} {error:?}")
 }
 
 #[test]
-fn a_secret_is_taken_from_the_text_or_from_a_file_and_never_printed() {
+fn a_secret_is_given_literally_or_as_a_file_and_never_printed() {
     let example = load_text("key = 'abc'\nlimit = 3").unwrap();
     assert_eq!((example.key.read("key").unwrap(), example.limit), ("abc", 3));
     assert!(!format!("{example:?}").contains("abc"));
@@ -49,7 +49,7 @@ fn a_secret_is_taken_from_the_text_or_from_a_file_and_never_printed() {
 }
 
 #[test]
-fn a_secret_is_read_when_it_is_asked_for_and_not_before() {
+fn a_secret_is_read_on_first_use() {
     let example = load_text("key = 'file:/nowhere'").unwrap();
     let error = example.key.read("section.key").unwrap_err().to_string();
     assert!(error.contains("section.key") && error.contains("/nowhere"), "{error}");
@@ -59,7 +59,7 @@ fn a_secret_is_read_when_it_is_asked_for_and_not_before() {
     let (before, unread) = (load_text(&text).unwrap().key, load_text(&text).unwrap().key);
     before.read("key").unwrap();
     std::fs::write(secret.path(), "second").unwrap();
-    assert_eq!(before.read("key").unwrap(), "first", "what was read stays");
+    assert_eq!(before.read("key").unwrap(), "first", "the value that was read is kept");
     let after = load_text(&text).unwrap().key;
     assert_eq!(after.read("key").unwrap(), "second");
     assert!(before != after && before != unread && before == before.clone());
@@ -70,12 +70,12 @@ fn a_secret_is_read_when_it_is_asked_for_and_not_before() {
 }
 
 #[test]
-fn a_wrong_value_is_refused_with_its_key_and_its_source() {
-    let error = refusal("key = 'a'\nlimit = 'many'");
-    assert!(error.contains("limit in ") && error.contains("found a text, expected u32"), "{error}");
-    let error = refusal("key = 'a'\nlimits = 3");
+fn an_invalid_value_is_rejected_with_its_key_and_source() {
+    let error = error_text("key = 'a'\nlimit = 'many'");
+    assert!(error.contains("limit in ") && error.contains("found a string, expected u32"), "{error}");
+    let error = error_text("key = 'a'\nlimits = 3");
     assert!(error.contains("unknown field `limits`") && error.contains("key, limit"), "{error}");
-    let error = refusal("limit = 3");
+    let error = error_text("limit = 3");
     assert!(error.contains("missing field `key`"), "{error}");
     let error = load::<Example>(Some(Path::new("/nowhere.toml"))).unwrap_err().to_string();
     assert!(error.contains("/nowhere.toml"), "{error}");
@@ -97,26 +97,26 @@ fn no_error_repeats_a_value() {
         "493827164938",
         "key = '493827164938",
     ] {
-        let error = refusal(text);
+        let error = error_text(text);
         assert!(!error.contains("4938"), "{text}: {error}");
         assert!(error.contains("key") || error.contains("limit") || error.contains("line"), "{text}: {error}");
     }
-    let error = refusal("key = 493827164938");
+    let error = error_text("key = 493827164938");
     assert!(error.contains("quotes"), "{error}");
-    let error = refusal("key = true");
+    let error = error_text("key = true");
     assert!(error.contains("quotes"), "{error}");
 }
 
 #[test]
-fn other_decoders_do_not_repeat_a_secret_either() {
+fn errors_of_other_decoders_do_not_repeat_a_secret() {
     for text in ["493827164938", "-493827164938", "0.493827164938", "[493827164938]", "true"] {
         let error = serde_json::from_str::<Secret>(text).unwrap_err().to_string();
-        assert!(!error.contains("4938") && error.contains("text"), "{text}: {error}");
+        assert!(!error.contains("4938") && error.contains("string"), "{text}: {error}");
     }
 }
 
 #[test]
-fn a_mistake_in_one_section_does_not_concern_another() {
+fn a_mistake_in_one_section_does_not_affect_another() {
     let file = written("[right]\nlimit = 3\n[wrong]\nlimit = 'many'\n");
     let source = Source::read(Some(file.path())).unwrap();
     assert_eq!(source.section::<Section>("right").unwrap().limit, 3);

@@ -1,4 +1,4 @@
-//! Kafka consumers whose end is waited for, but not for ever.
+//! Kafka consumers with a time limit for closing them.
 
 use std::{
     ops::Deref,
@@ -12,7 +12,7 @@ use rdkafka::{
     error::KafkaResult,
 };
 
-/// How long a consumer may take to leave its group and end its connections before it is left to itself.
+/// How long a consumer may take to leave its group and close its connections before it is abandoned.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// How many events of a consumer's queue are served before it is closed.
@@ -20,29 +20,30 @@ const LAST_EVENTS_MAX: usize = 100;
 
 /// A consumer with a limit on how long its drop takes.
 ///
-/// librdkafka waits without one until a consumer is closed, and has been seen to wait for ever
-/// (<https://github.com/confluentinc/librdkafka/issues/4884>, <https://github.com/fede1024/rust-rdkafka/issues/509>). What
-/// is dropped here is closed on a thread of its own; Kafka misses a consumer that hangs there after its session timeout.
+/// librdkafka waits without a limit until a consumer is closed, and has been seen to hang
+/// (<https://github.com/confluentinc/librdkafka/issues/4884>, <https://github.com/fede1024/rust-rdkafka/issues/509>). The
+/// consumer is therefore closed on a separate thread. If that hangs, Kafka removes the consumer from the group after its
+/// session timeout.
 pub struct ConsumerGuard<C: ConsumerContext + 'static = DefaultConsumerContext> {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     consumer: Option<BaseConsumer<C>>,
 }
 
 impl ConsumerGuard {
-    /// A consumer without callbacks.
+    /// Creates a consumer without callbacks.
     ///
     /// # Errors
-    /// When librdkafka refuses the configuration.
+    /// When librdkafka rejects the configuration.
     pub fn create(config: &ClientConfig) -> KafkaResult<Self> {
         Self::create_with_context(config, DefaultConsumerContext)
     }
 }
 
 impl<C: ConsumerContext + 'static> ConsumerGuard<C> {
-    /// A consumer with callbacks. While it is closed they are called on another thread than before.
+    /// Creates a consumer with callbacks. While it is being closed, they are called on another thread.
     ///
     /// # Errors
-    /// When librdkafka refuses the configuration.
+    /// When librdkafka rejects the configuration.
     pub fn create_with_context(config: &ClientConfig, context: C) -> KafkaResult<Self> {
         Ok(Self { consumer: Some(config.create_with_context(context)?) })
     }
@@ -63,13 +64,13 @@ impl<C: ConsumerContext + 'static> Drop for ConsumerGuard<C> {
             serve_last_events(consumer);
         }
         if !ends_within(CLOSE_WAIT, move || drop(consumer)) {
-            tracing::warn!("a Kafka consumer is not closed after {} s and is left to itself", CLOSE_WAIT.as_secs());
+            tracing::warn!("a Kafka consumer did not close within {} s and is abandoned", CLOSE_WAIT.as_secs());
         }
     }
 }
 
-/// Serves the events that are queued: librdkafka's log lines are among them, and say why a question failed. A consumer that has
-/// subscribed is polled anyway, and its rebalances belong to the thread that polls it.
+/// Serves queued events: librdkafka's log lines are among them, and say why a request failed. A subscribed consumer is polled
+/// anyway, and its rebalances belong to the thread that polls it.
 fn serve_last_events<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
     if consumer.subscription().is_ok_and(|topics| topics.count() == 0) {
         for _ in 0..LAST_EVENTS_MAX {
@@ -78,14 +79,14 @@ fn serve_last_events<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
     }
 }
 
-/// Does the work on a thread of its own; `false` when it goes on longer than it is waited for.
+/// Runs `work` on a separate thread; returns `false` if it takes longer than `limit`.
 fn ends_within(limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
     let (ended, end) = mpsc::channel::<()>();
     let thread = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
         work();
         drop(ended);
     });
-    // Without a thread the work was dropped with its consumer, and so is done.
+    // If the thread could not be started, `work` and its consumer were dropped, so nothing is left to wait for.
     thread.is_err() || end.recv_timeout(limit) != Err(RecvTimeoutError::Timeout)
 }
 
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_end_is_left_to_itself() {
+    fn work_that_takes_too_long_is_abandoned() {
         let (release, held) = mpsc::channel::<()>();
         assert!(!ends_within(Duration::from_millis(20), move || {
             let _released = held.recv();
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_is_waited_for() {
+    fn work_that_ends_in_time_is_awaited() {
         let (done, result) = mpsc::channel();
         assert!(ends_within(Duration::from_secs(60), move || done.send(7).unwrap()));
         assert_eq!(result.try_recv(), Ok(7));

@@ -1,4 +1,4 @@
-//! Kafka client set-up: the settings that everything relies on, in one place.
+//! Kafka client configuration: the settings that delivery guarantees depend on.
 
 pub mod closing;
 pub mod topics;
@@ -18,10 +18,11 @@ use crate::{ConfigError, config::DurationText};
 /// How long a metadata or admin request may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest record that is written or read, in bytes: the largest body, and 256 KiB for its key and its headers.
+/// Largest record that is written or read, in bytes: the largest body plus 256 KiB for its key and headers.
 pub const RECORD_BYTES_MAX: usize = STORED_BYTES_MAX + 256 * 1024;
 
-/// How long a record waits for others to travel with, in milliseconds. Most of what a record costs is its request's.
+/// How long a record waits for others to be sent in the same request, in milliseconds. Most of the cost of a record is that
+/// of its request.
 const LINGER_MS: &str = "5";
 
 /// Brokers, topics and clients. `riverlock setup` creates the topics, and shows where existing ones differ from these settings;
@@ -41,12 +42,12 @@ pub struct KafkaConfig {
     pub partitions: i32,
     /// Copies of every partition. With 3, two brokers must have a record before it is acknowledged.
     pub replication_factor: i32,
-    /// How long raw events are kept; -1 for ever. Expired events cannot be replayed or recomputed.
+    /// How long raw events are kept; -1 without a limit. Expired events cannot be replayed or recomputed.
     pub retention_ms: i64,
-    /// How long published dead letters are kept; -1 for ever. They stay in PostgreSQL in any case.
+    /// How long published dead letters are kept; -1 without a limit. They stay in PostgreSQL in any case.
     pub dead_letter_retention_ms: i64,
-    /// How long messages to other systems are kept; -1 for ever. Choose a time that is longer than any of those systems may be
-    /// disconnected.
+    /// How long messages to other systems are kept; -1 without a limit. Choose a time that is longer than any of those
+    /// systems may be disconnected.
     pub fulfillment_retention_ms: i64,
     /// How long a consumer may be silent before its partitions are given to another one.
     #[serde(with = "humantime_serde")]
@@ -83,7 +84,7 @@ impl Default for KafkaConfig {
     }
 }
 
-/// Settings whose change would break a promise, so the configuration may not touch them.
+/// Settings that the delivery guarantees depend on, so the configuration cannot change them.
 const FIXED: [&str; 14] = [
     "acks",
     "auto.offset.reset",
@@ -102,10 +103,10 @@ const FIXED: [&str; 14] = [
 ];
 
 impl KafkaConfig {
-    /// Checks what goes together.
+    /// Checks the values and their combinations.
     ///
     /// # Errors
-    /// When a number is out of range or a property is set that must not be.
+    /// When a value is out of range, or a fixed property is set.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.brokers.trim().is_empty() {
             return Err(ConfigError::refused("kafka.brokers", "is empty; expected host:port, separated by commas"));
@@ -134,7 +135,8 @@ impl KafkaConfig {
             ("quarantine_retention_bytes", self.quarantine_retention_bytes),
         ] {
             if value < 1 {
-                let reason = format!("is {value}; strangers may write there, so it must have a bound");
+                let reason =
+                    format!("is {value}; it must have a limit, because unauthenticated events are written there");
                 return Err(ConfigError::refused(format!("kafka.{key}"), reason));
             }
         }
@@ -157,7 +159,7 @@ impl KafkaConfig {
         }
     }
 
-    /// Reads the properties that are secrets in files, which clients need.
+    /// Reads the properties that are given as files.
     ///
     /// # Errors
     /// When one of the files cannot be read.
@@ -173,13 +175,13 @@ impl KafkaConfig {
         Topics::new(self.topic_prefix.clone(), self.routed_types.iter().cloned())
     }
 
-    /// What clients need that read no records: admin clients, and those that ask where partitions begin and end.
+    /// Configuration of clients that read no records: admin clients, and those that query offsets.
     #[must_use]
     pub fn client(&self) -> ClientConfig {
         self.with_properties(self.common())
     }
 
-    /// Adds what is configured, over what is chosen here.
+    /// Overrides the defaults with the configured properties.
     fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             config.set(name, value.expose());
@@ -187,25 +189,25 @@ impl KafkaConfig {
         config
     }
 
-    /// What producers, consumers and admin clients have in common.
+    /// Settings that producers, consumers and admin clients have in common.
     fn common(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set_log_level(RDKafkaLogLevel::Warning)
             .set("bootstrap.servers", &self.brokers)
-            // Two installations on one cluster are told apart by their prefix, in Kafka's logs and quotas as well.
+            // The prefix distinguishes installs that share a cluster, also in Kafka's logs and quotas.
             .set("client.id", &self.topic_prefix)
-            // The broker may be away for seconds: be back within half a second of its return (default 10 s).
+            // Reconnect within half a second after a broker becomes available again (default 10 s).
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "500")
             .set("socket.connection.setup.timeout.ms", "2000")
             .set("socket.keepalive.enable", "true")
-            // A typo must not make a topic.
+            // A typo must not create a topic.
             .set("allow.auto.create.topics", "false");
         config
     }
 
-    /// A producer that repeats nothing and counts a record as written only when all in-sync replicas have it.
+    /// An idempotent producer, for which a record counts as written only when all in-sync replicas have it.
     #[must_use]
     pub fn producer(&self) -> ClientConfig {
         let mut config = self.common();
@@ -213,7 +215,8 @@ impl KafkaConfig {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", LINGER_MS)
-            // No deadline: a small value would turn a slow broker into a reconnect storm. Callers have timers of their own.
+            // Not a deadline: a small value would cause a reconnect storm when a broker is slow. Callers have their own
+            // timers.
             .set("message.timeout.ms", "15000")
             .set("request.timeout.ms", "2500")
             .set("socket.timeout.ms", "4000")
@@ -221,22 +224,23 @@ impl KafkaConfig {
             .set("retry.backoff.max.ms", "500")
             .set("queue.buffering.max.kbytes", "131072")
             .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
-            // As Java's default, so that other tools find a key's partition. Never change it: keys would move.
+            // Java's default, so that other tools find a key's partition. It must never change, because keys would move to
+            // other partitions.
             .set("partitioner", "murmur2_random")
             .set("compression.type", "lz4");
         self.with_properties(config)
     }
 
-    /// The consumer group called `name`. It begins with the topic prefix: installations that share a cluster must not share
-    /// groups, and one rule about a prefix gives the rights to topics and to groups. Offsets live in PostgreSQL, so that a group
-    /// may change its name at any time.
+    /// The id of the consumer group `name`. It begins with the topic prefix: installs that share a cluster must not share
+    /// groups, and one ACL on the prefix covers topics and groups. Offsets are stored in PostgreSQL, so a group's name may
+    /// change at any time.
     #[must_use]
     pub fn group(&self, name: &str) -> String {
         format!("{}.{name}", self.topic_prefix)
     }
 
-    /// A consumer of the group called `name`, which commits only what it is told to, and stops rather than jump when its
-    /// offset is gone.
+    /// A consumer of the group `name`. It commits only explicitly, and fails instead of jumping if its offset no longer
+    /// exists.
     #[must_use]
     pub fn consumer(&self, name: &str) -> ClientConfig {
         let mut config = self.common();
@@ -249,12 +253,12 @@ impl KafkaConfig {
             .set("auto.offset.reset", "error")
             .set("session.timeout.ms", self.session_timeout.as_millis().to_string())
             .set("max.poll.interval.ms", "300000")
-            // A topic that was missing, or that the consumer had no right to, is read this soon when that is mended (default 5 min).
+            // How soon a topic is read after it was created or the consumer was authorized for it (default 5 min).
             .set("topic.metadata.refresh.interval.ms", "30000")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.wait.max.ms", "100")
-            // Small pieces of every partition in turn: an order's events of different topics meet in one batch, and a consumer
-            // that is behind holds less.
+            // Small fetches from every partition in turn: an order's events from different topics arrive in the same batch,
+            // and a consumer with a large lag needs less memory.
             .set("fetch.message.max.bytes", "262144")
             .set("queued.max.messages.kbytes", "32768")
             .set("check.crcs", "true")
@@ -269,7 +273,7 @@ mod tests {
     use crate::Secret;
 
     #[test]
-    fn a_property_that_would_break_a_promise_is_refused() {
+    fn a_property_that_guarantees_depend_on_is_rejected() {
         let mut config = KafkaConfig::default();
         assert!(config.validate().is_ok());
         config.properties.insert("acks".to_owned(), Secret::new("1"));
@@ -284,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_property_that_is_configured_counts_for_producers_and_consumers() {
+    fn a_configured_property_applies_to_producers_and_consumers() {
         let mut config = KafkaConfig::default();
         assert_eq!(config.producer().get("compression.type"), Some("lz4"));
         for (name, value) in [("compression.type", "zstd"), ("fetch.wait.max.ms", "7"), ("security.protocol", "ssl")] {
@@ -296,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn installations_with_different_prefixes_share_no_group_and_no_client_id() {
+    fn installs_with_different_prefixes_share_no_group_and_no_client_id() {
         let config = |prefix: &str| KafkaConfig { topic_prefix: prefix.to_owned(), ..KafkaConfig::default() };
         let (one, other) = (config("one"), config("other"));
         assert_eq!(one.consumer("processor").get("group.id"), Some("one.processor"));

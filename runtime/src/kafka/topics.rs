@@ -1,4 +1,4 @@
-//! Creates the topics with their settings, compares those that exist with the configuration, and changes what differs.
+//! Creation of the topics, comparison of existing ones with the configuration, and changes to their settings.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::kafka::{KafkaConfig, RECORD_BYTES_MAX, REQUEST_TIMEOUT};
 
-/// How long the record that proves that Kafka can be written to is kept, in milliseconds.
+/// Retention of the probe topic, in milliseconds.
 const PROBE_RETENTION_MS: i64 = 3_600_000;
-/// No limit, as Kafka writes it.
+/// Kafka's value for no limit.
 const UNLIMITED: i64 = -1;
 
 const PARTITIONS: &str = "partitions";
@@ -24,42 +24,43 @@ const REPLICATION_FACTOR: &str = "replication.factor";
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// Why the topics are not as they must be.
+/// A failed operation on topics, or topics that differ from the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
-    /// Kafka did not answer, or not what was asked.
+    /// Kafka did not answer, or answered with an error.
     #[error("Kafka at {brokers} could not {what}")]
     Kafka {
-        /// Where it was asked.
+        /// The bootstrap servers.
         brokers: String,
-        /// What it was asked.
+        /// The operation.
         what: &'static str,
-        /// Its answer.
+        /// The error.
         #[source]
         source: KafkaError,
     },
-    /// Kafka refused to create a topic.
+    /// Kafka rejected the creation of a topic.
     #[error("topic {0} could not be created: {1}")]
     Create(String, RDKafkaErrorCode),
-    /// Kafka refused to change a topic's settings.
+    /// Kafka rejected a change of a topic's settings.
     #[error("the settings of topic {0} could not be changed: {1}")]
     Alter(String, RDKafkaErrorCode),
     /// Topics are missing.
     #[error("these topics are missing (`riverlock setup` creates them): {}", .0.join(", "))]
     Missing(Vec<String>),
-    /// A topic has another number of partitions than is configured: an order's records would be in different partition numbers.
+    /// A topic's number of partitions differs from the configuration, so an order's records would be in partitions with
+    /// different numbers.
     #[error("topic {topic} has {found} partitions, but kafka.partitions is {expected}")]
     Partitions {
         /// The topic.
         topic: String,
-        /// Its partitions.
+        /// Its number of partitions.
         found: String,
-        /// What the configuration says.
+        /// The configured number.
         expected: String,
     },
     /// A topic has a setting that could lose or reorder events.
     #[error(
-        "topic {topic} has {key}={found}, but {key}={expected} is needed (`riverlock setup` says how it can be changed)"
+        "topic {topic} has {key}={found}, but {key}={expected} is needed (`riverlock setup` shows how to change it)"
     )]
     Setting {
         /// The topic.
@@ -68,15 +69,15 @@ pub enum TopicError {
         key: String,
         /// Its value.
         found: String,
-        /// What it must be.
+        /// The required value.
         expected: String,
     },
 }
 
-/// A topic as it should be.
+/// A topic with the configured settings.
 struct TopicSpec {
     name: String,
-    /// Whether it is a raw topic: its partitions are where orders' events are looked for.
+    /// Whether it is a raw topic, in whose partitions orders' events are searched.
     is_raw: bool,
     settings: Vec<(&'static str, String)>,
 }
@@ -113,10 +114,10 @@ pub fn names(config: &KafkaConfig) -> Vec<String> {
     wanted(config).into_iter().map(|topic| topic.name).collect()
 }
 
-/// Creates the topics that are missing and returns their names.
+/// Creates the missing topics and returns their names.
 ///
 /// # Errors
-/// When Kafka cannot be reached or refuses.
+/// When Kafka cannot be reached or rejects the request.
 pub async fn create(config: &KafkaConfig) -> Result<Vec<String>, TopicError> {
     let admin = admin(config)?;
     let existing = existing(config, &admin)?;
@@ -142,17 +143,17 @@ pub async fn create(config: &KafkaConfig) -> Result<Vec<String>, TopicError> {
     Ok(missing.into_iter().map(|topic| topic.name).collect())
 }
 
-/// A topic as it is.
+/// An existing topic, compared with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicState {
     /// The topic.
     pub name: String,
-    /// Its partitions.
+    /// Its number of partitions.
     pub partitions: usize,
-    /// What differs from the configuration.
+    /// Differences from the configuration.
     pub differences: Vec<Difference>,
-    /// Why its settings could not be compared, if so: not every broker tells them.
+    /// Why the settings could not be compared; `None` if they were. Some brokers do not return them.
     pub not_compared: Option<String>,
 }
 
@@ -160,13 +161,13 @@ pub struct TopicState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// Kafka's name of the setting; `partitions` and `replication.factor` for what is no setting.
+    /// Kafka's name of the setting; `partitions` and `replication.factor` for the values that are not settings.
     pub key: String,
-    /// Its value; empty where Kafka does not tell it.
+    /// Its value; empty if Kafka does not return it.
     pub found: String,
-    /// What the configuration asks for.
+    /// The configured value.
     pub wanted: String,
-    /// Whether events could be lost or reordered as it is, so that the services refuse to start.
+    /// Whether events could be lost or reordered with the existing value, so that the services do not start.
     pub is_required: bool,
     /// Whether [`apply`] changes it.
     pub can_be_applied: bool,
@@ -174,7 +175,7 @@ pub struct Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is {}, configured is {}", self.key, self.found, self.wanted)
+        write!(f, "{} is {}, but {} is configured", self.key, self.found, self.wanted)
     }
 }
 
@@ -204,18 +205,18 @@ pub async fn compare(config: &KafkaConfig) -> Result<Vec<TopicState>, TopicError
         match settings.get(&topic.name) {
             Some(Ok(resource)) => state.differences.extend(differing_settings(topic, found, resource)),
             Some(Err(reason)) => state.not_compared = Some(reason.clone()),
-            None => state.not_compared = Some("Kafka did not tell them".to_owned()),
+            None => state.not_compared = Some("Kafka did not return them".to_owned()),
         }
         state
     });
     Ok(states.collect())
 }
 
-/// Changes those settings of topics that differ and can be changed, and leaves all others of these topics as they are.
-/// Returns the names of the topics that were changed.
+/// Changes the settings that differ and can be changed; other settings of these topics keep their values. Returns the names
+/// of the changed topics.
 ///
 /// # Errors
-/// When Kafka cannot be reached or refuses.
+/// When Kafka cannot be reached or rejects the request.
 pub async fn apply(config: &KafkaConfig, states: &[TopicState]) -> Result<Vec<String>, TopicError> {
     let applicable = |state: &&TopicState| state.differences.iter().any(|difference| difference.can_be_applied);
     let states: Vec<&TopicState> = states.iter().filter(applicable).collect();
@@ -223,7 +224,7 @@ pub async fn apply(config: &KafkaConfig, states: &[TopicState]) -> Result<Vec<St
     let names: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
     let described = describe(&admin, &names).await;
     for state in &states {
-        // The request replaces all settings of a topic, so those that were set by others are sent as well.
+        // The request replaces all settings of a topic, so those that were set elsewhere are sent as well.
         let mut settings: BTreeMap<&str, &str> = BTreeMap::new();
         if let Some(Ok(resource)) = described.get(&state.name) {
             let set = resource.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
@@ -263,8 +264,8 @@ pub async fn check(config: &KafkaConfig) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// How many partitions a topic really has, whatever the configuration says: reading only as many as are configured would
-/// leave records out when there are more. Blocks.
+/// The actual number of partitions of a topic. If it is higher than configured, reading only the configured number would
+/// miss records. Blocks.
 ///
 /// # Errors
 /// When Kafka cannot be reached, or does not have the topic.
@@ -275,7 +276,8 @@ pub fn partitions_of(config: &KafkaConfig, topic: &str) -> Result<i32, TopicErro
     counts.get(topic).copied().ok_or_else(|| TopicError::Missing(topics.into()))
 }
 
-/// As [`partitions_of`], for several topics with one request; topics that Kafka does not have are missing in the answer. Blocks.
+/// Like [`partitions_of`], for several topics with one request; topics that do not exist are absent from the result.
+/// Blocks.
 ///
 /// # Errors
 /// When Kafka cannot be reached.
@@ -288,16 +290,16 @@ pub fn partition_counts<C: ClientContext>(client: &Client<C>, topics: &[String])
     Ok(counts.filter(|(_, partitions)| *partitions > 0).collect())
 }
 
-/// What the metadata tells of a topic.
+/// Metadata of an existing topic.
 #[derive(Clone, Copy, Debug)]
 struct ExistingTopic {
     partitions: usize,
-    /// Copies of the partition that has the fewest.
+    /// Replicas of the partition that has the fewest.
     replicas: usize,
 }
 
 impl ExistingTopic {
-    /// What differs that cannot be changed while events come in.
+    /// Differences that cannot be changed at run time.
     fn differences(self, config: &KafkaConfig, topic: &TopicSpec) -> Vec<Difference> {
         let difference = |key: &str, found: usize, wanted: i32, is_required: bool| Difference {
             key: key.to_owned(),
@@ -326,13 +328,13 @@ fn differing_settings(topic: &TopicSpec, existing: ExistingTopic, resource: &Con
         if found == *wanted || is_enough {
             continue;
         }
-        // With as many in-sync replicas as there are copies, one broker that is away would stop all writing.
+        // If as many in-sync replicas were required as there are replicas, one unavailable broker would block all writes.
         let is_safe = *key != MIN_INSYNC_REPLICAS || wanted.parse::<usize>().is_ok_and(|min| min < existing.replicas);
         differences.push(Difference {
             key: (*key).to_owned(),
             found,
             wanted: wanted.clone(),
-            // How long records are kept is the operator's; the rest decides whether events can be lost.
+            // The operator decides about retention; the other settings decide whether events can be lost.
             is_required: !key.starts_with("retention"),
             can_be_applied: is_safe,
         });
@@ -340,7 +342,7 @@ fn differing_settings(topic: &TopicSpec, existing: ExistingTopic, resource: &Con
     differences
 }
 
-/// The settings of topics by their names; the error says why they are not known.
+/// The settings of topics by name; an error describes why they are unknown.
 async fn describe(
     admin: &AdminClient<DefaultClientContext>,
     names: &[&str],
@@ -354,13 +356,13 @@ async fn describe(
         Ok(found) => {
             names.iter().map(name).zip(found.into_iter().map(|one| one.map_err(|code| code.to_string()))).collect()
         }
-        // Not every broker answers this: a managed one without the permission does not, nor does the embedded one.
+        // Some brokers do not support this request: managed ones without the permission, and the embedded one.
         Err(error) => names.iter().map(|one| (name(one), Err(error.to_string()))).collect(),
     }
 }
 
 fn admin(config: &KafkaConfig) -> Result<AdminClient<DefaultClientContext>, TopicError> {
-    config.client().create().map_err(|error| kafka(config, "be asked", error))
+    config.client().create().map_err(|error| kafka(config, "be contacted", error))
 }
 
 fn existing(
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_topic_has_a_retention_of_its_own() {
+    fn each_kind_of_topic_has_its_own_retention() {
         let config = KafkaConfig {
             retention_ms: 1,
             dead_letter_retention_ms: 2,
@@ -431,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_says_whether_it_is_dangerous_and_whether_it_can_be_changed() {
+    fn differences_show_whether_they_are_required_and_applicable() {
         let config = KafkaConfig { replication_factor: 3, ..KafkaConfig::default() };
         let topic = wanted(&config).into_iter().next().unwrap();
         let as_wanted: Vec<(&str, &str)> = topic.settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
@@ -453,13 +455,13 @@ mod tests {
     }
 
     #[test]
-    fn partitions_matter_where_orders_are_looked_for() {
+    fn the_partition_count_is_required_for_raw_topics() {
         let config = KafkaConfig { partitions: 6, replication_factor: 3, ..KafkaConfig::default() };
         for topic in wanted(&config) {
             let found = ExistingTopic { partitions: 3, replicas: 1 }.differences(&config, &topic);
             let found: Vec<_> = found.iter().map(|one| (one.to_string(), one.is_required)).collect();
-            let partitions = ("partitions is 3, configured is 6".to_owned(), topic.is_raw);
-            let replicas = ("replication.factor is 1, configured is 3".to_owned(), false);
+            let partitions = ("partitions is 3, but 6 is configured".to_owned(), topic.is_raw);
+            let replicas = ("replication.factor is 1, but 3 is configured".to_owned(), false);
             assert_eq!(found, [partitions, replicas], "{}", topic.name);
         }
     }

@@ -118,7 +118,7 @@ async fn what_could_not_be_asked_differs_from_what_is_wrong() {
 
     // Another number of partitions than there are: told, not changed.
     let differs = text(desk.setup(&cluster.bootstrap(), "partitions = 6", &[]).await, 1);
-    let expected = "topic riverlock.raw.other: partitions is 3, configured is 6; the services refuse to start";
+    let expected = "topic riverlock.raw.other: partitions is 3, but 6 is configured; the services refuse to start";
     assert!(differs.contains(expected), "{differs}");
 }
 
@@ -171,7 +171,7 @@ async fn topic_settings_that_differ_are_shown_and_changed_only_on_demand() {
 
     let month = "retention_ms = 2592000000";
     let shown = text(desk.setup(&brokers, month, &[]).await, 1);
-    let expected = "retention.ms is -1, configured is 2592000000 (change it with --apply-topic-settings)";
+    let expected = "retention.ms is -1, but 2592000000 is configured (change it with --apply-topic-settings)";
     assert!(shown.contains(&format!("topic {raw}: {expected}")), "{shown}");
     assert!(!shown.contains(&format!("topic {messages}")), "other topics have a retention of their own: {shown}");
     assert_eq!(settings(&admin, raw).await.len(), other.len(), "nothing was changed");

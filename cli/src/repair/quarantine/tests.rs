@@ -59,7 +59,7 @@ fn an_event_is_verified_with_the_current_secrets_and_its_time_of_receipt() {
     for (delivery, says) in [
         (delivery("main", "2026-01-01T00:00:00Z", new.as_str(), ""), "verifies with secret new"),
         (delivery("main", "2026-01-01T00:04:59Z", &new, ""), "verifies with secret new"),
-        (delivery("main", "2026-01-01T00:05:01Z", &new, ""), "the signature is right but 301 s old"),
+        (delivery("main", "2026-01-01T00:05:01Z", &new, ""), "the signature is correct but 301 s old"),
         (delivery("main", "2026-01-01T00:00:00Z", &old, ""), "has expired"),
         (delivery("main", "2026-01-01T00:00:00Z", "", ""), "no DigitalRiver-Signature"),
         (delivery("main", "", &new, ""), "time of receipt is missing"),

@@ -8,7 +8,7 @@ use super::*;
 
 const SECRET: &str = "whsec_0123456789abcdef";
 const BODY: &[u8] = br#"{"id":"e1","type":"order.accepted"}"#;
-/// Made with Python's `hmac`, not with this code.
+/// Computed with Python's `hmac`, not with this code.
 const SECONDS: (&str, &str) = ("1638380000", "YqTrmxhxCv+0zNyzeoMPvo8PbgwtnvWrNDaW9bnSi/g=");
 const SECONDS_HEX: &str = "62a4eb9b18710affb4ccdcb37a830fbe8f0f6e0c2d9ef5ab343696f5b9d28bf8";
 const MILLIS: (&str, &str) = ("1638380000123", "hRlW2xanasUIldRInrclnkLLzLrp4qVN0cpuV6EkPCg=");
@@ -51,7 +51,7 @@ fn sign(secret: &str, timestamp: &str, body: &[u8]) -> String {
 }
 
 #[test]
-fn every_form_that_nothing_rules_out_is_accepted() {
+fn every_form_that_the_documentation_allows_is_accepted() {
     let (t, s) = SECONDS;
     let (ms, ms_s) = MILLIS;
     let unpadded = s.trim_end_matches('=');
@@ -84,7 +84,7 @@ fn every_form_that_nothing_rules_out_is_accepted() {
 }
 
 #[test]
-fn every_attack_that_the_threat_model_lists_is_refused() {
+fn malformed_and_forged_headers_are_rejected() {
     use SignatureError as E;
     let (t, s) = SECONDS;
     let many = [s; ELEMENTS_MAX].join(",");
@@ -120,7 +120,7 @@ fn every_attack_that_the_threat_model_lists_is_refused() {
         (format!("١٦٣٨٣٨٠٠٠٠, {s}"), E::Timestamp),
         ("9223372036854775808, AAAA".to_owned(), E::Timestamp),
         (format!("{}, {s}", "9".repeat(100)), E::Timestamp),
-        // Other text for the same time: the text is what is signed.
+        // Another text for the same time: the text is signed, not the number.
         (format!("0{t}, {s}"), E::Mismatch),
         (format!("{t}000, {s}"), E::Mismatch),
         (format!("1638380001, {s}"), E::Mismatch),
@@ -132,7 +132,7 @@ fn every_attack_that_the_threat_model_lists_is_refused() {
     }
 }
 
-/// SHA-256 of nothing, what a broken verifier might compare with.
+/// SHA-256 of the empty input, which a broken verifier might compare with.
 trait FinalizeEmpty {
     fn finalize_empty(self) -> [u8; 32];
 }
@@ -145,7 +145,7 @@ impl FinalizeEmpty for Sha256 {
 }
 
 #[test]
-fn the_header_must_be_there_with_one_value_and_be_text() {
+fn the_header_must_be_present_unambiguous_and_text() {
     let verifier = verifier(vec![secret("a", SECRET)], 300);
     let header = format!("{}, {}", SECONDS.0, SECONDS.1);
     assert_eq!(verifier.verify([], BODY, now()), Err(SignatureError::Missing));
@@ -153,12 +153,12 @@ fn the_header_must_be_there_with_one_value_and_be_text() {
     assert_eq!(verifier.verify([header.as_bytes(), other.as_bytes()], BODY, now()), Err(SignatureError::Repeated));
     assert_eq!(verifier.verify([other.as_bytes(), header.as_bytes()], BODY, now()), Err(SignatureError::Repeated));
     let again = verifier.verify([header.as_bytes(); 3], BODY, now());
-    assert!(again.is_ok(), "the same value again says nothing else: {again:?}");
+    assert!(again.is_ok(), "a repeated identical value is unambiguous: {again:?}");
     assert_eq!(verifier.verify([&b"\xff\xfe"[..]], BODY, now()), Err(SignatureError::Timestamp));
 }
 
 #[test]
-fn a_changed_bit_anywhere_is_noticed() {
+fn any_changed_bit_is_detected() {
     let verifier = verifier(vec![secret("a", SECRET)], 300);
     let mac: [u8; 32] = BASE64.decode(SECONDS.1).unwrap().try_into().unwrap();
     for bit in 0..256 {
@@ -178,7 +178,7 @@ fn a_changed_bit_anywhere_is_noticed() {
 }
 
 #[test]
-fn the_tolerance_holds_to_the_millisecond_both_ways_and_can_be_turned_off() {
+fn the_tolerance_is_exact_to_the_millisecond_in_both_directions_and_can_be_disabled() {
     let (t, s) = SECONDS;
     let header = format!("{t}, {s}");
     let check = |tolerance, now| {
@@ -193,7 +193,7 @@ fn the_tolerance_holds_to_the_millisecond_both_ways_and_can_be_turned_off() {
 }
 
 #[test]
-fn extreme_timestamps_are_far_away_and_nothing_overflows() {
+fn extreme_timestamps_are_out_of_tolerance_without_overflow() {
     let verifier = verifier(vec![secret("a", SECRET)], 300);
     for timestamp in ["0", "1", "99999999999", "100000000000", "9223372036854775807", "0000000000000000001"] {
         for now in [now(), DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC] {
@@ -208,7 +208,7 @@ fn extreme_timestamps_are_far_away_and_nothing_overflows() {
 }
 
 #[test]
-fn while_secrets_are_rotated_each_counts_in_its_time() {
+fn rotated_secrets_are_accepted_only_while_they_are_active() {
     let mut old = secret("old", "the old secret of the endpoint");
     let mut new = secret("new", SECRET);
     old.expires_at = Some(now() + TimeDelta::seconds(10));
@@ -218,32 +218,32 @@ fn while_secrets_are_rotated_each_counts_in_its_time() {
     let by_old = format!("{t}, {}", sign("the old secret of the endpoint", t, BODY));
     let by_new = format!("{t}, {}", SECONDS.1);
     let by_both = format!("{by_new}, {}", sign("the old secret of the endpoint", t, BODY));
-    let who = |header: &str, seconds: i64| {
+    let signer = |header: &str, seconds: i64| {
         verifier.verify([header.as_bytes()], BODY, now() + TimeDelta::seconds(seconds)).map(|found| found.id.to_owned())
     };
     let inactive = |id: &str| Err(SignatureError::Inactive { secret_id: id.to_owned() });
-    assert_eq!(who(&by_old, 0), Ok("old".to_owned()));
-    assert_eq!(who(&by_new, 0), Ok("new".to_owned()));
-    assert_eq!(who(&by_both, 0), Ok("old".to_owned()));
-    assert_eq!(who(&by_old, 9), Ok("old".to_owned()));
-    assert_eq!(who(&by_old, 10), inactive("old"));
-    assert_eq!(who(&by_both, 10), Ok("new".to_owned()));
-    assert_eq!(who(&by_new, -10), Ok("new".to_owned()));
-    assert_eq!(who(&by_new, -11), inactive("new"));
+    assert_eq!(signer(&by_old, 0), Ok("old".to_owned()));
+    assert_eq!(signer(&by_new, 0), Ok("new".to_owned()));
+    assert_eq!(signer(&by_both, 0), Ok("old".to_owned()));
+    assert_eq!(signer(&by_old, 9), Ok("old".to_owned()));
+    assert_eq!(signer(&by_old, 10), inactive("old"));
+    assert_eq!(signer(&by_both, 10), Ok("new".to_owned()));
+    assert_eq!(signer(&by_new, -10), Ok("new".to_owned()));
+    assert_eq!(signer(&by_new, -11), inactive("new"));
     assert!(verifier.has_active_secret(now()) && verifier.has_active_secret(now() + TimeDelta::days(1)));
     let text = inactive("old").unwrap_err().to_string();
-    assert!(!text.contains("old"), "the sender is not told the secret's name: {text}");
+    assert!(!text.contains("old"), "the text reveals the secret's name: {text}");
 }
 
 #[test]
-fn without_secrets_nothing_is_right() {
+fn without_secrets_every_signature_is_rejected() {
     let header = format!("{}, {}", SECONDS.0, SECONDS.1);
     assert_eq!(verifier(vec![], 0).verify([header.as_bytes()], BODY, now()), Err(SignatureError::Mismatch));
 }
 
 proptest! {
     #[test]
-    fn what_is_signed_with_a_secret_is_accepted_and_names_it(
+    fn a_signed_body_is_accepted_and_its_secret_is_returned(
         body: Vec<u8>,
         secrets in proptest::collection::hash_set("[!-~]{16,40}", 1..=5),
         pick: prop::sample::Index,
@@ -260,13 +260,13 @@ proptest! {
     }
 
     #[test]
-    fn no_header_makes_the_verifier_panic_or_accept(header: Vec<u8>, body: Vec<u8>) {
+    fn arbitrary_headers_neither_panic_nor_verify(header: Vec<u8>, body: Vec<u8>) {
         let verifier = verifier(vec![secret("a", SECRET)], 0);
         prop_assert!(verifier.verify([&header[..]], &body, now()).is_err());
     }
 
     #[test]
-    fn no_text_like_a_header_makes_the_verifier_panic_or_accept(header in "(t=)?[0-9+-]{0,20}[ ,]{0,3}(v1=)?[A-Za-z0-9+/=_-]{0,70}") {
+    fn header_like_texts_neither_panic_nor_verify(header in "(t=)?[0-9+-]{0,20}[ ,]{0,3}(v1=)?[A-Za-z0-9+/=_-]{0,70}") {
         prop_assert!(verify(&header).is_err());
     }
 }

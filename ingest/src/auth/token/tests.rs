@@ -39,7 +39,7 @@ fn verify(client: &Client, token: &str, now: i64) -> Result<(), BearerError> {
 }
 
 #[test]
-fn a_token_counts_for_its_time_on_every_instance_with_the_same_key() {
+fn a_token_is_valid_for_its_lifetime_on_every_instance_with_the_same_key() {
     let token = client("main", "dr").issue(at(1_000)).unwrap();
     let other_instance = client("main", "dr");
     for now in [1_000, 1_599, 940] {
@@ -52,7 +52,7 @@ fn a_token_counts_for_its_time_on_every_instance_with_the_same_key() {
 }
 
 #[test]
-fn a_token_counts_for_no_other_endpoint_client_secret_user_or_key() {
+fn a_token_is_invalid_for_any_other_endpoint_client_secret_user_or_key() {
     let token = client("main", "dr").issue(at(1_000)).unwrap();
     let mut other_secret = config("dr", None);
     other_secret.client_secret = Secret::new("another secret, long enough");
@@ -68,11 +68,11 @@ fn a_token_counts_for_no_other_endpoint_client_secret_user_or_key() {
     }
     assert_eq!(Client::verify(std::iter::empty(), &token, at(1_000)), Err(BearerError::Invalid));
     let both = Client::new("main", &config("dr", None), &oauth(&["another key of thirty-two letters", KEY]));
-    assert_eq!(verify(&both, &token, 1_000), Ok(()), "a key that is being replaced still counts");
+    assert_eq!(verify(&both, &token, 1_000), Ok(()), "a key that is being replaced is still accepted");
 }
 
 #[test]
-fn a_shorter_time_to_live_ends_tokens_that_are_out_already() {
+fn a_shortened_lifetime_applies_to_tokens_already_issued() {
     let token = client("main", "dr").issue(at(1_000)).unwrap();
     let shorter = OAuthConfig { token_ttl: Duration::from_secs(60), ..oauth(&[KEY]) };
     let shorter = Client::new("main", &config("dr", None), &shorter);
@@ -81,7 +81,7 @@ fn a_shorter_time_to_live_ends_tokens_that_are_out_already() {
 }
 
 #[test]
-fn every_change_of_a_token_makes_it_worthless() {
+fn any_change_invalidates_a_token() {
     let client = client("main", "dr");
     let token = client.issue(at(1_000)).unwrap();
     assert_eq!(verify(&client, &token, 1_000), Ok(()));
@@ -89,7 +89,7 @@ fn every_change_of_a_token_makes_it_worthless() {
         for bit in 0..7 {
             let mut bytes = token.clone().into_bytes();
             bytes[at] ^= 1 << bit;
-            // The last character of unpadded base64 has bits that mean nothing; decoding refuses them.
+            // The last character of unpadded base64 has unused bits; the decoder rejects them if they are set.
             if let Ok(changed) = String::from_utf8(bytes) {
                 assert_eq!(verify(&client, &changed, 1_000), Err(BearerError::Invalid), "{changed}");
             }
@@ -107,7 +107,7 @@ fn every_change_of_a_token_makes_it_worthless() {
         format!("{token} "),
         format!("rl1.1000.9999999999.{mac}"),
         format!("rl2.{}", token.strip_prefix("rl1.").unwrap()),
-        // A JSON Web Token that says that it needs no signature.
+        // A JSON Web Token with the algorithm `none`.
         "eyJhbGciOiJub25lIn0.eyJleHAiOjk5OTk5OTk5OTl9.".to_owned(),
         "x".repeat(1_000_000),
     ] {
@@ -116,7 +116,7 @@ fn every_change_of_a_token_makes_it_worthless() {
 }
 
 #[test]
-fn a_client_is_found_only_with_all_that_is_configured_for_it() {
+fn a_client_is_found_only_with_all_its_configured_credentials() {
     let (plain, with_user) = (config("plain", None), config("user", Some(("river", "password and token"))));
     let clients = [plain, with_user].map(|config| Client::new("main", &config, &oauth(&[KEY])));
     let find = |id: &str, secrets: &[&str], grant| {
@@ -124,14 +124,14 @@ fn a_client_is_found_only_with_all_that_is_configured_for_it() {
     };
     let right = Grant::Password { username: "river", password: "password and token" };
     let wrong = Grant::Password { username: "river", password: "password" };
-    let nobody = Grant::Password { username: "", password: "" };
+    let no_user = Grant::Password { username: "", password: "" };
     for (id, secret, grant, expected) in [
         ("plain", "secret of plain", Grant::ClientCredentials, Ok("plain")),
-        ("plain", "secret of plain", nobody, Ok("plain")),
+        ("plain", "secret of plain", no_user, Ok("plain")),
         ("plain", "secret of plain", right, Err(GrantError::User)),
         ("user", "secret of user", right, Ok("user")),
         ("user", "secret of user", wrong, Err(GrantError::User)),
-        ("user", "secret of user", nobody, Err(GrantError::User)),
+        ("user", "secret of user", no_user, Err(GrantError::User)),
         ("user", "secret of user", Grant::ClientCredentials, Err(GrantError::UserMissing)),
         ("user", "secret of plain", right, Err(GrantError::Client)),
         ("user", "", right, Err(GrantError::Client)),
@@ -139,15 +139,15 @@ fn a_client_is_found_only_with_all_that_is_configured_for_it() {
         ("nobody", "secret of user", right, Err(GrantError::Client)),
     ] {
         assert_eq!(find(id, &[secret], grant), expected, "{id} {secret} {grant:?}");
-        assert_eq!(find(id, &["x", secret], grant), expected, "any of the readings of a secret counts");
+        assert_eq!(find(id, &["x", secret], grant), expected, "any reading of a secret is accepted");
     }
     assert_eq!(find("plain", &[], Grant::ClientCredentials), Err(GrantError::Client));
     let either = Client::find(clients.iter(), &["x", "plain"], &["secret of plain"], Grant::ClientCredentials);
-    assert!(either.is_ok_and(|found| found.id == "plain"), "any of the readings of an id counts");
+    assert!(either.is_ok_and(|found| found.id == "plain"), "any reading of an id is accepted");
 }
 
 #[test]
-fn a_refusal_takes_as_long_whatever_is_wrong() {
+fn a_rejection_takes_equally_long_for_every_cause() {
     let user = Some(("river", "password and token"));
     let clients: Vec<Client> =
         (0..8).map(|i| Client::new("main", &config(&format!("client {i}"), user), &oauth(&[KEY]))).collect();
@@ -172,12 +172,13 @@ fn a_refusal_takes_as_long_whatever_is_wrong() {
             shares.push(took_one / took.iter().sum::<f64>());
         }
     }
-    // Of a round's time, and the median of many: neither a processor that changes its speed nor what else runs on it counts.
+    // Shares of a round's time and the median of many rounds, so that neither a change of the processor's speed nor other
+    // load matters.
     let median = shares.map(|mut shares| {
         shares.sort_by(f64::total_cmp);
         shares[shares.len() / 2]
     });
     let (fastest, slowest) = (median.into_iter().fold(1.0, f64::min), median.into_iter().fold(0.0, f64::max));
-    // Who stopped at the client that fits, or before the user is compared, would be faster by more.
+    // An implementation that stopped at the matching client, or before comparing the user, would differ by more.
     assert!(slowest < fastest * 1.05, "{median:?}");
 }

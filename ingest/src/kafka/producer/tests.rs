@@ -43,7 +43,7 @@ async fn delivered(producer: &Producer, mut delivery: oneshot::Receiver<Delivery
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_permit_and_its_bytes_come_back_with_the_delivery_report_and_not_before() {
+async fn a_permit_and_its_bytes_are_released_only_by_the_delivery_report() {
     let (cluster, kafka) = cluster();
     let producer = new(&kafka, 1);
     let first = send(&producer).unwrap();
@@ -53,10 +53,10 @@ async fn a_permit_and_its_bytes_come_back_with_the_delivery_report_and_not_befor
     assert_eq!(producer.reserve(OTHER, "k", 32 * 1024 * 1024 + 1).map(drop), Err(Refusal::Busy));
     let admission = producer.reserve(OTHER, "k", 32 * 1024 * 1024).unwrap();
     let second = producer.send(record(OTHER), admission, Counter::noop()).unwrap();
-    // The caller has gone, as when a sender hangs up: the event still occupies its place.
+    // The receiver is dropped, as when a sender disconnects: the event still occupies its permit.
     drop(second);
     assert!(matches!(send(&producer), Err(Refusal::Busy)));
-    // librdkafka may be busy for a moment while it loses the broker; a probe needs no permit.
+    // librdkafka's queue may be full for a moment while the broker becomes unavailable; a probe needs no permit.
     let started = Instant::now();
     let probe = loop {
         match producer.send_probe(record("riverlock.probe")) {
@@ -72,7 +72,7 @@ async fn a_permit_and_its_bytes_come_back_with_the_delivery_report_and_not_befor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_that_does_not_acknowledge_leaves_permits_to_the_others() {
+async fn a_partition_that_does_not_acknowledge_leaves_permits_for_the_others() {
     let (cluster, kafka) = cluster();
     cluster.broker_down(-1).unwrap();
     let limits = LimitsConfig { in_flight_partition_max: None, ..limits(8) };
@@ -83,7 +83,7 @@ async fn a_partition_that_does_not_acknowledge_leaves_permits_to_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_queue_refuses_and_gives_the_permit_back() {
+async fn a_full_queue_rejects_the_event_and_releases_its_permit() {
     let (cluster, kafka) = cluster();
     cluster.broker_down(-1).unwrap();
     let mut producer = new(&kafka, 10);
@@ -95,7 +95,7 @@ async fn a_full_queue_refuses_and_gives_the_permit_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_dropped_producer_never_sent_is_known_not_to_be_stored() {
+async fn events_that_a_dropped_producer_never_sent_are_reported_as_not_persisted() {
     let (cluster, kafka) = cluster();
     cluster.broker_down(-1).unwrap();
     let producer = new(&kafka, 10);
@@ -118,7 +118,7 @@ async fn an_event_whose_deadline_passes_is_ambiguous() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_producer_that_failed_for_good_is_replaced_and_events_flow_again() {
+async fn a_producer_with_a_fatal_error_is_replaced_and_accepts_events_again() {
     let (_cluster, kafka) = cluster();
     let context = Context::new();
     let producer = Arc::new(new(&kafka, 10));
@@ -131,7 +131,7 @@ async fn a_producer_that_failed_for_good_is_replaced_and_events_flow_again() {
     wait_until(|| context.health.not_ready().is_empty()).await;
 
     let failed = producer.handle().unwrap();
-    let reason: &CStr = c"as the test wants";
+    let reason: &CStr = c"injected by the test";
     #[expect(unsafe_code, reason = "librdkafka's own hook for tests; rdkafka does not wrap it")]
     // SAFETY: the client lives as long as `failed`, and the text is terminated and copied.
     unsafe {
@@ -152,7 +152,7 @@ async fn a_producer_that_failed_for_good_is_replaced_and_events_flow_again() {
     assert_eq!(send(&producer).map(drop), Err(Refusal::NotReady), "it is closed");
 }
 
-/// Waits for what no signal tells.
+/// Polls a condition for which there is no notification.
 async fn wait_until(condition: impl Fn() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !condition() {
