@@ -72,7 +72,7 @@ docs: references ## record what commands print in README.md and docs/operations
 	  the_pages_about_the_account_say_what_commands_print
 
 references: ## write the pages of docs/reference that are generated from the code
-	RIVERLOCK_RECORD=1 cargo test --locked --workspace --test all -- references::
+	RIVERLOCK_RECORD=1 cargo test --locked --workspace --test all -- pages::references::
 
 # The first time it compiles everything for release, some 5 minutes on two cores. Then ingest's part takes 3 minutes, the
 # processor's 8, and 100 000 invoices 7.

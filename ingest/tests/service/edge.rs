@@ -76,7 +76,8 @@ async fn the_answer_is_due_from_the_first_byte_of_the_request_however_slowly_its
     let bytes = request(PATH, "", body.as_bytes());
     let answer = dribble(&service, &bytes, Duration::from_millis(700)).await;
     assert_eq!((answer.status, answer.code()), (503, "not_confirmed"), "{answer:?}");
-    wait_until("it was stored late", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0).await;
+    wait_until("it was stored late", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0)
+        .await;
 
     // The next request of a connection has a deadline of its own, however long the connection was silent.
     service.cluster.broker_round_trip_time(-1, Duration::from_millis(1)).unwrap();

@@ -58,7 +58,10 @@ async fn with_the_broker_down_answers_are_503_in_time_then_at_once_and_it_recove
 
     service.cluster.broker_up(-1).unwrap();
     post_until_taken(&service).await;
-    wait_until("the late acknowledgement is counted", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0).await;
+    wait_until("the late acknowledgement is counted", || {
+        service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0
+    })
+    .await;
 }
 
 /// Runs futures at once on this task.
@@ -88,7 +91,10 @@ async fn a_broker_slower_than_the_deadline_gives_503_and_the_late_acknowledgemen
     let answer = post(&service, "slow").await;
     assert_eq!((answer.status, answer.code()), (503, "not_confirmed"), "{answer:?}");
     assert!((service.metric("riverlock_ingest_ambiguous_total", "") - 1.0).abs() < f64::EPSILON);
-    wait_until("the late acknowledgement is counted", || service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0).await;
+    wait_until("the late acknowledgement is counted", || {
+        service.metric("riverlock_ingest_late_acknowledgements_total", "") >= 1.0
+    })
+    .await;
     // It was stored although it was answered 503: that is what makes it ambiguous.
     assert_eq!(service.records("riverlock.raw.order.accepted", 1).len(), 1);
 }

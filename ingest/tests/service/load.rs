@@ -144,8 +144,9 @@ async fn under_constant_load_a_rotation_refuses_no_event_and_ends_with_the_old_s
     let _alone = RELOADING.lock().await;
     let service = configured(&with_secrets(&["old"]), &[("old", SECRET), ("new", NEW)]).await;
     let load = Load::start(&service);
-    let last_match =
-        |id: &str| service.try_metric("riverlock_ingest_secret_last_match_timestamp_seconds", &format!("secret=\"{id}\""));
+    let last_match = |id: &str| {
+        service.try_metric("riverlock_ingest_secret_last_match_timestamp_seconds", &format!("secret=\"{id}\""))
+    };
 
     load.more(50).await;
     service.configure(&with_secrets(&["old", "new"]));

@@ -35,7 +35,8 @@ async fn an_event_signed_with_an_unknown_secret_is_kept_as_it_came_and_answered_
         assert_eq!(header(&record, name), value, "{name}");
     }
     assert!(!format!("{record:?}").contains("cml2ZXI6"), "credentials are not kept");
-    wait_until("it is counted", || service.metric("riverlock_ingest_quarantine_total", "outcome=\"kept\"") >= 1.0).await;
+    wait_until("it is counted", || service.metric("riverlock_ingest_quarantine_total", "outcome=\"kept\"") >= 1.0)
+        .await;
 
     // Once the secret is configured, what is kept can be verified.
     let config: EndpointConfig = serde_json::from_value(serde_json::json!({

@@ -30,7 +30,9 @@ impl Metrics {
     }
 
     fn paused(&self, reason: &str) -> bool {
-        self.page.render().contains(&format!("riverlock_invoice_fetching_paused{{mode=\"test\",reason=\"{reason}\"}} 1"))
+        self.page
+            .render()
+            .contains(&format!("riverlock_invoice_fetching_paused{{mode=\"test\",reason=\"{reason}\"}} 1"))
     }
 }
 
