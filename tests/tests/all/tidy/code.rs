@@ -1,4 +1,4 @@
-//! The rules that keep the code as ARCHITECTURE.md says.
+//! Rules of ARCHITECTURE.md and CONTRIBUTING.md for the code.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ pub(crate) fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn each_crate_depends_only_on_what_its_place_allows() {
+fn crates_have_only_allowed_dependencies() {
     let services = ["riverlock-ingest", "riverlock-processor", "riverlock-invoice-fetcher"];
     for (crate_folder, forbidden) in [
         ("schemas", &["tokio", "axum", "sqlx", "rdkafka", "reqwest", "tracing", "metrics", "riverlock-runtime"][..]),
@@ -64,7 +64,7 @@ fn each_crate_depends_only_on_what_its_place_allows() {
 }
 
 #[test]
-fn the_pure_parts_know_no_clock_no_task_and_no_io() {
+fn pure_parts_have_no_clock_no_async_and_no_io() {
     let mut files = Vec::new();
     sources(&root().join("processor/src/domain"), &mut files);
     sources(&root().join("schemas/src"), &mut files);
@@ -78,7 +78,7 @@ fn the_pure_parts_know_no_clock_no_task_and_no_io() {
 }
 
 #[test]
-fn every_dependency_says_why_it_is_here() {
+fn every_dependency_has_a_reason() {
     let manifest = read(&root().join("Cargo.toml"));
     let section = manifest.split("[workspace.dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
     let lines = section.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -88,7 +88,7 @@ fn every_dependency_says_why_it_is_here() {
 }
 
 #[test]
-fn no_source_file_is_longer_than_it_can_be_read() {
+fn source_files_are_not_too_long() {
     let mut files = Vec::new();
     sources(&root(), &mut files);
     for file in files {
@@ -122,13 +122,14 @@ fn every_statement_has_a_name() {
 }
 
 #[test]
-fn every_task_that_lives_as_long_as_its_process_has_a_heartbeat() {
-    // Watched under other names: a consumer under its projection's, ingest's supervisor under the service's.
+fn every_long_lived_task_has_a_heartbeat() {
+    // Registered under other names: a consumer under its projection's, ingest's supervisor under the service's.
     let elsewhere = ["invoice-fetcher", "ingest-supervisor"];
     let mut files = Vec::new();
     for folder in [
         "ingest/src",
         "ledger/src",
+        "recovery/src",
         "processor/src",
         "invoice-fetcher/src",
         "reconcile/src",
@@ -153,11 +154,11 @@ fn every_task_that_lives_as_long_as_its_process_has_a_heartbeat() {
             format!("reload::run(\"{task}\""),
         ];
         let has_one = texts.iter().any(|text| beats.iter().any(|beat| text.contains(beat)));
-        assert!(has_one, "the task {task} may stop moving and /livez does not see it");
+        assert!(has_one, "the task {task} has no heartbeat: /livez does not report it when it is stuck");
     }
 }
 
-/// The files of a folder, which has some.
+/// The files of a folder, at least one.
 fn files_in(folder: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join(folder)).unwrap();
     let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -166,7 +167,7 @@ fn files_in(folder: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn alerts_and_panels_speak_of_metrics_that_exist() {
+fn metrics_of_alerts_and_panels_exist() {
     let mut files = Vec::new();
     for folder in [
         "runtime/src",
@@ -192,7 +193,11 @@ fn alerts_and_panels_speak_of_metrics_that_exist() {
             let functions = ["histogram_quantile", "min_over_time"];
             for word in words.filter(|word| word.contains('_') && !word.starts_with('$') && !functions.contains(word)) {
                 let name = word.trim_end_matches("_bucket");
-                assert!(code.contains(&format!("\"{name}\"")), "{} asks for {word}, which nothing has", file.display());
+                assert!(
+                    code.contains(&format!("\"{name}\"")),
+                    "{} uses {word}, which no crate publishes",
+                    file.display()
+                );
                 asked += 1;
             }
         }

@@ -1,4 +1,4 @@
-//! The rules that keep the pages true: commands, metrics and settings that they name exist.
+//! Rules for pages: the commands, metrics, files and links that they name exist.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +44,7 @@ fn pages() -> Vec<String> {
 struct Quoted {
     place: String,
     words: Vec<String>,
-    /// In a sentence a command may be named without all that it needs.
+    /// Whether the command is complete; a sentence may name one without its arguments.
     is_whole: bool,
 }
 
@@ -57,7 +57,7 @@ fn quoted(page: &str, text: &str) -> Vec<Quoted> {
         if line.trim_start().starts_with("```") {
             is_fence = !is_fence;
         } else if is_fence || (!page.ends_with(".md") && line.trim_start().starts_with('#')) {
-            // The list of commands in the README has a text behind each, after two spaces.
+            // A list of commands has a description after each.
             let line = line.trim_start_matches(['#', ' ']).trim_start_matches("$ ");
             let is_list = line.starts_with("riverlock ") && line.contains("   ");
             let command = if is_list { line.split("   ").next().unwrap_or_default() } else { line };
@@ -104,13 +104,13 @@ fn words(command: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_quoted_command_is_one() {
+fn every_quoted_command_exists() {
     let mut looked_at = 0;
     for page in pages() {
         for quoted in quoted(&page, &read(&root().join(&page))) {
             looked_at += 1;
             let Err(error) = Args::parsed(&quoted.words) else { continue };
-            // What a sentence leaves out, and what a placeholder cannot be.
+            // Missing arguments are allowed in a sentence, and placeholders are invalid values.
             let is_named = matches!(
                 error.kind(),
                 ErrorKind::MissingRequiredArgument
@@ -126,7 +126,7 @@ fn every_quoted_command_is_one() {
 }
 
 #[test]
-fn commands_are_found_where_pages_quote_them() {
+fn quoted_commands_are_found() {
     let text = "Run `riverlock audit`, then `riverlock orders show ID`.\n```\n$ riverlock audit | head\nsudo -u riverlock riverlock --config x setup  # now\nriverlock orders …      all of it\n/usr/bin/riverlock x\n```\n";
     let found: Vec<String> = quoted("a.md", text).into_iter().map(|quoted| quoted.words.join(" ")).collect();
     assert_eq!(
@@ -159,12 +159,12 @@ fn every_metric_that_a_page_names_exists() {
         sources(&root().join(folder), &mut files);
     }
     let code: String = files.iter().map(|file| read(file)).collect();
-    // What begins like a metric and is a schema.
+    // Names of schemas that begin like a metric.
     let others = ["riverlock_rebuild", "riverlock_before"];
     let mut looked_at = 0;
     for page in pages().iter().filter(|page| page.ends_with(".md")) {
         let text = read(&root().join(page));
-        // Commands' output has words of other kinds.
+        // Output of commands is not searched.
         let prose = text.split("```").step_by(2);
         let examples = text.split("```").skip(1).step_by(2).filter(|block| block.contains("/metrics"));
         for word in prose.chain(examples).flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
@@ -176,7 +176,7 @@ fn every_metric_that_a_page_names_exists() {
             looked_at += 1;
             let exists =
                 code.contains(&format!("\"{word}\"")) || code.contains(&format!("\"{}", word.trim_end_matches('_')));
-            assert!(exists, "{page} names the metric {word}, which nothing has");
+            assert!(exists, "{page} names the metric {word}, which no crate publishes");
         }
     }
     assert!(looked_at > 10, "only {looked_at} names were found: the test showed nothing");
@@ -198,7 +198,7 @@ fn links(page: &str) -> Vec<(String, PathBuf, String)> {
 }
 
 #[test]
-fn links_between_pages_lead_somewhere() {
+fn links_between_pages_are_valid() {
     let mut linked = BTreeSet::new();
     let pages = pages();
     let pages: Vec<&str> = pages.iter().map(String::as_str).filter(|page| page.ends_with(".md")).collect();
@@ -244,13 +244,13 @@ fn pages_use_the_terms_of_the_glossary() {
     let former: Vec<&str> = former.map(str::trim).filter(|word| !word.is_empty() && !ORDINARY.contains(word)).collect();
     assert!(former.len() > 20, "only {former:?} were found: the test showed nothing");
     let mut files: Vec<String> = pages().into_iter().filter(|page| page.ends_with(".md")).collect();
-    // The descriptions of metrics are the code's.
+    // The descriptions of metrics are generated from the code.
     files.retain(|page| page != "docs/glossary.md" && page != "docs/reference/metrics.md");
     let rules = std::fs::read_dir(root().join("deploy/prometheus/rules")).unwrap().flatten();
     files.extend(rules.map(|file| file.path().strip_prefix(root()).unwrap().display().to_string()));
     for file in files {
         let text = read(&root().join(&file)).to_lowercase();
-        // What commands print is looked at elsewhere.
+        // Output of commands is not checked here.
         for prose in text.split("```").step_by(2) {
             let words =
                 prose.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '_').collect::<Vec<_>>().join(" ");
@@ -280,7 +280,7 @@ fn has_heading(page: &Path, anchor: &str) -> bool {
 }
 
 #[test]
-fn commands_print_in_one_place() {
+fn only_out_rs_prints() {
     let mut files = Vec::new();
     for folder in [
         "cli/src",
