@@ -1,4 +1,4 @@
-//! What batches do to the database, whatever is in them and however often they come.
+//! Batches: the resulting tables for any content, order and number of deliveries.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +19,7 @@ fn orders() -> Orders {
     Orders::new(vec![Mode::Test, Mode::Live])
 }
 
-/// Numbers bodies as records of four partitions.
+/// Bodies as records, spread over four partitions.
 fn records<'a>(bodies: impl IntoIterator<Item = &'a [u8]>) -> Vec<Record> {
     let bodies = bodies.into_iter().enumerate();
     bodies.map(|(i, body)| record(i32::try_from(i % 4).unwrap(), i64::try_from(i / 4).unwrap(), body)).collect()
@@ -37,7 +37,7 @@ fn event(id: &str, event_type: &str, object: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_order_duplication_and_batching_ends_in_the_same_tables() {
+async fn any_order_duplication_and_batching_yields_the_same_tables() {
     let lives = lives(7, 60);
     let bodies: Vec<&[u8]> = events(&lives).map(|event| event.body.as_ref()).collect();
     let reference = Database::create().await.unwrap();
@@ -99,7 +99,7 @@ async fn reading_the_same_records_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn writers_at_the_same_time_end_in_the_same_tables() {
+async fn concurrent_writers_yield_the_same_tables() {
     let lives = lives(9, 40);
     let bodies: Vec<&[u8]> = events(&lives).map(|event| event.body.as_ref()).collect();
     let reference = Database::create().await.unwrap();
@@ -109,7 +109,7 @@ async fn writers_at_the_same_time_end_in_the_same_tables() {
 
     let database = Database::create().await.unwrap();
     let writers = (0..4_i32).map(|writer| {
-        // Each has all events, shuffled, as records of a partition of its own.
+        // Each writer has all events, shuffled, as records of one partition.
         let mut random = fastrand::Rng::with_seed(u64::try_from(writer).unwrap());
         let mut mine: Vec<Vec<u8>> = bodies.iter().map(|body| body.to_vec()).collect();
         random.shuffle(&mut mine);
@@ -142,7 +142,7 @@ async fn writers_at_the_same_time_end_in_the_same_tables() {
 }
 
 #[tokio::test]
-async fn two_bodies_under_one_id_are_a_conflict_whichever_comes_first() {
+async fn two_bodies_under_one_id_are_a_conflict_in_either_order() {
     let one = event("e", "order.accepted", r#"{"id":"o","updatedTime":"2026-01-01T00:00:00Z","currency":"EUR"}"#);
     let other = event("e", "order.accepted", r#"{"id":"o","updatedTime":"2026-01-01T00:00:00Z","currency":"USD"}"#);
     let mut states = Vec::new();
@@ -166,7 +166,7 @@ async fn two_bodies_under_one_id_are_a_conflict_whichever_comes_first() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_applied_is_set_aside_and_holds_up_nothing() {
+async fn records_that_cannot_be_applied_become_dead_letters_and_do_not_block_others() {
     let hostile = hostile::corpus();
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
@@ -192,13 +192,13 @@ async fn what_cannot_be_applied_is_set_aside_and_holds_up_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_stored_of_an_order_is_read_back_as_it_was_whatever_it_holds() {
+async fn stored_orders_are_read_back_unchanged() {
     let bodies: Vec<Vec<u8>> = hostile::corpus()
         .into_iter()
         .filter(|hostile| hostile.outcome == "applied")
         .map(|hostile| hostile.body)
         .collect();
-    // Under a smaller id the same snapshot is not the newest: an order changes only if it is read otherwise than it was written.
+    // With a smaller id the same snapshot is not the newest, so the order changes only if it was read back differently.
     let again: Vec<Vec<u8>> = bodies
         .iter()
         .map(|body| String::from_utf8_lossy(body).replacen(r#"{"id":"a"#, r#"{"id":"A"#, 1).into_bytes())
@@ -215,7 +215,7 @@ async fn what_is_stored_of_an_order_is_read_back_as_it_was_whatever_it_holds() {
 }
 
 #[tokio::test]
-async fn test_and_live_orders_never_mix_and_a_mode_can_be_left_alone() {
+async fn test_and_live_orders_never_mix_and_a_mode_can_be_ignored() {
     let test = event("t", "order.accepted", r#"{"id":"o","updatedTime":"2026-01-01T00:00:00Z"}"#);
     let live = String::from_utf8(test.clone()).unwrap().replace("false", "true").replace("\"t\"", "\"l\"").into_bytes();
     let database = Database::create().await.unwrap();
@@ -236,7 +236,7 @@ async fn test_and_live_orders_never_mix_and_a_mode_can_be_left_alone() {
     assert_eq!(reasons, [None, Some("mode".to_owned())]);
 }
 
-/// Two writers of one order at once, the second of which read it before the first was done. `known` is what both can read.
+/// Two concurrent writers of one order; the second reads it before the first commits. `known` is stored before both.
 async fn write_at_once(known: &[Record], first: &[Record], second: &[Record]) {
     let database = Database::create().await.unwrap();
     let (mut one, mut other) = (database.connect().await.unwrap(), database.connect().await.unwrap());
@@ -268,7 +268,7 @@ async fn write_at_once(known: &[Record], first: &[Record], second: &[Record]) {
 }
 
 #[tokio::test]
-async fn an_order_that_was_written_since_it_was_read_is_read_again_and_nothing_is_overwritten() {
+async fn an_order_changed_since_it_was_read_is_read_again_and_not_overwritten() {
     let bodies = [
         ("e1", "order.accepted", "accepted"),
         ("e2", "order.complete", "complete"),
@@ -277,6 +277,6 @@ async fn an_order_that_was_written_since_it_was_read_is_read_again_and_nothing_i
     .map(|(id, event_type, state)| event(id, event_type, &format!(r#"{{"id":"o1","state":"{state}"}}"#)));
     let records = records(bodies.iter().map(Vec::as_slice));
     write_at_once(&records[..1], &records[1..2], &records[2..]).await;
-    // An order that neither of them found.
+    // An order that did not exist for either writer.
     write_at_once(&[], &records[..1], &records[1..2]).await;
 }

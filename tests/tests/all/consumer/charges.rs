@@ -1,4 +1,4 @@
-//! What charges and fulfillments do to the database: in any order, before the order itself is known, and in one mode only.
+//! Charges and fulfillments: any order of arrival, before their order is stored, separate modes.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,7 +14,7 @@ async fn apply(connection: &mut PgConnection, bodies: &[Vec<u8>], partition: i32
     batch::apply(connection, &orders, &records, None, now()).await.expect("a batch is stored");
 }
 
-/// The events of `schemas/golden/` that are about an order and take effect.
+/// The events of `schemas/golden/` that concern an order and are applied.
 fn golden() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("schemas/golden");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -24,7 +24,7 @@ fn golden() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn every_golden_event_ends_in_the_same_tables_in_any_order_with_duplicates_and_in_batches_of_any_size() {
+async fn golden_events_yield_the_same_tables_in_any_order_with_duplicates_and_any_batch_size() {
     let golden = golden();
     let mut states = Vec::new();
     for seed in 0..8 {
@@ -34,12 +34,12 @@ async fn every_golden_event_ends_in_the_same_tables_in_any_order_with_duplicates
         random.shuffle(&mut bodies);
         let database = Database::create().await.unwrap();
         let mut connection = database.connect().await.unwrap();
-        // Of the first world each event has a transaction of its own, of the last all share one.
+        // In the first run each event has its own transaction, in the last one all share one.
         for (batch, partition) in bodies.chunks(usize::try_from(1 + seed * 6).unwrap()).zip(0..) {
             apply(&mut connection, batch, partition).await;
         }
         let outcomes = outcomes(&mut connection).await.unwrap();
-        assert_eq!(outcomes.get("dead"), None, "every golden event is taken: {outcomes:?}");
+        assert_eq!(outcomes.get("dead"), None, "no golden event is dead: {outcomes:?}");
         assert_eq!(outcomes["duplicate"], 10);
         states.push(state(&mut connection).await.unwrap());
     }
@@ -55,7 +55,7 @@ fn event(id: &str, event_type: &str, live: bool, object: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_comes_before_its_order_waits_on_hold_and_joins_it() {
+async fn facts_that_arrive_before_their_order_are_kept_on_hold_and_joined() {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
     let early = [

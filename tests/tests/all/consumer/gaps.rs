@@ -1,5 +1,4 @@
-//! Offsets that Kafka has no records for. Raw topics have none of their own, so a transaction makes one: its end takes an
-//! offset.
+//! Gaps: offsets without records. Raw topics have none, so a transaction creates one: its commit marker takes an offset.
 
 use std::{
     sync::{
@@ -61,8 +60,8 @@ async fn send(producer: &FutureProducer, ids: std::ops::Range<usize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_is_read_again_and_counted_and_holds_nothing_up_for_ever() {
-    if !kafka_for_test("a_gap_is_read_again_and_counted_and_holds_nothing_up_for_ever") {
+async fn a_gap_is_read_again_and_counted_and_does_not_block_the_partition() {
+    if !kafka_for_test("a_gap_is_read_again_and_counted_and_does_not_block_the_partition") {
         return;
     }
     let page = telemetry::metrics().unwrap();
@@ -96,7 +95,7 @@ async fn a_gap_is_read_again_and_counted_and_holds_nothing_up_for_ever() {
         until("the partition stands still", || applied.load(Ordering::Relaxed) == first + 10).await;
     }
     let shows = |line: &str| page.render().lines().any(|shown| shown == line);
-    // The first is tried three times; the partition is known to have gaps then.
+    // The first gap is read three times; from then on the partition is known to have gaps.
     for line in [
         r#"riverlock_consumer_gaps_total{consumer="gapped",kind="reread"} 4"#,
         r#"riverlock_consumer_gaps_total{consumer="gapped",kind="lasting"} 2"#,
@@ -105,7 +104,11 @@ async fn a_gap_is_read_again_and_counted_and_holds_nothing_up_for_ever() {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut connection = database.connect().await.unwrap();
-    assert_eq!(outcomes(&mut connection).await.unwrap(), [("applied".to_owned(), 20)].into(), "nothing is there twice");
+    assert_eq!(
+        outcomes(&mut connection).await.unwrap(),
+        [("applied".to_owned(), 20)].into(),
+        "nothing is stored twice"
+    );
     context.shutdown.stop();
     assert!(context.shutdown.wait(PATIENCE).await);
     broker.stop().await.unwrap();

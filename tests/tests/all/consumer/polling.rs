@@ -1,4 +1,4 @@
-//! The consumer against a broker: poison, restarts, and offsets that Kafka does not have.
+//! Consumers on a broker: records that PostgreSQL rejects, restarts, restores, and offsets that Kafka does not have.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::harness::{
     topic::{PARTITIONS, TOPIC, Topic},
 };
 
-/// Applies everything, but makes PostgreSQL refuse events whose id says poison.
-struct Picky;
+/// Applies every event, except that PostgreSQL rejects those whose id contains `rejected`.
+struct Selective;
 
-impl Projection for Picky {
+impl Projection for Selective {
     type Event = String;
 
     fn name(&self) -> &'static str {
-        "picky"
+        "selective"
     }
 
     fn decide(&self, envelope: &Envelope<'_>, _body: &[u8]) -> Decision<String> {
@@ -38,27 +38,27 @@ impl Projection for Picky {
         fresh: Vec<NewEvent<String>>,
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        let divisors: Vec<i32> = fresh.iter().map(|fresh| i32::from(!fresh.event.contains("poison"))).collect();
+        let divisors: Vec<i32> = fresh.iter().map(|fresh| i32::from(!fresh.event.contains("rejected"))).collect();
         sqlx::query("SELECT sum(1 / divisor) FROM unnest($1) AS divisor").bind(divisors).execute(connection).await?;
         Ok(())
     }
 }
 
 impl Topic {
-    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+    #[expect(clippy::disallowed_methods, reason = "the test awaits the task")]
     fn consume(&self, context: &Context) -> JoinHandle<Result<(), ConsumerError>> {
         let (kafka, postgres, context) = (self.kafka.clone(), self.database.config.clone(), context.clone());
         let config = BatchConfig { linger: Duration::from_millis(300), ..BatchConfig::default() };
-        tokio::spawn(
-            async move { consumer::run(Picky, vec![TOPIC.to_owned()], config, &kafka, &postgres, &context).await },
-        )
+        tokio::spawn(async move {
+            consumer::run(Selective, vec![TOPIC.to_owned()], config, &kafka, &postgres, &context).await
+        })
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_database_refuses_is_found_and_the_rest_goes_on() {
+async fn records_that_postgres_rejects_are_isolated_and_the_rest_is_applied() {
     let setting = Topic::new().await;
-    setting.produce((0..300).map(|i| if i % 100 == 50 { format!("poison-{i}") } else { format!("event-{i}") })).await;
+    setting.produce((0..300).map(|i| if i % 100 == 50 { format!("rejected-{i}") } else { format!("event-{i}") })).await;
     let context = Context::new();
     let task = setting.consume(&context);
     setting.until_rows(300).await;
@@ -74,14 +74,16 @@ async fn what_the_database_refuses_is_found_and_the_rest_goes_on() {
     .fetch_all(&mut connection)
     .await
     .unwrap();
-    let expected = ["poison-150", "poison-250", "poison-50"].map(|id| (id.to_owned(), "database".to_owned()));
+    let expected = ["rejected-150", "rejected-250", "rejected-50"].map(|id| (id.to_owned(), "database".to_owned()));
     assert_eq!(letters, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_holds_up_the_rest_for_less_than_five_seconds() {
+async fn rejected_records_delay_the_rest_by_less_than_five_seconds() {
     let setting = Topic::new().await;
-    setting.produce((0..4_000).map(|i| if i % 400 == 7 { format!("poison-{i}") } else { format!("event-{i}") })).await;
+    setting
+        .produce((0..4_000).map(|i| if i % 400 == 7 { format!("rejected-{i}") } else { format!("event-{i}") }))
+        .await;
     let context = Context::new();
     let task = setting.consume(&context);
     setting.until_rows(4_000).await;
@@ -90,7 +92,7 @@ async fn poison_holds_up_the_rest_for_less_than_five_seconds() {
     let mut connection = setting.database.connect().await.unwrap();
     let found = outcomes(&mut connection).await.unwrap();
     assert_eq!((found["applied"], found["dead"]), (3_990, 10));
-    // Every row says when its transaction began; the first that was tried began before all of them.
+    // Every row has the start of its transaction; the first attempt started before all of them.
     let seconds: f64 =
         sqlx::query_scalar("SELECT extract(epoch FROM max(recorded_at) - min(recorded_at))::float8 FROM events")
             .fetch_one(&mut connection)
@@ -100,7 +102,7 @@ async fn poison_holds_up_the_rest_for_less_than_five_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_goes_on_where_the_database_stands_whatever_kafka_remembers() {
+async fn a_consumer_resumes_at_the_offset_in_the_database_and_not_at_kafkas() {
     let setting = Topic::new().await;
     setting.produce((0..40).map(|i| format!("event-{i}"))).await;
     let context = Context::new();
@@ -147,7 +149,7 @@ async fn nothing_is_written_into_tables_of_a_newer_version() {
 
     sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 9999").execute(&mut connection).await.unwrap();
     setting.until_rows(8).await;
-    assert_eq!(outcomes(&mut connection).await.unwrap()["applied"], 8, "it waited, and lost nothing");
+    assert_eq!(outcomes(&mut connection).await.unwrap()["applied"], 8, "it waits, and loses nothing");
     context.shutdown.stop();
     task.await.unwrap().unwrap();
 }
@@ -160,7 +162,7 @@ async fn offsets_that_kafka_does_not_have_stop_the_consumer_and_nothing_is_skipp
     sqlx::query("INSERT INTO topics (name) VALUES ($1)").bind(TOPIC).execute(&mut connection).await.unwrap();
     for partition in 0..PARTITIONS {
         sqlx::query(
-            "INSERT INTO consumer_offsets (consumer, topic_id, partition, next_offset) VALUES ('picky', 1, $1, 1000)",
+            "INSERT INTO consumer_offsets (consumer, topic_id, partition, next_offset) VALUES ('selective', 1, $1, 1000)",
         )
         .bind(partition)
         .execute(&mut connection)
@@ -168,21 +170,20 @@ async fn offsets_that_kafka_does_not_have_stop_the_consumer_and_nothing_is_skipp
         .unwrap();
     }
     let context = Context::new();
-    let ended =
-        tokio::time::timeout(PATIENCE, setting.consume(&context)).await.expect("it must not wait for ever").unwrap();
-    let error = ended.expect_err("it must not go on");
+    let ended = tokio::time::timeout(PATIENCE, setting.consume(&context)).await.expect("it must end").unwrap();
+    let error = ended.expect_err("it must stop");
     assert!(matches!(error, ConsumerError::OffsetGone { .. }), "{error}");
     assert!(outcomes(&mut connection).await.unwrap().is_empty());
 }
 
-/// What happens around a restore.
+/// What happens during a restore.
 #[derive(Clone, Copy)]
 enum Around {
-    /// No event comes after it: nothing but looking tells the consumer.
+    /// No event follows: only a periodic check shows the restore to the consumer.
     Quiet,
-    /// Events come at once.
+    /// New events follow immediately.
     Busy,
-    /// The backup is from before the topic was known, and another topic has its number now.
+    /// The backup is older than the topic's number, which another topic has now.
     Renumbered,
 }
 
@@ -211,7 +212,7 @@ async fn restored_under_a_running_consumer(around: Around) {
         all = 90;
     }
     setting.until_rows(all).await;
-    assert!(!task.is_finished(), "the consumer goes on by itself");
+    assert!(!task.is_finished(), "the consumer continues without a restart");
     let mut connection = setting.database.connect().await.unwrap();
     assert_eq!(
         outcomes(&mut connection).await.unwrap()["applied"],
@@ -230,16 +231,16 @@ async fn restored_under_a_running_consumer(around: Around) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_restored_under_a_running_consumer_gets_back_what_it_lost_although_nothing_new_comes() {
+async fn a_database_restored_under_a_running_consumer_is_refilled_without_new_events() {
     restored_under_a_running_consumer(Around::Quiet).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_restored_under_a_running_consumer_gets_back_what_it_lost_while_new_events_come() {
+async fn a_database_restored_under_a_running_consumer_is_refilled_while_new_events_arrive() {
     restored_under_a_running_consumer(Around::Busy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_restored_under_a_running_consumer_may_number_its_topics_anew() {
+async fn a_database_restored_under_a_running_consumer_can_renumber_its_topics() {
     restored_under_a_running_consumer(Around::Renumbered).await;
 }

@@ -1,4 +1,4 @@
-//! The relay: what cannot be published holds up nothing else, is seen, and is mended by a command.
+//! The relay: messages that cannot be published do not block others, are reported, and are retried by a command.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::harness::{proxy::Proxy, until};
 const PARTITIONS: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A broker whose failures are chosen, and a database.
+/// A broker with injected failures, and a database.
 struct Setting {
     cluster: MockCluster<'static, DefaultProducerContext>,
     kafka: KafkaConfig,
@@ -59,7 +59,7 @@ impl Setting {
         self.context.shutdown.spawn("relay", relay::run(self.kafka.clone(), postgres.clone(), task));
     }
 
-    /// Adds a message of `bytes` bytes about an order; its text is its key.
+    /// Adds a message of `bytes` bytes about an order.
     async fn add(&mut self, order: &str, key: &str, bytes: i32) -> i64 {
         add(&mut self.connection, order, key, bytes).await
     }
@@ -95,7 +95,7 @@ impl Setting {
         }
     }
 
-    /// What lies in a topic, by key, in order, without what came again.
+    /// The messages of a topic, by key, in order, without repetitions.
     fn published(&self, topic: &str) -> BTreeMap<String, Vec<String>> {
         let consumer: BaseConsumer = self.kafka.consumer("test").create().unwrap();
         let mut assignment = TopicPartitionList::new();
@@ -150,7 +150,7 @@ const WAITING: &str = "SELECT count(*) FROM outbox_due";
 const PARKED: &str = "SELECT count(*) FROM outbox_parked";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_kafka_refuses_is_parked_with_those_behind_it_and_put_back_in_order() {
+async fn a_message_that_kafka_rejects_is_parked_with_later_ones_of_its_order_and_retried_in_order() {
     let page = telemetry::metrics().unwrap();
     let mut setting = Setting::new().await;
     setting.add("whole", "one", 100).await;
@@ -170,7 +170,7 @@ async fn a_message_that_kafka_refuses_is_parked_with_those_behind_it_and_put_bac
     let published = setting.published(&topic);
     assert_eq!((published["whole"].as_slice(), published.len()), (&["one".to_owned(), "two".to_owned()][..], 51));
     assert!(!published.contains_key("stuck"));
-    assert_eq!(setting.findings(), Vec::<String>::new(), "what is parked is no obstacle");
+    assert_eq!(setting.findings(), Vec::<String>::new(), "parked messages make nothing unready");
     let parked = "riverlock_relay_parked_messages{source=\"outbox\"} 3";
     until("it is not counted", || page.render().lines().any(|line| line == parked)).await;
 
@@ -179,7 +179,7 @@ async fn a_message_that_kafka_refuses_is_parked_with_those_behind_it_and_put_bac
     assert_eq!(shown, [(large, None), (behind, Some(large)), (later, Some(large))]);
     assert!(queued[0].reason.as_deref().unwrap().contains("MessageSizeTooLarge"), "{:?}", queued[0]);
 
-    // Nothing has changed: it is parked again, with all behind it.
+    // The cause remains: it is parked again, with all messages behind it.
     let ids = vec![large, behind, later];
     assert_eq!(outbox::retry_message(&mut setting.connection, behind, &request(false)).await.unwrap(), ids);
     assert_eq!(setting.count(PARKED).await, 3, "only asked");
@@ -202,7 +202,7 @@ async fn a_message_that_kafka_refuses_is_parked_with_those_behind_it_and_put_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_that_kafka_refuses_is_parked_and_put_back() {
+async fn a_dead_letter_that_kafka_rejects_is_parked_and_retried() {
     let mut setting = Setting::new().await;
     setting.add_letters(3).await;
     sqlx::query("UPDATE dead_letters SET payload = convert_to(repeat('.', 5 << 20), 'UTF8') WHERE record_offset = 2")
@@ -229,7 +229,7 @@ async fn a_dead_letter_that_kafka_refuses_is_parked_and_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_without_rights_holds_up_only_what_goes_there_and_says_so() {
+async fn a_topic_without_rights_blocks_only_its_own_messages_and_is_reported() {
     let mut setting = Setting::new().await;
     let dead_letter = setting.kafka.topics().dead_letter();
     let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
@@ -247,12 +247,12 @@ async fn a_topic_without_rights_holds_up_only_what_goes_there_and_says_so() {
 
     setting.cluster.topic_error(&dead_letter, granted).unwrap();
     setting.until_count("SELECT count(*) FROM dead_letters WHERE published_at IS NULL", 0).await;
-    // The broker of this test refuses producers that know the topic only like this.
+    // Only in this way does the mock broker reject producers that know the topic.
     setting.cluster.request_errors(RDKafkaApiKey::Produce, &[refused; 1_000]);
     setting.add("order", "second", 100).await;
     until("it says nothing", || says(&setting, "relay: ")).await;
     assert_eq!(setting.count(WAITING).await, 1);
-    assert_eq!(setting.count(PARKED).await, 0, "a right that is missing is not the message's fault");
+    assert_eq!(setting.count(PARKED).await, 0, "a missing right does not park messages");
     setting.cluster.clear_request_errors(RDKafkaApiKey::Produce);
     setting.until_count(WAITING, 0).await;
     until("all is well", || setting.findings().is_empty()).await;
@@ -260,7 +260,7 @@ async fn a_topic_without_rights_holds_up_only_what_goes_there_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_partition_cannot_be_reached_the_orders_of_the_others_go_on() {
+async fn an_unreachable_partition_does_not_block_orders_of_other_partitions() {
     const ORDERS: i64 = 30;
     let mut setting = Setting::new().await;
     let topic = setting.kafka.topics().fulfillment();
@@ -275,7 +275,7 @@ async fn while_a_partition_cannot_be_reached_the_orders_of_the_others_go_on() {
             setting.add(&format!("order-{i}"), round, 100).await;
         }
     }
-    // Those of two partitions of three, about.
+    // About two thirds: those of two of three partitions.
     let deadline = Instant::now() + PATIENCE;
     while setting.count(WAITING).await > ORDERS {
         assert!(Instant::now() < deadline, "{} messages wait", setting.count(WAITING).await);
@@ -295,13 +295,13 @@ async fn while_a_partition_cannot_be_reached_the_orders_of_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_whose_transaction_ends_late_is_published_although_later_ones_have_been() {
+async fn a_message_whose_transaction_commits_late_is_published_after_later_ones() {
     let mut setting = Setting::new().await;
     setting.relay(&setting.database.config);
     let mut late = setting.database.connect().await.unwrap();
     sqlx::raw_sql("BEGIN").execute(&mut late).await.unwrap();
     let number = add(&mut late, "late", "late", 100).await;
-    // Longer than the relay needs to look whether its floor can rise, several times.
+    // Several times the interval at which the relay tries to raise its floor.
     let until = Instant::now() + Duration::from_secs(4);
     let mut last = 0;
     while Instant::now() < until {
@@ -313,16 +313,16 @@ async fn a_message_whose_transaction_ends_late_is_published_although_later_ones_
     sqlx::raw_sql("COMMIT").execute(&mut late).await.unwrap();
     let committed = Instant::now();
     setting.until_count(WAITING, 0).await;
-    assert!(committed.elapsed() < Duration::from_secs(10), "only the look at the whole queue found it");
+    assert!(committed.elapsed() < Duration::from_secs(10), "only the scan of the whole queue found it");
     assert_eq!(setting.published(&setting.kafka.topics().fulfillment())["late"], ["late"]);
     setting.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_published_before_is_published_again_at_once_beside_a_relay_that_runs() {
+async fn published_messages_are_published_again_while_a_relay_runs() {
     let mut setting = Setting::new().await;
     setting.relay(&setting.database.config);
-    // Longer than the relay needs to look whether its floor can rise, several times.
+    // Several times the interval at which the relay tries to raise its floor.
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until {
         setting.add(&format!("order-{}", fastrand::u64(..)), "message", 100).await;
@@ -333,14 +333,14 @@ async fn what_was_published_before_is_published_again_at_once_beside_a_relay_tha
     assert!(again.unwrap() > 20);
     let asked = Instant::now();
     setting.until_count(WAITING, 0).await;
-    assert!(asked.elapsed() < Duration::from_secs(10), "only the look at the whole queue found them");
+    assert!(asked.elapsed() < Duration::from_secs(10), "only the scan of the whole queue found them");
     let recorded = "SELECT count(*) FROM outbox_retries WHERE retried_by = 'ada' AND why = 'a new cluster'";
     setting.until_count(recorded, 1).await;
     setting.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_and_for_how_long_is_seen_although_nobody_publishes() {
+async fn waiting_messages_and_their_age_are_reported_while_no_relay_publishes() {
     let page = telemetry::metrics().unwrap();
     let mut setting = Setting::new().await;
     let mut holder = setting.database.connect().await.unwrap();
@@ -365,7 +365,7 @@ async fn what_waits_and_for_how_long_is_seen_although_nobody_publishes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_way_to_postgres_that_is_cut_without_a_word_is_noticed_and_another_is_taken() {
+async fn a_silent_connection_to_postgres_is_detected_and_replaced() {
     let mut setting = Setting::new().await;
     let (proxy, postgres) = Proxy::to_database(&setting.database).await;
     let postgres = PostgresConfig { statement_timeout: Duration::from_secs(1), ..postgres };
@@ -379,7 +379,7 @@ async fn a_way_to_postgres_that_is_cut_without_a_word_is_noticed_and_another_is_
         let told = || setting.findings().iter().any(|text| text.starts_with(name) && text.contains("answer"));
         until("nobody notices", told).await;
     }
-    assert!(setting.context.health.stuck().is_empty(), "it is not stuck, it waits");
+    assert!(setting.context.health.stuck().is_empty(), "it waits, and is not stuck");
     proxy.open.send_replace(true);
     setting.until_count(WAITING, 0).await;
     setting.until_count("SELECT count(*) FROM dead_letters WHERE published_at IS NULL", 0).await;

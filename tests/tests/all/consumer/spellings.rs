@@ -1,5 +1,4 @@
-//! One event in several bodies: spellings of it are one event, and bodies that contradict each other are a conflict,
-//! whichever comes first.
+//! Several bodies of one event: spellings are duplicates, contradicting bodies are a conflict, in either order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +23,7 @@ fn expanded() -> Vec<u8> {
     replaced(r#""quantity":2"#, r#""productDetails":{"id":"sku-1","physical":true},"quantity":2"#)
 }
 
-/// The same event as another API version writes it: no transitions, a service level, a number as a text.
+/// The same event in another API version: no transitions, a service level, a number as a string.
 fn other_version() -> Vec<u8> {
     let text = STANDARD
         .replace(r#","stateTransitions":{"accepted":"2026-01-01T00:00:05Z"}"#, "")
@@ -33,19 +32,19 @@ fn other_version() -> Vec<u8> {
     text.into_bytes()
 }
 
-/// The same event as somebody writes it again who fetched it.
+/// The same event, fetched from the Events API and serialized again.
 fn fetched() -> Vec<u8> {
     let event: serde_json::Value = serde_json::from_str(STANDARD).unwrap();
     format!("{event:#}").into_bytes()
 }
 
-/// A database that is emptied again and again.
+/// A database that is cleared between runs.
 struct Tables {
     connection: PgConnection,
     _database: Database,
 }
 
-/// The tables without what depends on the order of reading, and the outcomes.
+/// The tables without columns that depend on the reading order, and the outcomes.
 type Taken = (String, BTreeMap<String, i64>);
 
 impl Tables {
@@ -62,7 +61,7 @@ impl Tables {
         .await;
     }
 
-    /// Takes bodies one after the other.
+    /// Applies bodies one by one.
     async fn take(&mut self, projection: &impl Projection, partition: i32, bodies: &[Vec<u8>]) {
         for (body, offset) in bodies.iter().zip(0..) {
             let record = record(partition, offset, body);
@@ -111,7 +110,7 @@ fn counts(pairs: &[(&str, i64)]) -> BTreeMap<String, i64> {
 }
 
 #[tokio::test]
-async fn spellings_of_one_event_are_one_event_and_what_any_of_them_says_counts() {
+async fn spellings_are_one_event_and_the_facts_of_each_count() {
     let spellings = [STANDARD.as_bytes().to_vec(), expanded(), other_version(), fetched()];
     let (mut tables, mut states) = (Tables::new().await, BTreeSet::new());
     for bodies in orders_of(&spellings) {
@@ -129,7 +128,7 @@ async fn spellings_of_one_event_are_one_event_and_what_any_of_them_says_counts()
 }
 
 #[tokio::test]
-async fn bodies_that_contradict_each_other_mark_the_orders_of_both_whichever_comes_first() {
+async fn contradicting_bodies_mark_both_orders_in_either_order() {
     let (mut tables, standard) = (Tables::new().await, STANDARD.as_bytes().to_vec());
     for (what, other, marked) in [
         ("quantity", replaced(r#""quantity":2"#, r#""quantity":3"#), 1),
@@ -144,7 +143,7 @@ async fn bodies_that_contradict_each_other_mark_the_orders_of_both_whichever_com
         ("none of our business", replaced("order.accepted", "payout.created"), 1),
     ] {
         let mut states = BTreeSet::new();
-        // With another spelling among them, which contradicts the other body as well.
+        // With a further spelling, which contradicts the other body as well.
         for bodies in orders_of(&[standard.clone(), other.clone(), expanded()]) {
             let (state, outcomes) = tables.taken(&bodies).await;
             let conflicts = outcomes.get("conflict").copied().unwrap_or_default();
@@ -159,7 +158,7 @@ async fn bodies_that_contradict_each_other_mark_the_orders_of_both_whichever_com
 }
 
 #[tokio::test]
-async fn a_conflict_that_two_spellings_have_with_each_other_is_seen_although_the_first_body_says_too_little() {
+async fn a_conflict_between_two_spellings_is_found_although_the_first_body_is_incomplete() {
     let little = br#"{"id":"e","type":"order.accepted","data":{"object":{"id":"o"}},"liveMode":false,"createdTime":"2026-01-01T00:00:06Z"}"#.to_vec();
     let (mut tables, mut states) = (Tables::new().await, BTreeSet::new());
     for bodies in orders_of(&[little, STANDARD.as_bytes().to_vec(), replaced("27.01", "27.02")]) {
@@ -172,24 +171,24 @@ async fn a_conflict_that_two_spellings_have_with_each_other_is_seen_although_the
 }
 
 #[tokio::test]
-async fn an_event_takes_effect_by_the_spelling_that_can_be_read() {
+async fn an_event_takes_effect_through_a_readable_spelling() {
     let (mut tables, dead) = (Tables::new().await, replaced("27.01", "\"a lot\""));
     for bodies in orders_of(&[dead.clone(), STANDARD.as_bytes().to_vec()]) {
         let (state, _) = tables.taken(&bodies).await;
         assert!(state.contains("fulfillment.requested") && state.contains(r#""conflicted": false"#), "{state}");
     }
-    // Of an event that cannot be read in any spelling every body is kept.
+    // If no spelling of an event can be read, every body is kept.
     let also_dead = String::from_utf8(dead.clone()).unwrap().replace("\"U-1\"", "\"U-2\"").into_bytes();
     tables.taken(&[dead, also_dead]).await;
     assert_eq!(value::<i64>(&mut tables.connection, "SELECT count(*) FROM dead_letters").await, 2);
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_set_aside_unread_and_a_smaller_spelling_takes_effect() {
+async fn a_body_that_is_too_large_becomes_a_dead_letter_and_a_smaller_spelling_takes_effect() {
     let metadata = format!(r#""metadata":{{"x":"{}"}},"items""#, "x".repeat(FOLDED_BYTES_MAX));
     let (mut tables, large) = (Tables::new().await, replaced(r#""items""#, &metadata));
     let (_, outcomes) = tables.taken(&[large.clone(), large.clone()]).await;
-    assert_eq!(outcomes, counts(&[("dead", 1), ("duplicate", 1)]), "it is known which event it is");
+    assert_eq!(outcomes, counts(&[("dead", 1), ("duplicate", 1)]), "its event is identified");
     let reason: String =
         value(&mut tables.connection, "SELECT reason FROM dead_letters WHERE payload IS NOT NULL").await;
     assert_eq!(reason, "too_large");
@@ -200,7 +199,7 @@ async fn a_body_that_is_too_large_is_set_aside_unread_and_a_smaller_spelling_tak
 }
 
 #[tokio::test]
-async fn what_is_odd_about_events_is_counted_once_for_each() {
+async fn oddities_are_counted_once_for_each_event() {
     let mut tables = Tables::new().await;
     let odd = STANDARD.replace("\"53111\"", "53111").replace("\"U-1\"", "7").replace("05Z", "05+0000");
     let modes = odd.replace("\"e\"", "\"e2\"").replacen("\"liveMode\":false", "\"liveMode\":true", 1);
@@ -213,11 +212,11 @@ async fn what_is_odd_about_events_is_counted_once_for_each() {
     assert_eq!((count(Oddity::Encoding), count(Oddity::RepeatedKey)), (0, 0));
     assert_eq!(tally.mode_contradiction.as_deref(), Some("e2"));
     let again = batch::apply(&mut tables.connection, &orders(), &records, None, now).await.unwrap();
-    assert_eq!((again.odd(Oddity::Kind), again.reread), (0, 3), "what is read again counts once");
+    assert_eq!((again.odd(Oddity::Kind), again.reread), (0, 3), "records that are read again count once");
 }
 
 #[tokio::test]
-async fn an_order_is_marked_whichever_consumer_sees_the_body_that_contradicts() {
+async fn an_order_is_marked_by_either_consumer_that_reads_a_contradicting_body() {
     let file = br#"{"id":"e","type":"order.invoice.created","liveMode":false,"createdTime":"2026-01-01T00:00:06Z","data":{"object":{"fileId":"6e5bf525-3907-40c5-86a9-f14ce4f33f35","orderId":"o"}}}"#.to_vec();
     let (mut tables, mut states) = (Tables::new().await, Vec::new());
     for order_first in [true, false] {
@@ -238,7 +237,7 @@ async fn an_order_is_marked_whichever_consumer_sees_the_body_that_contradicts() 
 }
 
 #[tokio::test]
-async fn records_from_before_are_compared_by_what_their_rows_say() {
+async fn records_of_earlier_versions_are_compared_by_their_rows() {
     let mut tables = Tables::new().await;
     for (other, outcome) in [
         (fetched(), "duplicate"),
@@ -254,7 +253,7 @@ async fn records_from_before_are_compared_by_what_their_rows_say() {
 }
 
 #[tokio::test]
-async fn an_event_of_a_mode_that_is_left_alone_contradicts_all_the_same() {
+async fn an_event_of_an_ignored_mode_still_causes_conflicts() {
     let live = STANDARD.replace("\"liveMode\":false", "\"liveMode\":true").into_bytes();
     let (mut tables, mut states) = (Tables::new().await, BTreeSet::new());
     for bodies in orders_of(&[live, STANDARD.as_bytes().to_vec()]) {

@@ -1,4 +1,4 @@
-//! Kafka is lost, and everything goes on with another cluster.
+//! The Kafka cluster is replaced by another one.
 
 use std::{
     process::Output,
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::raw::{Raw, invoices, orders, value};
 
-/// How long anything may take.
+/// The longest that any step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ORDERS: u64 = 8;
 
@@ -67,7 +67,7 @@ async fn text(raw: &Raw, arguments: &[&str], code: i32) -> String {
     text
 }
 
-/// `setup`, once the connections that were closed a moment ago are gone.
+/// Runs `setup`, once connections that were just closed have ended.
 async fn set_up(raw: &Raw, arguments: &[&str]) -> String {
     let arguments = [&["setup"], arguments].concat();
     let until = tokio::time::Instant::now() + PATIENCE;
@@ -82,7 +82,7 @@ async fn set_up(raw: &Raw, arguments: &[&str]) -> String {
     }
 }
 
-/// How many messages to other systems the cluster has.
+/// The number of messages on the fulfillment topic.
 fn published(kafka: &KafkaConfig) -> i64 {
     let consumer: BaseConsumer = kafka.client().create().unwrap();
     let topic = kafka.topics().fulfillment();
@@ -90,7 +90,7 @@ fn published(kafka: &KafkaConfig) -> i64 {
     (0..kafka.partitions).map(high).sum()
 }
 
-/// Publishes until nothing waits.
+/// Runs a relay until nothing waits.
 async fn relay(raw: &Raw) {
     let context = Context::new();
     let run = relay::run(raw.kafka.clone(), raw.database.config.clone(), context.clone());
@@ -118,7 +118,7 @@ async fn audited(raw: &Raw) -> Result<audit::Report, AuditError> {
     audit::run(&raw.kafka, &mut connection, &consumers(&raw.kafka)).await
 }
 
-/// What starts or looks at positions on the wrong cluster, and how it is refused.
+/// Everything that reads or compares positions rejects the wrong cluster.
 async fn assert_refused(raw: &Raw, current: &str) {
     let context = Context::new();
     let (kafka, postgres) = (&raw.kafka, &raw.database.config);
@@ -159,7 +159,7 @@ impl replay::Observer for Silent {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() {
+async fn services_continue_on_a_new_cluster_and_nothing_takes_effect_twice() {
     let all: Vec<Vec<u8>> = events(&lives(71, ORDERS)).map(|event| event.body.to_vec()).collect();
     let (before, after) = all.split_at(all.len() / 2);
     let raw = Raw::new().await;
@@ -181,7 +181,7 @@ async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() 
     let taken = set_up(&raw, &["--new-cluster", &second, "--republish-since", "1h"]).await;
     assert!(taken.contains(&format!("cluster {second}: recorded")), "{taken}");
 
-    // All that was sent before comes again, and what is new.
+    // All earlier events are delivered again, and new ones.
     let mut connection = raw.database.connect().await.unwrap();
     let known = outcomes(&mut connection).await.unwrap();
     raw.take(before.to_vec()).await;
@@ -193,20 +193,28 @@ async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() 
     raw.take(after.to_vec()).await;
     Box::pin(relay(&raw)).await;
     let messages: i64 = value(&mut connection, "SELECT count(*) FROM outbox").await;
-    assert_eq!(published(&raw.kafka), messages, "the new cluster has every message once, and none is left behind");
+    assert_eq!(published(&raw.kafka), messages, "the new cluster has every message once");
     let reference = crate::recovery::refold::reference(&all).await;
     assert_eq!(state(&mut connection).await.unwrap(), reference);
 
     let report = audited(&raw).await.unwrap();
     assert!(report.balances() && report.pending == 0, "{report}: {:?}", report.findings);
-    assert_eq!(report.earlier, u64::try_from(before.len()).unwrap(), "stored, not provable from Kafka");
+    assert_eq!(
+        report.earlier,
+        u64::try_from(before.len()).unwrap(),
+        "records of the former cluster are counted separately"
+    );
     assert_eq!(report.acknowledged, u64::try_from(all.len()).unwrap());
-    assert_eq!(plan(&raw).await.unwrap().report.records, report.acknowledged, "positions of the former are not read");
+    assert_eq!(
+        plan(&raw).await.unwrap().report.records,
+        report.acknowledged,
+        "positions of the former cluster are not read"
+    );
     let order: String = value(&mut connection, "SELECT order_id FROM events ORDER BY recorded_at LIMIT 1").await;
     let shown = text(&raw, &["orders", "show", &order], 0).await;
     assert!(shown.contains(&format!("{first}/riverlock.raw.")), "{shown}");
 
-    // Folded again from the bodies that came again; what did not come again is refused.
+    // Orders can be refolded from bodies that were delivered again, and only from those.
     let refolded = text(&raw, &["refold", "--all"], 0).await;
     assert!(refolded.contains("nothing is to be done"), "{refolded}");
     let consumers = consumers(&raw.kafka).to_vec();
@@ -219,7 +227,7 @@ async fn everything_goes_on_with_a_new_cluster_and_nothing_takes_effect_twice() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_position_of_two_clusters_is_two_records_and_the_way_back_goes_on_where_it_stood() {
+async fn the_same_position_in_two_clusters_is_two_records_and_returning_resumes_at_the_stored_offset() {
     let raw = Raw::new().await;
     set_up(&raw, &[]).await;
     let first = cluster::connected(&raw.kafka).await.unwrap();
@@ -237,7 +245,7 @@ async fn the_same_position_of_two_clusters_is_two_records_and_the_way_back_goes_
     raw.until_rows(2).await;
     consumers.end().await;
     let mut connection = raw.database.connect().await.unwrap();
-    assert_eq!(outcomes(&mut connection).await.unwrap()["dead"], 2, "two letters, and no conflict");
+    assert_eq!(outcomes(&mut connection).await.unwrap()["dead"], 2, "two dead letters, and no conflict");
     let names = "SELECT string_agg(full_name || '@' || record_offset, ' ' ORDER BY topic_id)
                  FROM dead_letters JOIN topic_names USING (topic_id)";
     let names: String = value(&mut connection, names).await;
@@ -262,14 +270,14 @@ async fn the_same_position_of_two_clusters_is_two_records_and_the_way_back_goes_
     drop(second);
 }
 
-/// An address that leads to whatever is behind it at the moment, as a DNS name does.
+/// A proxy whose target can be changed, as a DNS name's can.
 struct Switch {
     address: String,
     behind: Arc<Mutex<String>>,
 }
 
 impl Switch {
-    #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+    #[expect(clippy::disallowed_methods, reason = "the task ends with the test")]
     async fn to(behind: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, behind) = (listener.local_addr().unwrap().to_string(), Arc::new(Mutex::new(behind)));
@@ -278,7 +286,7 @@ impl Switch {
             while let Ok((mut from, _)) = listener.accept().await {
                 let target = target.lock().unwrap().clone();
                 tokio::spawn(async move {
-                    // A broker that is gone is what the test is about.
+                    // The broker may be gone.
                     let Ok(mut to) = TcpStream::connect(target).await else { return };
                     let _ended = tokio::io::copy_bidirectional(&mut from, &mut to).await;
                 });
@@ -289,8 +297,8 @@ impl Switch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::disallowed_methods, reason = "the test ends it")]
-async fn a_running_consumer_that_is_led_to_another_cluster_reads_nothing_there() {
+#[expect(clippy::disallowed_methods, reason = "the test ends the task")]
+async fn a_running_consumer_reads_nothing_from_another_cluster_behind_its_address() {
     let raw = Raw::new().await;
     set_up(&raw, &[]).await;
     let switch = Switch::to(raw.kafka.brokers.clone()).await;
@@ -310,7 +318,7 @@ async fn a_running_consumer_that_is_led_to_another_cluster_reads_nothing_there()
     *switch.behind.lock().unwrap() = second.bootstrap();
     drop(former);
     let raw = Raw { database, kafka, _cluster: Some(second) };
-    // Its offset is there, and is another record.
+    // Its offset exists there, and is another record.
     for text in ["not this", "nor this"] {
         raw.produce_to("riverlock.raw.other", 0, text.into()).await;
     }
@@ -323,7 +331,7 @@ async fn a_running_consumer_that_is_led_to_another_cluster_reads_nothing_there()
     let mut connection = raw.database.connect().await.unwrap();
     let read = "SELECT count(*) FROM events JOIN topic_names USING (topic_id) WHERE name = 'riverlock.raw.other'";
     let read: i64 = value(&mut connection, read).await;
-    assert_eq!(read, 1, "nothing of the other cluster");
+    assert_eq!(read, 1, "nothing was read from the other cluster");
     context.shutdown.stop();
     run.await.unwrap().unwrap();
 }

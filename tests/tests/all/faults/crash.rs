@@ -1,4 +1,4 @@
-//! Services that are killed at any moment lose nothing and do nothing twice.
+//! Services killed at random moments lose no event and apply none twice.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use riverlock_tests::World;
 const ORDERS: u64 = 300;
 const KILLS: usize = 9;
 
-/// How many partitions PostgreSQL has read further than Kafka was told.
+/// The number of partitions whose offset in PostgreSQL is ahead of the one committed to Kafka.
 async fn partitions_ahead(world: &World) -> usize {
     let config = &world.local.config;
     let mut connection = config.postgres.connect().await.unwrap();
@@ -40,15 +40,15 @@ async fn applied(world: &World) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_killed_at_any_moment_lose_nothing_and_do_nothing_twice() {
-    if !kafka_for_test("services_killed_at_any_moment_lose_nothing_and_do_nothing_twice") {
+async fn services_killed_at_any_moment_lose_no_event_and_apply_none_twice() {
+    if !kafka_for_test("services_killed_at_any_moment_lose_no_event_and_apply_none_twice") {
         return;
     }
     let mut world = World::start(11, ORDERS, 120).await.unwrap();
     let playing = world.begin();
     let (mut killed_between_commits, mut seen) = (0, 0);
     for kill in 0..KILLS {
-        // The next one is killed right after a batch was stored: PostgreSQL knows, Kafka is told once a second.
+        // The next one is killed right after a batch was stored: its offsets are in PostgreSQL, and Kafka gets them once a second.
         while applied(&world).await < seen + 60 && !playing.is_finished() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

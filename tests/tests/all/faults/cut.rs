@@ -1,4 +1,4 @@
-//! Connections that are cut without a word: whoever waits for an answer on one notices.
+//! PostgreSQL connections that stay open and carry no more answers: waiting commands detect them.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::{process::Command, task::JoinSet, time::timeout};
 
 use crate::harness::proxy::Proxy;
 
-/// How long a command may need: to its limit, and to start on a busy machine.
+/// Longest run time of a command: its own limit, and its start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +36,7 @@ async fn a_command_ends_although_its_first_answer_never_comes() {
                 .args(words.split(' '))
                 .kill_on_drop(true);
             let output = timeout(PATIENCE, command.output()).await;
-            let output = output.unwrap_or_else(|_| panic!("{words} waits for ever")).unwrap();
+            let output = output.unwrap_or_else(|_| panic!("{words} does not end")).unwrap();
             let error = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(3), "{words}: {error}");
             assert!(error.contains("did not answer within 6 s"), "{words}: {error}");
@@ -54,7 +54,7 @@ async fn a_statement_without_a_limit_ends_when_postgres_has_lost_its_session() {
     let often = (Duration::from_millis(50), PATIENCE);
     let sleep =
         async { sqlx::raw_sql("SELECT pg_sleep(1)").execute(&mut connection).await.map(drop).map_err(Error::from) };
-    alive::watched(&database.config, &[session], often, sleep).await.expect("the session was there all the time");
+    alive::watched(&database.config, &[session], often, sleep).await.expect("the session exists");
 
     proxy.open.send_replace(false);
     let mut admin = database.connect().await.unwrap();
@@ -62,7 +62,7 @@ async fn a_statement_without_a_limit_ends_when_postgres_has_lost_its_session() {
     let sleep =
         async { sqlx::raw_sql("SELECT pg_sleep(1)").execute(&mut connection).await.map(drop).map_err(Error::from) };
     let lost = timeout(PATIENCE, alive::watched(&database.config, &[session], often, sleep)).await;
-    let lost = lost.expect("somebody notices").unwrap_err();
+    let lost = lost.expect("the loss is detected").unwrap_err();
     assert!(matches!(lost, Error::SessionLost(pid) if pid == session), "{lost}");
     assert!(!lost.leaves_connection_usable());
 }

@@ -1,17 +1,17 @@
-//! Servers that go away under load: refused in time, never acknowledged in vain, and all is well when they are back. And what
-//! becomes of authentic requests that are odd.
+//! Kafka and PostgreSQL stopped under load: deliveries are rejected in time, and nothing acknowledged is lost. Also: unusual
+//! authenticated requests are stored and read.
 
 use std::time::Duration;
 
 use riverlock_sandbox::stack::kafka_for_test;
 use riverlock_tests::{World, load::Target, outcomes};
 
-/// Digital River gives up on an answer after 3000 ms; ingest must answer well before.
+/// Digital River waits 3000 ms for an answer; ingest must answer well before.
 const ANSWER_MAX: Duration = Duration::from_millis(2_900);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_and_postgres_go_away_under_load_and_nothing_is_lost() {
-    if !kafka_for_test("kafka_and_postgres_go_away_under_load_and_nothing_is_lost") {
+async fn kafka_and_postgres_stop_under_load_and_nothing_is_lost() {
+    if !kafka_for_test("kafka_and_postgres_stop_under_load_and_nothing_is_lost") {
         return;
     }
     let mut world = World::start(12, 400, 100).await.unwrap();
@@ -28,7 +28,7 @@ async fn kafka_and_postgres_go_away_under_load_and_nothing_is_lost() {
 
     let report = playing.await.unwrap().unwrap();
     let refused = report.counts.refused.get(&503).copied().unwrap_or_default();
-    assert!(refused > 0, "nobody was refused while Kafka was away: the test showed nothing");
+    assert!(refused > 0, "no delivery was rejected while Kafka was unavailable: the test showed nothing");
     assert_eq!(report.counts.timeouts, 0, "an answer took longer than Digital River waits");
     assert!(report.latency_max < ANSWER_MAX, "an acknowledgement took {:?}", report.latency_max);
     world.settle_and_check(&report).await.unwrap();
@@ -38,7 +38,7 @@ async fn kafka_and_postgres_go_away_under_load_and_nothing_is_lost() {
 /// How long consumers and relay may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A record of a size that nothing compresses much.
+/// An event whose size compression hardly changes.
 fn large(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32;
     let filling = (0..bytes).map(|_| {
@@ -53,8 +53,8 @@ fn large(bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authentic_request_that_is_odd_is_acknowledged_and_every_consumer_of_it_can_read_it() {
-    if !kafka_for_test("an_authentic_request_that_is_odd_is_acknowledged_and_every_consumer_of_it_can_read_it") {
+async fn unusual_authenticated_requests_are_acknowledged_and_readable_by_their_consumers() {
+    if !kafka_for_test("unusual_authenticated_requests_are_acknowledged_and_readable_by_their_consumers") {
         return;
     }
     let world = World::start(31, 1, 10).await.unwrap();
@@ -71,7 +71,7 @@ async fn an_authentic_request_that_is_odd_is_acknowledged_and_every_consumer_of_
         );
         event.into_bytes()
     };
-    // As large as bodies may be: the filling is what is missing to 4 MiB.
+    // The largest body: the filling pads it to 4 MiB.
     let largest = large((4 << 20) - (large(0).len()));
     for (headers, body) in [
         ("Content-Type: text/plain\r\n", good("plain")),

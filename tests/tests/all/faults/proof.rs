@@ -1,5 +1,4 @@
-//! The same events through one, two and three processors that are killed wherever a crash could hurt: the tables end equal,
-//! byte for byte.
+//! One, two and three processors, killed at every critical point, yield the same tables byte for byte.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -18,33 +17,33 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use tokio::{task::JoinSet, time::Instant};
 
 const ORDERS: u64 = 600;
-/// Deliveries of one event at once.
+/// Concurrent deliveries of one event.
 const DELIVERIES: i64 = 100;
-/// How often an event is sent until it is acknowledged.
+/// Most attempts to deliver an event.
 const ATTEMPTS_MAX: usize = 20;
-/// Records in a batch: few, so that there are many batches to be killed in.
+/// Records in a batch: few, so that there are many batches.
 const BATCH_RECORDS: &str = "20";
-/// How long something may take to happen.
+/// The longest that any step may take.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// The lock that a commit waits for where it is to be killed.
+/// The advisory lock that a commit waits for while its processor is killed.
 const COMMIT_LOCK: i64 = 4_711;
 
 /// Where a processor is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CrashPoint {
-    /// Before this statement of a batch's transaction has read or changed rows of this table; what comes before it is done.
+    /// While this statement of a batch's transaction waits for this table; earlier statements are done.
     Statement { table: &'static str, lock: &'static str, name: &'static str },
-    /// When everything is done but the commit.
+    /// Before the commit.
     Commit,
-    /// When PostgreSQL has a batch and Kafka has not been told.
+    /// Between the commit in PostgreSQL and that of the offsets in Kafka.
     BetweenCommits,
-    /// When another has just got partitions, while a batch is still in flight.
+    /// When another processor has just been assigned partitions, while a batch is in flight.
     Rebalance,
 }
 
-/// Lets others read and lock rows, but not change them.
+/// Blocks changes, not reads and row locks.
 const CHANGES: &str = "SHARE";
-/// Lets nobody in.
+/// Blocks every access.
 const EVERYTHING: &str = "ACCESS EXCLUSIVE";
 
 const CRASH_POINTS: [CrashPoint; 8] = [
@@ -58,7 +57,7 @@ const CRASH_POINTS: [CrashPoint; 8] = [
     CrashPoint::Rebalance,
 ];
 
-/// Processors on a database of their own.
+/// Processors on one database.
 struct Processors<'a> {
     world: &'a World,
     home: &'a Path,
@@ -77,7 +76,7 @@ impl<'a> Processors<'a> {
         let mut connection = postgres.connect().await?;
         postgres::migrate(&mut connection).await?;
         cluster::adopt(&mut connection, &cluster::connected(&world.local.config.kafka).await?).await?;
-        // A commit waits for whoever has the lock, and takes a while, so that there is work left for every crash.
+        // A commit waits for the advisory lock, and then takes a while, so that work is left for every crash point.
         sqlx::raw_sql(AssertSqlSafe(format!(
             "CREATE FUNCTION wait_to_commit() RETURNS trigger LANGUAGE plpgsql AS
                  'BEGIN PERFORM pg_advisory_xact_lock_shared({COMMIT_LOCK}), pg_sleep(0.02); RETURN NULL; END';
@@ -109,7 +108,7 @@ impl<'a> Processors<'a> {
         Ok(())
     }
 
-    /// Kills the processor at the other end of a connection, or the first, and starts another in its place.
+    /// Kills the processor that has the connection from a port, or the first one, and starts another instead.
     async fn kill(&mut self, port: Option<i32>) -> anyhow::Result<()> {
         let index = match port {
             None => 0,
@@ -123,7 +122,7 @@ impl<'a> Processors<'a> {
     }
 
     async fn connect(&self) -> anyhow::Result<PgConnection> {
-        // What holds a lock here must not be given up by the server.
+        // The server must not end a session of the test that holds a lock.
         let options = self.postgres.options()?.options([("idle_in_transaction_session_timeout", "0")]);
         Ok(options.connect().await?)
     }
@@ -143,7 +142,7 @@ impl<'a> Processors<'a> {
         }
     }
 
-    /// Lets the processors do some work, and kills one of them at the point.
+    /// Waits until the processors have made progress, and kills one of them at the point.
     async fn crash_at(&mut self, point: CrashPoint) -> anyhow::Result<()> {
         let mut holder = self.connect().await?;
         let before = read(&mut holder).await?;
@@ -169,14 +168,14 @@ impl<'a> Processors<'a> {
                 hold_commits(&mut holder).await?;
                 let port = self.until_waiting("COMMIT").await?;
                 self.add()?;
-                // The other waits some seconds for the batch, and gives partitions away all the same.
+                // The other processor waits some seconds for the batch, and then releases its partitions.
                 self.until_assigned().await?;
                 let index = self.running.iter().position(|process| owns(process.pid(), port));
                 let index = index.context("the processor with the batch has ended")?;
                 self.running.remove(index).kill().await?;
             }
         }
-        // Gives up whatever it holds.
+        // Releases its locks.
         holder.close().await?;
         Ok(())
     }
@@ -200,7 +199,7 @@ impl<'a> Processors<'a> {
         }
     }
 
-    /// Waits until the last that was started has got partitions.
+    /// Waits until the newest processor has been assigned partitions.
     async fn until_assigned(&self) -> anyhow::Result<()> {
         let (until, newest) = (Instant::now() + PATIENCE, self.running.last().context("no processor runs")?);
         let is_told = |line: &str| line.split_once(": assign ").is_some_and(|(_, rest)| !rest.starts_with('0'));
@@ -211,12 +210,12 @@ impl<'a> Processors<'a> {
         Ok(())
     }
 
-    /// Waits until everything is read, and proves that every record has its outcome.
+    /// Waits until everything is read, and audits that every record has its outcome.
     async fn finish(self) -> anyhow::Result<(String, std::collections::BTreeMap<String, i64>)> {
         let config = &self.world.local.config;
         let consumers = [(riverlock_processor::CONSUMER, config.kafka.topics().orders())];
         let mut connection = self.connect().await?;
-        // Nobody is killed any more: commits need not take long.
+        // No more kills: commits need not be slow.
         sqlx::query("DROP TRIGGER wait_to_commit ON consumer_offsets").execute(&mut connection).await?;
         let (mut left, mut moved) = (u64::MAX, Instant::now());
         while left > 0 {
@@ -245,13 +244,13 @@ async fn hold_commits(holder: &mut PgConnection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Records that have been read.
+/// The number of records with an outcome.
 async fn read(connection: &mut PgConnection) -> anyhow::Result<i64> {
     let read = sqlx::query_scalar("SELECT coalesce(sum(next_offset), 0)::bigint FROM consumer_offsets");
     Ok(read.fetch_one(connection).await?)
 }
 
-/// Whether a process has the TCP connection from this port.
+/// Whether a process owns the TCP connection from this port.
 fn owns(pid: i32, port: i32) -> bool {
     let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
     let local = format!(":{port:04X}");
@@ -265,7 +264,7 @@ fn owns(pid: i32, port: i32) -> bool {
     links.any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
 }
 
-/// Sends bodies through the front door, all at once.
+/// Sends bodies to ingest concurrently.
 async fn send(world: &World, bodies: Vec<Vec<u8>>) -> anyhow::Result<()> {
     let mut requests = JoinSet::new();
     for body in bodies {
@@ -277,7 +276,7 @@ async fn send(world: &World, bodies: Vec<Vec<u8>>) -> anyhow::Result<()> {
             connections: 1,
         };
         requests.spawn(async move {
-            // Refused or late: sent again, as Digital River would.
+            // Rejected or late: sent again, as Digital River does.
             for _ in 0..ATTEMPTS_MAX {
                 if target.once().await.is_ok_and(|status| status == 202) {
                     return true;
@@ -298,8 +297,8 @@ fn often() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_two_and_three_processors_killed_at_every_crash_point_end_in_the_same_bytes() {
-    if !kafka_for_test("one_two_and_three_processors_killed_at_every_crash_point_end_in_the_same_bytes") {
+async fn one_two_and_three_processors_killed_at_every_crash_point_yield_identical_tables() {
+    if !kafka_for_test("one_two_and_three_processors_killed_at_every_crash_point_yield_identical_tables") {
         return;
     }
     let world = World::start(17, ORDERS, 400).await.unwrap();
@@ -340,7 +339,7 @@ async fn one_two_and_three_processors_killed_at_every_crash_point_end_in_the_sam
         .fetch_one(&mut connection)
         .await
         .unwrap();
-        assert_eq!((often.0, often.2), (1, 1), "many deliveries at once have one effect");
+        assert_eq!((often.0, often.2), (1, 1), "concurrent deliveries take effect once");
         assert!(often.1 >= DELIVERIES - 1, "only {} duplicates: the test showed nothing", often.1);
         assert!(outcomes["dead"] > 0, "{outcomes:?}: the test showed nothing");
     }

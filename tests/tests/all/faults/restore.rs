@@ -1,4 +1,4 @@
-//! The database is restored from an old backup while everything else goes on.
+//! The database is restored from an old backup under running services.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use riverlock_sandbox::stack::kafka_for_test;
 use riverlock_tests::{World, backup::Backup};
 
 const ORDERS: u64 = 300;
-/// How many more records have an outcome when the backup is taken, and again when it is restored.
+/// Records between start and backup, and between backup and restore.
 const STEP_RECORDS: i64 = 300;
 
 async fn recorded(world: &World) -> i64 {
@@ -21,9 +21,8 @@ async fn until_recorded(world: &World, count: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_restored_from_an_old_backup_under_running_services_ends_as_if_nothing_had_happened() {
-    if !kafka_for_test("a_database_restored_from_an_old_backup_under_running_services_ends_as_if_nothing_had_happened")
-    {
+async fn a_database_restored_from_an_old_backup_under_running_services_is_complete_again() {
+    if !kafka_for_test("a_database_restored_from_an_old_backup_under_running_services_is_complete_again") {
         return;
     }
     let mut world = World::start(13, ORDERS, 120).await.unwrap();
@@ -35,11 +34,11 @@ async fn a_database_restored_from_an_old_backup_under_running_services_ends_as_i
     let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut copy).await.unwrap();
     drop(copy);
     until_recorded(&world, kept + STEP_RECORDS).await;
-    assert!(!playing.is_finished(), "Kafka has to go on: the test showed nothing");
+    assert!(!playing.is_finished(), "playing ended before the restore: the test showed nothing");
     backup.restore().await.unwrap();
 
     let report = playing.await.unwrap().unwrap();
     world.settle_and_check(&report).await.unwrap();
-    assert_eq!(world.local.processes(), processes, "nobody was restarted");
+    assert_eq!(world.local.processes(), processes, "no service was restarted");
     world.stop().await.unwrap();
 }

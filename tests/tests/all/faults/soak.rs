@@ -1,4 +1,4 @@
-//! Far more comes than can be taken, while Kafka is away: refused fast, in bounded memory, and over as soon as Kafka is back.
+//! Overload while Kafka is unavailable: deliveries are rejected fast, in bounded memory, and accepted again once Kafka is back.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,30 +17,30 @@ use tokio::time::{Instant, sleep, timeout};
 
 const SECRET: &str = "sandbox-signing-secret";
 const PATH: &str = "/webhooks/digital-river";
-/// What ingest is set up for: its events in flight are half a second of the rate that it is meant to take.
+/// The configured capacity of ingest: events in flight are half a second of the intended rate.
 const IN_FLIGHT_MAX: u64 = 200;
 const CAPACITY_PER_SECOND: u64 = 2 * IN_FLIGHT_MAX;
 const OFFERED_PER_SECOND: u64 = 10 * CAPACITY_PER_SECOND;
 const CONNECTIONS: usize = 500;
-/// One body of so many is large.
+/// One in this many bodies is large.
 const LARGE_EVERY: usize = 50;
 const LARGE_BYTES: usize = 150_000;
 
 const MEMORY_MAX_BYTES: u64 = 150 * 1024 * 1024;
-/// Digital River gives up after 3000 ms, ingest after 2500 ms, however busy.
+/// Digital River waits 3000 ms for an answer; ingest answers within 2500 ms, however busy it is.
 const ANSWER_MAX: Duration = Duration::from_millis(2_900);
-/// All are refused at once but those that were in flight when Kafka went and those that look whether it is back: some 300,
-/// which is less than 5 of 100 even in the shortest run.
+/// Deliveries are rejected immediately, except those in flight when Kafka stopped and those that probe it: about 300, less
+/// than 5 % even in the shortest run.
 const REFUSAL_P50_MAX: Duration = Duration::from_millis(50);
 const REFUSAL_P95_MAX: Duration = Duration::from_millis(250);
 const RECOVERY_MAX: Duration = Duration::from_secs(1);
-/// Seconds of load until everything is taken.
+/// Most seconds of load until everything is accepted.
 const WARM_UP_TRIES: u32 = 20;
-/// How long Kafka is away when nobody asks for a measurement.
+/// How long Kafka is stopped in a normal test run.
 const SHORT: Duration = Duration::from_secs(8);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long Kafka is away, when somebody asks for a measurement with `RIVERLOCK_SOAK_SECONDS`; on a quiet machine only.
+/// How long Kafka is stopped in a measurement, from `RIVERLOCK_SOAK_SECONDS`; only on a machine that runs nothing else.
 fn measured() -> Option<Duration> {
     std::env::var_os("RIVERLOCK_SOAK_SECONDS").and_then(|text| text.to_str()?.parse().ok()).map(Duration::from_secs)
 }
@@ -87,14 +87,14 @@ secrets = [{{ id = "soak", secret = "{SECRET}" }}]
     (process, Target { address, path, secret, bodies: bodies(), connections: CONNECTIONS })
 }
 
-/// A number of `/proc/<pid>/status`, in bytes.
+/// A value from `/proc/<pid>/status`, in bytes.
 fn memory(process: &Process, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap() * 1024
 }
 
-/// Sends until one is answered 202, and says when that was.
+/// Sends until a delivery is answered 202; returns the time of that answer.
 async fn first_accepted(target: &Target) -> Instant {
     loop {
         if target.once().await.is_ok_and(|status| status == 202) {
@@ -104,7 +104,7 @@ async fn first_accepted(target: &Target) -> Instant {
     }
 }
 
-/// Waits until every partition has a leader again, and says when that was: before, Kafka serves but takes no record.
+/// Waits until every partition has a leader, without which Kafka accepts no record; returns that time.
 async fn all_led(config: &KafkaConfig) -> Instant {
     let mut client = config.client();
     client.set("reconnect.backoff.ms", "10").set("reconnect.backoff.max.ms", "20");
@@ -121,7 +121,7 @@ async fn all_led(config: &KafkaConfig) -> Instant {
     tokio::task::spawn_blocking(led).await.unwrap()
 }
 
-/// What ingest is set up for, it takes, as soon as Kafka and the machine are warm.
+/// Waits until ingest accepts its configured capacity, which needs a warm Kafka.
 async fn takes_its_capacity(target: &Target) {
     let mut seen = Vec::new();
     for _ in 0..WARM_UP_TRIES {
@@ -131,12 +131,12 @@ async fn takes_its_capacity(target: &Target) {
         }
         seen.push(outcome.answers);
     }
-    panic!("ingest never takes {CAPACITY_PER_SECOND} events a second: {seen:?}");
+    panic!("ingest does not accept {CAPACITY_PER_SECOND} events a second: {seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_times_the_capacity_while_kafka_is_away_is_refused_fast_and_in_bounded_memory() {
-    if !kafka_for_test("ten_times_the_capacity_while_kafka_is_away_is_refused_fast_and_in_bounded_memory") {
+async fn ten_times_the_capacity_without_kafka_is_rejected_fast_in_bounded_memory() {
+    if !kafka_for_test("ten_times_the_capacity_without_kafka_is_rejected_fast_in_bounded_memory") {
         return;
     }
     let folder = stack::temporary_dir().unwrap();
@@ -157,7 +157,7 @@ async fn ten_times_the_capacity_while_kafka_is_away_is_refused_fast_and_in_bound
     let (flood, gone) = tokio::join!(load::run(&target, OFFERED_PER_SECOND, measured().unwrap_or(SHORT)), going);
     let peak = memory(&ingest, "VmHWM:");
     let (p50, p95, max) = (flood.answer.percentile(50), flood.answer.percentile(95), flood.answer.max());
-    let (_, last_accepted) = flood.accepted.expect("some came before Kafka was gone");
+    let (_, last_accepted) = flood.accepted.expect("some are accepted before Kafka stops");
     println!(
         "{} requests in {:?}: {:?}, {} without an answer, {} broken, {} unsent; answers p50 {p50:?}, p95 {p95:?}, max {max:?}; resident {} MiB before, {} MiB at most",
         flood.sent(),
@@ -169,13 +169,13 @@ async fn ten_times_the_capacity_while_kafka_is_away_is_refused_fast_and_in_bound
         at_rest >> 20,
         peak >> 20
     );
-    // An answer that was on its way may be seen late on a busy machine; Kafka is away for much longer than that.
+    // A busy machine may receive an answer late; Kafka is stopped for much longer than that.
     assert!(last_accepted < gone + Duration::from_secs(2), "202 without Kafka, {:?} after", last_accepted - gone);
     assert!(flood.answers.keys().all(|status| [202, 503].contains(status)), "{:?}", flood.answers);
-    assert!(flood.answers[&503] > flood.sent() / 2, "hardly anybody was refused: the test showed nothing");
-    // Times are asserted only where they are asked for: other tests share the machine.
+    assert!(flood.answers[&503] > flood.sent() / 2, "hardly any delivery was rejected: the test showed nothing");
+    // Times are asserted only in measurements: other tests share the machine.
     if measured().is_some() {
-        assert_eq!((flood.timeouts, flood.broken, flood.unsent), (0, 0, 0), "without an answer, broken, not sent");
+        assert_eq!((flood.timeouts, flood.broken, flood.unsent), (0, 0, 0), "timeouts, broken connections, unsent");
         assert!(max < ANSWER_MAX && p50 < REFUSAL_P50_MAX && p95 < REFUSAL_P95_MAX, "{p50:?}, {p95:?}, {max:?}");
     }
     assert!(peak < MEMORY_MAX_BYTES, "{} MiB", peak >> 20);

@@ -1,4 +1,4 @@
-//! What is stuck holds up nothing else: a worker, an unreadable row, a batch that takes too long.
+//! A stuck worker, an unreadable row or a slow batch does not block anything else.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ use crate::harness::{
     until,
 };
 
-/// Cannot store an event called `stuck` while it is closed, for a reason that the data is not to blame for.
+/// Fails with a transient error for the event `stuck` until it is opened.
 #[derive(Clone, Default)]
 struct Stubborn {
     open: Arc<AtomicBool>,
@@ -79,7 +79,7 @@ async fn produce_to(setting: &Topic, partition: i32, ids: impl Iterator<Item = S
     }
 }
 
-/// How many records of each partition have an outcome.
+/// Records with an outcome, by partition.
 async fn by_partition(setting: &Topic) -> BTreeMap<i32, i64> {
     let mut connection = setting.database.connect().await.unwrap();
     let rows: Vec<(i32, i64)> = sqlx::query_as("SELECT partition, count(*) FROM events GROUP BY partition")
@@ -90,18 +90,18 @@ async fn by_partition(setting: &Topic) -> BTreeMap<i32, i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_stuck_holds_up_no_other_and_no_other_hides_it() {
+async fn a_stuck_worker_blocks_no_other_and_is_reported_while_others_progress() {
     const EVENTS: i64 = 3_000;
     let page = telemetry::metrics().unwrap();
     let setting = Topic::new().await;
     let (context, projection) = (Context::new(), Stubborn::default());
     let (open, tried) = (Arc::clone(&projection.open), Arc::clone(&projection.tried));
-    // Its worker has this partition and no other.
+    // Its worker has only this partition.
     produce_to(&setting, 2, ["stuck".to_owned()].into_iter()).await;
     let config = BatchConfig { records_max: 50, workers: 4, ..BatchConfig::default() };
     let task = consume(&setting, &setting.database.config, projection, &config, &context);
     until("nothing is stuck", || tried.load(Ordering::Relaxed) > 0).await;
-    // More than its worker takes, beside and before those of the others.
+    // More than its worker reads ahead, in addition to and before records of the others.
     produce_to(&setting, 2, (0..EVENTS).map(|i| format!("behind-{i}"))).await;
     for partition in [0, 1, 3] {
         produce_to(&setting, partition, (0..EVENTS).map(|i| format!("beside-{partition}-{i}"))).await;
@@ -130,7 +130,7 @@ async fn a_worker_that_is_stuck_holds_up_no_other_and_no_other_hides_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_cannot_be_read_costs_its_events_their_effect_until_it_is_mended_and_no_other() {
+async fn an_unreadable_row_makes_only_its_own_events_dead_letters_until_it_is_repaired() {
     let setting = Topic::new().await;
     let orders = || Orders::new(vec![Mode::Test]);
     let producer: FutureProducer = setting.kafka.producer().create().unwrap();
@@ -143,7 +143,7 @@ async fn a_row_that_cannot_be_read_costs_its_events_their_effect_until_it_is_men
     let task = consume(&setting, &setting.database.config, orders(), &BatchConfig::default(), &context);
     setting.until_rows(1).await;
     let mut connection = setting.database.connect().await.unwrap();
-    // JSON, and not what an order's details are.
+    // Valid JSON, but not an order's details.
     sqlx::query("UPDATE orders SET details = '7'").execute(&mut connection).await.unwrap();
     send("e2", "broken", "complete").await;
     for i in 0..20 {
@@ -170,7 +170,7 @@ async fn a_row_that_cannot_be_read_costs_its_events_their_effect_until_it_is_men
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_may_not_read_a_topic_says_so_until_it_may() {
+async fn a_consumer_reports_a_topic_that_it_is_not_authorized_to_read() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic(TOPIC, 1, 1).unwrap();
     let kafka = KafkaConfig { brokers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
@@ -194,7 +194,7 @@ async fn a_consumer_that_may_not_read_a_topic_says_so_until_it_may() {
     assert!(context.shutdown.wait(Duration::from_secs(60)).await);
 }
 
-/// Takes a while for every event.
+/// Needs a fixed time for every event.
 #[derive(Clone)]
 struct Slow {
     per_event: Duration,
@@ -226,13 +226,13 @@ impl Projection for Slow {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_takes_longer_than_a_statement_may_is_stored_in_smaller_ones() {
+async fn a_batch_that_exceeds_the_statement_timeout_is_split() {
     const EVENTS: i64 = 400;
     let setting = Topic::new().await;
     produce_to(&setting, 0, (0..EVENTS).map(|i| format!("event-{i}"))).await;
     let (context, largest) = (Context::new(), Arc::new(AtomicUsize::new(0)));
     let projection = Slow { per_event: Duration::from_millis(10), largest: Arc::clone(&largest) };
-    // All at once they would take four seconds.
+    // In one batch they would take four seconds.
     let statement_timeout = Duration::from_millis(1_200);
     let postgres = PostgresConfig { statement_timeout, ..setting.database.config.clone() };
     let config = BatchConfig { linger: Duration::from_millis(500), ..BatchConfig::default() };
@@ -241,7 +241,7 @@ async fn a_batch_that_takes_longer_than_a_statement_may_is_stored_in_smaller_one
     context.shutdown.stop();
     task.await.unwrap().unwrap();
     let mut connection = setting.database.connect().await.unwrap();
-    assert_eq!(outcomes(&mut connection).await.unwrap(), [("applied".to_owned(), EVENTS)].into(), "none is refused");
+    assert_eq!(outcomes(&mut connection).await.unwrap(), [("applied".to_owned(), EVENTS)].into(), "no event is dead");
     let largest = largest.load(Ordering::Relaxed);
-    assert!((20..=120).contains(&largest), "the largest that was stored had {largest} events");
+    assert!((20..=120).contains(&largest), "the largest stored batch had {largest} events");
 }

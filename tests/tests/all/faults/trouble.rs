@@ -1,4 +1,4 @@
-//! What a consumer does when the database is in trouble, when others join it, and when it stops moving.
+//! Consumers with transient database errors, during rebalances, and when they stop polling.
 
 use std::{
     sync::{
@@ -30,12 +30,12 @@ fn numbered(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|i| format!("event-{i}"))
 }
 
-/// Fails with one statement after the other, then applies everything.
+/// Fails with each statement of [`TROUBLES`], then applies everything.
 struct Troubled {
     attempts: Arc<AtomicUsize>,
 }
 
-/// What the data is not to blame for: each fails the transaction, some of them by really being so.
+/// Errors that the data does not cause; each statement fails its transaction.
 const TROUBLES: [&str; 8] = [
     "DO $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = '53100'; END $$",
     "SELECT pg_terminate_backend(pg_backend_pid())",
@@ -72,7 +72,7 @@ impl Projection for Troubled {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trouble_that_the_data_is_not_to_blame_for_is_waited_out_and_costs_no_event_its_effect() {
+async fn transient_errors_are_retried_and_every_event_is_applied() {
     let setting = Topic::new().await;
     setting.produce(numbered(50)).await;
     let (context, attempts) = (Context::new(), Arc::new(AtomicUsize::new(0)));
@@ -81,7 +81,7 @@ async fn trouble_that_the_data_is_not_to_blame_for_is_waited_out_and_costs_no_ev
     setting.until_rows(50).await;
     context.shutdown.stop();
     task.await.unwrap().unwrap();
-    assert!(attempts.load(Ordering::Relaxed) > TROUBLES.len(), "not every trouble was met: the test showed nothing");
+    assert!(attempts.load(Ordering::Relaxed) > TROUBLES.len(), "not every error occurred: the test showed nothing");
     let mut connection = setting.database.connect().await.unwrap();
     assert_eq!(outcomes(&mut connection).await.unwrap(), [("applied".to_owned(), 50)].into());
     let letters: i64 =
@@ -89,7 +89,7 @@ async fn trouble_that_the_data_is_not_to_blame_for_is_waited_out_and_costs_no_ev
     assert_eq!(letters, 0);
 }
 
-/// Two workers that get in each other's way the first time: each changes one row, waits for the other, and changes the next.
+/// Two workers that deadlock the first time: each updates one row, waits for the other, and updates the other's row.
 struct Crossed {
     rows: [[i32; 2]; 2],
     meeting: Barrier,
@@ -142,7 +142,7 @@ impl Projection for Crossed {
     }
 }
 
-/// Runs two workers into each other, and returns how often they failed with `code`.
+/// Runs two conflicting workers; returns how often they failed with `code`.
 async fn cross(isolation: &str, rows: [[i32; 2]; 2], code: &'static str) -> usize {
     let setting = Topic::new().await;
     let mut connection = setting.database.connect().await.unwrap();
@@ -168,13 +168,13 @@ async fn cross(isolation: &str, rows: [[i32; 2]; 2], code: &'static str) -> usiz
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deadlocks_and_serialization_failures_run_again_and_cost_no_event_its_effect() {
+async fn deadlocks_and_serialization_failures_are_retried_and_every_event_is_applied() {
     let deadlocks = cross("read committed", [[1, 2], [2, 1]], "40P01").await;
     let failures = cross("repeatable read", [[1, 1], [1, 1]], "40001").await;
     assert!(deadlocks > 0 && failures > 0, "{deadlocks} and {failures}: the test showed nothing");
 }
 
-/// Counts the records that it is asked about, each of which takes a while if that is wanted.
+/// Counts the records that it decides about, with an optional delay for each.
 #[derive(Clone, Default)]
 struct Counting {
     asked: Arc<AtomicUsize>,
@@ -206,7 +206,7 @@ impl Projection for Counting {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumers_share_the_work_and_a_rebalance_waits_for_what_is_in_flight() {
+async fn consumers_share_partitions_and_a_rebalance_waits_for_batches_in_flight() {
     const EVENTS: i64 = 8_000;
     let setting = Topic::new().await;
     setting.produce((0..EVENTS).map(|i| format!("event-{i}"))).await;
@@ -221,19 +221,23 @@ async fn consumers_share_the_work_and_a_rebalance_waits_for_what_is_in_flight() 
         until("a consumer got no work", || asked.load(Ordering::Relaxed) > 0).await;
         counts.push(asked);
     }
-    // The first leaves in the middle; the second does what is left.
+    // The first consumer stops half-way; the second processes the rest.
     contexts[0].shutdown.stop();
     tasks.remove(0).await.unwrap().unwrap();
-    assert!(setting.rows().await < EVENTS, "the work was over too soon: the test showed nothing");
+    assert!(setting.rows().await < EVENTS, "everything was processed before the rebalance: the test showed nothing");
     slow.store(false, Ordering::Relaxed);
     setting.until_rows(EVENTS).await;
     contexts[1].shutdown.stop();
     tasks.remove(0).await.unwrap().unwrap();
     let asked: Vec<usize> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-    assert_eq!(i64::try_from(asked.iter().sum::<usize>()).unwrap(), EVENTS, "no record was given to two: {asked:?}");
+    assert_eq!(
+        i64::try_from(asked.iter().sum::<usize>()).unwrap(),
+        EVENTS,
+        "no record was processed by both: {asked:?}"
+    );
 }
 
-/// Applies nothing before it may.
+/// Applies nothing until its gate is open.
 struct Gated {
     asked: Arc<AtomicUsize>,
     open: watch::Receiver<bool>,
@@ -263,7 +267,7 @@ impl Projection for Gated {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_was_given_away_while_reading_was_paused_is_read_when_it_comes_back() {
+async fn a_partition_that_was_revoked_while_paused_is_read_after_it_is_assigned_again() {
     const EVENTS: i64 = 2_000;
     let page = telemetry::metrics().unwrap();
     let setting = Topic::new().await;
@@ -283,30 +287,30 @@ async fn a_partition_that_was_given_away_while_reading_was_paused_is_read_when_i
     until("reading is not paused", || shows("riverlock_consumer_paused{consumer=\"gated\"} 1")).await;
     until("what nobody reads is not counted", || shows(&lag(EVENTS))).await;
 
-    // The other takes some of its partitions, and goes when nothing is paused any more.
+    // The second consumer is assigned some of the partitions, and stops when none is paused.
     let (_second_gate, open) = watch::channel(true);
     let (second, asked, second_task) = consume_through(open);
-    until("the other got no partition", || asked.load(Ordering::Relaxed) > 0).await;
+    until("the second consumer was assigned no partition", || asked.load(Ordering::Relaxed) > 0).await;
     gate.send_replace(true);
     setting.until_rows(EVENTS).await;
     second.shutdown.stop();
     second_task.await.unwrap().unwrap();
     setting.produce((EVENTS..2 * EVENTS).map(|i| format!("event-{i}"))).await;
     setting.until_rows(2 * EVENTS).await;
-    until("what is read still counts", || shows(&lag(0))).await;
+    until("the lag does not return to 0", || shows(&lag(0))).await;
     first.shutdown.stop();
     first_task.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_stops_polling_is_seen_and_one_that_polls_again_is_well() {
+async fn a_consumer_that_stops_polling_is_reported_until_it_polls_again() {
     let setting = Topic::new().await;
     setting.produce(numbered(20)).await;
     let (proxy, postgres) = Proxy::to_database(&setting.database).await;
     let context = Context::new();
     let config = BatchConfig { stuck_after: Duration::from_millis(1_500), ..BatchConfig::default() };
     let task = consume(&setting, &postgres, Counting::default(), &config, &context);
-    // Its topics' numbers are known now; then PostgreSQL falls silent while partitions are to be started.
+    // The topic has its number; now PostgreSQL stops answering while partitions are being started.
     let mut connection = setting.database.connect().await.unwrap();
     let deadline = Instant::now() + PATIENCE;
     while sqlx::query_scalar::<_, i64>("SELECT count(*) FROM topics").fetch_one(&mut connection).await.unwrap() == 0 {
@@ -315,10 +319,10 @@ async fn a_consumer_that_stops_polling_is_seen_and_one_that_polls_again_is_well(
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     proxy.open.send_replace(false);
-    until("polling stands still, and nobody sees it", || !context.health.stuck().is_empty()).await;
+    until("polling has stopped, and is not reported as stuck", || !context.health.stuck().is_empty()).await;
     proxy.open.send_replace(true);
     setting.until_rows(20).await;
-    assert!(context.health.stuck().is_empty(), "it moves again");
+    assert!(context.health.stuck().is_empty(), "it polls again");
     context.shutdown.stop();
     task.await.unwrap().unwrap();
 }

@@ -38,7 +38,7 @@ impl Proxy {
         (proxy, PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() })
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+    #[expect(clippy::disallowed_methods, reason = "the task ends with the test")]
     async fn to(port: u16, silent_at_first_statement: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

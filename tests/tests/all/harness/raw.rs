@@ -1,4 +1,4 @@
-//! Raw topics with events in them, a database, and consumers that can be run and ended: what replaying things needs.
+//! Raw topics, a database, and consumers that can be started and stopped.
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ use riverlock_tests::{Database, outcomes};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::task::JoinHandle;
 
-/// How long anything may take.
+/// The longest that any step may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A broker with all topics, and a database.
 pub(crate) struct Raw {
     pub(crate) database: Database,
     pub(crate) kafka: KafkaConfig,
-    /// Held for its life only.
+    /// Kept so that the broker runs.
     pub(crate) _cluster: Option<EmbeddedBroker>,
 }
 
-/// Consumers that run until they are ended.
+/// Running consumers.
 pub(crate) struct Consumers {
     context: Context,
     tasks: Vec<JoinHandle<Result<(), ConsumerError>>>,
@@ -58,7 +58,7 @@ impl Raw {
         Self { database: Database::create().await.unwrap(), kafka, _cluster: Some(cluster) }
     }
 
-    /// Writes bodies where ingest would.
+    /// Writes bodies to the topics that ingest chooses for them.
     pub(crate) async fn produce(&self, bodies: impl IntoIterator<Item = Vec<u8>>) {
         let (producer, topics): (FutureProducer, _) = (self.kafka.producer().create().unwrap(), self.kafka.topics());
         let mut sent = Vec::new();
@@ -82,7 +82,7 @@ impl Raw {
         producer.send(record, PATIENCE).await.unwrap();
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the tests end them")]
+    #[expect(clippy::disallowed_methods, reason = "the tests end the tasks")]
     pub(crate) fn consume(&self, projection: Orders) -> Consumers {
         let context = Context::new();
         let config = BatchConfig { linger: Duration::from_millis(50), ..BatchConfig::default() };
@@ -104,7 +104,7 @@ impl Raw {
         Consumers { context, tasks: vec![processor, fetcher] }
     }
 
-    /// Waits until so many records have an outcome.
+    /// Waits until this many records have an outcome.
     pub(crate) async fn until_rows(&self, rows: usize) {
         let mut connection = self.database.connect().await.unwrap();
         let until = tokio::time::Instant::now() + PATIENCE;
@@ -114,7 +114,7 @@ impl Raw {
         }
     }
 
-    /// Writes bodies, and consumes until all of them have an outcome.
+    /// Writes bodies, and consumes them until each has an outcome.
     pub(crate) async fn take(&self, bodies: Vec<Vec<u8>>) {
         let mut connection = self.database.connect().await.unwrap();
         let before = outcomes(&mut connection).await.unwrap().values().sum::<i64>();
@@ -135,12 +135,12 @@ impl Consumers {
     }
 }
 
-/// Runs a statement of the test's own.
+/// Runs a statement; returns the number of affected rows.
 pub(crate) async fn execute(connection: &mut PgConnection, statement: impl Into<String>) -> u64 {
     sqlx::query(AssertSqlSafe(statement.into())).execute(connection).await.unwrap().rows_affected()
 }
 
-/// One value.
+/// Returns the single value of a query.
 pub(crate) async fn value<T>(connection: &mut PgConnection, statement: impl Into<String>) -> T
 where
     T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,

@@ -44,7 +44,7 @@ impl Topic {
         }
     }
 
-    /// How many records have an outcome.
+    /// The number of records with an outcome.
     pub(crate) async fn rows(&self) -> i64 {
         let mut connection = self.database.connect().await.unwrap();
         outcomes(&mut connection).await.unwrap().values().sum()
@@ -64,7 +64,7 @@ impl Topic {
 }
 
 /// Starts a consumer of the topic.
-#[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+#[expect(clippy::disallowed_methods, reason = "the test awaits the task")]
 pub(crate) fn consume<P: Projection>(
     setting: &Topic,
     postgres: &PostgresConfig,

@@ -1,4 +1,4 @@
-//! The account at Digital River: webhooks registered by command deliver, and events that never came are fetched.
+//! The account at Digital River: registering webhooks, and fetching events that were never delivered.
 
 use std::{
     collections::HashMap,
@@ -14,13 +14,13 @@ use riverlock_tests::{World, binary, now};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-/// How long anything may take that has to come true.
+/// The longest wait for any condition.
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
-/// How many orders' events are kept from the webhooks.
+/// The number of orders whose events are withheld from the webhooks.
 const WITHHELD_ORDERS: u64 = 120;
 
-/// The example that ships, with this machine's addresses and secrets.
+/// The shipped example, with the test's addresses and secrets.
 pub(crate) fn example(world: &World) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/salesforce-webhooks.toml");
     let text = std::fs::read_to_string(path).unwrap();
@@ -62,7 +62,7 @@ fn run(world: &World, arguments: &[&str], code: i32) -> String {
     text
 }
 
-/// Talks to the sandbox as Digital River's dashboard and as Digital River itself.
+/// Calls the sandbox as an account's administrator and as Digital River.
 pub(crate) struct DigitalRiver(reqwest::Client, String);
 
 impl DigitalRiver {
@@ -79,7 +79,7 @@ impl DigitalRiver {
         serde_json::from_slice(&body).unwrap_or_default()
     }
 
-    /// An event happens. Returns its id.
+    /// Publishes an event at Digital River. Returns its id.
     pub(crate) async fn happens(&self, body: &[u8], withhold: bool) -> String {
         let path = if withhold { "/sandbox/events?withhold=true" } else { "/sandbox/events" };
         let answer = self.send(reqwest::Method::POST, path, body.to_vec()).await;
@@ -104,14 +104,14 @@ pub(crate) async fn until_recorded(connection: &mut PgConnection, ids: &[String]
         if found.len() == ids.len() {
             return;
         }
-        assert!(begun.elapsed() < WITHIN, "{} of {} events came", found.len(), ids.len());
+        assert!(begun.elapsed() < WITHIN, "{} of {} events arrived", found.len(), ids.len());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhooks_are_registered_by_command_and_events_that_never_came_are_fetched_once() {
-    if !kafka_for_test("webhooks_are_registered_by_command_and_events_that_never_came_are_fetched_once") {
+async fn webhooks_are_registered_and_events_that_were_never_delivered_are_fetched_once() {
+    if !kafka_for_test("webhooks_are_registered_and_events_that_were_never_delivered_are_fetched_once") {
         return;
     }
     let world = World::start(11, 1, 1_000).await.unwrap();
@@ -132,7 +132,7 @@ async fn webhooks_are_registered_by_command_and_events_that_never_came_are_fetch
     world.stop().await.unwrap();
 }
 
-/// The three registrations of the example from nothing, with lost answers on the way, and found when they are changed by hand.
+/// Registers the example's three webhooks although answers are lost, and detects a manual change.
 async fn register(world: &World, digital_river: &DigitalRiver) {
     let fault =
         json!([{ "fault": { "kind": "server_error_afterwards" }, "method": "POST", "path": "/webhooks", "times": 1 }]);
@@ -145,7 +145,7 @@ async fn register(world: &World, digital_river: &DigitalRiver) {
 
     let listed = digital_river.send(reqwest::Method::GET, "/webhooks", Vec::new()).await;
     let webhooks = listed["data"].as_array().unwrap();
-    assert_eq!(webhooks.len(), 3, "the registration whose answer was lost happened once");
+    assert_eq!(webhooks.len(), 3, "the registration whose answer was lost exists once");
     let path = format!("/webhooks/{}", webhooks[0]["id"].as_str().unwrap());
     let changed = json!({ "types": ["order.blocked"], "enabled": false }).to_string();
     digital_river.send(reqwest::Method::PATCH, &path, changed.into_bytes()).await;
@@ -156,9 +156,9 @@ async fn register(world: &World, digital_river: &DigitalRiver) {
     assert_eq!(unconfirmed.status.code(), Some(2));
 }
 
-/// An event comes back through each of the three, and so does a probe.
+/// Each of the three webhooks delivers an event and a probe.
 async fn deliver_through_each(world: &World, digital_river: &DigitalRiver, connection: &mut PgConnection) {
-    // Ingest looks at its configuration every two seconds.
+    // Ingest checks its configuration every two seconds.
     let begun = Instant::now();
     while !command(world, &["webhooks", "check", "--probe"]).output().unwrap().status.success() {
         let output = run(world, &["webhooks", "check", "--probe"], 1);
@@ -178,7 +178,7 @@ async fn deliver_through_each(world: &World, digital_river: &DigitalRiver, conne
     until_recorded(connection, &ids).await;
 }
 
-/// Events that happen and are never delivered. Those of the three types are returned.
+/// Publishes events that are never delivered. Returns those of the three types.
 async fn withhold(digital_river: &DigitalRiver) -> Vec<String> {
     let start = now() - TimeDelta::days(4);
     let mut ids = Vec::new();
@@ -204,13 +204,16 @@ async fn reconcile(world: &World, withheld: &[String], connection: &mut PgConnec
     let mut child: Child = command(world, &arguments).stdout(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
     while records(connection, withheld).await.is_empty() {
-        assert!(begun.elapsed() < WITHIN && child.try_wait().unwrap().is_none(), "nothing was written in time");
+        assert!(
+            begun.elapsed() < WITHIN && child.try_wait().unwrap().is_none(),
+            "the run ended or wrote nothing in time"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     child.kill().unwrap();
     child.wait().unwrap();
     let first = records(connection, withheld).await.len();
-    assert!(first < withheld.len(), "the run was over before it was killed: the test showed nothing");
+    assert!(first < withheld.len(), "the run ended before it was killed: the test showed nothing");
 
     let resumed = run(world, &arguments, 0);
     assert!(resumed.contains("went on with interrupted run"), "{resumed}");
@@ -222,7 +225,7 @@ async fn reconcile(world: &World, withheld: &[String], connection: &mut PgConnec
     assert!(after.contains(" 0 never came"), "{after}");
 }
 
-/// Orders are compared without events: what was fetched is there, and what no webhook sends is pointed out.
+/// Compares orders instead of events: fetched orders are found, and states that no webhook reports are listed.
 async fn compare_orders(world: &World, digital_river: &DigitalRiver) {
     let report: Value =
         serde_json::from_str(&run(world, &["reconcile", "--orders", "--since", "5d", "--json"], 1)).unwrap();

@@ -1,4 +1,4 @@
-//! What all commands have in common: exit codes, pages, closed pipes, and the secrets that they leave alone.
+//! Behaviour of all commands: exit codes, pages, closed pipes, and which secrets are read.
 
 use std::{
     process::{Output, Stdio},
@@ -18,7 +18,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::process::Command;
 
-/// Secrets of every section, none of which can be read.
+/// Unreadable secrets in every section.
 const UNREADABLE: &str = "
 [kafka.properties]
 'ssl.key.password' = 'file:/nowhere/kafka'
@@ -36,7 +36,7 @@ api_key = 'file:/nowhere/api-key'
 api_key = 'file:/nowhere/sandbox'
 ";
 
-/// A database with orders, and a configuration that names it.
+/// A database with orders, and its configuration.
 struct Desk {
     folder: tempfile::TempDir,
     connection: PgConnection,
@@ -95,7 +95,7 @@ fn accepted(event_id: &str, order_id: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn orders_are_listed_page_by_page_and_by_what_they_are() {
+async fn orders_are_listed_in_pages_and_by_filters() {
     let mut desk = Desk::new("").await;
     let lives = lives(7, 25);
     for life in &lives {
@@ -143,12 +143,12 @@ async fn orders_are_listed_page_by_page_and_by_what_they_are() {
 }
 
 #[tokio::test]
-async fn an_exit_code_tells_what_is_wrong_from_what_could_not_be_looked_at() {
+async fn exit_codes_distinguish_findings_from_failed_checks() {
     let desk = Desk::new("[kafka]\nbrokers = '127.0.0.1:1'\n[invoice_fetcher.test]\napi_key = 'key'\n").await;
     desk.text("audit", 3).await;
     let folder = tempfile::tempdir().unwrap();
     let away = folder.path().join("away.toml");
-    // No account at Digital River, and no command here needs one.
+    // Without an account at Digital River, which none of these commands needs.
     std::fs::write(&away, "[postgres]\nurl = 'postgres://riverlock@127.0.0.1:1/riverlock'\n").unwrap();
     for words in [
         "audit",
@@ -194,7 +194,7 @@ async fn an_exit_code_tells_what_is_wrong_from_what_could_not_be_looked_at() {
 }
 
 #[tokio::test]
-async fn no_secret_is_read_that_is_not_needed() {
+async fn only_needed_secrets_are_read() {
     let mut desk = Desk::new(UNREADABLE).await;
     desk.apply([accepted("e", "o")]).await;
     desk.text("orders list", 0).await;
@@ -214,13 +214,13 @@ async fn no_secret_is_read_that_is_not_needed() {
         assert!(line.contains(file), "{line}");
     }
     assert!(problems.contains("[postgres] is right"), "{problems}");
-    // Whoever connects to Kafka needs Kafka's.
+    // Commands that connect to Kafka need Kafka's secrets.
     let output = desk.run("audit").await;
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && error.contains("/nowhere/kafka"), "{error}");
 }
 
-/// What ingest answers to an event that is signed with this secret; nothing while it does not listen.
+/// Ingest's answer to an event signed with this secret; `None` while it does not listen.
 async fn answer(port: u16, secret: &str) -> Option<u16> {
     let body = br#"{"id":"e","type":"test.hello"}"#;
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -231,7 +231,7 @@ async fn answer(port: u16, secret: &str) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn ingest_starts_and_rotates_its_secret_whatever_is_wrong_with_the_others() {
+async fn ingest_starts_and_rotates_its_secret_with_unreadable_secrets_of_others() {
     const PATIENCE: Duration = Duration::from_secs(60);
     let kafka = KafkaConfig::default();
     let broker = EmbeddedBroker::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
@@ -253,14 +253,14 @@ async fn ingest_starts_and_rotates_its_secret_whatever_is_wrong_with_the_others(
         command.arg("--config").arg(&file).arg("ingest").stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
     let begun = tokio::time::Instant::now();
     while answer(port, first).await != Some(202) {
-        assert!(begun.elapsed() < PATIENCE && ingest.try_wait().unwrap().is_none(), "ingest takes no event");
+        assert!(begun.elapsed() < PATIENCE && ingest.try_wait().unwrap().is_none(), "ingest accepts no event");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(answer(port, second).await, Some(401));
     config(second, "[processor]\nmodes = 7\n");
     let begun = tokio::time::Instant::now();
     while answer(port, second).await != Some(202) {
-        assert!(begun.elapsed() < PATIENCE, "the new secret is not taken");
+        assert!(begun.elapsed() < PATIENCE, "the new secret is not accepted");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(answer(port, first).await, Some(401));
@@ -268,7 +268,7 @@ async fn ingest_starts_and_rotates_its_secret_whatever_is_wrong_with_the_others(
 }
 
 #[tokio::test]
-async fn a_command_does_not_mind_that_nobody_reads_it() {
+async fn a_command_ends_normally_when_its_output_is_closed() {
     let mut desk = Desk::new("").await;
     desk.apply((0..200).map(|i| accepted(&format!("e{i}"), &format!("o{i}")))).await;
     for (words, code) in [
@@ -286,7 +286,7 @@ async fn a_command_does_not_mind_that_nobody_reads_it() {
         drop((child.stdout.take(), child.stderr.take()));
         assert_eq!(child.wait().await.unwrap().code(), Some(code), "{words}");
     }
-    // A disk that is full is another matter.
+    // A full disk is an error.
     let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let child = desk.command("orders list").stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
     let output = child.wait_with_output().await.unwrap();
@@ -295,7 +295,7 @@ async fn a_command_does_not_mind_that_nobody_reads_it() {
 }
 
 #[tokio::test]
-async fn somebody_is_recorded_without_being_asked_for() {
+async fn the_operator_is_recorded_without_an_option() {
     let mut desk = Desk::new("[invoice_fetcher.test]\napi_key = 'key'\n").await;
     let topic = "riverlock.raw.order.accepted".to_owned();
     let ids = store::topic_ids(&mut desk.connection, std::slice::from_ref(&topic)).await.unwrap();
@@ -328,8 +328,8 @@ async fn somebody_is_recorded_without_being_asked_for() {
 }
 
 #[tokio::test]
-async fn what_the_runtime_logs_reaches_standard_error_and_defaults_are_told() {
-    // This broker cannot be asked for the settings of topics.
+async fn runtime_logs_reach_standard_error_and_defaults_are_printed() {
+    // The embedded broker does not report settings of topics.
     let kafka = KafkaConfig::default();
     let broker = EmbeddedBroker::start(topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions))).unwrap();
     let desk = Desk::new(&format!("[kafka]\nbrokers = '{}'\n", broker.bootstrap())).await;

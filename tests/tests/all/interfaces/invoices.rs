@@ -1,4 +1,4 @@
-//! `riverlock invoices`, as an operator types it.
+//! The commands `riverlock invoices`.
 
 use std::process::Output;
 
@@ -13,7 +13,7 @@ use crate::harness::raw::{Raw, event, execute, value};
 const STORED: &str = "6e5bf525-3907-40c5-86a9-f14ce4f33f34";
 const GIVEN_UP: &str = "6e5bf525-3907-40c5-86a9-f14ce4f33f36";
 
-/// A database, an archive and a Digital River, with one stored document and one that was given up.
+/// A database, an archive and the sandbox, with one stored and one discarded document.
 struct Desk {
     folder: tempfile::TempDir,
     _database: Database,
@@ -81,7 +81,7 @@ impl Desk {
         command.output().await.unwrap()
     }
 
-    /// What a command that succeeds prints.
+    /// Runs a command that must succeed; returns its output.
     async fn text(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -92,7 +92,7 @@ impl Desk {
         serde_json::from_str(&self.text(arguments).await).unwrap()
     }
 
-    /// What a command prints that ends with this code.
+    /// Runs a command that must end with this code; returns its output.
     async fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
@@ -107,7 +107,7 @@ impl Desk {
 }
 
 #[tokio::test]
-async fn documents_are_listed_shown_and_tried_again() {
+async fn documents_are_listed_shown_and_retried() {
     let desk = Desk::new().await;
     let list = desk.json(&["list", "--json", "--order", "o-1"]).await;
     assert_eq!((list["items"].as_array().unwrap().len(), &list["next"]), (2, &Value::Null));
@@ -142,7 +142,7 @@ async fn documents_are_listed_shown_and_tried_again() {
 }
 
 #[tokio::test]
-async fn lists_go_on_page_by_page() {
+async fn lists_are_paged() {
     let desk = Desk::new().await;
     desk.execute(
         "INSERT INTO invoices (file_id, order_id, live_mode, purpose, event_id)
@@ -171,7 +171,7 @@ async fn lists_go_on_page_by_page() {
         assert_eq!(found.len(), expected, "{which:?}");
         found.sort();
         found.dedup();
-        assert_eq!(found.len(), expected, "{which:?}: nothing twice");
+        assert_eq!(found.len(), expected, "{which:?}: each document once");
     }
     desk.fails(2, &["list", "--after", "yesterday"]).await;
 
@@ -182,7 +182,7 @@ async fn lists_go_on_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_lost_archive_is_found_and_what_is_lost_is_fetched_again() {
+async fn lost_documents_are_found_and_fetched_again() {
     let desk = Desk::new().await;
     assert!(desk.text(&["verify"]).await.contains("1 documents read and hashed: 0 lost, 0 changed"));
     std::fs::write(desk.document(), "something else").unwrap();
@@ -208,7 +208,7 @@ async fn a_lost_archive_is_found_and_what_is_lost_is_fetched_again() {
 }
 
 #[tokio::test]
-async fn an_archive_that_cannot_be_looked_at_is_neither_well_nor_lost() {
+async fn an_unreachable_archive_is_reported_as_unchecked() {
     let desk = Desk::new().await;
     std::fs::remove_dir_all(desk.folder.path().join("invoices/test")).unwrap();
     std::fs::write(desk.folder.path().join("invoices/test"), "").unwrap();
@@ -216,7 +216,7 @@ async fn an_archive_that_cannot_be_looked_at_is_neither_well_nor_lost() {
 }
 
 #[tokio::test]
-async fn documents_that_an_earlier_version_ignored_are_queued_when_somebody_says_so() {
+async fn documents_that_an_earlier_version_ignored_are_queued_on_request() {
     let raw = Raw::new().await;
     let announced = |number: u32, live: bool| {
         let object = format!(r#"{{"fileId":"6e5bf525-3907-40c5-86a9-f14ce4f3{number:04}","orderId":"o-{number}"}}"#);
@@ -228,7 +228,7 @@ async fn documents_that_an_earlier_version_ignored_are_queued_when_somebody_says
     let waiting = "SELECT count(*) FROM invoices WHERE live_mode AND state = 'due'";
     assert_eq!(value::<i64>(&mut connection, waiting).await, 8, "new events wait for an account");
 
-    // As an earlier version left it.
+    // The state that an earlier version left.
     execute(&mut connection, "UPDATE events SET outcome = 'ignored', reason = 'mode' WHERE live_mode").await;
     execute(&mut connection, "DELETE FROM invoices WHERE live_mode").await;
     let folder = tempfile::tempdir().unwrap();
@@ -249,7 +249,7 @@ async fn documents_that_an_earlier_version_ignored_are_queued_when_somebody_says
     };
     let dry = run(&[]).await;
     assert_eq!((dry["ignored"].as_i64(), dry["queued"].as_i64(), dry["gone"].as_i64()), (Some(8), Some(8), Some(0)));
-    assert_eq!(value::<i64>(&mut connection, waiting).await, 0, "so far it was only looked");
+    assert_eq!(value::<i64>(&mut connection, waiting).await, 0, "a dry run changes nothing");
     assert_eq!(run(&["--apply", "--reason", "an account at last"]).await["queued"], 8);
     assert_eq!(value::<i64>(&mut connection, waiting).await, 8);
     let outcomes = "SELECT string_agg(DISTINCT outcome || coalesce(reason, ''), ' ') FROM events";
@@ -258,7 +258,7 @@ async fn documents_that_an_earlier_version_ignored_are_queued_when_somebody_says
 }
 
 #[tokio::test]
-async fn somebody_is_recorded_even_where_the_environment_names_nobody() {
+async fn an_operator_is_recorded_even_without_a_user_in_the_environment() {
     let desk = Desk::new().await;
     let mut command = Command::new(binary().unwrap());
     command.arg("--config").arg(desk.folder.path().join("riverlock.toml"));
@@ -272,7 +272,7 @@ async fn somebody_is_recorded_even_where_the_environment_names_nobody() {
 }
 
 #[tokio::test]
-async fn a_copy_is_what_was_stored_or_there_is_none() {
+async fn a_copy_is_written_only_if_it_has_the_stored_hash() {
     let desk = Desk::new().await;
     let expected = pdf::invoice_pdf(STORED);
     assert_eq!(desk.run(&["fetch", STORED, "--output", "-"]).await.stdout, expected);
@@ -280,12 +280,12 @@ async fn a_copy_is_what_was_stored_or_there_is_none() {
     let fetch = ["fetch", STORED, "--output", copy.to_str().unwrap()];
     desk.text(&fetch).await;
     assert_eq!(std::fs::read(&copy).unwrap(), expected);
-    assert!(!desk.run(&fetch).await.status.success(), "a file that is there stays");
+    assert!(!desk.run(&fetch).await.status.success(), "an existing file is not overwritten");
     desk.text(&[&fetch[..], &["--force"]].concat()).await;
     let opened = desk.text(&["open", STORED]).await;
     let path = opened.trim().rsplit(' ').next().unwrap();
     assert_eq!(std::fs::read(path).unwrap(), expected, "{opened}");
-    // Another day, another copy: the old one goes.
+    // A copy with other content replaces the old one.
     let yesterday = std::time::SystemTime::UNIX_EPOCH;
     std::fs::File::options().append(true).open(path).unwrap().set_modified(yesterday).unwrap();
     let opened = desk.json(&["open", STORED, "--json"]).await;
@@ -301,7 +301,7 @@ async fn a_copy_is_what_was_stored_or_there_is_none() {
 }
 
 #[tokio::test]
-async fn a_customer_gets_a_link_that_needs_no_key() {
+async fn links_for_customers_need_no_key() {
     let desk = Desk::new().await;
     let url = desk.text(&["link", STORED, "--expires", "2h"]).await;
     assert!(url.contains("/links/") && !url.contains("/content"), "{url}");

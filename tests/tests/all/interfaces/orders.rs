@@ -1,4 +1,4 @@
-//! The order API, as a program of one's own asks it.
+//! The order API.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 
 const TOKEN: &str = "canary-token-canary-token-canary-token";
 
-/// The API over a database.
+/// The API on a database.
 struct Served {
     database: Database,
     connection: PgConnection,
@@ -53,8 +53,8 @@ impl Served {
         response.json().await.unwrap()
     }
 
-    /// Status, code and parameter of a refusal.
-    async fn refusal(&self, path: &str) -> (u16, String, Option<String>) {
+    /// Status, code and parameter of an error.
+    async fn error_of(&self, path: &str) -> (u16, String, Option<String>) {
         let response = self.get(path).await;
         let status = response.status().as_u16();
         let body: Value = response.json().await.unwrap();
@@ -66,7 +66,7 @@ impl Served {
 
     async fn stop(self) {
         self.context.shutdown.stop();
-        assert!(self.context.shutdown.wait(std::time::Duration::from_secs(20)).await, "the API ended");
+        assert!(self.context.shutdown.wait(std::time::Duration::from_secs(20)).await, "the API ends");
         drop(self.database);
     }
 }
@@ -84,7 +84,7 @@ fn accepted(event_id: &str, order_id: &str, live: bool) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_order_is_told_in_each_mode_and_without_its_customers_address() {
+async fn an_order_is_returned_by_mode_and_without_personal_data() {
     let mut served = Served::new().await;
     let bodies = [accepted("e1", "o/1 ö", false), accepted("e2", "o/1 ö", true), accepted("e3", "o2", false)];
     served.apply(0, bodies).await;
@@ -112,17 +112,17 @@ async fn an_order_is_told_in_each_mode_and_without_its_customers_address() {
     let live = served.json(&format!("{path}?mode=live")).await;
     assert_eq!((live["orders"].as_array().unwrap().len(), &live["orders"][0]["mode"]), (1, &json!("live")));
 
-    assert_eq!(served.refusal("/v1/orders/o2?mode=live").await, (404, "not_found".to_owned(), None));
+    assert_eq!(served.error_of("/v1/orders/o2?mode=live").await, (404, "not_found".to_owned(), None));
     for path in
         ["/v1/orders/unknown", "/v1/orders/%00", "/v1/orders/unknown/events", "/v1/nothing", "/", "/v1/orders/a/b"]
     {
-        assert_eq!(served.refusal(path).await.0, 404, "{path}");
+        assert_eq!(served.error_of(path).await.0, 404, "{path}");
     }
     served.stop().await;
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_the_token_and_everybody_may_read_the_description() {
+async fn requests_need_the_token_except_for_the_openapi_description() {
     let served = Served::new().await;
     let almost = format!("Bearer {}x", &TOKEN[..TOKEN.len() - 1]);
     for path in ["/v1/orders", "/v1/orders/o", "/v1/orders/o/events", "/nothing"] {
@@ -159,7 +159,7 @@ async fn nobody_gets_in_without_the_token_and_everybody_may_read_the_description
 }
 
 #[tokio::test]
-async fn a_parameter_that_means_nothing_is_refused_by_its_name() {
+async fn unknown_or_invalid_parameters_are_rejected_by_name() {
     let mut served = Served::new().await;
     served.apply(0, [accepted("e1", "o1", false)]).await;
     let list_cursor = served.json("/v1/orders?limit=1").await["next"].clone();
@@ -183,12 +183,12 @@ async fn a_parameter_that_means_nothing_is_refused_by_its_name() {
         ("/v1/orders/%ff", "orderId"),
     ] {
         let expected = (400, "invalid_parameter".to_owned(), Some(parameter.to_owned()));
-        assert_eq!(served.refusal(path).await, expected, "{path}");
+        assert_eq!(served.error_of(path).await, expected, "{path}");
     }
     served.stop().await;
 }
 
-/// Follows `next` from `path` to the end, and does something between any two pages.
+/// Follows `next` from `path` to the end, and calls a function between pages.
 async fn walk(
     served: &mut Served,
     path: &str,
@@ -217,7 +217,7 @@ fn changed_at(order: &Value) -> DateTime<Utc> {
 #[tokio::test]
 async fn pages_are_complete_without_gap_or_repetition_while_orders_change() {
     let mut served = Served::new().await;
-    // Few batches, so that many orders changed at the same time; and some ids exist in both modes.
+    // Few batches, so that many orders have the same change time; some ids exist in both modes.
     let lives = lives(11, 60);
     for (chunk, partition) in lives.chunks(20).zip(0..) {
         served.apply(partition, events(chunk).map(|event| event.body.to_vec())).await;
@@ -252,7 +252,7 @@ async fn pages_are_complete_without_gap_or_repetition_while_orders_change() {
         }
     }
 
-    // Between any two pages the oldest order changes, and a new one comes.
+    // Between pages the oldest order changes, and a new one is added.
     let mut changed = BTreeSet::new();
     let moving = walk(&mut served, "/v1/orders?limit=7", "orders", async |connection, pages| {
         let row: (String, bool) = sqlx::query_as(
@@ -271,10 +271,10 @@ async fn pages_are_complete_without_gap_or_repetition_while_orders_change() {
     .await;
     assert!(changed.len() > 3);
     let seen: BTreeSet<_> = moving.iter().map(id).collect();
-    assert_eq!(seen.len(), moving.len(), "no order comes twice");
+    assert_eq!(seen.len(), moving.len(), "no order is listed twice");
     let unchanged: BTreeSet<_> = all.keys().filter(|key| !changed.contains(*key)).cloned().collect();
-    assert_eq!(seen.intersection(&unchanged).count(), unchanged.len(), "every order comes that did not change");
-    // Those that did are at the front.
+    assert_eq!(seen.intersection(&unchanged).count(), unchanged.len(), "every unchanged order is listed");
+    // Changed orders are at the front.
     let began = changed_at(&moving[0]);
     let again = walk(&mut served, "/v1/orders?limit=7", "orders", async |_, _| {}).await;
     let since: BTreeSet<_> = again.iter().take_while(|order| changed_at(order) > began).map(id).collect();
@@ -283,7 +283,7 @@ async fn pages_are_complete_without_gap_or_repetition_while_orders_change() {
 }
 
 #[tokio::test]
-async fn the_records_of_an_order_come_in_pages_the_latest_first() {
+async fn records_of_an_order_are_paged_latest_first() {
     let mut served = Served::new().await;
     let mut bodies: Vec<Vec<u8>> = (0..11).map(|i| accepted(&format!("e{i}"), "o1", i % 2 == 0)).collect();
     bodies.push(accepted("e0", "o1", true));
@@ -300,7 +300,7 @@ async fn the_records_of_an_order_come_in_pages_the_latest_first() {
 }
 
 #[tokio::test]
-async fn a_reader_does_not_wait_for_a_batch_that_holds_the_order() {
+async fn a_reader_does_not_wait_for_a_batch_that_locks_the_order() {
     let mut served = Served::new().await;
     served.apply(0, [accepted("e1", "o1", false)]).await;
     sqlx::query("BEGIN").execute(&mut served.connection).await.unwrap();

@@ -1,4 +1,4 @@
-//! `riverlock outbox` as operators use it.
+//! The commands `riverlock outbox`.
 
 use std::process::Output;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::process::Command;
 
-/// A database with messages that wait, messages that are parked, and a parked dead letter.
+/// A database with waiting and parked messages, and a parked dead letter.
 struct Desk {
     database: Database,
     connection: PgConnection,
@@ -41,7 +41,7 @@ impl Desk {
         command.env("USER", "ada").output().await.unwrap()
     }
 
-    /// What a command prints that ends with this exit code.
+    /// Runs a command that must end with this exit code; returns its output.
     async fn text(&self, arguments: &[&str], code: i32) -> String {
         let output = self.run(arguments).await;
         let (text, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
@@ -62,7 +62,7 @@ const PARKED: &str = "SELECT (SELECT count(*) FROM outbox_parked)
                           + (SELECT count(*) FROM dead_letters WHERE parked_at IS NOT NULL)";
 
 #[tokio::test]
-async fn messages_that_are_not_published_are_listed_in_pages() {
+async fn unpublished_messages_are_listed_in_pages() {
     let desk = Desk::new().await;
     let text = desk.text(&["list", "--parked"], 0).await;
     for expected in
@@ -89,7 +89,7 @@ async fn messages_that_are_not_published_are_listed_in_pages() {
 }
 
 #[tokio::test]
-async fn what_is_parked_is_put_back_only_when_that_is_asked_for_and_the_retry_is_kept() {
+async fn parked_messages_are_retried_only_with_apply_and_the_retry_is_recorded() {
     let mut desk = Desk::new().await;
     let why = ["--reason", "the limit was raised"];
     let retry = |more: &[&'static str]| [&["retry"][..], more, &why].concat();
@@ -113,7 +113,7 @@ async fn what_is_parked_is_put_back_only_when_that_is_asked_for_and_the_retry_is
 }
 
 #[tokio::test]
-async fn a_command_that_is_wrong_or_cannot_look_does_not_end_as_one_that_looked() {
+async fn invalid_commands_and_failed_checks_have_their_own_exit_codes() {
     let desk = Desk::new().await;
     desk.text(&["retry"], 2).await;
     desk.text(&["retry", "one", "--reason", "x"], 2).await;

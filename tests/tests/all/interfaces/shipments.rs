@@ -1,4 +1,4 @@
-//! Shipments are reported to Digital River once, whatever becomes of the answers.
+//! Shipments are reported to Digital River once, even if answers are lost.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 
 const KEY: &str = "shipments-test-key";
 
-/// Real time, and what the test adds to it.
+/// Real time plus an offset that the test changes.
 #[derive(Default)]
 struct Shifted(AtomicI64);
 
@@ -33,7 +33,7 @@ impl Clock for Shifted {
     }
 }
 
-/// A database with an accepted order, a Digital River that knows it, and a worker.
+/// A database with an accepted order, the sandbox with the same order, and a worker.
 struct Station {
     database: Database,
     client: Client,
@@ -42,7 +42,7 @@ struct Station {
     clock: Arc<Shifted>,
     context: Context,
     order_id: String,
-    /// The order's line with the largest quantity, and that quantity.
+    /// Id of the order's line with the largest quantity, and that quantity.
     line: (String, i64),
 }
 
@@ -77,7 +77,7 @@ impl Station {
         station
     }
 
-    /// An order with a line of at least two, of which `order.accepted` has come, here and there.
+    /// Publishes and applies `order.accepted` of an order that has a line with a quantity of at least two.
     async fn accept(&mut self) {
         let quantity = |life: &Life| {
             let accepted = life.events.iter().position(|event| event.event_type == "order.accepted")?;
@@ -132,7 +132,7 @@ impl Station {
         add::add(&mut self.database.connect().await.unwrap(), new, self.clock.now()).await
     }
 
-    /// Waits until a report is in a state, while hours pass in seconds.
+    /// Waits until a report is in a state; the clock runs hours in seconds.
     async fn until(&self, report_id: uuid::Uuid, state: &str) -> view::ReportView {
         let mut connection = self.database.connect().await.unwrap();
         let begun = Instant::now();
@@ -141,20 +141,20 @@ impl Station {
             if report.state == state {
                 return report;
             }
-            assert!(begun.elapsed() < WITHIN, "{state} never came: {report:?} {requests:?}");
+            assert!(begun.elapsed() < WITHIN, "state {state} was not reached: {report:?} {requests:?}");
             self.clock.0.fetch_add(30, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// What Digital River has of the order, by our report ids.
+    /// The order's fulfillments at Digital River.
     async fn found(&self) -> Vec<fulfillments::Fulfillment> {
         fulfillments::of_order(&self.client, Mode::Test, &self.order_id).await.unwrap().0
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shipment_is_stored_once_from_two_hosts_at_once_and_never_beyond_what_is_open() {
+async fn concurrent_shipments_never_exceed_the_open_quantity() {
     let station = Station::start().await;
     let same = station.report("same", 1);
     let (one, two) = tokio::join!(station.add(&same), station.add(&same));
@@ -167,7 +167,8 @@ async fn a_shipment_is_stored_once_from_two_hosts_at_once_and_never_beyond_what_
     let rest = station.line.1 - 1;
     let (left, right) = (station.report("left", rest), station.report("right", rest));
     let (left, right) = tokio::join!(station.add(&left), station.add(&right));
-    let refused = left.as_ref().err().or_else(|| right.as_ref().err()).expect("one of the two does not fit");
+    let refused =
+        left.as_ref().err().or_else(|| right.as_ref().err()).expect("one of the two exceeds the open quantity");
     assert!(refused.to_string().contains("0 of"), "{refused}");
     assert!(left.is_ok() || right.is_ok());
     station.work();
@@ -192,16 +193,16 @@ async fn a_lost_answer_is_resolved_by_reading_back_and_the_shipment_is_reported_
         let found = station.found().await;
         let ids: Vec<_> = found.iter().map(|found| found.report_id.clone().unwrap()).collect();
         assert_eq!(ids, [second.report_id.to_string(), report.report_id.to_string()], "{kind}: once each, in order");
-        // A request that was not executed was sent a second time; one that was executed was not.
+        // Only a request that was not executed is sent again.
         assert_eq!(report.attempts, if kind == "server_error" { 2 } else { 1 }, "{kind}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_dies_after_sending_leaves_a_report_that_is_read_back() {
+async fn a_report_of_a_worker_that_was_killed_after_sending_is_read_back() {
     let station = Station::start().await;
     let added = station.add(&station.report("died", 1)).await.unwrap();
-    // What a worker that was killed after Digital River had executed its request leaves behind.
+    // The state after a worker was killed when Digital River had executed its request.
     let mut connection = station.database.connect().await.unwrap();
     let body = json!({ "orderId": station.order_id, "items": [{ "itemId": station.line.0, "quantity": 1 }],
                        "metadata": { "riverlockReport": added.report_id } });
@@ -215,10 +216,10 @@ async fn a_worker_that_dies_after_sending_leaves_a_report_that_is_read_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_else_reported_is_not_taken_for_ours() {
+async fn fulfillments_of_other_clients_are_not_taken_for_own_reports() {
     let station = Station::start().await;
     let added = station.add(&station.report("late", 1)).await.unwrap();
-    // The dashboard, for example, reports the whole line first.
+    // Another client, such as the dashboard, reports the whole line first.
     let body =
         json!({ "orderId": station.order_id, "items": [{ "itemId": station.line.0, "quantity": station.line.1 }] });
     station.post("/fulfillments", body.to_string().into_bytes()).await;
@@ -236,12 +237,12 @@ async fn what_somebody_else_reported_is_not_taken_for_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shipment_whose_answer_cannot_be_resolved_is_left_to_a_person() {
+async fn a_report_that_cannot_be_resolved_is_left_to_an_operator() {
     let station = Station::start().await;
     let added = station.add(&station.report("unclear", 1)).await.unwrap();
     let rule = json!([{ "fault": { "kind": "server_error" }, "method": "POST", "path": "/fulfillments", "times": 1 }]);
     station.faults(rule).await;
-    // The same quantity of the same line without metadata: it may be ours.
+    // The same quantity of the same line without metadata: it may be this report.
     let body = json!({ "orderId": station.order_id, "items": [{ "itemId": station.line.0, "quantity": 1 }] });
     station.work();
     station.until(added.report_id, "unknown").await;
@@ -256,7 +257,7 @@ async fn a_shipment_whose_answer_cannot_be_resolved_is_left_to_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn programs_store_shipments_over_http_and_are_told_which_rule_a_refused_one_breaks() {
+async fn shipments_are_stored_over_http_and_rejections_name_the_violated_rule() {
     const TOKEN: &str = "a-token-of-a-test-with-more-than-32-characters";
     let station = Station::start().await;
     let config = riverlock_processor::ApiConfig {

@@ -1,4 +1,4 @@
-//! The demo, as a newcomer runs it.
+//! `riverlock demo`.
 
 use std::{
     process::{Command, Output, Stdio},
@@ -39,7 +39,7 @@ fn the_demo_balances_on_apache_kafka() {
     readme.end();
 }
 
-/// What every demo prints: steps, the table's first column, and how the audit's line looks.
+/// The invariant part of the demo's output: steps, the table's first column, and the form of the audit's line.
 fn without_what_differs(printed: &str) -> String {
     let lines = printed.lines().filter(|line| !line.starts_with("  "));
     let first_column = |line: &str| line.split("  ").next().unwrap_or_default().to_owned() + "\n";
@@ -61,7 +61,7 @@ fn the_embedded_broker_is_not_given_more_than_it_holds() {
     assert!(text.contains("BROKER=kafka"), "{text}");
 }
 
-/// Processes whose command line or open files name this folder of the demo.
+/// Processes whose command line or open files contain the demo's folder.
 fn processes_in(folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -77,7 +77,7 @@ fn processes_in(folder: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupted_demo_ends_everything_that_it_started() {
+async fn an_interrupted_demo_stops_everything_that_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("demo.log");
     let mut command = Command::new(binary().unwrap());
@@ -100,7 +100,7 @@ async fn an_interrupted_demo_ends_everything_that_it_started() {
     let home = mine[0].clone();
 
     let status = demo.stop(Signal::INT, Duration::from_secs(60)).await.unwrap();
-    assert!(!status.success(), "an interrupted demo is no success");
+    assert!(!status.success(), "an interrupted demo fails");
     assert_eq!(processes_in(&home), Vec::<String>::new(), "something was left running");
     assert!(!std::path::Path::new(&home).exists(), "the demo's folder was left behind");
 }

@@ -1,4 +1,4 @@
-//! What runs again and again for years uses nothing up.
+//! Periodic jobs do not exhaust any resource over years.
 
 use std::{
     collections::BTreeMap,
@@ -25,32 +25,32 @@ use tokio::task::JoinSet;
 
 use crate::harness::raw::{Raw, execute, value};
 
-/// Rounds of every job: of one that is done every five minutes, those of half a year.
+/// Rounds of every job: half a year of a job that runs every five minutes.
 const ROUNDS: usize = 50_000;
-/// Rounds of what also asks Kafka or opens a connection: these take milliseconds each, and not what is done in PostgreSQL.
+/// Rounds of jobs that also query Kafka or open a connection, which take milliseconds each.
 const SLOW_ROUNDS: usize = 500;
-/// Rounds before anything is measured: caches are filled, and threads are there.
+/// Rounds before the first measurement, which fill caches and start threads.
 const WARM_UP_ROUNDS: usize = 200;
-/// The test that is run in a process of its own.
+/// The test that runs in a separate process.
 const ALONE: &str = "endurance::alone";
-/// How much a table may grow that is vacuumed less often than it is in life, in bytes.
+/// Most growth of a table in bytes; the test vacuums less often than production does.
 const TABLE_GROWTH_MAX: i64 = 256 * 1024;
-/// How much memory the process may take meanwhile, in KiB: caches of the allocator and of the client libraries.
+/// Most growth of the process's memory in KiB: caches of the allocator and of client libraries.
 const MEMORY_GROWTH_MAX: u64 = 32 * 1024;
-/// File descriptors that may be open at one moment and not at another.
+/// Most additional file descriptors: some are open only at times.
 const DESCRIPTORS_SPARE: usize = 4;
 
-/// All that could be used up.
+/// The resources that could be exhausted.
 #[derive(Debug)]
 struct Used {
-    /// The last number that each sequence has given.
+    /// The last value of each sequence.
     sequences: BTreeMap<String, Option<i64>>,
     rows: BTreeMap<String, i64>,
-    /// In bytes, indexes included, after a vacuum.
+    /// Sizes of tables in bytes, with indexes, after a vacuum.
     sizes: BTreeMap<String, i64>,
     sessions: i64,
     locks: i64,
-    /// Temporary files that PostgreSQL has written since it was started.
+    /// Temporary files that PostgreSQL has written since its start.
     server_files: i64,
     descriptors: usize,
     temporary_files: usize,
@@ -117,7 +117,7 @@ fn memory() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Where the jobs are done.
+/// The environment of the jobs.
 #[derive(Clone)]
 struct Place {
     kafka: KafkaConfig,
@@ -128,7 +128,7 @@ struct Place {
     configuration: std::path::PathBuf,
 }
 
-/// The jobs by name, each of so many rounds.
+/// Runs every job for a number of rounds.
 #[expect(clippy::print_stderr, reason = "a measurement, shown with --nocapture")]
 async fn jobs(place: &Place, rounds: usize, slow: usize) {
     let mut jobs: JoinSet<(&str, usize, Duration)> = JoinSet::new();
@@ -196,7 +196,7 @@ async fn jobs(place: &Place, rounds: usize, slow: usize) {
     }
 }
 
-/// In a process of its own: other tests open files and take memory.
+/// Runs in a separate process, because other tests open files and use memory.
 #[test]
 fn fifty_thousand_rounds_of_every_periodic_job_use_nothing_up() {
     let folder = tempfile::tempdir().unwrap();
@@ -218,7 +218,7 @@ async fn alone() {
     }
     let raw = Raw { database: Database::create().await.unwrap(), kafka, _cluster: None };
     let mut connection = raw.database.connect().await.unwrap();
-    // Nothing is used up by waiting for the disk.
+    // Waiting for the disk uses no resource that is measured.
     let name: String = value(&mut connection, "SELECT current_database()::text").await;
     execute(&mut connection, format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
     cluster::adopt(&mut connection, &cluster::connected(&raw.kafka).await.unwrap()).await.unwrap();
@@ -253,7 +253,7 @@ async fn alone() {
     Used::now(&mut connection).await.assert_nothing_used_up_since(&before);
 }
 
-/// Waits until the sessions of connections that were closed are gone.
+/// Waits until the sessions of closed connections have ended.
 async fn settle(connection: &mut PgConnection) {
     for _ in 0..100 {
         if postgres::other_connections(connection).await.unwrap() == 0 {

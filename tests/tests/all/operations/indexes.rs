@@ -1,4 +1,4 @@
-//! What is looked up often is looked up by an index, however large the tables are.
+//! Frequent look-ups use an index.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::tidy::code::{read, root};
 
-/// A statement of the program, as the build checked it.
+/// A statement from `.sqlx/`.
 struct Statement {
     sql: String,
     parameters: usize,
 }
 
-/// Every statement that looks records up by their event id.
+/// The statements that look up records by event id.
 fn by_event_id() -> Vec<Statement> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(root().join(".sqlx")).unwrap() {
@@ -28,7 +28,7 @@ fn by_event_id() -> Vec<Statement> {
     found
 }
 
-/// The plan for whatever values the statement is given. Tables are read from end to end only where nothing else is possible.
+/// The generic plan of a statement, with sequential scans disabled where an alternative exists.
 async fn plan(connection: &mut PgConnection, Statement { sql, parameters }: &Statement) -> String {
     let execute = match vec!["NULL"; *parameters].join(", ") {
         values if values.is_empty() => "EXECUTE looked".to_owned(),
@@ -58,17 +58,17 @@ fn reads_all_events(plan: &str) -> bool {
 }
 
 #[tokio::test]
-async fn records_are_found_by_their_event_id_without_reading_them_all() {
+async fn records_are_found_by_event_id_through_an_index() {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
-    // Neither of the two indexes on event ids has all outcomes, so this is what a look-up must not be.
+    // Neither index on event ids covers all outcomes, so this query has to read all records.
     let careless =
         Statement { sql: "SELECT topic_id FROM events WHERE event_id = ANY($1::text[])".to_owned(), parameters: 1 };
     let found = plan(&mut connection, &careless).await;
-    assert!(reads_all_events(&found), "the test shows nothing: {found}");
+    assert!(reads_all_events(&found), "the test showed nothing: {found}");
 
     let statements = by_event_id();
-    assert!(statements.len() >= 6, "only {} statements were found: the test shows nothing", statements.len());
+    assert!(statements.len() >= 6, "only {} statements were found: the test showed nothing", statements.len());
     for statement in statements {
         let found = plan(&mut connection, &statement).await;
         assert!(!reads_all_events(&found), "{}\n{found}", statement.sql);

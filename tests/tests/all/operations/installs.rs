@@ -1,5 +1,4 @@
-//! Two installations share a database, in a schema each, and a Kafka cluster, with a topic prefix each, and do not see each
-//! other.
+//! Two installs share a database, with a schema each, and a Kafka cluster, with a topic prefix each, without interfering.
 
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use crate::harness::raw::{event, value};
 const PATIENCE: Duration = Duration::from_secs(60);
 const ORDERS: usize = 40;
 
-/// One of several installations.
+/// One of several installs.
 struct Install {
     name: &'static str,
     kafka: KafkaConfig,
@@ -51,7 +50,7 @@ impl Install {
         riverlock_processor::start(ProcessorConfig::default(), &self.kafka, &self.postgres, &self.context);
     }
 
-    /// The same events for every installation, but for a word that only this one has.
+    /// Writes the same events for every install, except for one word.
     async fn produce(&self) {
         let producer: FutureProducer = self.kafka.producer().create().unwrap();
         let topic = self.kafka.topics().raw("order.accepted");
@@ -86,7 +85,7 @@ impl Install {
         }
     }
 
-    /// How many messages the installation has published.
+    /// The number of messages that the install has published.
     fn published(&self) -> usize {
         let consumer: BaseConsumer = self.kafka.consumer("test").create().unwrap();
         let mut assignment = TopicPartitionList::new();
@@ -114,7 +113,7 @@ fn kafka(prefix: &str, brokers: &str) -> KafkaConfig {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_installations_share_a_database_and_a_cluster_and_neither_sees_the_other() {
+async fn two_installs_share_a_database_and_a_cluster_without_interfering() {
     let names = ["shop", "boutique"].map(|name| kafka(name, "")).map(|kafka| topics::names(&kafka)).concat();
     let cluster = EmbeddedBroker::start(names.into_iter().map(|name| (name, 3))).unwrap();
     let database = Database::create().await.unwrap();
@@ -132,7 +131,7 @@ async fn two_installations_share_a_database_and_a_cluster_and_neither_sees_the_o
     }
     assert_eq!((one.published(), other.published()), (ORDERS, ORDERS));
 
-    // One ends, the other goes on.
+    // One stops, the other continues.
     one.context.shutdown.stop();
     assert!(one.context.shutdown.wait(PATIENCE).await);
     let until = Instant::now() + PATIENCE;
@@ -144,10 +143,10 @@ async fn two_installations_share_a_database_and_a_cluster_and_neither_sees_the_o
     assert!(sessions.iter().any(|session| session.contains("riverlock/boutique/relay")), "{sessions:?}");
     assert!(sessions.iter().all(|session| session.contains("riverlock/boutique")), "{sessions:?}");
 
-    // Nothing that one may do alone is kept from it by what the other does.
+    // The exclusive locks of one do not block the other.
     let mut holder = other.postgres.connect().await.unwrap();
     for lock in [Lock::Messages, Lock::DeadLetters] {
-        assert!(!postgres::try_lock(&mut holder, lock).await.unwrap(), "its relay runs");
+        assert!(!postgres::try_lock(&mut holder, lock).await.unwrap(), "the lock is held");
         assert!(postgres::try_lock(&mut one.connection, lock).await.unwrap(), "{lock:?}");
     }
     for lock in [Lock::Migrate, Lock::Audit, Lock::Replay("plan")] {
@@ -155,7 +154,10 @@ async fn two_installations_share_a_database_and_a_cluster_and_neither_sees_the_o
         assert!(postgres::try_lock(&mut one.connection, lock).await.unwrap(), "{lock:?}");
         postgres::unlock(&mut one.connection, lock).await.unwrap();
     }
-    tokio::time::timeout(PATIENCE, postgres::migrate(&mut one.connection)).await.expect("it waits").unwrap();
+    tokio::time::timeout(PATIENCE, postgres::migrate(&mut one.connection))
+        .await
+        .expect("it does not wait for the other install")
+        .unwrap();
     let _of_other = Rebuild::open(&other.kafka, &other.postgres, other.plan(SCHEMA)).await.unwrap();
     let taken = Rebuild::open(&one.kafka, &one.postgres, one.plan(SCHEMA)).await;
     assert!(matches!(&taken, Err(RebuildError::Schema(text)) if text.contains("--schema")), "{:?}", taken.err());
@@ -165,7 +167,7 @@ async fn two_installations_share_a_database_and_a_cluster_and_neither_sees_the_o
 }
 
 #[tokio::test]
-async fn the_server_asks_a_client_that_is_silent_whether_it_is_still_there() {
+async fn the_server_probes_silent_clients() {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
     let mut settings = Vec::new();
@@ -174,11 +176,11 @@ async fn the_server_asks_a_client_that_is_silent_whether_it_is_still_there() {
             sqlx::query_scalar(AssertSqlSafe(format!("SHOW {name}"))).fetch_one(&mut connection).await.unwrap();
         settings.push(setting);
     }
-    assert_eq!(settings, ["15", "5", "3", "30000"], "as the socket has them");
+    assert_eq!(settings, ["15", "5", "3", "30000"], "the session's keepalive settings");
 }
 
 #[tokio::test]
-async fn a_schema_with_a_long_name_has_sessions_of_its_own() {
+async fn a_schema_with_a_long_name_has_its_own_sessions() {
     let database = Database::create().await.unwrap();
     let mut connections = Vec::new();
     for last in ["a", "b"] {
@@ -189,7 +191,7 @@ async fn a_schema_with_a_long_name_has_sessions_of_its_own() {
     }
     assert_eq!(postgres::other_connections(&mut connections[0]).await.unwrap(), 0);
     assert_eq!(postgres::other_connections(&mut connections[1]).await.unwrap(), 0);
-    // A version before this one does not say which schema it works in.
+    // Earlier versions do not name the schema in their sessions.
     let mut former = database.connect().await.unwrap();
     sqlx::raw_sql("SET application_name = 'riverlock'").execute(&mut former).await.unwrap();
     assert_eq!(postgres::other_connections(&mut connections[0]).await.unwrap(), 1);

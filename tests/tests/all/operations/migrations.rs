@@ -1,4 +1,4 @@
-//! Migrations of a database that has orders in it.
+//! Migrations of a database with orders.
 
 use riverlock_ledger::{batch, postgres};
 use riverlock_tests::{Database, events, hostile, lives, now, record, state};
@@ -8,12 +8,12 @@ use crate::harness::raw::{event, execute, orders, value};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../ledger/migrations");
 
-/// The schema with the tables as they were.
+/// The schema with the former tables.
 const FORMER: &str = "former";
-/// The last migration with a table of lines.
+/// The last migration with the table `order_lines`.
 const WITH_LINES: i64 = 9;
 
-/// An order whose lines are not all of its newest snapshot, and one without any.
+/// An order with lines that its newest snapshot lacks, and one without lines.
 fn odd() -> Vec<Vec<u8>> {
     let line = |id: &str, times: &str| format!(r#"{{"id":"{id}","quantity":2,"stateTransitions":{{{times}}}}}"#);
     let a = line("a", r#""created":"2026-01-01T00:00:00.100000Z","paid":"2026-01-01T00:00:00.000100Z""#);
@@ -34,7 +34,7 @@ async fn apply(connection: &mut PgConnection, bodies: &[Vec<u8>], partition: i32
     batch::apply(connection, &orders(), &records, None, now()).await.unwrap();
 }
 
-/// The tables as they were, with what today's have of them.
+/// Copies the current rows into the former tables.
 async fn copy_as_they_were(connection: &mut PgConnection) {
     MIGRATIONS.run_to(WITH_LINES, &mut *connection).await.unwrap();
     for table in ["orders", "order_lines", "charge_operations", "shipments", "outbox"] {
@@ -53,7 +53,7 @@ async fn copy_as_they_were(connection: &mut PgConnection) {
     }
 }
 
-/// Every line, and the columns in which it is told.
+/// Every line, and the columns of the view.
 async fn lines(connection: &mut PgConnection) -> (String, String) {
     let rows = value(
         connection,
@@ -70,7 +70,7 @@ async fn lines(connection: &mut PgConnection) -> (String, String) {
 }
 
 #[tokio::test]
-async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before() {
+async fn lines_are_moved_into_their_orders_and_a_view_shows_them_unchanged() {
     let bodies: Vec<Vec<u8>> = events(&lives(51, 40)).map(|event| event.body.to_vec()).collect();
     let (early, late) = bodies.split_at(bodies.len() / 2);
     let hostile = hostile::corpus().into_iter().filter(|hostile| hostile.outcome == "applied");
@@ -83,7 +83,7 @@ async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before
     let mut former = database.config.in_schema(FORMER).connect().await.unwrap();
     copy_as_they_were(&mut former).await;
     execute(&mut former, "GRANT SELECT ON order_lines TO pg_monitor").await;
-    // Times are written in UTC, wherever whoever migrates is at home.
+    // Times are written in UTC, whatever the session's time zone is.
     execute(&mut former, "SET TIME ZONE 'Asia/Kathmandu'").await;
     let before = lines(&mut former).await;
 
@@ -93,27 +93,35 @@ async fn lines_that_were_rows_lie_in_their_order_and_a_view_shows_them_as_before
     let is_view = "SELECT relkind = 'v' FROM pg_class WHERE oid = 'order_lines'::regclass";
     assert!(value::<bool>(&mut former, is_view).await);
     let granted = "SELECT has_table_privilege('pg_monitor', 'order_lines', 'SELECT')";
-    assert!(value::<bool>(&mut former, granted).await, "whoever could read the lines still can");
+    assert!(value::<bool>(&mut former, granted).await, "read privileges on the lines are kept");
     execute(&mut former, "SET TIME ZONE 'UTC'").await;
-    assert_eq!(state(&mut former).await.unwrap(), state(&mut plain).await.unwrap(), "as the processor writes them");
+    assert_eq!(
+        state(&mut former).await.unwrap(),
+        state(&mut plain).await.unwrap(),
+        "the tables are those that the processor writes"
+    );
     let stamps: Vec<bool> = sqlx::query_scalar(
         "SELECT lines::jsonb->'a' ? 'snapshot' OR NOT lines::jsonb->'b' ? 'snapshot' FROM orders WHERE order_id = 'odd'",
     )
     .fetch_all(&mut former)
     .await
     .unwrap();
-    assert_eq!(stamps, [false], "a stamp is kept only where it is not the order's");
+    assert_eq!(stamps, [false], "a stamp is kept only if it differs from the order's");
 
     apply(&mut former, late, 1).await;
     apply(&mut plain, late, 1).await;
-    assert_eq!(state(&mut former).await.unwrap(), state(&mut plain).await.unwrap(), "the processor goes on with them");
+    assert_eq!(
+        state(&mut former).await.unwrap(),
+        state(&mut plain).await.unwrap(),
+        "the processor continues with the migrated tables"
+    );
 }
 
 /// The last migration whose effects have keys that can collide.
 const WITH_FORMER_KEYS: i64 = 11;
 
 #[tokio::test]
-async fn effects_that_have_fired_keep_their_meaning_under_their_new_keys() {
+async fn effects_are_not_repeated_after_their_keys_changed() {
     let charge = |id: &str, minute: u32, event_type: &str, object: &str| {
         let body = event(id, event_type, object);
         let created = format!("2026-01-01T00:{minute:02}:00Z");
@@ -152,7 +160,7 @@ async fn effects_that_have_fired_keep_their_meaning_under_their_new_keys() {
         execute(&mut former, format!("INSERT INTO {FORMER}.{table} ({columns}) SELECT {columns} FROM public.{table}"))
             .await;
     }
-    // As the former version wrote them.
+    // The rows as the former version wrote them.
     execute(
         &mut former,
         "UPDATE outbox SET effect_key = concat_ws(':', d->>'operation', d->>'chargeId', d->>'captureId')
@@ -163,14 +171,14 @@ async fn effects_that_have_fired_keep_their_meaning_under_their_new_keys() {
     assert_ne!(state(&mut former).await.unwrap(), expected);
 
     postgres::migrate(&mut former).await.unwrap();
-    assert_eq!(state(&mut former).await.unwrap(), expected, "nothing would fire again");
+    assert_eq!(state(&mut former).await.unwrap(), expected, "no effect would be repeated");
 }
 
 #[tokio::test]
-async fn connections_of_others_are_seen_before_tables_are_changed_under_them() {
+async fn connections_of_services_are_detected_before_tables_change() {
     let database = Database::create().await.unwrap();
     let mut own = database.connect().await.unwrap();
-    // The one that made the tables.
+    // The connection that ran the migrations.
     until_alone(&mut own).await;
     let other = database.connect().await.unwrap();
     assert_eq!(postgres::other_connections(&mut own).await.unwrap(), 1);
@@ -178,7 +186,7 @@ async fn connections_of_others_are_seen_before_tables_are_changed_under_them() {
     until_alone(&mut own).await;
 }
 
-/// A server process ends a moment after its connection.
+/// Waits until no other session is left: a server process ends shortly after its connection.
 async fn until_alone(connection: &mut PgConnection) {
     for _ in 0..500 {
         if postgres::other_connections(connection).await.unwrap() == 0 {
@@ -189,10 +197,10 @@ async fn until_alone(connection: &mut PgConnection) {
     panic!("a connection that was closed still counts");
 }
 
-/// The last migration that may still build an index on a table with rows while nobody can write.
+/// The last migration that may build an index in a way that blocks writers of a table with rows.
 const WITH_LOCKING_INDEXES: i64 = 14;
 
-/// What a later migration may not do with an index, if it does.
+/// The first statement about an index that blocks writers, if any.
 fn what_stops_writers(sql: &str, description: &str, no_tx: bool) -> Option<&'static str> {
     let statements: String =
         sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");

@@ -1,4 +1,4 @@
-//! `riverlock setup`, as an operator runs it, and the migrations below it.
+//! `riverlock setup`, and how migrations run.
 
 use std::{
     process::Output,
@@ -27,11 +27,11 @@ use tokio::process::Command;
 
 use crate::harness::raw::{execute, value};
 
-/// How long anything may take.
+/// The longest that any step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The schema that is set up; it is empty at first.
+/// The schema to set up; empty at first.
 const SCHEMA: &str = "fresh";
-/// A port at which nobody listens.
+/// An address at which nothing listens.
 const NOBODY: &str = "127.0.0.1:1";
 
 /// A database with an empty schema, and a configuration.
@@ -66,7 +66,7 @@ impl Desk {
     }
 }
 
-/// What a run printed, if it ended with this code.
+/// Checks the exit code of a run; returns its output.
 fn text(output: Output, code: i32) -> String {
     let (text, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(code), "{text}{error}");
@@ -79,7 +79,7 @@ fn embedded() -> EmbeddedBroker {
 }
 
 #[tokio::test]
-async fn a_first_setup_says_what_it_does_and_a_second_one_does_nothing() {
+async fn a_first_setup_prints_its_changes_and_a_second_one_changes_nothing() {
     let (desk, cluster) = (Desk::new().await, embedded());
     let first = text(desk.setup(&cluster.bootstrap(), "", &[]).await, 0);
     let count = postgres::migrations().iter().count();
@@ -87,13 +87,13 @@ async fn a_first_setup_says_what_it_does_and_a_second_one_does_nothing() {
         format!("migration 1 (1 of {count}), initial: running"),
         "migration 1: done (".to_owned(),
         "recorded as the one that the database belongs to".to_owned(),
-        // What the library says of a broker that does not tell settings is not swallowed.
+        // The library's error about unsupported settings is printed.
         "its settings could not be compared".to_owned(),
         format!("{count} migrations run"),
     ] {
         assert!(first.contains(&expected), "{expected} is not in:\n{first}");
     }
-    // Services of the same version may run.
+    // Running services of the same version are allowed.
     let service = desk.tables().connect().await.unwrap();
     let second: Value =
         serde_json::from_slice(&desk.setup(&cluster.bootstrap(), "", &["--json"]).await.stdout).unwrap();
@@ -106,7 +106,7 @@ async fn a_first_setup_says_what_it_does_and_a_second_one_does_nothing() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_asked_differs_from_what_is_wrong() {
+async fn failed_checks_differ_from_findings() {
     let (desk, cluster) = (Desk::new().await, embedded());
     let away = text(desk.setup(NOBODY, "", &[]).await, 3);
     assert!(away.contains("did not tell its cluster id"), "{away}");
@@ -116,7 +116,7 @@ async fn what_could_not_be_asked_differs_from_what_is_wrong() {
     let usage = desk.setup(&cluster.bootstrap(), "", &["--republish-since", "1h"]).await;
     assert_eq!(usage.status.code(), Some(2));
 
-    // Another number of partitions than there are: told, not changed.
+    // A different number of partitions is reported, not changed.
     let differs = text(desk.setup(&cluster.bootstrap(), "partitions = 6", &[]).await, 1);
     let expected = "topic riverlock.raw.other: partitions is 3, configured is 6; the services refuse to start";
     assert!(differs.contains(expected), "{differs}");
@@ -131,7 +131,7 @@ async fn tables_are_not_changed_under_services() {
     service.close().await.unwrap();
     let mut code = None;
     for _ in 0..100 {
-        // A server process ends a moment after its connection.
+        // A server process ends shortly after its connection.
         code = desk.setup(&cluster.bootstrap(), "", &[]).await.status.code();
         if code == Some(0) {
             return;
@@ -149,8 +149,8 @@ async fn settings(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Vec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topic_settings_that_differ_are_shown_and_changed_only_on_demand() {
-    if !kafka_for_test("topic_settings_that_differ_are_shown_and_changed_only_on_demand") {
+async fn differing_topic_settings_are_printed_and_changed_only_on_request() {
+    if !kafka_for_test("differing_topic_settings_are_printed_and_changed_only_on_request") {
         return;
     }
     let (desk, folder) = (Desk::new().await, stack::temporary_dir().unwrap());
@@ -162,7 +162,7 @@ async fn topic_settings_that_differ_are_shown_and_changed_only_on_demand() {
     let kafka = KafkaConfig { brokers: brokers.clone(), ..KafkaConfig::default() };
     let admin: AdminClient<DefaultClientContext> = kafka.client().create().unwrap();
     let (raw, messages) = ("riverlock.raw.other", "riverlock.fulfillment");
-    // Set by somebody else, and nothing of ours.
+    // A setting that Riverlock does not manage.
     let mut other: Vec<(String, String)> = settings(&admin, raw).await;
     other.push(("segment.ms".to_owned(), "3600000".to_owned()));
     let change = AlterConfig::new(ResourceSpecifier::Topic(raw));
@@ -173,7 +173,7 @@ async fn topic_settings_that_differ_are_shown_and_changed_only_on_demand() {
     let shown = text(desk.setup(&brokers, month, &[]).await, 1);
     let expected = "retention.ms is -1, configured is 2592000000 (--apply-topic-settings changes it)";
     assert!(shown.contains(&format!("topic {raw}: {expected}")), "{shown}");
-    assert!(!shown.contains(&format!("topic {messages}")), "other topics have a retention of their own: {shown}");
+    assert!(!shown.contains(&format!("topic {messages}")), "retention applies to raw topics only: {shown}");
     assert_eq!(settings(&admin, raw).await.len(), other.len(), "nothing was changed");
 
     let changed = text(desk.setup(&brokers, month, &["--apply-topic-settings"]).await, 0);
@@ -190,7 +190,7 @@ fn migration(version: i64, description: &'static str, sql: String, no_tx: bool) 
     Migration::new(version, description.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), no_tx)
 }
 
-/// Runs migrations in a schema of their own, and keeps what they told.
+/// Runs migrations, and collects their progress.
 async fn run(config: &PostgresConfig, migrator: &Migrator) -> (Result<usize, MigrationError>, Vec<Progress>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let mut tell = |progress| told.lock().unwrap().push(progress);
@@ -200,7 +200,7 @@ async fn run(config: &PostgresConfig, migrator: &Migrator) -> (Result<usize, Mig
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_takes_as_long_as_it_needs_and_waits_for_locks_in_turns() {
+async fn a_migration_has_no_time_limit_and_retries_locks() {
     let desk = Desk::new().await;
     let config = PostgresConfig {
         statement_timeout: Duration::from_millis(200),
@@ -224,11 +224,11 @@ async fn a_migration_takes_as_long_as_it_needs_and_waits_for_locks_in_turns() {
     assert_eq!(ran.unwrap(), 2, "{told:?}");
     let locked = told.iter().filter(|progress| matches!(progress, Progress::Locked(item) if item.version == 2)).count();
     assert!(locked >= 1, "{told:?}");
-    assert_eq!(run(&config, &migrator).await.0.unwrap(), 0, "they ran once");
+    assert_eq!(run(&config, &migrator).await.0.unwrap(), 0, "migrations run once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_is_built_while_others_write_and_an_interrupted_attempt_leaves_nothing() {
+async fn an_index_is_built_concurrently_and_an_interrupted_attempt_is_cleaned_up() {
     let desk = Desk::new().await;
     let config = PostgresConfig { lock_timeout: Duration::from_millis(200), ..desk.tables() };
     let mut connection = config.connect().await.unwrap();
@@ -238,19 +238,19 @@ async fn an_index_is_built_while_others_write_and_an_interrupted_attempt_leaves_
     let migrator = Migrator::with_migrations(vec![migration(1, "index t by a", sql, true)]);
     assert!(migrations::pending(&mut connection, &migrator).await.unwrap().iter().all(migrations::Item::is_index));
 
-    // The index waits for this transaction, which goes on writing.
+    // Building the index waits for this transaction, which keeps writing.
     let mut writer = config.connect().await.unwrap();
     let mut transaction = writer.begin().await.unwrap();
     execute(&mut transaction, "INSERT INTO t VALUES (0)").await;
     let interrupted = tokio::time::timeout(Duration::from_secs(2), run(&config, &migrator)).await;
-    assert!(interrupted.is_err(), "it waits for the writer");
-    // Its session goes on building in the server until it is told to end.
+    assert!(interrupted.is_err(), "building waits for the writer");
+    // The server process continues until it is cancelled.
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                WHERE query LIKE '%CREATE INDEX CONCURRENTLY%' AND pid <> pg_backend_pid()";
     let ended: i64 = value(&mut connection, end).await;
     assert!(ended >= 1);
     let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
-    assert_eq!(value::<i64>(&mut connection, invalid).await, 1, "the test shows nothing");
+    assert_eq!(value::<i64>(&mut connection, invalid).await, 1, "the test showed nothing");
 
     let write = async {
         for number in 1..20 {
@@ -268,7 +268,7 @@ async fn an_index_is_built_while_others_write_and_an_interrupted_attempt_leaves_
 }
 
 #[tokio::test]
-async fn services_of_the_former_version_go_on_beside_an_index_that_they_do_not_know() {
+async fn services_of_the_former_version_continue_with_a_new_index() {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
     for (version, description, unknown) in [(9_001, "index events by something", 0), (9_002, "other columns", 1)] {

@@ -1,4 +1,4 @@
-//! What signals do to a service.
+//! Signals to services.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn answers(url: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_without_anything_to_reload_survive_a_hangup_and_end_well_when_they_are_asked_to() {
+async fn services_without_reload_ignore_sighup_and_end_cleanly_on_sigterm() {
     let kafka = KafkaConfig::default();
     let names = topics::names(&kafka).into_iter().map(|name| (name, kafka.partitions));
     let broker = EmbeddedBroker::start(names).unwrap();

@@ -1,4 +1,4 @@
-//! The output in `docs/operations/` about the account at Digital River, recorded from a stack of its own.
+//! Recorded output about the account at Digital River in `docs/operations/`.
 
 use std::{collections::BTreeSet, fs::OpenOptions, io::Write as _, time::Instant};
 
@@ -14,10 +14,10 @@ use crate::{
 
 const TEST: &str = "the_pages_about_the_account_say_what_commands_print";
 
-/// The host that the pages name in place of this machine's address.
+/// The host that replaces the local address on the pages.
 const HOST: &str = "https://hooks.example.com";
 
-/// Runs a command and returns what it prints; what it prints to standard error only if that is all.
+/// Runs a command; returns its standard output, or its standard error if there is no output.
 fn printed(world: &World, line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut command = command(world, &words);
@@ -26,7 +26,7 @@ fn printed(world: &World, line: &str) -> String {
     String::from_utf8(printed).unwrap().replace(&format!("http://{}", world.local.config.ingest.listen), HOST)
 }
 
-/// Puts what commands print into a block of a page. Returns what the last one printed.
+/// Records the output of commands in a block of a page. Returns the output of the last one.
 fn block(world: &World, page: &mut Page, name: &str, commands: &[&str]) -> String {
     let (mut block, mut last) = (String::new(), String::new());
     for command in commands {
@@ -37,7 +37,7 @@ fn block(world: &World, page: &mut Page, name: &str, commands: &[&str]) -> Strin
     last
 }
 
-/// An order with two lines, of which the first has a quantity of at least two: its id, its acceptance, and the lines.
+/// Id, `order.accepted` and lines of an order with two lines, the first with a quantity of at least two.
 struct Accepted {
     order_id: String,
     body: Vec<u8>,
@@ -58,7 +58,7 @@ fn accepted() -> Accepted {
     found.expect("some order has two lines")
 }
 
-/// An order of the usual kind that ended four days ago.
+/// A complete order of the usual form that ended four days ago.
 fn complete() -> Life {
     let usual = ["order.accepted", "order.fulfilled", "order.complete", "order.invoice.created"];
     let lives = (0..200).map(|index| Life::generate(7, index, Mode::Test, now() - TimeDelta::days(4)));
@@ -136,11 +136,11 @@ async fn missing_events(world: &World, digital_river: &DigitalRiver) {
     page.end();
 }
 
-/// Waits until something is true.
+/// Waits until a condition holds.
 async fn wait(is_true: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is_true() {
-        assert!(begun.elapsed() < WITHIN, "it did not become true");
+        assert!(begun.elapsed() < WITHIN, "the condition did not hold in time");
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The recipes of `docs/operations/recover/`, executed on a stack of their own.
+//! The recipes of `docs/operations/recover/`, executed on a stack.
 
 use riverlock::demo::drain;
 use riverlock_ledger::PostgresConfig;
@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::pages::recorded::Page;
 
-/// Orders that are there from the beginning, those that come while a consumer is down, and how fast they come.
+/// Orders at the start, orders played while a consumer is stopped, and their rate.
 const ORDERS: u64 = 60;
 const LATER_ORDERS: u64 = 10;
 const RATE_PER_SECOND: u32 = 150;
@@ -24,18 +24,18 @@ const PAGES: [&str; 4] = [
     "docs/operations/recover/dead-letters.md",
 ];
 
-/// A stack, and the pages that describe what is done to it.
-struct Kitchen {
+/// A stack, and the pages whose recipes are executed on it.
+struct RecipeRunner {
     world: World,
     pages: Vec<Page>,
 }
 
-impl Kitchen {
+impl RecipeRunner {
     fn postgres(&self) -> PostgresConfig {
         self.world.local.config.postgres.clone()
     }
 
-    /// Runs commands and puts what they print into a block of the page that has it. Returns what the last one printed.
+    /// Runs commands and records their output in a block of its page. Returns the output of the last one.
     async fn block(&mut self, name: &str, commands: &[&str]) -> String {
         let (mut block, mut last) = (String::new(), String::new());
         for command in commands {
@@ -47,7 +47,7 @@ impl Kitchen {
         last
     }
 
-    /// What a command prints; what it says on standard error only when it prints nothing.
+    /// Runs a command; returns its standard output, or its standard error if there is no output.
     async fn run(&self, words: &str) -> String {
         let mut command = Command::new(binary().unwrap());
         command.arg("--config").arg(&self.world.local.config_file).args(split(words));
@@ -78,7 +78,7 @@ impl Kitchen {
         }
     }
 
-    /// Starts what was stopped, and waits until there is nothing left to do.
+    /// Starts the stopped consumers, and waits until everything is processed.
     async fn start_and_drain(&mut self) {
         self.world.local.mend().await.unwrap();
         self.drain().await;
@@ -101,13 +101,13 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
-/// The command that a dry run prints at its end.
+/// The command at the end of a dry run's output.
 fn plan(printed: &str, reason: &str) -> String {
     let command = printed.lines().find_map(|line| line.strip_prefix("do it with: riverlock "));
     command.unwrap_or_else(|| panic!("no plan: {printed}")).replace("<why>", &format!("'{reason}'"))
 }
 
-/// Statements that delete all that the database knows of some orders.
+/// Statements that delete every row of some orders.
 fn forget(which: &str) -> String {
     let tables = ["charge_operations", "shipments", "orders", "invoices", "events"];
     let rows = tables.map(|table| format!("DELETE FROM {table} WHERE {which};"));
@@ -124,26 +124,26 @@ async fn the_recipes_print_what_their_page_says() {
         return;
     }
     let world = World::start(1, ORDERS, RATE_PER_SECOND).await.unwrap();
-    let mut kitchen = Kitchen { world, pages: PAGES.map(Page::open).into() };
-    kitchen.play(1, ORDERS).await;
-    kitchen.drain().await;
+    let mut runner = RecipeRunner { world, pages: PAGES.map(Page::open).into() };
+    runner.play(1, ORDERS).await;
+    runner.drain().await;
 
-    one_order(&mut kitchen).await;
-    fixed_bug(&mut kitchen).await;
-    restored(&mut kitchen).await;
-    consumer_was_down(&mut kitchen).await;
-    dead_letters(&mut kitchen).await;
-    rebuilt(&mut kitchen).await;
-    kitchen.block("plans", &["replay list --limit 2"]).await;
+    one_order(&mut runner).await;
+    fixed_bug(&mut runner).await;
+    restored(&mut runner).await;
+    consumer_was_down(&mut runner).await;
+    dead_letters(&mut runner).await;
+    rebuilt(&mut runner).await;
+    runner.block("plans", &["replay list --limit 2"]).await;
 
-    let Kitchen { world, pages } = kitchen;
+    let RecipeRunner { world, pages } = runner;
     world.stop().await.unwrap();
     pages.into_iter().for_each(Page::end);
 }
 
-async fn one_order(kitchen: &mut Kitchen) {
-    // One that nothing was sent twice of, so that it looks the same every time.
-    let order = kitchen
+async fn one_order(runner: &mut RecipeRunner) {
+    // An order without duplicates, so that the output is always the same.
+    let order = runner
         .value(
             "SELECT min(order_id) FROM orders o JOIN invoices USING (order_id)
              WHERE status = 'complete' AND state = 'stored'
@@ -151,17 +151,17 @@ async fn one_order(kitchen: &mut Kitchen) {
                AND (SELECT count(*) FROM events e WHERE e.order_id = o.order_id) = 4",
         )
         .await;
-    kitchen.execute(&forget(&format!("order_id = '{order}'"))).await;
-    kitchen.block("order-is-unknown", &[&format!("orders show {order}")]).await;
-    let printed = kitchen.block("order-dry-run", &[&format!("replay --order {order}")]).await;
-    kitchen.block("order-replayed", &[&plan(&printed, "the order was deleted by mistake")]).await;
-    kitchen.drain().await;
-    kitchen.block("order-is-back", &[&format!("orders show {order}")]).await;
+    runner.execute(&forget(&format!("order_id = '{order}'"))).await;
+    runner.block("order-is-unknown", &[&format!("orders show {order}")]).await;
+    let printed = runner.block("order-dry-run", &[&format!("replay --order {order}")]).await;
+    runner.block("order-replayed", &[&plan(&printed, "the order was deleted by mistake")]).await;
+    runner.drain().await;
+    runner.block("order-is-back", &[&format!("orders show {order}")]).await;
 }
 
-async fn fixed_bug(kitchen: &mut Kitchen) {
+async fn fixed_bug(runner: &mut RecipeRunner) {
     let complete = "SELECT order_id FROM orders WHERE status = 'complete' ORDER BY order_id";
-    kitchen
+    runner
         .execute(&format!(
             "BEGIN;
              DELETE FROM outbox WHERE kind = 'fulfillment.completed' AND order_id = ({complete} LIMIT 1);
@@ -170,41 +170,41 @@ async fn fixed_bug(kitchen: &mut Kitchen) {
              COMMIT"
         ))
         .await;
-    kitchen.block("refold-dry-run", &["refold --since 2h"]).await;
-    kitchen.block("refold-applied", &["refold --since 2h --apply --reason 'release 0.1.1 fixes the completion'"]).await;
-    kitchen.block("refold-proof", &["refold --all"]).await;
-    kitchen.drain().await;
+    runner.block("refold-dry-run", &["refold --since 2h"]).await;
+    runner.block("refold-applied", &["refold --since 2h --apply --reason 'release 0.1.1 fixes the completion'"]).await;
+    runner.block("refold-proof", &["refold --all"]).await;
+    runner.drain().await;
 }
 
-async fn restored(kitchen: &mut Kitchen) {
-    let backup = Backup::take(&kitchen.postgres()).await.unwrap();
-    kitchen.play(2, LATER_ORDERS).await;
-    kitchen.drain().await;
-    kitchen.stop_consumers().await;
+async fn restored(runner: &mut RecipeRunner) {
+    let backup = Backup::take(&runner.postgres()).await.unwrap();
+    runner.play(2, LATER_ORDERS).await;
+    runner.drain().await;
+    runner.stop_consumers().await;
     backup.restore().await.unwrap();
-    kitchen.block("restored", &["audit"]).await;
-    kitchen.start_and_drain().await;
-    kitchen.block("restored-and-read", &["audit"]).await;
+    runner.block("restored", &["audit"]).await;
+    runner.start_and_drain().await;
+    runner.block("restored-and-read", &["audit"]).await;
 
-    let middle = kitchen.value("SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY order_id) FROM orders").await;
-    kitchen.execute(&forget(&format!("order_id > '{middle}'"))).await;
-    kitchen.block("half-is-gone", &["audit"]).await;
-    let printed = kitchen.block("half-dry-run", &["replay --all --list 2"]).await;
-    kitchen.block("half-replayed", &[&plan(&printed, "the database lost rows"), "audit"]).await;
-    kitchen.drain().await;
+    let middle = runner.value("SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY order_id) FROM orders").await;
+    runner.execute(&forget(&format!("order_id > '{middle}'"))).await;
+    runner.block("half-is-gone", &["audit"]).await;
+    let printed = runner.block("half-dry-run", &["replay --all --list 2"]).await;
+    runner.block("half-replayed", &[&plan(&printed, "the database lost rows"), "audit"]).await;
+    runner.drain().await;
 }
 
-async fn consumer_was_down(kitchen: &mut Kitchen) {
-    kitchen.stop_consumers().await;
-    kitchen.play(3, LATER_ORDERS).await;
-    kitchen.block("consumer-down", &["audit"]).await;
-    kitchen.start_and_drain().await;
-    kitchen.block("consumer-back", &["audit"]).await;
+async fn consumer_was_down(runner: &mut RecipeRunner) {
+    runner.stop_consumers().await;
+    runner.play(3, LATER_ORDERS).await;
+    runner.block("consumer-down", &["audit"]).await;
+    runner.start_and_drain().await;
+    runner.block("consumer-back", &["audit"]).await;
 }
 
-async fn dead_letters(kitchen: &mut Kitchen) {
+async fn dead_letters(runner: &mut RecipeRunner) {
     let [first, second] = HURT;
-    kitchen
+    runner
         .execute(&format!(
             "ALTER TABLE orders ADD CONSTRAINT bug CHECK (order_id NOT IN ('{first}', '{second}')) NOT VALID"
         ))
@@ -214,17 +214,17 @@ async fn dead_letters(kitchen: &mut Kitchen) {
         ("5d2c6a5e-2b77-4c1f-9a55-3f1f6a7f2c12", format!(r#"{{"id":"{second}"}}"#)),
         ("5d2c6a5e-2c01-4c1f-9a55-3f1f6a7f2c13", "{}".to_owned()),
     ] {
-        send(kitchen, event, &object).await;
+        send(runner, event, &object).await;
     }
-    kitchen.drain().await;
+    runner.drain().await;
     let unpublished = "SELECT count(*)::text FROM dead_letters WHERE published_at IS NULL";
-    while kitchen.value(unpublished).await != "0" {
+    while runner.value(unpublished).await != "0" {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    kitchen.block("letters", &["dead-letters list"]).await;
-    kitchen.execute("ALTER TABLE orders DROP CONSTRAINT bug").await;
+    runner.block("letters", &["dead-letters list"]).await;
+    runner.execute("ALTER TABLE orders DROP CONSTRAINT bug").await;
     let why = "--reason 'fixed in 0.1.1'";
-    kitchen
+    runner
         .block(
             "letters-redriven",
             &[
@@ -236,22 +236,22 @@ async fn dead_letters(kitchen: &mut Kitchen) {
         .await;
     let hopeless = "5d2c6a5e-2c01-4c1f-9a55-3f1f6a7f2c13";
     let case = "--reason 'Digital River sent it again with an id (case 4711)'";
-    kitchen
+    runner
         .block(
             "letters-discarded",
             &[&format!("dead-letters redrive {hopeless}"), &format!("dead-letters discard {hopeless} --apply {case}")],
         )
         .await;
-    kitchen.drain().await;
+    runner.drain().await;
 }
 
-/// Sends an `order.accepted` through the front door.
-async fn send(kitchen: &Kitchen, event_id: &str, object: &str) {
+/// Sends an `order.accepted` to ingest.
+async fn send(runner: &RecipeRunner, event_id: &str, object: &str) {
     let body = format!(
         r#"{{"id":"{event_id}","type":"order.accepted","liveMode":false,"createdTime":"2026-01-05T08:00:00Z","data":{{"object":{object}}}}}"#
     );
-    let target = &kitchen.world.play.target;
-    let secret = kitchen.world.local.config.ingest.endpoints[0].secrets[0].secret.expose().to_owned();
+    let target = &runner.world.play.target;
+    let secret = runner.world.local.config.ingest.endpoints[0].secrets[0].secret.expose().to_owned();
     let signature = sign::header(&[&secret], now().timestamp(), body.as_bytes());
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let request = http.post(target.address.clone()).header("content-type", "application/json");
@@ -259,11 +259,11 @@ async fn send(kitchen: &Kitchen, event_id: &str, object: &str) {
     assert_eq!(answer.status().as_u16(), 202);
 }
 
-async fn rebuilt(kitchen: &mut Kitchen) {
-    kitchen.execute("UPDATE orders SET conflicted = true WHERE order_id = (SELECT min(order_id) FROM orders)").await;
-    kitchen.block("rebuild", &["rebuild"]).await;
-    kitchen.stop_consumers().await;
-    kitchen.block("rebuild-applied", &["rebuild --apply --reason 'release 0.1.1 fixes the conflicts'"]).await;
-    kitchen.start_and_drain().await;
-    kitchen.block("rebuild-proof", &["audit"]).await;
+async fn rebuilt(runner: &mut RecipeRunner) {
+    runner.execute("UPDATE orders SET conflicted = true WHERE order_id = (SELECT min(order_id) FROM orders)").await;
+    runner.block("rebuild", &["rebuild"]).await;
+    runner.stop_consumers().await;
+    runner.block("rebuild-applied", &["rebuild --apply --reason 'release 0.1.1 fixes the conflicts'"]).await;
+    runner.start_and_drain().await;
+    runner.block("rebuild-proof", &["audit"]).await;
 }

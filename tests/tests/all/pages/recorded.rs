@@ -1,6 +1,6 @@
-//! Blocks of documentation that hold what commands printed.
+//! Blocks of documentation with the recorded output of commands.
 //!
-//! A block follows a line `<!-- recorded: NAME -->`. Tests run its commands and compare what they print with the page, apart
+//! A block follows a line `<!-- recorded: NAME -->`. Tests run its commands and compare the output with the page, apart
 //! from numbers, times and ids; with `RIVERLOCK_RECORD=1` (`make docs`) they write it into the page instead.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Set, blocks are written; otherwise they are compared.
+/// If this variable is set, blocks are written; otherwise they are compared.
 const RECORD: &str = "RIVERLOCK_RECORD";
 
 /// What the names of raw topics begin with.
@@ -23,7 +23,7 @@ pub(crate) fn is_recording() -> bool {
     std::env::var_os(RECORD).is_some_and(|value| value == "1")
 }
 
-/// A page, with what does not hold any more.
+/// A page, with its stale blocks.
 pub(crate) struct Page {
     path: PathBuf,
     text: String,
@@ -44,12 +44,12 @@ impl Page {
         find(&self.text, name).is_some()
     }
 
-    /// Compares a block with what was printed, or writes it.
+    /// Compares a block with output, or writes it.
     pub(crate) fn block(&mut self, name: &str, printed: &str) {
         self.block_like(name, printed, str::to_owned);
     }
 
-    /// Like [`Page::block`]; what `stable` leaves of both is compared.
+    /// Like [`Page::block`], but compares only the parts that `stable` returns.
     pub(crate) fn block_like(&mut self, name: &str, printed: &str, stable: impl Fn(&str) -> String) {
         let (range, indent) =
             find(&self.text, name).unwrap_or_else(|| panic!("{} has no block {name}", self.path.display()));
@@ -72,7 +72,7 @@ impl Page {
         }
     }
 
-    /// Writes the page, or fails when a block is stale or was not looked at.
+    /// Writes the page, or fails if a block is stale or was not compared.
     pub(crate) fn end(self) {
         let all =
             self.text.lines().filter_map(|line| line.trim().strip_prefix("<!-- recorded: ")?.strip_suffix(" -->"));
@@ -90,7 +90,7 @@ impl Page {
     }
 }
 
-/// Where the lines between a block's fences are, and how far they are indented.
+/// The range of the lines between a block's fences, and their indentation.
 fn find(text: &str, name: &str) -> Option<(std::ops::Range<usize>, String)> {
     let marker = format!("<!-- recorded: {name} -->\n");
     let at = text.find(&marker)?;
@@ -103,14 +103,14 @@ fn find(text: &str, name: &str) -> Option<(std::ops::Range<usize>, String)> {
     Some((start..end, indent))
 }
 
-/// Every kind of line that there is: without numbers, times, ids and the widths of columns.
+/// The distinct lines without numbers, times, ids and column widths.
 fn shapes(text: &str) -> BTreeSet<String> {
     text.lines().map(|line| line.split_whitespace().map(shape).collect::<Vec<_>>().join(" ")).collect()
 }
 
 fn shape(word: &str) -> String {
     let (mut shape, mut rest) = (String::new(), word);
-    // Which of many topics is told first is chance.
+    // The order of topics is random.
     if let Some(topic) = word.strip_prefix(RAW) {
         shape.push_str(RAW);
         shape.push_str("TYPE");

@@ -1,4 +1,4 @@
-//! The audit finds whatever is changed behind its back, and nothing else.
+//! The audit finds every manipulated row and record, and reports nothing else.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const TOPIC: &str = "riverlock.raw.order.accepted";
 const PARTITIONS: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A broker and a database, and what a consumer does between them, step by step.
+/// A broker, a database, and a consumer that is run step by step.
 struct Setting {
     database: Database,
     connection: PgConnection,
@@ -57,7 +57,7 @@ impl Setting {
 
     /// On the broker at this address.
     async fn at(brokers: String) -> Self {
-        // The configuration is older than the topic: it knows of one partition.
+        // The configuration names fewer partitions than the topic has.
         let kafka = KafkaConfig { brokers, partitions: 1, ..KafkaConfig::default() };
         let database = Database::create().await.unwrap();
         let mut connection = database.connect().await.unwrap();
@@ -76,7 +76,7 @@ impl Setting {
     /// Writes many long records to one partition.
     async fn long_records(&self, id: &str, count: usize) -> Vec<Record> {
         let long = |i| {
-            // Nothing that could be compressed.
+            // Incompressible.
             let noise: String = std::iter::repeat_with(fastrand::alphanumeric).take(LONG).collect();
             accepted(&format!("{id}-{i}"), &format!(r#"EUR","noise":"{noise}"#))
         };
@@ -96,7 +96,7 @@ impl Setting {
         batch::apply(&mut self.connection, &orders(), records, refused, now()).await.unwrap();
     }
 
-    /// Twelve records of every outcome, all of them consumed.
+    /// Twelve consumed records with all outcomes.
     async fn filled() -> Self {
         let mut setting = Self::new().await;
         let mut records = Vec::new();
@@ -131,7 +131,7 @@ fn orders() -> Orders {
 }
 
 #[tokio::test]
-async fn the_equation_holds_for_every_outcome_and_in_partitions_that_the_configuration_does_not_know() {
+async fn the_audit_balances_for_every_outcome_and_in_unconfigured_partitions() {
     let mut setting = Setting::filled().await;
     let all = setting.prove_all().await;
     assert_eq!(
@@ -151,8 +151,8 @@ async fn the_equation_holds_for_every_outcome_and_in_partitions_that_the_configu
     assert!(all.balances() && all.acknowledged == 11 && all.pending == 0, "{all}");
 }
 
-/// What is done behind the audit's back, what it says of that, and whether the running audit can see it: it reads what is
-/// new, and asks for the consumers' partitions only.
+/// Manipulations, the findings that they cause, and whether the incremental audit can find them: it reads new records of the
+/// consumers' partitions only.
 const TAMPERINGS: [(&str, &str, bool); 10] = [
     ("DELETE FROM events WHERE event_id = 'e1'", "riverlock.raw.order.accepted[1]@0 has no outcome", true),
     ("UPDATE events SET body_sha256 = sha256('x') WHERE event_id = 'e2'", "[2]@0 has another body", true),
@@ -190,7 +190,7 @@ const TAMPERINGS: [(&str, &str, bool); 10] = [
 ];
 
 #[tokio::test]
-async fn whatever_is_changed_behind_its_back_is_found() {
+async fn every_manipulation_is_found() {
     for (tampering, finding, seen_running) in TAMPERINGS {
         let mut setting = Setting::filled().await;
         setting.sql(tampering).await;
@@ -207,7 +207,7 @@ async fn whatever_is_changed_behind_its_back_is_found() {
 }
 
 #[tokio::test]
-async fn an_acknowledged_event_that_the_consumer_passed_without_an_outcome_is_found() {
+async fn an_acknowledged_event_without_an_outcome_below_the_offset_is_found() {
     let mut setting = Setting::filled().await;
     assert!(setting.prove_new().await.balances());
     setting.produce(1, &accepted("skipped", "EUR")).await;
@@ -219,14 +219,14 @@ async fn an_acknowledged_event_that_the_consumer_passed_without_an_outcome_is_fo
 }
 
 #[tokio::test]
-async fn the_running_audit_reads_what_is_new_and_waits_where_something_is_wrong() {
+async fn the_incremental_audit_reads_new_records_and_stops_at_mismatches() {
     let mut setting = Setting::filled().await;
     assert_eq!(setting.prove_new().await.acknowledged, 10);
-    // Below the marks: nothing of it is read again.
+    // Below the audited offsets: not read again.
     setting.sql("UPDATE events SET body_sha256 = sha256('x') WHERE event_id = 'e2'").await;
     let quiet = setting.prove_new().await;
     assert!(quiet.balances() && quiet.acknowledged == 10, "{quiet}: {:?}", quiet.findings);
-    assert!(!setting.prove_all().await.balances(), "the audit from the beginning does see it");
+    assert!(!setting.prove_all().await.balances(), "a full audit finds it");
 
     let (one, other) =
         (setting.produce(0, &accepted("one", "EUR")).await, setting.produce(1, &accepted("two", "EUR")).await);
@@ -234,7 +234,7 @@ async fn the_running_audit_reads_what_is_new_and_waits_where_something_is_wrong(
     setting.sql("DELETE FROM events WHERE event_id = 'one'").await;
     for _ in 0..2 {
         let wrong = setting.prove_new().await;
-        assert_eq!((wrong.wrong, wrong.acknowledged), (1, 11), "the other partition goes on: {:?}", wrong.findings);
+        assert_eq!((wrong.wrong, wrong.acknowledged), (1, 11), "the other partition is audited: {:?}", wrong.findings);
     }
     setting.consume(&[one], None).await;
     let right = setting.prove_new().await;
@@ -242,7 +242,7 @@ async fn the_running_audit_reads_what_is_new_and_waits_where_something_is_wrong(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beside_live_traffic_there_are_no_false_alarms() {
+async fn live_traffic_causes_no_false_findings() {
     let setting = Setting::new().await;
     let stop = CancellationToken::new();
     let (database, kafka) = (setting.database.config.clone(), setting.kafka.clone());
@@ -269,7 +269,7 @@ async fn beside_live_traffic_there_are_no_false_alarms() {
             let mut records = Vec::new();
             for partition in 0..PARTITIONS {
                 for i in 0..4 {
-                    // One in four is sent again, and some are not understood.
+                    // One in four is sent again, and some cannot be read.
                     let body = match (round + i) % 5 {
                         0 => "not json".to_owned(),
                         _ => accepted(&format!("e{}-{partition}-{}", round, i / 2), "EUR"),
@@ -282,11 +282,14 @@ async fn beside_live_traffic_there_are_no_false_alarms() {
         stop.cancel();
     };
     let ((reports, different), ()) = tokio::join!(audits, traffic);
-    assert!(reports >= 5 && different >= 3, "{reports} audits saw {different} different moments: that shows nothing");
+    assert!(
+        reports >= 5 && different >= 3,
+        "{reports} audits saw {different} different states: the test showed nothing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_process_audits_at_a_time_and_the_next_one_goes_on_when_it_is_gone() {
+async fn one_process_audits_at_a_time_and_another_takes_over_when_it_ends() {
     let setting = Setting::filled().await;
     let auditor = Auditor {
         config: AuditConfig::default(),
@@ -298,26 +301,26 @@ async fn one_process_audits_at_a_time_and_the_next_one_goes_on_when_it_is_gone()
         (setting.database.connect().await.unwrap(), setting.database.connect().await.unwrap());
     assert!(postgres::try_lock(&mut holder, Lock::Audit).await.unwrap());
     let context = Context::new();
-    assert!(!auditor.look(&context).await.unwrap(), "somebody else has the lock");
+    assert!(!auditor.look(&context).await.unwrap(), "another process has the lock");
     assert_eq!(runs(&mut connection).await, None);
     holder.close().await.unwrap();
     assert!(auditor.look(&context).await.unwrap());
     assert_eq!(runs(&mut connection).await, Some((0, 10)));
-    assert!(!auditor.look(&context).await.unwrap(), "the next one is due in five minutes");
+    assert!(!auditor.look(&context).await.unwrap(), "the next run is due in five minutes");
 
-    // As a service, for a process that has made none yet.
+    // As a task of a service that has not audited yet.
     sqlx::query("TRUNCATE audit_runs_last").execute(&mut connection).await.unwrap();
     context.shutdown.spawn("audit", auditor.run(context.clone()));
     let until = tokio::time::Instant::now() + PATIENCE;
     while runs(&mut connection).await.is_none() {
-        assert!(tokio::time::Instant::now() < until, "no run was made");
+        assert!(tokio::time::Instant::now() < until, "no audit ran");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     context.shutdown.stop();
-    assert!(context.shutdown.wait(PATIENCE).await, "it ends when it is asked to");
+    assert!(context.shutdown.wait(PATIENCE).await, "the task ends at shutdown");
 }
 
-/// What the last run found wrong, and what is proved.
+/// Mismatches and audited records of the last run.
 async fn runs(connection: &mut PgConnection) -> Option<(i64, i64)> {
     sqlx::query_as("SELECT wrong, (SELECT sum(acknowledged)::bigint FROM audit_marks) FROM audit_runs_last")
         .fetch_optional(connection)
@@ -326,7 +329,7 @@ async fn runs(connection: &mut PgConnection) -> Option<(i64, i64)> {
 }
 
 #[tokio::test]
-async fn what_a_restarting_broker_answers_is_waited_out() {
+async fn errors_of_a_restarting_broker_are_retried() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic(TOPIC, PARTITIONS, 1).unwrap();
     let mut setting = Setting::at(cluster.bootstrap_servers()).await;
@@ -341,17 +344,17 @@ async fn what_a_restarting_broker_answers_is_waited_out() {
     }
 }
 
-/// A record of about this many bytes.
+/// Size of a record in bytes, about.
 const LONG: usize = 2_000;
-/// As many of them as a partition of the broker keeps, and more than are compared at once.
+/// Records that a partition of the broker keeps: more than are compared in one step.
 const KEPT: usize = 2_300;
-/// More of them than it keeps.
+/// More records than it keeps.
 const MANY: usize = 4_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_kafka_deletes_before_they_are_proved_are_named_and_nothing_else_is_wrong() {
+async fn records_that_kafka_deletes_before_the_audit_are_reported_as_such() {
     let mut setting = Setting::new().await;
-    // Read in small pieces, so that Kafka is ahead of the audit.
+    // Small fetches, so that Kafka deletes records before the audit reads them.
     for (name, value) in [("queued.max.messages.kbytes", "64"), ("fetch.message.max.bytes", "65536")] {
         setting.kafka.properties.insert(name.to_owned(), Secret::new(value));
     }
@@ -360,7 +363,7 @@ async fn records_that_kafka_deletes_before_they_are_proved_are_named_and_nothing
     let (kafka, database) = (setting.kafka.clone(), setting.database.config.clone());
     let audit = async {
         let (mut connection, never) = (database.connect().await.unwrap(), CancellationToken::new());
-        // The first page takes 13 s: what follows it is deleted meanwhile.
+        // The first page takes 13 s; the records after it are deleted meanwhile.
         running::prove_new(&kafka, &mut connection, &consumers(), Some(150), &never).await.unwrap()
     };
     let deleted = async {
@@ -376,7 +379,7 @@ async fn records_that_kafka_deletes_before_they_are_proved_are_named_and_nothing
     let rows = u64::try_from(first.len()).unwrap();
     assert_eq!(report.acknowledged + report.expired, rows, "{report:?}");
 
-    // Before the next run, too; and it is said once.
+    // Deleted before the next run as well; reported once.
     setting.consume(&second, None).await;
     let report = setting.prove_new().await;
     assert!(report.wrong == 0 && report.expired > 0 && report.notes.len() == 1, "{report:?}");
@@ -387,13 +390,13 @@ async fn records_that_kafka_deletes_before_they_are_proved_are_named_and_nothing
 }
 
 #[tokio::test]
-async fn looking_writes_nothing() {
+async fn an_audit_by_command_writes_nothing() {
     let mut setting = Setting::new().await;
     setting.produce(0, &accepted("e", "EUR")).await;
     setting.sql("DELETE FROM topics").await;
     sqlx::query("SET default_transaction_read_only = on").execute(&mut setting.connection).await.unwrap();
     let all = setting.prove_all().await;
-    assert!(all.balances() && all.pending == 1, "nobody has read the topic yet: {all}");
+    assert!(all.balances() && all.pending == 1, "the record is pending: {all}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Tables that are built again from the topics, compared with the live ones, and put in their place.
+//! Rebuilding all tables from the topics, comparing them with the live ones, and swapping.
 
 use std::{
     collections::BTreeSet,
@@ -52,12 +52,12 @@ async fn swap(raw: &Raw, schema: &str) -> FormerTables {
     let mut rebuild = open(raw, schema).await.unwrap();
     catch_up(&rebuild, &|_| {}).await;
     rebuild.finish().await.unwrap();
-    let reason = Reason { by: "ada".to_owned(), why: "a mistake was put right".to_owned() };
-    rebuild.swap(&reason, now()).await.unwrap().expect("nobody moves the live tables")
+    let reason = Reason { by: "ada".to_owned(), why: "a bug was fixed".to_owned() };
+    rebuild.swap(&reason, now()).await.unwrap().expect("nothing else changes the live tables")
 }
 
-/// Events of some orders, some of them twice, one that came with contradicting bodies, one with bodies that say it differently,
-/// one of two orders, and one without any time.
+/// Events of some orders: some with duplicates, one with contradicting bodies, one with several spellings, one about two
+/// orders, and one without any time.
 fn bodies(seed: u64, count: u64) -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = events(&lives(seed, count)).map(|event| event.body.to_vec()).collect();
     let mut random = fastrand::Rng::with_seed(seed);
@@ -91,7 +91,7 @@ fn differing(report: &Report) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_table_has_one_place_in_the_list_of_what_becomes_of_it() {
+async fn the_list_of_tables_is_complete() {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
     let existing: Vec<String> = sqlx::query_scalar(
@@ -101,10 +101,10 @@ async fn every_table_has_one_place_in_the_list_of_what_becomes_of_it() {
     .fetch_all(&mut connection)
     .await
     .unwrap();
-    assert_eq!(tables::unknown(&existing), Vec::<String>::new(), "say in rebuild/tables.rs what becomes of it");
+    assert_eq!(tables::unknown(&existing), Vec::<String>::new(), "add the table to rebuild/tables.rs");
     let names: BTreeSet<&str> = tables::TABLES.iter().map(|table| table.name).collect();
     assert_eq!(names.len(), tables::TABLES.len(), "a table is listed twice");
-    // What tells rows apart is what the database thinks, too: otherwise a merge could lose or double one.
+    // The listed keys are unique in the database as well: otherwise a merge could lose or repeat a row.
     for table in tables::TABLES {
         if let tables::Class::LiveWins { key, .. } | tables::Class::RebuiltWins { key } = table.class {
             let unique: bool = sqlx::query_scalar(
@@ -167,12 +167,12 @@ async fn rebuilt_tables_equal_the_live_ones_and_a_damaged_row_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_that_the_configuration_does_not_name_are_rebuilt_too() {
+async fn unconfigured_partitions_are_rebuilt_too() {
     let raw = Raw::new().await;
     let all = bodies(36, 20);
     raw.produce(all.clone()).await;
     let raw = Raw { kafka: KafkaConfig { partitions: 2, ..raw.kafka.clone() }, ..raw };
-    // No consumer has read anything, so the tables are built up to where the topics end.
+    // No consumer has read anything, so the tables are built up to the end of the topics.
     let rebuild = open(&raw, SCHEMA).await.unwrap();
     let target = rebuild.target().await.unwrap();
     assert_eq!(target.values().sum::<i64>(), i64::try_from(all.len()).unwrap());
@@ -187,14 +187,14 @@ async fn partitions_that_the_configuration_does_not_name_are_rebuilt_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_that_was_killed_goes_on_and_one_by_other_code_does_not() {
+async fn a_killed_rebuild_is_resumed_by_the_same_code_only() {
     let raw = Raw::new().await;
     let all = bodies(32, 150);
     raw.take(all.clone()).await;
     let rebuild = open(&raw, SCHEMA).await.unwrap();
     assert!(matches!(open(&raw, SCHEMA).await, Err(RebuildError::Busy)), "one at a time");
     let target = rebuild.target().await.unwrap();
-    // Ended in the middle, whatever it was doing then.
+    // Aborted at an arbitrary point.
     let stored = AtomicU64::new(0);
     let told = tokio::sync::Notify::new();
     let progress = |records| {
@@ -244,7 +244,7 @@ async fn a_rebuild_that_was_killed_goes_on_and_one_by_other_code_does_not() {
     assert_eq!(fresh.left(&target).await.unwrap(), all.len() as u64);
 }
 
-/// What may not happen twice, or be lost.
+/// The state that a swap must keep, neither lost nor repeated.
 async fn carried(connection: &mut PgConnection) -> String {
     value(
         connection,
@@ -256,7 +256,7 @@ async fn carried(connection: &mut PgConnection) -> String {
     .await
 }
 
-/// What was done outside: published messages, a stored document, a retry by hand, a letter that was published.
+/// Simulates external effects: published messages, a stored document, a manual retry, a published dead letter.
 const DONE_OUTSIDE: [&str; 6] = [
     "DELETE FROM outbox_due",
     "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload) VALUES ('o', false, 'invoice.stored', 'f', '{}')",
@@ -277,7 +277,7 @@ async fn lines(connection: &mut PgConnection, schema: &str) -> Option<String> {
     .await
 }
 
-/// The orders of the messages that have still to be published.
+/// The orders of the messages that are not published yet.
 async fn waiting(connection: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar("SELECT order_id FROM outbox JOIN outbox_due USING (message_id) ORDER BY message_id")
         .fetch_all(connection)
@@ -286,7 +286,7 @@ async fn waiting(connection: &mut PgConnection) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_right_offsets() {
+async fn a_swap_repairs_tables_repeats_no_effect_and_consumers_resume_at_the_right_offsets() {
     let raw = Raw::new().await;
     raw.take(bodies(33, 30)).await;
     let mut live = raw.database.connect().await.unwrap();
@@ -302,7 +302,7 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     .await;
     let (before, all_lines) = (carried(&mut live).await, lines(&mut live, "public").await);
     assert!(all_lines.is_some());
-    // Damage that only the topics can put right, and an effect that never fired.
+    // Damage that only the topics can repair, and an effect that is missing.
     let lost: String = value(
         &mut live,
         "DELETE FROM outbox WHERE message_id = (SELECT min(message_id) FROM outbox) RETURNING order_id",
@@ -321,8 +321,11 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     let mut live = raw.database.connect().await.unwrap();
     assert_eq!(state(&mut live).await.unwrap(), expected);
     assert_eq!(lines(&mut live, "public").await, all_lines, "the view shows the rebuilt orders");
-    assert_eq!(lines(&mut live, &kept.schema).await, None, "and the former view the former ones");
-    assert!(value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await, "no version comes again");
+    assert_eq!(lines(&mut live, &kept.schema).await, None, "the former view has no orders of the rebuilt tables");
+    assert!(
+        value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await,
+        "versions are higher than before"
+    );
     assert_eq!(
         waiting(&mut live).await,
         [late, lost],
@@ -345,7 +348,7 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     .await;
     assert_eq!(unlogged, 0);
 
-    // Consumers go on, and the tables that were kept can come back: they catch up, and what was done since stays done.
+    // Consumers resume. The kept tables can be restored: they catch up, and later effects are not repeated.
     let more = bodies(34, 10);
     raw.take(more).await;
     execute(&mut live, "DELETE FROM outbox_due").await;
@@ -354,9 +357,13 @@ async fn a_swap_repairs_and_fires_nothing_twice_and_consumers_go_on_from_the_rig
     assert_ne!(again.schema, kept.schema);
     assert_eq!(again.messages, 0);
     let mut live = raw.database.connect().await.unwrap();
-    assert_eq!(value::<i64>(&mut live, "SELECT count(*) FROM outbox_due").await, 0, "what was published stays so");
+    assert_eq!(
+        value::<i64>(&mut live, "SELECT count(*) FROM outbox_due").await,
+        0,
+        "published messages are not published again"
+    );
     assert_eq!(carried(&mut live).await, done);
-    assert_ne!(state(&mut live).await.unwrap(), after, "the former tables have the former damage");
+    assert_ne!(state(&mut live).await.unwrap(), after, "the former tables are unchanged");
     let swaps: i64 = value(&mut live, "SELECT count(*) FROM rebuilds WHERE swapped_by = 'ada'").await;
     assert_eq!(swaps, 2);
     let report = compare(&open(&raw, SCHEMA).await.unwrap()).await;
@@ -389,8 +396,8 @@ impl Operator<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_are_stopped() {
-    if !kafka_for_test("an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_are_stopped") {
+async fn a_rebuild_runs_during_live_traffic_and_a_swap_needs_stopped_services() {
+    if !kafka_for_test("a_rebuild_runs_during_live_traffic_and_a_swap_needs_stopped_services") {
         return;
     }
     let mut world = World::start(36, 260, 15).await.unwrap();
@@ -402,7 +409,7 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     let operator = Operator { world: &world };
     let (ok, text) = operator.run(&["rebuild"]).await;
     assert!(ok && text.contains("rebuild: OK"), "{text}");
-    assert!(!playing.is_finished(), "the rebuild was not beside live traffic: the test showed nothing");
+    assert!(!playing.is_finished(), "playing ended before the rebuild: the test showed nothing");
 
     execute(&mut connection, "UPDATE orders SET conflicted = true WHERE order_id = (SELECT min(order_id) FROM orders)")
         .await;
@@ -415,7 +422,7 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     let (ok, text) = operator.run(&["refold", &damaged]).await;
     assert!(!ok && text.contains("orders.conflicted: stored true, refolded false"), "{text}");
     drop(connection);
-    let swap = ["rebuild", "--apply", "--reason", "a mistake was put right"];
+    let swap = ["rebuild", "--apply", "--reason", "a bug was fixed"];
     let (ok, text) = operator.run(&swap).await;
     assert!(!ok && text.contains("services must be stopped"), "{text}");
 
@@ -439,10 +446,10 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     world.settle_and_check(&report).await.unwrap();
     let messages = fulfillment_messages(&world).await;
     let outbox = published(&world).await;
-    assert_eq!(i64::try_from(messages.len()).unwrap(), outbox, "every message went out");
-    assert_eq!(messages.iter().collect::<BTreeSet<_>>().len(), messages.len(), "and none twice");
+    assert_eq!(i64::try_from(messages.len()).unwrap(), outbox, "every message is published");
+    assert_eq!(messages.iter().collect::<BTreeSet<_>>().len(), messages.len(), "no message is published twice");
 
-    retention_takes_the_first_records(&world).await;
+    delete_first_records(&world).await;
     let operator = Operator { world: &world };
     let (ok, text) = operator.run(&["refold", "--all"]).await;
     assert!(!ok && text.contains("Kafka no longer has"), "{text}");
@@ -451,7 +458,7 @@ async fn an_operator_rebuilds_beside_live_traffic_and_swaps_when_the_services_ar
     world.stop().await.unwrap();
 }
 
-/// What other systems got.
+/// The messages on the fulfillment topic.
 async fn fulfillment_messages(world: &World) -> Vec<Vec<u8>> {
     use rdkafka::{
         Message as _,
@@ -475,7 +482,7 @@ async fn fulfillment_messages(world: &World) -> Vec<Vec<u8>> {
     messages
 }
 
-async fn retention_takes_the_first_records(world: &World) {
+async fn delete_first_records(world: &World) {
     let kafka = &world.local.config.kafka;
     let admin: rdkafka::admin::AdminClient<_> = kafka.client().create().unwrap();
     let mut list = TopicPartitionList::new();

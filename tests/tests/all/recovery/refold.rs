@@ -1,4 +1,4 @@
-//! Orders that are folded again from their audited events.
+//! Recomputing orders from their audited events.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +19,7 @@ use sqlx::PgConnection;
 
 use crate::harness::raw::{Raw, event, execute, orders, value};
 
-/// What a refold found.
+/// The findings of a refold.
 #[derive(Default)]
 struct Found {
     tally: Tally,
@@ -42,7 +42,7 @@ async fn refold(raw: &Raw, selection: Selection, apply: bool) -> Found {
         selection,
         orders: orders(),
         other_topics: raw.kafka.topics().files(),
-        apply: apply.then(|| Reason { by: "ada".to_owned(), why: "a mistake was put right".to_owned() }),
+        apply: apply.then(|| Reason { by: "ada".to_owned(), why: "a bug was fixed".to_owned() }),
         clock: &SystemClock,
     };
     let mut tell = |finding| match finding {
@@ -59,7 +59,7 @@ fn bodies(seed: u64, count: u64) -> Vec<Vec<u8>> {
     events(&lives(seed, count)).map(|event| event.body.to_vec()).collect()
 }
 
-/// What the tables are after all bodies were simply applied.
+/// The tables after every body was applied once.
 pub(crate) async fn reference(bodies: &[Vec<u8>]) -> String {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
@@ -68,7 +68,7 @@ pub(crate) async fn reference(bodies: &[Vec<u8>]) -> String {
     state(&mut connection).await.unwrap()
 }
 
-/// Everything of the tables that may not change when nothing differs.
+/// All rows that must not change if no order differs.
 async fn all_rows(connection: &mut PgConnection) -> String {
     value(
         connection,
@@ -78,7 +78,7 @@ async fn all_rows(connection: &mut PgConnection) -> String {
     .await
 }
 
-/// Gives every line of the chosen orders another quantity.
+/// Damages orders: changes the quantity of each of their lines.
 fn miscount(orders: &str) -> String {
     format!(
         "UPDATE orders SET lines = (SELECT json_object_agg(key, value || '{{\"quantity\": 77}}') FROM jsonb_each(lines::jsonb))
@@ -87,14 +87,14 @@ fn miscount(orders: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_order_is_put_right_byte_for_byte_and_a_healthy_one_is_left_alone() {
+async fn damaged_orders_are_repaired_byte_for_byte_and_others_are_not_changed() {
     let raw = Raw::new().await;
     raw.take(bodies(21, 40)).await;
     let mut connection = raw.database.connect().await.unwrap();
     let (expected, before) = (state(&mut connection).await.unwrap(), all_rows(&mut connection).await);
     let found = refold(&raw, Selection::All, true).await;
     assert_eq!((found.tally.folded, found.tally.differing, found.tally.refused), (40, 0, 0), "{:?}", found.diffs);
-    assert_eq!(all_rows(&mut connection).await, before, "healthy orders are left alone");
+    assert_eq!(all_rows(&mut connection).await, before, "correct orders are not changed");
 
     let ids: Vec<String> = sqlx::query_scalar(
         "SELECT order_id FROM orders JOIN order_lines USING (order_id, live_mode) GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 6",
@@ -106,7 +106,7 @@ async fn a_damaged_order_is_put_right_byte_for_byte_and_a_healthy_one_is_left_al
     for statement in [
         format!("UPDATE orders SET status = 'on_hold', accepted_at = NULL WHERE order_id = '{a}'"),
         miscount(&format!("order_id = '{b}'")),
-        // More than the events say: a line, a type, a state.
+        // More than the events contain: a line, a type, a state.
         format!("UPDATE orders SET lines = (lines::jsonb || '{{\"ghost\": {{\"state\": \"paid\"}}}}')::json WHERE order_id = '{c}'"),
         format!("UPDATE orders SET seen = seen || '{{order.zzz}}', returned_at = now() WHERE order_id = '{d}'"),
         format!("DELETE FROM orders WHERE order_id = '{e}'"),
@@ -154,7 +154,7 @@ async fn a_damaged_order_is_put_right_byte_for_byte_and_a_healthy_one_is_left_al
     assert_eq!(remembered, sorted);
     let ghost: i64 =
         value(&mut connection, "SELECT count(*) FROM refolds WHERE before->'orders'->0->'lines' ? 'ghost'").await;
-    assert_eq!(ghost, 1, "what an order was before is kept");
+    assert_eq!(ghost, 1, "the order's former row is kept");
     assert_eq!(refold(&raw, Selection::All, false).await.tally.differing, 0);
 }
 
@@ -168,7 +168,7 @@ async fn versions(connection: &mut PgConnection, ids: &[String]) -> std::collect
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_are_chosen_by_id_status_and_change_and_a_missing_message_fires_once() {
+async fn orders_are_selected_by_id_status_and_change_time_and_a_missing_message_is_added_once() {
     let raw = Raw::new().await;
     raw.take(bodies(22, 30)).await;
     let mut connection = raw.database.connect().await.unwrap();
@@ -194,12 +194,12 @@ async fn orders_are_chosen_by_id_status_and_change_and_a_missing_message_fires_o
     assert_eq!((found.tally.folded, found.tally.effects, found.ids()), (1, 1, vec![id.as_str()]));
     refold(&raw, chosen.clone(), true).await;
     refold(&raw, chosen, true).await;
-    assert_eq!(state(&mut connection).await.unwrap(), expected, "the message is there again, once");
+    assert_eq!(state(&mut connection).await.unwrap(), expected, "the missing message was added once");
     assert_eq!(versions(&mut connection, std::slice::from_ref(&id)).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refolding_beside_live_traffic_ends_as_if_nobody_had() {
+async fn refolding_during_live_traffic_changes_nothing() {
     let raw = Raw::new().await;
     let all = bodies(23, 120);
     let (early, late) = all.split_at(all.len() / 2);
@@ -229,14 +229,14 @@ async fn refolding_beside_live_traffic_ends_as_if_nobody_had() {
     };
     let ((), (written, rounds)) = tokio::join!(live, again);
     consumers.end().await;
-    assert!(written > 0, "nothing was written beside the traffic in {rounds} rounds: the test showed nothing");
+    assert!(written > 0, "nothing was written during the traffic in {rounds} rounds: the test showed nothing");
     refold(&raw, Selection::All, true).await;
     assert_eq!(state(&mut connection).await.unwrap(), reference(&all).await);
     assert_eq!(refold(&raw, Selection::All, false).await.tally.differing, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_whose_record_is_gone_or_another_is_refused_and_left_as_it_is() {
+async fn an_order_with_a_missing_or_different_record_is_not_changed() {
     let raw = Raw::new().await;
     raw.take(bodies(24, 10)).await;
     let mut connection = raw.database.connect().await.unwrap();
@@ -261,17 +261,17 @@ async fn an_order_whose_record_is_gone_or_another_is_refused_and_left_as_it_is()
     );
     assert_eq!(all_rows(&mut connection).await, damaged);
 
-    // The same audit, and a broker that has none of the records.
+    // The same audited offsets, on a broker without any of the records.
     let empty = Raw::new().await;
     let emptied = Raw { database: raw.database, ..empty };
     let found = refold(&emptied, Selection::All, true).await;
     assert_eq!((found.tally.folded, found.tally.refused, found.tally.written), (0, 10, 0));
     assert!(found.refusals.iter().all(|(_, refusal)| matches!(refusal, Refusal::Gone(_))), "{:?}", found.refusals);
-    assert_eq!(all_rows(&mut connection).await, damaged, "nothing is folded from a part of its events");
+    assert_eq!(all_rows(&mut connection).await, damaged, "no order is refolded from some of its events only");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_were_ignored_take_part_once_the_code_or_the_configuration_wants_them() {
+async fn formerly_ignored_events_count_once_they_are_handled() {
     let raw = Raw::new().await;
     let all = bodies(25, 20);
     raw.produce(all.clone()).await;
@@ -291,7 +291,7 @@ async fn events_that_were_ignored_take_part_once_the_code_or_the_configuration_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_bodies_of_a_conflict_take_part_again() {
+async fn both_bodies_of_a_conflict_count() {
     let raw = Raw::new().await;
     let body = |currency: &str| {
         let object = format!(r#"{{"id":"o","updatedTime":"2026-01-01T00:00:00Z","currency":"{currency}"}}"#);
@@ -306,7 +306,7 @@ async fn both_bodies_of_a_conflict_take_part_again() {
 }
 
 #[tokio::test]
-async fn a_row_that_names_no_order_is_told_and_stops_nothing() {
+async fn a_row_without_a_valid_order_id_is_reported_and_does_not_stop_the_run() {
     let raw = Raw::new().await;
     raw.take(bodies(91, 3)).await;
     let mut connection = raw.database.connect().await.unwrap();
@@ -321,7 +321,7 @@ async fn a_row_that_names_no_order_is_told_and_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_partition_that_cannot_be_read_costs_only_the_orders_that_need_it() {
+async fn an_unreadable_partition_affects_only_orders_with_records_in_it() {
     let cluster = MockCluster::new(1).unwrap();
     let kafka = KafkaConfig { partitions: 2, brokers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
     for name in topics::names(&kafka) {
@@ -339,12 +339,12 @@ async fn a_partition_that_cannot_be_read_costs_only_the_orders_that_need_it() {
 }
 
 #[tokio::test]
-async fn orders_are_chosen_as_they_were_when_the_run_began() {
+async fn orders_are_selected_by_their_state_at_the_start_of_the_run() {
     let raw = Raw::new().await;
     raw.take(bodies(93, 12)).await;
     let mut connection = raw.database.connect().await.unwrap();
     execute(&mut connection, "UPDATE orders SET status = 'on_hold'").await;
-    // Writing them changes what they were chosen by.
+    // Writing the orders changes the selected state.
     let selection = Selection::Like { status: Some(Status::OnHold), changed_since: None };
     let found = refold(&raw, selection, true).await;
     assert_eq!(found.tally.folded, 12, "{:?}", found.tally);
@@ -354,14 +354,14 @@ async fn orders_are_chosen_as_they_were_when_the_run_began() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_are_folded_from_every_spelling_and_marked_for_every_contradiction() {
+async fn orders_are_refolded_from_every_spelling_and_marked_for_every_conflict() {
     let raw = Raw::new().await;
     let body = |id: &str, order: &str, rest: &str| {
         let object = format!(r#"{{"id":"{order}","updatedTime":"2026-01-01T00:00:00Z","currency":"EUR"{rest}}}"#);
         event(id, "order.accepted", &object)
     };
     let timeless = br#"{"id":"t","type":"order.accepted","liveMode":false,"data":{"object":{"id":"t"}}}"#.to_vec();
-    // A spelling that adds, another event of the same order, one event of two orders, and one that was when it came.
+    // A spelling with more facts, another event of the same order, an event about two orders, and an event without a time.
     raw.take(vec![
         body("s", "s", ""),
         body("s", "s", r#","upstreamId":"U""#),

@@ -1,4 +1,4 @@
-//! `riverlock trace`, as an engineer types it, over records in a broker and their outcomes in a database.
+//! `riverlock trace`, with records in a broker and their outcomes in a database.
 
 use std::{process::Output, sync::Arc};
 
@@ -25,7 +25,7 @@ const SECRET: &str = "the signing secret, long enough";
 const FORGOTTEN: &str = "a secret of an earlier year";
 const FILE: &str = "6e5bf525-3907-40c5-86a9-f14ce4f33f34";
 
-/// A broker, a database, and a configuration that names both.
+/// A broker, a database, and their configuration.
 struct Desk {
     kafka: KafkaConfig,
     connection: PgConnection,
@@ -35,10 +35,10 @@ struct Desk {
     _database: Database,
 }
 
-/// An event on its way.
+/// An event to send.
 struct Sent<'a> {
     body: &'a [u8],
-    /// What Kafka has in the place of the body, if not the same.
+    /// The bytes in Kafka, if they differ from the body.
     stored: Option<&'a [u8]>,
     secret: (&'a str, &'a str),
 }
@@ -61,7 +61,7 @@ impl Desk {
         Self { kafka, connection, producer, folder, _broker: broker, _database: database }
     }
 
-    /// Writes an event as ingest does, and returns its record as a consumer reads it.
+    /// Writes an event as ingest does; returns its record as a consumer reads it.
     async fn send(&mut self, sent: Sent<'_>) -> Record {
         let envelope = Envelope::parse(sent.body).unwrap();
         let topic = self.kafka.topics().raw(&envelope.event_type);
@@ -99,7 +99,7 @@ impl Desk {
         self.send(Sent { body, stored: None, secret: ("new", SECRET) }).await
     }
 
-    /// Gives records their outcomes, each in a batch of its own.
+    /// Applies records, each in a separate batch.
     async fn apply<P: Projection>(&mut self, projection: &P, records: &[Record]) {
         for record in records {
             batch::apply(&mut self.connection, projection, std::slice::from_ref(record), None, now()).await.unwrap();
@@ -112,7 +112,7 @@ impl Desk {
         command.output().await.unwrap()
     }
 
-    /// What is printed, and whether it succeeds.
+    /// The output, and whether the command succeeds.
     async fn text(&self, arguments: &[&str]) -> (String, bool) {
         let output = self.run(arguments).await;
         let text = String::from_utf8(output.stdout).unwrap();
@@ -165,7 +165,7 @@ fn assert_every_receipt_verifies(trace: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_is_followed_from_its_webhooks_to_its_last_effect() {
+async fn an_order_is_traced_from_its_webhooks_to_its_last_effect() {
     let mut desk = Desk::new().await;
     let accepted = order("e1", "order.accepted", 1);
     let other = order("e1", "order.accepted", 2);
@@ -233,7 +233,7 @@ async fn an_order_is_followed_from_its_webhooks_to_its_last_effect() {
         assert!(text.contains(line), "{line:?} is missing in\n{text}");
     }
 
-    // One event: its records only, and what it changed after what came before it.
+    // One event: only its records, with its changes relative to earlier events.
     let (trace, success) = desk.json(&["e2"]).await;
     assert!(success);
     assert_eq!((&trace["knownAs"], outcomes(&trace)), (&json!(["event"]), vec!["applied"]));
@@ -242,9 +242,9 @@ async fn an_order_is_followed_from_its_webhooks_to_its_last_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_as_it_was_is_said_and_fails() {
+async fn manipulated_records_are_reported_and_fail_the_trace() {
     let mut desk = Desk::new().await;
-    // Somebody changed a byte in Kafka.
+    // A byte was changed in Kafka.
     let (genuine, tampered) = (order("e1", "order.accepted", 1), order("e1", "order.accepted", 9));
     let record = desk.send(Sent { body: &genuine, stored: Some(&tampered), secret: ("new", SECRET) }).await;
     desk.apply(&orders(), &[record]).await;
@@ -258,10 +258,10 @@ async fn what_is_not_as_it_was_is_said_and_fails() {
         "{text}"
     );
 
-    // A secret that was rotated out and removed proves nothing, and breaks nothing.
+    // With a removed secret, the signature is not verified, and the trace succeeds.
     let body = order("e2", "order.fulfilled", 2);
     let record = desk.send(Sent { body: &body, stored: None, secret: ("old", FORGOTTEN) }).await;
-    // A record that the database knows and Kafka does not have (any more).
+    // A stored record that Kafka does not have any more.
     let mut lost = desk.sent(&order("e3", "order.complete", 3)).await;
     lost.offset += 1_000;
     desk.apply(&orders(), &[record, lost]).await;
@@ -275,7 +275,7 @@ async fn what_is_not_as_it_was_is_said_and_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_id_fails_a_double_one_is_told_and_none_reaches_the_terminal_raw() {
+async fn unknown_ids_fail_ambiguous_ones_are_reported_and_all_are_escaped() {
     let mut desk = Desk::new().await;
     let record = desk.sent(&order("o1", "order.accepted", 1)).await;
     let long = "x".repeat(300);

@@ -1,4 +1,4 @@
-//! What must hold after a storm.
+//! The conditions that must hold after a storm.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,7 +20,7 @@ use sqlx::PgConnection;
 
 use super::{Acknowledged, Storm, Traffic};
 
-/// Everything that must hold when all is quiet.
+/// Checks all conditions once everything is processed.
 pub(super) async fn check(storm: &Storm, traffic: &Traffic, acknowledged: &Acknowledged) -> anyhow::Result<()> {
     let config = &storm.world.local.config;
     let mut connection = config.postgres.connect().await?;
@@ -30,7 +30,7 @@ pub(super) async fn check(storm: &Storm, traffic: &Traffic, acknowledged: &Ackno
     let output = Command::new(binary()?).arg("--config").arg(&storm.world.local.config_file).arg("audit").output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let sent: u64 = acknowledged.values().map(|count| count.unsigned_abs()).sum();
-    ensure!(report.acknowledged >= sent, "{sent} were acknowledged, but {report}");
+    ensure!(report.acknowledged >= sent, "{sent} deliveries were acknowledged, but {report}");
     outcomes(&mut connection, acknowledged).await?;
     let verified = riverlock::demo::verify::run(&storm.world.play, config, &mut connection).await?;
     ensure!(verified.problems_total == 0, "{:?}", verified.problems);
@@ -51,7 +51,7 @@ pub(super) async fn check(storm: &Storm, traffic: &Traffic, acknowledged: &Ackno
     Ok(())
 }
 
-/// Every event has one outcome besides repetitions, and at least a record for each acknowledgement.
+/// Every event has one outcome apart from duplicates, and at least one record for each acknowledgement.
 async fn outcomes(connection: &mut PgConnection, acknowledged: &Acknowledged) -> anyhow::Result<()> {
     let rows: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT coalesce(event_id, ''), count(*), count(*) FILTER (WHERE outcome NOT IN ('duplicate', 'conflict'))
@@ -73,7 +73,7 @@ async fn outcomes(connection: &mut PgConnection, acknowledged: &Acknowledged) ->
     Ok(())
 }
 
-/// Every message of the outbox is in Kafka, nothing else is, and those of one order came in order.
+/// Kafka has exactly the messages of the outbox, and those of one order in order.
 async fn effects(storm: &Storm, connection: &mut PgConnection) -> anyhow::Result<()> {
     let rows: Vec<(i64, String, Vec<u8>)> =
         sqlx::query_as("SELECT message_id, order_id, payload FROM outbox").fetch_all(connection).await?;
@@ -87,9 +87,9 @@ async fn effects(storm: &Storm, connection: &mut PgConnection) -> anyhow::Result
     let (mut seen, mut last) = (BTreeSet::new(), HashMap::new());
     let total = published.len();
     for (key, id) in &published {
-        let (number, order_id) = numbers.get(id).with_context(|| format!("nobody wrote message {id}"))?;
+        let (number, order_id) = numbers.get(id).with_context(|| format!("message {id} is not in the outbox"))?;
         ensure!(key == order_id, "message {id} has the key {key}");
-        // An invoice is stored whenever it is: only what is said of the order itself has an order.
+        // Invoices are stored at any time: only messages about the order itself are ordered.
         if seen.insert(id.clone()) && !id.contains("invoice.stored") {
             let before = last.insert(key, *number).unwrap_or_default();
             let all: Vec<_> = published.iter().filter(|(other, _)| other == key).map(|(_, id)| id).collect();
@@ -116,7 +116,7 @@ fn published(kafka: &riverlock_runtime::kafka::KafkaConfig) -> anyhow::Result<Ve
     consumer.assign(&assignment)?;
     let mut found = Vec::new();
     while left > 0 {
-        let message = consumer.poll(limit).context("Kafka has fewer messages than it says")??;
+        let message = consumer.poll(limit).context("Kafka has fewer messages than its offsets say")??;
         left -= 1;
         let event: Value = serde_json::from_slice(message.payload().context("an empty message")?)?;
         let key = String::from_utf8(message.key().context("a message without key")?.to_vec())?;

@@ -1,7 +1,7 @@
-//! Two of each service are killed, stopped and frozen at random, and Kafka and PostgreSQL beside them: what was acknowledged has
+//! Two of each service are killed, stopped and frozen at random, and Kafka and PostgreSQL as well: every acknowledged event has
 //! one outcome, and every effect is one message.
 
-#![expect(clippy::print_stdout, reason = "what the storm did, shown with --nocapture")]
+#![expect(clippy::print_stdout, reason = "the injected faults, shown with --nocapture")]
 
 mod checks;
 
@@ -32,19 +32,19 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// What decides about the blows, unless `RIVERLOCK_STORM_SEED` says otherwise.
+/// The seed of the faults; `RIVERLOCK_STORM_SEED` overrides it.
 const SEED: u64 = 23;
-/// How long the storm lasts, in seconds, unless `RIVERLOCK_STORM_SECONDS` says otherwise.
+/// Duration of the storm in seconds; `RIVERLOCK_STORM_SECONDS` overrides it.
 const SECONDS: u64 = 12;
-/// Orders for each second of the storm: some 5 deliveries each.
+/// Orders for each second of the storm, with about 5 deliveries each.
 const ORDERS_PER_SECOND: u64 = 8;
-/// Deliveries that may wait for their answers at once.
+/// Most concurrent deliveries.
 const SENDERS: usize = 24;
-/// How often the storm looks whether something is to be done.
+/// Interval at which ended services are restarted and conditions are checked.
 const TICK: Duration = Duration::from_millis(50);
-/// How long nothing may move after the storm.
+/// The longest time without progress after the storm.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How often an event is sent until it is acknowledged.
+/// Most attempts to deliver an event.
 const ATTEMPTS_MAX: usize = 400;
 /// Longest time a process is frozen, milliseconds: longer than a consumer's session lasts.
 const FROZEN_MAX: u64 = 9_000;
@@ -53,7 +53,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var_os(name).map_or(default, |text| text.to_str().unwrap().parse().unwrap())
 }
 
-/// A service that is started again whenever it has ended.
+/// A service that is restarted whenever it has ended.
 struct One {
     name: &'static str,
     admin: u16,
@@ -74,7 +74,7 @@ impl One {
             .arg(name)
             .env("RIVERLOCK__ADMIN__LISTEN", format!("127.0.0.1:{admin}"))
             .env("RIVERLOCK__INGEST__LISTEN", format!("127.0.0.1:{front}"))
-            // What a killed fetcher has leased is due again soon.
+            // Leases of a killed fetcher end soon.
             .env("RIVERLOCK__INVOICE_FETCHER__ATTEMPT_DEADLINE", "10s")
             .env("RIVERLOCK__INVOICE_FETCHER__LEASE", "26s");
         let log = home.join(format!("{name}-{number}.log"));
@@ -103,7 +103,7 @@ impl One {
     }
 }
 
-/// The services, and what is done to them.
+/// The services, and the faults injected into them.
 struct Storm {
     world: World,
     services: Vec<One>,
@@ -112,8 +112,8 @@ struct Storm {
 }
 
 impl Storm {
-    /// Lets one thing go wrong.
-    async fn blow(&mut self) -> anyhow::Result<()> {
+    /// Injects one random fault.
+    async fn inject_fault(&mut self) -> anyhow::Result<()> {
         let index = self.rng.usize(..self.services.len());
         let frozen = Duration::from_millis(self.rng.u64(50..FROZEN_MAX));
         let service = &mut self.services[index];
@@ -174,12 +174,12 @@ impl Storm {
         Ok("cut sessions".to_owned())
     }
 
-    /// Goes on until nothing is sent any more.
-    async fn rage(&mut self, over: &AtomicBool) -> anyhow::Result<()> {
+    /// Injects faults until everything has been sent.
+    async fn inject_faults(&mut self, over: &AtomicBool) -> anyhow::Result<()> {
         let mut next = Instant::now();
         while !over.load(Ordering::Relaxed) {
             if next <= Instant::now() {
-                self.blow().await?;
+                self.inject_fault().await?;
                 next = Instant::now() + Duration::from_millis(self.rng.u64(100..1_500));
             }
             self.tend()?;
@@ -196,7 +196,7 @@ impl Storm {
         self.services.iter_mut().try_for_each(One::tend)
     }
 
-    /// Waits until nothing is left to be done and every service is well.
+    /// Waits until nothing is left to process and every service is ready.
     async fn settle(&mut self) -> anyhow::Result<()> {
         let consumers = self.world.local.config.consumers();
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().build()?;
@@ -211,7 +211,7 @@ impl Storm {
                 println!("{:.1} s: {left}", began.elapsed().as_secs_f64());
                 (last, moved) = (left, Instant::now());
             }
-            ensure!(moved.elapsed() < PATIENCE, "nothing has moved for {PATIENCE:?}: {last}");
+            ensure!(moved.elapsed() < PATIENCE, "no progress for {PATIENCE:?}: {last}");
             sleep(Duration::from_millis(300)).await;
         }
     }
@@ -253,14 +253,14 @@ impl Storm {
     }
 }
 
-/// What is sent one after the other: an event, and what comes of it later.
+/// Bodies that are sent one after the other: an event, and later bodies of the same event.
 type Chain = Vec<(String, Bytes)>;
 
-/// All that is sent: the events of the lives, each after the other but not the orders, with repetitions, other spellings and
-/// contradictions; and bodies that are odd.
+/// All traffic: the events of generated orders, interleaved, with duplicates, other spellings and contradictions; and unusual
+/// bodies.
 struct Traffic {
     chains: Vec<Chain>,
-    /// What contradicts an event that was acknowledged before.
+    /// Bodies that contradict an event that was acknowledged before.
     contradictions: Vec<Bytes>,
 }
 
@@ -271,7 +271,7 @@ impl Traffic {
             let chain = traffic.chain(event, rng);
             traffic.chains.push(chain);
         }
-        // Events overtake each other, as they do at Digital River.
+        // Events overtake each other, as those of Digital River do.
         let reach = 40;
         for index in 0..traffic.chains.len() {
             let other = (index + rng.usize(..reach)).min(traffic.chains.len() - 1);
@@ -299,7 +299,7 @@ impl Traffic {
             parsed["data"]["object"]["expanded"] = Value::from(true);
             bodies.push(parsed.to_string().into());
         }
-        // Which spelling comes first must not matter.
+        // Any spelling may come first.
         rng.shuffle(&mut bodies);
         if event.event_type == "order.accepted" && rng.u32(..100) < 5 {
             parsed["data"]["object"]["items"][0]["quantity"] = Value::from(999);
@@ -311,10 +311,10 @@ impl Traffic {
     }
 }
 
-/// How often each event was acknowledged; those without an id under an empty one.
+/// Acknowledgements by event id; those of events without an id under an empty one.
 type Acknowledged = HashMap<String, i64>;
 
-/// Sends everything within the storm's time, until it is acknowledged.
+/// Sends everything, spread over the duration of the storm, until it is acknowledged.
 async fn send(chains: Vec<Chain>, fronts: Vec<u16>, seconds: u64) -> anyhow::Result<Acknowledged> {
     let (start, count) = (Instant::now(), chains.len());
     let queue: VecDeque<_> = (0..).zip(chains).collect();
@@ -337,7 +337,7 @@ async fn send(chains: Vec<Chain>, fronts: Vec<u16>, seconds: u64) -> anyhow::Res
     while let Some(sender) = senders.join_next().await {
         sender??;
     }
-    Ok(Arc::into_inner(acknowledged).context("a sender is left")?.into_inner()?)
+    Ok(Arc::into_inner(acknowledged).context("a sender has not ended")?.into_inner()?)
 }
 
 async fn deliver(fronts: &[u16], body: &Bytes) -> anyhow::Result<()> {
@@ -400,7 +400,7 @@ async fn run(seed: u64, seconds: u64, home: &std::path::Path) -> anyhow::Result<
         over.store(true, Ordering::Relaxed);
         acknowledged
     };
-    let (acknowledged, raged) = tokio::join!(sending, storm.rage(&over));
+    let (acknowledged, raged) = tokio::join!(sending, storm.inject_faults(&over));
     raged?;
     let acknowledged = acknowledged?;
     println!("seed {seed}: {} acknowledged, {:?}", acknowledged.values().sum::<i64>(), storm.blows);
@@ -419,8 +419,8 @@ async fn run(seed: u64, seconds: u64, home: &std::path::Path) -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_of_each_service_in_a_storm_lose_nothing_and_do_nothing_twice() {
-    if !kafka_for_test("two_of_each_service_in_a_storm_lose_nothing_and_do_nothing_twice") {
+async fn two_of_each_service_in_a_storm_lose_no_event_and_apply_none_twice() {
+    if !kafka_for_test("two_of_each_service_in_a_storm_lose_no_event_and_apply_none_twice") {
         return;
     }
     let home = stack::temporary_dir().unwrap();

@@ -1,4 +1,4 @@
-//! `docs/reference/errors.md`: its tables name every code that the code has, and no other.
+//! `docs/reference/errors.md`: its tables have exactly the codes of the source.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use crate::tidy::code::{read, root, sources};
 
 const PAGE: &str = "docs/reference/errors.md";
 
-/// The code of some folders, as one text.
+/// The concatenated code of some folders.
 fn code(folders: &[&str]) -> String {
     let mut files = Vec::new();
     folders.iter().for_each(|folder| sources(&root().join(folder), &mut files));
@@ -15,7 +15,7 @@ fn code(folders: &[&str]) -> String {
     files.iter().map(|file| text(file)).collect()
 }
 
-/// The text from `head` to the brace that closes the block that opens after it.
+/// The text from `head` to the closing brace of its block.
 fn block<'a>(text: &'a str, head: &str) -> &'a str {
     let start = text.find(head).unwrap_or_else(|| panic!("nothing has {head}"));
     let mut depth = 0;
@@ -30,7 +30,7 @@ fn block<'a>(text: &'a str, head: &str) -> &'a str {
     panic!("{head} has no end")
 }
 
-/// The literals of a text that can be codes.
+/// The string literals of a text that have the form of codes.
 fn literals(text: &str) -> BTreeSet<String> {
     let is_code = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     text.split('"').skip(1).step_by(2).filter(is_code).map(str::to_owned).collect()
@@ -41,7 +41,7 @@ fn seconds(text: &str) -> BTreeSet<String> {
     text.split("(\"").skip(1).filter_map(|pair| pair.split('"').nth(2)).map(str::to_owned).collect()
 }
 
-/// The literals that follow `words`, which end where the literal begins.
+/// The string literals directly after `words`.
 fn after(text: &str, words: &str) -> BTreeSet<String> {
     assert!(words.ends_with('"'));
     text.split(words).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect()
@@ -96,6 +96,6 @@ fn the_page_has_every_code() {
         ("documents", documents),
     ] {
         assert!(codes.len() > 1, "{name}: only {codes:?} were found in the code: the test showed nothing");
-        assert_eq!(listed(&page, name), codes, "{PAGE}, {name}: codes of the page, and codes of the code");
+        assert_eq!(listed(&page, name), codes, "{PAGE}, {name}: codes on the page, and codes in the code");
     }
 }

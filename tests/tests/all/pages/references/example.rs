@@ -64,7 +64,7 @@ fn generated() -> String {
     file
 }
 
-/// The file with every setting in effect.
+/// The example with every setting uncommented.
 fn uncommented(text: &str) -> String {
     let lines = text.lines().map(|line| match line.strip_prefix('#') {
         Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
@@ -84,9 +84,9 @@ fn the_example_has_every_setting_and_can_be_read() {
     let generated = generated();
     check_file(FILE, &generated);
     let all = load(&uncommented(&generated));
-    assert_eq!(all.ingest.endpoints.len(), 1, "uncommented, settings are in effect");
+    assert_eq!(all.ingest.endpoints.len(), 1, "uncommented settings are in effect");
     let none = load(&generated);
-    assert_eq!(none.kafka.brokers, Config::default().kafka.brokers, "commented, nothing is configured");
+    assert_eq!(none.kafka.brokers, Config::default().kafka.brokers, "commented settings have no effect");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn the_defaults_of_the_example_are_those_of_the_code() {
     let all = load(&uncommented(&generated()));
     let code = Config::default();
     assert_eq!(all.ingest.limits, {
-        // Absent, it is a part of another limit.
+        // If absent, it is derived from another limit.
         let mut limits = code.ingest.limits.clone();
         limits.in_flight_partition_max = all.ingest.limits.in_flight_partition_max;
         limits

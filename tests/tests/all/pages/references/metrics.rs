@@ -1,4 +1,4 @@
-//! `docs/reference/metrics.md`: what the code describes, with the labels that it sets.
+//! `docs/reference/metrics.md`: the metrics that the code describes, with their labels.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ const CRATES: [(&str, &str); 9] = [
     ("runtime", "Every process"),
 ];
 
-/// What describes a metric, and what uses one.
+/// Macros that describe a metric, and macros that set one.
 const KINDS: [&str; 3] = ["counter", "gauge", "histogram"];
 
 #[derive(Default)]
@@ -34,12 +34,12 @@ struct Metric {
     labels: BTreeSet<String>,
 }
 
-/// A macro that describes a metric or uses one.
+/// A call of a macro that describes or sets a metric.
 struct Call {
     kind: &'static str,
     is_description: bool,
     arguments: Vec<String>,
-    /// Where it stands in its file.
+    /// Byte offset in its file.
     at: usize,
 }
 
@@ -91,7 +91,7 @@ fn calls(text: &str) -> Vec<Call> {
     found
 }
 
-/// The constants that hold texts.
+/// The string constants.
 fn constants(files: &[(PathBuf, String)]) -> BTreeMap<(PathBuf, String), String> {
     let mut found = BTreeMap::new();
     for (file, text) in files {
@@ -107,7 +107,7 @@ fn constants(files: &[(PathBuf, String)]) -> BTreeMap<(PathBuf, String), String>
     found
 }
 
-/// The names that a call's first argument stands for; several where it is the variable of a loop.
+/// The metric names that a call's first argument can have; several if it is a loop variable.
 fn names(
     files: &BTreeMap<(PathBuf, String), String>,
     file: &Path,
@@ -144,7 +144,7 @@ fn labels(text: &str, call: &Call) -> Vec<String> {
             found.push(key.trim().trim_matches('"').to_owned());
         } else {
             let head = format!("let {} = [", argument.trim_start_matches('&'));
-            let at = text[..call.at].rfind(&head).unwrap_or_else(|| panic!("where does {argument} come from?"));
+            let at = text[..call.at].rfind(&head).unwrap_or_else(|| panic!("{argument} is not defined in the file"));
             let list = text[at + head.len()..].split("];").next().unwrap_or_default();
             found.extend(list.split("(\"").skip(1).filter_map(|pair| Some(pair.split('"').next()?.to_owned())));
         }
@@ -175,14 +175,14 @@ fn metrics(folder: &str) -> BTreeMap<String, Metric> {
     }
     let described: BTreeSet<String> = found.keys().cloned().collect();
     let set: BTreeSet<String> = used.iter().map(|(name, _)| name.clone()).collect();
-    assert_eq!(described, set, "{folder}: metrics that are described, and metrics that are set");
+    assert_eq!(described, set, "{folder}: described metrics, and metrics that are set");
     for (name, labels) in used {
         found.get_mut(&name).unwrap().labels.extend(labels);
     }
     found
 }
 
-/// Where a name stands in an expression: not as a part of a longer one.
+/// Whether an expression contains a name as a whole word.
 fn is_in(expression: &str, name: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     expression.match_indices(name).any(|(at, _)| {

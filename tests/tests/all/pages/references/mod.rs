@@ -14,9 +14,9 @@ mod metrics;
 mod settings;
 mod topics;
 
-/// Compares the generated part of a page with what the code says, or writes it.
+/// Compares the generated part of a page with the code, or writes it.
 ///
-/// The part stands between `<!-- generated: NAME -->` and `<!-- end of NAME -->`.
+/// The part is between `<!-- generated: NAME -->` and `<!-- end of NAME -->`.
 fn check_part(page: &str, name: &str, generated: &str) {
     let (path, text) = open(page);
     let (begin, end) = (format!("<!-- generated: {name} -->\n"), format!("<!-- end of {name} -->"));

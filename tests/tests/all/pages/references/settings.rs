@@ -4,7 +4,7 @@ use riverlock::config::Config;
 use riverlock_runtime::config::{DURATION_FORMAT, SECRET_FORMAT};
 use serde_json::{Map, Value};
 
-/// How a table of the configuration is written.
+/// The form of a table's header.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     /// `[path]`
@@ -27,13 +27,13 @@ pub(super) struct Table {
 /// A key of a table.
 pub(super) struct Setting {
     pub(super) key: String,
-    /// What may be written, such as `duration`.
+    /// The type of its value, such as `duration`.
     pub(super) kind: String,
-    /// Absent where there is none; then [`Setting::is_required`] says whether a value is needed.
+    /// `None` if there is no default; then [`Setting::is_required`] says whether a value is needed.
     pub(super) default: Option<Value>,
     pub(super) is_required: bool,
     pub(super) meaning: String,
-    /// A value that can be read.
+    /// A valid value.
     pub(super) example: Value,
 }
 
@@ -67,7 +67,7 @@ impl Reader {
         }
     }
 
-    /// What kind of table a property is, and the schema of its entries; nothing for a single value.
+    /// The form of a property's table and the schema of its entries; `None` for a single value.
     fn shape<'a>(&'a self, property: &'a Value) -> Option<(Shape, &'a Value)> {
         let schema = self.resolved(property);
         let entries = self.resolved(&schema["items"]);
@@ -105,7 +105,7 @@ impl Reader {
         }
     }
 
-    /// The page shows one default per key: that of the table alone and that inside the table around it must agree.
+    /// The page shows one default per key, so the defaults of a table and of the table around it must agree.
     fn assert_same_defaults(&self, path: &str, outer: &Value, nested: &Value) {
         for (key, property) in nested["properties"].as_object().unwrap() {
             let inner = &property["default"];
@@ -116,11 +116,11 @@ impl Reader {
 
     fn setting(&self, path: &str, key: &str, property: &Value, is_required: bool) -> Setting {
         let schema = self.resolved(property);
-        let meaning = text_of(property).unwrap_or_else(|| panic!("{path} has no meaning"));
-        assert!(!meaning.contains("[`"), "{path}: a link to code means nothing to a reader: {meaning}");
+        let meaning = text_of(property).unwrap_or_else(|| panic!("{path} has no description"));
+        assert!(!meaning.contains("[`"), "{path}: a link to code is useless on the page: {meaning}");
         let default = property.get("default").filter(|default| !default.is_null()).cloned();
         let example = property["examples"].get(0).cloned();
-        // The default of a secret is redacted; where there is one, the example says it.
+        // Defaults of secrets are redacted; the example has the value.
         let is_redacted = default.is_some() && schema["format"] == SECRET_FORMAT;
         let default = if is_redacted { example.clone() } else { default };
         let example = example.or_else(|| default.clone()).unwrap_or_else(|| self.example(key, schema));
@@ -146,7 +146,7 @@ impl Reader {
         }
     }
 
-    /// A value that can be read, for a key without default.
+    /// A valid value for a key without default.
     fn example(&self, key: &str, schema: &Value) -> Value {
         if let Some(name) = values(schema).first() {
             return Value::from(name.as_str());
@@ -173,7 +173,7 @@ fn values(schema: &Value) -> Vec<String> {
     listed.chain(described).filter_map(|value| Some(value.as_str()?.to_owned())).collect()
 }
 
-/// The unit of a number, which is in its name.
+/// The unit of a number, from its name.
 fn number(key: &str) -> &'static str {
     let units = [
         ("bytes_per_second", "bytes per second"),
@@ -187,14 +187,14 @@ fn number(key: &str) -> &'static str {
     units.iter().find(|(end, _)| key.ends_with(end)).map_or("number", |(_, unit)| unit)
 }
 
-/// What a table is for. Its type says it for a section; inside a section, its key says it, and its type may say more.
+/// The description of a table: of its type for a section; otherwise of its key, with that of its type if there is one.
 fn meaning(path: &str, key: Option<String>, of_type: Option<String>) -> String {
     let key = key.filter(|_| path.contains('.'));
     let more = of_type.as_deref().and_then(|text| Some(text.split_once("\n\n")?.1.to_owned()));
     match (key, more) {
         (Some(key), Some(more)) => format!("{key}\n\n{more}"),
         (Some(key), None) => key,
-        (None, _) => of_type.unwrap_or_else(|| panic!("{path} has no meaning")),
+        (None, _) => of_type.unwrap_or_else(|| panic!("{path} has no description")),
     }
 }
 

@@ -8,10 +8,10 @@ use crate::tidy::code::{read, root};
 
 const PAGE: &str = "docs/reference/topics.md";
 
-/// Headers' values, and not their names.
+/// Values of headers, which are not names.
 const VALUES: [&str; 6] = ["ORIGIN_WEBHOOK", "ORIGIN_QUARANTINE", "ORIGIN_RECONCILE", "TRUE", "PASSED", "FAILED"];
 
-/// What stands in backticks in the first column of the table under a heading.
+/// The words in backticks in the first column of the table under a heading.
 fn listed(page: &str, heading: &str) -> BTreeSet<String> {
     let rest = page.split(heading).nth(1).unwrap_or_else(|| panic!("{PAGE} has no {heading}"));
     let rows = rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
@@ -35,10 +35,10 @@ fn the_page_has_every_topic_header_and_message() {
     };
     let headers: BTreeSet<String> = code.lines().filter_map(constant).collect();
     assert!(headers.len() > 10, "only {headers:?} were found: the test showed nothing");
-    assert_eq!(listed(&page, "## Headers of a raw record\n"), headers, "headers of the page, and headers of the code");
+    assert_eq!(listed(&page, "## Headers of a raw record\n"), headers, "headers on the page, and headers in the code");
 
     let files = std::fs::read_dir(root().join("schemas/json/message")).unwrap().flatten();
     let messages: BTreeSet<String> =
         files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".json")?.to_owned())).collect();
-    assert_eq!(listed(&page, "## Messages\n"), messages, "messages of the page, and messages with a schema");
+    assert_eq!(listed(&page, "## Messages\n"), messages, "messages on the page, and messages with a schema");
 }

@@ -1,4 +1,4 @@
-//! `riverlock dead-letters`, as an operator types it.
+//! The commands `riverlock dead-letters`.
 
 use std::{
     process::{Output, Stdio},
@@ -25,7 +25,7 @@ fn accepted(id: &str) -> String {
     )
 }
 
-/// A database with dead letters, and a configuration.
+/// A database with dead letters, and its configuration.
 struct Desk {
     folder: tempfile::TempDir,
     database: Database,
@@ -47,7 +47,7 @@ impl Desk {
         Self { folder, database, connection }
     }
 
-    /// Has records that each consumer could not store, and one that nobody ever can.
+    /// Dead letters of both consumers, and one that can never be applied.
     async fn kill(&mut self, projection: &impl Projection, topic: &str, bodies: &[String]) {
         let ids = store::topic_ids(&mut self.connection, &[topic.to_owned()]).await.unwrap();
         let records: Vec<Record> = bodies
@@ -85,7 +85,7 @@ impl Desk {
         self.command(arguments).output().await.unwrap()
     }
 
-    /// What a command prints that ends with this exit code.
+    /// Runs a command that must end with this exit code; returns its output.
     async fn text(&self, arguments: &[&str], code: i32) -> String {
         let output = self.run(arguments).await;
         let (text, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
@@ -99,7 +99,7 @@ impl Desk {
 }
 
 #[tokio::test]
-async fn letters_are_listed_and_shown_and_their_bodies_only_on_demand() {
+async fn dead_letters_are_listed_and_shown_and_bodies_only_on_request() {
     let desk = Desk::three().await;
     let list = desk.text(&["list"], 0).await;
     for expected in [
@@ -132,7 +132,7 @@ async fn letters_are_listed_and_shown_and_their_bodies_only_on_demand() {
 }
 
 #[tokio::test]
-async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
+async fn dead_letters_of_both_consumers_are_redriven_after_a_dry_run() {
     let mut desk = Desk::three().await;
     let why = ["--reason", "the database is back"];
     let before = state(&mut desk.connection).await.unwrap();
@@ -181,7 +181,7 @@ async fn letters_are_redriven_by_both_consumers_after_a_dry_run() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_without_a_name_a_reason_and_a_word_about_which() {
+async fn a_redrive_requires_an_operator_a_reason_and_a_selection() {
     let desk = Desk::three().await;
     desk.text(&["redrive", "--all", "--apply"], 2).await;
     let dry = desk.text(&["redrive", "--all"], 1).await;
@@ -197,7 +197,7 @@ async fn nothing_is_done_without_a_name_a_reason_and_a_word_about_which() {
 }
 
 #[tokio::test]
-async fn a_letter_is_discarded_and_remembers_who_and_why() {
+async fn a_discarded_dead_letter_keeps_operator_and_reason() {
     let mut desk = Desk::three().await;
     let why = ["--reason", "a test order"];
     let dry = desk.text(&[&["discard", "--order", "order-of-fixed"][..], &why].concat(), 0).await;
@@ -219,7 +219,7 @@ async fn a_letter_is_discarded_and_remembers_who_and_why() {
 }
 
 #[tokio::test]
-async fn a_redrive_that_is_killed_goes_on_where_it_was() {
+async fn a_killed_redrive_is_resumed() {
     const LETTERS: i64 = 300;
     let mut desk = Desk::new().await;
     let bodies: Vec<String> = (0..LETTERS).map(|i| accepted(&format!("e{i}"))).collect();
@@ -229,17 +229,17 @@ async fn a_redrive_that_is_killed_goes_on_where_it_was() {
         let mut child = desk.command(&redrive).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let until = tokio::time::Instant::now() + PATIENCE;
         while redriven(&mut desk.connection).await < kills * LETTERS / 10 {
-            assert!(tokio::time::Instant::now() < until, "nothing is redriven");
+            assert!(tokio::time::Instant::now() < until, "no dead letter was redriven");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         child.kill().await.unwrap();
     }
     let before = redriven(&mut desk.connection).await;
-    assert!(before < LETTERS, "it was killed too late to show anything");
+    assert!(before < LETTERS, "it was killed too late: the test showed nothing");
     let rest = desk.text(&redrive, 0).await;
     let done = redriven(&mut desk.connection).await;
     assert_eq!(done, LETTERS);
-    // The last transaction of the killed one may have come through while we counted.
+    // The last transaction of the killed process may have been committed after counting.
     let rest: i64 = rest.lines().last().unwrap().split_once(' ').unwrap().0.parse().unwrap();
     assert!((LETTERS - before - 1..=LETTERS - before).contains(&rest), "{rest} after {before}");
 

@@ -1,4 +1,4 @@
-//! What redriving and discarding do to the database: each effect once, whoever redrives beside whom and dies where.
+//! Redriving and discarding dead letters: each effect once, also with concurrent redrives and crashes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -29,13 +29,13 @@ fn request(run: Run) -> Request {
     Request { by, why, run, discarded_too: false, looping_too: false }
 }
 
-/// A database in which records die when they are told to.
-struct Morgue {
+/// A database in which records can be made dead letters.
+struct DeadLetters {
     database: Database,
     connection: PgConnection,
 }
 
-impl Morgue {
+impl DeadLetters {
     async fn new() -> Self {
         let database = Database::create().await.unwrap();
         let mut connection = database.connect().await.unwrap();
@@ -48,8 +48,8 @@ impl Morgue {
         batch::apply(&mut self.connection, &orders(), records, None, now()).await.unwrap();
     }
 
-    /// Stores records as what the database refused.
-    async fn kill(&mut self, records: &[Record]) {
+    /// Stores records as dead letters that PostgreSQL rejected.
+    async fn store_dead(&mut self, records: &[Record]) {
         batch::apply(&mut self.connection, &orders(), records, Some(&refused()), now()).await.unwrap();
     }
 
@@ -93,7 +93,7 @@ impl Morgue {
     }
 }
 
-/// Every open letter that a filter means, page by page.
+/// The open dead letters that match a filter, read page by page.
 async fn walk(connection: &mut PgConnection, filter: &Filter) -> Vec<LetterPosition> {
     let mut cursor = dead_letters::started(connection).await.unwrap();
     let mut places = Vec::new();
@@ -107,12 +107,12 @@ async fn walk(connection: &mut PgConnection, filter: &Filter) -> Vec<LetterPosit
     }
 }
 
-/// Where a test's record lies.
+/// The position of a record.
 fn place(record: &Record) -> LetterPosition {
     LetterPosition { topic_id: record.topic_id, position: record.position() }
 }
 
-/// Every event of some orders that concerns the processor, as records; one in three is to die.
+/// All events of some orders that the processor handles, as records: two thirds to apply, one third to become dead letters.
 fn mixed(seed: u64, count: u64) -> (Vec<Record>, Vec<Record>) {
     let lives = lives(seed, count);
     let concerns = |body: &[u8]| is_order_snapshot(&Envelope::parse(body).unwrap().event_type);
@@ -123,63 +123,67 @@ fn mixed(seed: u64, count: u64) -> (Vec<Record>, Vec<Record>) {
 }
 
 async fn reference(records: impl IntoIterator<Item = &Record>) -> String {
-    let mut morgue = Morgue::new().await;
+    let mut letters = DeadLetters::new().await;
     let records: Vec<Record> = records.into_iter().cloned().collect();
-    morgue.live(&records).await;
-    state(&mut morgue.connection).await.unwrap()
+    letters.live(&records).await;
+    state(&mut letters.connection).await.unwrap()
 }
 
 #[tokio::test]
-async fn redriven_letters_end_in_the_tables_of_records_that_never_died() {
+async fn redriven_dead_letters_yield_the_tables_of_directly_applied_records() {
     let (living, dying) = mixed(21, 25);
     let expected = reference(living.iter().chain(&dying)).await;
-    let mut morgue = Morgue::new().await;
-    morgue.live(&living).await;
-    morgue.kill(&dying).await;
-    assert_ne!(state(&mut morgue.connection).await.unwrap(), expected, "the letters are missed");
-    let rows = outcomes(&mut morgue.connection).await.unwrap();
+    let mut letters = DeadLetters::new().await;
+    letters.live(&living).await;
+    letters.store_dead(&dying).await;
+    assert_ne!(
+        state(&mut letters.connection).await.unwrap(),
+        expected,
+        "the dead letters have effects: the test showed nothing"
+    );
+    let rows = outcomes(&mut letters.connection).await.unwrap();
 
-    let before = (state(&mut morgue.connection).await.unwrap(), morgue.letters().await);
-    let places = morgue.open().await;
+    let before = (state(&mut letters.connection).await.unwrap(), letters.letters().await);
+    let places = letters.open().await;
     assert_eq!(places.len(), dying.len());
     for place in &places {
-        let came = morgue.redrive(place, &request(Run::Dry)).await;
+        let came = letters.redrive(place, &request(Run::Dry)).await;
         assert!(matches!(came, RedriveResult::Settled { outcome: Outcome::Applied, .. }), "{came:?}");
     }
     assert_eq!(
-        (state(&mut morgue.connection).await.unwrap(), morgue.letters().await),
+        (state(&mut letters.connection).await.unwrap(), letters.letters().await),
         before,
         "a dry run does nothing"
     );
-    assert_eq!(outcomes(&mut morgue.connection).await.unwrap(), rows);
-    assert!(morgue.actions().await.is_empty());
+    assert_eq!(outcomes(&mut letters.connection).await.unwrap(), rows);
+    assert!(letters.actions().await.is_empty());
 
-    let came = morgue.redrive_all().await;
+    let came = letters.redrive_all().await;
     assert_eq!(came.len(), dying.len());
-    assert_eq!(state(&mut morgue.connection).await.unwrap(), expected);
-    let after = outcomes(&mut morgue.connection).await.unwrap();
+    assert_eq!(state(&mut letters.connection).await.unwrap(), expected);
+    let after = outcomes(&mut letters.connection).await.unwrap();
     assert_eq!(after.values().sum::<i64>(), rows.values().sum::<i64>(), "every record still has one outcome");
     assert!(!after.contains_key("dead"), "{after:?}");
-    assert!(morgue.letters().await.iter().all(|letter| *letter == ("redriven".to_owned(), 2)));
-    let actions = morgue.actions().await;
+    assert!(letters.letters().await.iter().all(|letter| *letter == ("redriven".to_owned(), 2)));
+    let actions = letters.actions().await;
     let done = ("redrive".to_owned(), "ada".to_owned(), "the parser was fixed".to_owned(), "applied".to_owned());
     assert_eq!(actions, vec![done; dying.len()]);
-    let again = morgue.redrive(&places[0], &request(Run::Apply)).await;
+    let again = letters.redrive(&places[0], &request(Run::Apply)).await;
     assert_eq!(again, RedriveResult::Skipped(SkipReason::Redriven));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_redrives_at_once_beside_live_duplicates_have_each_effect_once() {
+async fn concurrent_redrives_and_live_duplicates_have_each_effect_once() {
     let (living, dying) = mixed(22, 25);
     let expected = reference(living.iter().chain(&dying)).await;
-    let mut morgue = Morgue::new().await;
-    morgue.live(&living[..living.len() / 2]).await;
-    morgue.kill(&dying).await;
-    let places = morgue.open().await;
+    let mut letters = DeadLetters::new().await;
+    letters.live(&living[..living.len() / 2]).await;
+    letters.store_dead(&dying).await;
+    let places = letters.open().await;
 
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..2 {
-        let (config, places) = (morgue.database.config.clone(), places.clone());
+        let (config, places) = (letters.database.config.clone(), places.clone());
         tasks.spawn(async move {
             let mut connection = config.connect().await.unwrap();
             let mut settled = 0;
@@ -194,8 +198,8 @@ async fn two_redrives_at_once_beside_live_duplicates_have_each_effect_once() {
             settled
         });
     }
-    let config = morgue.database.config.clone();
-    // The rest of live traffic, and every dead event once more in another partition.
+    let config = letters.database.config.clone();
+    // The rest of the live traffic, and a duplicate of every dead letter in another partition.
     let again = dying.iter().map(|dead| record(1, dead.offset, &dead.payload));
     let traffic: Vec<Record> = living[living.len() / 2..].iter().cloned().chain(again).collect();
     tasks.spawn(async move {
@@ -208,16 +212,16 @@ async fn two_redrives_at_once_beside_live_duplicates_have_each_effect_once() {
         0
     });
     let settled: usize = tasks.join_all().await.into_iter().sum();
-    assert_eq!(settled, dying.len(), "of two tries one had the effect");
-    assert_eq!(state(&mut morgue.connection).await.unwrap(), expected);
-    assert_eq!(morgue.actions().await.len(), dying.len());
-    let rows = outcomes(&mut morgue.connection).await.unwrap();
+    assert_eq!(settled, dying.len(), "one of two attempts had the effect");
+    assert_eq!(state(&mut letters.connection).await.unwrap(), expected);
+    assert_eq!(letters.actions().await.len(), dying.len());
+    let rows = outcomes(&mut letters.connection).await.unwrap();
     let (all, again) = (living.len() + dying.len(), dying.len());
     assert_eq!(rows["applied"], i64::try_from(all).unwrap(), "{rows:?}");
     assert_eq!(rows["duplicate"], i64::try_from(again).unwrap(), "{rows:?}");
 }
 
-/// Has its effect, and then waits for ever before the transaction can end.
+/// Applies events, and then never returns, so that the transaction stays open.
 struct Hanging {
     orders: Orders,
     reached: Arc<Notify>,
@@ -248,13 +252,13 @@ impl Projection for Hanging {
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "the task is killed")]
-async fn a_redrive_that_is_killed_after_its_effect_has_none_and_the_next_one_has_it_once() {
-    let mut morgue = Morgue::new().await;
+async fn a_redrive_killed_before_its_commit_has_no_effect_and_the_next_one_has_it_once() {
+    let mut letters = DeadLetters::new().await;
     let dying = [record(0, 0, &accepted("e", "o"))];
-    morgue.kill(&dying).await;
+    letters.store_dead(&dying).await;
     let reached = Arc::new(Notify::new());
     let task = {
-        let (config, place) = (morgue.database.config.clone(), place(&dying[0]));
+        let (config, place) = (letters.database.config.clone(), place(&dying[0]));
         let projection = Hanging { orders: orders(), reached: Arc::clone(&reached) };
         tokio::spawn(async move {
             let mut connection = config.connect().await.unwrap();
@@ -265,14 +269,14 @@ async fn a_redrive_that_is_killed_after_its_effect_has_none_and_the_next_one_has
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
 
-    // Waits for the dead one's locks, which end with its connection.
-    let came = morgue.redrive_all().await;
+    // Waits for the locks of the aborted task, which end with its connection.
+    let came = letters.redrive_all().await;
     assert_eq!(came, [RedriveResult::Settled { outcome: Outcome::Applied, reason: None }]);
-    assert_eq!(state(&mut morgue.connection).await.unwrap(), reference(&dying).await);
-    assert_eq!(morgue.actions().await.len(), 1);
+    assert_eq!(state(&mut letters.connection).await.unwrap(), reference(&dying).await);
+    assert_eq!(letters.actions().await.len(), 1);
 }
 
-/// Cannot apply anything: it does not understand it, or PostgreSQL refuses what it writes.
+/// Cannot apply any event: it cannot read it, or PostgreSQL rejects its statement.
 struct Broken {
     understands: bool,
 }
@@ -304,72 +308,72 @@ impl Projection for Broken {
 }
 
 #[tokio::test]
-async fn what_is_redriven_in_vain_too_often_is_passed_over_until_somebody_insists() {
-    let mut morgue = Morgue::new().await;
+async fn dead_letters_redriven_too_often_are_skipped_unless_forced() {
+    let mut letters = DeadLetters::new().await;
     let dying = [record(0, 0, &accepted("e", "o"))];
-    morgue.kill(&dying).await;
-    sqlx::query("UPDATE dead_letters SET published_at = now()").execute(&mut morgue.connection).await.unwrap();
+    letters.store_dead(&dying).await;
+    sqlx::query("UPDATE dead_letters SET published_at = now()").execute(&mut letters.connection).await.unwrap();
     let place = place(&dying[0]);
     for attempts in 2..=REDRIVES_MAX + 1 {
         let projection = Broken { understands: attempts % 2 == 0 };
-        let came = dead_letters::redrive(&mut morgue.connection, &projection, &place, &request(Run::Apply), now())
+        let came = dead_letters::redrive(&mut letters.connection, &projection, &place, &request(Run::Apply), now())
             .await
             .unwrap();
         let reason = if attempts % 2 == 0 { "database" } else { "shape" };
         let RedriveResult::Dead { reason: found, attempts: count, .. } = came else { panic!("{came:?}") };
         assert_eq!((found.as_str(), count), (reason, attempts));
-        assert_eq!(morgue.row(&place).await, ("dead".to_owned(), Some(reason.to_owned()), "e".to_owned()));
+        assert_eq!(letters.row(&place).await, ("dead".to_owned(), Some(reason.to_owned()), "e".to_owned()));
     }
     let half: i64 = sqlx::query_scalar("SELECT count(*) FROM topics WHERE name = 'half an effect'")
-        .fetch_one(&mut morgue.connection)
+        .fetch_one(&mut letters.connection)
         .await
         .unwrap();
-    assert_eq!(half, 0, "what the database refused left nothing");
+    assert_eq!(half, 0, "the rejected transaction left nothing");
     let published: Option<DateTime<Utc>> =
-        sqlx::query_scalar("SELECT published_at FROM dead_letters").fetch_one(&mut morgue.connection).await.unwrap();
-    assert_eq!(published, None, "each try in vain is told to those who read the topic of dead letters");
+        sqlx::query_scalar("SELECT published_at FROM dead_letters").fetch_one(&mut letters.connection).await.unwrap();
+    assert_eq!(published, None, "each failed redrive is published to the topic of dead letters");
 
-    let guarded = morgue.redrive(&place, &request(Run::Apply)).await;
+    let guarded = letters.redrive(&place, &request(Run::Apply)).await;
     assert_eq!(guarded, RedriveResult::Skipped(SkipReason::Looping(REDRIVES_MAX)));
-    assert_eq!(morgue.letters().await, [("open".to_owned(), REDRIVES_MAX + 1)]);
+    assert_eq!(letters.letters().await, [("open".to_owned(), REDRIVES_MAX + 1)]);
     let forced = Request { looping_too: true, ..request(Run::Apply) };
-    let came = morgue.redrive(&place, &forced).await;
+    let came = letters.redrive(&place, &forced).await;
     assert_eq!(came, RedriveResult::Settled { outcome: Outcome::Applied, reason: None });
-    let actions: Vec<String> = morgue.actions().await.into_iter().map(|action| action.3).collect();
+    let actions: Vec<String> = letters.actions().await.into_iter().map(|action| action.3).collect();
     assert_eq!(actions, ["dead", "dead", "dead", "applied"]);
-    let history = dead_letters::history(&mut morgue.connection, &place).await.unwrap();
-    assert_eq!(history[0].previous_detail, "division by zero", "what it said at first is kept");
+    let history = dead_letters::history(&mut letters.connection, &place).await.unwrap();
+    assert_eq!(history[0].previous_detail, "division by zero", "the first reason is kept");
 }
 
 #[tokio::test]
-async fn a_walk_meets_each_letter_once_and_the_next_one_begins_with_what_was_not_tried() {
-    let mut morgue = Morgue::new().await;
+async fn a_walk_visits_each_dead_letter_once_and_the_next_one_starts_with_the_rest() {
+    let mut letters = DeadLetters::new().await;
     let dying: Vec<Record> = (0..20).map(|i| record(0, i, &accepted(&format!("e{i}"), "o"))).collect();
-    morgue.kill(&dying).await;
+    letters.store_dead(&dying).await;
     let filter = Filter::default();
-    let mut cursor = dead_letters::started(&mut morgue.connection).await.unwrap();
+    let mut cursor = dead_letters::started(&mut letters.connection).await.unwrap();
     let mut met = Vec::new();
-    // Cut short after twelve of twenty.
+    // Stopped after twelve of twenty.
     for _ in 0..3 {
-        for place in dead_letters::next_page(&mut morgue.connection, &mut cursor, &filter, 4).await.unwrap() {
+        for place in dead_letters::next_page(&mut letters.connection, &mut cursor, &filter, 4).await.unwrap() {
             let broken = Broken { understands: false };
-            dead_letters::redrive(&mut morgue.connection, &broken, &place, &request(Run::Apply), now()).await.unwrap();
+            dead_letters::redrive(&mut letters.connection, &broken, &place, &request(Run::Apply), now()).await.unwrap();
             met.push(place.position.offset);
         }
     }
     assert_eq!(met, (0..12).collect::<Vec<_>>());
-    let rest: Vec<i64> = morgue.open().await.into_iter().map(|place| place.position.offset).collect();
+    let rest: Vec<i64> = letters.open().await.into_iter().map(|place| place.position.offset).collect();
     assert_eq!(rest, (12..20).chain(0..12).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_filter_means_what_it_says() {
-    let mut morgue = Morgue::new().await;
+async fn filters_select_the_matching_dead_letters() {
+    let mut letters = DeadLetters::new().await;
     let other = String::from_utf8(accepted("e2", "o2")).unwrap().replace("order.accepted", "order.complete");
-    morgue.kill(&[record(0, 0, &accepted("e1", "o1")), record(0, 1, other.as_bytes())]).await;
-    morgue.live(&[record(0, 2, b"not json"), record(0, 3, &accepted("e3", "o3"))]).await;
+    letters.store_dead(&[record(0, 0, &accepted("e1", "o1")), record(0, 1, other.as_bytes())]).await;
+    letters.live(&[record(0, 2, b"not json"), record(0, 3, &accepted("e3", "o3"))]).await;
     sqlx::query("UPDATE dead_letters SET created_at = '2026-01-01T00:00:00Z' WHERE record_offset = 0")
-        .execute(&mut morgue.connection)
+        .execute(&mut letters.connection)
         .await
         .unwrap();
     let noon = DateTime::parse_from_rfc3339("2026-01-01T12:00:00Z").unwrap().to_utc();
@@ -387,44 +391,44 @@ async fn a_filter_means_what_it_says() {
         (Filter { until: Some(noon), order_id: text("o2"), ..Filter::default() }, vec![]),
     ] {
         let mut walked: Vec<i64> =
-            walk(&mut morgue.connection, &filter).await.into_iter().map(|place| place.position.offset).collect();
+            walk(&mut letters.connection, &filter).await.into_iter().map(|place| place.position.offset).collect();
         walked.sort_unstable();
-        let listed = dead_letters::list(&mut morgue.connection, &LetterState::ALL, &filter, None, 100).await.unwrap();
+        let listed = dead_letters::list(&mut letters.connection, &LetterState::ALL, &filter, None, 100).await.unwrap();
         let mut listed: Vec<i64> = listed.iter().map(|letter| letter.offset).collect();
         listed.sort_unstable();
         assert_eq!((&walked, &listed), (&expected, &expected), "{filter:?}");
     }
     let first =
-        dead_letters::list(&mut morgue.connection, &LetterState::ALL, &Filter::default(), None, 1).await.unwrap();
+        dead_letters::list(&mut letters.connection, &LetterState::ALL, &Filter::default(), None, 1).await.unwrap();
     assert_eq!(first[0].event_id, "e1", "the oldest comes first");
 }
 
 #[tokio::test]
-async fn a_record_that_was_unreadable_finds_its_place_beside_the_others_of_its_event() {
+async fn a_formerly_unreadable_record_gets_the_right_outcome_among_records_of_its_event() {
     let other = accepted("e", "o").iter().map(|byte| if *byte == b'E' { b'A' } else { *byte }).collect::<Vec<u8>>();
     for (live, outcome) in [(None, "applied"), (Some(accepted("e", "o")), "duplicate"), (Some(other), "conflict")] {
-        let mut morgue = Morgue::new().await;
+        let mut letters = DeadLetters::new().await;
         let dying = record(0, 0, &accepted("e", "o"));
-        morgue.kill(std::slice::from_ref(&dying)).await;
-        // As a version wrote it that could not read the envelope.
+        letters.store_dead(std::slice::from_ref(&dying)).await;
+        // As written by a version that could not read the envelope.
         sqlx::query(
             "UPDATE events SET event_id = 'unreadable:x', event_type = '', order_id = NULL, reason = 'envelope'",
         )
-        .execute(&mut morgue.connection)
+        .execute(&mut letters.connection)
         .await
         .unwrap();
         let live: Vec<Record> = live.iter().map(|body| record(1, 0, body)).collect();
-        morgue.live(&live).await;
-        morgue.redrive_all().await;
-        let row = morgue.row(&place(&dying)).await;
+        letters.live(&live).await;
+        letters.redrive_all().await;
+        let row = letters.row(&place(&dying)).await;
         assert_eq!(row, (outcome.to_owned(), None, "e".to_owned()));
         let expected = reference(live.iter().chain([&dying])).await;
-        assert_eq!(state(&mut morgue.connection).await.unwrap(), expected, "{outcome}");
+        assert_eq!(state(&mut letters.connection).await.unwrap(), expected, "{outcome}");
     }
 }
 
 #[tokio::test]
-async fn both_bodies_of_a_conflict_take_part_whichever_of_them_died() {
+async fn both_bodies_of_a_conflict_count_whichever_was_a_dead_letter() {
     let one = record(0, 0, &accepted("e", "o"));
     let two = event("e", "order.accepted", r#"{"id":"o","updatedTime":"2026-01-02T00:00:00Z","currency":"USD"}"#);
     let two = record(0, 1, &two);
@@ -432,63 +436,63 @@ async fn both_bodies_of_a_conflict_take_part_whichever_of_them_died() {
     assert!(expected.contains(r#""conflicted": true"#), "{expected}");
     for (first_dies, second_dies) in [(true, false), (false, true), (true, true)] {
         for order in [[0, 1], [1, 0]] {
-            let mut morgue = Morgue::new().await;
+            let mut letters = DeadLetters::new().await;
             for (record, dies) in [(&one, first_dies), (&two, second_dies)] {
                 match dies {
-                    true => morgue.kill(std::slice::from_ref(record)).await,
-                    false => morgue.live(std::slice::from_ref(record)).await,
+                    true => letters.store_dead(std::slice::from_ref(record)).await,
+                    false => letters.live(std::slice::from_ref(record)).await,
                 }
             }
-            let letters = [&one, &two].map(place);
+            let positions = [&one, &two].map(place);
             for index in order {
-                morgue.redrive(&letters[index], &request(Run::Apply)).await;
+                letters.redrive(&positions[index], &request(Run::Apply)).await;
             }
             let what = format!("{first_dies} {second_dies} {order:?}");
-            assert_eq!(state(&mut morgue.connection).await.unwrap(), expected, "{what}");
-            let rows = outcomes(&mut morgue.connection).await.unwrap();
+            assert_eq!(state(&mut letters.connection).await.unwrap(), expected, "{what}");
+            let rows = outcomes(&mut letters.connection).await.unwrap();
             assert_eq!(rows, BTreeMap::from([("applied".to_owned(), 1), ("conflict".to_owned(), 1)]), "{what}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_discarded_letter_stays_dead_and_is_redriven_only_when_it_is_named() {
-    let mut morgue = Morgue::new().await;
+async fn a_discarded_dead_letter_is_redriven_only_on_request() {
+    let mut letters = DeadLetters::new().await;
     let dying = [record(0, 0, &accepted("e1", "o")), record(0, 1, &accepted("e2", "o"))];
-    morgue.kill(&dying).await;
+    letters.store_dead(&dying).await;
     let places = dying.each_ref().map(place);
-    let dry = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Dry)).await.unwrap();
-    assert_eq!((dry, morgue.open().await.len()), (Ok(()), 2));
-    let done = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
+    let dry = dead_letters::discard(&mut letters.connection, &places[0], &request(Run::Dry)).await.unwrap();
+    assert_eq!((dry, letters.open().await.len()), (Ok(()), 2));
+    let done = dead_letters::discard(&mut letters.connection, &places[0], &request(Run::Apply)).await.unwrap();
     assert_eq!(done, Ok(()));
-    assert_eq!(morgue.open().await, [places[1].clone()]);
-    assert_eq!(morgue.letters().await[0], ("discarded".to_owned(), 1));
-    assert_eq!(morgue.row(&places[0]).await.0, "dead");
-    let again = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
+    assert_eq!(letters.open().await, [places[1].clone()]);
+    assert_eq!(letters.letters().await[0], ("discarded".to_owned(), 1));
+    assert_eq!(letters.row(&places[0]).await.0, "dead");
+    let again = dead_letters::discard(&mut letters.connection, &places[0], &request(Run::Apply)).await.unwrap();
     assert_eq!(again, Err(SkipReason::Discarded));
-    assert_eq!(morgue.actions().await.len(), 1);
+    assert_eq!(letters.actions().await.len(), 1);
 
-    assert_eq!(morgue.redrive(&places[0], &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Discarded));
+    assert_eq!(letters.redrive(&places[0], &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Discarded));
     let named = Request { discarded_too: true, ..request(Run::Apply) };
-    let came = morgue.redrive(&places[0], &named).await;
+    let came = letters.redrive(&places[0], &named).await;
     assert_eq!(came, RedriveResult::Settled { outcome: Outcome::Applied, reason: None });
-    let late = dead_letters::discard(&mut morgue.connection, &places[0], &request(Run::Apply)).await.unwrap();
+    let late = dead_letters::discard(&mut letters.connection, &places[0], &request(Run::Apply)).await.unwrap();
     assert_eq!(late, Err(SkipReason::Redriven));
 }
 
 #[tokio::test]
-async fn a_letter_that_was_changed_is_not_redriven() {
-    let mut morgue = Morgue::new().await;
+async fn a_manipulated_dead_letter_is_not_redriven() {
+    let mut letters = DeadLetters::new().await;
     let dying = record(0, 0, &accepted("e", "o"));
-    morgue.kill(std::slice::from_ref(&dying)).await;
+    letters.store_dead(std::slice::from_ref(&dying)).await;
     sqlx::query("UPDATE dead_letters SET payload = $1")
         .bind(accepted("e", "another order"))
-        .execute(&mut morgue.connection)
+        .execute(&mut letters.connection)
         .await
         .unwrap();
-    let came = morgue.redrive(&place(&dying), &request(Run::Apply)).await;
+    let came = letters.redrive(&place(&dying), &request(Run::Apply)).await;
     assert!(matches!(came, RedriveResult::Skipped(SkipReason::Contradicted(_))), "{came:?}");
     let unknown = LetterPosition { topic_id: 1, position: record(9, 9, b"").position() };
-    assert_eq!(morgue.redrive(&unknown, &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Unknown));
-    assert!(morgue.actions().await.is_empty());
+    assert_eq!(letters.redrive(&unknown, &request(Run::Apply)).await, RedriveResult::Skipped(SkipReason::Unknown));
+    assert!(letters.actions().await.is_empty());
 }

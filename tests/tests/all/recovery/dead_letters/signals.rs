@@ -1,4 +1,4 @@
-//! How others hear of dead letters: the topic, and the metrics.
+//! How dead letters are reported: on a topic, and by metrics.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ fn orders() -> Orders {
     Orders::new(vec![Mode::Test])
 }
 
-/// A letter that nobody can apply.
+/// Stores a dead letter that cannot be applied.
 async fn kill(database: &Database) -> Record {
     let mut connection = database.connect().await.unwrap();
     let topic_id = store::topic_ids(&mut connection, &[TOPIC.to_owned()]).await.unwrap()[TOPIC];
@@ -52,7 +52,7 @@ fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_try_in_vain_is_published_with_the_record_as_it_was_and_where_it_lies() {
+async fn each_failed_attempt_is_published_with_the_unchanged_record_and_its_position() {
     let topics = KafkaConfig::default().topics();
     let cluster = EmbeddedBroker::start([(topics.dead_letter(), 1), (topics.fulfillment(), 1)].into_iter()).unwrap();
     let kafka = KafkaConfig { brokers: cluster.bootstrap(), ..KafkaConfig::default() };
@@ -67,7 +67,7 @@ async fn each_try_in_vain_is_published_with_the_record_as_it_was_and_where_it_li
     assignment.add_partition_offset(&topics.dead_letter(), 0, Offset::Offset(0)).unwrap();
     consumer.assign(&assignment).unwrap();
     for attempts in 1..=2 {
-        let message = consumer.poll(PATIENCE).expect("a letter is published").unwrap();
+        let message = consumer.poll(PATIENCE).expect("a dead letter is published").unwrap();
         assert_eq!((message.key(), message.payload()), (record.key.as_deref(), Some(record.payload.as_slice())));
         for (name, value) in [
             ("event-id", "e"),
@@ -88,7 +88,7 @@ async fn each_try_in_vain_is_published_with_the_record_as_it_was_and_where_it_li
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn open_letters_their_age_and_conflicts_are_metrics() {
+async fn open_dead_letters_their_age_and_conflicts_are_metrics() {
     let page = telemetry::metrics().unwrap();
     let database = Database::create().await.unwrap();
     kill(&database).await;
@@ -126,7 +126,7 @@ async fn open_letters_their_age_and_conflicts_are_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_the_server_has_ended_costs_readiness_for_a_moment_only() {
+async fn a_session_ended_by_the_server_affects_readiness_briefly() {
     let (database, context) = (Database::create().await.unwrap(), Context::new());
     let watch = dead_letters::watch(database.config.clone(), context.clone());
     context.shutdown.spawn("dead-letters", watch);

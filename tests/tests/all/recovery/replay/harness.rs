@@ -1,4 +1,4 @@
-//! A broker and a database of a test's own, filled by the live consumers.
+//! A broker and a database, filled by the live consumers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,7 +39,7 @@ pub(super) struct Setting {
     _cluster: Option<EmbeddedBroker>,
 }
 
-/// Takes what a replay says, and may stop it.
+/// Collects a replay's notes, and can stop it.
 #[derive(Default)]
 pub(super) struct Watcher {
     pub(super) said: Vec<String>,
@@ -72,7 +72,7 @@ impl Observer for Watcher {
 
 impl Setting {
     pub(super) async fn empty() -> Self {
-        // A consumer that is gone is missed soon, so that two of them share the partitions soon.
+        // A short session timeout, so that partitions are reassigned quickly.
         let session_timeout = Duration::from_secs(6);
         let kafka = KafkaConfig { partitions: PARTITIONS, session_timeout, ..KafkaConfig::default() };
         let topics = kafka.topics().all_raw().into_iter().map(|topic| (topic, PARTITIONS));
@@ -107,7 +107,7 @@ impl Setting {
         self.database.connect().await.unwrap()
     }
 
-    /// The events of some orders: first events first, as if the orders had been placed at the same time.
+    /// The events of some orders, interleaved: the first event of each order, then the second ones, and so on.
     pub(super) fn more(&self, seed: u64, orders: u64) -> Vec<Produced> {
         let topics = self.kafka().topics();
         let lives = lives(seed, orders);
@@ -148,8 +148,8 @@ impl Setting {
         self.produced.lock().unwrap().len() as u64
     }
 
-    /// Both live consumers, until the context's end.
-    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+    /// Runs both live consumers until shutdown.
+    #[expect(clippy::disallowed_methods, reason = "the test awaits the task")]
     pub(super) fn consume(&self, context: &Context) -> impl Future<Output = ()> + use<> {
         let topics = self.kafka().topics();
         let (kafka, postgres) = (self.config.kafka.clone(), self.config.postgres.clone());
@@ -171,7 +171,7 @@ impl Setting {
         }
     }
 
-    /// Starts both live consumers, waits until they have read everything, and ends them.
+    /// Runs both live consumers until they have read everything.
     pub(super) async fn consume_all(&self) {
         let context = Context::new();
         let consumers = self.consume(&context);
@@ -185,7 +185,7 @@ impl Setting {
         self.until("SELECT sum(next_offset)::bigint FROM consumer_offsets", records).await;
     }
 
-    /// Waits until a query's answer is at least this.
+    /// Waits until a query returns at least this number.
     pub(super) async fn until(&self, query: &str, least: i64) {
         let until = tokio::time::Instant::now() + PATIENCE;
         while self.count(query).await < least {
@@ -214,7 +214,7 @@ impl Setting {
         everything(&mut self.connect().await).await
     }
 
-    /// The state of a database that was simply given every body once.
+    /// The state of a database to which every body was applied once.
     pub(super) async fn state_of_all_bodies(&self) -> String {
         let reference = Database::create().await.unwrap();
         let mut plain = reference.connect().await.unwrap();
@@ -236,7 +236,7 @@ impl Setting {
         rows.into_iter().collect()
     }
 
-    /// As after a restore of an old dump, but with the consumers' offsets of today: rows of some orders are gone.
+    /// Deletes the rows of some orders, and keeps the consumers' offsets.
     pub(super) async fn lose(&self, which: &str) {
         let mut connection = self.connect().await;
         for table in ["charge_operations", "shipments", "orders", "outbox", "invoices", "events"] {
@@ -250,7 +250,7 @@ impl Setting {
             .unwrap();
     }
 
-    /// Orders of which the database knows an event.
+    /// Orders with an event in the database.
     pub(super) async fn known_orders(&self) -> BTreeSet<String> {
         let rows: Vec<String> = sqlx::query_scalar("SELECT DISTINCT order_id FROM events WHERE order_id IS NOT NULL")
             .fetch_all(&mut self.connect().await)
@@ -259,7 +259,7 @@ impl Setting {
         rows.into_iter().collect()
     }
 
-    /// What the binary would have.
+    /// The consumers, as the binary configures them.
     pub(super) fn consumers(&self) -> [Consumer; 2] {
         riverlock::replay::consumers(&self.config)
     }
@@ -289,7 +289,7 @@ impl Setting {
         replay::plan(&self.replay(consumers), selection, usize::MAX, &mut Watcher::default()).await
     }
 
-    /// What a plan says of how it found what it reads.
+    /// A plan, and its notes on how its records were found.
     pub(super) async fn plan_and_notes(&self, selection: &Selection) -> (PlanSummary, String) {
         let (consumers, mut watcher) = (self.consumers(), Watcher::default());
         let planned = replay::plan(&self.replay(&consumers), selection, usize::MAX, &mut watcher).await.unwrap();
@@ -307,7 +307,7 @@ impl Setting {
     ) -> Result<ReplayResult, ReplayError> {
         let consumers = self.consumers();
         let replay = Replay { stop: watcher.stop.clone(), ..self.replay(&consumers) };
-        let plan: Sha256Hash = planned.plan.expect("there is something to do");
+        let plan: Sha256Hash = planned.plan.expect("the plan is not empty");
         replay::apply(&replay, &plan.to_string()[..16], &mut watcher).await
     }
 
@@ -319,7 +319,7 @@ impl Setting {
     }
 }
 
-/// Every row of every table as it is, apart from those of plans and runs.
+/// Every row of every table, except plans and runs.
 pub(super) async fn everything(connection: &mut PgConnection) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
@@ -337,15 +337,15 @@ pub(super) async fn everything(connection: &mut PgConnection) -> String {
     all
 }
 
-/// Applies everything, but makes PostgreSQL refuse events whose id says poison.
-struct Picky;
+/// Applies every event, except that PostgreSQL rejects those whose id contains `rejected`.
+struct Selective;
 
 /// A processor with that projection.
-pub(super) fn picky(kafka: &KafkaConfig) -> Consumer {
-    Consumer::new(Picky, kafka.topics().orders())
+pub(super) fn selective(kafka: &KafkaConfig) -> Consumer {
+    Consumer::new(Selective, kafka.topics().orders())
 }
 
-impl Projection for Picky {
+impl Projection for Selective {
     type Event = String;
 
     fn name(&self) -> &'static str {
@@ -363,7 +363,7 @@ impl Projection for Picky {
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         for NewEvent { event, .. } in fresh {
-            let divisor = i32::from(!event.contains("poison"));
+            let divisor = i32::from(!event.contains("rejected"));
             sqlx::query("SELECT 1 / $1").bind(divisor).execute(&mut *connection).await?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Replays: what is known does nothing, what was lost comes back, and a plan is done exactly or not at all.
+//! Replays: stored events are skipped, lost ones are applied, and a plan is applied exactly or not at all.
 
 mod harness;
 mod selecting;
@@ -16,7 +16,7 @@ use self::harness::{Produced, Setting, Watcher};
 const ORDERS: u64 = 320;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_known_does_nothing() {
+async fn replaying_stored_records_changes_nothing() {
     let setting = Setting::with_orders(31, 60).await;
     let before = setting.everything().await;
     let planned = setting.plan(&Selection::default()).await.unwrap();
@@ -26,21 +26,21 @@ async fn what_is_known_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_database_lost_comes_back_as_it_was_planned_and_byte_for_byte() {
+async fn lost_rows_are_restored_as_planned_byte_for_byte() {
     let setting = Setting::with_orders(32, ORDERS).await;
     let complete = setting.state().await;
     let outbox = setting.count("SELECT count(*) FROM outbox").await;
     setting.lose("order_id IS NULL OR hashtext(order_id) % 2 = 0").await;
     let lost = setting.everything().await;
     let lost_messages = outbox - setting.count("SELECT count(*) FROM outbox").await;
-    assert_ne!(setting.state().await, complete, "nothing was lost: the test shows nothing");
+    assert_ne!(setting.state().await, complete, "nothing was lost: the test showed nothing");
 
     let planned = setting.plan(&Selection::default()).await.unwrap();
     assert_eq!(setting.everything().await, lost, "a dry run changes nothing");
     assert_eq!(setting.plan(&Selection::default()).await.unwrap().plan, planned.plan, "the same plan, the same hash");
     assert_eq!(planned.report.effects, u64::try_from(lost_messages).unwrap());
     assert!(planned.report.documents > 0 && planned.report.outcomes["applied"] > 0, "{:?}", planned.report);
-    assert!(planned.orders.iter().all(|order| order.before.is_none()), "these orders were not known: {planned:?}");
+    assert!(planned.orders.iter().all(|order| order.before.is_none()), "the orders were not stored: {planned:?}");
 
     let offsets = setting.offsets().await;
     let applied = setting.apply(&planned).await.unwrap();
@@ -55,7 +55,7 @@ async fn what_the_database_lost_comes_back_as_it_was_planned_and_byte_for_byte()
     assert!(matches!(again, ReplayError::AlreadyDone { .. }), "{again}");
     assert_eq!(setting.plan(&Selection::default()).await.unwrap().plan, None);
 
-    // The very same loss once more: the same plan counts again.
+    // The same loss again has the same plan.
     setting.lose("order_id IS NULL OR hashtext(order_id) % 2 = 0").await;
     let second = setting.plan(&Selection::default()).await.unwrap();
     assert_eq!(second.plan, planned.plan);
@@ -64,10 +64,10 @@ async fn what_the_database_lost_comes_back_as_it_was_planned_and_byte_for_byte()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_lost_its_later_events_is_said_to_change_from_what_it_is() {
+async fn a_plan_shows_an_order_that_lost_its_later_events_before_and_after() {
     let setting = Setting::with_orders(33, 80).await;
     let complete = setting.state().await;
-    // The rows of orders that are complete go, and the events after the first: as if only that had been stored.
+    // Deletes complete orders and all their events but the first, as if only that one had been stored.
     let order = setting.text("SELECT order_id FROM orders WHERE status = 'complete' ORDER BY 1 LIMIT 1").await;
     setting.lose(&format!("order_id = '{order}'")).await;
     let first =
@@ -87,16 +87,16 @@ async fn an_order_that_lost_its_later_events_is_said_to_change_from_what_it_is()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_that_does_not_hold_any_more_is_refused_and_nothing_of_the_chunk_is_stored() {
+async fn a_stale_plan_is_rejected_and_its_chunk_is_not_stored() {
     let setting = Setting::with_orders(34, 40).await;
     let complete = setting.state().await;
     setting.lose("hashtext(order_id) % 2 = 0").await;
     let planned = setting.plan(&Selection::default()).await.unwrap();
-    // Digital River sends one of the lost events again, and it takes effect through the front door.
+    // Digital River delivers one of the lost events again, and the live consumer applies it.
     let known = setting.known_orders().await;
     let is_lost = |produced: &Produced| produced.0.ends_with("order.accepted") && !known.contains(&produced.1);
     let again = setting.bodies().into_iter().find(is_lost);
-    assert!(again.is_some(), "nothing was lost: the test shows nothing");
+    assert!(again.is_some(), "nothing was lost: the test showed nothing");
     setting.produce(again).await;
     setting.consume_all().await;
     let before = setting.everything().await;
@@ -115,7 +115,7 @@ async fn a_plan_that_does_not_hold_any_more_is_refused_and_nothing_of_the_chunk_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_that_was_stopped_between_two_chunks_goes_on_there() {
+async fn a_plan_stopped_between_chunks_is_resumed() {
     let setting = Setting::with_orders(35, ORDERS).await;
     let complete = setting.state().await;
     setting.lose("true").await;
@@ -132,7 +132,7 @@ async fn a_plan_that_was_stopped_between_two_chunks_goes_on_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_of_a_host_whose_clock_is_ahead_goes_on_where_it_stopped_and_is_done_once() {
+async fn a_plan_of_a_host_with_a_fast_clock_is_resumed_and_applied_once() {
     let setting = Setting::with_orders(41, ORDERS).await;
     setting.lose("true").await;
     let planned = setting.plan(&Selection::default()).await.unwrap();
@@ -158,13 +158,13 @@ async fn a_plan_of_a_host_whose_clock_is_ahead_goes_on_where_it_stopped_and_is_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
+async fn a_killed_replay_is_resumed_and_nothing_is_applied_twice() {
     let setting = Setting::with_orders(36, ORDERS).await;
     let complete = setting.state().await;
     let outbox = setting.count("SELECT count(*) FROM outbox").await;
     setting.lose("true").await;
     let plan = setting.plan(&Selection::default()).await.unwrap().plan.expect("something was lost").to_string();
-    // No account at Digital River is configured, and none is needed.
+    // Without an account at Digital River, which a replay does not need.
     let riverlock = |words: &[&str]| {
         let mut command = tokio::process::Command::new(binary().unwrap());
         command
@@ -179,7 +179,7 @@ async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
     let command = |rate: &str, why: &str| {
         riverlock(&["replay", "--plan", &plan[..16], "--apply", "--reason", why, "--by", "ada", "--rate", rate])
     };
-    // A chunk a second: time enough to be killed between two.
+    // One chunk per second, so that it can be killed between two.
     let mut child = command("500", "the backup was old").stdout(Stdio::null()).spawn().unwrap();
     setting.until("SELECT count(*) FROM replay_runs WHERE next_chunk > 0", 1).await;
     child.kill().await.unwrap();
@@ -207,13 +207,13 @@ async fn a_replay_that_is_killed_goes_on_and_nothing_happens_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beside_live_traffic_of_two_processors_everything_ends_as_if_nothing_had_been_lost() {
+async fn a_replay_during_live_traffic_of_two_processors_restores_everything() {
     let setting = Setting::with_orders(37, ORDERS).await;
     setting.lose("hashtext(order_id) % 2 = 0").await;
     let planned = setting.plan(&Selection::default()).await.unwrap();
     let contexts = [Context::new(), Context::new()];
     let live: Vec<_> = contexts.iter().map(|context| setting.consume(context)).collect();
-    // Other orders than the lost ones come in all the while.
+    // Other orders arrive meanwhile.
     let more = setting.more(38, ORDERS);
     let ((), applied) = tokio::join!(setting.produce(more), setting.apply(&planned));
     assert!(applied.unwrap().done);
@@ -228,27 +228,27 @@ async fn beside_live_traffic_of_two_processors_everything_ends_as_if_nothing_had
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_database_refuses_becomes_a_dead_letter_in_plan_and_replay_alike() {
+async fn records_that_postgres_rejects_are_dead_letters_in_plan_and_replay() {
     let setting = Setting::empty().await;
     setting
-        .produce((0..30).map(|i| setting.other(&if i % 10 == 5 { format!("poison-{i}") } else { format!("e-{i}") })))
+        .produce((0..30).map(|i| setting.other(&if i % 10 == 5 { format!("rejected-{i}") } else { format!("e-{i}") })))
         .await;
-    // A consumer that has passed all of it, and a database that has lost all of it.
+    // The consumer's offsets are at the end, and all rows are lost.
     setting.consume_all().await;
     sqlx::query("DELETE FROM events").execute(&mut setting.connect().await).await.unwrap();
-    let consumers = [harness::picky(setting.kafka())];
+    let consumers = [harness::selective(setting.kafka())];
     let planned = setting.plan_with(&consumers, &Selection::default()).await.unwrap();
     assert_eq!((planned.report.outcomes["applied"], planned.report.outcomes["dead"]), (27, 3), "{planned:?}");
     assert_eq!(setting.count("SELECT count(*) FROM dead_letters").await, 0);
     let replay = setting.replay(&consumers);
-    let plan = planned.plan.expect("there is something to do").to_string();
+    let plan = planned.plan.expect("the plan is not empty").to_string();
     assert!(replay::apply(&replay, &plan, &mut Watcher::default()).await.unwrap().done);
     assert_eq!(setting.count("SELECT count(*) FROM dead_letters WHERE reason = 'database'").await, 3);
     assert_eq!(setting.count("SELECT count(*) FROM events").await, 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_plan_is_done_by_one_process_at_a_time() {
+async fn one_process_at_a_time_applies_a_plan() {
     let setting = Setting::with_orders(39, ORDERS).await;
     setting.lose("true").await;
     let planned = setting.plan(&Selection::default()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is selected, by what engineers name, and what is refused.
+//! Selection of records by order, event, topic, partition and offset, and invalid selections.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn order(id: &str) -> Selection {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_found_by_its_partition_and_an_event_by_where_the_database_knows_it() {
+async fn orders_are_found_by_partition_and_events_by_stored_position() {
     let setting = Setting::with_orders(51, 40).await;
     let complete = setting.state().await;
     let bodies = setting.bodies();
@@ -51,7 +51,7 @@ async fn an_order_is_found_by_its_partition_and_an_event_by_where_the_database_k
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_partitions_and_offsets_select_what_they_say() {
+async fn topics_partitions_and_offsets_select_matching_records() {
     let setting = Setting::with_orders(52, 40).await;
     setting.lose("true").await;
     let accepted: Vec<_> =
@@ -63,7 +63,7 @@ async fn topics_partitions_and_offsets_select_what_they_say() {
     }
     let in_partition =
         accepted.iter().filter(|(_, key, _)| partitioner::partition(key.as_bytes(), 4) == 2).count() as u64;
-    assert!(in_partition > 3, "{in_partition} records lie in the partition: the test shows nothing");
+    assert!(in_partition > 3, "{in_partition} records are in the partition: the test showed nothing");
     let selection =
         Selection { topics: vec!["order.accepted".to_owned()], partitions: vec![2], ..Selection::default() };
     assert_eq!(setting.plan(&selection).await.unwrap().report.records, in_partition);
@@ -79,7 +79,7 @@ async fn topics_partitions_and_offsets_select_what_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_that_the_configuration_does_not_name_are_replayed_too() {
+async fn unconfigured_partitions_are_replayed_too() {
     let kafka = KafkaConfig { partitions: 3, session_timeout: Duration::from_secs(6), ..KafkaConfig::default() };
     let cluster = EmbeddedBroker::start(kafka.topics().all_raw().into_iter().map(|topic| (topic, 5))).unwrap();
     let setting = Setting::on(KafkaConfig { brokers: cluster.bootstrap(), ..kafka }, Some(cluster)).await;
@@ -87,7 +87,7 @@ async fn partitions_that_the_configuration_does_not_name_are_replayed_too() {
     setting.consume_all().await;
     let complete = setting.state().await;
     let beyond = setting.count("SELECT count(*) FROM events WHERE partition >= 3").await;
-    assert!(beyond > 10, "{beyond} records lie there: the test shows nothing");
+    assert!(beyond > 10, "{beyond} records are there: the test showed nothing");
     setting.lose("true").await;
 
     let (_, id, _) =
@@ -116,7 +116,7 @@ async fn partitions_that_the_configuration_does_not_name_are_replayed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_live_consumer_has_not_read_is_never_replayed() {
+async fn records_that_the_live_consumer_has_not_read_are_not_replayed() {
     let setting = Setting::with_orders(53, 10).await;
     let before = setting.records();
     setting.produce(setting.more(54, 10)).await;
@@ -127,7 +127,7 @@ async fn what_the_live_consumer_has_not_read_is_never_replayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_refused_with_a_reason() {
+async fn invalid_selections_are_rejected_with_a_reason() {
     let setting = Setting::with_orders(55, 20).await;
     let partition = |partition, offsets| Selection {
         topics: vec!["order.accepted".to_owned()],
@@ -158,7 +158,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         assert!(error.contains(reason), "{error}");
     }
 
-    // A database that was restored and whose consumers have not caught up: the plan is older than that.
+    // The database was restored after the plan was made, and its consumers have not caught up.
     setting.lose("true").await;
     let planned = setting.plan(&Selection::default()).await.unwrap();
     sqlx::query("UPDATE consumer_offsets SET next_offset = 0").execute(&mut setting.connect().await).await.unwrap();

@@ -1,4 +1,4 @@
-//! Selection by time, which only a real Kafka knows.
+//! Selection by time, which needs Apache Kafka.
 
 use chrono::TimeDelta;
 use riverlock_recovery::replay::Selection;
@@ -8,8 +8,8 @@ use riverlock_sandbox::stack::{self, Kafka, kafka_for_test};
 use super::harness::Setting;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_are_selected_by_the_time_at_which_kafka_took_them() {
-    if !kafka_for_test("records_are_selected_by_the_time_at_which_kafka_took_them") {
+async fn records_are_selected_by_kafkas_timestamp() {
+    if !kafka_for_test("records_are_selected_by_kafkas_timestamp") {
         return;
     }
     let folder = stack::temporary_dir().unwrap();
@@ -20,7 +20,7 @@ async fn records_are_selected_by_the_time_at_which_kafka_took_them() {
     setting.produce(setting.more(61, 20)).await;
     let first = setting.records();
     setting.consume_all().await;
-    // Kafka's times have milliseconds; whatever comes next has a later one.
+    // Kafka's timestamps have milliseconds: later records get a later one.
     let newest = "SELECT (extract(epoch FROM max(received_at)) * 1000)::bigint FROM events";
     let until = chrono::DateTime::from_timestamp_millis(setting.count(newest).await + 1).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
