@@ -36,7 +36,7 @@ pub const ATTEMPTS_MAX: u32 = 40;
 /// failures.
 pub const WEBHOOK_FAILURES_MAX: u32 = 20;
 
-/// Test or live data. Source: Digital River: every event and object says `liveMode`, and the two never mix.
+/// Test or live data. Source: Digital River: every event and object has `liveMode`, and the two never mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -153,7 +153,7 @@ pub struct TargetConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String", extend("format" = "duration-text"))]
     pub backoff_cap: Duration,
-    /// Attempts after which the delivery is given up.
+    /// Attempts after which the delivery has failed.
     pub attempts_max: NonZeroU32,
 }
 

@@ -20,7 +20,7 @@ const TOPIC: &str = "stack.test";
 /// The variable with the folder of the server that [`helper_that_starts_a_server`] starts.
 const PARENT_DIR: &str = "RIVERLOCK_STACK_TEST_DIR";
 
-/// Debian's package has psql beside the server.
+/// Debian's package installs psql in the folder of the server.
 fn psql(postgres: &Postgres, statement: &str) -> String {
     let output = Command::new("psql").args([&postgres.url(), "-Atc", statement]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

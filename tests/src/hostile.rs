@@ -13,8 +13,8 @@ pub struct Hostile {
     pub reason: Option<&'static str>,
 }
 
-/// NUL, lone surrogates, Latin-1, numbers above 2^64, nesting 10^5 deep, ids of 10 kB, bodies over the limit, duplicate keys,
-/// values of wrong types, extreme times.
+/// NUL, lone surrogates, Latin-1, numbers above 2^64, nesting 10^5 deep, ids of 10 kB, bodies over the limit, duplicate
+/// keys, values of wrong types, extreme times.
 #[must_use]
 pub fn corpus() -> Vec<Hostile> {
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));

@@ -9,8 +9,8 @@ use std::{
 /// Far more than the slowest test takes on a busy machine.
 const TEST_LIMIT: Duration = Duration::from_mins(25);
 
-/// The time limit of the test that created it, until it is dropped. A test that exceeds it ends the whole run and prints where
-/// its threads wait, because a blocked thread cannot be ended alone.
+/// The time limit of the test that created it, until it is dropped. A test that exceeds it ends the whole run and prints
+/// where its threads wait, because a blocked thread cannot be ended alone.
 pub(crate) struct Limit {
     _ended: mpsc::Sender<()>,
 }

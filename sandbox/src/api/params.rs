@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::ApiError;
 use crate::events::PAGE_MAX;
 
-/// Objects on a page unless the request says otherwise. Source: Digital River, "Pagination".
+/// Default number of objects on a page. Source: Digital River, "Pagination".
 const PAGE_DEFAULT: usize = 10;
 
 /// One more type than `types` may name. Source: Digital River, Events API: fewer than 20.

@@ -1,8 +1,8 @@
 //! `POST /sandbox/events` publishes an event: `GET /events` lists it, and it is delivered to every registered webhook that is
 //! enabled and has its type, with the registered authentication.
 //!
-//! An attempt that is not acknowledged is retried with backoff; a number of failures in a row disables the webhook, as Digital
-//! River does after several days. Events that are published while a webhook is disabled are never delivered to it.
+//! An attempt that is not acknowledged is retried with backoff; a number of failures in a row disables the webhook, as
+//! Digital River does after several days. Events that are published while a webhook is disabled are never delivered to it.
 
 use std::{sync::Arc, time::Duration};
 

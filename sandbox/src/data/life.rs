@@ -1,7 +1,7 @@
 //! One generated order with all its events, as a pure function of a seed and an index.
 //!
-//! Lives are generated one by one and not stored, so that any number needs little memory. Seed, mode and start determine each
-//! of them, so that results can be checked later.
+//! Lives are generated one by one and not stored, so that any number needs little memory. Seed, mode and start determine
+//! each of them, so that results can be checked later.
 
 use bytes::Bytes;
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};

@@ -67,7 +67,7 @@ pub fn invoice_pdf(file_id: &str) -> Vec<u8> {
     ];
 
     let mut file = "%PDF-1.4\n".as_bytes().to_vec();
-    // Four bytes over 127 tell programs that copy files that this one is binary.
+    // Four bytes over 127 mark the file as binary.
     file.extend_from_slice(b"%\xE2\xE3\xCF\xD3\n");
     let mut offsets = Vec::with_capacity(objects.len());
     for (number, object) in (1..).zip(&objects) {
@@ -92,7 +92,7 @@ pub fn invoice_sha256(file_id: &str) -> String {
     hex::encode(Sha256::digest(invoice_pdf(file_id)))
 }
 
-/// The page's content stream: a title, the id, and as many lines as the id asks for.
+/// The page's content stream: a title, the id, and a number of lines that follows from the id.
 fn page_text(file_id: &str) -> String {
     let mut rng = seed::rng(seed::of_text(file_id), 0);
     let lines = rng.usize(LINES_MIN..=LINES_MAX);

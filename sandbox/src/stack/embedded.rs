@@ -39,7 +39,7 @@ impl EmbeddedBroker {
         let topics: Vec<(String, i32)> = topics.collect();
         let (ready_sender, ready) = mpsc::channel();
         let (stop, stopped) = mpsc::channel::<()>();
-        let (alive, ended) = mpsc::channel::<()>();
+        let (running, ended) = mpsc::channel::<()>();
         // The cluster cannot move between threads, so it stays in its own thread.
         std::thread::Builder::new()
             .name("embedded broker".to_owned())
@@ -53,7 +53,7 @@ impl EmbeddedBroker {
                     let _dropped = stopped.recv();
                 }
                 drop(cluster);
-                drop(alive);
+                drop(running);
             })
             .context("starting the embedded broker's thread")?;
         let bootstrap = ready

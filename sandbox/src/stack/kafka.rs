@@ -107,8 +107,8 @@ impl Kafka {
         Ok(())
     }
 
-    /// Kills one node. The others detect it within the session timeout of 4 s (see `deploy/kafka/kafka`), and only then accept
-    /// it again.
+    /// Kills one node. The others detect it within the session timeout of 4 s (see `deploy/kafka/kafka`), and only then
+    /// accept it again.
     ///
     /// # Errors
     ///

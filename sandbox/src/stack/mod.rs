@@ -1,9 +1,9 @@
-//! The servers that Riverlock depends on, started on this machine: PostgreSQL, and Apache Kafka or librdkafka's mock cluster.
-//! The demo, `make up` and the tests use it.
+//! The servers that Riverlock depends on, started on this machine: PostgreSQL, and Apache Kafka or librdkafka's mock
+//! cluster. The demo, `make up` and the tests use it.
 //!
 //! Every server is a child process with its own loopback ports and its own folder for data and log. It ends with this
-//! process, even if this process is killed. The scripts in `deploy/` set up each server; this module waits until it is ready,
-//! and stops, kills and restarts it.
+//! process, even if this process is killed. The scripts in `deploy/` set up each server; this module waits until it is
+//! ready, and stops, kills and restarts it.
 //!
 //! Deliberately absent: topics and migrations, which `riverlock setup` creates, and anything for production.
 
@@ -73,8 +73,8 @@ pub fn temporary_dir() -> Result<TempDir> {
     Ok(folder)
 }
 
-/// Whether tests may use Apache Kafka. `make test` sets `RIVERLOCK_TEST_BROKER=embedded` if Kafka is not available; then this
-/// returns false and reports `test` as skipped, on a stderr that the test harness does not capture.
+/// Whether tests may use Apache Kafka. `make test` sets `RIVERLOCK_TEST_BROKER=embedded` if Kafka is not available; then
+/// this returns false and reports `test` as skipped, on a stderr that the test harness does not capture.
 #[must_use]
 pub fn kafka_for_test(test: &str) -> bool {
     let embedded = std::env::var_os("RIVERLOCK_TEST_BROKER").is_some_and(|broker| broker == "embedded");

@@ -9,17 +9,18 @@ use anyhow::{Context as _, Result, ensure};
 /// Distance of a Kafka node's controller port above its client port (see `deploy/kafka/kafka`).
 pub const CONTROLLER_OFFSET: u16 = 1000;
 
-/// Ports per block. Every process takes blocks of its own, so that concurrent test programs never get the same port. A block's
-/// first port is its guard: the process that listens on it owns the block. All ports are below Linux's ephemeral range (32768
-/// and up), also with [`CONTROLLER_OFFSET`] added: no outgoing connection takes a port before a server listens on it.
+/// Ports per block. Every process takes separate blocks, so that concurrent test programs never get the same port. A
+/// block's first port is its guard: the process that listens on it owns the block. All ports are below Linux's ephemeral
+/// range (32768 and up), also with [`CONTROLLER_OFFSET`] added: no outgoing connection takes a port before a server listens
+/// on it.
 const BLOCK_PORTS: u16 = 100;
 /// Number of blocks; their ports do not overlap with controller ports of others: ten in every second thousand.
 const BLOCKS: Range<u16> = 0..60;
 /// The first port of the first block.
 const FIRST_PORT: u16 = 20_000;
 
-/// This process's blocks. They are held until the process ends, and every port is handed out only once: concurrent tests must
-/// not get the same one before either listens.
+/// This process's blocks. They are held until the process ends, and every port is handed out only once: concurrent tests
+/// must not get the same one before either listens.
 static TAKEN: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 /// A block of this process.

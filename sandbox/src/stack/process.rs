@@ -118,7 +118,8 @@ impl Process {
         }
     }
 
-    /// Sends `signal`, waits up to `grace` for the end, then kills the whole group. The status shows which of the two ended it.
+    /// Sends `signal`, waits up to `grace` for the end, then kills the whole group. The status shows which of the two ended
+    /// it.
     ///
     /// # Errors
     ///
@@ -229,8 +230,8 @@ fn guarded(command: &Command, log: File) -> Result<Command> {
     Ok(guarded)
 }
 
-/// Starts the child and waits for its end, in a dedicated thread: `--pdeathsig` fires when the *thread* that started the child
-/// ends, so it must not be one of tokio's.
+/// Starts the child and waits for its end, in a dedicated thread: `--pdeathsig` fires when the *thread* that started the
+/// child ends, so it must not be one of tokio's.
 fn keep(
     mut command: Command,
     started: &mpsc::Sender<std::io::Result<Pid>>,

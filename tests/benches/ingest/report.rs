@@ -18,7 +18,7 @@ pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
     let broker = if options.embedded {
         "the EMBEDDED broker (librdkafka's mock cluster, in the memory of the load generator: not Kafka's numbers)"
     } else {
-        "one Apache Kafka of its own, on loopback"
+        "one Apache Kafka, on loopback"
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!(

@@ -155,7 +155,7 @@ fn compare(counts: &BTreeMap<String, u64>) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     println!(
-        "  more than {TOLERANCE_PERCENT} % above the baseline. If that is meant, say why in the commit, after\n  {UPDATE}"
+        "  more than {TOLERANCE_PERCENT} % above the baseline. If that is intended, give the reason in the commit, after\n  {UPDATE}"
     );
     Ok(ExitCode::FAILURE)
 }

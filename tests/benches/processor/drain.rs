@@ -107,7 +107,7 @@ impl Drain {
                 (last, moved) = (Some(mark.records), Instant::now());
             }
             if moved.elapsed() > STALL_MAX {
-                return Err(self.process.failure(&format!("stands still at {} records", mark.records)));
+                return Err(self.process.failure(&format!("makes no progress at {} records", mark.records)));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }

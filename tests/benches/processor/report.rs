@@ -19,7 +19,7 @@ const GROWTH_MAX: f64 = 1.1;
 pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!(
-        "processor on one Apache Kafka and one PostgreSQL of their own, on loopback: {} events of {} bytes on average\n\
+        "processor on one Apache Kafka and one PostgreSQL, on loopback: {} events of {} bytes on average\n\
          {} partitions per topic, batches of up to {} records, {} workers; processor, broker and database share {cores} cores",
         stage.backlog.events,
         stage.backlog.bytes / stage.backlog.events.max(1),
@@ -57,7 +57,7 @@ pub(crate) fn rounds(options: &Options, rounds: &[Round]) -> String {
     let (least, possible) = (least(rounds), possible(rounds));
     let _ = writeln!(
         text,
-        "\nTo read, understand and insert alone takes {least:.1} µs, so no processor does more than {possible:.0} events/s \
+        "\nReading, parsing and inserting alone take {least:.1} µs, so no processor can exceed {possible:.0} events/s \
          here: {:.2} of all rows only inserted.",
         possible / Spread::of(rounds.iter().map(|round| round.all_rows.rate).collect()).median,
     );
@@ -67,7 +67,9 @@ pub(crate) fn rounds(options: &Options, rounds: &[Round]) -> String {
 /// Memory and rates of both reads of the whole backlog.
 pub(crate) fn whole(whole: &Whole) -> String {
     let mut text = String::new();
-    for (name, marks) in [("read for the first time", &whole.first), ("read again, every event known", &whole.again)] {
+    for (name, marks) in
+        [("read for the first time", &whole.first), ("read again, every event stored already", &whole.again)]
+    {
         let (Some(first), Some(last)) = (marks.first(), marks.last()) else { continue };
         let average = rate(last.records - first.records, last.at - first.at);
         let _ = writeln!(text, "\n{} events {name}: {average:.0} events/s", last.records);

@@ -37,7 +37,7 @@ const CUT_AFTER: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Injector {
     faults: Faults,
-    /// How often each file was asked for since the rules were set.
+    /// Requests by file since the rules were set.
     requests: HashMap<Uuid, u32>,
 }
 

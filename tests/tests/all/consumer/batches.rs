@@ -236,11 +236,11 @@ async fn test_and_live_orders_never_mix_and_a_mode_can_be_ignored() {
     assert_eq!(reasons, [None, Some("mode".to_owned())]);
 }
 
-/// Two concurrent writers of one order; the second reads it before the first commits. `known` is stored before both.
-async fn write_at_once(known: &[Record], first: &[Record], second: &[Record]) {
+/// Two concurrent writers of one order; the second reads it before the first commits. `stored` is applied before both.
+async fn write_at_once(stored: &[Record], first: &[Record], second: &[Record]) {
     let database = Database::create().await.unwrap();
     let (mut one, mut other) = (database.connect().await.unwrap(), database.connect().await.unwrap());
-    apply(&mut one, known).await;
+    apply(&mut one, stored).await;
     let mut transaction = one.begin().await.unwrap();
     batch::fold(&mut transaction, &orders(), first, None, now()).await.unwrap();
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut other).await.unwrap();
@@ -263,7 +263,7 @@ async fn write_at_once(known: &[Record], first: &[Record], second: &[Record]) {
 
     let reference = Database::create().await.unwrap();
     let mut plain = reference.connect().await.unwrap();
-    apply(&mut plain, &[known, first, second].concat()).await;
+    apply(&mut plain, &[stored, first, second].concat()).await;
     assert_eq!(state(&mut other).await.unwrap(), state(&mut plain).await.unwrap());
 }
 

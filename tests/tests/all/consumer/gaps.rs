@@ -92,7 +92,7 @@ async fn a_gap_is_read_again_and_counted_and_does_not_block_the_partition() {
         send(&transactional, first + 5..first + 6).await;
         transactional.commit_transaction(PATIENCE).unwrap();
         send(&plain, first + 6..first + 10).await;
-        until("the partition stands still", || applied.load(Ordering::Relaxed) == first + 10).await;
+        until("the partition makes no progress", || applied.load(Ordering::Relaxed) == first + 10).await;
     }
     let shows = |line: &str| page.render().lines().any(|shown| shown == line);
     // The first gap is read three times; from then on the partition is known to have gaps.

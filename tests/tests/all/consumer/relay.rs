@@ -172,7 +172,7 @@ async fn a_message_that_kafka_rejects_is_parked_with_later_ones_of_its_order_and
     assert!(!published.contains_key("stuck"));
     assert_eq!(setting.findings(), Vec::<String>::new(), "parked messages make nothing unready");
     let parked = "riverlock_relay_parked_messages{source=\"outbox\"} 3";
-    until("it is not counted", || page.render().lines().any(|line| line == parked)).await;
+    until("the metric was not updated", || page.render().lines().any(|line| line == parked)).await;
 
     let queued = outbox::queued(&mut setting.connection, true, 0, 10).await.unwrap();
     let shown: Vec<_> = queued.iter().map(|message| (message.message_id, message.behind)).collect();
@@ -182,7 +182,7 @@ async fn a_message_that_kafka_rejects_is_parked_with_later_ones_of_its_order_and
     // The cause remains: it is parked again, with all messages behind it.
     let ids = vec![large, behind, later];
     assert_eq!(outbox::retry_message(&mut setting.connection, behind, &request(false)).await.unwrap(), ids);
-    assert_eq!(setting.count(PARKED).await, 3, "only asked");
+    assert_eq!(setting.count(PARKED).await, 3, "a dry run changes nothing");
     assert_eq!(outbox::retry_message(&mut setting.connection, behind, &request(true)).await.unwrap(), ids);
     setting.until_count("SELECT count(*) FROM outbox_retries", 3).await;
     setting.until_count(PARKED, 3).await;
@@ -221,7 +221,11 @@ async fn a_dead_letter_that_kafka_rejects_is_parked_and_retried() {
         .await
         .unwrap();
     assert!(outbox::retry_letter(&mut setting.connection, &position, &request(false)).await.unwrap());
-    assert_eq!(outbox::parked_letters(&mut setting.connection, None, 10).await.unwrap().len(), 1, "only asked");
+    assert_eq!(
+        outbox::parked_letters(&mut setting.connection, None, 10).await.unwrap().len(),
+        1,
+        "a dry run changes nothing"
+    );
     assert!(outbox::retry_letter(&mut setting.connection, &position, &request(true)).await.unwrap());
     setting.until_count("SELECT count(*) FROM dead_letters WHERE published_at IS NOT NULL", 3).await;
     assert!(!outbox::retry_letter(&mut setting.connection, &position, &request(true)).await.unwrap());
@@ -242,7 +246,7 @@ async fn a_topic_without_rights_blocks_only_its_own_messages_and_is_reported() {
     setting.relay(&setting.database.config);
     setting.until_count(WAITING, 0).await;
     let says = |setting: &Setting, name: &str| setting.findings().iter().any(|text| text.starts_with(name));
-    until("it says nothing", || says(&setting, "dead-letter-relay: ")).await;
+    until("the failure is not reported", || says(&setting, "dead-letter-relay: ")).await;
     assert!(!says(&setting, "relay: "), "{:?}", setting.findings());
 
     setting.cluster.topic_error(&dead_letter, granted).unwrap();
@@ -250,12 +254,12 @@ async fn a_topic_without_rights_blocks_only_its_own_messages_and_is_reported() {
     // Only in this way does the mock broker reject producers that know the topic.
     setting.cluster.request_errors(RDKafkaApiKey::Produce, &[refused; 1_000]);
     setting.add("order", "second", 100).await;
-    until("it says nothing", || says(&setting, "relay: ")).await;
+    until("the failure is not reported", || says(&setting, "relay: ")).await;
     assert_eq!(setting.count(WAITING).await, 1);
     assert_eq!(setting.count(PARKED).await, 0, "a missing right does not park messages");
     setting.cluster.clear_request_errors(RDKafkaApiKey::Produce);
     setting.until_count(WAITING, 0).await;
-    until("all is well", || setting.findings().is_empty()).await;
+    until("the failure is still reported", || setting.findings().is_empty()).await;
     setting.end().await;
 }
 
@@ -359,8 +363,12 @@ async fn waiting_messages_and_their_age_are_reported_while_no_relay_publishes() 
         let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
         line.and_then(|line| line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok())).unwrap_or_default()
     };
-    until("it is not seen", || value("riverlock_relay_oldest_waiting_age_seconds{source=\"outbox\"}") > 3_590.0).await;
-    until("it is not counted", || value("riverlock_relay_pending_messages{source=\"dead_letters\"}") >= 7.0).await;
+    until("the age is not reported", || {
+        value("riverlock_relay_oldest_waiting_age_seconds{source=\"outbox\"}") > 3_590.0
+    })
+    .await;
+    until("the metric was not updated", || value("riverlock_relay_pending_messages{source=\"dead_letters\"}") >= 7.0)
+        .await;
     setting.end().await;
 }
 
@@ -376,13 +384,13 @@ async fn a_silent_connection_to_postgres_is_detected_and_replaced() {
     setting.add("order", "second", 100).await;
     setting.add_letters(1).await;
     for name in ["relay: ", "dead-letter-relay: "] {
-        let told = || setting.findings().iter().any(|text| text.starts_with(name) && text.contains("answer"));
-        until("nobody notices", told).await;
+        let reported = || setting.findings().iter().any(|text| text.starts_with(name) && text.contains("answer"));
+        until("the silent connection is not detected", reported).await;
     }
     assert!(setting.context.health.stuck().is_empty(), "it waits, and is not stuck");
     proxy.open.send_replace(true);
     setting.until_count(WAITING, 0).await;
     setting.until_count("SELECT count(*) FROM dead_letters WHERE published_at IS NULL", 0).await;
-    until("all is well", || setting.findings().is_empty()).await;
+    until("the failure is still reported", || setting.findings().is_empty()).await;
     setting.end().await;
 }

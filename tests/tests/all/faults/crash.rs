@@ -48,7 +48,8 @@ async fn services_killed_at_any_moment_lose_no_event_and_apply_none_twice() {
     let playing = world.begin();
     let (mut killed_between_commits, mut seen) = (0, 0);
     for kill in 0..KILLS {
-        // The next one is killed right after a batch was stored: its offsets are in PostgreSQL, and Kafka gets them once a second.
+        // The next one is killed right after a batch was stored: its offsets are in PostgreSQL, and Kafka gets them once a
+        // second.
         while applied(&world).await < seen + 60 && !playing.is_finished() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -1,4 +1,5 @@
-//! Overload while Kafka is unavailable: deliveries are rejected fast, in bounded memory, and accepted again once Kafka is back.
+//! Overload while Kafka is unavailable: deliveries are rejected fast, in bounded memory, and accepted again once Kafka is
+//! back.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

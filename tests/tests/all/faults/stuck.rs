@@ -100,26 +100,26 @@ async fn a_stuck_worker_blocks_no_other_and_is_reported_while_others_progress() 
     produce_to(&setting, 2, ["stuck".to_owned()].into_iter()).await;
     let config = BatchConfig { records_max: 50, workers: 4, ..BatchConfig::default() };
     let task = consume(&setting, &setting.database.config, projection, &config, &context);
-    until("nothing is stuck", || tried.load(Ordering::Relaxed) > 0).await;
+    until("the event was not tried", || tried.load(Ordering::Relaxed) > 0).await;
     // More than its worker reads ahead, in addition to and before records of the others.
     produce_to(&setting, 2, (0..EVENTS).map(|i| format!("behind-{i}"))).await;
     for partition in [0, 1, 3] {
-        produce_to(&setting, partition, (0..EVENTS).map(|i| format!("beside-{partition}-{i}"))).await;
+        produce_to(&setting, partition, (0..EVENTS).map(|i| format!("other-{partition}-{i}"))).await;
     }
     setting.until_rows(3 * EVENTS).await;
     assert_eq!(by_partition(&setting).await, [(0, EVENTS), (1, EVENTS), (3, EVENTS)].into());
     let findings: Vec<String> = context.health.not_ready().iter().map(ToString::to_string).collect();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(findings[0].starts_with("stubborn: worker 2: ") && findings[0].contains("a_table"), "{findings:?}");
-    until("it is not shown", || {
+    until("the stuck worker is not reported", || {
         page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 1")
     })
     .await;
 
     open.store(true, Ordering::Relaxed);
     setting.until_rows(4 * EVENTS + 1).await;
-    until("it is ready again", || context.health.not_ready().is_empty()).await;
-    until("it is read again", || {
+    until("the consumer is not ready again", || context.health.not_ready().is_empty()).await;
+    until("the partition is not read again", || {
         page.render().lines().any(|line| line == "riverlock_consumer_paused{consumer=\"stubborn\"} 0")
     })
     .await;
@@ -187,9 +187,9 @@ async fn a_consumer_reports_a_topic_that_it_is_not_authorized_to_read() {
     context.shutdown.spawn("stubborn", task);
     let refused =
         || context.health.not_ready().iter().any(|finding| finding.reason.contains("TopicAuthorizationFailed"));
-    until("it says nothing", refused).await;
+    until("the failure is not reported", refused).await;
     cluster.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
-    until("it is not ready although it may read", || context.health.not_ready().is_empty()).await;
+    until("the consumer is not ready although it is authorized", || context.health.not_ready().is_empty()).await;
     context.shutdown.stop();
     assert!(context.shutdown.wait(Duration::from_secs(60)).await);
 }

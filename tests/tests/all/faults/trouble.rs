@@ -218,7 +218,7 @@ async fn consumers_share_partitions_and_a_rebalance_waits_for_batches_in_flight(
         let projection = Counting { asked: Arc::clone(&asked), slow: Arc::clone(&slow) };
         tasks.push(consume(&setting, &setting.database.config, projection, &config, &context));
         contexts.push(context);
-        until("a consumer got no work", || asked.load(Ordering::Relaxed) > 0).await;
+        until("a consumer was assigned no partition", || asked.load(Ordering::Relaxed) > 0).await;
         counts.push(asked);
     }
     // The first consumer stops half-way; the second processes the rest.
@@ -284,8 +284,8 @@ async fn a_partition_that_was_revoked_while_paused_is_read_after_it_is_assigned_
     let shows = |line: &str| page.render().lines().any(|shown| shown == line);
     let lag =
         |records: i64| format!("riverlock_consumer_lag_records{{consumer=\"gated\",topic=\"{TOPIC}\"}} {records}");
-    until("reading is not paused", || shows("riverlock_consumer_paused{consumer=\"gated\"} 1")).await;
-    until("what nobody reads is not counted", || shows(&lag(EVENTS))).await;
+    until("the partition is not paused", || shows("riverlock_consumer_paused{consumer=\"gated\"} 1")).await;
+    until("the lag of paused partitions is not counted", || shows(&lag(EVENTS))).await;
 
     // The second consumer is assigned some of the partitions, and stops when none is paused.
     let (_second_gate, open) = watch::channel(true);

@@ -25,8 +25,8 @@ impl Proxy {
         Self::with_config(proxy, &options)
     }
 
-    /// A proxy that withholds all answers from the first named statement on, except the one that names the session: connections
-    /// are made, and then nothing is answered.
+    /// A proxy that withholds all answers from the first named statement on, except the one that names the session:
+    /// connections are made, and then nothing is answered.
     pub(crate) async fn silent_at_first_statement(database: &Database) -> (Self, PostgresConfig) {
         let options = database.config.options().unwrap();
         let proxy = Self::to(options.get_port(), true).await;

@@ -209,7 +209,7 @@ fn fifty_thousand_rounds_of_every_periodic_job_use_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "is run by the test above, in a process of its own"]
+#[ignore = "the test above runs it in a separate process"]
 async fn alone() {
     let broker = MockCluster::new(1).unwrap();
     let kafka = KafkaConfig { partitions: 1, brokers: broker.bootstrap_servers(), ..KafkaConfig::default() };

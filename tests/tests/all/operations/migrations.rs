@@ -218,7 +218,9 @@ fn what_stops_writers(sql: &str, description: &str, no_tx: bool) -> Option<&'sta
             return Some("an index on a table with rows is built CONCURRENTLY IF NOT EXISTS");
         }
         if words[at - 1] == "UNIQUE" {
-            return Some("services of the former version must be able to write beside an index: it may not be unique");
+            return Some(
+                "services of the former version must be able to write while the index exists: it must not be unique",
+            );
         }
     }
     if !builds {

@@ -326,14 +326,10 @@ async fn a_swap_repairs_tables_repeats_no_effect_and_consumers_resume_at_the_rig
         value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await,
         "versions are higher than before"
     );
-    assert_eq!(
-        waiting(&mut live).await,
-        [late, lost],
-        "what was published stays published; what waited waits, and what is new, too"
-    );
+    assert_eq!(waiting(&mut live).await, [late, lost], "published messages stay published, waiting and new ones wait");
     assert!(
         value::<bool>(&mut live, "SELECT (SELECT max(message_id) FROM outbox_due) = max(message_id) FROM outbox").await,
-        "what is new comes after what there was"
+        "new messages follow the existing ones"
     );
     for name in ["orders", "order_lines"] {
         let granted = format!("SELECT has_table_privilege('pg_monitor', '{name}', 'SELECT')");

@@ -139,10 +139,10 @@ impl Crate {
         circles.iter().map(|circle| self.names(circle.iter().copied())).collect()
     }
 
-    /// Groups of folders that lie beside each other and refer to each other.
+    /// Groups of sibling folders that refer to each other.
     ///
-    /// A folder refers to what any file below it refers to. A folder and the file that declares its modules are one. Files
-    /// beside folders, such as `config.rs` and `metrics.rs`, do not count: they combine what the folders define.
+    /// A folder refers to what any file below it refers to. A folder and the file that declares its modules are one. Sibling
+    /// files, such as `config.rs` and `metrics.rs`, do not count: they combine what the folders define.
     fn folder_circles(&self) -> Vec<String> {
         let is_folder = |module: &[String]| self.modules.keys().any(|other| is_below(other, module));
         let mut levels: BTreeMap<&[String], BTreeMap<&[String], BTreeSet<&[String]>>> = BTreeMap::new();
@@ -237,7 +237,7 @@ impl Source {
     }
 }
 
-/// Whether the module has files of its own below it, so that its `pub use` makes their names reachable.
+/// Whether there are modules below it, whose names its `pub use` exports.
 fn module_is_parent(module: &Module, modules: &BTreeSet<Module>) -> bool {
     modules.iter().any(|other| is_below(other, module))
 }

@@ -1,5 +1,5 @@
-//! Two of each service are killed, stopped and frozen at random, and Kafka and PostgreSQL as well: every acknowledged event has
-//! one outcome, and every effect is one message.
+//! Two of each service are killed, stopped and frozen at random, and Kafka and PostgreSQL as well: every acknowledged event
+//! has one outcome, and every effect is one message.
 
 #![expect(clippy::print_stdout, reason = "the injected faults, shown with --nocapture")]
 
@@ -256,8 +256,8 @@ impl Storm {
 /// Bodies that are sent one after the other: an event, and later bodies of the same event.
 type Chain = Vec<(String, Bytes)>;
 
-/// All traffic: the events of generated orders, interleaved, with duplicates, other spellings and contradictions; and unusual
-/// bodies.
+/// All traffic: the events of generated orders, interleaved, with duplicates, other spellings and contradictions; and
+/// unusual bodies.
 struct Traffic {
     chains: Vec<Chain>,
     /// Bodies that contradict an event that was acknowledged before.

@@ -130,7 +130,7 @@ fn names(
         match (own, all.as_slice()) {
             (Some(value), _) => Ok(value.clone()),
             (None, [value]) => Ok((*value).clone()),
-            (None, found) => Err(format!("{name} stands for {found:?}")),
+            (None, found) => Err(format!("{name} is {found:?}")),
         }
     };
     argument.split(',').map(str::trim).filter(|name| !name.is_empty()).map(one).collect()

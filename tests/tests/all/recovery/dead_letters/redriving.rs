@@ -434,10 +434,10 @@ async fn both_bodies_of_a_conflict_count_whichever_was_a_dead_letter() {
     let two = record(0, 1, &two);
     let expected = reference([&one, &two]).await;
     assert!(expected.contains(r#""conflicted": true"#), "{expected}");
-    for (first_dies, second_dies) in [(true, false), (false, true), (true, true)] {
+    for (first_is_dead, second_is_dead) in [(true, false), (false, true), (true, true)] {
         for order in [[0, 1], [1, 0]] {
             let mut letters = DeadLetters::new().await;
-            for (record, dies) in [(&one, first_dies), (&two, second_dies)] {
+            for (record, dies) in [(&one, first_is_dead), (&two, second_is_dead)] {
                 match dies {
                     true => letters.store_dead(std::slice::from_ref(record)).await,
                     false => letters.live(std::slice::from_ref(record)).await,
@@ -447,7 +447,7 @@ async fn both_bodies_of_a_conflict_count_whichever_was_a_dead_letter() {
             for index in order {
                 letters.redrive(&positions[index], &request(Run::Apply)).await;
             }
-            let what = format!("{first_dies} {second_dies} {order:?}");
+            let what = format!("{first_is_dead} {second_is_dead} {order:?}");
             assert_eq!(state(&mut letters.connection).await.unwrap(), expected, "{what}");
             let rows = outcomes(&mut letters.connection).await.unwrap();
             assert_eq!(rows, BTreeMap::from([("applied".to_owned(), 1), ("conflict".to_owned(), 1)]), "{what}");
