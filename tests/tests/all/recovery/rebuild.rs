@@ -322,10 +322,7 @@ async fn a_swap_repairs_tables_repeats_no_effect_and_consumers_resume_at_the_rig
     assert_eq!(state(&mut live).await.unwrap(), expected);
     assert_eq!(lines(&mut live, "public").await, all_lines, "the view shows the rebuilt orders");
     assert_eq!(lines(&mut live, &kept.schema).await, None, "the former view has no orders of the rebuilt tables");
-    assert!(
-        value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await,
-        "versions are higher than before"
-    );
+    assert!(value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await, "versions increase");
     assert_eq!(waiting(&mut live).await, [late, lost], "published messages stay published, waiting and new ones wait");
     assert!(
         value::<bool>(&mut live, "SELECT (SELECT max(message_id) FROM outbox_due) = max(message_id) FROM outbox").await,
@@ -353,11 +350,7 @@ async fn a_swap_repairs_tables_repeats_no_effect_and_consumers_resume_at_the_rig
     assert_ne!(again.schema, kept.schema);
     assert_eq!(again.messages, 0);
     let mut live = raw.database.connect().await.unwrap();
-    assert_eq!(
-        value::<i64>(&mut live, "SELECT count(*) FROM outbox_due").await,
-        0,
-        "published messages are not published again"
-    );
+    assert_eq!(value::<i64>(&mut live, "SELECT count(*) FROM outbox_due").await, 0, "nothing is published again");
     assert_eq!(carried(&mut live).await, done);
     assert_ne!(state(&mut live).await.unwrap(), after, "the former tables are unchanged");
     let swaps: i64 = value(&mut live, "SELECT count(*) FROM rebuilds WHERE swapped_by = 'ada'").await;

@@ -29,6 +29,9 @@ const EXEMPT: [&str; 1] = ["cli"];
 /// A module's path inside its crate, as its segments; empty for the crate's root.
 type Module = Vec<String>;
 
+/// The nodes of a graph, each with the nodes that it refers to.
+type Edges<T> = BTreeMap<T, BTreeSet<T>>;
+
 /// One crate's modules with their source text, without comments and unit tests.
 struct Crate {
     /// The crate's folder.
@@ -123,10 +126,9 @@ impl Crate {
         }
     }
 
-    fn edges(&self) -> BTreeMap<&Module, BTreeSet<&Module>> {
+    fn edges(&self) -> Edges<&Module> {
         let targets = |source: &Source| source.references.iter().filter_map(|path| self.definition(path, 0)).collect();
-        let mut edges: BTreeMap<&Module, BTreeSet<&Module>> =
-            self.modules.iter().map(|(module, source)| (module, targets(source))).collect();
+        let mut edges: Edges<&Module> = self.modules.iter().map(|(module, source)| (module, targets(source))).collect();
         for (module, targets) in &mut edges {
             targets.remove(module);
         }
@@ -145,7 +147,7 @@ impl Crate {
     /// files, such as `config.rs` and `metrics.rs`, do not count: they combine what the folders define.
     fn folder_circles(&self) -> Vec<String> {
         let is_folder = |module: &[String]| self.modules.keys().any(|other| is_below(other, module));
-        let mut levels: BTreeMap<&[String], BTreeMap<&[String], BTreeSet<&[String]>>> = BTreeMap::new();
+        let mut levels: BTreeMap<&[String], Edges<&[String]>> = BTreeMap::new();
         for (from, targets) in self.edges() {
             for to in targets {
                 let shared = from.iter().zip(to).take_while(|(one, other)| one == other).count();
@@ -173,7 +175,7 @@ impl Crate {
 }
 
 /// Groups of nodes that reach each other.
-fn circles<T: Ord + Copy>(edges: &BTreeMap<T, BTreeSet<T>>) -> BTreeSet<Vec<T>> {
+fn circles<T: Ord + Copy>(edges: &Edges<T>) -> BTreeSet<Vec<T>> {
     let reachable = |from: &T| {
         let mut seen = BTreeSet::new();
         let mut open: Vec<T> = edges[from].iter().copied().collect();
@@ -184,7 +186,7 @@ fn circles<T: Ord + Copy>(edges: &BTreeMap<T, BTreeSet<T>>) -> BTreeSet<Vec<T>> 
         }
         seen
     };
-    let reach: BTreeMap<T, BTreeSet<T>> = edges.keys().map(|node| (*node, reachable(node))).collect();
+    let reach: Edges<T> = edges.keys().map(|node| (*node, reachable(node))).collect();
     let on_circles = reach.iter().filter(|(node, others)| others.contains(node));
     on_circles
         .map(|(node, others)| others.iter().copied().filter(|other| reach[other].contains(node)).collect())
@@ -266,7 +268,7 @@ fn expand(tree: &str, prefix: &[String], leaves: &mut Vec<(Vec<String>, String)>
     if let Some(open) = tree.find('{') {
         let mut path = prefix.to_vec();
         path.extend(tree[..open].split("::").map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned));
-        let inner = tree[open + 1..].trim_end().strip_suffix('}').unwrap_or(&tree[open + 1..]);
+        let inner = tree[open + 1..].trim_end().strip_suffix('}').unwrap_or_else(|| &tree[open + 1..]);
         let (mut depth, mut start) = (0_usize, 0);
         for (at, c) in inner.char_indices() {
             match c {
