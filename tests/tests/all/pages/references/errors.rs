@@ -73,7 +73,7 @@ fn the_page_has_every_code() {
     let mut dead = literals(block(&schemas, "fn code(&self) -> &'static str"));
     dead.extend(literals(block(&consumers, "fn dead(&self) -> Dead")));
     dead.extend(after(&consumers, "const TOO_LARGE: &str = \""));
-    dead.extend(after(&consumers, "Dead { reason: \""));
+    dead.extend(after(&consumers, "DeadReason { reason: \""));
 
     let mut requests = after(&api, "ApiError::unavailable(\"");
     requests.extend(after(&api, "gone(\""));
