@@ -5,46 +5,58 @@ SEED ?= 1
 BROKER ?= kafka
 INVOICES ?= 100000
 
-# The binary is looked for in this repository.
+# The tests look for the binary in this repository.
 unexport CARGO_TARGET_DIR
-# rustup's default place, for a shell that has not read its environment yet.
+# rustup's default folder, for shells that have not loaded its environment yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 export RIVERLOCK_HOME := $(CURDIR)
 
 riverlock := target/debug/riverlock
 
-# What `kafka fetch` exits with when Maven Central cannot be reached (EX_UNAVAILABLE).
+# Exit code of `kafka fetch` if Maven Central cannot be reached (EX_UNAVAILABLE).
 UNREACHABLE := 69
 
 ifeq ($(filter $(BROKER),kafka embedded),)
 $(error BROKER is "$(BROKER)"; it is kafka (Apache Kafka, the default) or embedded (in memory, for machines without Java))
 endif
 
-.PHONY: help demo up build test docs references bench bench-instructions bench-ingest bench-processor bench-invoices lint broker
+.PHONY: help demo up build fmt check test docs references bench bench-instructions bench-ingest bench-processor bench-invoices lint broker
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  demo and up take ORDERS=$(ORDERS) SEED=$(SEED) BROKER=kafka|embedded, test and bench BROKER, bench INVOICES=$(INVOICES)'
 
-demo: build broker ## play orders from webhook to invoice on real servers, count everything, end
+demo: build broker ## play orders from webhook to invoice on real servers, audit everything, and end
 	@$(riverlock) demo --orders $(ORDERS) --seed $(SEED) --broker $(BROKER)
 
-up: build broker ## start the same stack, keep it running and keep its data
+up: build broker ## start the same stack, and keep it running with permanent data
 	@$(riverlock) stack --broker $(BROKER)
 
 build:
 	@deploy/setup build postgres
 	cargo build --locked --workspace --bin riverlock
 
-# Nothing to fetch for the embedded broker.
+# The embedded broker needs nothing.
 broker:
 ifeq ($(BROKER),kafka)
 	@deploy/setup kafka && deploy/kafka/kafka fetch || { code=$$?; \
-	  echo 'Without Java or Maven Central, BROKER=embedded runs on a broker in memory that keeps nothing.' >&2; exit $$code; }
+	  echo 'Without Java or Maven Central, BROKER=embedded runs on a broker in memory, without persistence.' >&2; exit $$code; }
 endif
 
-test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
+fmt: ## format the Rust code
+	cargo fmt --all
+
+# SQL is checked against .sqlx/ and not against a database; `make lint` does that. Some unit tests of the invoice-fetcher start
+# a PostgreSQL, for which it has to be installed.
+check: export SQLX_OFFLINE := true
+check: ## check format and lints, and run the unit tests
+	@deploy/setup build postgres
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	cargo test --locked --workspace --lib
+
+test: ## run all tests, on their own PostgreSQL and Apache Kafka
 	@deploy/setup build postgres
 	@broker=$(BROKER); \
 	if [ "$$broker" = kafka ]; then \
@@ -54,7 +66,7 @@ test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
 	fi; \
 	if [ "$$broker" = embedded ]; then \
 	  case "$$REQUIRE_KAFKA" in ''|0) ;; \
-	  *) echo 'No Apache Kafka, and REQUIRE_KAFKA is set: the tests are not run.' >&2; exit 1 ;; esac; \
+	  *) echo 'There is no Apache Kafka, and REQUIRE_KAFKA is set: the tests are not run.' >&2; exit 1 ;; esac; \
 	  printf '%s\n' '' '**********************************************************************************' \
 	    '*** NO APACHE KAFKA: the tests run on the embedded broker, and those that need ***' \
 	    '*** Kafka are SKIPPED, each by name. REQUIRE_KAFKA=1 makes this a failure.     ***' \
@@ -63,7 +75,7 @@ test: ## run all tests, on a PostgreSQL and an Apache Kafka of their own
 	fi; \
 	cargo build --locked --workspace --bin riverlock && cargo test --workspace --locked
 
-docs: references ## record what commands print in README.md and docs/operations
+docs: references ## record the output of commands in README.md and docs/operations
 	@deploy/setup build postgres kafka
 	@deploy/kafka/kafka fetch
 	cargo build --locked --workspace --bin riverlock
@@ -72,29 +84,29 @@ docs: references ## record what commands print in README.md and docs/operations
 	  the_pages_about_the_account_say_what_commands_print
 
 references: ## write the pages of docs/reference that are generated from the code
-	RIVERLOCK_RECORD=1 cargo test --locked --workspace --test all -- references::
+	RIVERLOCK_RECORD=1 cargo test --locked --workspace --test all -- pages::references::
 
-# The first time it compiles everything for release, some 5 minutes on two cores. Then ingest's part takes 3 minutes, the
-# processor's 8, and 100 000 invoices 7.
-bench: bench-instructions bench-ingest bench-processor bench-invoices ## measure what webhooks, events and invoices cost: all four
+# The first run compiles everything for release, about 5 minutes on two cores. Then ingest takes 3 minutes, the processor 8,
+# and 100 000 invoices 7.
+bench: bench-instructions bench-ingest bench-processor bench-invoices ## run all four benchmarks
 
 bench-instructions: ## count instructions against the baseline
 	@deploy/setup build bench
 	cargo bench --locked -p riverlock-tests --bench instructions
 
-bench-ingest: broker ## measure what taking a webhook costs
+bench-ingest: broker ## measure the cost of accepting a webhook
 	@deploy/setup build bench
 	cargo bench --locked -p riverlock-tests --bench ingest -- --broker $(BROKER)
 
-bench-processor: broker ## measure how fast a backlog becomes orders, as a ratio to bare inserts
+bench-processor: broker ## measure the rate of processing a backlog, as a ratio to plain inserts
 ifeq ($(BROKER),kafka)
 	@deploy/setup build postgres
 	cargo bench --locked -p riverlock-tests --bench processor
 else
-	@echo 'The processor is measured on a real Kafka only: the embedded broker keeps too few records.' >&2
+	@echo 'The processor is measured on Apache Kafka only: the embedded broker keeps too few records.' >&2
 endif
 
-bench-invoices: ## fetch INVOICES invoices at 250 a second, a twentieth of them with faults: CPU, memory, nothing lost, none twice
+bench-invoices: ## fetch INVOICES invoices at 250 a second, 5 % with faults: CPU, memory, completeness
 	@deploy/setup build postgres
 	cargo bench --locked -p riverlock-invoice-fetcher --bench invoices -- --documents $(INVOICES)
 

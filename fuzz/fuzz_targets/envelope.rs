@@ -1,4 +1,4 @@
-//! The envelope's parser against serde_json's `Value`: wherever `Value` can read the body, both must see the same event.
+//! The envelope's parser against serde_json's `Value`: if `Value` can read the body, both must yield the same event.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use riverlock_schemas::{Envelope, EnvelopeError};
 use serde_json::{Map, Value};
 
-/// What a key says: a text, or a whole number as its digits. `Err` where `Value` has rounded the number.
+/// The value of a key: a string, or a whole number as its digits. `Err` if `Value` has rounded the number.
 fn text(object: &Map<String, Value>, key: &str) -> Result<Option<String>, ()> {
     match object.get(key) {
         Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.trim().is_empty())),
@@ -16,7 +16,7 @@ fn text(object: &Map<String, Value>, key: &str) -> Result<Option<String>, ()> {
     }
 }
 
-/// Yes or no, if a key says so for certain.
+/// The value of a key as a boolean, if it has an unambiguous one.
 fn flag(object: &Map<String, Value>) -> Option<bool> {
     let name = match object.get("liveMode")? {
         Value::Bool(flag) => return Some(*flag),
@@ -37,9 +37,9 @@ fuzz_target!(|body: &[u8]| {
         let text = error.to_string();
         assert!(text.chars().count() < 300 && !text.chars().any(char::is_control), "{text:?}");
     }
-    // A byte order mark is passed over by the one, and no JSON to the other.
+    // The envelope's parser skips a byte order mark; for serde_json it is not JSON.
     let json = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    // What `Value` cannot hold (deep nesting, 1e400, a lone surrogate, Latin-1) may be an event all the same.
+    // A body that `Value` cannot read (deep nesting, 1e400, a lone surrogate, Latin-1) may still be an event.
     let Ok(theirs) = serde_json::from_slice::<Value>(json) else { return };
     let Value::Object(event) = &theirs else {
         assert!(matches!(ours, Err(EnvelopeError::NotJson(_))), "not an object, but {ours:?}");
@@ -47,18 +47,18 @@ fuzz_target!(|body: &[u8]| {
     };
     let envelope = match ours {
         Ok(envelope) => envelope,
-        // `Value` keeps the last of two keys and says nothing.
+        // `Value` silently keeps the last of two equal keys.
         Err(EnvelopeError::DuplicateKey(_)) => return,
         Err(EnvelopeError::Missing(key)) => {
             assert!(key == "id" || key == "type", "{key}");
-            assert!(!matches!(text(event, key), Ok(Some(_))), "`{key}` is there");
+            assert!(!matches!(text(event, key), Ok(Some(_))), "`{key}` exists");
             return;
         }
         Err(error) => panic!("serde_json reads an object, but {error}"),
     };
     let same = |object: &Map<String, Value>, key: &str, ours: &str| match text(object, key) {
         Ok(Some(theirs)) => assert_eq!(theirs, ours, "`{key}`"),
-        // `null` may stand there a second time.
+        // The key may occur a second time with `null`.
         Ok(None) => assert!(object.get(key).is_some_and(Value::is_null), "`{key}` is {ours}"),
         Err(()) => {}
     };
@@ -67,7 +67,7 @@ fuzz_target!(|body: &[u8]| {
 
     let object = event.get("data").and_then(|data| data.get("object")).and_then(Value::as_object);
     if let Some(object) = object {
-        // `null` may stand there a second time, after the id.
+        // The key may occur a second time with `null`, after the id.
         let is_null = object.get("orderId").is_some_and(Value::is_null);
         match (text(object, "orderId"), text(object, "id")) {
             (Ok(None), Ok(Some(_))) if is_null => {}

@@ -1,6 +1,6 @@
-//! Payloads out of any body: nothing panics, and reading the payload with the envelope means what reading it afterwards means.
+//! Payloads of arbitrary bodies: nothing panics, and reading the payload with the envelope equals reading it afterwards.
 //!
-//! The first byte chooses the event's type and what is known of its receipt; the rest is the object.
+//! The first byte selects the event's type and the data of its receipt; the rest is the object.
 
 #![no_main]
 

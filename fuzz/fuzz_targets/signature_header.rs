@@ -1,7 +1,7 @@
-//! The signature's verifier against signatures made here.
+//! The verifier of signatures against independently computed ones.
 //!
-//! The first line of the input is the header, the rest is the body. So that the fuzzer can get past the MAC, `@` in the
-//! header stands for the right signature in base64 and `#` for the same in hexadecimal digits.
+//! The first line of the input is the header, the rest is the body. So that the fuzzer can produce valid signatures, `@` in
+//! the header is replaced by the right signature in base64, and `#` by the same in hexadecimal digits.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ use sha2::Sha256;
 
 const SECRET: &str = "whsec_0123456789abcdef";
 const OTHER_SECRET: &str = "whsec_fedcba9876543210";
-/// What is signed, and what time it is.
+/// The signed time, which is also the present time.
 const TIMESTAMP: &str = "1638380000";
 
 static NOW: LazyLock<DateTime<Utc>> = LazyLock::new(|| DateTime::from_timestamp(1_638_380_000, 0).unwrap());
@@ -42,7 +42,7 @@ fn accepted(header: &[u8], body: &[u8]) -> bool {
     VERIFIER.verify([header], body, *NOW).is_ok()
 }
 
-/// Whether the header holds this signature in any spelling.
+/// Whether the header contains this signature in any form.
 fn holds(header: &[u8], base64: &str, hex: &str) -> bool {
     let text = String::from_utf8_lossy(header);
     let standard = text.replace('-', "+").replace('_', "/");
@@ -68,18 +68,18 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!((found.index, found.id), (1, "right"));
         assert!(holds(&header, &base64, &hex), "accepted without the right signature: {header:?}");
         assert!(!accepted(&header, &[body, b"x"].concat()), "accepted for another body: {header:?}");
-        // The same value again says nothing else; another one may.
+        // A repeated value changes nothing; a different one may.
         assert!(VERIFIER.verify([header.as_slice(), header.as_slice()], body, *NOW).is_ok());
         assert_eq!(VERIFIER.verify([header.as_slice(), b"x"], body, *NOW), Err(SignatureError::Repeated));
     }
     assert!(header.len() <= HEADER_BYTES_MAX || result == Err(SignatureError::TooLong));
 
-    // What Digital River sends is accepted, whatever signature stands beside the right one.
+    // A header of Digital River is accepted with any other signature next to the right one.
     assert!(accepted(format!("{TIMESTAMP}, {base64}").as_bytes(), body));
-    let beside: String =
+    let other: String =
         template.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(|byte| *byte as char).collect();
-    if !beside.is_empty() && beside.len() < 200 {
-        assert!(accepted(format!("{TIMESTAMP}, {beside}, {base64}").as_bytes(), body), "{beside}");
-        assert!(accepted(format!("t={TIMESTAMP},v1={beside},v1={hex}").as_bytes(), body), "{beside}");
+    if !other.is_empty() && other.len() < 200 {
+        assert!(accepted(format!("{TIMESTAMP}, {other}, {base64}").as_bytes(), body), "{other}");
+        assert!(accepted(format!("t={TIMESTAMP},v1={other},v1={hex}").as_bytes(), body), "{other}");
     }
 });

@@ -1,7 +1,7 @@
-//! Digital River's HTTP interface, as far as a receiver of webhooks needs it, on bounded memory.
+//! Digital River's HTTP interface, as far as a receiver of webhooks needs it, in bounded memory.
 //!
-//! `/files`, `/file-links`, `/orders`, `/events`, `/webhooks`, `/fulfillments` and `/sandbox/…` want the confidential key.
-//! Without it answer only `/links/…`, which is what a customer opens, and `/livez`.
+//! `/files`, `/file-links`, `/orders`, `/events`, `/webhooks`, `/fulfillments` and `/sandbox/…` require the confidential key.
+//! `/links/…`, which customers open, and `/livez` do not.
 
 use std::{
     future::{Future, IntoFuture as _},
@@ -56,10 +56,10 @@ pub use webhooks::WEBHOOKS_MAX;
 /// Largest request body.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// How long open connections have to end after the server was told to stop.
+/// How long open connections may take to end after shutdown began.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
-/// Everything that the API knows. Shared by all its requests.
+/// The state of the API, shared by all requests.
 #[derive(Debug)]
 pub struct Api {
     key: SecretString,
@@ -71,7 +71,7 @@ pub struct Api {
     faults: Mutex<injection::downloads::Injector>,
     misbehaviour: Mutex<injection::calls::Misbehaviour>,
     webhooks: Mutex<webhooks::Webhooks>,
-    /// How patiently registered webhooks are delivered to, and with which secrets; its address is not used.
+    /// Retries and secrets of deliveries to registered webhooks; its address is not used.
     target: TargetConfig,
     webhook_failures_max: u32,
     publisher: publish::Publisher,
@@ -82,7 +82,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// An API that has seen nothing yet. `clock` decides what has expired and when things were created.
+    /// A new API. `clock` decides what has expired and when objects were created.
     pub fn new(config: &SandboxConfig, clock: Clock) -> Arc<Self> {
         let now = clock.now();
         let rate = config.rate_limit_per_second.map_or_else(|| config.mode.rate_limit_per_second(), NonZeroU32::get);
@@ -100,24 +100,24 @@ impl Api {
             publisher: publish::Publisher::default(),
             fulfillments: Mutex::default(),
             objects: Mutex::default(),
-            // Ids differ from those of an earlier run, which someone may still remember.
+            // Ids differ from those of earlier runs, which clients may have stored.
             salt: now.timestamp_micros().cast_unsigned(),
             ids: AtomicU64::new(0),
             clock,
         })
     }
 
-    /// The events that `GET /events` answers with: hand it to whoever sends them.
+    /// The events that `GET /events` lists; the sender records them here.
     pub fn events(&self) -> Arc<EventStore> {
         Arc::clone(&self.events)
     }
 
-    /// Makes the file API misbehave from now on, or behave again; counts of earlier attempts are forgotten.
+    /// Sets the faults of the file API, or removes them; counts of earlier attempts are reset.
     pub fn set_faults(&self, faults: Faults) {
         *lock(&self.faults) = injection::downloads::Injector::new(faults);
     }
 
-    /// An id that was not given before.
+    /// A new id.
     fn next_id(&self) -> uuid::Uuid {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
         seed::uuid(&mut seed::rng(self.salt, number))
@@ -159,7 +159,7 @@ pub fn router(api: Arc<Api>) -> Router {
 /// Serves the API on `listener` until `shutdown` resolves; then open connections have three seconds to end.
 ///
 /// # Errors
-/// When the listener fails.
+/// If the listener fails.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api>,
@@ -180,13 +180,13 @@ pub async fn serve(
     match tokio::time::timeout(DRAIN_MAX, server).await {
         Ok(ended) => ended.context("the sandbox's API failed"),
         Err(_elapsed) => {
-            tracing::info!("connections still open after {DRAIN_MAX:?} are cut");
+            tracing::info!("closing connections that are still open after {DRAIN_MAX:?}");
             Ok(())
         }
     }
 }
 
-/// A lock whose holders never leave a half-done change behind, so that a panic in one does not matter to the next.
+/// Locks a mutex whose holders never leave an incomplete change, so that poisoning can be ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,21 +1,21 @@
-//! The time as a parameter. Everything in this crate is told what time it is; only [`Clock::system`] asks the machine.
+//! The time as a parameter. Only [`Clock::system`] reads the machine's clock.
 
 use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-/// Answers with the present time, UTC.
+/// Returns the present time, UTC.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
 
 impl Clock {
-    /// The machine's own clock: the one place of this crate that reads it.
-    #[expect(clippy::disallowed_methods, reason = "this is the edge: everything else is handed a clock")]
+    /// The machine's clock; the only place in this crate that reads it.
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock; all others take a `Clock`")]
     pub fn system() -> Self {
         Self::from_fn(Utc::now)
     }
 
-    /// A clock of the caller's making.
+    /// A clock from a function.
     pub fn from_fn(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }

@@ -1,4 +1,4 @@
-//! What the sandbox is told: who may ask, how fast, and where events go.
+//! The sandbox's configuration: API key, limits, faults, and the target of events.
 
 use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     sender::sign::{SECRETS_PER_ENDPOINT_MAX, SignatureStyle},
 };
 
-/// The time after which Digital River calls a delivery a failure.
+/// The time after which Digital River counts a delivery as failed.
 /// Source: Digital River, "Webhooks": a response slower than 3000 ms is a timeout.
 pub const DELIVERY_TIMEOUT_MILLISECONDS: u64 = 3_000;
 
@@ -23,21 +23,20 @@ pub const RATE_LIMIT_LIVE_PER_SECOND: u32 = 250;
 /// Requests per second and key in test mode. Source: Digital River, "Rate limits".
 pub const RATE_LIMIT_TEST_PER_SECOND: u32 = 25;
 
-/// First wait before a delivery is tried again. Digital River waits minutes.
+/// First wait before a delivery is retried. Digital River waits minutes.
 pub const BACKOFF_BASE_MILLISECONDS: u64 = 200;
 
-/// Longest wait before a delivery is tried again. Digital River waits hours.
+/// Longest wait before a delivery is retried. Digital River waits hours.
 pub const BACKOFF_CAP_MILLISECONDS: u64 = 5_000;
 
-/// Attempts after which a delivery is given up: some three minutes, where Digital River's live mode goes on for
-/// 72 hours.
+/// Attempts after which a delivery has failed: about three minutes, while Digital River's live mode retries for 72 hours.
 pub const ATTEMPTS_MAX: u32 = 40;
 
 /// Failed attempts in a row after which a registered webhook is disabled. Digital River disables one after several days of
 /// failures.
 pub const WEBHOOK_FAILURES_MAX: u32 = 20;
 
-/// Test or live data. Source: Digital River: every event and object says `liveMode`, and the two never mix.
+/// Test or live data. Source: Digital River: every event and object has `liveMode`, and the two never mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -118,7 +117,7 @@ impl SandboxConfig {
     }
 }
 
-/// Puts what a file holds, without line feeds at its end, in the place of its name.
+/// Replaces the name of a file by its content, without trailing line feeds.
 fn read(secret: &mut SecretString) -> anyhow::Result<()> {
     if let Some(path) = secret.expose_secret().strip_prefix(FILE_PREFIX) {
         let content = std::fs::read_to_string(path).with_context(|| format!("the secret {path} cannot be read"))?;
@@ -154,15 +153,15 @@ pub struct TargetConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String", extend("format" = "duration-text"))]
     pub backoff_cap: Duration,
-    /// Attempts after which the delivery is given up.
+    /// Attempts after which the delivery has failed.
     pub attempts_max: NonZeroU32,
 }
 
 impl TargetConfig {
-    /// Refuses what cannot be delivered to.
+    /// Checks the target.
     ///
     /// # Errors
-    /// Says which value is wrong.
+    /// Names the invalid value.
     pub fn validate(&self) -> anyhow::Result<()> {
         ensure!(
             matches!(self.address.scheme(), "http" | "https"),
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_read_by_name_and_unknown_ones_refused() {
+    fn settings_are_read_by_name_and_unknown_ones_rejected() {
         let read: SandboxConfig =
             serde_json::from_str(r#"{"mode":"live","target":{"timeout":"1s","signature_style":"hex"}}"#).unwrap();
         assert_eq!(read.mode, Mode::Live);
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_is_not_http_is_refused() {
+    fn a_target_that_is_not_http_is_rejected() {
         let target = TargetConfig { address: Url::parse("ftp://localhost/").unwrap(), ..TargetConfig::default() };
         assert!(target.validate().unwrap_err().to_string().contains("neither http nor https"));
     }

@@ -1,4 +1,4 @@
-//! The events that have been sent, for the Events API: the latest of history, in bounded memory.
+//! The sent events for the Events API: the latest ones, in bounded memory.
 
 use std::{
     borrow::Cow,
@@ -12,13 +12,13 @@ use chrono::{DateTime, Utc};
 
 use crate::data::life::PlannedEvent;
 
-/// How many events are kept; the oldest of history go first.
+/// Most events that are stored; the oldest are dropped first.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
 
 /// Most events on one page. Source: Digital River, Events API: `limit` is 1 to 100.
 pub const PAGE_MAX: usize = 100;
 
-/// History's order: by creation, then by id.
+/// Order of events: by creation time, then by id.
 type Position = (DateTime<Utc>, String);
 
 /// Sent events, ordered by creation. Shared between the player and the API.
@@ -33,7 +33,7 @@ struct Inner {
     positions: HashMap<String, DateTime<Utc>>,
 }
 
-/// Which events are asked for. All conditions must hold.
+/// The conditions of a list request; all must hold.
 #[derive(Debug, Clone, Default)]
 pub struct EventQuery {
     /// Created at or after this, or strictly after.
@@ -117,7 +117,7 @@ impl EventStore {
         self.len() == 0
     }
 
-    /// One page of the events that fit.
+    /// One page of the matching events.
     ///
     /// # Errors
     /// When the cursor names an event that is not kept.
@@ -129,7 +129,7 @@ impl EventStore {
         };
         let find = |id: &String| inner.positions.get(id).map(|at| (*at, id.clone())).ok_or(UnknownCursor);
         let wanted = query.limit.clamp(1, PAGE_MAX);
-        // One more than wanted tells whether there are more.
+        // One more than requested, to know whether there are more.
         let mut data: Vec<Bytes> = match &query.cursor {
             Cursor::Start => inner.events.iter().rev().filter_map(fits).take(wanted + 1).collect(),
             Cursor::After(id) => inner.events.range(..find(id)?).rev().filter_map(fits).take(wanted + 1).collect(),
@@ -167,7 +167,7 @@ impl EventQuery {
     }
 }
 
-/// Whether a type fits a pattern in which every `*` stands for any text.
+/// Whether a type matches a pattern in which every `*` matches any text.
 pub(crate) fn matches(pattern: &str, event_type: &str) -> bool {
     let Some((prefix, rest)) = pattern.split_once('*') else {
         return pattern == event_type;
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_types_narrow_the_answer() {
+    fn events_are_filtered_by_time_and_type() {
         let store = store(10);
         let query = EventQuery {
             from: Some(Bound::Excluded(DateTime::from_timestamp(2, 0).unwrap())),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_of_history_are_kept() {
+    fn only_the_latest_events_are_kept() {
         let kept = i64::try_from(EVENTS_KEPT_MAX).unwrap();
         let store = store(kept + 10);
         store.record(&event(0));
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_any_text() {
+    fn a_star_matches_any_text() {
         for (pattern, fits) in [
             ("*", true),
             ("order.*", true),

@@ -1,36 +1,36 @@
-//! How downloads go wrong, as the configuration and `POST /sandbox/faults` say it.
+//! Faults of downloads, as the configuration and `POST /sandbox/faults` define them.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// What goes wrong. Empty: nothing does.
+/// The faults; none if empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// Decides which files a rule with a percentage meets.
+    /// Seed that selects the files of rules with a percentage.
     pub seed: u64,
-    /// The first rule that fits decides.
+    /// The first matching rule applies.
     pub rules: Vec<FaultRule>,
 }
 
-/// One kind of misbehaviour and where it happens.
+/// A fault, and the files that it affects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultRule {
     /// What happens.
     pub fault: Fault,
-    /// Only to this file; to all if absent.
+    /// Only this file; all files if absent.
     #[serde(default)]
     pub file_id: Option<Uuid>,
-    /// To so many of a hundred files; default 100.
+    /// Percentage of files; default 100.
     #[serde(default = "hundred")]
     pub percent: u8,
-    /// Only to a file's first so many requests, after which it is served; to all of them if absent.
+    /// The number of a file's first requests that fail; all if absent.
     #[serde(default)]
     pub times: Option<u32>,
 }
 
-/// What happens instead of a good answer.
+/// The answer of a failing request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Fault {
@@ -47,16 +47,16 @@ pub enum Fault {
     },
     /// 500.
     ServerError,
-    /// The right answer, late.
+    /// The correct answer, after a delay.
     Slow {
-        /// How late, at most two minutes.
+        /// The delay, at most two minutes.
         milliseconds: u64,
     },
-    /// The head promises the whole file, half of it comes, and the connection breaks.
+    /// Half of the file, then the connection breaks.
     Truncated,
     /// 200 with a page of HTML, as a maintenance page does.
     Html,
-    /// 302 to somewhere else.
+    /// 302 to another address.
     Redirect {
         /// The `Location` header.
         location: String,

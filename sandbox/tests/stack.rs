@@ -1,6 +1,6 @@
-//! The stack on real servers: they start, keep their data over stops and kills, and end with their parent.
+//! The stack with real servers: they start, keep their data across stops and kills, and end with their parent.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is reported")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,10 +17,10 @@ use rustix::process::{Pid, kill_process};
 use stack::Signal;
 
 const TOPIC: &str = "stack.test";
-/// Names the folder of a server that [`a_parent_for_the_test_below`] starts.
+/// The variable with the folder of the server that [`helper_that_starts_a_server`] starts.
 const PARENT_DIR: &str = "RIVERLOCK_STACK_TEST_DIR";
 
-/// Debian's package has psql beside the server.
+/// Debian's package installs psql in the folder of the server.
 fn psql(postgres: &Postgres, statement: &str) -> String {
     let output = Command::new("psql").args([&postgres.url(), "-Atc", statement]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -41,7 +41,7 @@ async fn produce(bootstrap: &str, value: &str) {
     producer.send(FutureRecord::to(TOPIC).key("k").payload(value), Duration::from_secs(30)).await.unwrap();
 }
 
-/// Reads until `expected` records have come, in a consumer group of its own.
+/// Reads until `expected` records have arrived, in a new consumer group.
 fn consume(bootstrap: &str, expected: usize) -> Vec<String> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -62,7 +62,7 @@ fn consume(bootstrap: &str, expected: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn postgres_keeps_what_was_committed_over_a_stop_and_a_kill() {
+async fn postgres_keeps_committed_data_across_a_stop_and_a_kill() {
     let folder = stack::temporary_dir().unwrap();
     let mut postgres = Postgres::start(folder.path(), ports::free_port().unwrap()).await.unwrap();
     assert_eq!(psql(&postgres, "SHOW fsync"), "on");
@@ -83,7 +83,7 @@ async fn postgres_keeps_what_was_committed_over_a_stop_and_a_kill() {
 }
 
 #[tokio::test]
-async fn a_taken_port_and_a_wrong_folder_are_told() {
+async fn a_taken_port_and_a_wrong_folder_are_reported() {
     let folder = stack::temporary_dir().unwrap();
     let port = ports::free_port().unwrap();
     let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
@@ -98,8 +98,8 @@ async fn a_taken_port_and_a_wrong_folder_are_told() {
 }
 
 #[tokio::test]
-async fn one_broker_keeps_its_records_over_a_stop_and_a_kill() {
-    if !stack::kafka_for_test("one_broker_keeps_its_records_over_a_stop_and_a_kill") {
+async fn one_broker_keeps_its_records_across_a_stop_and_a_kill() {
+    if !stack::kafka_for_test("one_broker_keeps_its_records_across_a_stop_and_a_kill") {
         return;
     }
     let folder = stack::temporary_dir().unwrap();
@@ -118,8 +118,8 @@ async fn one_broker_keeps_its_records_over_a_stop_and_a_kill() {
 }
 
 #[tokio::test]
-async fn three_brokers_go_on_without_one_and_take_it_back() {
-    if !stack::kafka_for_test("three_brokers_go_on_without_one_and_take_it_back") {
+async fn three_brokers_continue_without_one_and_accept_it_again() {
+    if !stack::kafka_for_test("three_brokers_continue_without_one_and_accept_it_again") {
         return;
     }
     let folder = stack::temporary_dir().unwrap();
@@ -142,9 +142,9 @@ async fn the_embedded_broker_serves_topics_and_groups() {
     assert_eq!(consume(&broker.bootstrap(), 1), ["a"]);
 }
 
-/// Not a test by itself: run by the one below in a process of its own, it starts a server and waits to be killed.
+/// Not a test by itself: the test below runs it in a separate process, where it starts a server and waits to be killed.
 #[tokio::test]
-async fn a_parent_for_the_test_below() {
+async fn helper_that_starts_a_server() {
     let Some(folder) = std::env::var_os(PARENT_DIR).map(PathBuf::from) else { return };
     let postgres = Postgres::start(&folder, ports::free_port().unwrap()).await.unwrap();
     std::fs::write(folder.join("pid"), format!("{}\n", postgres.process().pid())).unwrap();
@@ -155,7 +155,7 @@ async fn a_parent_for_the_test_below() {
 fn a_server_ends_when_its_parent_is_killed() {
     let folder = stack::temporary_dir().unwrap();
     let mut parent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_parent_for_the_test_below"])
+        .args(["--exact", "helper_that_starts_a_server"])
         .env(PARENT_DIR, folder.path())
         .stdout(Stdio::null())
         .spawn()
@@ -170,7 +170,7 @@ fn a_server_ends_when_its_parent_is_killed() {
     wait_for(|| (!is_postgres(&server)).then_some(()));
 }
 
-/// A zombie, which has no command line, is none.
+/// Whether a process runs; a zombie has no command line.
 fn is_postgres(process: &Path) -> bool {
     std::fs::read_to_string(process.join("cmdline")).is_ok_and(|line| line.contains("postgres"))
 }

@@ -1,10 +1,10 @@
-//! Copies of databases, and their restore under whoever uses them.
+//! Copies of databases, and restoring them under open connections.
 
 use anyhow::Context as _;
 use riverlock_ledger::PostgresConfig;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
 
-/// A database as it was at some moment.
+/// A copy of a database.
 pub struct Backup {
     options: PgConnectOptions,
     of: String,
@@ -12,10 +12,10 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Copies a database. Whoever is connected to it is thrown out.
+    /// Copies a database. Ends all connections to it.
     ///
     /// # Errors
-    /// When PostgreSQL refuses.
+    /// If PostgreSQL returns an error.
     pub async fn take(config: &PostgresConfig) -> anyhow::Result<Self> {
         let options = config.options()?;
         let of = options.get_database().context("the address names no database")?.to_owned();
@@ -30,16 +30,15 @@ impl Backup {
     /// A connection to the copy.
     ///
     /// # Errors
-    /// When PostgreSQL refuses.
+    /// If PostgreSQL returns an error.
     pub async fn connect(&self) -> anyhow::Result<PgConnection> {
         Ok(self.options.clone().database(&self.copy).connect().await?)
     }
 
-    /// Puts the copy in the place of the database. Whoever is connected to it is thrown out, and what was written since is
-    /// gone.
+    /// Replaces the database by the copy. Ends all connections to it; later changes are lost.
     ///
     /// # Errors
-    /// When PostgreSQL refuses.
+    /// If PostgreSQL returns an error.
     pub async fn restore(self) -> anyhow::Result<()> {
         let mut admin = self.admin().await?;
         for name in [&self.of, &self.copy] {
@@ -55,7 +54,7 @@ impl Backup {
     }
 }
 
-/// Ends all connections to a database and takes no new ones.
+/// Ends all connections to a database and rejects new ones.
 async fn throw_out(admin: &mut PgConnection, name: &str) -> anyhow::Result<()> {
     run(admin, format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")).await?;
     sqlx::query("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1")

@@ -1,20 +1,20 @@
-//! Bodies made to break whoever reads them, with the outcome that each must have.
+//! Hostile bodies, with the outcome that each must have.
 
 use riverlock_schemas::record::FOLDED_BYTES_MAX;
 
-/// A body, and what must become of it.
+/// A body and its expected outcome.
 #[derive(Clone, Debug)]
 pub struct Hostile {
     /// The body.
     pub body: Vec<u8>,
-    /// Its outcome at the processor.
+    /// Its outcome in the processor.
     pub outcome: &'static str,
-    /// The reason that goes with the outcome.
+    /// The reason of the outcome.
     pub reason: Option<&'static str>,
 }
 
-/// NUL, lone surrogates, Latin-1, numbers past 2^64, nesting 10^5 deep, ids of 10 kB, bodies over the limit, keys that stand
-/// twice, values of every other kind, times at the end of time.
+/// NUL, lone surrogates, Latin-1, numbers above 2^64, nesting 10^5 deep, ids of 10 kB, bodies over the limit, duplicate
+/// keys, values of wrong types, extreme times.
 #[must_use]
 pub fn corpus() -> Vec<Hostile> {
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));

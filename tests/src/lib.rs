@@ -26,25 +26,25 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// A PostgreSQL that the tests of one process share, for as long as one of them needs it.
+/// A PostgreSQL server shared by the tests of one process while one of them needs it.
 pub struct Server {
     postgres: stack::Postgres,
     _folder: tempfile::TempDir,
 }
 
-/// A database of one test's own, with all tables.
+/// A database for one test, with all tables.
 pub struct Database {
-    /// How to reach it.
+    /// The connection settings.
     pub config: PostgresConfig,
     _server: Arc<Server>,
     _limit: limit::Limit,
 }
 
 impl Database {
-    /// A new, empty database.
+    /// Creates an empty database.
     ///
     /// # Errors
-    /// When PostgreSQL cannot be started.
+    /// If PostgreSQL cannot be started.
     pub async fn create() -> anyhow::Result<Self> {
         let limit = limit::Limit::start()?;
         static SHARED: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
@@ -69,10 +69,10 @@ impl Database {
         Ok(Self { config, _server: server, _limit: limit })
     }
 
-    /// A connection of one's own.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// When PostgreSQL refuses.
+    /// If PostgreSQL returns an error.
     pub async fn connect(&self) -> anyhow::Result<PgConnection> {
         Ok(self.config.connect().await?)
     }
@@ -82,7 +82,7 @@ fn config(url: String) -> PostgresConfig {
     PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() }
 }
 
-/// A record with this body, as if it had come from Kafka.
+/// A record with this body, as a consumer reads it.
 #[must_use]
 pub fn record(partition: i32, offset: i64, body: &[u8]) -> Record {
     Record {
@@ -97,29 +97,29 @@ pub fn record(partition: i32, offset: i64, body: &[u8]) -> Record {
     }
 }
 
-/// Why a record could not be stored that the database refused.
+/// The reason of a dead letter that PostgreSQL rejected.
 #[must_use]
 pub fn refused() -> DeadReason {
     DeadReason { reason: "database", detail: "division by zero".to_owned() }
 }
 
-/// The lives of some orders.
+/// Generated orders with their events.
 #[must_use]
 pub fn lives(seed: u64, count: u64) -> Vec<Life> {
     let start = riverlock_sandbox::PlayConfig::default_start();
     (0..count).map(|index| Life::generate(seed, index, riverlock_sandbox::Mode::Test, start)).collect()
 }
 
-/// The events of these lives, in the order of their histories.
+/// The events of orders, in the order in which they happened.
 pub fn events(lives: &[Life]) -> impl Iterator<Item = &PlannedEvent> {
     lives.iter().flat_map(|life| &life.events)
 }
 
-/// Everything that must not depend on the order, the number or the batching of events, as one text. Left out is only when
-/// rows were written, how often, and what a message said of the moment it was made in. Invoices are compared by their bytes.
+/// All stored data that must not depend on order, duplicates or batching of events, as one text. It excludes when and how
+/// often rows were written, and the times inside messages. Invoices are compared by their bytes.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// If PostgreSQL returns an error.
 pub async fn state(connection: &mut PgConnection) -> anyhow::Result<String> {
     let mut state = String::new();
     for (table, query) in [
@@ -138,42 +138,42 @@ pub async fn state(connection: &mut PgConnection) -> anyhow::Result<String> {
     Ok(state)
 }
 
-/// How many rows of the audit have which outcome.
+/// The number of records by outcome.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// If PostgreSQL returns an error.
 pub async fn outcomes(connection: &mut PgConnection) -> anyhow::Result<std::collections::BTreeMap<String, i64>> {
     let rows: Vec<(String, i64)> =
         sqlx::query_as("SELECT outcome, count(*) FROM events GROUP BY outcome").fetch_all(connection).await?;
     Ok(rows.into_iter().collect())
 }
 
-/// The binary, as `make test` builds it beside the tests.
+/// The path of the binary that `make test` builds.
 ///
 /// # Errors
-/// When it has not been built.
+/// If it has not been built.
 pub fn binary() -> anyhow::Result<PathBuf> {
     let tests = std::env::current_exe()?;
-    let binary = tests.ancestors().nth(2).context("the tests lie in no folder")?.join("riverlock");
+    let binary = tests.ancestors().nth(2).context("the test binary is in no folder")?.join("riverlock");
     anyhow::ensure!(binary.is_file(), "{} is not built; `make test` builds it", binary.display());
     Ok(binary)
 }
 
-/// A whole Riverlock that is played to: servers, services, and the sandbox's API.
+/// A complete stack: servers, services, and the sandbox that plays orders to them.
 pub struct World {
     /// The servers and services.
     pub local: Local,
-    /// What is played.
+    /// The orders to play.
     pub play: PlayConfig,
     api: JoinHandle<anyhow::Result<()>>,
     _folder: tempfile::TempDir,
 }
 
 impl World {
-    /// Starts everything, to be played `orders` orders.
+    /// Starts everything, and prepares playing `orders` orders.
     ///
     /// # Errors
-    /// When something does not start.
+    /// If a server or service does not start.
     pub async fn start(seed: u64, orders: u64, rate_per_second: u32) -> anyhow::Result<Self> {
         let folder = stack::temporary_dir()?;
         let local = Local::start(&binary()?, folder.path(), &Ports::free()?, BrokerKind::Kafka, |_| {}).await?;
@@ -196,17 +196,17 @@ impl World {
 
     /// Plays in the background.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "a test has no shutdown; it waits for the task")]
+    #[expect(clippy::disallowed_methods, reason = "a test has no shutdown; it awaits the task")]
     pub fn begin(&self) -> JoinHandle<anyhow::Result<PlayReport>> {
         tokio::spawn(play(self.play.clone(), Arc::new(Progress::new()), CancellationToken::new()))
     }
 
-    /// Waits until everything has had its effect, and checks all that must hold: nothing lost, nothing invented, every
-    /// order as its history ends, every invoice's bytes as served, and the same tables as a database has that was simply
-    /// given all events in order.
+    /// Waits until everything is processed, and checks that no event was lost or invented, every order has its final
+    /// status, every invoice has the served bytes, and the tables equal those of a database to which all events were
+    /// applied in order.
     ///
     /// # Errors
-    /// What does not hold.
+    /// Names the condition that does not hold.
     pub async fn settle_and_check(&mut self, report: &PlayReport) -> anyhow::Result<()> {
         anyhow::ensure!(report.complete, "not every event was acknowledged in the end: {:?}", report.counts);
         riverlock::develop::demo::drain::wait(&mut self.local).await?;
@@ -215,7 +215,7 @@ impl World {
         let audit = riverlock_recovery::audit::run(&config.kafka, &mut connection, &config.consumers()).await?;
         anyhow::ensure!(audit.balances() && audit.pending == 0, "{audit}: {:?}", audit.findings);
         let acknowledged = report.counts.acknowledged;
-        anyhow::ensure!(audit.acknowledged >= acknowledged, "{acknowledged} were acknowledged, but {audit}");
+        anyhow::ensure!(audit.acknowledged >= acknowledged, "{acknowledged} requests were acknowledged, but {audit}");
         let verified = riverlock::develop::demo::verify::run(&self.play, config, &mut connection).await?;
         anyhow::ensure!(verified.problems_total == 0, "{:?}", verified.problems);
 
@@ -234,16 +234,16 @@ impl World {
     /// Ends everything.
     ///
     /// # Errors
-    /// When a process does not end.
+    /// If a process does not end.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.api.abort();
         self.local.stop().await
     }
 }
 
-/// The time of day.
+/// The present time.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "tests of whole processes live in real time")]
+#[expect(clippy::disallowed_methods, reason = "tests of processes run in real time")]
 pub fn now() -> DateTime<Utc> {
     Utc::now()
 }

@@ -1,8 +1,8 @@
-//! An open-loop load generator: when requests are to be sent is fixed beforehand, so a receiver that slows down is sent as
-//! many as before, and the time that they wait for it is counted.
+//! An open-loop load generator: the times of requests are fixed in advance, so a receiver that slows down gets as many as
+//! before, and their waiting time is part of the latency.
 //!
-//! HTTP/1.1 over connections that are kept, every body signed afresh with the second it is sent in. The timers tick in
-//! milliseconds: requests that fall into the same one are sent together, and up to a millisecond late.
+//! HTTP/1.1 over persistent connections; every body is signed with the second in which it is sent. Timers have milliseconds:
+//! requests of the same millisecond are sent together, up to a millisecond late.
 
 use std::{
     collections::BTreeMap,
@@ -23,46 +23,46 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// When Digital River gives up on an answer.
+/// How long Digital River waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(3_000);
-/// How long after the last request was due those that are late are still sent.
+/// How long after the last due time late requests are still sent.
 const LATE_MAX: Duration = Duration::from_secs(3);
-/// Room for an answer: its head and a short body.
+/// Buffer for an answer: its head and a short body.
 const ANSWER_BYTES_MAX: usize = 8 * 1024;
 
-/// Where requests go, and what they are made of.
+/// The receiver, and the content of requests.
 #[derive(Clone)]
 pub struct Target {
     /// The receiver.
     pub address: SocketAddr,
     /// The path of its endpoint.
     pub path: String,
-    /// What bodies are signed with.
+    /// The signing secret.
     pub secret: String,
     /// The bodies, sent in turn.
     pub bodies: Arc<[bytes::Bytes]>,
-    /// How many requests may wait for their answers at once; more are sent late, and their latencies say so.
+    /// Most concurrent requests; further ones are sent late, which their latencies include.
     pub connections: usize,
 }
 
-/// What became of the requests.
+/// The results of the requests.
 #[derive(Default)]
 pub struct Outcome {
     /// Answers by status.
     pub answers: BTreeMap<u16, u64>,
     /// Requests without an answer in time.
     pub timeouts: u64,
-    /// Requests whose connection broke or was not to be had.
+    /// Requests whose connection broke or could not be opened.
     pub broken: u64,
-    /// Requests that were so late that they were not sent.
+    /// Requests that were too late to be sent.
     pub unsent: u64,
-    /// From when a request was to be sent to its whole answer.
+    /// Latency from the due time to the complete answer.
     pub latency: Histogram,
-    /// From when it was sent to its whole answer.
+    /// Latency from sending to the complete answer.
     pub answer: Histogram,
-    /// From when the first request was due to the last answer.
+    /// Time from the first due time to the last answer.
     pub took: Duration,
-    /// When the first and the last 202 came.
+    /// Times of the first and the last 202.
     pub accepted: Option<(Instant, Instant)>,
 }
 
@@ -87,7 +87,7 @@ impl Outcome {
     }
 }
 
-/// What the senders share.
+/// State shared by the senders.
 struct Plan {
     target: Target,
     start: Instant,
@@ -130,13 +130,13 @@ async fn send(plan: Arc<Plan>) {
         sleep_until(due).await;
         let sent = Instant::now();
         if sent.duration_since(due) > LATE_MAX {
-            plan.outcome.lock().expect("nobody panics with it").unsent += 1;
+            plan.outcome.lock().expect("no sender panics while it holds the outcome").unsent += 1;
             continue;
         }
         let request = plan.target.request(index);
         let answered = timeout(ANSWER_TIMEOUT, exchange(&mut connection, plan.target.address, &request)).await;
         let now = Instant::now();
-        let mut outcome = plan.outcome.lock().expect("nobody panics with it");
+        let mut outcome = plan.outcome.lock().expect("no sender panics while it holds the outcome");
         match answered {
             Ok(Ok(status)) => {
                 *outcome.answers.entry(status).or_default() += 1;
@@ -156,7 +156,7 @@ async fn send(plan: Arc<Plan>) {
 }
 
 impl Target {
-    /// One request, signed now.
+    /// Builds a request, signed now.
     fn request(&self, index: u64) -> Vec<u8> {
         let at = usize::try_from(index).unwrap_or_default() % self.bodies.len();
         let body = &self.bodies[at];
@@ -173,11 +173,11 @@ impl Target {
         request
     }
 
-    /// Sends a signed body on a connection of its own, with these header lines (each ends in `\\r\\n`) in place of a
-    /// `Content-Type`, and says how it was answered.
+    /// Sends a signed body on a new connection, with these header lines (each ends in `\\r\\n`) instead of a
+    /// `Content-Type`. Returns the status of the answer.
     ///
     /// # Errors
-    /// When there is no connection, or no answer in time.
+    /// If there is no connection, or no answer in time.
     pub async fn post(&self, headers: &str, body: &[u8]) -> anyhow::Result<u16> {
         let signature = sign::header(&[&self.secret], crate::now().timestamp(), body);
         let head = format!(
@@ -190,17 +190,17 @@ impl Target {
         timeout(ANSWER_TIMEOUT, exchange(&mut None, self.address, &request)).await.context("no answer in time")?
     }
 
-    /// Sends one request on a connection of its own, and says how it was answered.
+    /// Sends one request on a new connection; returns the status of the answer.
     ///
     /// # Errors
-    /// When there is no connection, or no answer in time.
+    /// If there is no connection, or no answer in time.
     pub async fn once(&self) -> anyhow::Result<u16> {
         let request = self.request(0);
         timeout(ANSWER_TIMEOUT, exchange(&mut None, self.address, &request)).await.context("no answer in time")?
     }
 }
 
-/// Sends a request and reads its answer. The connection is kept if both succeed and the receiver does not close it.
+/// Sends a request and reads its answer. The connection stays open if both succeed and the receiver does not close it.
 async fn exchange(kept: &mut Option<TcpStream>, address: SocketAddr, request: &[u8]) -> anyhow::Result<u16> {
     let mut stream = match kept.take() {
         Some(stream) => stream,

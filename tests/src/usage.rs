@@ -1,17 +1,16 @@
-//! What processes use, as Linux tells it in `/proc`.
+//! Resource usage of processes, from `/proc`.
 
 use std::{fs, time::Duration};
 
 use anyhow::Context as _;
 
-/// Linux tells CPU time in hundredths of a second, whatever the kernel's own tick is.
+/// Unit of CPU times in `/proc`: hundredths of a second, independent of the kernel's tick.
 const TICK: Duration = Duration::from_millis(10);
 
-/// CPU time that a process has used, in user and in system mode, with all that descends from it: what runs, and what has
-/// ended and was waited for.
+/// User and system CPU time of a process and its descendants: running ones, and ended ones that were waited for.
 ///
 /// # Errors
-/// When the process has ended.
+/// If the process has ended.
 pub fn cpu(pid: i32) -> anyhow::Result<Duration> {
     let mut ticks = 0;
     let mut open = vec![pid];
@@ -19,7 +18,7 @@ pub fn cpu(pid: i32) -> anyhow::Result<Duration> {
         match own_ticks(next) {
             Ok(own) => ticks += own,
             Err(error) if next == pid => return Err(error),
-            // A child that has ended in the meantime is in its parent's numbers by now.
+            // The times of a child that has just ended are included in its parent's.
             Err(_) => {}
         }
         open.extend(children(next));
@@ -27,10 +26,10 @@ pub fn cpu(pid: i32) -> anyhow::Result<Duration> {
     Ok(TICK * ticks)
 }
 
-/// Memory that a process has now, and the most that it has had, in bytes.
+/// Current and peak resident memory of a process, in bytes.
 ///
 /// # Errors
-/// When the process has ended.
+/// If the process has ended.
 pub fn memory(pid: i32) -> anyhow::Result<(u64, u64)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process has ended")?;
     let bytes = |name: &str| {

@@ -1,4 +1,4 @@
-//! Who may ask, and how often.
+//! Authentication and rate limit.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use secrecy::ExposeSecret as _;
 
 use super::{Api, ApiError, lock};
 
-/// How long nothing gets through once the limit is passed, seconds.
+/// How long all requests are rejected once the limit is exceeded, seconds.
 const BLOCKED_SECONDS: u32 = 1;
 
-/// Lets nobody in without the confidential key. Source: Digital River: `Authorization: Bearer <confidential key>`.
+/// Rejects requests without the confidential key. Source: Digital River: `Authorization: Bearer <confidential key>`.
 pub(super) async fn require_key(
     State(api): State<Arc<Api>>,
     request: Request,
@@ -30,7 +30,7 @@ pub(super) async fn require_key(
     }
 }
 
-/// Applies the rate limit. There is one key, and so one bucket.
+/// Applies the rate limit, with one bucket because there is one key.
 pub(super) async fn limit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let decision = lock(&api.limiter).take(api.clock.now());
     match decision {
@@ -39,8 +39,8 @@ pub(super) async fn limit(State(api): State<Arc<Api>>, request: Request, next: N
     }
 }
 
-/// A token bucket that holds one second's worth. Source: Digital River, "Rate limits": past the limit comes 429 with
-/// `Retry-After` in whole seconds, during which nothing gets through.
+/// A token bucket for one second of requests. Source: Digital River, "Rate limits": beyond the limit the answer is 429 with
+/// `Retry-After` in whole seconds, during which all requests are rejected.
 #[derive(Debug)]
 pub(super) struct Limiter {
     per_second: u32,
@@ -55,7 +55,7 @@ impl Limiter {
         Self { per_second, tokens: i64::from(per_second) * 1000, filled_at: now, blocked_until: now }
     }
 
-    /// Takes one request, or says after how many whole seconds to ask again.
+    /// Counts one request; the error is the number of whole seconds to wait.
     fn take(&mut self, now: DateTime<Utc>) -> Result<(), u32> {
         let passed = (now - self.filled_at).num_milliseconds();
         if passed > 0 {
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn past_the_limit_nothing_gets_through_for_a_second() {
+    fn beyond_the_limit_requests_are_rejected_for_a_second() {
         let at = |milliseconds| DateTime::UNIX_EPOCH + TimeDelta::milliseconds(milliseconds);
         let mut limiter = Limiter::new(2, at(0));
         assert_eq!(limiter.take(at(0)), Ok(()));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_rate_below_the_limit_is_never_refused() {
+    fn a_steady_rate_below_the_limit_is_never_rejected() {
         let mut limiter = Limiter::new(25, DateTime::UNIX_EPOCH);
         for number in 0..1_000 {
             let now = DateTime::UNIX_EPOCH + TimeDelta::milliseconds(number * 40);

@@ -1,4 +1,4 @@
-//! Holds the sandbox against the documented calls, which are listed in `contract/digital-river.json`.
+//! Compares the sandbox with the documented calls, which are listed in `contract/digital-river.json`.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 
-/// One documented call, with what it must be answered with.
+/// One documented call, with its expected answer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Call {
@@ -31,7 +31,7 @@ struct Call {
     /// The `code` of an error.
     #[serde(default)]
     code: String,
-    /// What later calls are made with, by name: a field of the answer.
+    /// Fields of the answer that later calls use, by name.
     #[serde(default)]
     capture: HashMap<String, String>,
 }

@@ -1,4 +1,4 @@
-//! Digital River's way of saying no.
+//! Errors in Digital River's format.
 
 use axum::{
     Json,
@@ -63,7 +63,7 @@ impl ApiError {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        let message = "This path does not know the method.";
+        let message = "This path does not support the method.";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "method_not_allowed", message)
     }
 

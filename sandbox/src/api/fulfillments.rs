@@ -1,7 +1,7 @@
-//! `/fulfillments`: what was shipped or will not be.
+//! `/fulfillments`: shipped and cancelled quantities.
 //!
-//! An order whose events have happened here is known with its lines: reports are then checked against it, as Digital River
-//! does. Of an order that is not known everything is taken, since nothing is known to be wrong.
+//! Fulfillments of an order whose events were published here are checked against its lines, as Digital River does. For other
+//! orders every fulfillment is accepted.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,13 +18,13 @@ use serde_json::{Map, Value, json};
 
 use super::{Api, ApiError, lock, params::Params};
 
-/// How many fulfillments are kept; the oldest go first.
+/// Most fulfillments that are stored; the oldest are dropped first.
 pub const FULFILLMENTS_KEPT_MAX: usize = 10_000;
 
-/// How many orders are known; further ones are not checked.
+/// Most orders that are stored; fulfillments of further ones are not checked.
 const ORDERS_KNOWN_MAX: usize = 10_000;
 
-/// What a fulfillment may be asked for with. Source: Digital River, Fulfillments API.
+/// The fields of a fulfillment. Source: Digital River, Fulfillments API.
 const FIELDS: [&str; 10] = [
     "orderId",
     "items",
@@ -38,7 +38,7 @@ const FIELDS: [&str; 10] = [
     "liveMode",
 ];
 
-/// What fulfillments are checked against, and the fulfillments.
+/// The stored orders and fulfillments.
 #[derive(Debug, Default)]
 pub(super) struct Fulfillments {
     /// The latest, the newest last.
@@ -46,15 +46,15 @@ pub(super) struct Fulfillments {
     orders: BTreeMap<String, Order>,
 }
 
-/// What is known of an order.
+/// The facts of an order that fulfillments are checked against.
 #[derive(Debug, Default)]
 struct Order {
     cancelled: bool,
-    /// Ordered quantity and what was reported of it, by line.
+    /// Ordered and reported quantity, by line.
     lines: BTreeMap<String, (u64, u64)>,
 }
 
-/// Learns an order's lines and state from the object of an order event.
+/// Stores an order's lines and state from the object of an order event.
 pub(super) fn learn(api: &Api, event: &Value) {
     let object = &event["data"]["object"];
     let is_order = event["type"].as_str().is_some_and(|name| name.starts_with("order.")) && object["items"].is_array();
@@ -102,7 +102,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(Value::Object(fulfillment))))
 }
 
-/// Counts a fulfillment against its order, all of it or nothing. Source: the codes that Digital River answers with 409.
+/// Counts a fulfillment against its order, completely or not at all. Source: the codes that Digital River answers with 409.
 fn take(order: &mut Order, order_id: &str, fulfillment: &Map<String, Value>) -> Result<(), ApiError> {
     let conflict = |code, parameter: &str, message: String| Err(ApiError::conflict_of(code, parameter, message));
     if order.cancelled {

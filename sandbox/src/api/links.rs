@@ -1,7 +1,6 @@
 //! `POST /file-links`, and the link that a customer opens without a key.
 //!
-//! A link is its own proof: file id, expiry, and a code over both that only the holder of the key can make. So links
-//! need no memory, and outlive a restart.
+//! A link contains file id, expiry, and an HMAC over both, so that links are not stored and stay valid after a restart.
 
 use std::sync::Arc;
 

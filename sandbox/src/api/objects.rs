@@ -1,4 +1,4 @@
-//! `GET /orders` and `GET /files`: what the events that happened through `POST /sandbox/events` say of orders and documents.
+//! `GET /orders` and `GET /files`: the orders and documents of the events from `POST /sandbox/events`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,11 +25,11 @@ const COMPARISONS: [&str; 4] = ["gt", "gte", "lt", "lte"];
 pub(super) struct Objects {
     /// The newest snapshot of each order, with what makes it the newest.
     orders: BTreeMap<String, (DateTime<Utc>, Value)>,
-    /// Documents with the time of their making.
+    /// Documents with their creation time.
     files: BTreeMap<String, (DateTime<Utc>, Value)>,
 }
 
-/// Learns from an event.
+/// Updates orders and documents from an event.
 pub(super) fn learn(api: &Api, event: &Value, created_time: DateTime<Utc>) {
     let object = &event["data"]["object"];
     let mut objects = lock(&api.objects);
@@ -113,7 +113,7 @@ fn page(
     Ok(Json(json!({ "hasMore": has_more, "data": data })))
 }
 
-/// The comparisons that a request makes with a time.
+/// The conditions of a request on a time.
 struct Bounds {
     comparisons: Vec<(&'static str, DateTime<Utc>)>,
 }
@@ -129,7 +129,7 @@ impl Bounds {
         Ok(Self { comparisons })
     }
 
-    /// Whether a time fits; one that is not there fits only where nothing is compared.
+    /// Whether a time matches; an absent time matches only if there is no condition.
     fn contain<Z: chrono::TimeZone>(&self, time: Option<DateTime<Z>>) -> bool {
         let Some(time) = time.map(|time| time.to_utc()) else { return self.comparisons.is_empty() };
         self.comparisons.iter().all(|(comparison, bound)| match *comparison {

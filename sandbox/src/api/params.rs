@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::ApiError;
 use crate::events::PAGE_MAX;
 
-/// Objects on a page unless the request says otherwise. Source: Digital River, "Pagination".
+/// Default number of objects on a page. Source: Digital River, "Pagination".
 const PAGE_DEFAULT: usize = 10;
 
 /// One more type than `types` may name. Source: Digital River, Events API: fewer than 20.
@@ -28,7 +28,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 }
 
 impl Params {
-    /// Refuses parameters that the path does not know, since a misspelt filter would go unnoticed.
+    /// Rejects unknown parameters, since a misspelt filter would go unnoticed.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             Some((name, _)) => {
@@ -38,7 +38,7 @@ impl Params {
         }
     }
 
-    /// A parameter's value; refused if it comes twice.
+    /// A parameter's value; rejected if it occurs twice.
     pub(super) fn one(&self, name: &str) -> Result<Option<&str>, ApiError> {
         let mut values = self.0.iter().filter(|(given, _)| given == name).map(|(_, value)| value.as_str());
         let first = values.next();

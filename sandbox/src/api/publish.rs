@@ -1,8 +1,8 @@
-//! `POST /sandbox/events`: an event happens. It is listed by `GET /events`, and delivered to every registered webhook that is
-//! enabled and sends its type, with the transport that was registered.
+//! `POST /sandbox/events` publishes an event: `GET /events` lists it, and it is delivered to every registered webhook that is
+//! enabled and has its type, with the registered authentication.
 //!
-//! An attempt that is not acknowledged is repeated with backoff; so many failures in a row disable the webhook, as Digital
-//! River does after several days. What happens while a webhook is disabled is never delivered to it.
+//! An attempt that is not acknowledged is retried with backoff; a number of failures in a row disables the webhook, as
+//! Digital River does after several days. Events that are published while a webhook is disabled are never delivered to it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,18 +22,18 @@ use url::form_urlencoded;
 use super::{Api, ApiError, fulfillments, objects, webhooks};
 use crate::sender::sign::{SIGNATURE_HEADER, header_in_style};
 
-/// Most deliveries under way; further ones wait.
+/// Most concurrent deliveries; further ones wait.
 const DELIVERIES_MAX: usize = 64;
 
-/// How an event happens.
+/// How an event is published.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Options {
-    /// Keep it from all webhooks: it is only listed, as if every delivery had been lost.
+    /// Deliver it to no webhook: it is only listed, as if every delivery had been lost.
     withhold: bool,
 }
 
-/// What is needed of an event.
+/// The fields of an event that are used.
 struct Event {
     id: String,
     event_type: String,
@@ -41,7 +41,7 @@ struct Event {
     body: Bytes,
 }
 
-/// Sends the events that happen to the registered webhooks.
+/// Delivers published events to the registered webhooks.
 #[derive(Debug)]
 pub(super) struct Publisher {
     tasks: tokio_util::task::TaskTracker,
@@ -104,7 +104,7 @@ async fn deliver(api: &Api, id: uuid::Uuid, event: &Event) {
     }
 }
 
-/// One attempt, with the transport of the webhook.
+/// One attempt, with the webhook's authentication.
 async fn send(api: &Api, webhook: &Map<String, Value>, event: &Event) -> Result<(), String> {
     let address = webhook.get("address").and_then(Value::as_str).unwrap_or_default();
     let client = client(address, api.target.timeout)?;

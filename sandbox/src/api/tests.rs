@@ -18,7 +18,7 @@ const KEY: &str = "sandbox-confidential-key";
 const FILE: &str = "0c9d6a2e-55a1-4c3b-8f6b-1d2c3b4a5f60";
 const NOW: i64 = 1_767_700_000;
 
-/// A running API, asked without a socket.
+/// An API that is called without a socket.
 struct Asked {
     api: Arc<Api>,
     now: Arc<AtomicI64>,
@@ -51,8 +51,8 @@ fn api(config: &SandboxConfig) -> Asked {
     Asked { api: Api::new(config, clock), now }
 }
 
-/// An API whose rate limit no test meets by accident.
-fn patient() -> Asked {
+/// An API with a rate limit that no test exceeds by accident.
+fn without_rate_limit() -> Asked {
     let rate_limit_per_second = std::num::NonZeroU32::new(100_000);
     api(&SandboxConfig { rate_limit_per_second, ..SandboxConfig::default() })
 }
@@ -85,8 +85,8 @@ impl Asked {
 }
 
 #[tokio::test]
-async fn nothing_is_answered_without_the_key() {
-    let api = patient();
+async fn requests_without_the_key_are_rejected() {
+    let api = without_rate_limit();
     let content = format!("/files/{FILE}/content");
     for path in [&content, "/events", "/webhooks", "/fulfillments", "/sandbox/faults"] {
         for key in [None, Some(""), Some("wrong")] {
@@ -99,8 +99,8 @@ async fn nothing_is_answered_without_the_key() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods_get_an_error_in_the_same_shape() {
-    let api = patient();
+async fn unknown_paths_and_methods_get_an_error_in_the_same_format() {
+    let api = without_rate_limit();
     assert_eq!(api.get("/nothing").await.error().0, "not_found");
     let answer = api.send(Method::DELETE, "/events", Some(KEY), &Value::Null).await;
     assert_eq!((answer.status, answer.error().0.as_str()), (405, "method_not_allowed"));
@@ -108,7 +108,7 @@ async fn unknown_paths_and_methods_get_an_error_in_the_same_shape() {
 
 #[tokio::test]
 async fn every_uuid_is_a_file_and_nothing_else_is() {
-    let api = patient();
+    let api = without_rate_limit();
     let content = api.get(&format!("/files/{FILE}/content")).await;
     assert_eq!(content.status, 200);
     assert_eq!(content.headers["content-type"], "application/pdf");
@@ -125,7 +125,7 @@ async fn every_uuid_is_a_file_and_nothing_else_is() {
 
 #[tokio::test]
 async fn a_customer_link_opens_without_a_key_until_it_expires() {
-    let api = patient();
+    let api = without_rate_limit();
     let expires = DateTime::from_timestamp(NOW + 60, 0).unwrap().to_rfc3339();
     let answer = api.post("/file-links", json!({ "fileId": FILE, "expiresTime": expires })).await;
     assert_eq!(answer.status, 201);
@@ -144,8 +144,8 @@ async fn a_customer_link_opens_without_a_key_until_it_expires() {
 }
 
 #[tokio::test]
-async fn a_link_needs_a_file_and_a_future() {
-    let api = patient();
+async fn a_link_needs_a_file_and_a_future_expiry() {
+    let api = without_rate_limit();
     let past = DateTime::from_timestamp(NOW, 0).unwrap().to_rfc3339();
     for (body, status, parameter) in [
         (json!({ "expiresTime": past }), 400, "fileId"),
@@ -183,8 +183,8 @@ fn played(api: &Asked) -> Vec<crate::PlannedEvent> {
 }
 
 #[tokio::test]
-async fn all_events_are_found_page_by_page() {
-    let api = patient();
+async fn all_events_are_listed_in_pages() {
+    let api = without_rate_limit();
     let sent = played(&api);
     let mut path = "/events?limit=7".to_owned();
     let mut found = Vec::new();
@@ -206,8 +206,8 @@ async fn all_events_are_found_page_by_page() {
 }
 
 #[tokio::test]
-async fn events_are_narrowed_by_time_and_type() {
-    let api = patient();
+async fn events_are_filtered_by_time_and_type() {
+    let api = without_rate_limit();
     let sent = played(&api);
     let middle = sent[sent.len() / 2].created_time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
     let count = |path: String| {
@@ -232,8 +232,8 @@ fn webhook() -> Value {
 }
 
 #[tokio::test]
-async fn a_webhook_is_registered_found_changed_and_removed() {
-    let api = patient();
+async fn a_webhook_is_registered_read_changed_and_deleted() {
+    let api = without_rate_limit();
     let answer = api.post("/webhooks", webhook()).await;
     let made = answer.json();
     assert_eq!(answer.status, 201);
@@ -262,8 +262,8 @@ async fn a_webhook_is_registered_found_changed_and_removed() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_cannot_work_is_refused() {
-    let api = patient();
+async fn an_invalid_webhook_is_rejected() {
+    let api = without_rate_limit();
     for (name, value, parameter) in [
         ("types", json!([]), "types"),
         ("types", json!([1]), "types"),
@@ -287,8 +287,8 @@ async fn a_webhook_that_cannot_work_is_refused() {
 }
 
 #[tokio::test]
-async fn a_fulfillment_is_checked_kept_and_listed() {
-    let api = patient();
+async fn a_fulfillment_is_checked_stored_and_listed() {
+    let api = without_rate_limit();
     let wanted =
         json!({ "orderId": "1", "items": [{ "itemId": "a", "quantity": 2 }, { "itemId": "b", "cancelQuantity": 1 }] });
     let answer = api.post("/fulfillments", wanted.clone()).await;
@@ -313,8 +313,8 @@ async fn a_fulfillment_is_checked_kept_and_listed() {
 }
 
 #[tokio::test]
-async fn files_misbehave_on_request() {
-    let api = patient();
+async fn faults_of_downloads_are_injected_on_request() {
+    let api = without_rate_limit();
     let path = format!("/files/{FILE}/content");
     let content = || api.get(&path);
     let set = |fault: Value| api.post("/sandbox/faults", json!({ "rules": [{ "fault": fault }] }));
@@ -346,11 +346,11 @@ async fn files_misbehave_on_request() {
 }
 
 #[tokio::test]
-async fn it_serves_a_socket_until_it_is_told_to_stop() {
+async fn the_server_runs_until_shutdown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let asked = patient();
+    let asked = without_rate_limit();
     asked.api.set_faults(Faults {
         seed: 0,
         rules: vec![FaultRule { fault: Fault::Truncated, file_id: None, percent: 100, times: Some(1) }],

@@ -1,7 +1,6 @@
 //! `/webhooks`: the endpoints that a merchant registers.
 //!
-//! Events that happen through `POST /sandbox/events` are delivered to them. The player does not look at them: it delivers
-//! where it is told to.
+//! Events of `POST /sandbox/events` are delivered to them. The player ignores them: it delivers to its configured target.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,10 +20,10 @@ use crate::events::matches;
 /// How many webhooks may be registered.
 pub const WEBHOOKS_MAX: usize = 100;
 
-/// What may be said of a webhook. Source: Digital River, Webhooks API.
+/// The fields of a webhook. Source: Digital River, Webhooks API.
 const FIELDS: [&str; 7] = ["types", "address", "apiVersion", "enabled", "transportType", "oauth", "authentication"];
 
-/// What a token endpoint is not found or entered without.
+/// The required fields of a token endpoint.
 const OAUTH_REQUIRED: [&str; 3] = ["tokenEndPoint", "clientID", "clientSecret"];
 
 /// Failed attempts in a row; kept with the webhook and not shown.
@@ -148,7 +147,7 @@ pub(super) fn enabled(api: &Api, id: Uuid) -> Option<Webhook> {
     is_enabled(webhook).then(|| webhook.clone())
 }
 
-/// Counts an attempt; too many failures in a row disable the webhook, which only `updatedTime` and `enabled` tell.
+/// Counts an attempt; too many failures in a row disable the webhook, which shows only in `updatedTime` and `enabled`.
 pub(super) fn count(api: &Api, id: Uuid, acknowledged: bool) {
     let mut kept = lock(&api.webhooks);
     let Some((_, webhook)) = kept.iter_mut().find(|((_, own), _)| *own == id) else { return };
@@ -158,7 +157,7 @@ pub(super) fn count(api: &Api, id: Uuid, acknowledged: bool) {
     if failures >= u64::from(api.webhook_failures_max) && is_enabled(webhook) {
         webhook.insert("enabled".into(), false.into());
         webhook.insert("updatedTime".into(), stamp(api.clock.now()));
-        tracing::info!(webhook = %id, failures, "a webhook is disabled after failures in a row");
+        tracing::info!(webhook = %id, failures, "webhook disabled after failures in a row");
     }
 }
 
@@ -233,7 +232,7 @@ fn is_web_address(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
-/// No type goes to one address twice.
+/// Rejects a second webhook with the same type and address.
 fn check_conflict(kept: &Webhooks, own: Option<(DateTime<Utc>, Uuid)>, webhook: &Webhook) -> Result<(), ApiError> {
     let is_twin = |(key, other): (&(DateTime<Utc>, Uuid), &Webhook)| {
         Some(*key) != own

@@ -1,7 +1,7 @@
-//! The life of one order, from its first event to its last, as a pure function of a seed and a number.
+//! One generated order with all its events, as a pure function of a seed and an index.
 //!
-//! Lives are made one at a time and thrown away: a hundred thousand of them need no list. Whoever knows seed, mode and
-//! start can make any of them again, and so check what became of it.
+//! Lives are generated one by one and not stored, so that any number needs little memory. Seed, mode and start determine
+//! each of them, so that results can be checked later.
 
 use bytes::Bytes;
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
@@ -23,14 +23,14 @@ const LIVES_APART_MILLISECONDS: i64 = 250;
 const ORDER_ID_FIRST: u64 = 100_000_000_000;
 const ORDER_IDS: u64 = 900_000_000_000;
 
-// What a generator is for; a new purpose takes a new number, so that the others' draws stay as they are.
+// Purposes of generators; a new purpose gets a new number, so that the draws of others do not change.
 const FOR_ORDER_IDS: u64 = 1;
 const FOR_ORDER: u64 = 2;
 const FOR_STORY: u64 = 3;
 const FOR_EVENTS: u64 = 4;
 const FOR_FILES: u64 = 5;
 
-/// Types that this kind of receiver has no consumer for. Source: Digital River, "Event types".
+/// Types that Riverlock ignores. Source: Digital River, "Event types".
 const UNKNOWN_TYPES: [&str; 3] = ["customer.updated", "subscription.extended", "payout.created"];
 
 /// The history of one order.
@@ -40,9 +40,9 @@ pub struct Life {
     pub index: u64,
     /// The order: twelve digits, distinct for every index below 9 · 10¹¹ of one seed.
     pub order_id: String,
-    /// What happened, in the true order of history.
+    /// The events, in the order in which they happened.
     pub events: Vec<PlannedEvent>,
-    /// Where a receiver must end that got every event at least once, in any order.
+    /// The final state of a receiver that got every event at least once, in any order.
     pub expected: ExpectedOrder,
 }
 
@@ -53,15 +53,15 @@ pub struct PlannedEvent {
     pub id: String,
     /// Such as `order.accepted`.
     pub event_type: &'static str,
-    /// The order that it speaks of; none for the types that know no order.
+    /// The order that it concerns; `None` for types without an order.
     pub order_id: Option<String>,
-    /// When Digital River made the event, as its envelope says.
+    /// The creation time in its envelope.
     pub created_time: DateTime<Utc>,
     /// The JSON text, always the same bytes for the same event.
     pub body: Bytes,
 }
 
-/// The end of a life.
+/// The expected final state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedOrder {
     /// `complete`, `fulfilled`, `ready`, `on_hold`, `blocked` or `cancelled`.
@@ -80,8 +80,8 @@ impl ExpectedOrder {
 }
 
 impl Life {
-    /// Makes life number `index`. The same arguments always give the same bytes; another seed, mode or `start` gives
-    /// other orders, so that no event id ever stands for two bodies.
+    /// Generates life number `index`. The same arguments always yield the same bytes; another seed, mode or `start` yields
+    /// other orders, so that no event id has two bodies.
     ///
     /// `start` is when the first life begins; life `index` begins a quarter of a second later for each before it, and
     /// lasts minutes to hours.
@@ -137,7 +137,7 @@ impl LifeEnding {
     }
 }
 
-/// What happens in a life, before anyone tells it in detail.
+/// The outline of a life, from which its events are generated.
 struct Story {
     pending_payment: bool,
     review: bool,
@@ -214,7 +214,7 @@ impl Story {
     }
 }
 
-/// What of an order is shipped; the rest is cancelled.
+/// The shipped lines of an order; the rest is cancelled.
 #[derive(Clone, Copy)]
 enum Shipping {
     Everything,
@@ -222,7 +222,7 @@ enum Shipping {
     AllButOne,
 }
 
-/// Writes the events of one order down, one after the other.
+/// Generates the events of one order, one after the other.
 struct EventWriter<'a> {
     order: &'a Order,
     own: u64,
@@ -252,14 +252,14 @@ impl<'a> EventWriter<'a> {
         }
     }
 
-    /// Lets between `seconds.start` and `seconds.end` go by; the result is the order's present.
+    /// Advances the order's time by `seconds.start` to `seconds.end`; returns the new time.
     fn wait(&mut self, seconds: std::ops::Range<i64>) -> DateTime<Utc> {
         let micros = if self.order.shape.fractions { self.rng.i64(0..1_000_000) } else { 0 };
         self.moment.updated += TimeDelta::seconds(self.rng.i64(seconds)) + TimeDelta::microseconds(micros);
         self.moment.updated
     }
 
-    /// Records that the fraud check came to a state a moment after the last thing that happened.
+    /// Adds a state of the fraud check shortly after the previous event.
     fn fraud(&mut self, state: &'static str) {
         let at = self.wait(1..3);
         self.moment.fraud.push((state, at));
@@ -280,7 +280,7 @@ impl<'a> EventWriter<'a> {
         self.reach("fulfilled", "order.fulfilled");
     }
 
-    /// The order comes to a state, and an event tells of it.
+    /// Changes the order's state, and adds an event about it.
     fn reach(&mut self, state: &'static str, event_type: &'static str) {
         let at = self.wait(6..240);
         let previous = self.moment.state();
@@ -306,7 +306,7 @@ impl<'a> EventWriter<'a> {
 
     fn file(&mut self, event_type: &'static str, purpose: Purpose) -> String {
         self.wait(6..90);
-        let number = u64::try_from(self.invoices.len() + self.credit_memos.len()).expect("a handful of files");
+        let number = u64::try_from(self.invoices.len() + self.credit_memos.len()).expect("a life has few files");
         let drawn = seed::uuid(&mut seed::rng(self.own, seed::mix(FOR_FILES, number)));
         let file_id = purpose.mark(drawn).to_string();
         let envelope = self.envelope(event_type);
@@ -315,7 +315,7 @@ impl<'a> EventWriter<'a> {
         file_id
     }
 
-    /// Something else happens at Digital River just after one of the order's events.
+    /// Adds an unrelated event just after one of the order's events.
     fn unknown(&mut self) {
         let after = self.rng.usize(..self.events.len());
         let event_type = UNKNOWN_TYPES[self.rng.usize(..UNKNOWN_TYPES.len())];
@@ -326,7 +326,7 @@ impl<'a> EventWriter<'a> {
         self.events[after + 1..].rotate_right(1);
     }
 
-    /// The envelope of an event about what has just happened.
+    /// The envelope of an event at the present time of the order.
     fn envelope(&mut self, event_type: &'static str) -> Envelope {
         let versions = match self.rng.u8(..4) {
             0 => Versions::Webhooks,

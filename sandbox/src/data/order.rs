@@ -1,4 +1,4 @@
-//! What stays the same through an order's life: who buys what for how much. Money is whole cents throughout.
+//! The constant facts of an order: customer, lines and amounts. Amounts are whole cents.
 
 use chrono::{DateTime, Utc};
 
@@ -11,7 +11,7 @@ const LINES_MAX: usize = 4;
 const RATE_ONE: i64 = 1_000_000;
 
 /// A buyer's name, e-mail address, street, city, postal code, state, country, currency, locale and tax rate
-/// (millionths). Names and places are not all ASCII, because the world is not.
+/// (millionths). Some names and places are not ASCII.
 pub(crate) struct Buyer {
     pub(crate) name: &'static str,
     pub(crate) email: &'static str,
@@ -46,7 +46,7 @@ const BUYERS: &[Buyer] = buyers![
     "Test \\ Tester" "null@example.com" "1 Any Road" "Minneapolis" "55401" "MN" "US" "USD" "en_US" 0;
 ];
 
-/// A thing on sale: name, description, price in cents, and whether it is shipped.
+/// A product: name, description, price in cents, and whether it is shipped.
 pub(crate) struct Product {
     pub(crate) name: &'static str,
     pub(crate) description: &'static str,
@@ -75,7 +75,7 @@ pub(crate) struct Line {
     pub(crate) tax: i64,
 }
 
-/// An order's unchanging facts.
+/// An order's constant facts.
 pub(crate) struct Order {
     pub(crate) id: String,
     pub(crate) created: DateTime<Utc>,
@@ -94,14 +94,14 @@ pub(crate) struct Order {
     pub(crate) shape: Shape,
 }
 
-/// Which of the payload's documented variations this order is told in.
+/// The documented variations of the payload that this order has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     /// The older API version: `charges` directly under the order, `metadata` on its items.
     pub(crate) older: bool,
-    /// `productDetails` says whether the thing is physical, and carries metadata.
+    /// `productDetails` has `physical` and metadata.
     pub(crate) expanded: bool,
-    /// `stateTransitions` lists the latest state first: its order means nothing.
+    /// `stateTransitions` lists the latest state first: its order has no meaning.
     pub(crate) latest_first: bool,
     /// Times have a fraction of a second.
     pub(crate) fractions: bool,
@@ -137,17 +137,17 @@ impl Order {
         }
     }
 
-    /// Everything before tax, cents.
+    /// Total before tax, cents.
     pub(crate) fn subtotal(&self) -> i64 {
         self.lines.iter().map(|line| line.amount).sum::<i64>() + self.shipping
     }
 
-    /// All tax, cents.
+    /// Total tax, cents.
     pub(crate) fn tax(&self) -> i64 {
         self.lines.iter().map(|line| line.tax).sum::<i64>() + self.shipping_tax
     }
 
-    /// What the customer pays, cents; never 0, since an order of 0 gets no invoice.
+    /// Total with tax, cents; never 0, since an order of 0 gets no invoice.
     pub(crate) fn total(&self) -> i64 {
         self.subtotal() + self.tax()
     }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_add_up_and_are_never_nothing() {
+    fn totals_add_up_and_are_never_0() {
         for seed in 0..500 {
             let mut rng = seed::rng(seed, 1);
             let order = Order::draw(&mut rng, "1".into(), false, DateTime::UNIX_EPOCH);

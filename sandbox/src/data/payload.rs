@@ -70,7 +70,7 @@ impl Serialize for Timeline<'_> {
     }
 }
 
-/// How far an order has come.
+/// The progress of an order.
 #[derive(Debug, Clone)]
 pub(crate) struct Moment {
     /// The order's states so far.
@@ -342,7 +342,7 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-/// What cancelled lines are worth, tax included; the whole order, shipping included, once it is cancelled itself.
+/// Amount of the cancelled lines with tax; that of the whole order with shipping if the order is cancelled.
 fn cancelled_amount(order: &Order, moment: &Moment) -> i64 {
     if moment.state() == "cancelled" {
         return order.total();
@@ -351,7 +351,7 @@ fn cancelled_amount(order: &Order, moment: &Moment) -> i64 {
     lines.filter(|(_, at)| latest(at) == "cancelled").map(|(line, _)| line.amount + line.tax).sum()
 }
 
-/// The order's one charge; none before the payment arrived.
+/// The order's charge; `None` before the payment.
 fn charge<'a>(order: &'a Order, moment: &Moment) -> Option<[Charge<'a>; 1]> {
     let state = match moment.state() {
         "complete" => "complete",

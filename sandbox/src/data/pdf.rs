@@ -1,7 +1,6 @@
 //! Invoices: small, valid PDF files that are a pure function of their file id.
 //!
-//! The server therefore stores none, and whoever knows a file id can compute the bytes and the hash that a correct
-//! download ends with.
+//! The server therefore stores none, and tests compute the bytes and the hash of a correct download from a file id.
 
 use std::fmt::Write as _;
 
@@ -16,7 +15,7 @@ const LINES_MIN: usize = 8;
 /// Most lines of text on an invoice: they fit the page and keep the file under 4 kB.
 const LINES_MAX: usize = 40;
 
-/// What a file is for: as everything about a file, a pure function of its id, here of the id's last bit.
+/// The purpose of a file, which the last bit of its id determines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// An invoice: the last bit is 0.
@@ -26,7 +25,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// What the file with this id is for.
+    /// The purpose of the file with this id.
     pub fn of(file_id: Uuid) -> Self {
         if file_id.as_u128() & 1 == 0 { Self::Invoice } else { Self::CreditMemo }
     }
@@ -36,7 +35,7 @@ impl Purpose {
         Uuid::from_u128(file_id.as_u128() & !1 | u128::from(self == Self::CreditMemo))
     }
 
-    /// Digital River's word for it.
+    /// Digital River's name of the purpose.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Invoice => "customer_invoice",
@@ -44,7 +43,7 @@ impl Purpose {
         }
     }
 
-    /// What people call it.
+    /// The title on the page.
     pub fn title(self) -> &'static str {
         match self {
             Self::Invoice => "Invoice",
@@ -68,7 +67,7 @@ pub fn invoice_pdf(file_id: &str) -> Vec<u8> {
     ];
 
     let mut file = "%PDF-1.4\n".as_bytes().to_vec();
-    // Four bytes over 127 tell programs that copy files that this one is binary.
+    // Four bytes over 127 mark the file as binary.
     file.extend_from_slice(b"%\xE2\xE3\xCF\xD3\n");
     let mut offsets = Vec::with_capacity(objects.len());
     for (number, object) in (1..).zip(&objects) {
@@ -93,7 +92,7 @@ pub fn invoice_sha256(file_id: &str) -> String {
     hex::encode(Sha256::digest(invoice_pdf(file_id)))
 }
 
-/// The page's content stream: a title, the id, and as many lines as the id asks for.
+/// The page's content stream: a title, the id, and a number of lines that follows from the id.
 fn page_text(file_id: &str) -> String {
     let mut rng = seed::rng(seed::of_text(file_id), 0);
     let lines = rng.usize(LINES_MIN..=LINES_MAX);
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_tells_what_its_file_is_for() {
+    fn an_id_determines_the_purpose_of_its_file() {
         for id in [Uuid::from_u128(6), Uuid::from_u128(7)] {
             for purpose in [Purpose::Invoice, Purpose::CreditMemo] {
                 let marked = purpose.mark(id);
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_is_as_long_as_it_says_and_shows_the_file_id() {
+    fn the_stream_has_its_stated_length_and_shows_the_file_id() {
         let file = String::from_utf8_lossy(&invoice_pdf(ID)).into_owned();
         let length: usize = file.split("/Length ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         let stream = file.split("stream\n").nth(1).unwrap().strip_suffix("\nend").unwrap();

@@ -1,5 +1,5 @@
-//! Seeded randomness without state: every draw starts from a number that is a pure function of what it is for, so
-//! that life 70 000 is made without making the 69 999 before it.
+//! Seeded randomness without state: every draw depends only on its purpose, so that life 70 000 is generated without the
+//! 69 999 before it.
 
 use uuid::{Builder, Uuid};
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_draws_the_same_and_another_draws_others() {
+    fn the_same_seed_yields_the_same_numbers_and_another_yields_others() {
         assert_eq!(uuid(&mut rng(1, 2)), uuid(&mut rng(1, 2)));
         assert_ne!(uuid(&mut rng(1, 2)), uuid(&mut rng(1, 3)));
         assert_ne!(uuid(&mut rng(1, 2)), uuid(&mut rng(2, 2)));

@@ -1,4 +1,4 @@
-//! The sender: one event to one address, again and again until it is acknowledged.
+//! The sender: delivers one event to one address, with retries until it is acknowledged.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,14 +32,14 @@ pub enum Outcome {
     Acknowledged {
         /// Its status.
         status: u16,
-        /// From sending the last attempt to the head of its answer.
+        /// Time from sending the last attempt to the head of its answer.
         latency: Duration,
         /// Requests that it took.
         attempts: u32,
     },
     /// No attempt was acknowledged.
     GivenUp {
-        /// What the last attempt met.
+        /// The failure of the last attempt.
         last: Failure,
         /// Requests made.
         attempts: u32,
@@ -47,7 +47,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether the receiver has taken the event.
+    /// Whether the receiver acknowledged the event.
     pub const fn is_acknowledged(self) -> bool {
         matches!(self, Self::Acknowledged { .. })
     }
@@ -63,9 +63,9 @@ pub enum Failure {
     },
     /// No answer in time.
     Timeout,
-    /// No connection, or it broke.
+    /// No connection, or a broken one.
     Unreachable,
-    /// The sender was told to stop before the first attempt.
+    /// Shutdown began before the first attempt.
     Interrupted,
 }
 
@@ -83,7 +83,7 @@ impl Deliverer {
     /// A sender to `target`. `seed` decides the jitter between attempts, `clock` the signatures' timestamps.
     ///
     /// # Errors
-    /// When the target is not valid, or no HTTP client can be made of it.
+    /// If the target is invalid, or no HTTP client can be created.
     pub fn new(target: TargetConfig, seed: u64, clock: Clock, progress: Arc<Progress>) -> anyhow::Result<Self> {
         target.validate()?;
         let builder = Client::builder()
@@ -100,12 +100,12 @@ impl Deliverer {
         Ok(Self { client, target, seed, clock, progress })
     }
 
-    /// Delivers one event. Every attempt is signed anew with the time of that moment; between attempts it waits,
-    /// exponentially longer, with jitter. When `shutdown` is cancelled the attempt under way still ends, and none
-    /// follows. Counts requests, answers, and a delivery that is given up.
+    /// Delivers one event. Every attempt is signed with its own time; between attempts it waits, exponentially longer and
+    /// with jitter. When `shutdown` is cancelled, the attempt in flight still ends, and none follows. Counts requests,
+    /// answers, and failed deliveries.
     ///
     /// Source: Digital River, "Webhooks": any 2xx acknowledges, everything else is retried with exponential backoff,
-    /// each retry signed anew.
+    /// each retry with a new signature.
     pub async fn deliver(&self, event_id: &str, body: &Bytes, shutdown: &CancellationToken) -> Outcome {
         let mut jitter = seed::rng(self.seed, seed::of_text(event_id));
         let mut last = Failure::Interrupted;
@@ -126,7 +126,7 @@ impl Deliverer {
             }
         }
         add(&self.progress.given_up, 1);
-        tracing::warn!(event.id = event_id, attempts, ?last, "delivery given up");
+        tracing::warn!(event.id = event_id, attempts, ?last, "delivery failed after its last attempt");
         Outcome::GivenUp { last, attempts }
     }
 
@@ -181,7 +181,7 @@ impl Deliverer {
     }
 }
 
-/// Reads an answer's body to its end, or to the limit. What it says does not matter: the status has decided.
+/// Reads and ignores an answer's body up to the limit, so that the connection can be used again.
 async fn drain(mut response: Response) {
     let mut read = 0;
     while let Ok(Some(chunk)) = response.chunk().await {

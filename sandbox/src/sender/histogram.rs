@@ -21,7 +21,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Empty; 15 kB, however much is recorded.
+    /// An empty histogram; it takes 15 kB, however much is recorded.
     pub fn new() -> Self {
         Self {
             buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),

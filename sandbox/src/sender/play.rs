@@ -1,8 +1,8 @@
-//! Plays the lives of many orders through the front door of a receiver, in fixed memory.
+//! Sends the events of many generated orders to a receiver, in bounded memory.
 //!
-//! A window of lives is open at once. Within a life most events follow each other, but some overtake, and some come
-//! twice: at the same instant, after their answer, or long after the life has ended. A copy has the same bytes and a
-//! signature of its own. All of that is decided by the seed; only the interleaving of lives depends on the receiver.
+//! A window of lives is open at a time. Within a life most events follow each other, but some overtake, and some are sent
+//! twice: concurrently, after their answer, or long after the life has ended. A copy has the same bytes and a new
+//! signature. The seed determines all of this; only the interleaving of lives depends on the receiver.
 
 use std::{collections::VecDeque, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -33,34 +33,34 @@ mod plan;
 use pacer::Pacer;
 use plan::{Pace, Repeat};
 
-/// Deliveries in flight unless said otherwise.
+/// Default of deliveries in flight.
 pub const CONCURRENCY_DEFAULT: usize = 64;
 
-/// Most deliveries in flight, each with a connection of its own.
+/// Most deliveries in flight, each with its own connection.
 pub const CONCURRENCY_MAX: usize = 10_000;
 
-/// Late copies that wait; when there are more the oldest is sent.
+/// Most late copies that wait; if there are more, the oldest is sent.
 const LATE_KEPT_MAX: usize = 256;
 
-/// What is to be played.
+/// The configuration of a play.
 #[derive(Debug, Clone)]
 pub struct PlayConfig {
-    /// Decides the lives and how they are sent.
+    /// Seed of the lives and of how they are sent.
     pub seed: u64,
     /// The first life's index; lives `first` to `first + orders - 1` are played.
     pub first: u64,
-    /// How many lives.
+    /// The number of lives.
     pub orders: u64,
     /// Test or live data.
     pub mode: Mode,
-    /// When history begins. The same seed and start always give the same events, so that playing them a second time
-    /// plays nothing but duplicates; another start gives other orders.
+    /// Time of the first event. The same seed and start always yield the same events, so that playing them again sends only
+    /// duplicates; another start yields other orders.
     pub start: DateTime<Utc>,
     /// Deliveries in flight at once, 1 to [`CONCURRENCY_MAX`]; one that waits for its next attempt counts.
     pub concurrency: usize,
     /// First attempts per second, retries not counted; as fast as the receiver answers if absent.
     pub rate_per_second: Option<NonZeroU32>,
-    /// Where to.
+    /// The receiver.
     pub target: TargetConfig,
     /// Where sent events are kept for the Events API, if anywhere.
     pub events: Option<Arc<EventStore>>,
@@ -69,13 +69,12 @@ pub struct PlayConfig {
 }
 
 impl PlayConfig {
-    /// When history begins unless said otherwise: 2026-01-05, 08:00 UTC. A fixed moment, so that a seed alone decides
-    /// every byte.
+    /// The default time of the first event: 2026-01-05, 08:00 UTC. It is fixed, so that a seed determines every byte.
     pub fn default_start() -> DateTime<Utc> {
         DateTime::from_timestamp(1_767_600_000, 0).expect("a time in range")
     }
 
-    /// The lives that are played, made one at a time.
+    /// The lives to play, generated one by one.
     pub fn lives(&self) -> impl Iterator<Item = Life> + use<> {
         let (seed, mode, start) = (self.seed, self.mode, self.start);
         self.indices().map(move |index| Life::generate(seed, index, mode, start))
@@ -103,19 +102,19 @@ impl Default for PlayConfig {
     }
 }
 
-/// What came of it. As JSON, durations are whole microseconds and say so in their names.
+/// The result of a play. In JSON, durations are whole microseconds, as their names say.
 #[derive(Debug, Clone, Serialize)]
 pub struct PlayReport {
     /// The seed that was played.
     pub seed: u64,
-    /// When history begins.
+    /// Time of the first event.
     pub history_start: DateTime<Utc>,
     /// When playing began.
     pub started_at: DateTime<Utc>,
     /// How long it took.
     #[serde(rename = "elapsed_microseconds", serialize_with = "microseconds")]
     pub elapsed: Duration,
-    /// What was sent and answered.
+    /// Counters of events, requests and answers.
     #[serde(flatten)]
     pub counts: Counts,
     /// Time to a 2xx answer that half of them did not exceed.
@@ -127,7 +126,7 @@ pub struct PlayReport {
     /// The longest time to a 2xx answer.
     #[serde(rename = "latency_max_microseconds", serialize_with = "microseconds")]
     pub latency_max: Duration,
-    /// Every life was played, every event acknowledged, and no delivery given up.
+    /// Whether every life was played, every event was acknowledged, and no delivery failed.
     pub complete: bool,
 }
 
@@ -136,11 +135,11 @@ fn microseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::
     serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Plays the lives, counting into `progress`, until the last is over or `shutdown` is cancelled; then requests under
-/// way still end, and the report says that it is not complete.
+/// Plays the lives, counting into `progress`, until the last has ended or `shutdown` is cancelled; then requests in flight
+/// still end, and the report is not complete.
 ///
 /// # Errors
-/// When the configuration is not valid. A receiver that refuses or cannot be reached is not an error but a count.
+/// If the configuration is invalid. Rejected requests and an unreachable receiver are counted, and are no errors.
 pub async fn play(
     config: PlayConfig,
     progress: Arc<Progress>,
@@ -185,7 +184,7 @@ pub async fn play(
     })
 }
 
-/// What all open lives share.
+/// State shared by all open lives.
 struct Player {
     config: PlayConfig,
     deliverer: Deliverer,
@@ -204,7 +203,7 @@ struct LateDelivery {
 
 impl Player {
     async fn run(self: Arc<Self>) -> anyhow::Result<()> {
-        // Twice the deliveries, so that a life that ends leaves no gap.
+        // Twice the deliveries, so that the end of a life leaves no slot unused.
         let window = self.config.concurrency * 2;
         let mut open: JoinSet<Vec<LateDelivery>> = JoinSet::new();
         let mut late = VecDeque::new();
@@ -249,11 +248,11 @@ impl Player {
         });
     }
 
-    /// Sends all events of a life. The result is what is to be sent again later.
+    /// Sends all events of a life. Returns the copies to send later.
     async fn play_life(self: Arc<Self>, index: u64) -> Vec<LateDelivery> {
         let life = Life::generate(self.config.seed, index, self.config.mode, self.config.start);
         let plan = plan::draw(self.config.seed, index, life.events.len());
-        add(&self.progress.events_planned, u64::try_from(life.events.len()).expect("a handful of events"));
+        add(&self.progress.events_planned, u64::try_from(life.events.len()).expect("a life has few events"));
         let mut late = Vec::new();
         match plan.pace {
             Pace::OneByOne => {
@@ -272,7 +271,7 @@ impl Player {
         late
     }
 
-    /// Sends one event, and again what is to be sent again now.
+    /// Sends one event, and its immediate copies.
     async fn send(&self, event: &PlannedEvent, repeat: Repeat) -> Option<LateDelivery> {
         if self.shutdown.is_cancelled() {
             return None;
@@ -306,7 +305,7 @@ impl Player {
         self.deliver(event).await
     }
 
-    /// One delivery, within the limits of concurrency and rate. Says whether it was acknowledged.
+    /// One delivery, within the limits of concurrency and rate. Returns whether it was acknowledged.
     async fn deliver(&self, event: &PlannedEvent) -> bool {
         let permit = self.permits.acquire().await.expect("the semaphore is never closed");
         if let Some(pacer) = &self.pacer {

@@ -1,4 +1,4 @@
-//! What has happened so far, readable by anyone while it happens.
+//! Counters of a play in progress.
 
 use std::{
     collections::BTreeMap,
@@ -35,11 +35,11 @@ pub struct Progress {
 pub struct Counts {
     /// Orders to be played.
     pub lives_planned: u64,
-    /// Orders whose events have all been dealt with, late copies excepted.
+    /// Orders whose events have all been delivered or have failed, except late copies.
     pub lives_done: u64,
     /// Distinct events of the lives opened so far: it grows until the last life is open.
     pub events_planned: u64,
-    /// Distinct events that got a 2xx answer at least once.
+    /// Distinct events that were acknowledged at least once.
     pub events_acknowledged: u64,
     /// Deliveries of an event beyond its first; retries are not among them.
     pub duplicates_sent: u64,
@@ -53,7 +53,7 @@ pub struct Counts {
     pub refused: BTreeMap<u16, u64>,
     /// Requests without an answer in time.
     pub timeouts: u64,
-    /// Requests that found no server or lost the connection.
+    /// Requests without a connection, or whose connection broke.
     pub unreachable: u64,
 }
 
@@ -65,7 +65,7 @@ impl Counts {
 }
 
 impl Progress {
-    /// Everything at zero.
+    /// All counters at 0.
     pub fn new() -> Self {
         Self {
             lives_planned: AtomicU64::new(0),
@@ -83,7 +83,7 @@ impl Progress {
         }
     }
 
-    /// The counters now. They are read one after the other, so that sums may be off by what happens meanwhile.
+    /// The present counters. They are read one by one, so that sums may be slightly inconsistent.
     pub fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let refused = (STATUS_FIRST..).zip(&self.refused).map(|(status, counter)| (status, read(counter)));
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_counted_by_status() {
+    fn rejections_are_counted_by_status() {
         let progress = Progress::new();
         [503, 503, 302, 100, 999].into_iter().for_each(|status| progress.count_refused(status));
         let counts = progress.counts();

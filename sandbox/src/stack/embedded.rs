@@ -1,4 +1,4 @@
-//! librdkafka's mock cluster in place of Apache Kafka, where Java or Maven Central cannot be had.
+//! librdkafka's mock cluster, for machines without Java or Maven Central.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rdkafka::mocking::MockCluster;
 
-/// What one partition holds before the broker drops its oldest records, in bytes of record batches (librdkafka,
-/// `rdkafka_mock.c`). Nothing tells the producer or the consumer that a record has gone.
+/// Capacity of a partition in bytes of record batches; beyond it the broker drops the oldest records, of which neither
+/// producer nor consumer is notified (librdkafka, `rdkafka_mock.c`).
 pub const PARTITION_CAPACITY_BYTES: u64 = 5 * 1024 * 1024;
 
-/// The same, in records.
+/// Capacity of a partition in records.
 pub const PARTITION_CAPACITY_RECORDS: u64 = 100_000;
 
 /// How long the broker may take to end.
@@ -23,9 +23,9 @@ const END_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct EmbeddedBroker {
     bootstrap: String,
-    /// Dropping it ends the thread.
+    /// Dropping the sender ends the thread.
     stop: Option<mpsc::Sender<()>>,
-    /// Says so when the thread has ended.
+    /// Is closed when the thread has ended.
     ended: mpsc::Receiver<()>,
 }
 
@@ -34,13 +34,13 @@ impl EmbeddedBroker {
     ///
     /// # Errors
     ///
-    /// When librdkafka cannot make the cluster or a topic.
+    /// If librdkafka cannot create the cluster or a topic.
     pub fn start(topics: impl Iterator<Item = (String, i32)>) -> Result<Self> {
         let topics: Vec<(String, i32)> = topics.collect();
         let (ready_sender, ready) = mpsc::channel();
         let (stop, stopped) = mpsc::channel::<()>();
-        let (alive, ended) = mpsc::channel::<()>();
-        // The cluster cannot move between threads, so it gets one in which it lives and dies.
+        let (running, ended) = mpsc::channel::<()>();
+        // The cluster cannot move between threads, so it stays in its own thread.
         std::thread::Builder::new()
             .name("embedded broker".to_owned())
             .spawn(move || {
@@ -53,7 +53,7 @@ impl EmbeddedBroker {
                     let _dropped = stopped.recv();
                 }
                 drop(cluster);
-                drop(alive);
+                drop(running);
             })
             .context("starting the embedded broker's thread")?;
         let bootstrap = ready
@@ -63,7 +63,7 @@ impl EmbeddedBroker {
         Ok(Self { bootstrap, stop: Some(stop), ended })
     }
 
-    /// What a client's `bootstrap.servers` is set to.
+    /// The value for a client's `bootstrap.servers`.
     #[must_use]
     pub fn bootstrap(&self) -> String {
         self.bootstrap.clone()
@@ -73,17 +73,17 @@ impl EmbeddedBroker {
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.stop.take();
-        // A broker that hangs must not take a test with it.
+        // A broker that hangs must not block a test.
         if self.ended.recv_timeout(END_WAIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!("the embedded broker has not ended after {} s and is left to itself", END_WAIT.as_secs());
+            tracing::warn!("the embedded broker has not ended after {} s and is abandoned", END_WAIT.as_secs());
         }
     }
 }
 
 fn make_cluster(topics: &[(String, i32)]) -> Result<MockCluster<'static, rdkafka::producer::DefaultProducerContext>> {
-    let cluster = MockCluster::new(1).context("making the cluster")?;
+    let cluster = MockCluster::new(1).context("creating the cluster")?;
     for (topic, partitions) in topics {
-        cluster.create_topic(topic, *partitions, 1).with_context(|| format!("making the topic {topic}"))?;
+        cluster.create_topic(topic, *partitions, 1).with_context(|| format!("creating the topic {topic}"))?;
     }
     Ok(cluster)
 }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The script that makes a folder the repository's root.
+/// A file that identifies the repository's root.
 const MARK: &str = "deploy/kafka/kafka";
 
-/// The folder in which `deploy/` lies: `RIVERLOCK_HOME`, or the nearest one above the working directory, or above this
+/// The folder that contains `deploy/`: `RIVERLOCK_HOME`, or the nearest one above the working directory, or above this
 /// crate's source.
 ///
 /// # Errors
@@ -35,7 +35,7 @@ pub fn repo_root() -> Result<PathBuf> {
         })
 }
 
-/// Makes a server's folder.
+/// Creates a server's folder.
 pub(crate) fn create_dir(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))
 }

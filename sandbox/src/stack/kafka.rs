@@ -1,4 +1,4 @@
-//! An Apache Kafka of our own: one broker, or three.
+//! Apache Kafka on this machine: one broker or three.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,16 +17,16 @@ use super::{
     ports,
 };
 
-/// A broker is up after 2 s on an idle machine and after some 30 s on a busy one; recovery after a kill adds to it.
+/// A broker starts within 2 s on an idle machine and about 30 s on a busy one; recovery after a kill takes longer.
 const READY_LIMIT: Duration = Duration::from_secs(180);
-/// A clean stop hands over leadership and writes everything out.
+/// A clean stop transfers leadership and flushes everything.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// How long one question for the cluster's members may take.
+/// How long one request for the cluster's members may take.
 const METADATA_LIMIT: Duration = Duration::from_secs(2);
 
 /// A KRaft cluster of one or three nodes on loopback ports, with its data in a folder. Ends with this process.
 ///
-/// Nodes are numbered from 1, as Kafka knows them; node N listens on the N-th port.
+/// Nodes are numbered from 1, as in Kafka; node N listens on the N-th port.
 #[derive(Debug)]
 pub struct Kafka {
     dir: PathBuf,
@@ -35,7 +35,7 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Starts one node per port on the data in `dir`, which is made the first time, and waits until all of them know each
+    /// Starts one node per port on the data in `dir`, which is created the first time, and waits until all of them know each
     /// other. Logs are `dir/node-N.log`. Topics are not created.
     ///
     /// # Errors
@@ -51,14 +51,14 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// What a client's `bootstrap.servers` is set to: all nodes, comma-separated.
+    /// The value for a client's `bootstrap.servers`: all nodes, comma-separated.
     #[must_use]
     pub fn bootstrap(&self) -> String {
         let servers: Vec<String> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         servers.join(",")
     }
 
-    /// A node's process, if it was started: its pid, its log, its end.
+    /// A node's process, if it was started.
     #[must_use]
     pub fn node(&self, node: usize) -> Option<&Process> {
         self.nodes.get(node.checked_sub(1)?)?.as_ref()
@@ -80,11 +80,11 @@ impl Kafka {
         Ok(())
     }
 
-    /// Starts one node again and waits until it serves and sees all that run. Does nothing if it runs.
+    /// Starts one node again and waits until it serves and knows all running nodes. Does nothing if it runs.
     ///
     /// # Errors
     ///
-    /// As [`Self::start`]; also when too few others run to make a quorum.
+    /// As [`Self::start`]; also if too few others run for a quorum.
     pub async fn start_node(&mut self, node: usize) -> Result<()> {
         self.check(node)?;
         if self.is_running(node) {
@@ -94,7 +94,7 @@ impl Kafka {
         self.until_ready(node).await
     }
 
-    /// Stops one node cleanly: it hands over its partitions first. Does nothing if it has ended.
+    /// Stops one node cleanly: it transfers its partitions first. Does nothing if it has ended.
     ///
     /// # Errors
     ///
@@ -107,8 +107,8 @@ impl Kafka {
         Ok(())
     }
 
-    /// Kills one node. The others notice within the session time of 4 s (see `deploy/kafka/kafka`), and only then let it
-    /// in again.
+    /// Kills one node. The others detect it within the session timeout of 4 s (see `deploy/kafka/kafka`), and only then
+    /// accept it again.
     ///
     /// # Errors
     ///
@@ -176,8 +176,8 @@ impl Kafka {
 
 /// Whether the node on `port` answers, and knows all nodes of `expected`.
 ///
-/// A node opens its port before it serves and serves only once the controller has let it in, so its own answer is the one
-/// to trust: the others may still list it from before it was killed.
+/// A node opens its port before it serves, and serves only once the controller has accepted it. Only its own answer counts:
+/// the others may still list it from before it was killed.
 async fn serves(port: u16, expected: Vec<i32>) -> bool {
     if TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         return false;
@@ -191,12 +191,12 @@ fn members(port: u16) -> Result<Vec<i32>> {
         .set("bootstrap.servers", format!("127.0.0.1:{port}"))
         .set_log_level(RDKafkaLogLevel::Emerg)
         .create_with_context(QuietContext)
-        .context("making a Kafka client")?;
-    let metadata = consumer.fetch_metadata(None, METADATA_LIMIT).context("asking for the cluster's members")?;
+        .context("creating a Kafka client")?;
+    let metadata = consumer.fetch_metadata(None, METADATA_LIMIT).context("requesting the cluster's members")?;
     Ok(metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id).collect())
 }
 
-/// Refused connections are what waiting for a broker is made of: they are not logged.
+/// A client context that does not log refused connections, which are normal while a broker starts.
 struct QuietContext;
 
 impl ClientContext for QuietContext {

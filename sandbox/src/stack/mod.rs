@@ -1,11 +1,11 @@
-//! The real parts that Riverlock stands on, started on this machine: PostgreSQL, Apache Kafka, or librdkafka's mock cluster
-//! in place of Kafka. The demo, `make up` and the tests use it.
+//! The servers that Riverlock depends on, started on this machine: PostgreSQL, and Apache Kafka or librdkafka's mock
+//! cluster. The demo, `make up` and the tests use it.
 //!
-//! Every server is a child process on loopback ports of its own, with its data and its log in a folder of its own. It ends
-//! with this process, however this process ends. The scripts in `deploy/` know how each server is set up; this module knows
-//! when it is ready, and stops, kills and restarts it.
+//! Every server is a child process with its own loopback ports and its own folder for data and log. It ends with this
+//! process, even if this process is killed. The scripts in `deploy/` set up each server; this module waits until it is
+//! ready, and stops, kills and restarts it.
 //!
-//! Deliberately absent: topics and migrations (the project's own commands make them), and anything for production.
+//! Deliberately absent: topics and migrations, which `riverlock setup` creates, and anything for production.
 
 mod embedded;
 mod folders;
@@ -25,11 +25,11 @@ pub use self::postgres::Postgres;
 pub use self::process::{Process, Signal};
 pub use folders::repo_root;
 
-/// Open to others, so that PostgreSQL's account can pass when root starts it.
+/// Permissions of folders: others may enter, so that PostgreSQL's account can reach its folder when root starts it.
 const PASSABLE: u32 = 0o755;
 
 /// The folder that keeps `name`'s data between runs, created if need be: `/var/lib/riverlock/<name>` for root, and
-/// `$XDG_STATE_HOME/riverlock/<name>` (`~/.local/state` by default) for everybody else.
+/// `$XDG_STATE_HOME/riverlock/<name>` (`~/.local/state` by default) for other users.
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub fn state_dir(name: &str) -> Result<PathBuf> {
         state
     } else {
         absolute(std::env::var_os("HOME").as_deref())
-            .context("HOME is not set: no place for data that stays")?
+            .context("HOME is not set: there is no folder for permanent data")?
             .join(".local/state")
     };
     let ours = base.join("riverlock");
@@ -54,7 +54,7 @@ pub fn state_dir(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A relative path in such a variable is to be ignored, says the XDG specification.
+/// An absolute path; the XDG specification says to ignore relative ones.
 fn absolute(value: Option<&OsStr>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -65,7 +65,7 @@ fn absolute(value: Option<&OsStr>) -> Option<PathBuf> {
 ///
 /// When it cannot be created.
 pub fn temporary_dir() -> Result<TempDir> {
-    // Not TMPDIR: that may lie in a home that PostgreSQL's account cannot enter.
+    // Not TMPDIR: it may be in a home directory that PostgreSQL's account cannot enter.
     let folder =
         tempfile::Builder::new().prefix("riverlock-").tempdir_in("/tmp").context("creating a folder in /tmp")?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(PASSABLE))
@@ -73,13 +73,13 @@ pub fn temporary_dir() -> Result<TempDir> {
     Ok(folder)
 }
 
-/// Whether tests may use a real Apache Kafka. `RIVERLOCK_TEST_BROKER=embedded`, which `make test` sets where Kafka cannot
-/// be had, says no; then this names `test` as skipped, on a stderr that the test harness does not swallow.
+/// Whether tests may use Apache Kafka. `make test` sets `RIVERLOCK_TEST_BROKER=embedded` if Kafka is not available; then
+/// this returns false and reports `test` as skipped, on a stderr that the test harness does not capture.
 #[must_use]
 pub fn kafka_for_test(test: &str) -> bool {
     let embedded = std::env::var_os("RIVERLOCK_TEST_BROKER").is_some_and(|broker| broker == "embedded");
     if embedded {
-        // Nothing to be done if stderr is closed.
+        // A closed stderr is ignored.
         let _closed =
             writeln!(std::io::stderr(), "SKIPPED {test}: it needs Apache Kafka, and this run has the embedded broker");
     }

@@ -6,37 +6,37 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// A Kafka node's controller listens this far above its clients' port (see `deploy/kafka/kafka`).
+/// Distance of a Kafka node's controller port above its client port (see `deploy/kafka/kafka`).
 pub const CONTROLLER_OFFSET: u16 = 1000;
 
-/// The ports that may be given out lie in blocks, one for each process that asks, so that two test programs that run side by
-/// side cannot be given the same port either. A block's first port is its guard: whoever listens there has the block. All
-/// lie below Linux's ephemeral range (32768 and up), also with [`CONTROLLER_OFFSET`] added: no outgoing connection takes a
-/// port between the moment it is found free and the moment a server listens on it.
+/// Ports per block. Every process takes separate blocks, so that concurrent test programs never get the same port. A
+/// block's first port is its guard: the process that listens on it owns the block. All ports are below Linux's ephemeral
+/// range (32768 and up), also with [`CONTROLLER_OFFSET`] added: no outgoing connection takes a port before a server listens
+/// on it.
 const BLOCK_PORTS: u16 = 100;
-/// Blocks whose ports do not meet the controllers' of another: ten in every second thousand.
+/// Number of blocks; their ports do not overlap with controller ports of others: ten in every second thousand.
 const BLOCKS: Range<u16> = 0..60;
-/// Where the first block begins.
+/// The first port of the first block.
 const FIRST_PORT: u16 = 20_000;
 
-/// This process's blocks. They are held for as long as the process lives, and a port is given out once only: two tests that
-/// run side by side must not be given the same one before either listens.
+/// This process's blocks. They are held until the process ends, and every port is handed out only once: concurrent tests
+/// must not get the same one before either listens.
 static TAKEN: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 /// A block of this process.
 struct Block {
-    /// Listens on the block's first port, so that no other process takes the block.
+    /// The listener on the block's first port, which keeps other processes from taking the block.
     _guard: TcpListener,
-    /// The ports that were not given out yet.
+    /// The ports that were not handed out yet.
     left: Range<u16>,
 }
 
-/// The guard's port of a block.
+/// The guard port of a block.
 const fn guard_port(block: u16) -> u16 {
     FIRST_PORT + block / 10 * 2 * CONTROLLER_OFFSET + block % 10 * BLOCK_PORTS
 }
 
-/// Takes a block that nobody has.
+/// Takes a free block.
 fn take_block() -> Result<Block> {
     let mut blocks: Vec<u16> = BLOCKS.collect();
     fastrand::shuffle(&mut blocks);
@@ -48,11 +48,11 @@ fn take_block() -> Result<Block> {
     blocks.into_iter().find_map(take).context("every block of ports is taken")
 }
 
-/// Finds `count` distinct loopback ports on which nobody listens, nor on the port [`CONTROLLER_OFFSET`] above each.
+/// Finds `count` distinct free loopback ports whose controller ports ([`CONTROLLER_OFFSET`] above) are free too.
 ///
 /// # Errors
 ///
-/// When there are not as many.
+/// If there are too few.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut found = Vec::with_capacity(count);
@@ -70,22 +70,22 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
 ///
 /// # Errors
 ///
-/// When there is none.
+/// If there is none.
 pub fn free_port() -> Result<u16> {
     free_ports(1)?.pop().context("no free port")
 }
 
-/// Whether nobody listens on a loopback port.
+/// Whether a loopback port is free.
 #[must_use]
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// Refuses a port that is taken: a server of somebody else's would answer in place of ours.
+/// Checks that a port is free: another program's server would answer instead of the started one.
 ///
 /// # Errors
 ///
-/// When somebody listens on it.
+/// If another process listens on it.
 pub fn ensure_free(port: u16, for_what: &str) -> Result<()> {
     ensure!(is_free(port), "port {port} for {for_what} is taken by another process (see: ss -ltnp sport = :{port})");
     Ok(())
@@ -99,14 +99,14 @@ mod tests {
 
     #[test]
     fn ports_and_their_controllers_are_all_distinct() {
-        // More than one block has.
+        // More than one block.
         let ports = free_ports(150).unwrap();
         let all: BTreeSet<u16> = ports.iter().flat_map(|port| [*port, port + CONTROLLER_OFFSET]).collect();
         assert_eq!(all.len(), 300);
     }
 
     #[test]
-    fn a_taken_port_is_refused_by_name() {
+    fn a_taken_port_is_rejected_by_name() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let error = ensure_free(port, "PostgreSQL").unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of our own.
+//! A PostgreSQL server on this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,13 +14,13 @@ use super::{
     ports,
 };
 
-/// User, password and database, as `deploy/postgres/postgres` makes them.
+/// User, password and database, as `deploy/postgres/postgres` creates them.
 const NAME: &str = "riverlock";
 /// A first start creates the cluster; a start after a kill replays the log.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// A fast shutdown writes a checkpoint.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// A server that is there answers a start-up message at once.
+/// How long a running server may take to answer a start-up message.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Version 3.0 of PostgreSQL's protocol.
 const PROTOCOL: i32 = 3 << 16;
@@ -46,13 +46,13 @@ impl Postgres {
         Ok(Self { dir: dir.to_path_buf(), port, process })
     }
 
-    /// Where to connect, as `postgres://user:password@host:port/database`.
+    /// The URL, `postgres://user:password@host:port/database`.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of(NAME)
     }
 
-    /// The same for another database of this server, for tests that make their own.
+    /// The URL of another database of this server.
     #[must_use]
     pub fn url_of(&self, database: &str) -> String {
         format!("postgres://{NAME}:{NAME}@127.0.0.1:{}/{database}", self.port)
@@ -64,7 +64,7 @@ impl Postgres {
         self.port
     }
 
-    /// The server's process: its pid, its log, its end.
+    /// The server's process.
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
@@ -80,7 +80,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Kills the server as a power failure would: what was committed is there after [`Self::restart`].
+    /// Kills the server, like a power failure: committed data is available after [`Self::restart`].
     ///
     /// # Errors
     ///
@@ -111,12 +111,12 @@ async fn launch(dir: &Path, port: u16) -> Result<Process> {
     Ok(process)
 }
 
-/// Whether the server has got as far as asking for a password.
+/// Whether the server requests authentication.
 async fn accepts_connections(port: u16) -> bool {
     matches!(tokio::time::timeout(ANSWER_LIMIT, first_answer(port)).await, Ok(Ok(b'R')))
 }
 
-/// The type of the first message after a start-up message: `R` asks for authentication, `E` refuses (the server starts,
+/// The type of the first message after a start-up message: `R` requests authentication, `E` is an error (the server starts,
 /// stops or recovers).
 async fn first_answer(port: u16) -> Result<u8> {
     let mut parameters = Vec::new();

@@ -16,16 +16,16 @@ use tokio::sync::watch;
 
 pub use rustix::process::Signal;
 
-/// How much of a log an error shows.
+/// Lines of a log that an error shows.
 const TAIL_LINES: usize = 20;
-/// How much of a log is read to find them.
+/// Bytes of a log that are read to find them.
 const TAIL_BYTES: u64 = 16 * 1024;
-/// How often a server is asked whether it is ready.
+/// The interval at which a server's readiness is checked.
 const READY_POLL: Duration = Duration::from_millis(50);
 /// How long the kernel may take to end a killed process.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// A child process in a process group of its own, whose stdout and stderr are appended to a file.
+/// A child process with its own process group, whose stdout and stderr are appended to a file.
 ///
 /// It ends with this one: on drop its whole group is killed, and when this process is itself killed, the kernel kills the
 /// child (`setpriv --pdeathsig`).
@@ -33,7 +33,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 pub struct Process {
     name: String,
     log: PathBuf,
-    /// Where in the log this run begins.
+    /// Offset in the log at which this run begins.
     log_start: u64,
     pid: Pid,
     /// Set once the child has been reaped; held while a signal is sent, so that none can reach a later owner of the pid.
@@ -74,7 +74,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), log: log.to_path_buf(), log_start, pid, reaped, exit, keeper: Some(keeper) })
     }
 
-    /// The name given at the start.
+    /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -92,7 +92,7 @@ impl Process {
         &self.log
     }
 
-    /// Whether it has not ended yet.
+    /// Whether it is running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.exit.borrow().is_none()
@@ -102,27 +102,28 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Never in practice: only when the thread that waits for it is gone.
+    /// If the thread that waits for the process has ended, which does not happen in practice.
     pub async fn wait(&self) -> Result<ExitStatus> {
         let mut exit = self.exit.clone();
-        let status = *exit.wait_for(Option::is_some).await.with_context(|| format!("losing sight of {}", self.name))?;
-        status.with_context(|| format!("losing sight of {}", self.name))
+        let status = *exit.wait_for(Option::is_some).await.with_context(|| format!("waiting for {}", self.name))?;
+        status.with_context(|| format!("waiting for {}", self.name))
     }
 
-    /// Sends a signal to the process alone. A process that has ended is left in peace.
+    /// Sends a signal to the process, without its children. Does nothing if it has ended.
     pub fn signal(&self, signal: Signal) {
         let reaped = self.lock();
         if !*reaped {
-            // Fails only if it ended a moment ago.
+            // Fails only if the process has just ended.
             let _gone = kill_process(self.pid, signal);
         }
     }
 
-    /// Sends `signal`, waits up to `grace` for the end, then kills the whole group. The status tells which it was.
+    /// Sends `signal`, waits up to `grace` for the end, then kills the whole group. The status shows which of the two ended
+    /// it.
     ///
     /// # Errors
     ///
-    /// When it does not even end by SIGKILL.
+    /// If it does not end even by SIGKILL.
     pub async fn stop(&self, signal: Signal, grace: Duration) -> Result<ExitStatus> {
         self.signal(signal);
         if let Ok(status) = tokio::time::timeout(grace, self.wait()).await {
@@ -132,11 +133,11 @@ impl Process {
         self.kill().await
     }
 
-    /// Kills it, its group and all that descends from it, and waits until they are gone: the power failure of one process.
+    /// Kills the process, its group and its descendants, and waits until they have ended.
     ///
     /// # Errors
     ///
-    /// When it does not end, which means that the kernel holds it.
+    /// If it does not end because the kernel blocks it.
     pub async fn kill(&self) -> Result<ExitStatus> {
         let descendants = self.kill_now();
         let status = tokio::time::timeout(KILL_LIMIT, self.wait())
@@ -149,11 +150,11 @@ impl Process {
         Ok(status)
     }
 
-    /// Waits until `check` says yes.
+    /// Waits until `check` returns true.
     ///
     /// # Errors
     ///
-    /// When the process ends before that, or after `limit`; the error shows the end of its log.
+    /// If the process ends before, or after `limit`; the error shows the end of its log.
     pub async fn until_ready<F, R>(&self, limit: Duration, mut check: F) -> Result<()>
     where
         F: FnMut() -> R,
@@ -174,7 +175,7 @@ impl Process {
         }
     }
 
-    /// An error that says what happened to this process and shows the last lines that it wrote.
+    /// An error with a message about this process and the last lines of its log.
     #[must_use]
     pub fn failure(&self, what: &str) -> Error {
         let tail = tail(&self.log, self.log_start).unwrap_or_else(|error| format!("(not readable: {error})"));
@@ -185,14 +186,14 @@ impl Process {
         self.reaped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills and does not wait. PostgreSQL's children leave the group (they call setsid), so they are killed by pid.
+    /// Kills without waiting. PostgreSQL's children leave the group (they call setsid), so they are killed by pid.
     fn kill_now(&self) -> Vec<Pid> {
         let reaped = self.lock();
         if *reaped {
             return Vec::new();
         }
         let descendants = descendants(self.pid);
-        // Each fails only if there is nobody left to kill.
+        // Each fails only if there is no process left.
         let _gone = kill_process_group(self.pid, Signal::KILL);
         for pid in &descendants {
             let _gone = kill_process(*pid, Signal::KILL);
@@ -205,13 +206,13 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill_now();
         if let Some(keeper) = self.keeper.take() {
-            // It ends as soon as the kernel has ended the child, so a folder can be removed right after.
+            // The thread ends as soon as the child has ended, so that its folder can be removed.
             let _panicked = keeper.join();
         }
     }
 }
 
-/// `command` under `setpriv`, in a process group of its own, writing to `log`.
+/// `command` under `setpriv`, with its own process group, writing to `log`.
 fn guarded(command: &Command, log: File) -> Result<Command> {
     let mut guarded = Command::new("setpriv");
     guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
@@ -229,8 +230,8 @@ fn guarded(command: &Command, log: File) -> Result<Command> {
     Ok(guarded)
 }
 
-/// Starts the child and waits for its end, in a thread of its own: `--pdeathsig` fires when the *thread* that started the
-/// child ends, so it must be none of tokio's, which come and go.
+/// Starts the child and waits for its end, in a dedicated thread: `--pdeathsig` fires when the *thread* that started the
+/// child ends, so it must not be one of tokio's.
 fn keep(
     mut command: Command,
     started: &mpsc::Sender<std::io::Result<Pid>>,
@@ -246,9 +247,9 @@ fn keep(
         }
     };
     let pid = Pid::from_child(&child);
-    // If nobody wants it any more, it still has to be waited for.
+    // If the receiver was dropped, the child still has to be reaped.
     let _alone = started.send(Ok(pid));
-    // Waits without reaping: until the lock is held, the pid stays the child's.
+    // Waits without reaping, so that the pid is not reused before the lock is held.
     while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
     let status = reap(&mut child, reaped);
     exit.send_replace(status);
@@ -260,7 +261,7 @@ fn reap(child: &mut Child, reaped: &Mutex<bool>) -> Option<ExitStatus> {
     child.wait().ok()
 }
 
-/// All that descends from a process, as far as the kernel tells.
+/// The descendants of a process, according to `/proc`.
 fn descendants(pid: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
     let mut open = vec![pid];
@@ -276,10 +277,10 @@ fn descendants(pid: Pid) -> Vec<Pid> {
     found
 }
 
-/// A zombie has ended: it only waits for its parent.
+/// Whether a process runs; a zombie has ended and only waits for its parent.
 fn is_alive(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // "pid (name) state …", and the name may hold anything.
+    // "pid (name) state …", and the name may contain any characters.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_listens_stops_by_itself() {
+    async fn a_process_that_handles_the_signal_stops_by_itself() {
         let folder = tempfile::tempdir().unwrap();
         let process = Process::spawn("sleeper", &shell("exec sleep 1000"), &folder.path().join("log")).unwrap();
         let status = process.stop(Signal::TERM, Duration::from_secs(5)).await.unwrap();

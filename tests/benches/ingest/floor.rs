@@ -1,4 +1,4 @@
-//! What librdkafka alone costs: the floor under the full way.
+//! The cost of librdkafka alone: a lower bound for ingest.
 //!
 //! A process that hands the same bodies to the same topics at the same rate, with ingest's settings and headers as long as
 //! ingest's, and does nothing else: no HTTP, no signature, no envelope, one thread besides librdkafka's own. As in the load
@@ -21,11 +21,11 @@ use riverlock_schemas::Envelope;
 
 use super::{rounds, server};
 
-/// The first argument of a process that produces.
+/// The first argument of the producing process.
 pub(crate) const COMMAND: &str = "produce";
-/// How often records are sent, and reports fetched.
+/// The interval at which records are sent and delivery reports fetched.
 const TICK: Duration = Duration::from_millis(1);
-/// How long Kafka may take to acknowledge what is left.
+/// How long Kafka may take to acknowledge the last records.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 /// As long as the headers that ingest writes, in bytes.
 const HEADERS: [(&str, usize); 8] = [
@@ -63,23 +63,23 @@ impl ProducerContext for Reports {
     }
 }
 
-/// Starts the process and says what a record cost, in microseconds of CPU time.
+/// Runs the process; returns the CPU time per record in microseconds.
 pub(crate) async fn measure(brokers: &str, rate: u64, seconds: u64, properties: &[String]) -> anyhow::Result<f64> {
     let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
     command.args([COMMAND, brokers, &rate.to_string(), &seconds.to_string()]).args(properties);
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let text = String::from_utf8_lossy(&output.stdout);
     anyhow::ensure!(output.status.success(), "producing failed: {}", String::from_utf8_lossy(&output.stderr));
-    text.trim().parse().with_context(|| format!("{text} is no number"))
+    text.trim().parse().with_context(|| format!("{text} is not a number"))
 }
 
-/// Produces, and prints what a record cost.
+/// Produces, and prints the CPU time per record.
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 records")]
 pub(crate) fn produce(brokers: &str, rate: u64, seconds: u64, properties: &[String]) -> anyhow::Result<()> {
     let kafka = server::kafka(brokers, properties)?;
     let records = records(&kafka)?;
     let producer: BaseProducer<Reports> = kafka.producer().create_with_context(Reports::default())?;
-    // Connections and buffers are made before the time counts.
+    // Connections and buffers are created before the measurement.
     for index in 0..rate {
         send(&producer, &records, index)?;
     }
@@ -125,10 +125,10 @@ fn send(
         headers.insert(Header { key, value: Some(&value[..*length]) })
     });
     let record = BaseRecord::to(topic).key(key).payload(&body[..]).headers(headers);
-    producer.send(record).map_err(|(error, _)| error).context("a record was not taken")
+    producer.send(record).map_err(|(error, _)| error).context("a record was not accepted")
 }
 
-/// Fetches the reports that are there: a poll without a timeout serves one batch at most.
+/// Fetches the available delivery reports: a poll without a timeout handles at most one batch.
 fn drain(producer: &BaseProducer<Reports>) {
     loop {
         let before = producer.context().served();

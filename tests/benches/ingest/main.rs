@@ -1,28 +1,28 @@
-//! What taking a webhook costs. `make bench` runs it.
+//! The cost of accepting a webhook. `make bench` runs it.
 //!
 //! In one run, on one broker, in turn: a null route, which reads a request and answers 202; one that also verifies the
-//! signature and parses the envelope; and ingest as it is. All three sit behind ingest's own listener, each in a process of
-//! its own, so that a difference in CPU time is a difference in work. The load is an open loop: see `riverlock_tests::load`.
+//! signature and parses the envelope; and the complete ingest. All three use ingest's listener, each in a separate process,
+//! so that a difference in CPU time is a difference in work. The load is an open loop: see `riverlock_tests::load`.
 //!
-//! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
-//! number: what is measured is printed beside what it should be.
+//! Only the ratios within one run can be compared, not numbers of different machines or runs. No number makes the benchmark
+//! fail: measurements are printed next to their targets.
 //!
-//! What the full way costs beyond verify-and-parse is mostly requests to Kafka and the wake-ups around them. librdkafka sends
-//! one request per partition, so events that spread over many topics and partitions travel alone: `--partitions 1` shows the
-//! difference, `--property linger.ms=20` that of longer waits. A process that does nothing but hand the same records to
-//! librdkafka (`floor`) is measured in the same rounds: ingest cannot cost less than that and verify-and-parse together, and
-//! what it costs beyond their sum is its own.
+//! What the full way costs beyond verify-and-parse is mostly requests to Kafka and the wake-ups around them. librdkafka
+//! sends one request per partition, so events that spread over many topics and partitions travel alone: `--partitions 1`
+//! shows the difference, `--property linger.ms=20` that of longer waits. A process that does nothing but hand the same
+//! records to librdkafka (`floor`) is measured in the same rounds: ingest cannot cost less than that and verify-and-parse
+//! together, and what it costs beyond their sum is its own.
 //!
-//! That floor is why the ratio's target is out of reach with librdkafka as it is: measured with glibc's allocator on two cores
-//! that nobody else used, with 3 partitions and 9234 events/s (half of the highest rate), verify-and-parse took 48 µs,
-//! librdkafka alone 27 and full 78, which is 1.61 times verify-and-parse, and 1.03 times both together. Two thirds of
-//! librdkafka's time are its broker thread's: sleeping and waking, sending, compressing, receiving and building records; the
-//! rest is taking records over and fetching reports. What is left to do there: requests for several partitions at once, which
-//! Kafka's protocol has and librdkafka does not make (yet: github.com/confluentinc/librdkafka/issues/1700). With all events in
-//! one topic instead of five librdkafka alone took 18 µs where it took 27 to 29; handing records over every 5 ms instead of
-//! every ms saved 4 to 5, as a linger longer by as much does.
+//! That floor is why the ratio's target is out of reach with librdkafka as it is: measured with glibc's allocator on two
+//! otherwise idle cores, with 3 partitions and 9234 events/s (half of the highest rate), verify-and-parse took 48
+//! µs, librdkafka alone 27 and full 78, which is 1.61 times verify-and-parse, and 1.03 times both together. Two thirds of
+//! librdkafka's time are its broker thread's: sleeping and waking, sending, compressing, receiving and building records;
+//! the rest is taking records over and fetching reports. What is left to do there: requests for several partitions at once,
+//! which Kafka's protocol has and librdkafka does not make (yet: github.com/confluentinc/librdkafka/issues/1700). With all
+//! events in one topic instead of five librdkafka alone took 18 µs where it took 27 to 29; handing records over every 5 ms
+//! instead of every ms saved 4 to 5, as a linger longer by as much does.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints for the person who runs it")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
 mod floor;
 mod report;
@@ -77,7 +77,7 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{name} needs a value"));
         match name.as_str() {
-            // What `cargo bench` adds.
+            // Added by `cargo bench`.
             "--bench" => {}
             "--broker" => {
                 options.embedded = match value()?.as_str() {

@@ -1,4 +1,4 @@
-//! What is printed.
+//! The printed report.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -7,18 +7,18 @@ use super::{
     server::Route,
 };
 
-/// What ingest may cost at most, as a multiple of verifying and parsing alone.
+/// The target for ingest's CPU time, as a multiple of verifying and parsing alone.
 const FULL_TO_VERIFY_MAX: f64 = 1.35;
-/// Within what time 99 of 100 events are to be answered at half of the highest rate.
+/// The target for the 99th percentile of latency at half of the highest rate.
 const P99_MAX: Duration = Duration::from_millis(20);
 
-/// What runs here.
+/// The machine and the versions.
 pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
     let bytes: usize = stage.bodies.iter().map(bytes::Bytes::len).sum();
     let broker = if options.embedded {
         "the EMBEDDED broker (librdkafka's mock cluster, in the memory of the load generator: not Kafka's numbers)"
     } else {
-        "one Apache Kafka of its own, on loopback"
+        "one Apache Kafka, on loopback"
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!(
@@ -29,7 +29,7 @@ pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
     )
 }
 
-/// All numbers, and what they should be.
+/// All numbers, with their targets.
 pub(crate) fn table(measured: &Measured) -> String {
     let mut text = format!("\nhighest rate sustained by ingest: {} events/s\n", measured.highest);
     level(&mut text, "half of the highest rate", &measured.at_half);
@@ -88,7 +88,7 @@ fn level(text: &mut String, name: &str, level: &Level) {
     );
 }
 
-/// A number of every round.
+/// One number per round.
 struct Spread {
     least: f64,
     median: f64,
@@ -110,7 +110,7 @@ fn spread(level: &Level, route: Route, number: impl Fn(&Turn) -> f64) -> Spread 
     Spread::of(level.rounds.iter().map(|round| number(turn(round, route))).collect())
 }
 
-/// The ratio of the CPU times of two routes, round by round: what changes slowly on a machine changes both.
+/// The ratio of the CPU times of two routes in each round, which slow changes of the machine do not affect.
 fn ratio(level: &Level, over: Route, under: Route) -> Spread {
     let of = |round: &Round| turn(round, over).cpu_us_per_event / turn(round, under).cpu_us_per_event;
     Spread::of(level.rounds.iter().map(of).collect())

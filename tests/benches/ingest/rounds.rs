@@ -1,4 +1,4 @@
-//! What is measured, and how.
+//! The measurements.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,33 +11,33 @@ use super::{
     server::{Receiver, Route},
 };
 
-/// Requests that may wait for their answers at once. More than are in flight at the rates that are sustained.
+/// Most concurrent requests: more than are in flight at sustained rates.
 pub(crate) const CONNECTIONS: usize = 256;
-/// Orders whose events are sent, again and again.
+/// Orders whose events are sent repeatedly.
 const ORDERS: u64 = 200;
-/// The rate that the search begins with, per second, and by how many percent each step is higher.
+/// The first rate of the search, per second, and the increase per step in percent.
 const RATE_FIRST: u64 = 1_000;
 const RATE_STEP_PERCENT: u64 = 120;
-/// How long a step of the search takes.
+/// Duration of a step of the search.
 const STEP: Duration = Duration::from_secs(2);
-/// A rate is sustained when every request is answered 202 and 99 of 100 within this time.
+/// A rate is sustained if every request is answered 202 and 99 of 100 within this time.
 const SUSTAINED_LATENCY: Duration = Duration::from_millis(250);
-/// A rate that is not sustained is tried again, because anybody may have used the machine for a moment.
+/// Attempts per rate, because other programs may have used the machine for a moment.
 const TRIES: u32 = 2;
 
-/// How it is run.
+/// The options of a run.
 pub(crate) struct Options {
     /// On librdkafka's mock cluster.
     pub(crate) embedded: bool,
-    /// How often each route has its turn.
+    /// Turns of each route.
     pub(crate) rounds: u32,
-    /// How long a turn takes.
+    /// Duration of a turn.
     pub(crate) seconds: u64,
     /// Partitions of every topic. librdkafka sends one request per partition, so more of them mean smaller batches.
     pub(crate) partitions: i32,
     /// Properties of librdkafka for ingest, as `name=value`.
     pub(crate) properties: Vec<String>,
-    /// What counts as the highest rate, per second; without it, it is searched for.
+    /// The highest rate, per second; if absent, it is searched for.
     pub(crate) rate: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ impl Default for Options {
     }
 }
 
-/// The bodies that are sent, again and again.
+/// The bodies, which are sent repeatedly.
 pub(crate) fn bodies() -> Vec<bytes::Bytes> {
     let lives = riverlock_tests::lives(1, ORDERS);
     riverlock_tests::events(&lives).map(|event| event.body.clone()).collect()
@@ -56,7 +56,7 @@ pub(crate) fn bodies() -> Vec<bytes::Bytes> {
 
 enum Broker {
     Kafka(Kafka),
-    /// Held for its life only.
+    /// Kept so that the broker runs.
     Embedded(EmbeddedBroker),
 }
 
@@ -77,14 +77,14 @@ pub(crate) struct Stage {
     _home: tempfile::TempDir,
 }
 
-/// What one turn of a route gave.
+/// The result of one turn of a route.
 pub(crate) struct Turn {
     pub(crate) route: Route,
     pub(crate) cpu_us_per_event: f64,
     pub(crate) outcome: Outcome,
 }
 
-/// The turns at one rate, round after round.
+/// The turns at one rate, by round.
 pub(crate) struct Level {
     pub(crate) rate: u64,
     pub(crate) rounds: Vec<Round>,
@@ -94,11 +94,11 @@ pub(crate) struct Level {
 pub(crate) struct Round {
     /// In the order of `Route::ALL`.
     pub(crate) turns: Vec<Turn>,
-    /// What a record costs librdkafka alone, in microseconds of CPU time.
+    /// CPU time per record of librdkafka alone, in microseconds.
     pub(crate) floor_us: f64,
 }
 
-/// All that was measured.
+/// All measurements.
 pub(crate) struct Measured {
     /// The highest rate that ingest sustained, per second.
     pub(crate) highest: u64,
@@ -138,7 +138,7 @@ impl Stage {
     }
 
     pub(crate) async fn measure(&self, options: &Options) -> anyhow::Result<Measured> {
-        // Everything is slower the first time: connections, buffers, the broker's own code.
+        // Warm-up: connections, buffers, the broker's code.
         for receiver in &self.receivers {
             load::run(&receiver.target(Arc::clone(&self.bodies)), RATE_FIRST, STEP).await;
         }

@@ -1,4 +1,4 @@
-//! The receivers that are compared, each a process of its own: this program again, with other arguments.
+//! The compared receivers, each in a separate process: this program with other arguments.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -33,25 +33,25 @@ use riverlock_schemas::Envelope;
 use riverlock_tests::load::Target;
 use tokio::net::TcpListener;
 
-/// The first argument of a process that serves.
+/// The first argument of a serving process.
 pub(crate) const COMMAND: &str = "serve";
 /// The endpoint.
 pub(crate) const PATH: &str = "/webhooks/digital-river";
 /// Its secret.
 pub(crate) const SECRET: &str = "whsec_0123456789abcdef";
-/// How long a receiver may take to take its first event.
+/// How long a receiver may take to accept its first event.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// What the routes without Kafka answer: as long as ingest's receipts.
+/// The answer of routes without Kafka: as long as ingest's receipts.
 const RECEIPT: &str = r#"{"eventId":"00000000-0000-4000-8000-000000000000","topic":"riverlock.raw.order.accepted","partition":0,"offset":123456}"#;
 
-/// What is done with a request.
+/// How a request is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// Read it.
     Null,
     /// Verify its signature and parse its envelope.
     Verify,
-    /// All that ingest does.
+    /// As ingest does.
     Full,
 }
 
@@ -71,7 +71,7 @@ impl Route {
     }
 }
 
-/// A receiver that runs.
+/// A running receiver.
 pub(crate) struct Receiver {
     pub(crate) route: Route,
     pub(crate) address: SocketAddr,
@@ -79,7 +79,7 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Starts one, and waits until it takes events.
+    /// Starts a receiver, and waits until it accepts events.
     pub(crate) async fn start(route: Route, brokers: &str, properties: &[String], home: &Path) -> anyhow::Result<Self> {
         let port = ports::free_port()?;
         let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
@@ -99,15 +99,15 @@ impl Receiver {
         Target { address: self.address, path, secret, bodies, connections: super::rounds::CONNECTIONS }
     }
 
-    /// CPU time that it has used.
+    /// CPU time used so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         cpu_of(self.process.pid()).with_context(|| format!("the {} receiver has ended", self.route.name()))
     }
 }
 
-/// CPU time that a process has used, in user and in system mode.
+/// User and system CPU time of a process.
 pub(crate) fn cpu_of(pid: impl std::fmt::Display) -> anyhow::Result<Duration> {
-    /// Linux tells it in hundredths of a second, whatever the kernel's own tick is.
+    /// In `/proc` its unit is hundredths of a second, independent of the kernel's tick.
     const TICK: Duration = Duration::from_millis(10);
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
@@ -122,7 +122,7 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str, properties: &[
     telemetry::init_logs(&TelemetryConfig::default())?;
     let context = Context::new();
     context.shutdown.on_signals()?;
-    // As in the service: its counters cost something too.
+    // As in the service: counters cost CPU time as well.
     let admin = AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
     admin::start(&admin, telemetry::metrics()?, &context).await?;
 
@@ -144,7 +144,7 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str, properties: &[
 /// Ingest's settings, with these properties, `name=value`.
 pub(crate) fn kafka(brokers: &str, properties: &[String]) -> anyhow::Result<KafkaConfig> {
     let property = |text: &String| {
-        let (name, value) = text.split_once('=').with_context(|| format!("{text} is no name=value"))?;
+        let (name, value) = text.split_once('=').with_context(|| format!("{text} is not name=value"))?;
         Ok((name.to_owned(), Secret::new(value)))
     };
     let properties = properties.iter().map(property).collect::<anyhow::Result<_>>()?;

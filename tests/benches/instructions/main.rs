@@ -1,13 +1,13 @@
-//! How many instructions it takes to verify a signature and to parse an envelope. `make bench` runs it.
+//! Instruction counts of verifying a signature and parsing an envelope. `make bench` runs it.
 //!
-//! Times depend on who else uses the machine; the number of instructions that valgrind's callgrind counts does not. Each case
+//! Times depend on the load of the machine; the number of instructions that valgrind's callgrind counts does not. Each case
 //! runs this program under callgrind twice, with many calls and with few: the difference is what the calls took, without the
 //! start of the program. More than `TOLERANCE_PERCENT` above `baseline.toml` is a failure.
 //!
-//! The counts are those of one compiler version, which the baseline names: with another one they are shown and not judged.
+//! The counts are those of one compiler version, which the baseline names: with another one they are only printed.
 //! They are not those of a real processor: callgrind's has no SHA instructions, so SHA-256 is counted in its portable form.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints for the person who runs it")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
 use std::{collections::BTreeMap, hint::black_box, path::Path, process::Command, process::ExitCode};
 
@@ -18,9 +18,9 @@ use riverlock_sandbox::sender::sign;
 use riverlock_schemas::Envelope;
 use serde::Deserialize;
 
-/// The first argument of the program that is counted.
+/// The first argument of the program under callgrind.
 const COMMAND: &str = "work";
-/// How far above the baseline a count may be.
+/// Tolerance above the baseline, in percent.
 const TOLERANCE_PERCENT: f64 = 5.0;
 /// Calls in the shorter and in the longer run.
 const CALLS: (u64, u64) = (100, 1_100);
@@ -36,7 +36,7 @@ const INVOICE: &[u8] = include_bytes!("../../../schemas/golden/order.invoice.cre
 const SIGNED_AT: i64 = 1_638_380_000;
 const SECRETS: [&str; 2] = ["whsec_0123456789abcdef", "whsec_fedcba9876543210"];
 
-/// What is counted, by its name in the baseline.
+/// The cases by their name in the baseline.
 const CASES: [&str; 4] = ["parse_invoice", "parse_order", "verify", "verify_while_rotating"];
 
 /// `baseline.toml`.
@@ -74,7 +74,7 @@ fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     compare(&counts)
 }
 
-/// Calls what is counted, so often.
+/// Runs a case this many times.
 fn work(case: &str, calls: u64) -> anyhow::Result<()> {
     let now = DateTime::from_timestamp(SIGNED_AT, 0).context("no time")?;
     let secrets = match case {
@@ -149,13 +149,13 @@ fn compare(counts: &BTreeMap<String, u64>) -> anyhow::Result<ExitCode> {
         );
     }
     if !judged {
-        println!("  this is rustc {rustc} on {arch}, so nothing is judged; with `{UPDATE}` it would be from now on");
+        println!("  this is rustc {rustc} on {arch}, so counts are only printed; `{UPDATE}` makes it the baseline");
     }
     if worse == 0 {
         return Ok(ExitCode::SUCCESS);
     }
     println!(
-        "  more than {TOLERANCE_PERCENT} % above the baseline. If that is meant, say why in the commit, after\n  {UPDATE}"
+        "  more than {TOLERANCE_PERCENT} % above the baseline. If that is intended, give the reason in the commit, after\n  {UPDATE}"
     );
     Ok(ExitCode::FAILURE)
 }
@@ -183,5 +183,5 @@ fn write(counts: &BTreeMap<String, u64>) -> anyhow::Result<()> {
 fn rustc() -> anyhow::Result<String> {
     let output = Command::new("rustc").arg("--version").output().context("rustc cannot be run")?;
     let text = String::from_utf8(output.stdout)?;
-    Ok(text.split(' ').nth(1).context("rustc says no version")?.to_owned())
+    Ok(text.split(' ').nth(1).context("rustc prints no version")?.to_owned())
 }

@@ -1,5 +1,5 @@
-//! The events that wait in Kafka: the sandbox's lives, in the order of history, so that an order's events lie apart as they
-//! do in a real backlog.
+//! The backlog in Kafka: generated events in the order in which they happened, so that an order's events are apart as in a
+//! real backlog.
 
 use std::{
     collections::BTreeMap,
@@ -22,22 +22,22 @@ use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_sandbox::{Life, Mode, PlannedEvent, PlayConfig};
 use riverlock_schemas::record;
 
-/// How long Kafka may take to take the last records.
+/// How long Kafka may take to acknowledge the last records.
 const FLUSH_WITHIN: Duration = Duration::from_secs(120);
-/// A signature's length counts; what it says does not.
+/// Only the length of the signature matters.
 const SIGNATURE: &str = "t=1767600000,v1=0000000000000000000000000000000000000000000000000000000000000000";
 
-/// What lies in Kafka.
+/// The backlog in Kafka.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backlog {
     pub(crate) events: usize,
     pub(crate) bytes: usize,
 }
 
-/// All events of many lives in the order of their creation, made as they are needed.
+/// All events of many orders by creation time, generated on demand.
 struct History {
     coming: Life,
-    /// Events that have been made and whose time has not come, by time and number.
+    /// Generated events that are not due yet, by time and number.
     waiting: BTreeMap<(DateTime<Utc>, u64), PlannedEvent>,
     made: u64,
 }
@@ -57,7 +57,7 @@ impl Iterator for History {
 
     fn next(&mut self) -> Option<PlannedEvent> {
         loop {
-            // Lives begin one after the other: none of those to come has an event before this one's first.
+            // Orders begin one after the other: no later order has an event before the first one of this order.
             let begins = self.coming.events.first()?.created_time;
             if self.waiting.first_key_value().is_some_and(|((at, _), _)| *at < begins) {
                 return self.waiting.pop_first().map(|(_, event)| event);
@@ -72,7 +72,7 @@ impl Iterator for History {
     }
 }
 
-/// Counts what Kafka did not take.
+/// Counts records that Kafka did not accept.
 #[derive(Clone, Default)]
 struct Reports(Arc<AtomicU64>);
 
@@ -88,11 +88,11 @@ impl ProducerContext for Reports {
     }
 }
 
-/// Writes `events` events that the processor reads, as ingest would.
+/// Writes `events` events that the processor reads, as ingest does.
 pub(crate) fn produce(kafka: &KafkaConfig, events: usize) -> anyhow::Result<Backlog> {
     let (topics, reports) = (kafka.topics(), Reports::default());
     let mut client = kafka.producer();
-    // Nobody waits for a single event here, and the queue is always full.
+    // Latency does not matter here, and the queue is always full.
     client.set("linger.ms", "20").set("batch.size", "1000000").set("message.timeout.ms", "300000");
     let producer: BaseProducer<Reports> = client.create_with_context(reports.clone())?;
     let files = topics.files();
@@ -109,9 +109,9 @@ pub(crate) fn produce(kafka: &KafkaConfig, events: usize) -> anyhow::Result<Back
             break;
         }
     }
-    producer.flush(FLUSH_WITHIN).context("Kafka does not take the events")?;
+    producer.flush(FLUSH_WITHIN).context("Kafka does not accept the events")?;
     let refused = reports.0.load(Ordering::Relaxed);
-    anyhow::ensure!(refused == 0, "Kafka did not take {refused} events");
+    anyhow::ensure!(refused == 0, "Kafka did not accept {refused} events");
     Ok(backlog)
 }
 

@@ -1,4 +1,4 @@
-//! The processor in a process of its own: this program again, with other arguments.
+//! The processor in a separate process: this program with other arguments.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +22,11 @@ use riverlock_sandbox::stack::{Process, Signal};
 use riverlock_tests::usage;
 use sqlx::PgConnection;
 
-/// The first argument of a process that serves.
+/// The first argument of a serving process.
 pub(crate) const COMMAND: &str = "serve";
-/// How often it is looked how far the processor is.
+/// The interval at which the processor's progress is read.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
-/// How long nothing may move.
+/// The longest time without progress.
 const STALL_MAX: Duration = Duration::from_secs(120);
 /// How long the processor may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -34,22 +34,22 @@ const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// Properties of librdkafka, as in `kafka.properties`.
 pub(crate) type Properties = BTreeMap<String, String>;
 
-/// A processor that runs.
+/// A running processor.
 pub(crate) struct Drain {
     process: Process,
     connection: PgConnection,
 }
 
-/// Where a processor stands, and what it has used so far.
+/// A processor's progress, and the resources that it has used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     pub(crate) at: Instant,
-    /// Records that it has read, by the offsets in PostgreSQL.
+    /// Records read, according to the offsets in PostgreSQL.
     pub(crate) records: usize,
     pub(crate) processor_cpu: Duration,
     pub(crate) postgres_cpu: Duration,
     pub(crate) kafka_cpu: Duration,
-    /// Memory now, and the most so far, in bytes.
+    /// Current and peak memory, in bytes.
     pub(crate) memory: u64,
     pub(crate) memory_peak: u64,
 }
@@ -76,7 +76,7 @@ impl Drain {
         Ok(Self { process, connection: postgres.connect().await? })
     }
 
-    /// Where it stands.
+    /// Reads its progress.
     pub(crate) async fn mark(&mut self, servers: Servers) -> anyhow::Result<Mark> {
         let records: i64 = sqlx::query_scalar("SELECT coalesce(sum(next_offset), 0)::bigint FROM consumer_offsets")
             .fetch_one(&mut self.connection)
@@ -107,25 +107,25 @@ impl Drain {
                 (last, moved) = (Some(mark.records), Instant::now());
             }
             if moved.elapsed() > STALL_MAX {
-                return Err(self.process.failure(&format!("stands still at {} records", mark.records)));
+                return Err(self.process.failure(&format!("makes no progress at {} records", mark.records)));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 
-    /// Ends it as an operator would.
+    /// Stops it with SIGTERM.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let status = self.process.stop(Signal::TERM, STOP_WITHIN).await?;
         if status.success() { Ok(()) } else { Err(self.process.failure(&format!("ended with {status}"))) }
     }
 }
 
-/// Runs the processor until it is asked to end.
+/// Runs the processor until SIGTERM.
 pub(crate) async fn serve(brokers: &str, url: &str, settings: &str) -> anyhow::Result<()> {
     telemetry::init_logs(&TelemetryConfig::default())?;
     let context = Context::new();
     context.shutdown.on_signals()?;
-    // As in the service: its counters cost something too.
+    // As in the service: counters cost CPU time as well.
     let admin = AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)) };
     admin::start(&admin, telemetry::metrics()?, &context).await?;
     let (batch, properties): (BatchConfig, Properties) = serde_json::from_str(settings)?;

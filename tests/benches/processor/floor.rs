@@ -1,5 +1,5 @@
-//! What no processor can do without: a record is read, its body hashed and understood. Nothing is folded or written. In a
-//! process of its own: this program again, with other arguments.
+//! A lower bound for the processor: records are read, hashed and parsed, and nothing is applied or written. In a separate
+//! process: this program with other arguments.
 
 use std::{
     hint::black_box,
@@ -24,12 +24,12 @@ use riverlock_schemas::hash::Sha256Hash;
 use riverlock_tests::usage;
 use serde::{Deserialize, Serialize};
 
-/// The first argument of a process that only reads.
+/// The first argument of the reading process.
 pub(crate) const COMMAND: &str = "floor";
-/// How long it may take.
+/// Its time limit.
 const WITHIN: Duration = Duration::from_secs(600);
 
-/// What was read, and what that took.
+/// The number of records, and the resources used.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Understood {
     pub(crate) records: usize,
@@ -37,7 +37,7 @@ pub(crate) struct Understood {
     pub(crate) cpu: Duration,
 }
 
-/// Reads about as many records in a process of its own.
+/// Reads about this many records in a separate process.
 pub(crate) async fn run(brokers: &str, events: usize, home: &Path) -> anyhow::Result<Understood> {
     let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
     command.args([COMMAND, brokers, &events.to_string()]);
@@ -49,7 +49,7 @@ pub(crate) async fn run(brokers: &str, events: usize, home: &Path) -> anyhow::Re
     serde_json::from_str(last).map_err(|_| process.failure(&format!("ended with {status}")))
 }
 
-/// Reads in this process, and prints what that took.
+/// Reads in this process, and prints the resources used.
 pub(crate) fn read(brokers: &str, events: usize) -> anyhow::Result<()> {
     let kafka = KafkaConfig { brokers: brokers.to_owned(), ..super::stage::kafka_config() };
     let mut reader = RangeReader::open(&kafka, "riverlock-bench-floor", ranges(&kafka, events)?)?;
@@ -66,7 +66,7 @@ pub(crate) fn read(brokers: &str, events: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The beginning of every partition, so long that they hold about as many events together.
+/// The first records of every partition, about this many in total.
 fn ranges(kafka: &KafkaConfig, events: usize) -> anyhow::Result<Vec<OffsetRange>> {
     let client: BaseConsumer = kafka.client().create()?;
     let topics = kafka.topics().orders();

@@ -1,7 +1,7 @@
-//! Rows that are only inserted.
+//! Inserting rows without processing.
 //!
-//! They are read from a database that the processor filled, as arrays in PostgreSQL's own binary form, and sent back as they
-//! came: nothing is encoded while time is taken, and no column is named here that a migration could add or rename.
+//! The rows are read from a database that the processor filled, as arrays in PostgreSQL's binary format, and inserted
+//! unchanged: nothing is encoded during the measurement, and no column is named that a migration could add or rename.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,14 +14,14 @@ use sqlx::{
 };
 use tokio::task::JoinSet;
 
-/// A row belongs to a batch: that of its number among the events, or that of its order.
+/// How the batch of a row follows: from its number among the events, or from its order.
 const BATCHES: &str = "
     CREATE TEMPORARY TABLE batch_of_order AS
     SELECT order_id, live_mode, ntile($) OVER (ORDER BY first_seen_at, order_id) AS batch FROM orders";
-/// Joins the items of a list that is itself an item of a column.
+/// Separator of list items inside a column.
 const SEPARATOR: &str = "E'\\x1f'";
 
-/// A value of any type in PostgreSQL's binary form.
+/// A value of any type in PostgreSQL's binary format.
 struct Raw {
     bytes: Vec<u8>,
     type_info: PgTypeInfo,
@@ -44,23 +44,23 @@ impl Encode<'_, Postgres> for Raw {
     }
 }
 
-/// A table's statement, and its columns batch by batch.
+/// A table's statement, and its columns by batch.
 struct Table {
     statement: String,
     batches: Vec<Vec<Raw>>,
 }
 
-/// The rows that some events left.
+/// The rows that events produced.
 pub(crate) struct Rows {
     pub(crate) events: usize,
     batches: usize,
     tables: Arc<HashMap<&'static str, Table>>,
 }
 
-/// A column, as it is read and as it is inserted.
+/// The expressions that read and insert a column.
 struct Column {
     name: String,
-    /// Its type; a list travels as one text.
+    /// Its type; a list is sent as one text.
     kind: String,
     is_list: bool,
 }
@@ -161,7 +161,7 @@ impl Table {
                 .await?;
             let raw = |index| {
                 let value = row.try_get_raw(index)?;
-                anyhow::ensure!(value.format() == PgValueFormat::Binary, "a value came as text");
+                anyhow::ensure!(value.format() == PgValueFormat::Binary, "a value has the text format");
                 let type_info = value.type_info().into_owned();
                 let bytes = value.as_bytes().map_err(|error| anyhow::anyhow!("{}: {error}", type_info.name()))?;
                 anyhow::Ok(Raw { bytes: bytes.to_vec(), type_info })

@@ -1,22 +1,21 @@
-//! What it costs to bring events from Kafka into PostgreSQL. `make bench-processor` runs it.
+//! The cost of storing events from Kafka in PostgreSQL. `make bench-processor` runs it.
 //!
 //! In one run, on one Apache Kafka and one PostgreSQL, in turn:
 //!
-//! - the processor as it is, in a process of its own, drains a backlog of events into an empty database;
-//! - the same rows are only inserted: those of the audit alone, and all that the processor leaves, each batch with one
-//!   `INSERT … SELECT FROM unnest` per table, without reading, parsing, looking or folding anything. That is what PostgreSQL
-//!   takes on this machine, so it is what the processor is compared with;
-//! - the events are only read, hashed and understood. With the inserts, that is the least that any processor does here, so it
-//!   says how far away from the possible this one is;
+//! - the processor, in a separate process, drains a backlog of events into an empty database;
+//! - the same rows are only inserted: those of `events` alone, and all that the processor writes, each batch with one
+//!   `INSERT … SELECT FROM unnest` per table, without reading, parsing, querying or applying anything. That is the cost of
+//!   PostgreSQL on this machine, which the processor is compared with;
+//! - the events are only read, hashed and parsed. Together with the inserts, that is a lower bound for any processor;
 //! - the processor with one transaction per event.
 //!
-//! Then the whole backlog is read to its end, and once more after the offsets were set back, while memory is watched. At last
-//! the database loses what it knew of every tenth order, and `riverlock replay` plans to bring it back, and does it.
+//! Then the whole backlog is read to its end, and once more after the offsets were reset, while memory is measured. Finally
+//! the rows of every tenth order are deleted, and `riverlock replay` plans and applies their restoration.
 //!
-//! Numbers of two machines, or of two runs, cannot be compared; the ratios of one run can. Nothing here fails because of a
-//! number: what is measured is printed beside what it should be.
+//! Only the ratios within one run can be compared, not numbers of different machines or runs. No number makes the benchmark
+//! fail: measurements are printed next to their targets.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints for the person who runs it")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
 mod backlog;
 mod drain;
@@ -32,7 +31,7 @@ use anyhow::{Context as _, bail};
 
 use self::stage::{Options, Stage};
 
-/// What `--batch` counts for an event, so that a batch is as large as it says.
+/// The bytes that `--batch` assumes for an event.
 const EVENT_BYTES: usize = 4 * 1024;
 
 #[tokio::main]
@@ -82,7 +81,7 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
         let mut value = || arguments.next().with_context(|| format!("{name} needs a value"));
         let number = |text: &String| text.parse::<usize>().with_context(|| format!("{name} is a number, not {text}"));
         match name.as_str() {
-            // What `cargo bench` adds.
+            // Added by `cargo bench`.
             "--bench" => {}
             "--events" => options.events = number(value()?)?,
             "--turn-events" => options.turn_events = number(value()?)?,

@@ -1,7 +1,7 @@
-//! `riverlock replay` over the whole backlog, in a process of its own: this program again, with other arguments.
+//! `riverlock replay` over the whole backlog, in a separate process: this program with other arguments.
 //!
-//! The database has lost what it knew of every tenth order. The plan reads every record and finds those; doing the plan reads
-//! them again and brings back what was lost.
+//! The database has lost the rows of every tenth order. The plan reads every record and finds them; applying the plan reads
+//! them again and restores the rows.
 
 use std::{
     num::NonZeroU32,
@@ -21,34 +21,34 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-/// The first argument of a process that replays.
+/// The first argument of the replaying process.
 pub(crate) const COMMAND: &str = "replay";
-/// What follows it instead of a plan.
+/// The second argument if there is no plan yet.
 const PLAN: &str = "plan";
-/// As fast as it goes.
+/// No rate limit.
 const RATE: NonZeroU32 = NonZeroU32::MAX;
 /// How long a replay may take.
 const WITHIN: Duration = Duration::from_secs(3600);
 /// The orders that the database has lost.
 const LOST: &str = "hashtext(order_id) % 10 = 0";
 
-/// What a replay did, and what it took.
+/// The result of a replay, and the resources used.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Replayed {
-    /// Its plan; `None` where nothing would happen.
+    /// Its plan; `None` if nothing would change.
     pub(crate) plan: Option<String>,
     /// Records that it read.
     pub(crate) records: u64,
-    /// Those that have an outcome now and had none.
+    /// Records that had no outcome before.
     pub(crate) fresh: u64,
     pub(crate) took: Duration,
-    /// Memory after a fifth of the records and at the end, and the most, in bytes.
+    /// Memory after a fifth of the records, at the end, and at its peak, in bytes.
     pub(crate) memory_early: u64,
     pub(crate) memory: u64,
     pub(crate) memory_peak: u64,
 }
 
-/// Takes from the database what it knows of some orders, and says how many events that were.
+/// Deletes the rows of some orders; returns the number of their events.
 pub(crate) async fn lose(connection: &mut PgConnection) -> anyhow::Result<u64> {
     for table in ["charge_operations", "shipments", "outbox", "orders"] {
         sqlx::query(AssertSqlSafe(format!("DELETE FROM {table} WHERE {LOST}"))).execute(&mut *connection).await?;
@@ -57,7 +57,7 @@ pub(crate) async fn lose(connection: &mut PgConnection) -> anyhow::Result<u64> {
     Ok(sqlx::query(AssertSqlSafe(statement)).execute(connection).await?.rows_affected())
 }
 
-/// Plans a replay of everything, or does the plan of that name, in a process of its own.
+/// Plans a replay of everything, or applies a plan, in a separate process.
 pub(crate) async fn run(
     brokers: &str,
     postgres: &PostgresConfig,
@@ -74,7 +74,7 @@ pub(crate) async fn run(
     serde_json::from_str(last).map_err(|_| process.failure(&format!("ended with {status}")))
 }
 
-/// Replays in this process, and prints what that took.
+/// Replays in this process, and prints the resources used.
 pub(crate) async fn replay(plan: &str, brokers: &str, url: &str) -> anyhow::Result<()> {
     let kafka = KafkaConfig { brokers: brokers.to_owned(), ..super::stage::kafka_config() };
     let postgres = PostgresConfig { url: Secret::new(url), ..PostgresConfig::default() };
@@ -95,7 +95,7 @@ pub(crate) async fn replay(plan: &str, brokers: &str, url: &str) -> anyhow::Resu
         (planned.plan.map(|plan| plan.to_string()), planned.read, planned.report.records - planned.report.known)
     } else {
         let applied = replay::apply(&replay, plan, &mut memory).await?;
-        anyhow::ensure!(applied.done, "the plan was not done to its end");
+        anyhow::ensure!(applied.done, "the plan was not applied completely");
         (Some(applied.plan), applied.records, applied.fresh)
     };
     let took = started.elapsed();
@@ -105,7 +105,7 @@ pub(crate) async fn replay(plan: &str, brokers: &str, url: &str) -> anyhow::Resu
     Ok(())
 }
 
-/// Looks how much memory there is after a fifth of the records.
+/// Measures memory after a fifth of the records.
 #[derive(Default)]
 struct Memory {
     total: u64,

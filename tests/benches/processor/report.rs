@@ -1,4 +1,4 @@
-//! What is printed.
+//! The printed report.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -8,18 +8,18 @@ use super::{
     stage::{Drained, Inserted, Options, Round, Stage, Whole, rate},
 };
 
-/// Events per second, with broker and database on the same two cores.
+/// Target of events per second, with broker and database on the same two cores.
 const RATE_MIN: f64 = 30_000.0;
-/// The processor's events per second, as a part of those whose rows are only inserted.
+/// Target of the processor's rate, as a fraction of the rate of inserts only.
 const RATIO_MIN: f64 = 0.7;
-/// How much more memory than after a fifth of the events there may be at the end.
+/// Most growth of memory between a fifth of the events and the end.
 const GROWTH_MAX: f64 = 1.1;
 
-/// What runs here.
+/// The machine and the versions.
 pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!(
-        "processor on one Apache Kafka and one PostgreSQL of their own, on loopback: {} events of {} bytes on average\n\
+        "processor on one Apache Kafka and one PostgreSQL, on loopback: {} events of {} bytes on average\n\
          {} partitions per topic, batches of up to {} records, {} workers; processor, broker and database share {cores} cores",
         stage.backlog.events,
         stage.backlog.bytes / stage.backlog.events.max(1),
@@ -29,7 +29,7 @@ pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
     )
 }
 
-/// The turns, and what they should be.
+/// The turns, with their targets.
 pub(crate) fn rounds(options: &Options, rounds: &[Round]) -> String {
     let mut text = format!("\nturns of {} events, median of {} rounds\n", options.turn_events, rounds.len());
     let _ = writeln!(text, "  {:<36}{:>10}{:>32}{:>10}", "", "", "CPU µs per event", "peak");
@@ -57,17 +57,19 @@ pub(crate) fn rounds(options: &Options, rounds: &[Round]) -> String {
     let (least, possible) = (least(rounds), possible(rounds));
     let _ = writeln!(
         text,
-        "\nTo read, understand and insert alone takes {least:.1} µs, so no processor does more than {possible:.0} events/s \
+        "\nReading, parsing and inserting alone take {least:.1} µs, so no processor can exceed {possible:.0} events/s \
          here: {:.2} of all rows only inserted.",
         possible / Spread::of(rounds.iter().map(|round| round.all_rows.rate).collect()).median,
     );
     text
 }
 
-/// Memory and speed while everything is read, and read again.
+/// Memory and rates of both reads of the whole backlog.
 pub(crate) fn whole(whole: &Whole) -> String {
     let mut text = String::new();
-    for (name, marks) in [("read for the first time", &whole.first), ("read again, every event known", &whole.again)] {
+    for (name, marks) in
+        [("read for the first time", &whole.first), ("read again, every event stored already", &whole.again)]
+    {
         let (Some(first), Some(last)) = (marks.first(), marks.last()) else { continue };
         let average = rate(last.records - first.records, last.at - first.at);
         let _ = writeln!(text, "\n{} events {name}: {average:.0} events/s", last.records);
@@ -98,7 +100,7 @@ fn memory(text: &mut String, growth: f64) {
     let _ = writeln!(text, "  memory at the end / after a fifth {growth:.2}  at most {GROWTH_MAX}  {met}");
 }
 
-/// How much more memory there is at the end than after a fifth of the events, when everything is as large as it gets.
+/// Growth of memory between a fifth of the events, when all buffers have their full size, and the end.
 fn growth(marks: &[Mark]) -> f64 {
     let after = |part: usize| megabytes(marks[(marks.len() - 1) * part / 10].memory);
     after(10) / after(2)
@@ -144,7 +146,7 @@ fn understood_micros(understood: &Understood) -> f64 {
     micros(understood.cpu) / understood.records.max(1) as f64
 }
 
-/// CPU time that every event takes in any case, in microseconds.
+/// CPU time of reading and inserting an event, in microseconds.
 fn least(rounds: &[Round]) -> f64 {
     let of = |round: &Round| {
         understood_micros(&round.understood) + micros(round.understood_kafka_cpu + round.all_rows.postgres_cpu)
@@ -152,7 +154,7 @@ fn least(rounds: &[Round]) -> f64 {
     Spread::of(rounds.iter().map(of).collect()).median
 }
 
-/// Events per second when all cores do nothing else.
+/// Events per second if all cores do nothing else.
 #[expect(clippy::cast_precision_loss, reason = "few cores")]
 fn possible(rounds: &[Round]) -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -173,7 +175,7 @@ fn target(text: &mut String, name: &str, found: &Spread, digits: usize, at_least
     };
 }
 
-/// A number of every round.
+/// One number per round.
 struct Spread {
     least: f64,
     median: f64,

@@ -1,4 +1,4 @@
-//! What is measured, and how.
+//! The measurements.
 
 use std::time::{Duration, Instant};
 
@@ -20,27 +20,27 @@ use super::{
     replay::{self, Replayed},
 };
 
-/// The database that every other one is a copy of: all tables, no rows.
+/// The template of the other databases: all tables, no rows.
 const TEMPLATE: &str = "bench_empty";
-/// The database that is read to the end.
+/// The database for the whole backlog.
 const WHOLE: &str = "bench_whole";
-/// How many events have a transaction each, as a part of a turn's events.
+/// Events with a transaction each, as a fraction of a turn's events.
 const SINGLE_EVENTS_DIVISOR: usize = 20;
-/// How often memory is looked at while the whole backlog is read.
+/// Measurements of memory while the whole backlog is read.
 const STEPS: usize = 10;
 
-/// How it is run.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Events that lie in Kafka, and are all read twice at the end.
+    /// Events in Kafka; all are read twice at the end.
     pub(crate) events: usize,
     /// Events of one turn.
     pub(crate) turn_events: usize,
-    /// How often each way has its turn.
+    /// Turns of each variant.
     pub(crate) rounds: usize,
     /// Partitions of every topic.
     pub(crate) partitions: i32,
-    /// How the processor reads.
+    /// The processor's batch settings.
     pub(crate) batch: BatchConfig,
     /// Properties of its librdkafka.
     pub(crate) properties: Properties,
@@ -53,9 +53,9 @@ impl Default for Options {
     }
 }
 
-/// The settings of Kafka that are not its address.
+/// The settings of Kafka without its address.
 pub(crate) fn kafka_config() -> KafkaConfig {
-    // Short, because one processor follows the other; the rest as anywhere.
+    // Short, because processors follow each other; other settings have their defaults.
     KafkaConfig { session_timeout: Duration::from_secs(6), ..KafkaConfig::default() }
 }
 
@@ -109,24 +109,24 @@ pub(crate) fn rate(events: usize, took: Duration) -> f64 {
     events as f64 / took.as_secs_f64().max(1e-9)
 }
 
-/// Events whose rows were only inserted.
+/// The result of a turn that only inserts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inserted {
     pub(crate) rate: f64,
-    /// What that took in PostgreSQL, for each event.
+    /// PostgreSQL's CPU time per event.
     pub(crate) postgres_cpu: Duration,
 }
 
-/// What the turns of one round gave.
+/// The results of one round.
 pub(crate) struct Round {
     pub(crate) processor: Drained,
-    /// The rows of the audit, only inserted.
+    /// Inserting the rows of `events` only.
     pub(crate) audit_rows: Inserted,
-    /// All rows, only inserted.
+    /// Inserting all rows.
     pub(crate) all_rows: Inserted,
-    /// The events, only read.
+    /// Reading the events only.
     pub(crate) understood: Understood,
-    /// What that took in Kafka, for each event.
+    /// Kafka's CPU time per event.
     pub(crate) understood_kafka_cpu: Duration,
     pub(crate) single: Drained,
 }
@@ -162,11 +162,11 @@ impl Stage {
         self.postgres.stop().await
     }
 
-    /// All ways in turn, round after round.
+    /// All variants in turn, by round.
     pub(crate) async fn rounds(&mut self, options: &Options) -> anyhow::Result<Vec<Round>> {
         let mut rounds = Vec::new();
         for round in 1..=options.rounds {
-            eprintln!("bench: {} events each way in turn, round {round} of {}", options.turn_events, options.rounds);
+            eprintln!("bench: {} events per variant, round {round} of {}", options.turn_events, options.rounds);
             let processor = self.drain("bench_drained", options.turn_events, &options.batch).await?;
             if self.rows.is_none() {
                 let mut connection = self.config("bench_drained").connect().await?;
@@ -193,7 +193,7 @@ impl Stage {
         Ok(rounds)
     }
 
-    /// Reads the whole backlog into an empty database, then again with the offsets set back; then loses a part and replays.
+    /// Reads the whole backlog into an empty database, then again with reset offsets; then deletes a part and replays.
     pub(crate) async fn whole(&self, options: &Options) -> anyhow::Result<Whole> {
         eprintln!("bench: reading all {} events", self.backlog.events);
         let postgres = self.create(WHOLE).await?;
@@ -219,7 +219,7 @@ impl Stage {
         anyhow::ensure!(planned.fresh == lost, "{} lost events were found", planned.fresh);
         eprintln!("bench: replaying");
         let applied = replay::run(&brokers, postgres, planned.plan.as_deref(), home).await?;
-        anyhow::ensure!(digest(&mut connection).await? == before, "the replay did not bring back what was lost");
+        anyhow::ensure!(digest(&mut connection).await? == before, "the replay did not restore the lost rows");
         Ok((planned, applied))
     }
 
@@ -235,7 +235,7 @@ impl Stage {
         Ok(marks)
     }
 
-    /// A turn of the processor on an empty database. What it takes to start is not counted.
+    /// A turn of the processor on an empty database, without its start.
     async fn drain(&self, database: &str, events: usize, batch: &BatchConfig) -> anyhow::Result<Drained> {
         let servers = self.servers()?;
         let postgres = self.create(database).await?;
@@ -265,13 +265,13 @@ impl Stage {
         })
     }
 
-    /// An empty database, in place of the one of that name.
+    /// Creates an empty database; replaces an existing one.
     async fn create(&self, name: &str) -> anyhow::Result<PostgresConfig> {
         let mut admin = self.admin().await?;
         for statement in [
             format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
             format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"),
-            // Whose turn it is does not pay for what the one before left to be written.
+            // A checkpoint, so that a turn does not include writes of the previous one.
             "CHECKPOINT".to_owned(),
         ] {
             sqlx::query(AssertSqlSafe(statement)).execute(&mut admin).await?;
@@ -295,7 +295,7 @@ impl Stage {
     }
 }
 
-/// Rows of the audit, and a sum over the versions of the orders: neither grows when events are read again.
+/// The number of rows in `events`, and the sum of the orders' versions: neither grows when events are read again.
 async fn totals(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, i64)> {
     Ok(sqlx::query_as(
         "SELECT (SELECT count(*) FROM events), (SELECT coalesce(sum(version), 0) FROM orders),
@@ -305,7 +305,7 @@ async fn totals(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, i64)
     .await?)
 }
 
-/// Stands for all that the events have done, whichever met in which batch.
+/// A digest of all effects, independent of batches.
 async fn digest(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, String)> {
     Ok(sqlx::query_as(
         "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM outbox),

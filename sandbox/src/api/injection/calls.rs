@@ -1,6 +1,6 @@
-//! `POST /sandbox/api-faults`: how the API itself goes wrong, by method and path, and how often.
+//! `POST /sandbox/api-faults`: faults of the API itself, by method and path, with a count.
 //!
-//! Some faults happen before the request is executed and some after it, which is what a client has to tell apart.
+//! Some faults occur before the request is executed and some after it; a client has to distinguish them.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -27,27 +27,27 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes that a slow body sends, one every hundred milliseconds: longer than any client waits.
 const SLOW_BODY_BYTES: u32 = 1_200;
 
-/// One kind of misbehaviour and where it happens. The first rule that fits decides.
+/// A fault, and the requests that it affects. The first matching rule applies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiFaultRule {
     /// What happens.
     pub fault: ApiFault,
-    /// Only with this method; with all if absent.
+    /// Only requests with this method; all methods if absent.
     #[serde(default)]
     pub method: Option<String>,
-    /// Only under paths that begin with this; under all if empty.
+    /// Only paths that begin with this; all paths if empty.
     #[serde(default)]
     pub path: String,
-    /// The first so many requests that fit pass without fault.
+    /// The number of matching requests that pass before the first fault.
     #[serde(default)]
     pub after: u32,
-    /// Only so many requests are met; all if absent.
+    /// The number of requests that fail; all if absent.
     #[serde(default)]
     pub times: Option<u32>,
 }
 
-/// What happens instead of a good answer.
+/// The answer of a failing request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ApiFault {
@@ -66,20 +66,20 @@ pub enum ApiFault {
     ServerErrorAfterwards,
     /// 200 with a page of HTML, after the request was executed.
     HtmlAfterwards,
-    /// The body comes a byte at a time and does not end in time, after the request was executed.
+    /// The body is sent byte by byte and does not end in time, after the request was executed.
     SlowBodyAfterwards,
-    /// The list's cursor is ignored: every page is the first one, and says that there are more.
+    /// The list's cursor is ignored: every page is the first one and has more after it.
     LoopingCursor,
     /// A list is answered as a bare array.
     BareArray,
 }
 
-/// The rules and how often each was met.
+/// The rules, with the number of matching requests.
 #[derive(Debug, Default)]
 pub(crate) struct Misbehaviour(Vec<(ApiFaultRule, u32)>);
 
 impl Misbehaviour {
-    /// Counts a request, and says what goes wrong with it.
+    /// Counts a request; returns its fault.
     fn meet(&mut self, method: &str, path: &str) -> Option<ApiFault> {
         let fits = |rule: &ApiFaultRule| {
             path.starts_with(&rule.path) && rule.method.as_ref().is_none_or(|own| own.eq_ignore_ascii_case(method))
@@ -112,7 +112,7 @@ pub(crate) async fn replace(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lets a request go wrong.
+/// Applies the rules to a request.
 pub(crate) async fn layer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let fault = lock(&api.misbehaviour).meet(request.method().as_str(), request.uri().path());
     match fault {
@@ -136,7 +136,7 @@ pub(crate) async fn request_id(State(api): State<Arc<Api>>, request: Request, ne
     response
 }
 
-/// Executes the request and answers wrongly.
+/// Executes the request and replaces its answer.
 async fn after(fault: ApiFault, mut request: Request, next: Next) -> Response {
     if fault == ApiFault::LoopingCursor {
         let query = request.uri().query().unwrap_or_default();

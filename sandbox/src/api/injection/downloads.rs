@@ -1,6 +1,6 @@
-//! Misbehaviour on request: how `GET /files/{id}/content` goes wrong, for which files, and how often.
+//! Injected faults of `GET /files/{id}/content`, by file, with a count.
 //!
-//! Off unless asked for. Which files are met is decided by seed and file id alone, not by the order of requests.
+//! Off by default. Seed and file id select the files, independent of the order of requests.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,13 +21,13 @@ use crate::{
     faults::{Fault, FaultRule, Faults},
 };
 
-/// Files whose attempts are counted; files met beyond that are served without fault, so that memory stays bounded.
+/// Most files whose attempts are counted; further files are served without fault, so that memory stays bounded.
 const FILES_COUNTED_MAX: usize = 100_000;
 
 /// Most rules.
 const RULES_MAX: usize = 100;
 
-/// The longest that a slow answer takes, milliseconds.
+/// Longest delay of a slow answer, milliseconds.
 const SLOW_MAX_MILLISECONDS: u64 = 120_000;
 
 /// How long after its first half a truncated answer breaks off.
@@ -37,7 +37,7 @@ const CUT_AFTER: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Injector {
     faults: Faults,
-    /// How often each file was asked for since the rules were set.
+    /// Requests by file since the rules were set.
     requests: HashMap<Uuid, u32>,
 }
 
@@ -46,7 +46,7 @@ impl Injector {
         Self { faults, requests: HashMap::new() }
     }
 
-    /// Counts a request for a file, and says what goes wrong with it.
+    /// Counts a request for a file; returns its fault.
     pub(crate) fn meet(&mut self, file_id: Uuid) -> Option<Fault> {
         if self.faults.rules.is_empty() {
             return None;
@@ -69,7 +69,7 @@ impl Injector {
     }
 }
 
-/// Answers wrongly.
+/// The answer of a failing request.
 pub(crate) async fn misbehave(fault: Fault, file_id: Uuid) -> Result<Response, ApiError> {
     match fault {
         Fault::NotFound => Err(ApiError::not_found("id", format!("There is no file '{file_id}'."))),
@@ -96,7 +96,7 @@ fn truncated(file_id: Uuid) -> Response {
     file.truncate(file.len() / 2);
     let half = stream::once(async { Ok(Bytes::from(file)) });
     let cut = stream::once(async {
-        // What was written goes out before the connection breaks; without a pause not even the head would.
+        // The pause lets the head and the first half be sent before the connection breaks.
         tokio::time::sleep(CUT_AFTER).await;
         Err(std::io::Error::other("cut off on request"))
     });
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_may_meet_the_first_requests_of_a_file_only() {
+    fn a_rule_can_apply_to_the_first_requests_of_a_file_only() {
         let rules = vec![FaultRule { times: Some(2), ..rule(Fault::NotFound) }];
         let mut injector = Injector::new(Faults { seed: 1, rules });
         let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentage_meets_the_same_files_in_any_order() {
+    fn a_percentage_selects_the_same_files_in_any_order() {
         let rules = vec![FaultRule { percent: 30, ..rule(Fault::Html) }];
         let faults = Faults { seed: 9, rules };
         let met = |ids: &mut dyn Iterator<Item = u128>| -> std::collections::BTreeSet<u128> {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_fits_decides() {
+    fn the_first_matching_rule_applies() {
         let file = Uuid::from_u128(7);
         let rules = vec![FaultRule { file_id: Some(file), ..rule(Fault::Truncated) }, rule(Fault::ServerError)];
         let mut injector = Injector::new(Faults { seed: 0, rules });

@@ -31,7 +31,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_mode_or_start_others() {
 }
 
 #[test]
-fn a_seed_means_the_same_life_in_every_version() {
+fn a_seed_yields_the_same_life_in_every_version() {
     let life = life(1, 0);
     assert_eq!(life.order_id, "924469841958");
     assert_eq!(life.events[0].id, "947572f3-1afa-40c2-94b1-38c0942fcaa3");
@@ -55,7 +55,7 @@ fn ten_thousand_lives_share_no_order_event_or_file() {
 }
 
 #[test]
-fn the_mix_is_the_promised_one() {
+fn lives_have_the_documented_mix() {
     let mut endings = BTreeMap::<&str, u32>::new();
     let (mut two_invoices, mut credit_memos, mut unknown, mut preludes) = (0, 0, 0, 0);
     for index in 0..10_000 {
@@ -84,7 +84,7 @@ fn the_mix_is_the_promised_one() {
 }
 
 #[test]
-fn history_goes_forward_and_every_snapshot_contains_the_one_before() {
+fn times_increase_and_every_snapshot_contains_the_previous_one() {
     for index in 0..2_000 {
         let life = life(3, index);
         let mut before = serde_json::Map::new();

@@ -6,10 +6,10 @@ use serde::Serialize;
 use super::{Moment, Money, Snapshot, Stamp};
 use crate::data::order::Order;
 
-/// Where Digital River serves files. A receiver must build its own address and not follow this one.
+/// The address in Digital River's file objects. A receiver must use its configured address instead.
 const FILES_ADDRESS: &str = "https://api.digitalriver.com/files";
 
-/// What an event says of itself.
+/// The fields of an envelope.
 #[derive(Debug, Clone)]
 pub(crate) struct Envelope {
     pub(crate) id: String,

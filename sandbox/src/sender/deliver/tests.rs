@@ -14,7 +14,7 @@ use url::Url;
 use super::*;
 use crate::{config::BasicAuthentication, sender::sign};
 
-/// What a receiver is to answer, and what it was sent.
+/// The answers of a receiver, and the requests that it got.
 #[derive(Default)]
 struct Receiver {
     answers: Mutex<Vec<u16>>,
@@ -55,7 +55,7 @@ async fn start(answers: &[u16]) -> (Arc<Receiver>, TargetConfig) {
     (receiver, target)
 }
 
-/// A clock that goes on by a second with every look at it.
+/// A clock that advances by a second with every reading.
 fn ticking() -> Clock {
     let seconds = AtomicI64::new(1_000);
     Clock::from_fn(move || DateTime::from_timestamp(seconds.fetch_add(1, Ordering::Relaxed), 0).unwrap())
@@ -88,7 +88,7 @@ async fn every_retry_carries_the_same_bytes_and_a_new_signature() {
 }
 
 #[tokio::test]
-async fn a_delivery_is_given_up_after_its_last_attempt() {
+async fn a_delivery_fails_after_its_last_attempt() {
     let (receiver, target) = start(&[400; 9]).await;
     let (deliverer, progress) = deliverer(target);
     let outcome = deliverer.deliver("1", &BODY, &CancellationToken::new()).await;
@@ -98,7 +98,7 @@ async fn a_delivery_is_given_up_after_its_last_attempt() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_is_a_timeout_and_tried_again() {
+async fn a_slow_answer_is_a_timeout_and_is_retried() {
     let (_receiver, target) = start(&[0, 200]).await;
     let (deliverer, progress) = deliverer(target);
     let outcome = deliverer.deliver("1", &BODY, &CancellationToken::new()).await;
@@ -107,7 +107,7 @@ async fn a_slow_answer_is_a_timeout_and_tried_again() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_counted_and_tried_again() {
+async fn a_refused_connection_is_counted_and_retried() {
     let (_receiver, target) = start(&[]).await;
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let address = Url::parse(&format!("http://{free}/in")).unwrap();

@@ -1,4 +1,4 @@
-//! A fixed rate of deliveries, whatever the receiver does.
+//! A fixed rate of deliveries, independent of the receiver.
 
 use std::{
     num::NonZeroU32,
@@ -8,10 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How far behind its rate the pacer catches up; what is missed beyond that stays missed.
+/// The largest delay that the pacer makes up for; deliveries that are later are dropped from the schedule.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
-/// Hands out moments, one interval apart.
+/// Times of deliveries, one interval apart.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     interval: Duration,
@@ -23,7 +23,7 @@ impl Pacer {
         Self { interval: Duration::from_secs(1) / per_second.get(), next: Mutex::new(now) }
     }
 
-    /// The moment of the next delivery; it may have passed.
+    /// The time of the next delivery; it may have passed.
     pub(crate) fn take(&self, now: Instant) -> Instant {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = now.checked_sub(CATCH_UP_MAX).unwrap_or(now);
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn moments_are_an_interval_apart_and_old_ones_are_dropped() {
+    async fn times_are_an_interval_apart_and_old_ones_are_dropped() {
         let start = Instant::now();
         let pacer = Pacer::new(NonZeroU32::new(10).unwrap(), start);
         assert_eq!(pacer.take(start), start);

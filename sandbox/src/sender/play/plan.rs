@@ -1,15 +1,15 @@
-//! In which order, and how often, the events of a life are sent: a pure function of the seed.
+//! The order and the repetitions in which events of a life are sent: a pure function of the seed.
 
 use crate::data::seed;
 
 const FOR_PLAN: u64 = 6;
 
-/// Of a hundred lives: sent one by one in a wrong order, and sent all at the same time.
+/// Percentages of lives whose events are sent in a wrong order, and sent concurrently.
 const SHUFFLED_PERCENT: u8 = 5;
 const AT_ONCE_PERCENT: u8 = 5;
 
-/// Of a hundred events: sent twice at the same instant, a second time long after, and a second time although the first
-/// was acknowledged (as when the answer is lost on its way).
+/// Percentages of events that are sent twice at the same time, again much later, and again although the first was
+/// acknowledged (as if the answer had been lost).
 const TWICE_PERCENT: u8 = 4;
 const LATE_PERCENT: u8 = 4;
 const AGAIN_PERCENT: u8 = 2;
@@ -35,7 +35,7 @@ pub(crate) struct Send {
     pub(crate) repeat: Repeat,
 }
 
-/// What happens to an event besides its first delivery.
+/// The repetition of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
     Never,
@@ -44,7 +44,7 @@ pub(crate) enum Repeat {
     LongAfter,
 }
 
-/// The plan for a life with so many events.
+/// The plan for a life with this many events.
 pub(crate) fn draw(seed: u64, index: u64, events: usize) -> Plan {
     let mut rng = seed::rng(seed::mix(seed, index), FOR_PLAN);
     let mut order: Vec<usize> = (0..events).collect();

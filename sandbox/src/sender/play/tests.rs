@@ -6,7 +6,7 @@ use url::Url;
 
 use super::*;
 
-/// Bodies by how often they came, and how many requests are refused before the first is taken.
+/// Deliveries by body, and the number of requests to reject before the first is accepted.
 #[derive(Default)]
 struct Receiver {
     bodies: Mutex<HashMap<Bytes, u64>>,
@@ -69,7 +69,7 @@ async fn every_event_is_delivered_at_least_once_and_some_twice() {
 }
 
 #[tokio::test]
-async fn some_events_overtake_and_some_copies_come_late() {
+async fn some_events_overtake_and_some_copies_are_late() {
     let (receiver, target) = start(0).await;
     let config = PlayConfig { orders: 200, concurrency: 1, target, ..PlayConfig::default() };
     play(config.clone(), Arc::new(Progress::new()), CancellationToken::new()).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_receiver_that_never_acknowledges_makes_the_report_incomplete() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_the_play_early() {
+async fn shutdown_ends_playing_early() {
     let (receiver, target) = start(0).await;
     let config = PlayConfig { orders: u64::MAX, target, ..PlayConfig::default() };
     let shutdown = CancellationToken::new();
@@ -123,7 +123,7 @@ async fn a_rate_spreads_deliveries_over_time() {
 }
 
 #[tokio::test]
-async fn no_concurrency_is_refused() {
+async fn a_concurrency_of_0_is_rejected() {
     let config = PlayConfig { concurrency: 0, ..PlayConfig::default() };
     let error = play(config, Arc::new(Progress::new()), CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().contains("between 1 and"), "{error}");

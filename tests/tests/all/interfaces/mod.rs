@@ -1,0 +1,8 @@
+//! What operators and API clients use: commands, HTTP APIs, and the account at Digital River.
+
+pub(crate) mod account;
+mod commands;
+mod invoices;
+mod orders;
+mod outbox;
+mod shipments;

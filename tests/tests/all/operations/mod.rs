@@ -1,0 +1,9 @@
+//! Setting up, migrating and running an install for years.
+
+mod demo;
+mod endurance;
+mod indexes;
+mod installs;
+mod migrations;
+mod setup;
+mod signals;
