@@ -23,9 +23,6 @@ const KNOWN_FOLDER_CIRCLES: [&str; 3] = [
     "schemas: envelope, events, time, wire",
 ];
 
-/// Crates whose folders are being rearranged; their files are not checked yet.
-const EXEMPT: [&str; 1] = ["cli"];
-
 /// A module's path inside its crate, as its segments; empty for the crate's root.
 type Module = Vec<String>;
 
@@ -48,13 +45,12 @@ struct Source {
     exports: BTreeMap<String, Vec<String>>,
 }
 
-/// The source folders of the workspace's crates, without the exempt ones.
+/// The source folders of the workspace's crates.
 fn source_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = std::fs::read_dir(root())
         .unwrap()
         .flatten()
         .filter(|entry| entry.path().join("Cargo.toml").exists())
-        .filter(|entry| !EXEMPT.iter().any(|name| entry.file_name() == *name))
         .map(|entry| entry.path().join("src"))
         .filter(|source| source.join("lib.rs").exists())
         .collect();
