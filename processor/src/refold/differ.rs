@@ -56,7 +56,7 @@ impl fmt::Display for OrderDiff {
             write!(f, "\n  {position}: was ignored, is applied now")?;
         }
         for effect in &self.effects {
-            write!(f, "\n  message {effect}: missing, is sent")?;
+            write!(f, "\n  message {effect}: missing")?;
         }
         Ok(())
     }
