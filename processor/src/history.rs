@@ -51,7 +51,9 @@ pub struct History {
 
 impl History {
     /// Applies an event's body. `received_at` is the broker's timestamp, if known; `conflict` says that an earlier body of the
-    /// same event contradicts this one. Returns `None` when the event is not about an order or cannot be applied.
+    /// same event contradicts this one.
+    ///
+    /// Returns `None` when the event is not about an order or cannot be applied.
     pub fn fold(&mut self, body: &[u8], received_at: Option<DateTime<Utc>>, conflict: bool) -> Option<HistoryStep> {
         let reading = Orders::new(vec![Mode::Test, Mode::Live]).read(body, received_at).ok()?;
         let Decision::Apply(event) = reading.decision else {

@@ -1,6 +1,7 @@
-//! Messages to other systems (warehouse, ERP, mail): CloudEvents 1.0 in the fulfillment topic, keyed by order id. Messages are
-//! delivered at least once; `id` is the same every time. Messages about one order are delivered in order, except for
-//! `invoice.stored`, which is sent when a document is stored and can be before or after the others.
+//! Messages to other systems (warehouse, ERP, mail): CloudEvents 1.0 in the fulfillment topic, keyed by order id.
+//!
+//! Messages are delivered at least once; `id` is the same every time. Messages about one order are delivered in order, except
+//! for `invoice.stored`, which is sent when a document is stored and can be before or after the others.
 
 use std::borrow::Cow;
 

@@ -11,9 +11,10 @@ use crate::{
     text::has_control,
 };
 
-/// Longest id that is accepted as a key, in bytes of UTF-8. Digital River documents no maximum; its ids have 12 to 36
-/// characters. PostgreSQL's index rows are limited to about 2 700 bytes, so ids need a limit. An event with a longer id becomes
-/// a dead letter.
+/// Longest id that is accepted as a key, in bytes of UTF-8.
+///
+/// Digital River documents no maximum; its ids have 12 to 36 characters. PostgreSQL's index rows are limited to about 2 700
+/// bytes, so ids need a limit. An event with a longer id becomes a dead letter.
 pub const ID_BYTES_MAX: usize = 255;
 
 /// The reason why a text is not a valid id.

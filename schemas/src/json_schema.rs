@@ -1,8 +1,9 @@
-//! JSON Schemas of the events that Riverlock reads and of the messages that it publishes. They are generated from the Rust
-//! types and checked in under `schemas/json/`; a test fails when the two differ. An event's schema describes the documented
-//! fields that are read: other fields are allowed, and nearly every field is optional. Every valid event can be read; some
-//! invalid events can be read too (see `wire`). A message's schema is a contract: required fields are present in every message,
-//! fields may be added, and none is removed.
+//! JSON Schemas of the events that Riverlock reads and of the messages that it publishes.
+//!
+//! They are generated from the Rust types and checked in under `schemas/json/`; a test fails when the two differ. An event's
+//! schema describes the documented fields that are read: other fields are allowed, and nearly every field is optional. Every
+//! valid event can be read; some invalid events can be read too (see `wire`). A message's schema is a contract: required fields
+//! are present in every message, fields may be added, and none is removed.
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
@@ -91,10 +92,7 @@ fn envelope() -> Value {
 /// An event that a consumer handles.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[expect(
-    dead_code,
-    reason = "the fields exist for the schema; the envelope and the payloads are parsed separately"
-)]
+#[expect(dead_code, reason = "the fields exist for the schema; the envelope and the payloads are parsed separately")]
 struct Event<T> {
     /// Digital River's id of the event, the same in every delivery.
     #[schemars(length(min = 1, max = 255))]

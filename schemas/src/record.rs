@@ -69,8 +69,9 @@ pub const FOLDED_BYTES_MAX: usize = 1 << 20;
 pub const STORED_BYTES_MAX: usize = 4 << 20;
 
 /// Returns a text that is safe as a record's key or header and in logs: the text itself, or its SHA-256 if it is longer than
-/// [`ID_BYTES_MAX`] or contains a control character. The full text is in the record's value in any case, and a key of a
-/// megabyte would make the record too large to store.
+/// [`ID_BYTES_MAX`] or contains a control character.
+///
+/// The full text is in the record's value in any case, and a key of a megabyte would make the record too large to store.
 #[must_use]
 pub fn bounded(text: &str) -> std::borrow::Cow<'_, str> {
     if text.len() <= ID_BYTES_MAX && !has_control(text) { text.into() } else { hashed(text).into() }

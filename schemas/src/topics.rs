@@ -1,5 +1,7 @@
-//! Names of topics, and routing of events to them. Every raw topic has the same number of partitions and the key is the order
-//! id, so all records of an order have the same partition number in every topic.
+//! Names of topics, and routing of events to them.
+//!
+//! Every raw topic has the same number of partitions and the key is the order id, so all records of an order have the same
+//! partition number in every topic.
 
 use std::collections::BTreeSet;
 
@@ -32,14 +34,16 @@ pub struct Topics {
 }
 
 impl Topics {
-    /// Creates the names for `prefix`. The event types in `routed` have their own topics; all others share one. Event types of
-    /// files always have their own topics, because the invoice-fetcher consumes them.
+    /// Creates the names for `prefix`. The event types in `routed` have their own topics; all others share one.
+    ///
+    /// Event types of files always have their own topics, because the invoice-fetcher consumes them.
     pub fn new(prefix: impl Into<String>, routed: impl IntoIterator<Item = String>) -> Self {
         let files = event_type::FILES.into_iter().map(str::to_owned);
         Self { prefix: prefix.into(), routed: routed.into_iter().chain(files).collect() }
     }
 
     /// The event types that have their own topics by default: the two that start and end an order's fulfillment, and files.
+    ///
     /// Further types share a topic, because a producer batches records per partition: topics with few records make every batch
     /// smaller, and each topic costs ingest CPU time. The processor reads all topics of orders, including the shared one.
     pub fn default_routed() -> impl Iterator<Item = &'static str> {

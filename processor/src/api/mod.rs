@@ -1,9 +1,10 @@
 //! The order API for the merchant's programs: `GET /v1/orders/{orderId}` returns an order, `GET /v1/orders` lists orders, `GET
 //! /v1/orders/{orderId}/events` lists the records of one. `GET /v1/openapi.json` returns the API's description.
 //!
-//! `POST /v1/orders/{orderId}/shipments` stores a shipment, which is reported to Digital River. The API is off unless
-//! configured, listens on loopback by default, and requires a bearer token. Reads take no row locks. Names and addresses of
-//! customers are left out; the fulfillment system receives them in `fulfillment.requested`.
+//! `POST /v1/orders/{orderId}/shipments` stores a shipment, which is reported to Digital River.
+//!
+//! The API is off unless configured, listens on loopback by default, and requires a bearer token. Reads take no row locks.
+//! Names and addresses of customers are left out; the fulfillment system receives them in `fulfillment.requested`.
 
 mod cursor;
 mod metrics;

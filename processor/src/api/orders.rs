@@ -103,9 +103,11 @@ pub(super) async fn order(
     Ok(Json(Orders { order_id: order_id.to_string(), orders }))
 }
 
-/// Orders, the newest change first. An order that changes while pages are read moves to the front: no order is returned twice,
-/// and every order is returned that has not changed since the first page. To get the others too, start again without `before`
-/// and stop at an order whose `changedAt` is not after that of the first order of the first page.
+/// Orders, the newest change first.
+///
+/// An order that changes while pages are read moves to the front: no order is returned twice, and every order is returned that
+/// has not changed since the first page. To get the others too, start again without `before` and stop at an order whose
+/// `changedAt` is not after that of the first order of the first page.
 #[utoipa::path(
     get, path = LIST, operation_id = "listOrders", tag = "orders", security(("token" = [])),
     params(

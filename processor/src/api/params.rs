@@ -42,17 +42,17 @@ impl Params {
 
     pub(super) fn mode(&mut self) -> Result<Option<Mode>, ApiError> {
         let name = self.take("mode");
-        let refused = || ApiError::parameter("mode", "must be `live` or `test`");
-        name.map(|name| mode(&name).ok_or_else(refused)).transpose()
+        let invalid = || ApiError::parameter("mode", "must be `live` or `test`");
+        name.map(|name| mode(&name).ok_or_else(invalid)).transpose()
     }
 
     pub(super) fn status(&mut self) -> Result<Option<Status>, ApiError> {
         let name = self.take("status");
-        let refused = || {
+        let invalid = || {
             let known = Status::ALL.map(Status::as_str).join(", ");
             ApiError::parameter("status", format!("must be one of {known}"))
         };
-        name.map(|name| Status::parse(&name).ok_or_else(refused)).transpose()
+        name.map(|name| Status::parse(&name).ok_or_else(invalid)).transpose()
     }
 
     pub(super) fn limit(&mut self) -> Result<i64, ApiError> {
@@ -63,8 +63,8 @@ impl Params {
 
     pub(super) fn before<C: Cursor>(&mut self) -> Result<Option<C>, ApiError> {
         let text = self.take("before");
-        let refused = || ApiError::parameter("before", "must be `next` of a page of the same list");
-        text.map(|text| C::decode(&text).ok_or_else(refused)).transpose()
+        let invalid = || ApiError::parameter("before", "must be `next` of a page of the same list");
+        text.map(|text| C::decode(&text).ok_or_else(invalid)).transpose()
     }
 
     /// Rejects parameters that have not been read.

@@ -1,6 +1,7 @@
-//! `/v1/orders/{orderId}/shipments`: shipments to be reported to Digital River. A request stores a shipment; the processor's
-//! worker reports it later. A rejected request is answered with `application/problem+json`, whose `code` names the violated
-//! rule.
+//! `/v1/orders/{orderId}/shipments`: shipments to be reported to Digital River.
+//!
+//! A request stores a shipment; the processor's worker reports it later. A rejected request is answered with
+//! `application/problem+json`, whose `code` names the violated rule.
 
 use std::sync::Arc;
 
@@ -147,8 +148,9 @@ fn problem(status: StatusCode, code: &'static str, detail: impl Into<String>) ->
     response
 }
 
-/// Stores a shipment of an order, so that it is reported to Digital River once. Repeated requests with the same
-/// `Idempotency-Key` and the same content store one shipment.
+/// Stores a shipment of an order, so that it is reported to Digital River once.
+///
+/// Repeated requests with the same `Idempotency-Key` and the same content store one shipment.
 #[utoipa::path(
     post, path = PATH, operation_id = "addShipment", tag = "orders", security(("token" = [])),
     params(

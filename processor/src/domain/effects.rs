@@ -1,7 +1,8 @@
-//! Effects: messages to other systems that follow from an order's facts. The set of effects grows with the facts and never
-//! shrinks, in whatever order the events arrive. So an order whose cancellation arrives before its acceptance still gets
-//! `fulfillment.requested` (with a status that forbids shipping) and then `fulfillment.halted`: the same messages as an order
-//! whose events arrived in order.
+//! Effects: messages to other systems that follow from an order's facts.
+//!
+//! The set of effects grows with the facts and never shrinks, in whatever order the events arrive. So an order whose
+//! cancellation arrives before its acceptance still gets `fulfillment.requested` (with a status that forbids shipping) and then
+//! `fulfillment.halted`: the same messages as an order whose events arrived in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -220,7 +221,10 @@ mod tests {
             };
             assert!(count == 20_000 && (100..20_000).contains(&lines), "{lines} of {count} lines");
             assert_eq!(path.as_deref(), Some("/v1/orders/o%2F1%20%C3%A9"));
-            assert!(message.to_json(chrono::DateTime::UNIX_EPOCH).len() < 3 << 19, "the message leaves half of a record's limit");
+            assert!(
+                message.to_json(chrono::DateTime::UNIX_EPOCH).len() < 3 << 19,
+                "the message leaves half of a record's limit"
+            );
         }
     }
 }

@@ -1,13 +1,15 @@
-//! Shipped and cancelled quantities, failed payments, and the statuses of Digital River's Salesforce app. That app keeps a
-//! *fulfillment record* of each order with three statuses, which its users know:
+//! Shipped and cancelled quantities, failed payments, and the statuses of Digital River's Salesforce app.
+//!
+//! That app keeps a *fulfillment record* of each order with three statuses, which its users know:
 //!
 //! * **OFI received** (order fulfillment instruction): `order.accepted` was received. [`Facts::ofi_received`].
 //! * **EFN status** (electronic fulfillment notice): how much of the order was reported to Digital River, `open`, `pending` or
 //!   `completed`. [`Facts::efn_status`]. In the app, `pending` is a report that failed. Riverlock derives the status from
 //!   Digital River's events, and its `pending` is an order of which only a part is reported.
-//! * **OCN received** (order complete notification): `order.complete` was received. [`Facts::ocn_received`]. The first and the
-//!   last are about *events*: another event's `stateTransitions` can show that an order is accepted or complete although the
-//!   event itself was never received.
+//! * **OCN received** (order complete notification): `order.complete` was received. [`Facts::ocn_received`].
+//!
+//! The first and the last are about *events*: another event's `stateTransitions` can show that an order is accepted or complete
+//! although the event itself was never received.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -81,9 +83,10 @@ impl Quantities {
 }
 
 impl Facts {
-    /// The quantities of each line, including lines that only a fulfillment names. Quantities are the sums of the reports. If
-    /// Digital River shows a line as fulfilled or cancelled, all its units count as such, even if events with its fulfillments
-    /// are missing.
+    /// The quantities of each line, including lines that only a fulfillment names.
+    ///
+    /// Quantities are the sums of the reports. If Digital River shows a line as fulfilled or cancelled, all its units count as
+    /// such, even if events with its fulfillments are missing.
     #[must_use]
     pub fn quantities(&self) -> BTreeMap<&LineId, Quantities> {
         let mut lines: BTreeMap<&LineId, Quantities> = BTreeMap::new();
@@ -134,6 +137,7 @@ impl Facts {
     }
 
     /// The time at which the order's payment failed, unless Digital River accepted the order later with another payment.
+    ///
     /// Compares the latest failure with the earliest acceptance, so that the result of an accepted order never becomes `None`
     /// again.
     #[must_use]

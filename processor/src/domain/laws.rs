@@ -159,7 +159,10 @@ fn check_step(before: &Facts, after: &Facts) {
     let fired = effects(after);
     assert!(fired.is_superset(&effects(before)), "an effect disappeared");
     assert!(!fired.contains(&Effect::Request) || !after.lines.is_empty(), "fulfillment was requested without lines");
-    assert!(!fired.contains(&Effect::Halt) || fired.contains(&Effect::Request), "fulfillment was halted without a request");
+    assert!(
+        !fired.contains(&Effect::Halt) || fired.contains(&Effect::Request),
+        "fulfillment was halted without a request"
+    );
 }
 
 /// Applies events one at a time, checks each step, and returns the facts and the effects in the order in which they occurred.

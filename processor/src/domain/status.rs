@@ -92,9 +92,10 @@ impl Status {
         !matches!(self, Self::OnHold | Self::PaymentFailed | Self::Ready | Self::Fulfilled | Self::Disputed)
     }
 
-    /// Whether new facts can change this status to `next`. A terminal status can only be followed by another terminal status or
-    /// by a dispute. When a dispute is resolved, the order has the status that it would have without the dispute. A failed
-    /// payment can be followed by a successful one.
+    /// Whether new facts can change this status to `next`.
+    ///
+    /// A terminal status can only be followed by another terminal status or by a dispute. When a dispute is resolved, the order
+    /// has the status that it would have without the dispute. A failed payment can be followed by a successful one.
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
         match self {

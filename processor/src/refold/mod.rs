@@ -1,9 +1,11 @@
-//! Refold: recomputes single orders from their audited events, for example after a bug fix. An order is a function of its
-//! events, and the audit records which events those are. So an order can be recomputed with the current code, compared with the
-//! stored rows, and replaced: rows that no event supports are deleted. Bodies are read without a lock. An order is written only
-//! if, while its row is locked, the set of its audited events is still the one that was read. Each effect fires at most once,
-//! whether live processing or a refold causes it. An order is refused if Kafka no longer has all of its records; it is never
-//! recomputed from a part of them.
+//! Refold: recomputes single orders from their audited events, for example after a bug fix.
+//!
+//! An order is a function of its events, and the audit records which events those are. So an order can be recomputed with the
+//! current code, compared with the stored rows, and replaced: rows that no event supports are deleted. Bodies are read without
+//! a lock. An order is written only if, while its row is locked, the set of its audited events is still the one that was read.
+//! Each effect fires at most once, whether live processing or a refold causes it.
+//!
+//! An order for which Kafka no longer has every record is left unchanged; it is never recomputed from a part of them.
 
 mod differ;
 mod fold;
@@ -124,8 +126,8 @@ pub struct RefoldPlan<'a> {
     pub clock: &'a dyn Clock,
 }
 
-/// Refolds orders. Calls `found` for each order that differs or is refused, and `progress` with the number of finished orders
-/// and the estimated total.
+/// Refolds orders. Calls `found` for each order that differs or cannot be recomputed, and `progress` with the number of
+/// finished orders and the estimated total.
 ///
 /// # Errors
 /// When Kafka or PostgreSQL is unavailable or belongs to another install.
@@ -306,7 +308,7 @@ impl Refold<'_> {
         Ok(folded?)
     }
 
-    /// The rows that writing the recomputed orders would produce. Orders that the database rejects are refused here.
+    /// The rows that writing the recomputed orders would produce. Orders that the database rejects are reported here.
     async fn expected(
         &mut self,
         orders: &[(OrderKey, RecomputedOrder)],
@@ -385,7 +387,8 @@ impl Refold<'_> {
         let versions = store::lock(&mut transaction, &keys).await?;
         let audited = store::audited(&mut transaction, &keys, &self.plan.other_topics).await?;
         let stored = store::rows(&mut transaction, &self.parts, &keys).await?;
-        let unchanged = |order: &&PendingOrder| audited.get(&order.key).is_some_and(|audited| *audited == order.audited);
+        let unchanged =
+            |order: &&PendingOrder| audited.get(&order.key).is_some_and(|audited| *audited == order.audited);
         let (current, late): (Vec<&PendingOrder>, Vec<&PendingOrder>) = orders.iter().partition(unchanged);
 
         let mut writes = Vec::new();

@@ -1,6 +1,8 @@
-//! The SQL of refold. Rows are compared as JSON that PostgreSQL produces, not as this version parses them, so rows that this
-//! version cannot parse completely are found and corrected too. The tables with parts of orders are taken from the catalog:
-//! those with a foreign key to `orders`.
+//! The SQL of refold.
+//!
+//! Rows are compared as JSON that PostgreSQL produces, not as this version parses them, so rows that this version cannot parse
+//! completely are found and corrected too. The tables with parts of orders are taken from the catalog: those with a foreign key
+//! to `orders`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -27,7 +27,8 @@ pub(super) async fn read(
     connection: &mut PgConnection,
     orders: &mut BTreeMap<OrderKey, StoredOrder>,
 ) -> Result<(), Error> {
-    let (order_ids, live_modes) = keys_where(orders, |facts| facts.seen.iter().any(|name| name.starts_with(CHARGE_PREFIX)));
+    let (order_ids, live_modes) =
+        keys_where(orders, |facts| facts.seen.iter().any(|name| name.starts_with(CHARGE_PREFIX)));
     if !order_ids.is_empty() {
         let rows = sqlx::query_file_as!(OperationRow, "src/store/charge_operations_read.sql", &order_ids, &live_modes)
             .fetch_all(&mut *connection)

@@ -1,7 +1,8 @@
-//! The envelope of an event: the only part that ingest reads, and the one parser that every service uses. A body is rejected
-//! only if it is not an event at all: not JSON, no `id` or `type`, or a key that determines what the event is about repeated
-//! with different values. Every other unusual body (no order id, an unknown type, an unknown shape, invalid Unicode) is an
-//! event, and a consumer decides about its outcome.
+//! The envelope of an event: the only part that ingest reads, and the one parser that every service uses.
+//!
+//! A body is rejected only if it is not an event at all: not JSON, no `id` or `type`, or a key that determines what the event
+//! is about repeated with different values. Every other unusual body (no order id, an unknown type, an unknown shape, invalid
+//! Unicode) is an event, and a consumer decides about its outcome.
 
 mod fields;
 mod model;

@@ -88,7 +88,11 @@ fn a_body_with_invalid_unicode_is_read_if_its_id_and_type_are_valid() {
     assert_eq!(Envelope::parse(b"{\"id\":\"\xff\",\"type\":\"t\"}"), Err(EnvelopeError::Missing("id")));
     assert_eq!(parse(r#"{"id":"\ud800","type":"t"}"#), Err(EnvelopeError::Missing("id")));
     assert_eq!(Envelope::parse(b"{\"id\":\"e\",\"type\":\"\xff\"}"), Err(EnvelopeError::Missing("type")));
-    assert_eq!(parse("{\"id\":\"\u{fffd}\",\"type\":\"t\"}").unwrap().id, "\u{fffd}", "the replacement character was sent");
+    assert_eq!(
+        parse("{\"id\":\"\u{fffd}\",\"type\":\"t\"}").unwrap().id,
+        "\u{fffd}",
+        "the replacement character was sent"
+    );
 }
 
 #[test]

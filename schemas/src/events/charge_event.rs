@@ -1,6 +1,7 @@
-//! Events whose object is a charge, for example `order.charge.failed` and `order.charge.capture.failed`. A charge has
-//! *operations*: it is authorized (the charge itself), captured, cancelled, refunded. Only the fields that matter to
-//! fulfillment are read, that is, the result of each operation; the rest stays in the raw record.
+//! Events whose object is a charge, for example `order.charge.failed` and `order.charge.capture.failed`.
+//!
+//! A charge has *operations*: it is authorized (the charge itself), captured, cancelled, refunded. Only the fields that matter
+//! to fulfillment are read, that is, the result of each operation; the rest stays in the raw record.
 
 use std::fmt;
 

@@ -1,16 +1,20 @@
-//! Content digest of an event: small enough to be stored with every record, and comparable. One event can have several bodies:
-//! from webhooks with the standard and the expanded form or of two API versions, or fetched from the Events API. They differ in
-//! their bytes and in their fields, which is not a conflict unless they contradict each other. The digest detects
-//! contradictions without the first body: it has a cell for each *aspect* of an event, such as its lines with their quantities.
-//! A cell encodes which fields the aspect has (`key`, 0 for none) and their values (`value`). Two bodies contradict each other
-//! if an aspect of both has the same fields with different values. Fields that only one of them has are not a contradiction.
+//! Content digest of an event: small enough to be stored with every record, and comparable.
+//!
+//! One event can have several bodies: from webhooks with the standard and the expanded form or of two API versions, or fetched
+//! from the Events API. They differ in their bytes and in their fields, which is not a conflict unless they contradict each
+//! other. The digest detects contradictions without the first body: it has a cell for each *aspect* of an event, such as its
+//! lines with their quantities. A cell encodes which fields the aspect has (`key`, 0 for none) and their values (`value`). Two
+//! bodies contradict each other if an aspect of both has the same fields with different values. Fields that only one of them
+//! has are not a contradiction.
+//!
 //! The digest covers the type, the mode, the order's id, its state, the times of its states (to the second, since API versions
 //! differ in fractions), amount and currency, the lines with quantities, the lines' products and states, the address, further
 //! details, and other objects of the event: charges with states and amounts, a fulfillment, a file. It does not cover the
-//! event's `createdTime`, `physical`, the times of lines, and texts in which characters were replaced. Both halves of a cell
-//! have 16 bits. So one of 65 536 contradictions is missed, and one of 65 536 pairs of bodies with different sets of times or
-//! charges is wrongly taken for a contradiction. In either case both bodies are applied to the order; a wider digest would cost
-//! space in every record's row.
+//! event's `createdTime`, `physical`, the times of lines, and texts in which characters were replaced.
+//!
+//! Both halves of a cell have 16 bits. So one of 65 536 contradictions is missed, and one of 65 536 pairs of bodies with
+//! different sets of times or charges is wrongly taken for a contradiction. In either case both bodies are applied to the
+//! order; a wider digest would cost space in every record's row.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;

@@ -18,8 +18,9 @@ pub const FULFILLMENT_CREATED: &str = "fulfillment.created";
 /// The name of [`FULFILLMENT_CREATED`] in Digital River's page on fulfillments.
 const FULFILLMENT_CREATE: &str = "fulfillment.create";
 
-/// Types of an order's usual lifecycle whose object is a complete order. Source: Digital River's event types; each has the
-/// order in `data.object`.
+/// Types of an order's usual lifecycle whose object is a complete order.
+///
+/// Source: Digital River's event types; each has the order in `data.object`.
 pub const ORDER_SNAPSHOTS: [&str; 11] = [
     ORDER_ACCEPTED,
     "order.blocked",
@@ -42,6 +43,7 @@ pub const MORE_ORDER_SNAPSHOTS: [&str; 4] =
 pub const CHARGE_PREFIX: &str = "order.charge.";
 
 /// The types in Digital River's list whose object is a charge. Other types with [`CHARGE_PREFIX`] are read in the same way.
+///
 /// Source: Digital River's order events. Some are listed twice, as `complete` and as `completed`.
 pub const CHARGES: [&str; 22] = [
     "order.charge.cancel.complete",

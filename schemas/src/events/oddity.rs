@@ -1,6 +1,7 @@
-//! Oddities: unusual things in an event that do not prevent it from being read. An authenticated event is never lost because it
-//! is unusual. Unusual values are read if their meaning is unambiguous, and count as absent otherwise. Each kind of oddity is
-//! counted, so that changes on Digital River's side become visible.
+//! Oddities: unusual things in an event that do not prevent it from being read.
+//!
+//! An authenticated event is never lost because it is unusual. Unusual values are read if their meaning is unambiguous, and
+//! count as absent otherwise. Each kind of oddity is counted, so that changes on Digital River's side become visible.
 
 use std::fmt;
 

@@ -34,8 +34,10 @@ pub struct OrderSnapshot {
     pub updated_time: Option<DateTime<Utc>>,
     /// The order's current state.
     pub state: Option<OrderState>,
-    /// Every state reached so far with its time; `None` if the time is invalid. Source: Digital River's order
-    /// `stateTransitions`. So an `order.complete` that arrives before `order.accepted` contains the time of acceptance.
+    /// Every state reached so far with its time; `None` if the time is invalid.
+    ///
+    /// Source: Digital River's order `stateTransitions`. So an `order.complete` that arrives before `order.accepted` contains
+    /// the time of acceptance.
     pub transitions: Vec<(OrderState, Option<DateTime<Utc>>)>,
     /// Names of states that this version does not know.
     pub unknown_states: BTreeSet<String>,

@@ -6,11 +6,13 @@ use chrono::{DateTime, Datelike as _, Utc};
 
 pub(crate) use self::forms::{DAY_SECONDS, Moment, Parts, epoch};
 
-/// Parses a time with or without a fraction of any length, truncated to microseconds. Accepts RFC 3339, other formats of ISO
-/// 8601 with a day (basic format, week and ordinal dates, no seconds, fractions of minutes and hours, hour 24, date only, a
-/// zone as `+0000`, `+00`, `[UTC]` or absent, which means UTC), RFC 1123, and seconds, milliseconds, microseconds or
-/// nanoseconds since 1970 as a number. Years outside 0001 to 9999 are rejected, because the database and JSON formats cannot
-/// represent them.
+/// Parses a time with or without a fraction of any length, truncated to microseconds.
+///
+/// Accepts RFC 3339, other formats of ISO 8601 with a day (basic format, week and ordinal dates, no seconds, fractions of
+/// minutes and hours, hour 24, date only, a zone as `+0000`, `+00`, `[UTC]` or absent, which means UTC), RFC 1123, and seconds,
+/// milliseconds, microseconds or nanoseconds since 1970 as a number.
+///
+/// Years outside 0001 to 9999 are rejected, because the database and JSON formats cannot represent them.
 ///
 /// Source: Digital River writes `2021-11-01T18:23:06.272054Z` and `2021-11-01T18:23:06Z`.
 #[must_use]

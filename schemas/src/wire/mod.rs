@@ -1,12 +1,16 @@
-//! Tolerant parser for payloads: reads any JSON, whatever types its values have. All payload types use it. Values whose meaning
-//! is unambiguous are read: a number as the text of its digits, a string as the number that it contains, a key that is repeated
-//! with the same value. Other values count as absent: an object instead of a string, a list instead of an object; a list is
-//! never read as an object by position. Only ids, quantities and amounts are strict, because a wrong guess would ship or charge
-//! the wrong thing: their errors are kept as values and noted, so that one error does not hide the rest of the event. Oddities
-//! are recorded in [`Notes`]. serde's derive does not support this, so a payload type implements [`Members::member`] to read
-//! each of its keys. Usual bodies are read in one pass, and only the values that are kept are copied. If serde_json cannot
-//! decode a value (invalid Unicode, numbers out of range), that pass fails; [`repair`] then rewrites the body so that the same
-//! parser can read it.
+//! Tolerant parser for payloads: reads any JSON, whatever types its values have. All payload types use it.
+//!
+//! Values whose meaning is unambiguous are read: a number as the text of its digits, a string as the number that it contains, a
+//! key that is repeated with the same value. Other values count as absent: an object instead of a string, a list instead of an
+//! object; a list is never read as an object by position. Only ids, quantities and amounts are strict, because a wrong guess
+//! would ship or charge the wrong thing: their errors are kept as values and noted, so that one error does not hide the rest of
+//! the event. Oddities are recorded in [`Notes`].
+//!
+//! serde's derive does not support this, so a payload type implements [`Members::member`] to read each of its keys.
+//!
+//! Usual bodies are read in one pass, and only the values that are kept are copied. If serde_json cannot decode a value
+//! (invalid Unicode, numbers out of range), that pass fails; [`repair`] then rewrites the body so that the same parser can read
+//! it.
 
 pub(crate) mod number;
 pub(crate) mod repair;

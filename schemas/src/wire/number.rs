@@ -33,7 +33,10 @@ impl<'de> Wire<'de> for Money {
 
     fn read<D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Self>, D::Error> {
         Ok(digits(value, notes)?.map(|digits| {
-            Self(exact(&digits).ok_or_else(|| format!("`{}` is not an amount that can be represented exactly", shown(digits))))
+            Self(
+                exact(&digits)
+                    .ok_or_else(|| format!("`{}` is not an amount that can be represented exactly", shown(digits))),
+            )
         }))
     }
 }

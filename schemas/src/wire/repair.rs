@@ -1,6 +1,7 @@
-//! Rewrites a body so that serde_json can decode every value of it. A string that was cut inside an emoji, or written in
-//! Latin-1, is not valid Unicode. Only that string is damaged; the rest of the event is usable. A body that is not JSON is not
-//! made valid.
+//! Rewrites a body so that serde_json can decode every value of it.
+//!
+//! A string that was cut inside an emoji, or written in Latin-1, is not valid Unicode. Only that string is damaged; the rest of
+//! the event is usable. A body that is not JSON is not made valid.
 
 use std::borrow::Cow;
 

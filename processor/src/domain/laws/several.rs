@@ -1,6 +1,7 @@
-//! The laws for bodies with the same event id that are about several orders or contradict each other. Contents decide whether
-//! bodies contradict each other; the ledger compares every pair and marks the orders of both (`riverlock_ledger::spellings`).
-//! [`Model::take`] is the same rule on facts only.
+//! The laws for bodies with the same event id that are about several orders or contradict each other.
+//!
+//! Contents decide whether bodies contradict each other; the ledger compares every pair and marks the orders of both
+//! (`riverlock_ledger::spellings`). [`Model::take`] is the same rule on facts only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
