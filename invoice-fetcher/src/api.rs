@@ -192,12 +192,12 @@ async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<S
     };
     let size = u64::try_from(size).unwrap_or_default();
     let object = documents.archive.get(&key).await.map_err(|error| match error.is_not_found() {
-        true => not_as_stored(file_id, &"it is missing", Refusal::Lost),
+        true => lost_or_changed(file_id, &"it is missing", Refusal::Lost),
         false => failed(&error),
     })?;
     if object.size_bytes != size {
         let reason = format!("{key} has {} bytes instead of {size}", object.size_bytes);
-        return Err(not_as_stored(file_id, &reason, Refusal::Changed));
+        return Err(lost_or_changed(file_id, &reason, Refusal::Changed));
     }
     tracing::info!(file.id = %file_id, order.id = found.order_id, "sending file {file_id}");
     let name = format!("attachment; filename=\"{}-{file_id}.pdf\"", found.purpose.replace('_', "-"));
@@ -226,7 +226,7 @@ fn failed(error: &dyn std::fmt::Display) -> Refusal {
     Refusal::Failed
 }
 
-fn not_as_stored(file_id: FileId, reason: &dyn std::fmt::Display, refusal: Refusal) -> Refusal {
+fn lost_or_changed(file_id: FileId, reason: &dyn std::fmt::Display, refusal: Refusal) -> Refusal {
     counter!(names::ANOMALIES, "kind" => names::ANOMALY_ARCHIVE).increment(1);
     tracing::error!(file.id = %file_id, "file {file_id} is lost or changed in the archive: {reason}");
     refusal

@@ -35,7 +35,7 @@ impl Accounts {
         for (mode, new) in config.accounts() {
             let account = match self.of(mode) {
                 Some(account) => {
-                    if account.renew(new)? {
+                    if account.replace_key(new)? {
                         tracing::info!("the {mode} account uses the new API key");
                     }
                     account

@@ -22,15 +22,21 @@ const CHECK_TIME: Duration = Duration::from_secs(10);
 
 impl Client {
     /// Checks a suspicion that the response to a request raised, unless another worker has checked it already.
-    pub(crate) async fn check(&self, account: &Account, suspicion: Suspicion, asked: &FileRequest, problem: &Problem) {
-        let Some(_turn) = account.begin_check(asked, problem).await else { return };
+    pub(crate) async fn check(
+        &self,
+        account: &Account,
+        suspicion: Suspicion,
+        request: &FileRequest,
+        problem: &Problem,
+    ) {
+        let Some(_turn) = account.begin_check(request, problem).await else { return };
         let sent = Instant::now();
-        let verdict = self.verdict(account, &asked.key, asked.endpoint).await;
+        let verdict = self.verdict(account, &request.key, request.endpoint).await;
         tracing::debug!(
-            file.id = %asked.file_id,
-            "file {} failed ({problem}); request for another file: {verdict:?}", asked.file_id
+            file.id = %request.file_id,
+            "file {} failed ({problem}); request for another file: {verdict:?}", request.file_id
         );
-        account.conclude(Some(suspicion), verdict, asked.endpoint, &asked.key, sent);
+        account.conclude(Some(suspicion), verdict, request.endpoint, &request.key, sent);
     }
 
     /// Checks whether the reason for an account's pause is over.
@@ -43,17 +49,23 @@ impl Client {
     async fn verdict(&self, account: &Account, key: &Key, endpoint: Endpoint) -> Verdict {
         let (spelling, deadline) = (account.spelling(), Instant::now() + CHECK_TIME);
         if let Some(file_id) = account.good_file() {
-            let verdict = self.ask_about(key, endpoint, (file_id, spelling), deadline).await;
+            let verdict = self.request_other(key, endpoint, (file_id, spelling), deadline).await;
             // This file alone may be rejected now, although it was downloaded before.
             if verdict != Verdict::Rejected {
                 return verdict;
             }
         }
-        self.ask_about(key, endpoint, (FileId::from(Uuid::new_v4()), spelling), deadline).await
+        self.request_other(key, endpoint, (FileId::from(Uuid::new_v4()), spelling), deadline).await
     }
 
-    async fn ask_about(&self, key: &Key, endpoint: Endpoint, file: (FileId, Spelling), deadline: Instant) -> Verdict {
-        match self.head_of(key, endpoint, file, deadline).await {
+    async fn request_other(
+        &self,
+        key: &Key,
+        endpoint: Endpoint,
+        file: (FileId, Spelling),
+        deadline: Instant,
+    ) -> Verdict {
+        match self.response_head(key, endpoint, file, deadline).await {
             Ok(_) => Verdict::Works,
             Err(Problem::Throttled { wait }) => Verdict::Throttled(wait),
             Err(problem) => match problem.answer() {

@@ -106,7 +106,7 @@ impl Account {
     }
 
     /// Replaces the key and returns whether it changed. Ends a pause that the old key caused.
-    pub(crate) fn renew(&self, config: &AccountConfig) -> Result<bool, ConfigError> {
+    pub(crate) fn replace_key(&self, config: &AccountConfig) -> Result<bool, ConfigError> {
         let key = authorization(self.mode, config)?;
         let mut state = self.state();
         state.gate.set_rate(config.requests_per_second(self.mode));
@@ -118,7 +118,7 @@ impl Account {
         state.gate.key_replaced();
         names::paused(self.mode, state.gate.pause_reason(Instant::now()));
         drop(state);
-        self.preparing_failed();
+        self.preparation_failed();
         Ok(true)
     }
 
@@ -129,7 +129,7 @@ impl Account {
     }
 
     /// The preparation failed and must be repeated.
-    pub(crate) fn preparing_failed(&self) {
+    pub(crate) fn preparation_failed(&self) {
         self.is_unprepared.store(true, Ordering::Relaxed);
     }
 
@@ -193,39 +193,43 @@ impl Account {
     }
 
     /// Records the response to a request and returns the suspicion that follows, if any.
-    pub(crate) fn record(&self, asked: &FileRequest, problem: Option<&Problem>) -> Option<Suspicion> {
+    pub(crate) fn record(&self, request: &FileRequest, problem: Option<&Problem>) -> Option<Suspicion> {
         self.change(|state, now| {
             // The rejection of an older key proves nothing about the current one.
-            if asked.key != state.key {
+            if request.key != state.key {
                 return None;
             }
             if let Some(Problem::Throttled { wait }) = problem {
                 // Two in a row for one document may concern only this document.
-                if asked.was_throttled {
+                if request.was_throttled {
                     return Some(Suspicion::Limit(*wait));
                 }
                 state.gate.throttle(now + *wait, now);
                 return None;
             }
             let answer = problem.map_or(Answer::Works, Problem::answer);
-            state.evidence.record(asked.endpoint, asked.file_id, answer, asked.sent);
+            state.evidence.record(request.endpoint, request.file_id, answer, request.sent);
             if answer == Answer::Works {
-                state.gate.record_success(asked.endpoint, asked.sent);
+                state.gate.record_success(request.endpoint, request.sent);
             }
-            state.evidence.suspicion(asked.endpoint, answer, asked.sent)
+            state.evidence.suspicion(request.endpoint, answer, request.sent)
         })
     }
 
     /// Waits until the suspicion can be checked. `None` if another worker has checked it meanwhile, or takes too long.
-    pub(crate) async fn begin_check(&self, asked: &FileRequest, problem: &Problem) -> Option<sync::MutexGuard<'_, ()>> {
+    pub(crate) async fn begin_check(
+        &self,
+        request: &FileRequest,
+        problem: &Problem,
+    ) -> Option<sync::MutexGuard<'_, ()>> {
         let turn = timeout(TURN_WAIT, self.checking.lock()).await.ok()?;
         let state = self.state();
         let is_open = state.gate.closed(Instant::now()).is_none();
         let is_suspected = match problem {
             Problem::Throttled { .. } => true,
-            problem => state.evidence.suspicion(asked.endpoint, problem.answer(), asked.sent).is_some(),
+            problem => state.evidence.suspicion(request.endpoint, problem.answer(), request.sent).is_some(),
         };
-        (is_open && is_suspected && asked.key == state.key).then_some(turn)
+        (is_open && is_suspected && request.key == state.key).then_some(turn)
     }
 
     /// Applies the verdict of a request with `key` that was sent at `sent` because of a suspicion, or as a probe.

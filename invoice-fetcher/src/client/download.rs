@@ -130,7 +130,7 @@ impl Client {
         wanted: &RequestedDocument,
         deadline: Instant,
     ) -> Result<Metadata, Problem> {
-        let response = self.ask(account, wanted, Endpoint::Metadata, deadline).await?;
+        let response = self.request_file(account, wanted, Endpoint::Metadata, deadline).await?;
         read_metadata(&self.text(response, deadline).await?, wanted.file_id)
     }
 
@@ -145,7 +145,7 @@ impl Client {
         bytes_max: u64,
         deadline: Instant,
     ) -> Result<Body, Problem> {
-        let response = self.ask(account, wanted, Endpoint::Content, deadline).await?;
+        let response = self.request_file(account, wanted, Endpoint::Content, deadline).await?;
         media::check_head(response.headers())?;
         if response.content_length().is_some_and(|length| length > bytes_max) {
             return Err(Problem::TooLarge { bytes_max });
@@ -172,7 +172,7 @@ impl Client {
 
     /// Requests a document without reading the body. If the file is not found, it is requested with the other spelling of its
     /// id.
-    async fn ask(
+    async fn request_file(
         &self,
         account: &Account,
         wanted: &RequestedDocument,
@@ -180,11 +180,11 @@ impl Client {
         deadline: Instant,
     ) -> Result<Response, Problem> {
         let first = account.spelling();
-        let result = self.ask_spelled(account, wanted, endpoint, first, deadline).await;
+        let result = self.request_spelling(account, wanted, endpoint, first, deadline).await;
         if !matches!(result, Err(Problem::NotFound)) {
             return result;
         }
-        match self.ask_spelled(account, wanted, endpoint, first.other(), deadline).await {
+        match self.request_spelling(account, wanted, endpoint, first.other(), deadline).await {
             Ok(response) => {
                 account.set_spelling(first.other());
                 Ok(response)
@@ -199,7 +199,7 @@ impl Client {
 
     /// Sends one request for a document within the account's rate limit, without reading the body. If the response raises a
     /// suspicion about the account, this is checked before the function returns.
-    async fn ask_spelled(
+    async fn request_spelling(
         &self,
         account: &Account,
         wanted: &RequestedDocument,
@@ -209,12 +209,12 @@ impl Client {
     ) -> Result<Response, Problem> {
         account.admit(deadline).await?;
         let RequestedDocument { file_id, was_throttled } = *wanted;
-        let asked = FileRequest { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
-        let result = self.head_of(&asked.key, endpoint, (file_id, spelling), deadline).await;
-        let suspicion = account.record(&asked, result.as_ref().err());
+        let sent_request = FileRequest { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
+        let result = self.response_head(&sent_request.key, endpoint, (file_id, spelling), deadline).await;
+        let suspicion = account.record(&sent_request, result.as_ref().err());
         let Err(problem) = result else { return result };
         if let Some(suspicion) = suspicion {
-            self.check(account, suspicion, &asked, &problem).await;
+            self.check(account, suspicion, &sent_request, &problem).await;
         }
         Err(match problem {
             Problem::Unauthorized | Problem::Forbidden if account.is_key_rejected() => Problem::KeyRefused,
@@ -224,7 +224,7 @@ impl Client {
     }
 
     /// Requests a file without reading the body, without the account's rate limit and without recording evidence.
-    pub(crate) async fn head_of(
+    pub(crate) async fn response_head(
         &self,
         key: &Key,
         endpoint: Endpoint,
@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_are_read_tolerantly() {
+    fn metadata_is_parsed_tolerantly() {
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
         let file_id = FileId::parse(id).unwrap();
         let read = |text: String| read_metadata(text.as_bytes(), file_id);

@@ -69,14 +69,14 @@ pub async fn create(
     let client = Client::new(config, context.clock.clone())?;
     let expires_time = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let deadline = Instant::now() + DEADLINE;
-    let ask = async |spelling: Spelling| {
+    let create = async |spelling: Spelling| {
         let wanted = json!({"fileId": spelling.write(file_id), "expiresTime": expires_time});
         client.create_link(&account, &wanted, deadline).await
     };
-    let mut answer = ask(Spelling::Plain).await;
+    let mut answer = create(Spelling::Plain).await;
     // The status for an unknown id is not documented; it may be either of the two.
     if matches!(answer, Err(Problem::NotFound | Problem::Status(400))) {
-        answer = ask(Spelling::Prefixed).await.or(answer);
+        answer = create(Spelling::Prefixed).await.or(answer);
     }
     let answer = answer.map_err(|problem| LinkError::Refused(problem.to_string()))?;
     let url = customer_url(&answer, config, file_id).map_err(LinkError::Answer)?;

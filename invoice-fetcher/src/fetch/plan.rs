@@ -76,12 +76,12 @@ pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, ra
             if history.age >= limit && history.attempts >= ATTEMPTS_MIN {
                 return NextStep::Discard;
             }
-            let asked = match problem {
+            let retry_after = match problem {
                 Problem::ServerError { wait, .. } => wait.unwrap_or_default(),
                 Problem::ThrottledAlone { wait } => *wait,
                 _ => Duration::ZERO,
             };
-            retry(wait.max(asked), history.attempts)
+            retry(wait.max(retry_after), history.attempts)
         }
     }
 }

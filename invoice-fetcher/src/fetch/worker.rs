@@ -229,7 +229,7 @@ impl Fetcher {
                 Ok(())
             }
             Err(error) => {
-                account.preparing_failed();
+                account.preparation_failed();
                 Err(error)
             }
         }

@@ -66,7 +66,7 @@ fn zstd() -> Vec<u8> {
     frame
 }
 
-fn is_a_bomb(bytes: &[u8], mut opened: impl std::io::Read) {
+fn assert_bomb(bytes: &[u8], mut opened: impl std::io::Read) {
     let expanded = std::io::copy(&mut opened, &mut std::io::sink()).unwrap();
     assert!(expanded > EXPANDED && bytes.len() < 4 << 20, "{} bytes expand to {expanded}", bytes.len());
 }
@@ -94,8 +94,8 @@ async fn refusal(config: &InvoiceFetcherConfig, is_metadata: bool, reply: Reply)
 /// Every kind of bomb, and the reasons for which it can be rejected.
 fn bombs() -> Vec<(bool, Reply, &'static [&'static str])> {
     let (gzip, brotli) = (gzip(), brotli());
-    is_a_bomb(&gzip, flate2::read::GzDecoder::new(&*gzip));
-    is_a_bomb(&brotli, brotli::Decompressor::new(&*brotli, 1 << 20));
+    assert_bomb(&gzip, flate2::read::GzDecoder::new(&*gzip));
+    assert_bomb(&brotli, brotli::Decompressor::new(&*brotli, 1 << 20));
     let mut answers: Vec<(bool, Reply, &[&str])> = Vec::new();
     for (encoding, bomb) in [("gzip", &gzip), ("br", &brotli), ("deflate", &deflate()), ("zstd", &zstd())] {
         let encoded = format!("{PDF}Content-Encoding: {encoding}\r\n");

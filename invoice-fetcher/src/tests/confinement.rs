@@ -72,7 +72,7 @@ async fn attempt(config: &InvoiceFetcherConfig, dns: Arc<Dns>) -> Result<Documen
 async fn changing_dns_answers_never_send_the_key_to_another_host() {
     let (port, folder) = (free_port().unwrap(), tempfile::tempdir().unwrap());
     let station = async |address: &str, identity| {
-        Station::start_at(SocketAddr::new(address.parse().unwrap(), port), identity, Reply::true_to).await
+        Station::start_at(SocketAddr::new(address.parse().unwrap(), port), identity, Reply::correct_for).await
     };
     let right = station("127.0.0.2", Some(RIGHT)).await;
     // At a private address with a valid certificate: no connection is allowed.
@@ -121,7 +121,7 @@ async fn changing_dns_answers_never_send_the_key_to_another_host() {
 
 #[tokio::test]
 async fn no_request_follows_a_redirect_of_any_status() {
-    let trap = Station::start(Reply::true_to).await;
+    let trap = Station::start(Reply::correct_for).await;
     let folder = tempfile::tempdir().unwrap();
     let to = trap.base();
     for (redirected, reason) in [("/content", "redirect"), ("00000001", "redirect"), ("/file-links", "")] {
@@ -129,7 +129,7 @@ async fn no_request_follows_a_redirect_of_any_status() {
         let (status, to) = (Arc::clone(&code), to.clone());
         let station = Station::start(move |path| match path.ends_with(redirected) {
             true => Reply::new(*status.lock().unwrap(), &format!("Location: {to}\r\n"), b""),
-            false => Reply::true_to(path),
+            false => Reply::correct_for(path),
         })
         .await;
         let config = config(&station.base(), folder.path());
@@ -173,7 +173,7 @@ fn event(
 async fn an_unexpected_url_in_an_event_is_counted_and_never_used() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let (page, _recorded) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
-    let (bench, trap) = (Bench::new().await, Station::start(Reply::true_to).await);
+    let (bench, trap) = (Bench::new().await, Station::start(Reply::correct_for).await);
     let (at, host) = (trap.address, bench.server.base.authority().to_owned());
     let queue = InvoiceQueue::new(&bench.config);
     let urls = [
@@ -206,9 +206,9 @@ async fn an_unexpected_url_in_an_event_is_counted_and_never_used() {
     bench.stop().await;
     bench.check(0..urls.len() as u128).await;
     assert_eq!(trap.connections(), 0);
-    let asked = bench.server.asked();
-    assert_eq!(asked.len(), 2 * urls.len());
-    assert!(asked.iter().all(|asked| asked.path.starts_with(&format!("/files/{}", &file(0).to_string()[..30]))));
+    let requests = bench.server.requests();
+    assert_eq!(requests.len(), 2 * urls.len());
+    assert!(requests.iter().all(|request| request.path.starts_with(&format!("/files/{}", &file(0).to_string()[..30]))));
 }
 
 #[tokio::test]

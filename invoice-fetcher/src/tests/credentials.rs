@@ -15,14 +15,14 @@ use crate::{InvoiceFetcherConfig, archive::bucket};
 /// A local service that returns the bucket's credentials and records its requests.
 struct Metadata {
     base: String,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Metadata {
     #[expect(clippy::disallowed_methods, reason = "the service ends with the test")]
     async fn start() -> Self {
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let seen = Arc::clone(&asked);
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&requests);
         let answer = move |request: Request| {
             let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
             seen.lock().unwrap().push(format!("{method} {path}"));
@@ -40,7 +40,7 @@ impl Metadata {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-        Self { base, asked }
+        Self { base, requests }
     }
 }
 
@@ -86,7 +86,7 @@ async fn the_role_of_an_instance_or_container_opens_a_bucket() {
     let full_uri = format!("{}/v1/credentials", metadata.base);
     // Empty variables, as from a compose file, count as absent.
     let unset = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")];
-    for (environment, asked) in [
+    for (environment, path) in [
         (
             vec![("AWS_METADATA_ENDPOINT", metadata.base.as_str())],
             "GET /latest/meta-data/iam/security-credentials/role",
@@ -100,8 +100,8 @@ async fn the_role_of_an_instance_or_container_opens_a_bucket() {
         ),
     ] {
         works(&*open(&server, &[], &[&unset[..], &environment].concat()).unwrap()).await.unwrap();
-        let seen = metadata.asked.lock().unwrap().clone();
-        assert!(seen.contains(&asked.to_owned()), "{seen:?}");
+        let seen = metadata.requests.lock().unwrap().clone();
+        assert!(seen.contains(&path.to_owned()), "{seen:?}");
     }
 }
 
@@ -120,7 +120,7 @@ async fn a_web_identity_is_exchanged_for_credentials() {
     ];
     let store = open(&server, &[], &environment).unwrap();
     tokio::select! {
-        asked = listener.accept() => drop(asked.unwrap()),
+        connection = listener.accept() => drop(connection.unwrap()),
         result = works(&*store) => panic!("{result:?}"),
     }
 }

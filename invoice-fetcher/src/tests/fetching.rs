@@ -147,11 +147,11 @@ async fn a_file_is_downloaded_with_or_without_a_prefix_in_its_id() {
     bench.stop().await;
     bench.check(0..60).await;
     assert_eq!(bench.count("SELECT max(attempts)::bigint FROM invoices").await, 1);
-    let asked: Vec<String> = bench.server.asked().into_iter().map(|asked| asked.path).collect();
+    let requests: Vec<String> = bench.server.requests().into_iter().map(|request| request.path).collect();
     let is_plain = |path: &&String| !path.contains("/file_");
-    let (plain, all) = (asked.iter().filter(is_plain).count(), asked.len());
+    let (plain, all) = (requests.iter().filter(is_plain).count(), requests.len());
     // Two requests per file, and one more if the spelling differs from that of the previous file.
-    assert!((121..140).contains(&all) && (60..80).contains(&plain), "{plain} of {all}: {asked:?}");
+    assert!((121..140).contains(&all) && (60..80).contains(&plain), "{plain} of {all}: {requests:?}");
 
     // A file that is found with neither spelling counts as one attempt.
     bench.server.answer(file(100), [Answer::Status(404)]);
@@ -175,7 +175,7 @@ async fn two_processes_share_the_queue() {
     other.shutdown.stop();
     assert!(other.shutdown.wait(PATIENCE).await);
     bench.check(0..100).await;
-    assert_eq!(bench.server.asked().len(), 200, "no document is downloaded twice");
+    assert_eq!(bench.server.requests().len(), 200, "no document is downloaded twice");
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn a_rejected_key_pauses_downloads_without_counting_attempts() {
     bench.until("SELECT count(*) FROM invoices WHERE last_error LIKE 'key_refused%'", 4).await;
     bench.stop().await;
     // One request per worker, and one for a random file id.
-    assert!(bench.server.asked().len() <= 5, "{}", bench.server.asked().len());
+    assert!(bench.server.requests().len() <= 5, "{}", bench.server.requests().len());
     assert_eq!(bench.count("SELECT sum(attempts) FROM invoices").await, 0);
     bench.until(DUE, 50).await;
 
@@ -236,7 +236,7 @@ async fn a_stored_document_is_kept_although_it_would_be_rendered_again() {
     assert_eq!((row.state.as_str(), row.attempts), ("stored", 1), "{row:?}");
     assert_eq!(row.sha256.as_deref(), Some(Sha256Hash::of(stored).as_bytes().as_slice()));
     assert_eq!(std::fs::read(&path).unwrap(), stored);
-    assert_eq!(bench.server.asked().len(), 0, "no document is requested");
+    assert_eq!(bench.server.requests().len(), 0, "no document is requested");
     assert_eq!(bench.count("SELECT count(*) FROM outbox WHERE kind = 'invoice.stored'").await, 1);
 }
 
@@ -296,7 +296,7 @@ async fn a_soft_shutdown_finishes_downloads_in_progress() {
     bench.announce([0]).await;
     bench.start();
     let started = Instant::now();
-    while bench.server.asked().len() < 2 {
+    while bench.server.requests().len() < 2 {
         assert!(started.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -311,7 +311,7 @@ async fn a_hard_shutdown_makes_downloads_in_progress_due_again() {
     bench.announce([0]).await;
     bench.start();
     let started = Instant::now();
-    while bench.server.asked().len() < 2 {
+    while bench.server.requests().len() < 2 {
         assert!(started.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -65,16 +65,16 @@ async fn a_valid_document_is_stored_unchanged_with_the_required_request_headers(
     assert_eq!(archive.digest(&stored.object_key).await.unwrap(), (stored.sha256, stored.size_bytes));
     assert_eq!(std::fs::read(bench.folder.path().join(&stored.object_key)).unwrap(), expected);
 
-    let asked = bench.server.asked();
-    let paths: Vec<&str> = asked.iter().map(|asked| asked.path.as_str()).collect();
+    let requests = bench.server.requests();
+    let paths: Vec<&str> = requests.iter().map(|request| request.path.as_str()).collect();
     assert_eq!(paths, [format!("/files/{}", file(7)), format!("/files/{}/content", file(7))]);
-    assert_ne!(asked[0].headers["upstream-id"], asked[1].headers["upstream-id"]);
-    for asked in asked {
-        let header = |name| asked.headers[name].to_str().unwrap();
+    assert_ne!(requests[0].headers["upstream-id"], requests[1].headers["upstream-id"]);
+    for request in requests {
+        let header = |name| request.headers[name].to_str().unwrap();
         assert!(uuid::Uuid::try_parse(header("upstream-id")).is_ok());
         assert!(header("upstream-application-id").starts_with("riverlock/"));
         assert_eq!(header("authorization"), format!("Bearer {API_KEY}"));
-        assert!(!asked.headers.contains_key("referer"));
+        assert!(!request.headers.contains_key("referer"));
     }
 }
 
@@ -93,8 +93,8 @@ async fn redirects_are_never_followed() {
             assert_eq!(bench.refusal(Answer::Redirect(status, to)).await, "redirect");
         }
     }
-    assert_eq!(trap.asked().len(), 0);
-    assert!(bench.server.asked().iter().all(|asked| !asked.path.contains("other")));
+    assert_eq!(trap.requests().len(), 0);
+    assert!(bench.server.requests().iter().all(|request| !request.path.contains("other")));
 }
 
 #[tokio::test]
@@ -144,11 +144,11 @@ async fn without_metadata_completeness_is_checked_in_the_document() {
     }
     bench.server.answer(file(1), [Answer::Short(size)]);
     bench.attempt(file(1)).await.unwrap();
-    assert!(bench.server.asked().iter().all(|asked| asked.path.ends_with("/content")));
+    assert!(bench.server.requests().iter().all(|request| request.path.ends_with("/content")));
 }
 
 #[tokio::test]
-async fn contradicting_metadata_reject_the_document() {
+async fn contradicting_metadata_rejects_the_document() {
     let bench = Bench::new(|_| {}).await;
     for (description, reason) in [
         (Description::Status(404), "not_found"),
@@ -195,7 +195,7 @@ async fn a_rejected_key_pauses_all_requests_at_once() {
     for number in 1..50 {
         assert_eq!(bench.attempt(file(number)).await.unwrap_err().reason(), "closed");
     }
-    assert_eq!(bench.server.asked().len(), 2, "the document, and a random file id");
+    assert_eq!(bench.server.requests().len(), 2, "the document, and a random file id");
 }
 
 #[tokio::test]
@@ -205,14 +205,14 @@ async fn a_rate_limit_pauses_all_requests_for_its_duration() {
     let problem = bench.attempt(file(1)).await.unwrap_err();
     assert_eq!(problem, Problem::Throttled { wait: Duration::from_secs(1) });
     let throttled_at = Instant::now();
-    let asked = bench.server.asked().len();
+    let count = bench.server.requests().len();
     while let Err(problem) = bench.attempt(file(2)).await {
         assert_eq!(problem.reason(), "closed");
         let Problem::Closed { wait, .. } = problem else { panic!() };
         assert!(wait <= Duration::from_secs(1));
         tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
     }
-    let next = bench.server.asked()[asked].at - throttled_at;
+    let next = bench.server.requests()[count].at - throttled_at;
     assert!(next > Duration::from_millis(900), "{next:?}");
 }
 
@@ -265,6 +265,6 @@ async fn the_rate_limit_is_kept() {
     let started = Instant::now();
     let attempts = (0..10).map(|number| bench.attempt(file(number)));
     futures::future::try_join_all(attempts).await.unwrap();
-    assert_eq!(bench.server.asked().len(), 20);
+    assert_eq!(bench.server.requests().len(), 20);
     assert!(started.elapsed() > Duration::from_millis(800), "{:?}", started.elapsed());
 }

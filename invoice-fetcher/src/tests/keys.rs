@@ -37,7 +37,11 @@ async fn a_rejected_key_sets_the_gauge_until_a_new_key_is_loaded() {
         fetcher.reload(&bench.config).unwrap();
         assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE state = 'due'").await, 20);
         // A document that was forbidden before the key was known to be rejected does not block others.
-        assert!(paused(1) && bench.server.asked().len() <= 2 * bench.config.workers, "{}", bench.server.asked().len());
+        assert!(
+            paused(1) && bench.server.requests().len() <= 2 * bench.config.workers,
+            "{}",
+            bench.server.requests().len()
+        );
 
         fetcher.reload(&good).unwrap();
         bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;

@@ -167,7 +167,7 @@ async fn kill_at(step: Step) {
     let mut child = child::command([""; 0], NAME, &serde_json::to_string(&settings).unwrap()).spawn().unwrap();
 
     if step.before.is_empty() {
-        until("the download", async || bench.server.asked().len() == 2).await;
+        until("the download", async || bench.server.requests().len() == 2).await;
     } else {
         until(step.before, async || closed.exists()).await;
     }

@@ -28,12 +28,12 @@ async fn one_retry_after_pauses_every_worker() {
     bench.until(DUE, 0).await;
     bench.stop().await;
     bench.check(0..100).await;
-    let asked = bench.server.asked();
-    let throttled = asked.iter().position(|asked| asked.path == format!("/files/{}/content", file(3))).unwrap();
-    let pause = asked[throttled..].windows(2).position(|two| two[1].at - two[0].at > Duration::from_millis(900));
+    let requests = bench.server.requests();
+    let throttled = requests.iter().position(|request| request.path == format!("/files/{}/content", file(3))).unwrap();
+    let pause = requests[throttled..].windows(2).position(|two| two[1].at - two[0].at > Duration::from_millis(900));
     let in_flight = pause.expect("no pause of a second between requests");
     assert!(in_flight < bench.config.workers, "{in_flight} more requests were sent than were in flight");
-    assert!(asked.len() - throttled - in_flight > 100, "there were more documents to request");
+    assert!(requests.len() - throttled - in_flight > 100, "there were more documents to request");
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn the_rates_of_two_processes_add_up() {
     other.shutdown.stop();
     assert!(other.shutdown.wait(PATIENCE).await);
     bench.check(0..60).await;
-    let times: Vec<Instant> = bench.server.asked().iter().map(|asked| asked.at).collect();
+    let times: Vec<Instant> = bench.server.requests().iter().map(|request| request.at).collect();
     // Evenly spaced requests do not arrive evenly: allow a tenth more.
     let most =
         times.iter().map(|end| times.iter().filter(|at| **at <= *end && *end - **at < Duration::from_secs(1)).count());
@@ -72,7 +72,7 @@ async fn a_file_announced_a_hundred_times_is_downloaded_once() {
     bench.until("SELECT count(*) FROM invoices WHERE state = 'stored'", 1).await;
     bench.stop().await;
     bench.check([7]).await;
-    assert_eq!(bench.server.asked().len(), 2, "its metadata and its content");
+    assert_eq!(bench.server.requests().len(), 2, "its metadata and its content");
 }
 
 #[tokio::test]

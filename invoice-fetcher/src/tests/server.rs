@@ -66,7 +66,7 @@ pub(super) enum Description {
 
 /// A received request and its time.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct ReceivedRequest {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) at: Instant,
@@ -76,7 +76,7 @@ pub(super) struct Asked {
 struct Shared {
     answers: Mutex<HashMap<FileId, VecDeque<Answer>>>,
     descriptions: Mutex<HashMap<FileId, Description>>,
-    asked: Mutex<Vec<Asked>>,
+    requests: Mutex<Vec<ReceivedRequest>>,
     /// Files whose ids have the prefix `file_`; others are not found with it.
     prefixed: Mutex<HashSet<FileId>>,
     refusal: Mutex<StatusCode>,
@@ -135,14 +135,15 @@ impl Server {
     }
 
     /// The requests so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap().clone()
+    pub(super) fn requests(&self) -> Vec<ReceivedRequest> {
+        self.shared.requests.lock().unwrap().clone()
     }
 }
 
 async fn record(State(shared): State<Arc<Shared>>, request: Request, next: axum::middleware::Next) -> Response {
-    let asked = Asked { path: request.uri().to_string(), headers: request.headers().clone(), at: Instant::now() };
-    shared.asked.lock().unwrap().push(asked);
+    let received =
+        ReceivedRequest { path: request.uri().to_string(), headers: request.headers().clone(), at: Instant::now() };
+    shared.requests.lock().unwrap().push(received);
     let key = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if key != Some(&format!("Bearer {API_KEY}")) {
         return shared.refusal.lock().unwrap().into_response();

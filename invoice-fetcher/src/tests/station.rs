@@ -47,7 +47,7 @@ impl Reply {
     }
 
     /// Digital River's response for file 1.
-    pub(super) fn true_to(path: &str) -> Self {
+    pub(super) fn correct_for(path: &str) -> Self {
         let document = document(file(1));
         if path.ends_with("/content") {
             return Self::new(200, "Content-Type: application/pdf\r\n", &document);

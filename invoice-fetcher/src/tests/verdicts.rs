@@ -37,7 +37,7 @@ impl Metrics {
 }
 
 /// Makes requests for these documents fail permanently, optionally also for their metadata.
-fn spoil(bench: &Bench, numbers: impl IntoIterator<Item = u128>, status: u16, with_metadata: bool) {
+fn make_fail(bench: &Bench, numbers: impl IntoIterator<Item = u128>, status: u16, with_metadata: bool) {
     for number in numbers {
         bench.server.answer(file(number), [Answer::Status(status)]);
         if with_metadata {
@@ -69,7 +69,7 @@ async fn permanently_failing_documents_do_not_delay_others() {
         let bench = Bench::new().await;
         // Every fourth document fails.
         let is_bad = |number: &u128| number % 4 == 3;
-        spoil(&bench, (0..GOOD + BAD).filter(is_bad), status, with_metadata);
+        make_fail(&bench, (0..GOOD + BAD).filter(is_bad), status, with_metadata);
         bench.announce(0..GOOD + BAD).await;
         bench.start();
         let time = time_until_stored(&bench, &metrics, GOOD).await;
@@ -84,7 +84,7 @@ async fn new_documents_are_downloaded_at_once_after_only_failures() {
     let metrics = Metrics::new();
     for (status, with_metadata) in [(403, true), (401, true), (500, true), (500, false)] {
         let bench = Bench::new().await;
-        spoil(&bench, 100..100 + BAD, status, with_metadata);
+        make_fail(&bench, 100..100 + BAD, status, with_metadata);
         bench.announce(100..100 + BAD).await;
         bench.start();
         bench.until("SELECT count(*) FROM invoices WHERE attempts > 3", i64::try_from(BAD).unwrap()).await;
@@ -127,9 +127,9 @@ async fn an_outage_of_the_file_store_pauses_downloads_until_a_probe_succeeds() {
     }
     // Requests in flight end; after that only probes are sent.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let asked = bench.server.asked().len();
+    let before = bench.server.requests().len();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(bench.server.asked().len() <= asked + 1, "{} requests, then {}", asked, bench.server.asked().len());
+    assert!(bench.server.requests().len() <= before + 1, "{} requests, then {}", before, bench.server.requests().len());
     assert!(metrics.paused("down"));
     bench.server.fail_all_contents(None);
     bench.until(STORED, 100).await;

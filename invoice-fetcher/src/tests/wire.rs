@@ -112,8 +112,8 @@ async fn work_without_a_response_times_out_and_releases_its_session() {
     let database = Database::new(&PostgresConfig { connections_max: 2, ..wire.to(&bench.database.config) });
     let ask = || {
         database.run(async |connection| {
-            let asked = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.2)").fetch_one(connection).await;
-            Ok(asked?)
+            let row = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.2)").fetch_one(connection).await;
+            Ok(row?)
         })
     };
     assert_eq!(futures::future::try_join(ask(), ask()).await.unwrap(), (1, 1));

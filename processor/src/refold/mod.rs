@@ -402,7 +402,7 @@ impl Refold<'_> {
             if before != order.rows {
                 let version = versions.get(&order.key).copied().unwrap_or_default() + 1;
                 let by = (reason.by.as_str(), reason.why.as_str());
-                store::remember(&mut transaction, &order.key, version, &before, by, now).await?;
+                store::add_refold(&mut transaction, &order.key, version, &before, by, now).await?;
                 writes.push(new_write(&order.key, &order.facts, version));
             }
         }

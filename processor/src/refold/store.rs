@@ -253,7 +253,7 @@ pub(super) async fn mark_applied(connection: &mut PgConnection, records: &[&Audi
 }
 
 /// Stores the previous rows of an order.
-pub(super) async fn remember(
+pub(super) async fn add_refold(
     connection: &mut PgConnection,
     key: &OrderKey,
     version: i32,

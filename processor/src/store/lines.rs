@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_they_were_written() {
+    fn written_lines_are_parsed_unchanged() {
         let facts = facts();
         let json = serde_json::to_string(&Lines(&facts)).unwrap();
         assert_eq!(parse(&json, &facts.snapshot.stamp).unwrap(), facts.lines);
     }
 
     #[test]
-    fn only_what_is_known_is_written() {
+    fn unknown_fields_are_not_written() {
         let mut facts = Facts { snapshot: facts().snapshot, ..Facts::default() };
         let mut line = LineFacts {
             snapshot: Snapshot { stamp: facts.snapshot.stamp.clone(), ..Snapshot::default() },
