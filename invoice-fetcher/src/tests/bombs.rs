@@ -152,7 +152,7 @@ async fn bombs_and_endless_responses_are_rejected_with_constant_memory() {
     config.api_base_url = station.base();
     let context = Context::new();
     let link = links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await;
-    assert!(link.unwrap_err().to_string().contains("makes no link"));
+    assert!(link.unwrap_err().to_string().contains("did not create a link"));
     let grown = memory("VmHWM:").saturating_sub(before);
     assert!(grown < MEMORY_MAX, "memory grew by {grown} bytes");
     eprintln!("peak growth of {} KiB", grown >> 10);
