@@ -219,7 +219,7 @@ mod tests {
         assert_eq!((status, retry_after), (400, None));
         assert_eq!(
             body,
-            r#"{"type":"bad_request","errors":[{"code":"missing_parameter","parameter":"id","message":"the event has no `id` that can be read"}]}"#
+            r#"{"type":"bad_request","errors":[{"code":"missing_parameter","parameter":"id","message":"the event has no valid `id`"}]}"#
         );
         let (status, _, body) = answer(Refusal::Busy).await;
         assert_eq!(status, 503);

@@ -1,14 +1,15 @@
-//! How much of a machine the fetcher takes, and whether every document ends stored, once, with the bytes that were served.
+//! Measures the CPU time and memory of the fetcher, and checks that every document is stored once with the served bytes.
 //!
-//! `cargo bench -p riverlock-invoice-fetcher --bench invoices`; `-- --documents 3000` for a look.
+//! `cargo bench -p riverlock-invoice-fetcher --bench invoices`; `-- --documents 3000` for a short run.
 //!
-//! 100 000 invoices at 250 a second, which takes 7 minutes. An invoice is two requests (metadata, content), so this is twice
-//! the 250 requests a second that Digital River allows one key; `--rate 250` keeps to them and takes 14 minutes.
+//! 100 000 invoices at 250 per second, which takes 7 minutes. An invoice needs two requests (metadata, content), so this is
+//! twice the 250 requests per second that Digital River allows per key; `--rate 250` stays within that limit and takes 14
+//! minutes.
 //!
-//! PostgreSQL and the sandbox are processes of their own; this one is the fetcher, so its CPU time and memory are what is
-//! measured. One document in twenty goes wrong at first: not there yet, a server error, cut off, a page of HTML, slow.
+//! PostgreSQL and the sandbox are separate processes, so CPU time and memory of this process are those of the fetcher. One
+//! document in twenty fails at first: not found yet, a server error, truncated, an HTML page, slow.
 
-#![expect(clippy::print_stdout, reason = "a benchmark prints for the person who runs it")]
+#![expect(clippy::print_stdout, reason = "a benchmark is a command-line tool")]
 
 use std::{
     collections::HashMap,
@@ -35,26 +36,26 @@ use sqlx::PgConnection;
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
-/// Documents unless told otherwise.
+/// Default number of documents.
 const DOCUMENTS: u32 = 100_000;
-/// Requests per second unless told otherwise: two for each of 250 documents.
+/// Default requests per second: two for each of 250 documents.
 const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).expect("500 is not 0");
-/// Documents that are announced or looked up at once.
+/// Documents that are announced or read at once.
 const PAGE: usize = 1_000;
-/// How often progress is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often progress is told, and the memory with it.
-const TELL_INTERVAL: Duration = Duration::from_secs(30);
-/// How much the memory may grow from the first quarter of the run to the last, bytes: what an allocator does of its own.
+/// Interval at which the queue is counted.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which progress and memory are printed.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+/// Maximum growth of the memory from the first quarter of the run to the last, bytes, to allow for the allocator.
 const GROWTH_MAX: u64 = 16 << 20;
-/// Ticks per second of the times in `/proc/self/stat`: on Linux always 100.
+/// Ticks per second in `/proc/self/stat`: always 100 on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What is played.
+/// Command-line options.
 struct Options {
     documents: u32,
     rate: NonZeroU32,
-    /// Where to serve the sandbox; only in the process that is the sandbox.
+    /// The sandbox's address; only in the sandbox's process.
     sandbox: Option<SocketAddr>,
 }
 
@@ -68,14 +69,14 @@ impl Options {
                 "--documents" => options.documents = value()?.parse().context("--documents")?,
                 "--rate" => options.rate = value()?.parse().context("--rate")?,
                 "--sandbox" => options.sandbox = Some(value()?.parse().context("--sandbox")?),
-                "--bench" => {} // cargo says it
+                "--bench" => {} // cargo passes it
                 _ => bail!("{name} is unknown; there are --documents and --rate"),
             }
         }
         Ok(options)
     }
 
-    /// The files, the same in every run.
+    /// The file ids, the same in every run.
     fn files(&self) -> impl Iterator<Item = FileId> {
         let mut random = fastrand::Rng::with_seed(1);
         (0..self.documents).map(move |_| Purpose::Invoice.mark(Uuid::from_u128(random.u128(..))).into())
@@ -86,12 +87,12 @@ impl Options {
 async fn main() -> anyhow::Result<ExitCode> {
     let options = Options::read()?;
     match options.sandbox {
-        Some(address) => play_digital_river(address, &options).await,
+        Some(address) => serve_sandbox(address, &options).await,
         None => measure(&options).await,
     }
 }
 
-async fn play_digital_river(address: SocketAddr, options: &Options) -> anyhow::Result<ExitCode> {
+async fn serve_sandbox(address: SocketAddr, options: &Options) -> anyhow::Result<ExitCode> {
     let fault = |fault| FaultRule { fault, file_id: None, percent: 1, times: Some(1) };
     let rules =
         [Fault::NotFound, Fault::ServerError, Fault::Truncated, Fault::Html, Fault::Slow { milliseconds: 3_000 }];
@@ -120,32 +121,32 @@ async fn measure(options: &Options) -> anyhow::Result<ExitCode> {
     println!("{} documents, {} requests per second, 5 % faults", options.documents, options.rate);
 
     let page = telemetry::metrics()?;
-    // From here on the most memory is that of the fetching.
+    // Resets the peak memory, so that it is measured from here on.
     let _not_permitted = std::fs::write("/proc/self/clear_refs", "5");
     let (started, cpu) = (Instant::now(), cpu_seconds()?);
     fetch(config.clone(), &database, &context)?;
     let memory = tokio::select! {
         memory = until_done(&mut connection, options) => memory?,
-        // As the services do: a histogram that nobody sums up grows.
+        // Like the services: a histogram grows without upkeep.
         () = telemetry::upkeep(page.clone()) => bail!("the upkeep of the metrics ended"),
     };
     let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
     let peak = memory_bytes("VmHWM:")?;
     context.shutdown.stop();
-    ensure!(context.shutdown.wait(Duration::from_secs(30)).await, "the fetcher did not end as it should");
+    ensure!(context.shutdown.wait(Duration::from_secs(30)).await, "the fetcher did not shut down in time");
 
     println!("time              {elapsed:.1} s");
     println!("documents         {:.1} per second", f64::from(options.documents) / elapsed);
     println!("CPU               {:.1} % of one core", 100.0 * cpu / elapsed);
     println!("peak memory       {:.1} MiB", mib(peak));
-    let is_flat = tell_growth(&memory);
-    tell_attempts(&page.render());
+    let is_flat = report_growth(&memory);
+    report_attempts(&page.render());
     let is_right = verify(&mut connection, &config, options).await?;
     Ok(if is_flat && is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Compares the memory of the first quarter of the run with that of the last, by their medians.
-fn tell_growth(memory: &[u64]) -> bool {
+/// Compares the median memory of the first quarter of the run with that of the last.
+fn report_growth(memory: &[u64]) -> bool {
     let quarter = memory.len().div_ceil(4);
     let median = |samples: &[u64]| {
         let mut sorted = samples.to_vec();
@@ -158,7 +159,7 @@ fn tell_growth(memory: &[u64]) -> bool {
 }
 
 /// Attempts by outcome and reason, from the fetcher's own metrics.
-fn tell_attempts(page: &str) {
+fn report_attempts(page: &str) {
     for line in page.lines().filter(|line| line.starts_with(ATTEMPTS) && !line.ends_with(" 0")) {
         println!("attempts          {}", line.trim_start_matches(ATTEMPTS));
     }
@@ -185,7 +186,7 @@ fn config(address: SocketAddr, options: &Options, folder: &Path) -> anyhow::Resu
     })
 }
 
-/// Announces every document, as the consumer does.
+/// Announces every document like the consumer.
 async fn announce(
     connection: &mut PgConnection,
     config: &InvoiceFetcherConfig,
@@ -213,10 +214,10 @@ async fn announce(
     Ok(())
 }
 
-/// Waits until nothing is due. Returns this process's memory over the time, bytes.
+/// Waits until no document is due. Returns the memory of this process over time, bytes.
 async fn until_done(connection: &mut PgConnection, options: &Options) -> anyhow::Result<Vec<u64>> {
     let (started, mut memory) = (Instant::now(), Vec::new());
-    let (mut told, mut cpu) = (Instant::now(), cpu_seconds()?);
+    let (mut reported, mut cpu) = (Instant::now(), cpu_seconds()?);
     loop {
         let due: i64 =
             sqlx::query_scalar("SELECT count(*) FROM invoices WHERE state = 'due'").fetch_one(&mut *connection).await?;
@@ -224,18 +225,18 @@ async fn until_done(connection: &mut PgConnection, options: &Options) -> anyhow:
         if due == 0 {
             return Ok(memory);
         }
-        if told.elapsed() >= TELL_INTERVAL {
+        if reported.elapsed() >= REPORT_INTERVAL {
             let now = cpu_seconds()?;
             println!(
                 "  {:4.0} s: {} done, {:.1} MiB, {:.1} % of one core",
                 started.elapsed().as_secs_f64(),
                 i64::from(options.documents) - due,
                 mib(memory[memory.len() - 1]),
-                100.0 * (now - cpu) / told.elapsed().as_secs_f64()
+                100.0 * (now - cpu) / reported.elapsed().as_secs_f64()
             );
-            (told, cpu) = (Instant::now(), now);
+            (reported, cpu) = (Instant::now(), now);
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -266,7 +267,7 @@ async fn verify(
     let messages: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox WHERE kind = 'invoice.stored'")
         .fetch_one(&mut *connection)
         .await?;
-    let folder = config.store.to_file_path().map_err(|()| anyhow::anyhow!("the store is no folder"))?;
+    let folder = config.store.to_file_path().map_err(|()| anyhow::anyhow!("the store is not a directory"))?;
     let double = (count_files(&folder)? + u64::try_from(messages)?).saturating_sub(2 * stored);
     println!("stored            {stored}");
     println!("lost              {lost}");
@@ -287,13 +288,13 @@ fn count_files(folder: &Path) -> anyhow::Result<u64> {
 /// CPU time of this process, in user and kernel mode.
 fn cpu_seconds() -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The name before the bracket may hold anything.
+    // The process name in brackets can contain any character.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).context("/proc/self/stat");
     Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
-/// `VmRSS:` (now) or `VmHWM:` (at most so far) of this process.
+/// `VmRSS:` (current) or `VmHWM:` (peak) of this process, bytes.
 fn memory_bytes(name: &str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)).context("/proc/self/status")?;

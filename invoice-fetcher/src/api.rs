@@ -1,9 +1,10 @@
-//! Documents over HTTP, for programs of our own: `GET /v1/orders/{order id}/invoices` lists an order's documents,
-//! `GET /v1/invoices/{file id}` is a stored document.
+//! The invoice API for the merchant's programs: `GET /v1/orders/{order id}/invoices` lists an order's documents, `GET
+//! /v1/invoices/{file id}` returns a stored document.
 //!
-//! Off unless configured, on loopback unless configured otherwise, and for holders of the token only. Customers get links of
-//! Digital River's (`riverlock invoices link`). A document is an opaque attachment: nothing in it runs where it is shown. Its
-//! last bytes are sent only when size and hash are those that it was stored with, so one that was changed never arrives whole.
+//! The API is off unless configured, listens on loopback by default, and requires a bearer token. Customers get links from
+//! Digital River (`riverlock invoices link`). A document is sent as an attachment with headers that prevent a browser from
+//! executing its content. Its last bytes are sent only if size and hash equal the stored ones, so a changed document is never
+//! received completely.
 
 use std::{
     io,
@@ -43,13 +44,13 @@ use crate::{
     queue::{Queue, view},
 };
 
-/// Documents that are sent at the same time; more are asked to come again.
+/// Maximum number of concurrent downloads; further requests are answered with 503.
 pub(crate) const DOWNLOADS_MAX: usize = 64;
 
-/// How long one document may take to be sent.
+/// Time limit for sending a document.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(600);
 
-/// `[invoice_fetcher.api]`: where programs of our own read documents.
+/// `[invoice_fetcher.api]`: address and tokens of the invoice API.
 pub type ApiConfig = api::ApiConfig<8086>;
 
 struct Documents {
@@ -58,13 +59,13 @@ struct Documents {
     downloads: Arc<Semaphore>,
 }
 
-/// Why there is no document.
+/// A failed request.
 enum Refusal {
     Unauthorized,
     NotFound,
-    /// The archive does not have it any more.
+    /// The archive no longer has the document.
     Lost,
-    /// The archive has something else in its place.
+    /// The archive's object is not the stored document.
     Changed,
     Busy,
     Failed,
@@ -74,14 +75,12 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (error, outcome) = match self {
             Self::Unauthorized => (ApiError::unauthorized(), "unauthorized"),
-            Self::NotFound => (ApiError::not_found("there is no stored document here"), "not_found"),
-            Self::Lost => {
-                (gone("document_lost", "the document was stored, and is not in the archive any more"), "lost")
-            }
+            Self::NotFound => (ApiError::not_found("no such stored document"), "not_found"),
+            Self::Lost => (gone("document_lost", "the document was stored, but is no longer in the archive"), "lost"),
             Self::Changed => {
-                (gone("document_changed", "what is in the archive is not the document that was stored"), "lost")
+                (gone("document_changed", "the object in the archive is not the document that was stored"), "lost")
             }
-            Self::Busy => (ApiError::unavailable("busy", "as many documents as may be are being sent"), "busy"),
+            Self::Busy => (ApiError::unavailable("busy", "too many concurrent downloads"), "busy"),
             Self::Failed => (ApiError::internal(), "failed"),
         };
         counter!(names::API_REQUESTS, "outcome" => outcome).increment(1);
@@ -93,17 +92,17 @@ fn gone(code: &'static str, message: &str) -> ApiError {
     ApiError::new(StatusCode::GONE, code, message)
 }
 
-/// The refusals of a document that was stored.
+/// Responses for a document that was stored.
 #[derive(utoipa::IntoResponses)]
 enum GoneResponse {
-    /// The document was stored, and is not in the archive as it was: `riverlock invoices verify` finds all such documents, and
-    /// has them fetched again
+    /// The document was stored, but is lost or changed in the archive: `riverlock invoices verify` finds all such documents and
+    /// can requeue them
     #[response(status = 410)]
-    #[expect(dead_code, reason = "it is only described")]
+    #[expect(dead_code, reason = "only used in the API's description")]
     Lost(api::ErrorBody),
 }
 
-/// What the API answers, for programs.
+/// The OpenAPI description of the API.
 #[derive(OpenApi)]
 #[openapi(
     servers((url = "http://127.0.0.1:8086", description = "`invoice_fetcher.api.listen`")),
@@ -112,16 +111,16 @@ enum GoneResponse {
 )]
 struct Description;
 
-/// OpenAPI 3.1.
+/// The description in OpenAPI 3.1.
 #[must_use]
 pub fn description() -> utoipa::openapi::OpenApi {
     Description::openapi()
 }
 
-/// Listens, and serves until the shutdown. Returns where.
+/// Starts the API, which serves until shutdown. Returns the bound address.
 ///
 /// # Errors
-/// When the address cannot be listened on.
+/// When the address cannot be bound.
 pub(crate) async fn start(
     listen: SocketAddr,
     tokens: &Tokens,
@@ -148,16 +147,16 @@ fn router(documents: Arc<Documents>) -> Router {
 #[serde(rename_all = "camelCase")]
 struct Invoices {
     order_id: String,
-    /// In the order in which they were queued.
+    /// Sorted by the time at which they were queued.
     invoices: Vec<view::InvoiceView>,
 }
 
-/// The documents of an order, and where their downloads stand.
+/// The documents of an order and the states of their downloads.
 #[utoipa::path(
     get, path = "/v1/orders/{orderId}/invoices", operation_id = "listOrderInvoices", tag = "invoices",
     security(("token" = [])),
     params(("orderId" = String, Path, description = "Digital River's id of the order")),
-    responses((status = 200, description = "The documents; none if nothing is known", body = Invoices), Refusals)
+    responses((status = 200, description = "The documents; empty if the order is unknown", body = Invoices), Refusals)
 )]
 async fn of_order(
     State(documents): State<Arc<Documents>>,
@@ -173,10 +172,10 @@ async fn of_order(
 /// The bytes of a PDF.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
-#[expect(dead_code, reason = "it is only described; the bytes are streamed")]
+#[expect(dead_code, reason = "only used in the API's description; the bytes are streamed")]
 struct Pdf(Vec<u8>);
 
-/// A stored document, byte for byte; one that was changed in the archive never arrives whole.
+/// A stored document, byte for byte. A document that was changed in the archive is never sent completely.
 #[utoipa::path(
     get, path = "/v1/invoices/{fileId}", operation_id = "getInvoice", tag = "invoices", security(("token" = [])),
     params(("fileId" = String, Path, description = "Digital River's id of the file", format = "uuid")),
@@ -193,14 +192,14 @@ async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<S
     };
     let size = u64::try_from(size).unwrap_or_default();
     let object = documents.archive.get(&key).await.map_err(|error| match error.is_not_found() {
-        true => not_as_stored(file_id, &"it is not there", Refusal::Lost),
+        true => lost_or_changed(file_id, &"it is missing", Refusal::Lost),
         false => failed(&error),
     })?;
     if object.size_bytes != size {
-        let reason = format!("{key} has {} bytes, and had {size} when it was stored", object.size_bytes);
-        return Err(not_as_stored(file_id, &reason, Refusal::Changed));
+        let reason = format!("{key} has {} bytes instead of {size}", object.size_bytes);
+        return Err(lost_or_changed(file_id, &reason, Refusal::Changed));
     }
-    tracing::info!(file.id = %file_id, order.id = found.order_id, "file {file_id} is sent");
+    tracing::info!(file.id = %file_id, order.id = found.order_id, "sending file {file_id}");
     let name = format!("attachment; filename=\"{}-{file_id}.pdf\"", found.purpose.replace('_', "-"));
     let checked = CheckedBody {
         object: object.stream,
@@ -223,17 +222,18 @@ async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<S
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
-    tracing::error!("a document cannot be read: {error}");
+    tracing::error!("cannot read a document: {error}");
     Refusal::Failed
 }
 
-fn not_as_stored(file_id: FileId, reason: &dyn std::fmt::Display, refusal: Refusal) -> Refusal {
+fn lost_or_changed(file_id: FileId, reason: &dyn std::fmt::Display, refusal: Refusal) -> Refusal {
     counter!(names::ANOMALIES, "kind" => names::ANOMALY_ARCHIVE).increment(1);
-    tracing::error!(file.id = %file_id, "file {file_id} is not in the archive as it was stored: {reason}");
+    tracing::error!(file.id = %file_id, "file {file_id} is lost or changed in the archive: {reason}");
     refusal
 }
 
-/// A document on its way out. One piece is held back until the next has come, and the last until all is as it must be.
+/// A document that is sent and checked. One chunk is held back until the next is read, and the last until size and hash are
+/// verified.
 struct CheckedBody {
     object: BoxStream<'static, Result<Bytes, object_store::Error>>,
     held: Option<Bytes>,
@@ -264,7 +264,7 @@ impl CheckedBody {
                     let hash = Sha256Hash::from_digest(self.hash.clone().finalize().into());
                     return match self.left == 0 && hash == self.sha256 {
                         true => Ok(Some((held, self))),
-                        false => Err(self.broken(&"its bytes are others")),
+                        false => Err(self.broken(&"its hash differs")),
                     };
                 }
             }
@@ -273,7 +273,7 @@ impl CheckedBody {
 
     fn broken(&self, reason: &dyn std::fmt::Display) -> io::Error {
         counter!(names::ANOMALIES, "kind" => names::ANOMALY_ARCHIVE).increment(1);
-        tracing::error!(file.id = %self.file_id, "file {} is not in the archive as it was stored: {reason}", self.file_id);
-        io::Error::other("not as it was stored")
+        tracing::error!(file.id = %self.file_id, "file {} is lost or changed in the archive: {reason}", self.file_id);
+        io::Error::other("the document has changed")
     }
 }

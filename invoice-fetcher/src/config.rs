@@ -1,4 +1,4 @@
-//! `[invoice_fetcher]` of the configuration.
+//! The configuration section `[invoice_fetcher]`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,68 +15,68 @@ use url::{Host, Url};
 
 use crate::{api::ApiConfig, archive::Archive, queue::missing::MissingConfig};
 
-/// Digital River's address. Source: Digital River, "API structure": one host for live and test data.
+/// URL of Digital River's API. Source: Digital River, "API structure": one host for live and test data.
 const DIGITAL_RIVER: &str = "https://api.digitalriver.com";
 
-/// Requests per second that Digital River takes per key. Source: Digital River, "Rate limits".
+/// Requests per second that Digital River allows per key. Source: Digital River, "Rate limits".
 const LIVE_REQUESTS_PER_SECOND: u32 = 250;
 const TEST_REQUESTS_PER_SECOND: u32 = 25;
 
-/// Most downloads at the same time that may be configured.
+/// Maximum of `workers`.
 const WORKERS_MAX: usize = 1_000;
 
-/// How much longer than an attempt a lease must be: time to write down how the attempt ended.
+/// Minimum difference between `lease` and `attempt_deadline`: time to store the result of an attempt.
 const LEASE_MARGIN: Duration = Duration::from_secs(15);
 
-/// Longest duration that may be configured.
+/// Maximum of all configured durations.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Downloads of invoices and credit memos, and their archive.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InvoiceFetcherConfig {
-    /// Address of Digital River's API, and the only one to which an API key is sent. `https`; `http` for a loopback address
-    /// only.
+    /// URL of Digital River's API, the only one to which an API key is sent. `https`; `http` for a loopback address only.
     #[schemars(with = "UrlText")]
     pub api_base_url: Url,
-    /// What addresses in events are expected to begin with. They are compared with it and never used.
+    /// The expected prefix of URLs in events. They are only compared with it, never requested.
     #[schemars(with = "UrlText")]
     pub announced_base_url: Url,
-    /// Digital River's account for live data. Without one, documents of this mode wait until it is configured.
+    /// Digital River's account for live data. Without it, documents of this mode wait until it is configured.
     pub live: Option<AccountConfig>,
-    /// Digital River's account for test data. Without one, documents of this mode wait until it is configured.
+    /// Digital River's account for test data. Without it, documents of this mode wait until it is configured.
     pub test: Option<AccountConfig>,
-    /// Networks besides the public ones in which the host of `api_base_url` may be, such as `10.0.0.0/8`. Other private
-    /// addresses that DNS returns are not connected to.
+    /// Private networks in which the host of `api_base_url` may be, such as `10.0.0.0/8`. Connections to other private
+    /// addresses that DNS returns are rejected.
     #[schemars(with = "Vec<String>")]
     pub private_networks: Vec<IpNet>,
-    /// HTTP proxy, such as `http://user:password@proxy:3128`. It gets an encrypted tunnel. Proxies of the environment are never
-    /// used.
+    /// HTTP proxy, such as `http://user:password@proxy:3128`. It forwards an encrypted tunnel. Proxies from the environment are
+    /// never used.
     #[schemars(example = &"file:/etc/riverlock/secrets/proxy-url")]
     pub proxy: Option<Secret>,
     /// Archive: `file:///directory`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     #[schemars(with = "UrlText")]
     pub store: Url,
     /// Options of the object store, such as `aws_region`, `aws_endpoint`, `google_service_account_path` or
-    /// `azure_storage_account_name`. Credentials that are not here come from the environment, as with the vendors' own tools.
+    /// `azure_storage_account_name`. Credentials that are not set here are taken from the environment, as in the vendors' own
+    /// tools.
     pub store_options: BTreeMap<String, Secret>,
     /// Concurrent downloads.
     pub workers: usize,
-    /// How long a document belongs to the worker that took it. After a worker was killed, its document waits this long.
+    /// How long a document belongs to the worker that leased it. If the worker is killed, its document waits this long.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub lease: Duration,
-    /// How long one attempt may take, including the wait for the rate limit and storing.
+    /// Time limit of one attempt, including the wait for the rate limit and storing.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub attempt_deadline: Duration,
-    /// Largest document.
+    /// Maximum size of a document, bytes.
     pub document_bytes_max: u64,
-    /// Slowest download on average, checked after the first five seconds.
+    /// Minimum average rate of a download, checked after the first five seconds.
     pub rate_min_bytes_per_second: u64,
-    /// Whether `GET /files/{id}` is requested first, so that size, type and purpose can be checked. Doubles the requests.
+    /// Whether to request `GET /files/{id}` first and check size, type and purpose. Doubles the number of requests.
     pub check_metadata: bool,
-    /// When failed attempts are repeated.
+    /// When failed attempts are retried.
     pub retry: RetryConfig,
     /// When a complete order without an invoice is reported.
     pub missing: MissingConfig,
@@ -92,33 +92,33 @@ pub struct InvoiceFetcherConfig {
 pub struct AccountConfig {
     /// Confidential API key.
     pub api_key: Secret,
-    /// Requests per second that this process may make. Digital River counts per key, so this is the process's share of all that
-    /// use the key. Without one, what Digital River allows: 250 for live, 25 for test data.
+    /// Maximum requests per second of this process. Digital River's limit is per key, so this is the share of this process
+    /// among all that use the key. Default: Digital River's limit, 250 for live and 25 for test data.
     #[serde(default)]
     pub requests_per_second: Option<u32>,
 }
 
-/// When failed attempts are repeated.
+/// When failed attempts are retried.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
-    /// Wait after the first failed attempt. It doubles with every further one, with jitter of half.
+    /// Wait after the first failed attempt. It doubles with every further one, with a jitter of 50 %.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub wait_first: Duration,
-    /// Longest wait, before jitter.
+    /// Maximum wait, before jitter.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub wait_max: Duration,
-    /// Longest `Retry-After` that is honoured; a longer one counts as this.
+    /// Maximum `Retry-After` that is respected; a longer one is reduced to this.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub retry_after_max: Duration,
-    /// How long a document that Digital River does not have yet is requested, since it was queued.
+    /// How long a document that Digital River does not have is retried, since it was queued.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub not_found_for: Duration,
-    /// How long a document is tried in all, since it was queued.
+    /// How long a document is retried in total, since it was queued.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub retry_for: Duration,
@@ -126,7 +126,7 @@ pub struct RetryConfig {
 
 impl Default for InvoiceFetcherConfig {
     fn default() -> Self {
-        let digital_river = Url::parse(DIGITAL_RIVER).expect("the constant is an address");
+        let digital_river = Url::parse(DIGITAL_RIVER).expect("the constant is a valid URL");
         Self {
             api_base_url: digital_river.clone(),
             announced_base_url: digital_river,
@@ -134,7 +134,7 @@ impl Default for InvoiceFetcherConfig {
             test: None,
             private_networks: Vec::new(),
             proxy: None,
-            store: Url::parse("file:///var/lib/riverlock/invoices").expect("the constant is an address"),
+            store: Url::parse("file:///var/lib/riverlock/invoices").expect("the constant is a valid URL"),
             store_options: BTreeMap::new(),
             workers: 16,
             lease: Duration::from_secs(120),
@@ -163,10 +163,10 @@ impl Default for RetryConfig {
 }
 
 impl InvoiceFetcherConfig {
-    /// Checks what goes together, and reads the secrets. Opens nothing else.
+    /// Validates the settings and reads the secrets. Opens no connections.
     ///
     /// # Errors
-    /// When an address could leak the key, no account is configured, or a limit is out of range.
+    /// When a URL could leak the key, no account is configured, or a limit is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_addresses()?;
         self.validate_accounts()?;
@@ -185,9 +185,9 @@ impl InvoiceFetcherConfig {
             .filter_map(|(mode, account)| Some((mode, account.as_ref()?)))
     }
 
-    /// The settings that differ in another configuration and cannot be taken while the process runs.
+    /// The settings that differ in another configuration and need a restart.
     pub(crate) fn outdated_by(&self, new: &Self) -> Vec<String> {
-        // What can be taken is made equal; a secret is written as the same text whatever it is.
+        // Reloadable settings are made equal. All secrets serialize to the same text, so they are compared separately.
         let comparable = |config: &Self| {
             let api = config.api.as_ref().map(|api| ApiConfig { listen: api.listen, ..ApiConfig::new("") });
             serde_json::to_value(Self { live: None, test: None, api, ..config.clone() })
@@ -211,26 +211,26 @@ impl InvoiceFetcherConfig {
     fn validate_addresses(&self) -> Result<(), ConfigError> {
         let api = &self.api_base_url;
         if api.scheme() != "https" && !(api.scheme() == "http" && is_loopback(api)) {
-            return refused("api_base_url", "must begin with https://, or with http:// on a loopback address");
+            return invalid("api_base_url", "must begin with https://, or with http:// on a loopback address");
         }
         if let Some(proxy) = &self.proxy {
             let url = Url::parse(proxy.read("invoice_fetcher.proxy")?).ok();
             if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some()) {
-                return refused("proxy", "must begin with http:// or https:// and name a host");
+                return invalid("proxy", "must begin with http:// or https:// and name a host");
             }
             if api.scheme() != "https" {
-                return refused("proxy", "would see the key: api_base_url must begin with https://");
+                return invalid("proxy", "could read the key: api_base_url must begin with https://");
             }
         }
         for (key, url) in [("api_base_url", api), ("announced_base_url", &self.announced_base_url)] {
             if url.host().is_none() || url.cannot_be_a_base() {
-                return refused(key, "must name a host");
+                return invalid(key, "must name a host");
             }
             if !url.username().is_empty() || url.password().is_some() {
-                return refused(key, "must hold no user and no password; the key belongs into api_key");
+                return invalid(key, "must not contain a user or a password; set the key in api_key");
             }
             if url.query().is_some() || url.fragment().is_some() {
-                return refused(key, "must end with the host or a path");
+                return invalid(key, "must end with the host or a path");
             }
         }
         Ok(())
@@ -246,13 +246,13 @@ impl InvoiceFetcherConfig {
         for (mode, account) in self.accounts() {
             let key = account.api_key.read(&format!("invoice_fetcher.{mode}.api_key"))?;
             if key.trim().is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return refused(
+                return invalid(
                     &format!("{mode}.api_key"),
-                    "must be the confidential API key: letters, digits and signs, no blanks",
+                    "must be the confidential API key: printable ASCII without spaces",
                 );
             }
             if account.requests_per_second.is_some_and(|rate| !(1..=10_000).contains(&rate)) {
-                return refused(&format!("{mode}.requests_per_second"), "must be from 1 to 10000");
+                return invalid(&format!("{mode}.requests_per_second"), "must be from 1 to 10000");
             }
         }
         Ok(())
@@ -260,13 +260,13 @@ impl InvoiceFetcherConfig {
 
     fn validate_limits(&self) -> Result<(), ConfigError> {
         if !(1..=WORKERS_MAX).contains(&self.workers) {
-            return refused("workers", &format!("must be from 1 to {WORKERS_MAX}"));
+            return invalid("workers", &format!("must be from 1 to {WORKERS_MAX}"));
         }
         if self.attempt_deadline < Duration::from_millis(100) {
-            return refused("attempt_deadline", "must be at least 100ms");
+            return invalid("attempt_deadline", "must be at least 100ms");
         }
         if self.lease < self.attempt_deadline.saturating_add(LEASE_MARGIN) || self.lease > DURATION_MAX {
-            return refused(
+            return invalid(
                 "lease",
                 &format!(
                     "must be longer than attempt_deadline by {} s and shorter than a year",
@@ -275,17 +275,17 @@ impl InvoiceFetcherConfig {
             );
         }
         if !(1..=1 << 30).contains(&self.document_bytes_max) {
-            return refused("document_bytes_max", "must be from 1 to 1073741824 (1 GiB)");
+            return invalid("document_bytes_max", "must be from 1 to 1073741824 (1 GiB)");
         }
         if self.rate_min_bytes_per_second == 0 {
-            return refused("rate_min_bytes_per_second", "must be at least 1");
+            return invalid("rate_min_bytes_per_second", "must be at least 1");
         }
         Ok(())
     }
 }
 
 impl AccountConfig {
-    /// Requests per second, by configuration or by what Digital River allows.
+    /// Configured requests per second, by default Digital River's limit.
     pub(crate) fn requests_per_second(&self, mode: Mode) -> u32 {
         self.requests_per_second.unwrap_or(match mode {
             Mode::Live => LIVE_REQUESTS_PER_SECOND,
@@ -297,7 +297,7 @@ impl AccountConfig {
 impl RetryConfig {
     fn validate(&self) -> Result<(), ConfigError> {
         if self.wait_first.is_zero() || self.wait_first > self.wait_max {
-            return refused("retry.wait_first", "must be above 0 and at most wait_max");
+            return invalid("retry.wait_first", "must be above 0 and at most wait_max");
         }
         let limits = [
             ("wait_max", self.wait_max),
@@ -306,17 +306,17 @@ impl RetryConfig {
             ("retry_for", self.retry_for),
         ];
         match limits.iter().find(|(_, duration)| duration.is_zero() || *duration > DURATION_MAX) {
-            Some((key, _)) => refused(&format!("retry.{key}"), "must be above 0 and at most a year"),
+            Some((key, _)) => invalid(&format!("retry.{key}"), "must be above 0 and at most a year"),
             None => Ok(()),
         }
     }
 }
 
-fn refused<T>(key: &str, reason: &str) -> Result<T, ConfigError> {
+fn invalid<T>(key: &str, reason: &str) -> Result<T, ConfigError> {
     Err(ConfigError::refused(format!("invoice_fetcher.{key}"), reason))
 }
 
-/// Whether the address leads to this machine and nowhere else. `localhost` is pinned when the client is made.
+/// Whether the URL's host is this machine. The client resolves `localhost` to loopback addresses without DNS.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -344,14 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_all_that_must_be_set() {
+    fn only_an_account_is_required() {
         config().validate().unwrap();
         let error = InvoiceFetcherConfig::default().validate().unwrap_err().to_string();
         assert!(error.contains("test.api_key"), "{error}");
     }
 
     #[test]
-    fn a_key_is_sent_in_the_clear_to_this_machine_only() {
+    fn a_key_is_sent_unencrypted_only_to_loopback_addresses() {
         for address in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1/prefix", "https://example.com"] {
             let config = InvoiceFetcherConfig { api_base_url: Url::parse(address).unwrap(), ..config() };
             config.validate().unwrap_or_else(|error| panic!("{address}: {error}"));
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_refused_with_their_key() {
+    fn invalid_values_are_rejected_with_their_key() {
         let account = |key: &str, rate| Some(AccountConfig { api_key: Secret::new(key), requests_per_second: rate });
         for (error, key) in [
             (refusal(|config| config.test = account("a b", None)), "test.api_key"),
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_a_restart_is_named_and_what_does_not_is_not() {
+    fn only_settings_that_need_a_restart_are_reported() {
         let old = config();
         let token = "x".repeat(40);
         let with_api = |token: &str, previous: Option<&str>| InvoiceFetcherConfig {
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_refused_and_keys_never_print() {
+    fn unknown_settings_are_rejected_and_api_keys_are_never_printed() {
         let text = r#"{"test": {"api_key": "canary"}, "lease": "3m", "retry": {"wait_max": "1h"}}"#;
         let config: InvoiceFetcherConfig = serde_json::from_str(text).unwrap();
         assert_eq!((config.lease, config.retry.wait_max), (Duration::from_secs(180), Duration::from_secs(3600)));

@@ -1,23 +1,24 @@
-//! Why the invoice-fetcher cannot run.
+//! Errors that stop the invoice-fetcher.
 
 use riverlock_ledger::consumer::ConsumerError;
 use riverlock_runtime::ConfigError;
 
-/// The invoice-fetcher could not start, or cannot go on. What goes wrong with single documents is not here: it is planned.
+/// The invoice-fetcher could not start, or cannot continue. Problems of single documents are not errors of the service: they
+/// are retried or end in a discarded document.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The address of the API cannot be listened on.
-    #[error("invoice_fetcher.api.listen: {address} cannot be listened on: {source}")]
+    /// Binding the listener of the API failed.
+    #[error("invoice_fetcher.api.listen: cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
+        /// The configured address.
         address: std::net::SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The announcing events cannot be read.
+    /// The consumer failed.
     #[error(transparent)]
     Consumer(#[from] ConsumerError),
 }

@@ -28,11 +28,11 @@ pub use archive::{Archive, ArchiveError};
 pub use config::{AccountConfig, InvoiceFetcherConfig, RetryConfig};
 pub use error::Error;
 
-/// Queues announced documents and fetches them, until the shutdown. `load` reads the configuration again, for accounts that
-/// are added, and for new API keys and tokens.
+/// Queues announced documents and downloads them until shutdown. `load` reloads the configuration, for added accounts and for
+/// new API keys and tokens.
 ///
 /// # Errors
-/// When the configuration is wrong, or the announcing events cannot be read without losing some.
+/// When the configuration is invalid, or the consumer fails.
 pub async fn run(
     config: InvoiceFetcherConfig,
     load: Arc<account::keys::Load>,
@@ -45,16 +45,16 @@ pub async fn run(
     if let (Some(api), Some(tokens)) = (api, fetcher.tokens()) {
         let (archive, queue) = (fetcher.archive.clone(), fetcher.queue().clone());
         let address = api::start(api.listen, tokens, archive, queue, context).await?;
-        tracing::info!("documents are at http://{address}/v1/invoices/{{file id}}");
+        tracing::info!("the invoice API listens on http://{address}/v1/invoices/{{file id}}");
     }
     context.shutdown.spawn("invoice-keys", account::keys::run(fetcher, load, context.clone()));
     Ok(consumer::run(projection, kafka.topics().files(), batch, kafka, postgres, context).await?)
 }
 
-/// Starts to fetch what is queued, in tasks that live until the shutdown. [`run`] does this and fills the queue as well.
+/// Starts the tasks that download queued documents until shutdown. [`run`] does this and also fills the queue.
 ///
 /// # Errors
-/// When the configuration is wrong.
+/// When the configuration is invalid.
 pub fn fetch(
     config: InvoiceFetcherConfig,
     postgres: &PostgresConfig,

@@ -1,4 +1,4 @@
-//! Names of the invoice-fetcher's metrics. Ids and addresses are never labels.
+//! Metrics of the invoice-fetcher. Ids and URLs are never used as labels.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use riverlock_schemas::Mode;
@@ -7,35 +7,35 @@ use crate::{account::gate::PauseReason, problem::Problem, queue::AGES};
 
 /// Documents by state.
 pub const DOCUMENTS: &str = "riverlock_invoice_documents";
-/// Documents that wait and have an account, by how long ago they were queued.
+/// Due documents with an account, by time since they were queued.
 pub const DUE_DOCUMENTS: &str = "riverlock_invoice_due_documents";
-/// Documents of a mode without an account, which wait until there is one, by mode.
+/// Due documents of modes without an account, by mode.
 pub const WAITING_ACCOUNT: &str = "riverlock_invoice_waiting_account_documents";
-/// When the queue was counted last, seconds since 1970.
+/// Time of the last count of the queue, seconds since 1970.
 pub const COUNTED: &str = "riverlock_invoice_queue_counted_timestamp_seconds";
-/// How long the document that is most overdue waits, seconds.
+/// How long the most overdue document has been due, seconds.
 pub const OLDEST_DUE: &str = "riverlock_invoice_oldest_due_age_seconds";
 /// Attempts by outcome and reason.
 pub const ATTEMPTS: &str = "riverlock_invoice_attempts_total";
-/// Time of an attempt.
+/// Duration of attempts, seconds.
 pub const ATTEMPT_SECONDS: &str = "riverlock_invoice_attempt_duration_seconds";
-/// Documents that were in the archive already when they were to be fetched.
+/// Documents that were already in the archive when they were due.
 pub const ADOPTED: &str = "riverlock_invoice_adopted_total";
-/// Bytes of the documents that this process stored.
+/// Bytes of documents that this process stored.
 pub const STORED_BYTES: &str = "riverlock_invoice_stored_bytes_total";
-/// Time that a request waited for the rate limit.
+/// Time that requests waited for the rate limit, seconds.
 pub const LIMITER_WAIT: &str = "riverlock_invoice_limiter_wait_seconds";
-/// Oddities that people should look at, by kind.
+/// Anomalies that operators should examine, by kind.
 pub const ANOMALIES: &str = "riverlock_invoice_anomalies_total";
-/// Whether nothing is fetched at the moment, by mode and reason. `key_refused` is an alarm.
+/// Whether downloads are paused, by mode and reason. An alert fires for `key_refused`.
 pub const PAUSED: &str = "riverlock_invoice_fetching_paused";
-/// Attempts whose result was thrown away because the lease had passed to another worker.
+/// Attempts whose result was discarded because their lease was lost.
 pub const LEASES_LOST: &str = "riverlock_invoice_leases_lost_total";
-/// Complete orders that should have a stored invoice by now and have none, by mode.
+/// Complete orders without a stored invoice after the configured time, by mode.
 pub const MISSING_ORDERS: &str = "riverlock_invoice_missing_orders";
-/// Leftovers of dead attempts that were removed from the archive's folder or staging area.
+/// Leftovers of interrupted attempts that were removed from the archive.
 pub const LEFTOVERS: &str = "riverlock_invoice_orphaned_uploads_removed_total";
-/// Requests to the API for documents, by outcome.
+/// Requests for documents to the invoice API, by outcome.
 pub const API_REQUESTS: &str = "riverlock_invoice_api_requests_total";
 
 /// [`API_REQUESTS`]: outcomes.
@@ -43,43 +43,51 @@ pub(crate) const API_OUTCOMES: [&str; 6] = ["ok", "unauthorized", "not_found", "
 
 /// [`ATTEMPTS`]: the document is stored.
 pub(crate) const STORED: &str = "stored";
-/// [`ATTEMPTS`]: the document is tried again.
+/// [`ATTEMPTS`]: the document is retried.
 pub(crate) const RETRY: &str = "retry";
-/// [`ATTEMPTS`]: the document is given up.
+/// [`ATTEMPTS`]: the document is discarded.
 pub(crate) const DISCARDED: &str = "discarded";
 
 /// The states of a document, as in the database.
 pub(crate) const STATES: [&str; 3] = ["due", "stored", "discarded"];
 
-/// [`ANOMALIES`]: an event has another address for a file than the configuration.
+/// [`ANOMALIES`]: an event's URL for a file differs from the configuration.
 pub(crate) const ANOMALY_URL: &str = "announced_url";
-/// [`ANOMALIES`]: a file is announced again with another order, mode or purpose.
+/// [`ANOMALIES`]: a file was announced again with another order, mode or purpose.
 pub(crate) const ANOMALY_ANNOUNCED: &str = "announced_otherwise";
-/// [`ANOMALIES`]: Digital River's file has another purpose than the event said.
+/// [`ANOMALIES`]: the purpose in a file's metadata differs from the event's.
 pub(crate) const ANOMALY_PURPOSE: &str = "purpose";
-/// [`ANOMALIES`]: something else lay under the file's key than what came. A document that was there stays and counts;
-/// otherwise what came got another key. Nothing is overwritten, and no document is given up for it.
+/// [`ANOMALIES`]: another object was stored under the document's key. If it is a document, it counts as this one; otherwise the
+/// received document is stored under another key. Nothing is overwritten, and no document is discarded for it.
 pub(crate) const ANOMALY_CONFLICT: &str = "conflict";
-/// [`ANOMALIES`]: a document that was fetched again has other bytes than what was stored before.
+/// [`ANOMALIES`]: a document that was downloaded again has other bytes than the previously stored one.
 pub(crate) const ANOMALY_RERENDERED: &str = "rerendered";
-/// [`ANOMALIES`]: a stored document is not in the archive as it was stored.
+/// [`ANOMALIES`]: a stored document is lost or changed in the archive.
 pub(crate) const ANOMALY_ARCHIVE: &str = "archive";
 
 /// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
 pub(crate) fn describe() {
     describe_gauge!(DOCUMENTS, "Announced documents by state");
-    describe_gauge!(DUE_DOCUMENTS, "Documents that wait to be fetched, by how long ago they were queued");
-    describe_gauge!(WAITING_ACCOUNT, "Documents that wait until an account for their mode is configured");
-    describe_gauge!(COUNTED, Unit::Seconds, "When the queue was counted last, in Unix time; 0 before the first time");
+    describe_gauge!(DUE_DOCUMENTS, "Due documents by time since they were queued");
+    describe_gauge!(WAITING_ACCOUNT, "Due documents of modes without an account");
+    describe_gauge!(
+        COUNTED,
+        Unit::Seconds,
+        "Time of the last count of the queue in Unix time; 0 before the first count"
+    );
     gauge!(COUNTED).set(0);
-    describe_gauge!(OLDEST_DUE, Unit::Seconds, "How long the document that is most overdue waits");
-    describe_counter!(ATTEMPTS, "Attempts to fetch a document, by outcome and reason");
-    describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "Time of one attempt, waiting for the rate limit included");
-    describe_counter!(STORED_BYTES, Unit::Bytes, "Bytes of the documents that this process stored");
+    describe_gauge!(OLDEST_DUE, Unit::Seconds, "How long the most overdue document has been due");
+    describe_counter!(ATTEMPTS, "Attempts to download a document, by outcome and reason");
+    describe_histogram!(
+        ATTEMPT_SECONDS,
+        Unit::Seconds,
+        "Duration of an attempt, including the wait for the rate limit"
+    );
+    describe_counter!(STORED_BYTES, Unit::Bytes, "Bytes of documents that this process stored");
     describe_histogram!(LIMITER_WAIT, Unit::Seconds, "Time that a request waited for the rate limit");
-    describe_counter!(ANOMALIES, "Oddities that people should look at");
-    describe_gauge!(PAUSED, "1 while nothing is fetched for this reason; key_refused needs a new API key");
-    describe_counter!(LEASES_LOST, "Attempts whose result was thrown away because the lease had passed on");
+    describe_counter!(ANOMALIES, "Anomalies that operators should examine, by kind");
+    describe_gauge!(PAUSED, "1 while downloads are paused for this reason; key_refused needs a new API key");
+    describe_counter!(LEASES_LOST, "Attempts whose result was discarded because their lease was lost");
     for state in STATES {
         gauge!(DOCUMENTS, "state" => state).set(0);
     }
@@ -94,16 +102,16 @@ pub(crate) fn describe() {
         }
     }
     counter!(STORED_BYTES).increment(0);
-    describe_counter!(ADOPTED, "Documents that were in the archive already when they were to be fetched");
+    describe_counter!(ADOPTED, "Documents that were already in the archive when they were due");
     counter!(ADOPTED).increment(0);
     for kind in [ANOMALY_URL, ANOMALY_ANNOUNCED, ANOMALY_PURPOSE, ANOMALY_CONFLICT, ANOMALY_RERENDERED, ANOMALY_ARCHIVE]
     {
         counter!(ANOMALIES, "kind" => kind).increment(0);
     }
-    describe_gauge!(MISSING_ORDERS, "Complete orders that should have a stored invoice by now and have none");
-    describe_counter!(LEFTOVERS, "Leftovers of dead attempts that were removed");
+    describe_gauge!(MISSING_ORDERS, "Complete orders without a stored invoice after the configured time");
+    describe_counter!(LEFTOVERS, "Leftovers of interrupted attempts that were removed from the archive");
     counter!(LEFTOVERS).increment(0);
-    describe_counter!(API_REQUESTS, "Requests to the API for documents, by outcome");
+    describe_counter!(API_REQUESTS, "Requests for documents to the invoice API, by outcome");
     for outcome in API_OUTCOMES {
         counter!(API_REQUESTS, "outcome" => outcome).increment(0);
     }
@@ -115,7 +123,7 @@ pub(crate) fn describe() {
     counter!(LEASES_LOST).increment(0);
 }
 
-/// Shows why nothing is fetched for a mode, if so.
+/// Sets the gauges of a mode's pause.
 pub(crate) fn paused(mode: Mode, trouble: Option<PauseReason>) {
     for why in PauseReason::ALL {
         let value = f64::from(u8::from(trouble == Some(why)));
@@ -128,10 +136,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_series_is_there_before_anything_happens_and_a_refused_key_raises_the_alarm() {
+    fn every_series_exists_at_the_start_and_a_rejected_key_sets_the_gauge() {
         let page = riverlock_runtime::telemetry::metrics().unwrap();
         describe();
-        // A mode that no other test of this process uses.
+        // No other test in this process uses this mode.
         paused(Mode::Live, Some(PauseReason::KeyRefused));
         let text = page.render();
         for series in [

@@ -1,4 +1,4 @@
-//! What can go wrong with one attempt.
+//! Problems of one attempt to download a document.
 
 use std::time::Duration;
 
@@ -6,43 +6,43 @@ use riverlock_schemas::hash::Sha256Hash;
 
 use crate::account::{evidence::Answer, gate::PauseReason};
 
-/// Why an attempt did not end with a stored document. The text is kept with the row, for people.
+/// The reason why an attempt did not end with a stored document. Its message is stored in the document's row for operators.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
-    /// The key is refused, for this file and for others.
-    #[error("Digital River refuses the API key")]
+    /// The key is rejected, for this file and for others.
+    #[error("Digital River rejects the API key")]
     KeyRefused,
-    /// 401 for this file, with a key that works for others.
+    /// 401 for this file, with a key that is accepted for others.
     #[error("Digital River does not accept the API key for this file (401)")]
     Unauthorized,
-    /// 403 for this file, with a key that works for others.
+    /// 403 for this file, with a key that is accepted for others.
     #[error("Digital River forbids this file (403)")]
     Forbidden,
     /// 429: too many requests.
     #[error("too many requests (429); asked to wait {} s", .wait.as_secs())]
     Throttled {
-        /// How long nothing gets through; capped.
+        /// How long all requests must wait; capped.
         wait: Duration,
     },
-    /// 429 for this file again, while others are answered.
+    /// 429 for this file again, while requests for others succeed.
     #[error("too many requests (429) for this file alone; asked to wait {} s", .wait.as_secs())]
     ThrottledAlone {
-        /// How long it should not be asked for; capped.
+        /// How long requests for this file must wait; capped.
         wait: Duration,
     },
-    /// 404: not there, or not there yet.
+    /// 404: the file does not exist, or not yet.
     #[error("Digital River does not have the file (404)")]
     NotFound,
-    /// 410: was there, and is not any more.
-    #[error("Digital River does not have the file any more (410)")]
+    /// 410: the file existed, but does not any more.
+    #[error("Digital River no longer has the file (410)")]
     Gone,
     /// 3xx: never followed.
     #[error("redirected ({0}), which is never followed")]
     Redirect(u16),
     /// 5xx.
-    #[error("Digital River is in trouble ({status})")]
+    #[error("Digital River has a server error ({status})")]
     ServerError {
-        /// The status.
+        /// The HTTP status.
         status: u16,
         /// How long it asked to wait; capped.
         wait: Option<Duration>,
@@ -50,86 +50,88 @@ pub(crate) enum Problem {
     /// Any other status.
     #[error("unexpected status {0}")]
     Status(u16),
-    /// No connection, or one that broke before there was an answer.
-    #[error("no answer: {0}")]
+    /// The connection failed, or broke before the response.
+    #[error("no response: {0}")]
     Transport(String),
-    /// The answer began too late, or the attempt took too long.
+    /// The response was too late, or the attempt took too long.
     #[error("took too long while {0}")]
     Deadline(&'static str),
-    /// The body came more slowly than it may.
+    /// The body was received more slowly than the minimum rate.
     #[error("too slow: {received} bytes in {} s", .elapsed.as_secs())]
     TooSlow {
-        /// Bytes so far.
+        /// Bytes received so far.
         received: u64,
         /// Time so far.
         elapsed: Duration,
     },
-    /// The body broke off.
-    #[error("the body broke off after {received} bytes: {reason}")]
+    /// The connection broke while the body was received.
+    #[error("the connection broke after {received} bytes of the body: {reason}")]
     Broken {
-        /// Bytes so far.
+        /// Bytes received so far.
         received: u64,
-        /// What the transport says.
+        /// The error of the transport.
         reason: String,
     },
     /// The content type is not that of a PDF.
     #[error("the content type is {0}, not application/pdf")]
     ContentType(String),
-    /// The body is compressed although it was asked for as it is.
-    #[error("the body comes as {0}, which was not asked for")]
+    /// The body is compressed although no compression was requested.
+    #[error("the body has the encoding {0}, which was not requested")]
     Encoded(String),
     /// The body is empty.
     #[error("the body is empty")]
     Empty,
-    /// The body does not begin as a PDF does.
-    #[error("the body is no PDF: it does not begin with %PDF-")]
+    /// The body does not begin like a PDF.
+    #[error("the body is not a PDF: it does not begin with %PDF-")]
     NotPdf,
-    /// The body does not end as a PDF does.
-    #[error("the PDF is not whole: there is no %%EOF near its end")]
+    /// The body does not end like a PDF.
+    #[error("the PDF is incomplete: there is no %%EOF near its end")]
     NoEndMarker,
-    /// The body is larger than it may be.
+    /// The body is larger than `document_bytes_max`.
     #[error("larger than {bytes_max} bytes")]
     TooLarge {
-        /// The limit.
+        /// The limit, bytes.
         bytes_max: u64,
     },
-    /// The body has another length than was said.
-    #[error("{received} bytes came, but {source_name} says {expected}")]
+    /// The body has another length than announced.
+    #[error("received {received} bytes, but {source_name} says {expected}")]
     Length {
-        /// Who said how long it is.
+        /// The source of the expected length.
         source_name: &'static str,
-        /// What was said.
+        /// The expected length, bytes.
         expected: u64,
-        /// What came.
+        /// The received length, bytes.
         received: u64,
     },
-    /// What Digital River knows of the file cannot be read.
-    #[error("the file's metadata cannot be used: {0}")]
+    /// The file's metadata is invalid.
+    #[error("invalid metadata of the file: {0}")]
     Metadata(String),
-    /// Digital River says that the file is no PDF.
+    /// According to its metadata the file is not a PDF.
     #[error("the file is of type {0}, not pdf")]
     FileType(String),
-    /// The object store has trouble.
-    #[error("the object store: {0}")]
+    /// The archive returned an error.
+    #[error("the archive: {0}")]
     Store(String),
-    /// Something else lies under both keys that the document may have. Nothing was overwritten.
-    #[error("something else lies where the document belongs, with SHA-256 {stored}; what came has {received}")]
+    /// Other objects are stored under both possible keys of the document. Nothing was overwritten.
+    #[error(
+        "another object is stored under the document's key, with SHA-256 {stored}; the received document has {received}"
+    )]
     Conflict {
-        /// What is stored.
+        /// The hash of the stored object.
         stored: Sha256Hash,
-        /// What came.
+        /// The received length, bytes.
         received: Sha256Hash,
     },
-    /// Nothing was asked, because nothing may be at the moment.
-    #[error("not asked: {}", .why.map_or("the rate limit leaves no room", PauseReason::as_str))]
+    /// No request was sent, because the account is paused or the rate limit was reached.
+    #[error("not requested: {}", .why.map_or("the rate limit is reached", PauseReason::as_str))]
     Closed {
-        /// Why; `None` for the rate limit alone.
+        /// Why the account is paused; `None` for the rate limit.
         why: Option<PauseReason>,
-        /// For how long.
+        /// How long to wait.
         wait: Duration,
     },
-    /// The process ends.
-    #[error("the process ended meanwhile")]
+    /// The process is shutting down.
+    #[error("the process is shutting down")]
     Stopping,
 }
 
@@ -165,7 +167,7 @@ impl Problem {
         "unauthorized",
     ];
 
-    /// A short, stable name, for labels and lists.
+    /// A short, stable code, for metric labels and lists.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::KeyRefused => "key_refused",
@@ -198,7 +200,7 @@ impl Problem {
         }
     }
 
-    /// What the head of an answer says about the account. A rate limit is not among it: see [`Self::Throttled`].
+    /// What the response implies about the account. Rate limits are handled separately: see [`Self::Throttled`].
     pub(crate) fn answer(&self) -> Answer {
         match self {
             Self::KeyRefused | Self::Unauthorized => Answer::Unauthorized,
@@ -234,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_has_a_reason_of_its_own_that_is_listed() {
+    fn every_problem_has_its_own_reason_in_the_list() {
         let (wait, text) = (Duration::from_secs(1), String::new);
         let hash = Sha256Hash::of(b"");
         let problems = [

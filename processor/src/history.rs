@@ -1,4 +1,4 @@
-//! An order's history, event by event: what each changed when it was folded. Pure, as the fold itself.
+//! An order's history: what each event changed when it was applied. Pure: no I/O.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::{
     domain::{Facts, LineFacts, OrderKey, Snapshot, Status, effects},
 };
 
-/// What an event changed.
+/// The changes that one event made to its order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryStep {
@@ -24,37 +24,37 @@ pub struct HistoryStep {
     pub order_id: OrderId,
     /// Its mode.
     pub mode: Mode,
-    /// Where it stood; `None` before its first event.
+    /// Its status before the event; `None` if this is its first event.
     pub status_before: Option<Status>,
-    /// Where it stands.
+    /// Its status after the event.
     pub status_after: Status,
-    /// What is known now and was not before, for people; empty when the event said nothing new.
+    /// Human-readable descriptions of the new facts; empty when the event added none.
     pub changes: Vec<String>,
     /// The messages that the event caused.
     pub effects: Vec<CausedEffect>,
 }
 
-/// A message to other systems, by what makes it unique for its order.
+/// A message to other systems, identified by its type and effect key within its order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CausedEffect {
     /// Its type, for example `fulfillment.requested`.
     pub kind: &'static str,
-    /// What tells several of one kind apart; usually empty.
+    /// Distinguishes several messages of one kind; usually empty.
     pub effect_key: String,
 }
 
-/// Folds events one by one, in the order in which they are given.
+/// Applies events one by one in the given order and reports what each changed.
 #[derive(Debug, Default)]
 pub struct History {
     orders: BTreeMap<OrderKey, Facts>,
 }
 
 impl History {
-    /// Folds an event's body. `received_at` is when the broker took it, where that is known; `conflict` says that its event
-    /// came before with a body that contradicts it.
+    /// Applies an event's body. `received_at` is the broker's timestamp, if known; `conflict` says that an earlier body of the
+    /// same event contradicts this one.
     ///
-    /// `None` when the event says nothing of an order, or cannot be applied.
+    /// Returns `None` when the event is not about an order or cannot be applied.
     pub fn fold(&mut self, body: &[u8], received_at: Option<DateTime<Utc>>, conflict: bool) -> Option<HistoryStep> {
         let reading = Orders::new(vec![Mode::Test, Mode::Live]).read(body, received_at).ok()?;
         let Decision::Apply(event) = reading.decision else {
@@ -81,25 +81,25 @@ impl History {
     }
 }
 
-/// What `after` knows and `before` did not.
+/// Describes the facts that `after` has and `before` does not.
 fn changes(before: &Facts, after: &Facts) -> Vec<String> {
     let mut changes = Vec::new();
     for event_type in after.seen.difference(&before.seen) {
-        changes.push(format!("{event_type} is seen"));
+        changes.push(format!("{event_type} received"));
     }
     reached(&before.transitions, &after.transitions, OrderState::as_str, "", &mut changes);
     for state in after.unknown_states.difference(&before.unknown_states) {
-        changes.push(format!("a state is named that is not known: {state}"));
+        changes.push(format!("unknown state: {state}"));
     }
     if after.conflicted && !before.conflicted {
-        changes.push("the order is marked: two bodies under one event id contradict each other".to_owned());
+        changes.push("conflict: two bodies with the same event id contradict each other".to_owned());
     }
     for (line_id, line) in &after.lines {
         line_changes(before.lines.get(line_id), line, &format!("line {line_id}: "), &mut changes);
     }
     for (id, shipment) in &after.shipments {
         if before.shipments.get(id) != Some(shipment) {
-            changes.push(format!("fulfillment {id} is reported"));
+            changes.push(format!("fulfillment {id} reported"));
         }
     }
     for (key, operation) in &after.operations {
@@ -112,7 +112,7 @@ fn changes(before: &Facts, after: &Facts) -> Vec<String> {
         changes.push(newest(&before.snapshot, &after.snapshot, &fields));
     }
     if changes.is_empty() && before != after {
-        changes.push("other facts of the order".to_owned());
+        changes.push("other facts changed".to_owned());
     }
     changes
 }
@@ -126,11 +126,11 @@ fn line_changes(before: Option<&LineFacts>, after: &LineFacts, line: &str, chang
         let (sku, quantity) = (new.sku_id.as_deref().unwrap_or("no sku"), new.quantity.unwrap_or_default());
         changes.push(format!("{line}{quantity} x {sku}"));
     } else if old != new {
-        changes.push(format!("{line}its details changed"));
+        changes.push(format!("{line}details changed"));
     }
 }
 
-/// The states that are reached now, or are known to have been reached earlier.
+/// Describes states that are newly reached, or reached earlier than previously known.
 fn reached<S: Ord + Copy>(
     before: &BTreeMap<S, DateTime<Utc>>,
     after: &BTreeMap<S, DateTime<Utc>>,
@@ -153,15 +153,15 @@ fn reached<S: Ord + Copy>(
 fn newest<T>(before: &Snapshot<T>, after: &Snapshot<T>, fields: &[String]) -> String {
     let first = before.stamp.event_id.is_empty();
     match (fields.is_empty(), first) {
-        (true, _) => format!("event {} is the newest snapshot; nothing in it differs", after.stamp.event_id),
-        (false, true) => format!("the first snapshot, with {}", fields.join(", ")),
+        (true, _) => format!("event {} is the newest snapshot; no field differs", after.stamp.event_id),
+        (false, true) => format!("first snapshot, with {}", fields.join(", ")),
         (false, false) => {
             format!("event {} is the newest snapshot; it differs in {}", after.stamp.event_id, fields.join(", "))
         }
     }
 }
 
-/// The names of the fields that differ. Their values may be about people, and are told by the order itself.
+/// The names of the fields that differ. Their values are left out because they may be personal data.
 fn fields<T: Serialize>(before: &T, after: &T) -> Vec<String> {
     let (Ok(serde_json::Value::Object(before)), Ok(serde_json::Value::Object(after))) =
         (serde_json::to_value(before), serde_json::to_value(after))
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_tells_what_it_changed_and_what_it_caused() {
+    fn each_step_lists_the_changes_and_effects_of_its_event() {
         let mut history = History::default();
         let accepted = body(
             "e1",
@@ -200,10 +200,10 @@ mod tests {
         assert_eq!((step.status_before, step.status_after), (None, Status::Ready));
         assert_eq!(kinds(&step), ["fulfillment.requested"]);
         for change in [
-            "order.accepted is seen",
+            "order.accepted received",
             "accepted at 2026-01-01T00:01:00.000Z",
             "line l: 2 x sku",
-            "the first snapshot, with currency",
+            "first snapshot, with currency",
         ] {
             assert!(step.changes.iter().any(|found| found == change), "{change}: {:?}", step.changes);
         }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_of_an_order_changes_nothing() {
+    fn bodies_that_are_not_about_an_order_change_nothing() {
         let mut history = History::default();
         assert_eq!(history.fold(b"{}", None, false), None);
         assert_eq!(history.fold(br#"{"id":"e","type":"payout.created"}"#, None, false), None);

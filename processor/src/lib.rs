@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use api::ApiConfig;
 pub use projection::{CONSUMER, Orders};
 
-/// The processor.
+/// Configuration of the processor: `[processor]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessorConfig {
@@ -35,10 +35,10 @@ impl Default for ProcessorConfig {
 }
 
 impl ProcessorConfig {
-    /// Checks what goes together.
+    /// Checks ranges and combinations of settings.
     ///
     /// # Errors
-    /// When no mode is left, a limit is out of range or the API's token could be guessed.
+    /// When `modes` is empty, a limit is out of range or the API's token is too weak.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.modes.is_empty() {
             return Err(ConfigError::refused("processor.modes", "is empty; expected \"live\", \"test\" or both"));
@@ -48,7 +48,7 @@ impl ProcessorConfig {
     }
 }
 
-/// Starts the consumer and the outbox relay; they run until the shutdown.
+/// Starts the consumer and the outbox relay, which run until shutdown.
 pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresConfig, context: &Context) {
     let (kafka, postgres) = (kafka.clone(), postgres.clone());
     context.shutdown.spawn("relay", relay::run(kafka.clone(), postgres.clone(), context.clone()));
@@ -64,7 +64,7 @@ pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresCo
     context.shutdown.spawn(CONSUMER, task);
 }
 
-/// An error with its causes in one line.
+/// Formats an error and its causes on one line.
 fn with_causes(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! From records to orders.
+//! The processor's projection: reads events about orders and applies them.
 
 use std::collections::BTreeMap;
 
@@ -15,24 +15,24 @@ use crate::{
     store,
 };
 
-/// The processor's name as a consumer. Its offsets are kept under it: never change it.
+/// The processor's consumer name. Its offsets are stored under this name, so it must never change.
 pub const CONSUMER: &str = "processor";
 
-/// Folds events about orders, their charges and their fulfillments into orders.
+/// Applies events about orders, their charges and their fulfillments to orders.
 #[derive(Clone, Debug)]
 pub struct Orders {
     modes: Vec<Mode>,
 }
 
 impl Orders {
-    /// Events of other modes than these have no effect.
+    /// Events of modes that are not in `modes` are ignored.
     #[must_use]
     pub fn new(modes: Vec<Mode>) -> Self {
         Self { modes }
     }
 
-    /// What to make of an event whose payload `parse` reads, if it matters.
-    fn judge(
+    /// Decides what happens to an event. `parse` reads its payload and is called only if the event is not ignored.
+    fn classify(
         &self,
         envelope: &Envelope<'_>,
         parse: impl FnOnce() -> Result<OrderEvent, PayloadError>,
@@ -58,7 +58,7 @@ impl Projection for Orders {
     }
 
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<OrderEvent> {
-        self.judge(envelope, || OrderEvent::parse(envelope, body, None))
+        self.classify(envelope, || OrderEvent::parse(envelope, body, None))
     }
 
     fn read<'a>(
@@ -68,7 +68,7 @@ impl Projection for Orders {
     ) -> Result<ParsedRecord<'a, OrderEvent>, EnvelopeError> {
         let (envelope, object) = OrderObject::read(body)?;
         let mut oddities = object.oddities();
-        let decision = self.judge(&envelope, || object.into_event(&envelope, received_at));
+        let decision = self.classify(&envelope, || object.into_event(&envelope, received_at));
         if let Decision::Apply(event) = &decision {
             oddities = event.oddities;
         }
@@ -85,7 +85,7 @@ impl Projection for Orders {
         fresh: Vec<NewEvent<OrderEvent>>,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        // What the batch says of each order, joined first: the batch costs each order one row.
+        // The batch's facts are joined per order first, so each order's row is written once per batch.
         let mut news: BTreeMap<OrderKey, Box<Facts>> = BTreeMap::new();
         for NewEvent { event, conflict } in fresh {
             news.entry(OrderKey::of(&event)).or_default().add(event, conflict);

@@ -1,6 +1,6 @@
 //! Writes `schemas/json/`: `cargo run -p riverlock-schemas --example json-schemas`.
 
-#![expect(clippy::print_stdout, reason = "this example prints for the person who runs it")]
+#![expect(clippy::print_stdout, reason = "this example is a command-line tool")]
 
 use std::{fs, io, path::Path};
 

@@ -1,7 +1,7 @@
-//! What other systems (warehouse, ERP, mail) get: CloudEvents 1.0 in the fulfillment topic, key = order id.
+//! Messages to other systems (warehouse, ERP, mail): CloudEvents 1.0 in the fulfillment topic, keyed by order id.
 //!
-//! Messages come at least once; `id` is the same every time. Messages about one order come in order; `invoice.stored` comes
-//! whenever a document is stored, before or after them.
+//! Messages are delivered at least once; `id` is the same every time. Messages about one order are delivered in order, except
+//! for `invoice.stored`, which is sent when a document is stored and can be before or after the others.
 
 use std::borrow::Cow;
 
@@ -20,8 +20,8 @@ use crate::{
 pub const SPEC_VERSION: &str = "1.0";
 /// The CloudEvents source of every message.
 pub const SOURCE: &str = "riverlock";
-/// Most bytes that the lines of one message take. The rest of a message is far smaller than the other half of what a topic
-/// takes (2 MiB with headers), so every message can be published.
+/// Maximum size of the lines of one message, in bytes. The rest of a message is far smaller than the other half of a topic's
+/// limit (2 MiB with headers), so every message can be published.
 pub const LINES_BYTES_MAX: usize = 1 << 20;
 /// The media type of every message's data.
 pub const DATA_CONTENT_TYPE: &str = "application/json";
@@ -31,15 +31,15 @@ pub const DATA_CONTENT_TYPE: &str = "application/json";
 pub struct CloudEvent<'a, T = Message> {
     /// Always `1.0`.
     pub specversion: &'static str,
-    /// Stable and unique per effect, so that a consumer can pass over a repetition.
+    /// Stable and unique per effect, so that a consumer can skip repetitions.
     pub id: String,
     /// Always `riverlock`.
     pub source: &'static str,
-    /// Which message, for example `fulfillment.requested`.
+    /// The type of the message, for example `fulfillment.requested`.
     pub r#type: &'static str,
     /// The order.
     pub subject: &'a OrderId,
-    /// When the effect was decided.
+    /// When the message was written to the outbox.
     pub time: DateTime<Utc>,
     /// Always `application/json`.
     pub datacontenttype: &'static str,
@@ -53,42 +53,41 @@ pub struct CloudEvent<'a, T = Message> {
 pub enum Message {
     /// `fulfillment.requested`: payment is authorized and the fraud check passed. Ship only while `status` is `ready`.
     FulfillmentRequested(FulfillmentRequested),
-    /// `fulfillment.halted`: do not ship; stop what has begun.
+    /// `fulfillment.halted`: do not ship; stop a shipment that is being prepared.
     FulfillmentHalted(FulfillmentEnded),
     /// `fulfillment.completed`: fulfilled and captured.
     FulfillmentCompleted(FulfillmentEnded),
-    /// `fulfillment.reported`: Digital River has been told what was shipped and what will not be. One per fulfillment.
+    /// `fulfillment.reported`: shipped and cancelled quantities were reported to Digital River. One per fulfillment.
     FulfillmentReported(FulfillmentReported),
-    /// `fulfillment.capture_failed`: shipped, and the money was not captured. Recall the shipment, or have the customer
-    /// pay again. One per capture, or per charge that could not be authorized again.
+    /// `fulfillment.capture_failed`: shipped, but the capture failed. Recall the shipment, or have the customer pay again. One
+    /// per capture, or per charge whose reauthorization failed.
     FulfillmentCaptureFailed(FulfillmentCaptureFailed),
-    /// `fulfillment.disputed`: the customer disputes the charge, or has the money back. Ship nothing more.
+    /// `fulfillment.disputed`: the customer disputes the charge, or was refunded by the bank. Ship nothing more.
     FulfillmentDisputed(FulfillmentEnded),
     /// `invoice.stored`: a VAT invoice or credit memo is in the archive.
     InvoiceStored(InvoiceStored),
 }
 
-/// What a warehouse needs.
+/// A request to fulfil an order.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct FulfillmentRequested {
     pub order_id: OrderId,
     pub mode: Mode,
-    /// The order's status when the message was made; an order that ended meanwhile says so here.
+    /// The order's status when the message was written. It is not `ready` if the order has already ended.
     pub status: &'static str,
     /// The merchant's own id of the order.
     pub upstream_id: Option<String>,
-    /// How fast it is to be shipped, as Digital River's `shippingChoice` names it.
+    /// The shipping service, as named in Digital River's `shippingChoice`.
     pub service_level: Option<String>,
-    /// Where physical lines go; `null` for digital orders.
+    /// Recipient of physical lines; `null` for digital orders.
     pub ship_to: Option<ShipTo>,
-    /// The order's lines by their ids, as many as fit into a message: about 5000.
+    /// The order's lines, sorted by id, as many as fit into a message: about 5000.
     pub lines: Vec<RequestedLine>,
-    /// How many lines the order has.
+    /// Number of the order's lines.
     pub line_count: u64,
-    /// Where all lines are when more than those in `lines` are to be fulfilled: a path of Riverlock's order API. `null` when
-    /// `lines` holds all of them.
+    /// The path of Riverlock's order API that returns all lines, if the order has more than `lines` contains; otherwise `null`.
     pub more_lines_at: Option<String>,
 }
 
@@ -99,91 +98,91 @@ pub struct FulfillmentRequested {
 pub struct RequestedLine {
     pub line_id: LineId,
     pub sku_id: Option<String>,
-    /// Pieces ordered.
+    /// Units ordered.
     pub quantity: Option<i64>,
-    /// Pieces of them that were already reported as shipped or delivered.
+    /// Units that were already reported as shipped or delivered.
     pub fulfilled_quantity: i64,
-    /// Pieces of them that were already reported as never to be shipped.
+    /// Units that were already reported as cancelled.
     pub cancelled_quantity: i64,
-    /// Whether it has to be shipped; `null` when Digital River does not say.
+    /// Whether the product is physical; `null` if unknown.
     pub physical: Option<bool>,
 }
 
-/// The end of an order's fulfillment, or what stands against it.
+/// The end of an order's fulfillment, or a reason to stop it.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct FulfillmentEnded {
     pub order_id: OrderId,
     pub mode: Mode,
-    /// The order's status when the message was made.
+    /// The order's status when the message was written.
     pub status: &'static str,
-    /// When Digital River ended it.
+    /// When the order reached this end at Digital River.
     pub ended_at: DateTime<Utc>,
 }
 
-/// What was shipped and what will not be, as Digital River was told.
+/// Shipped and cancelled quantities that were reported to Digital River.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct FulfillmentReported {
     pub order_id: OrderId,
     pub mode: Mode,
-    /// The order's status when the message was made.
+    /// The order's status when the message was written.
     pub status: &'static str,
     pub fulfillment_id: FulfillmentId,
-    /// When it was reported.
+    /// When the fulfillment was reported.
     pub reported_at: Option<DateTime<Utc>>,
     pub shipment_id: Option<String>,
     pub tracking_company: Option<String>,
     pub tracking_number: Option<String>,
     pub tracking_url: Option<String>,
-    /// The lines by their ids, as many as fit into a message: about 10000.
+    /// The lines, sorted by id, as many as fit into a message: about 10000.
     pub lines: Vec<ReportedLine>,
-    /// How many lines the fulfillment reports.
+    /// Number of the fulfillment's lines.
     pub line_count: u64,
-    /// Where all lines are when the fulfillment reports more than those in `lines`: a path of Riverlock's order API. `null`
-    /// when `lines` holds all of them.
+    /// The path of Riverlock's order API that returns all lines, if the fulfillment has more than `lines` contains; otherwise
+    /// `null`.
     pub more_lines_at: Option<String>,
 }
 
-/// What one fulfillment says of one line.
+/// Quantities of one line in a fulfillment.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportedLine {
-    /// The line.
+    /// Digital River's id of the line.
     pub line_id: LineId,
-    /// Pieces shipped or delivered.
+    /// Units shipped or delivered.
     pub fulfilled_quantity: i64,
-    /// Pieces never to be shipped.
+    /// Units that will not be shipped.
     pub cancelled_quantity: i64,
 }
 
-/// Money that did not come although something was shipped.
+/// A failed capture of an amount for shipped goods.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct FulfillmentCaptureFailed {
     pub order_id: OrderId,
     pub mode: Mode,
-    /// The order's status when the message was made.
+    /// The order's status when the message was written.
     pub status: &'static str,
-    /// `capture`, or `reauthorization` when the authorization had run out and could not be had again.
+    /// `capture`, or `reauthorization` if the authorization had expired and could not be renewed.
     pub operation: &'static str,
-    /// Empty where Digital River does not name it.
+    /// Digital River's id of the charge; empty if unknown.
     pub charge_id: String,
-    /// The capture; empty where Digital River does not name it.
+    /// Digital River's id of the capture; empty if unknown.
     pub capture_id: String,
-    /// What tells this capture from others of the charge: its id, or what stands for it where it has none.
+    /// Distinguishes the captures of a charge: the capture's id, or a substitute if it has none.
     #[serde(skip)]
     pub operation_key: String,
-    /// The fulfillment whose capture failed: what to recall.
+    /// The fulfillment whose capture failed, that is, the shipment to recall.
     pub fulfillment_id: Option<String>,
-    /// In `currency`, as a decimal number in a text.
+    /// The amount in `currency`, as a decimal number in a string.
     #[schemars(with = "Option<String>")]
     pub amount: Option<Decimal>,
     pub currency: Option<String>,
-    /// Why, as Digital River names it. Not for customers.
+    /// Digital River's failure code. Not to be shown to customers.
     pub failure_code: Option<String>,
     pub failed_at: DateTime<Utc>,
 }
@@ -197,15 +196,15 @@ pub struct InvoiceStored {
     pub mode: Mode,
     pub file_id: FileId,
     pub purpose: Purpose,
-    /// Where it lies in the object store.
+    /// Its key in the archive.
     pub object_key: String,
     pub sha256: Sha256Hash,
     pub size_bytes: u64,
 }
 
-/// A line of a message.
+/// A line of a message, with a bound on its size.
 pub trait MessageLine {
-    /// At most so many bytes it takes in JSON, with the comma after it.
+    /// An upper bound of the line's size in JSON, in bytes, with the following comma.
     fn bytes_max(&self) -> usize;
 }
 
@@ -222,16 +221,16 @@ impl MessageLine for ReportedLine {
     }
 }
 
-/// What names, numbers and punctuation of a line take at most: `quantity` and the other numbers have up to 19 digits.
+/// Maximum size of a line's names, numbers and punctuation, in bytes. Numbers have up to 19 digits and a sign.
 const LINE_FRAME_BYTES: usize = 192;
 
-/// What a text of so many bytes takes in JSON at most. Quotes and backslashes take two bytes; control characters would take
-/// six, but no id and no text from a payload holds one.
+/// Maximum size of a text of `bytes` bytes in JSON. Quotes and backslashes take two bytes; control characters would take six,
+/// but ids and texts from payloads contain none.
 const fn text_bytes_max(bytes: usize) -> usize {
     2 * bytes + 2
 }
 
-/// As many lines from the beginning as fit into a message.
+/// The first lines, as many as fit into a message.
 #[must_use]
 pub fn fitting<T: MessageLine>(lines: impl Iterator<Item = T>) -> Vec<T> {
     let mut bytes = 0_usize;
@@ -272,14 +271,14 @@ impl Message {
         }
     }
 
-    /// What tells several messages of one kind and order apart: the id of the document, of the fulfillment, of what was
-    /// done with money; empty for the kinds of which an order has one.
+    /// Distinguishes several messages of one kind and order: the id of the document, the fulfillment or the payment operation;
+    /// empty for kinds that occur once per order.
     #[must_use]
     pub fn effect_key(&self) -> String {
         match self {
             Self::InvoiceStored(message) => message.file_id.to_string(),
             Self::FulfillmentReported(message) => message.fulfillment_id.to_string(),
-            // The parts are Digital River's ids, which may hold anything: escaped, no two different pairs look alike.
+            // Digital River's ids may contain any character. Escaping keeps different keys different.
             Self::FulfillmentCaptureFailed(message) => {
                 format!("{}:{}:{}", message.operation, escaped(&message.charge_id), escaped(&message.operation_key))
             }
@@ -306,11 +305,11 @@ impl Message {
             datacontenttype: DATA_CONTENT_TYPE,
             data: self,
         };
-        serde_json::to_vec(&event).expect("a struct of texts and numbers always serializes")
+        serde_json::to_vec(&event).expect("a struct of strings and numbers can always be serialized")
     }
 }
 
-/// A text without `:`. Nearly every id is one already and stays as it is.
+/// Escapes `:` and `%`. Nearly every id contains neither and is returned unchanged.
 fn escaped(text: &str) -> Cow<'_, str> {
     if text.contains(['%', ':']) { text.replace('%', "%25").replace(':', "%3A").into() } else { text.into() }
 }
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn different_effects_have_different_keys_and_ids_whatever_the_ids_hold() {
+    fn different_effects_have_different_keys_and_ids_for_any_order_ids() {
         let ids = ["", "a", "b", "a:b", "b:c", "a%3Ab", "a%", "%", ":", "::", "@e"];
         let mut keys = BTreeSet::new();
         for (charge, capture) in ids.iter().flat_map(|charge| ids.map(|capture| (*charge, capture))) {
@@ -363,7 +362,7 @@ mod tests {
         assert_eq!(
             capture_failed("o", "610000000020", "8-1").effect_key(),
             "capture:610000000020:8-1",
-            "as it ever was"
+            "usual ids are not escaped"
         );
 
         let mut seen = BTreeSet::new();
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_lines_that_fit_take_no_more_than_they_may() {
+    fn the_longest_lines_stay_within_the_limit() {
         let line = |index: usize| RequestedLine {
             line_id: LineId::parse(format!("{index}{}", "\"".repeat(249))).unwrap(),
             sku_id: Some("\\".repeat(1_000)),

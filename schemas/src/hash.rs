@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// A SHA-256 digest; prints as lower-case hex.
+/// A SHA-256 digest, displayed as lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256Hash([u8; 32]);
 
@@ -17,13 +17,13 @@ impl Sha256Hash {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Takes a digest that was computed elsewhere, for example over a stream.
+    /// Wraps a digest that was computed elsewhere, for example over a stream.
     #[must_use]
     pub fn from_digest(digest: [u8; 32]) -> Self {
         Self(digest)
     }
 
-    /// Takes a digest that was stored as bytes; `None` when there are not 32 of them.
+    /// Reads a stored digest; `None` unless it has 32 bytes.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
@@ -36,7 +36,7 @@ impl Sha256Hash {
     }
 }
 
-/// FNV-1a: a short hash of what comes from a sender that is trusted, where SHA-256 would cost more than it is worth.
+/// FNV-1a: a fast hash for data of a trusted sender, where collision resistance is not needed.
 pub(crate) struct Fnv(u64);
 
 impl Fnv {
@@ -53,7 +53,7 @@ impl Fnv {
         }
     }
 
-    /// Adds a text with its length, so that no two lists of texts look alike.
+    /// Adds a text with its length, so that different lists of texts have different inputs.
     pub(crate) fn text(&mut self, text: &str) {
         self.bytes(&(text.len() as u64).to_be_bytes());
         self.bytes(text.as_bytes());
@@ -61,7 +61,7 @@ impl Fnv {
 
     /// The hash in 16 bits.
     pub(crate) fn value(&self) -> u16 {
-        // The lower bits of FNV depend on the lower bits of the input only.
+        // The lower bits of FNV depend only on the lower bits of the input.
         let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
         let bytes = (mixed ^ (mixed >> 32)).to_be_bytes();
         u16::from_be_bytes([bytes[0], bytes[1]])
@@ -73,10 +73,10 @@ impl Fnv {
     }
 }
 
-/// What [`hashed`] begins with.
+/// The prefix of [`hashed`].
 pub(crate) const HASHED: &str = "sha256:";
 
-/// What stands for a text that cannot be a key.
+/// The key that replaces a text that is not a valid key: its SHA-256 with a prefix.
 #[must_use]
 pub fn hashed(text: &str) -> String {
     format!("{HASHED}{}", Sha256Hash::of(text.as_bytes()))

@@ -1,4 +1,4 @@
-//! Typed ids, parsed at the edge.
+//! Typed ids, validated where they enter the system.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,27 +13,27 @@ use crate::{
 
 /// Longest id that is accepted as a key, in bytes of UTF-8.
 ///
-/// Digital River promises no length; its ids have 12 to 36 characters. PostgreSQL's index rows end near 2 700 bytes, so
-/// an id needs a limit of its own: an event whose id is longer is kept as a dead letter.
+/// Digital River documents no maximum; its ids have 12 to 36 characters. PostgreSQL's index rows are limited to about 2 700
+/// bytes, so ids need a limit. An event with a longer id becomes a dead letter.
 pub const ID_BYTES_MAX: usize = 255;
 
-/// Why a text is not an id.
+/// The reason why a text is not a valid id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// The text has no characters, or nothing but white space: it names nothing.
+    /// The text is empty or white space.
     #[error("is empty")]
     Empty,
     /// The text is longer than [`ID_BYTES_MAX`].
     #[error("has {0} bytes, more than {ID_BYTES_MAX}")]
     TooLong(usize),
-    /// The text holds a control character (PostgreSQL cannot store NUL, people cannot read the others).
-    #[error("holds a control character")]
+    /// The text contains a control character. PostgreSQL cannot store NUL, and the others are unreadable.
+    #[error("contains a control character")]
     ControlCharacter,
     /// The text is not a UUID (file ids only).
     #[error("is not a UUID")]
     NotUuid,
-    /// A part of the id could not be decoded and was replaced, so it may be another id.
-    #[error("is damaged: it holds bytes or escapes that are no characters")]
+    /// A part of the id could not be decoded and was replaced, so the original may be another id.
+    #[error("is damaged: it contains bytes or escapes that are not characters")]
     Damaged,
 }
 
@@ -57,17 +57,17 @@ macro_rules! text_id {
         pub struct $name(String);
 
         impl $name {
-            /// Checks and takes the text.
+            /// Validates the text.
             ///
             /// # Errors
-            /// When the text is empty, longer than [`ID_BYTES_MAX`] or holds a control character.
+            /// When the text is empty, longer than [`ID_BYTES_MAX`] or contains a control character.
             pub fn parse(text: impl Into<String>) -> Result<Self, IdError> {
                 let text = text.into();
                 check(&text)?;
                 Ok(Self(text))
             }
 
-            /// Checks the text and leaves it where it is.
+            /// Validates a borrowed text.
             ///
             /// # Errors
             /// As for [`Self::parse`].
@@ -111,7 +111,7 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// Digital River's id of an event, unique per event and equal in every delivery of it.
+    /// Digital River's id of an event, unique per event and the same in every delivery.
     EventId
 }
 text_id! {
@@ -123,15 +123,15 @@ text_id! {
     LineId
 }
 text_id! {
-    /// Digital River's id of a fulfillment: one report of what was shipped.
+    /// Digital River's id of a fulfillment.
     FulfillmentId
 }
 
-/// What the key of something begins with that Digital River gives no id; see [`event_key`].
+/// First character of the key of an object without an id; see [`event_key`].
 const OF_EVENT: char = '@';
 
-/// An id that is only ever compared: as it is, its SHA-256 where it cannot be a key or could be mistaken for another kind of
-/// key, empty where there is none.
+/// An id that is only compared: the id itself, its SHA-256 if it is not a valid key or could be confused with another kind of
+/// key, or empty if there is none.
 pub(crate) fn key_text(id: Option<&str>) -> String {
     match id {
         None => String::new(),
@@ -141,7 +141,7 @@ pub(crate) fn key_text(id: Option<&str>) -> String {
     }
 }
 
-/// The key of something that has no id of its own and was announced by this event.
+/// The key of an object without an id that this event announced.
 pub(crate) fn event_key(event_id: &EventId) -> String {
     format!("{OF_EVENT}{event_id}")
 }
@@ -151,11 +151,11 @@ pub(crate) fn is_event_key(key: &str) -> bool {
     key.starts_with(OF_EVENT)
 }
 
-/// What Digital River's file ids may begin with. Its documentation shows ids with and without it, and announces that prefixes
-/// come and go without a new API version.
+/// Optional prefix of Digital River's file ids. Its documentation shows ids with and without it, and announces that prefixes
+/// can be added and removed without a new API version.
 const FILE_PREFIX: &str = "file_";
 
-/// Digital River's id of a file, such as an invoice. Always a UUID, so it can be put into a path or an object key.
+/// Digital River's id of a file, such as an invoice. Always a UUID, so it is safe in a path or an object key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct FileId(Uuid);
@@ -175,8 +175,8 @@ impl JsonSchema for FileId {
 }
 
 impl FileId {
-    /// Checks and takes the text: a UUID with or without hyphens, in lower or upper case, with or without the prefix `file_`
-    /// and white space around it.
+    /// Parses a UUID with or without hyphens, in lower or upper case, with or without the prefix `file_` and surrounding white
+    /// space.
     ///
     /// # Errors
     /// When the text is not a UUID.
@@ -186,14 +186,14 @@ impl FileId {
             return Err(IdError::Empty);
         }
         let uuid = text.strip_prefix(FILE_PREFIX).unwrap_or(text);
-        // Not in braces and not as a URN: Digital River writes neither.
+        // Braces and URNs are not accepted, because Digital River uses neither.
         if uuid.len() != uuid::fmt::Hyphenated::LENGTH && uuid.len() != uuid::fmt::Simple::LENGTH {
             return Err(IdError::NotUuid);
         }
         Uuid::try_parse(uuid).map(Self).map_err(|_| IdError::NotUuid)
     }
 
-    /// The id with the prefix `file_`, as part of Digital River's documentation writes it.
+    /// The id with the prefix `file_`, as in some of Digital River's documentation.
     #[must_use]
     pub fn prefixed(&self) -> String {
         format!("{FILE_PREFIX}{self}")
@@ -218,7 +218,7 @@ impl fmt::Display for FileId {
     }
 }
 
-/// Whether an event is about real money. Digital River calls it `liveMode`; the two never meet in one order.
+/// Test or live data: Digital River's `liveMode`. Orders of different modes are different orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -242,7 +242,7 @@ impl Mode {
         self == Self::Live
     }
 
-    /// `live` or `test`, as in configuration, labels and output.
+    /// `live` or `test`, the name in configuration, metric labels and output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -263,22 +263,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_with_special_characters_are_taken() {
+    fn ids_with_special_characters_are_valid() {
         for text in ["204440790336", "a/b+c=", "ордер", "x y", &"9".repeat(ID_BYTES_MAX)] {
             assert_eq!(OrderId::parse(text).unwrap().as_str(), text);
         }
     }
 
     #[test]
-    fn ids_that_no_index_can_hold_are_refused_with_a_reason() {
+    fn ids_that_cannot_be_indexed_are_rejected_with_a_reason() {
         assert_eq!(EventId::parse(""), Err(IdError::Empty));
-        assert_eq!(OrderId::parse(" \t"), Err(IdError::Empty), "orders without an id must not become one");
+        assert_eq!(OrderId::parse(" \t"), Err(IdError::Empty), "orders without an id must not be merged into one");
         assert_eq!(EventId::parse("a\0b"), Err(IdError::ControlCharacter));
         assert_eq!(EventId::parse("x".repeat(10_000)), Err(IdError::TooLong(10_000)));
     }
 
     #[test]
-    fn file_ids_are_uuids_in_any_usual_spelling_and_nothing_else() {
+    fn file_ids_are_uuids_in_any_usual_format() {
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
         for text in [
             id,
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_different_things_differ() {
+    fn keys_of_different_objects_differ() {
         assert_eq!((key_text(None), key_text(Some(" "))), (String::new(), String::new()));
         assert_eq!(key_text(Some("a:b")), "a:b");
         let event = EventId::parse("e").unwrap();

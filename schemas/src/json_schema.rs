@@ -1,9 +1,9 @@
-//! JSON Schemas: of the events as Riverlock reads them, and of the messages that it sends.
+//! JSON Schemas of the events that Riverlock reads and of the messages that it publishes.
 //!
 //! They are generated from the Rust types and checked in under `schemas/json/`; a test fails when the two differ. An event's
-//! schema is the documented shape as far as it is read: what it does not name may be there, and nearly everything may be
-//! absent. Events that it does not allow may be read all the same (see `wire`); those that it allows always are. A message's
-//! schema is a promise: what it requires is there in every message, fields may be added, and none is taken away.
+//! schema describes the documented fields that are read: other fields are allowed, and nearly every field is optional. Every
+//! valid event can be read; some invalid events can be read too (see `wire`). A message's schema is a contract: required fields
+//! are present in every message, fields may be added, and none is removed.
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::{
     wire::time::Time,
 };
 
-/// A schema with the file that it is kept in.
+/// A schema and its file.
 #[derive(Clone, Debug)]
 pub struct Document {
     /// The path under `schemas/json/`.
@@ -58,7 +58,7 @@ pub fn documents() -> Vec<Document> {
     ]
 }
 
-/// The schema of the events of this type: that of their subject, or else that of any event.
+/// The path of the schema for events of this type: that of their subject, or else that of any event.
 #[must_use]
 pub fn event_path(event_type: &str) -> &'static str {
     match event_type::subject(event_type) {
@@ -71,16 +71,16 @@ pub fn event_path(event_type: &str) -> &'static str {
     }
 }
 
-/// What every event is, whatever its type: the rest of it may be anything.
+/// The schema of any event, whatever its type.
 fn envelope() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Event",
-        "description": "Any event that ingest takes. What it cannot read of `data`, `liveMode` and `createdTime` counts as absent.",
+        "description": "Any event that ingest accepts. Invalid values of `data`, `liveMode` and `createdTime` count as absent.",
         "type": "object",
         "properties": {
             "id": { "description": "Digital River's id of the event.", "type": "string", "minLength": 1 },
-            "type": { "description": "Such as `order.accepted`.", "type": "string", "minLength": 1 },
+            "type": { "description": "The event's type, for example `order.accepted`.", "type": "string", "minLength": 1 },
             "data": true,
             "liveMode": true,
             "createdTime": true,
@@ -89,45 +89,42 @@ fn envelope() -> Value {
     })
 }
 
-/// An event that has a consumer.
+/// An event that a consumer handles.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[expect(
-    dead_code,
-    reason = "the fields are there for the schema; the envelope and the payloads are read one after the other"
-)]
+#[expect(dead_code, reason = "the fields exist for the schema; the envelope and the payloads are parsed separately")]
 struct Event<T> {
-    /// Digital River's id of the event, equal in every delivery of it.
+    /// Digital River's id of the event, the same in every delivery.
     #[schemars(length(min = 1, max = 255))]
     id: String,
-    /// What happened.
+    /// The payload.
     r#type: String,
     data: Data<T>,
-    /// Whether it is about real money; absent where the object says it.
+    /// Whether the event is live; may be absent if the object has the field.
     live_mode: Option<bool>,
-    /// When Digital River made the event.
+    /// When Digital River created the event.
     created_time: Option<Time>,
 }
 
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "the field is there for the schema")]
+#[expect(dead_code, reason = "the field exists for the schema")]
 struct Data<T> {
     object: T,
 }
 
-/// A charge that names its order, or an order with its charges.
+/// A charge with `orderId`, or an order with its charges.
 #[derive(JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "the variants are there for the schema")]
+#[expect(dead_code, reason = "the variants exist for the schema")]
 enum ChargeObject {
     Charge(Box<WireCharge>),
     Order(Box<OrderWithCharges>),
 }
 
-/// An order; what names an order is a charge.
+/// An order; an object with `orderId` is a charge.
 #[derive(JsonSchema)]
 #[schemars(extend("not" = { "required": ["orderId"] }))]
-#[expect(dead_code, reason = "the fields are there for the schema")]
+#[expect(dead_code, reason = "the fields exist for the schema")]
 struct OrderWithCharges {
     #[serde(flatten)]
     order: WireOrder,
@@ -135,10 +132,10 @@ struct OrderWithCharges {
     charges: WireOrderCharges,
 }
 
-/// A sales transaction that names its order, or an order.
+/// A sales transaction with `orderId`, or an order.
 #[derive(JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "the variants are there for the schema")]
+#[expect(dead_code, reason = "the variants exist for the schema")]
 enum ChargebackObject {
     #[serde(rename_all = "camelCase")]
     Transaction {

@@ -1,13 +1,13 @@
-//! Which partition a key goes to: murmur2, as Java's default and ingest's producer (`murmur2_random`) have it.
+//! The partition of a key: murmur2, like Java's default partitioner and ingest's producer (`murmur2_random`).
 
 const SEED: u32 = 0x9747_b28c;
 const MIX: u32 = 0x5bd1_e995;
 const SHIFT: u32 = 24;
 
-/// The partition of a key, where a topic has `partitions` of them.
+/// The partition of a key in a topic with `partitions` partitions.
 ///
 /// # Panics
-/// Never: a remainder of a number of partitions is a number of a partition.
+/// Never: the remainder is less than `partitions`, which is an `i32`.
 #[must_use]
 pub fn partition(key: &[u8], partitions: i32) -> i32 {
     let partitions = u32::try_from(partitions).unwrap_or_default().max(1);
@@ -15,7 +15,7 @@ pub fn partition(key: &[u8], partitions: i32) -> i32 {
 }
 
 fn murmur2(data: &[u8]) -> u32 {
-    // The hash is of 32 bits, and so is the length in it.
+    // The hash has 32 bits, so the length is truncated to 32 bits too.
     let length = u32::try_from(data.len() & 0xffff_ffff).unwrap_or_default();
     let mut hash = SEED ^ length;
     let mut words = data.chunks_exact(4);
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_hash_as_in_kafkas_own_tests() {
+    fn hashes_equal_those_in_kafkas_tests() {
         // Kafka, UtilsTest.testMurmur2.
         for (key, expected) in [
             ("21", -973_932_308_i32),

@@ -1,4 +1,4 @@
-//! Names of the headers that a raw record carries next to the exact bytes, and where a record lies.
+//! Headers of raw records, size limits, and positions of records.
 
 use std::fmt;
 
@@ -11,56 +11,56 @@ use crate::{ids::ID_BYTES_MAX, text::has_control};
 pub const EVENT_ID: &str = "event-id";
 /// The event's type.
 pub const EVENT_TYPE: &str = "event-type";
-/// `true` or `false`; absent when the event does not say.
+/// `true` or `false`; absent if the event has no mode.
 pub const LIVE_MODE: &str = "live-mode";
-/// The name of the endpoint that took the event.
+/// The name of the endpoint that received the event.
 pub const ENDPOINT: &str = "endpoint";
-/// When ingest took the request, RFC 3339.
+/// When ingest received the request, RFC 3339.
 pub const RECEIVED_AT: &str = "received-at";
-/// The signature header as it came, so that the event can be verified again later.
+/// The unchanged signature header, so that the event can be verified again later.
 pub const SIGNATURE: &str = "signature";
-/// Which of the endpoint's secrets matched.
+/// The id of the endpoint's secret that matched.
 pub const SECRET_ID: &str = "secret-id";
-/// W3C trace context, when the request carried one.
+/// W3C trace context, if the request had one.
 pub const TRACEPARENT: &str = "traceparent";
-/// Where the record comes from: [`ORIGIN_WEBHOOK`], [`ORIGIN_QUARANTINE`] or [`ORIGIN_RECONCILE`].
+/// The origin of the record: [`ORIGIN_WEBHOOK`], [`ORIGIN_QUARANTINE`] or [`ORIGIN_RECONCILE`].
 pub const ORIGIN: &str = "origin";
-/// The record came through the front door.
+/// The record is from an authenticated delivery.
 pub const ORIGIN_WEBHOOK: &str = "webhook";
-/// The record was kept in quarantine, and an operator released it after its signature turned out to be right.
+/// The record was in the quarantine, and an operator released it after its signature had been verified.
 pub const ORIGIN_QUARANTINE: &str = "quarantine";
-/// What was odd about an authentic request, in words separated by commas: `media_type`, `content_encoding`, `size` (larger than
-/// [`FOLDED_BYTES_MAX`]), `not_an_event`. Absent when nothing was.
+/// Oddities of an authenticated request, separated by commas: `media_type`, `content_encoding`, `size` (larger than
+/// [`FOLDED_BYTES_MAX`]), `not_an_event`. Absent if there are none.
 pub const ODDITIES: &str = "oddities";
 /// The request's `Content-Type`; only with [`ODDITIES`].
 pub const CONTENT_TYPE: &str = "content-type";
 /// The request's `Content-Encoding`; only with [`ODDITIES`]. The body is stored encoded, as it was signed.
 pub const CONTENT_ENCODING: &str = "content-encoding";
-/// Only with [`ORIGIN_QUARANTINE`]: who released the record.
+/// Only with [`ORIGIN_QUARANTINE`]: the operator who released the record.
 pub const RELEASED_BY: &str = "released-by";
-/// Only with [`ORIGIN_QUARANTINE`]: when, RFC 3339.
+/// Only with [`ORIGIN_QUARANTINE`]: when the record was released, RFC 3339.
 pub const RELEASED_AT: &str = "released-at";
-/// Only with [`ORIGIN_QUARANTINE`]: why, in the operator's words.
+/// Only with [`ORIGIN_QUARANTINE`]: the operator's reason.
 pub const RELEASE_REASON: &str = "release-reason";
-/// Only with [`ORIGIN_QUARANTINE`]: [`TRUE`] if the operator had the age of the signature ignored.
+/// Only with [`ORIGIN_QUARANTINE`]: [`TRUE`] if the signature's age was not checked.
 pub const AGE_IGNORED: &str = "age-ignored";
-/// The value of a header that says yes.
+/// The value of a header that is set.
 pub const TRUE: &str = "true";
-/// The record was never delivered: it was fetched from Digital River's Events API, so it carries no signature.
+/// The event was fetched from Digital River's Events API, so the record has no signature.
 pub const ORIGIN_RECONCILE: &str = "reconcile";
-/// In quarantine only: why its sender was not believed, in a word.
+/// In quarantine only: the code of the reason why the event was not authenticated.
 pub const REASON: &str = "reason";
-/// In quarantine only: [`PASSED`] or [`FAILED`]; absent when the endpoint asked for no basic authentication.
+/// In quarantine only: [`PASSED`] or [`FAILED`]; absent if the endpoint requires no basic authentication.
 pub const BASIC: &str = "basic";
-/// In quarantine only: [`PASSED`] or [`FAILED`]; absent when the endpoint asked for no bearer token.
+/// In quarantine only: [`PASSED`] or [`FAILED`]; absent if the endpoint requires no bearer token.
 pub const BEARER: &str = "bearer";
-/// The request's credentials were right.
+/// The request's credentials were correct.
 pub const PASSED: &str = "passed";
 /// The request's credentials were missing or wrong.
 pub const FAILED: &str = "failed";
 
-/// Largest body, in bytes, that consumers interpret. A larger one is stored as it came and becomes a dead letter without being
-/// parsed, so that one request cannot take a consumer's time and memory from all others.
+/// Largest body, in bytes, that consumers parse. A larger one is stored unchanged and becomes a dead letter without being
+/// parsed, so that a single event cannot use up a consumer's time and memory.
 ///
 /// Digital River's largest documented events, orders with hundreds of lines, have some hundred kilobytes.
 pub const FOLDED_BYTES_MAX: usize = 1 << 20;
@@ -68,16 +68,16 @@ pub const FOLDED_BYTES_MAX: usize = 1 << 20;
 /// headers.
 pub const STORED_BYTES_MAX: usize = 4 << 20;
 
-/// A text that is safe as a record's key or header, and in a line of a log: as it is, or its SHA-256 where it is longer than
-/// an id may be or holds a control character.
+/// Returns a text that is safe as a record's key or header and in logs: the text itself, or its SHA-256 if it is longer than
+/// [`ID_BYTES_MAX`] or contains a control character.
 ///
-/// The full text is in the record's value in any case; a key of a megabyte would only make the record too large to store.
+/// The full text is in the record's value in any case, and a key of a megabyte would make the record too large to store.
 #[must_use]
 pub fn bounded(text: &str) -> std::borrow::Cow<'_, str> {
     if text.len() <= ID_BYTES_MAX && !has_control(text) { text.into() } else { hashed(text).into() }
 }
 
-/// Where a record lies in Kafka.
+/// The position of a record in Kafka. Printed as `topic[partition]@offset`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Position {
     /// Topic name.
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_short_and_one_line() {
+    fn keys_are_short_and_have_no_control_characters() {
         assert_eq!(bounded("o-1"), "o-1");
         for text in ["a\n2026 ERROR forged", "\0", &"x".repeat(ID_BYTES_MAX + 1)] {
             assert_eq!(bounded(text), hashed(text));

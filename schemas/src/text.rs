@@ -1,21 +1,21 @@
-//! Texts from outside, made fit to be stored and shown.
+//! Sanitizing of text from requests and records, so that it can be stored and shown.
 
 use std::{borrow::Cow, fmt};
 
 use serde::de::{Deserialize, Deserializer, Visitor};
 
-/// Whether a text holds a control character: PostgreSQL cannot store NUL, people cannot read the others.
+/// Whether a text contains a control character. PostgreSQL cannot store NUL, and the others are unreadable.
 #[must_use]
 pub fn has_control(text: &str) -> bool {
-    // Nearly every text is plain ASCII. Looking at all of its bytes is faster than stopping at the first that is not.
+    // Nearly every text is ASCII, and checking all of its bytes is faster than an early exit.
     let plain = text.bytes().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~'));
     !plain && text.chars().any(char::is_control)
 }
 
-/// The text with control characters replaced, cut to so many characters; it is copied only where that changes it.
+/// Replaces control characters and truncates the text to `chars_max` characters. Copies it only if it changes.
 #[must_use]
 pub fn bounded(text: Cow<'_, str>, chars_max: usize) -> Cow<'_, str> {
-    // No text has more characters than bytes.
+    // A text never has more characters than bytes.
     if text.len() <= chars_max && !has_control(&text) {
         return text;
     }
@@ -23,7 +23,7 @@ pub fn bounded(text: Cow<'_, str>, chars_max: usize) -> Cow<'_, str> {
     text.chars().take(chars_max).map(clean).collect()
 }
 
-/// The JSON text of a body. A byte order mark is no JSON, but it hides no meaning either, so it is passed over.
+/// The JSON text of a body, without a byte order mark, which JSON does not allow but some systems write.
 ///
 /// # Errors
 /// When the body is not UTF-8.
@@ -32,7 +32,7 @@ pub(crate) fn json_text(body: &[u8]) -> Result<&str, std::str::Utf8Error> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-/// A string of a JSON text, borrowed where it has no escapes.
+/// A JSON string, borrowed if it has no escapes.
 pub(crate) struct Str<'a>(pub(crate) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_kept_as_it_is_unless_it_is_long_or_holds_a_control_character() {
+    fn bounded_changes_only_long_texts_and_control_characters() {
         assert!(matches!(bounded("Größe".into(), 7), Cow::Borrowed("Größe")));
         for (text, chars_max, kept) in
             [("Größe", 3, "Grö"), ("Größe", 5, "Größe"), ("a\0b", 9, "a\u{fffd}b"), ("\u{85}ü\u{7f}", 2, "\u{fffd}ü")]

@@ -1,32 +1,32 @@
-//! Topics: names, and which event goes where.
+//! Names of topics, and routing of events to them.
 //!
-//! Every raw topic has the same number of partitions and the key is the order id, so an order's records of all types meet
-//! in the same partition number.
+//! Every raw topic has the same number of partitions and the key is the order id, so all records of an order have the same
+//! partition number in every topic.
 
 use std::collections::BTreeSet;
 
 use crate::events::event_type;
 
-/// What every topic's name starts with, unless configured otherwise.
+/// Default prefix of all topic names.
 pub const DEFAULT_PREFIX: &str = "riverlock";
 
-/// What stands between a Kafka cluster's id and a topic's name where a topic of an earlier cluster is named. No topic's name may
-/// contain it.
+/// Separates the cluster's id and the topic's name in the full name of a topic of an earlier Kafka cluster. Kafka does not
+/// allow this character in topic names.
 pub const CLUSTER_SEPARATOR: char = '/';
 
-/// Whether this names a topic of an earlier Kafka cluster, which the current one does not have.
+/// Whether the full name is of a topic of an earlier Kafka cluster, which cannot be read from the current one.
 #[must_use]
 pub fn is_of_earlier_cluster(topic: &str) -> bool {
     topic.contains(CLUSTER_SEPARATOR)
 }
 
-/// The topic's name alone, without the earlier cluster that it may be of.
+/// The topic's name without the id of an earlier cluster.
 #[must_use]
 pub fn without_cluster(topic: &str) -> &str {
     topic.rsplit(CLUSTER_SEPARATOR).next().unwrap_or(topic)
 }
 
-/// The topics' names under a prefix, and the routing of event types to them.
+/// The names of the topics with a prefix, and the routing of event types to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
     prefix: String,
@@ -34,20 +34,18 @@ pub struct Topics {
 }
 
 impl Topics {
-    /// The names under `prefix`; `routed` are the event types that have a topic of their own, all others share one.
+    /// Creates the names for `prefix`. The event types in `routed` have their own topics; all others share one.
     ///
-    /// Files always have topics of their own, whatever `routed` says: they have a consumer of their own.
+    /// Event types of files always have their own topics, because the invoice-fetcher consumes them.
     pub fn new(prefix: impl Into<String>, routed: impl IntoIterator<Item = String>) -> Self {
         let files = event_type::FILES.into_iter().map(str::to_owned);
         Self { prefix: prefix.into(), routed: routed.into_iter().chain(files).collect() }
     }
 
-    /// The event types that have a topic of their own by default: the two that begin and end an order's fulfillment, and
-    /// files.
+    /// The event types that have their own topics by default: the two that start and end an order's fulfillment, and files.
     ///
-    /// Not every type that has a consumer: a producer sends one request for each partition that it has a record for, so
-    /// topics that hardly anything goes to make every batch smaller, and each costs ingest CPU time whether it is used or
-    /// not. The processor reads all orders' topics in any case, the shared one as well.
+    /// Further types share a topic, because a producer batches records per partition: topics with few records make every batch
+    /// smaller, and each topic costs ingest CPU time. The processor reads all topics of orders, including the shared one.
     pub fn default_routed() -> impl Iterator<Item = &'static str> {
         [event_type::ORDER_ACCEPTED, event_type::ORDER_COMPLETE].into_iter().chain(event_type::FILES)
     }
@@ -62,7 +60,7 @@ impl Topics {
         format!("{}.raw.{event_type}", self.prefix)
     }
 
-    /// The raw topic of all types without one of their own.
+    /// The raw topic of all types without their own topic.
     #[must_use]
     pub fn raw_other(&self) -> String {
         self.raw_of("other")
@@ -74,7 +72,7 @@ impl Topics {
         let mut all: Vec<String> = self.routed.iter().map(|event_type| self.raw_of(event_type)).collect();
         all.push(self.raw_other());
         all.sort();
-        // `other` may be among the routed types.
+        // The routed types may include `other`.
         all.dedup();
         all
     }
@@ -85,33 +83,34 @@ impl Topics {
         event_type::FILES.iter().map(|event_type| self.raw(event_type)).collect()
     }
 
-    /// The raw topics that the processor consumes: all that the invoice-fetcher does not, so that every record has one
-    /// consumer that gives it an outcome.
+    /// The raw topics that the processor consumes: all except those of the invoice-fetcher, so that every record has exactly
+    /// one consumer.
     #[must_use]
     pub fn orders(&self) -> Vec<String> {
         let files = self.files();
         self.all_raw().into_iter().filter(|topic| !files.contains(topic)).collect()
     }
 
-    /// Where records that no consumer could apply are published.
+    /// The topic to which dead letters are published.
     #[must_use]
     pub fn dead_letter(&self) -> String {
         format!("{}.dead-letter", self.prefix)
     }
 
-    /// Where ingest keeps well-formed events whose sender it could not believe, for a while.
+    /// The quarantine: unauthenticated but well-formed events, kept for a limited time.
     #[must_use]
     pub fn quarantine(&self) -> String {
         format!("{}.quarantine", self.prefix)
     }
 
-    /// What other systems (warehouse, ERP, mail) consume.
+    /// The topic of messages to other systems (warehouse, ERP, mail).
     #[must_use]
     pub fn fulfillment(&self) -> String {
         format!("{}.fulfillment", self.prefix)
     }
 
-    /// Where ingest writes one record before it reports ready, so that the first event does not pay for the connection.
+    /// The topic to which ingest writes one record before it reports ready, so that the first event need not wait for a
+    /// connection.
     #[must_use]
     pub fn probe(&self) -> String {
         format!("{}.probe", self.prefix)
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_of_an_earlier_cluster_is_told_apart() {
+    fn a_topic_of_an_earlier_cluster_is_recognized() {
         let named = format!("5L6g3nShT-eMCtK--X86sw{CLUSTER_SEPARATOR}riverlock.raw.other");
         assert!(is_of_earlier_cluster(&named) && !is_of_earlier_cluster("riverlock.raw.other"));
         assert_eq!((without_cluster(&named), without_cluster("a.b")), ("riverlock.raw.other", "a.b"));

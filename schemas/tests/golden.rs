@@ -1,6 +1,6 @@
-//! Every shape of event that was ever taken can be read for ever.
+//! Golden files: every shape of event that was ever accepted must remain readable.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use riverlock_schemas::{
     Envelope, Mode,
@@ -22,7 +22,7 @@ fn event(name: &str) -> OrderEvent {
 }
 
 fn order(name: &str) -> OrderSnapshot {
-    event(name).order.unwrap_or_else(|| panic!("{name} shows no order"))
+    event(name).order.unwrap_or_else(|| panic!("{name} contains no order"))
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn every_golden_file_is_an_event_and_is_listed() {
             assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
             let body = golden(&name);
             let envelope = Envelope::parse(&body).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert!(name.starts_with(envelope.event_type.as_ref()), "{name} holds a {}", envelope.event_type);
+            assert!(name.starts_with(envelope.event_type.as_ref()), "{name} contains a {}", envelope.event_type);
             assert!(envelope.created_time.is_some() && envelope.mode.is_some(), "{name}");
             events += 1;
         }
@@ -45,7 +45,7 @@ fn every_golden_file_is_an_event_and_is_listed() {
 }
 
 #[test]
-fn an_accepted_order_tells_what_a_warehouse_needs() {
+fn an_accepted_order_contains_the_data_for_a_warehouse() {
     let accepted = event("order.accepted.json");
     assert_eq!((accepted.order_id.as_str(), accepted.mode), ("310000000001", Mode::Test));
     let order = accepted.order.unwrap();
@@ -58,7 +58,7 @@ fn an_accepted_order_tells_what_a_warehouse_needs() {
 }
 
 #[test]
-fn an_expanded_order_tells_which_lines_are_physical() {
+fn an_expanded_order_contains_which_lines_are_physical() {
     let accepted = event("order.accepted.expanded.json");
     let order = accepted.order.unwrap();
     let physical: Vec<_> = order.lines.iter().map(|line| line.details.physical).collect();
@@ -68,13 +68,13 @@ fn an_expanded_order_tells_which_lines_are_physical() {
 }
 
 #[test]
-fn a_complete_order_lists_its_whole_life() {
+fn a_complete_order_lists_all_its_states() {
     let states: Vec<_> = order("order.complete.json").transitions.iter().map(|(state, _)| *state).collect();
     assert_eq!(states, [OrderState::Accepted, OrderState::Complete, OrderState::Fulfilled]);
 }
 
 #[test]
-fn an_older_order_is_read_although_it_lists_nothing() {
+fn an_older_order_without_listed_states_is_read() {
     let order = order("order.complete.older.json");
     assert!(order.transitions.is_empty());
     assert_eq!(order.state, Some(OrderState::Complete));
@@ -88,7 +88,7 @@ fn a_cancelled_order_was_never_accepted() {
 }
 
 #[test]
-fn files_are_read_by_the_type_that_announces_them() {
+fn the_purpose_of_a_file_follows_from_the_event_type() {
     for (name, purpose) in
         [("order.invoice.created.json", Purpose::Invoice), ("order.credit_memo.created.json", Purpose::CreditMemo)]
     {

@@ -1,6 +1,6 @@
-//! The JSON Schemas that are checked in are those of the Rust types, and they say what the types say.
+//! The checked-in JSON Schemas are generated from the Rust types and accept the same events.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use riverlock_schemas::{
 };
 use serde_json::{Value, json};
 
-/// What to do when the schemas are not those of the types.
+/// The command that generates the schemas.
 const REGENERATE: &str = "cargo run -p riverlock-schemas --example json-schemas";
 
 fn folder(name: &str) -> PathBuf {
@@ -40,7 +40,7 @@ fn schemas() -> BTreeMap<String, jsonschema::Validator> {
 }
 
 #[test]
-fn the_checked_in_schemas_are_those_of_the_types() {
+fn the_checked_in_schemas_are_up_to_date() {
     let mut found = BTreeSet::new();
     files(&folder("json"), &mut found);
     let documents = documents();
@@ -50,12 +50,12 @@ fn the_checked_in_schemas_are_those_of_the_types() {
         let kept: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(kept, document.schema, "{} is not up to date: run `{REGENERATE}`", path.display());
     }
-    assert!(found.is_empty(), "{found:?} belong to no type: run `{REGENERATE}`");
+    assert!(found.is_empty(), "{found:?} do not belong to a type: run `{REGENERATE}`");
     assert!(documents.len() > 10);
 }
 
 #[test]
-fn every_golden_event_meets_the_schema_of_its_type_and_that_of_any_event() {
+fn every_golden_event_matches_the_schema_of_its_type_and_of_any_event() {
     let schemas = schemas();
     let mut used = BTreeSet::new();
     let mut golden = BTreeSet::new();
@@ -77,7 +77,7 @@ fn every_golden_event_meets_the_schema_of_its_type_and_that_of_any_event() {
 }
 
 #[test]
-fn what_a_consumer_cannot_read_meets_no_schema_either() {
+fn events_that_consumers_reject_do_not_match_the_schema() {
     let schemas = schemas();
     for (event_type, object) in [
         ("order.accepted", json!({ "id": "o", "items": [["l", "sku", 7]] })),
@@ -105,7 +105,7 @@ fn what_a_consumer_cannot_read_meets_no_schema_either() {
 }
 
 #[test]
-fn every_type_that_has_a_consumer_has_a_schema_of_its_own() {
+fn every_handled_type_has_its_own_schema() {
     let schemas = schemas();
     let types = event_type::ORDER_SNAPSHOTS.iter().chain(&event_type::MORE_ORDER_SNAPSHOTS).chain(&event_type::CHARGES);
     let more = [event_type::ORDER_CHARGEBACK, event_type::FULFILLMENT_CREATED];
@@ -113,14 +113,14 @@ fn every_type_that_has_a_consumer_has_a_schema_of_its_own() {
         let path = event_path(event_type);
         assert_ne!(path, "event/envelope.json", "{event_type}");
         let event = json!({ "id": "e", "type": event_type, "data": { "object": { "orderId": "o" } } });
-        assert!(schemas[path].is_valid(&event), "{path} knows {event_type}");
+        assert!(schemas[path].is_valid(&event), "{path} accepts {event_type}");
         let other = json!({ "id": "e", "type": "payout.created", "data": { "object": { "orderId": "o" } } });
-        assert!(!schemas[path].is_valid(&other), "{path} knows its types only");
+        assert!(!schemas[path].is_valid(&other), "{path} accepts only its types");
     }
 }
 
 #[test]
-fn every_golden_message_meets_the_schema_of_its_kind_and_of_no_other() {
+fn every_golden_message_matches_only_the_schema_of_its_kind() {
     let schemas = schemas();
     let path = folder("golden/messages/of-golden-events.json");
     let messages: BTreeMap<String, Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -139,7 +139,7 @@ fn every_golden_message_meets_the_schema_of_its_kind_and_of_no_other() {
 }
 
 #[test]
-fn a_message_meets_the_schema_of_its_kind_and_of_no_other() {
+fn every_message_matches_only_the_schema_of_its_kind() {
     let order_id = OrderId::parse("310000000001").unwrap();
     let requested = Message::FulfillmentRequested(FulfillmentRequested {
         order_id: order_id.clone(),

@@ -1,4 +1,4 @@
-//! The accounts by now: they may come, change and go while the process runs.
+//! The current accounts, which a reload of the configuration can add, change and remove.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,32 +16,32 @@ impl Accounts {
         Ok(Self(RwLock::new(accounts.collect::<Result<_, _>>()?)))
     }
 
-    /// All of them.
+    /// All accounts.
     pub(crate) fn all(&self) -> Vec<Arc<Account>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The account for a mode's data.
+    /// The account of a mode.
     pub(crate) fn of(&self, mode: Mode) -> Option<Arc<Account>> {
         self.all().into_iter().find(|account| account.mode() == mode)
     }
 
-    /// Takes the accounts of another configuration: new keys and rates, accounts that were added, and none that is gone.
+    /// Replaces the accounts by those of another configuration: keys and rates change, accounts are added and removed.
     ///
     /// # Errors
-    /// When a key does not fit. Accounts before it may have been taken.
+    /// When a key is invalid. Other accounts may have been replaced already.
     pub(crate) fn take(&self, config: &InvoiceFetcherConfig) -> Result<(), ConfigError> {
         let mut accounts = Vec::new();
         for (mode, new) in config.accounts() {
             let account = match self.of(mode) {
                 Some(account) => {
-                    if account.renew(new)? {
-                        tracing::info!("the new API key for {mode} data is in use");
+                    if account.replace_key(new)? {
+                        tracing::info!("the {mode} account uses the new API key");
                     }
                     account
                 }
                 None => {
-                    tracing::info!("an account for {mode} data was added: its documents are fetched from now on");
+                    tracing::info!("the {mode} account was added: its documents are downloaded");
                     Arc::new(Account::new(mode, new)?)
                 }
             };
@@ -49,7 +49,7 @@ impl Accounts {
         }
         let gone = self.all().into_iter().filter(|old| accounts.iter().all(|account| account.mode() != old.mode()));
         for mode in gone.map(|account| account.mode()) {
-            tracing::warn!("the account for {mode} data was removed: its documents wait until there is one again");
+            tracing::warn!("the {mode} account was removed: its documents wait until it is configured again");
             names::paused(mode, None);
         }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = accounts;

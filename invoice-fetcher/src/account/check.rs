@@ -1,7 +1,7 @@
-//! Finds out whether something is wrong for all documents: the key, Digital River, the rate.
+//! Checks of an account: whether the key is rejected, Digital River is down, or the rate limit is reached for all documents.
 //!
-//! No verdict on all documents is drawn from the documents that failed. What is asked for instead is a file that could be
-//! fetched before, and, where there is none or it is refused, a file id that nobody has: an account that works answers 404.
+//! The documents that failed prove nothing about the account. Instead, a check requests a file that was downloaded before and,
+//! if there is none or it is rejected, a random file id, for which a working account answers 404.
 
 use std::time::{Duration, Instant};
 
@@ -17,23 +17,29 @@ use crate::{
     problem::Problem,
 };
 
-/// How long a check may take in all. An attempt that checks must end well before its lease does.
+/// Time limit of a check. An attempt with a check must end well before its lease.
 const CHECK_TIME: Duration = Duration::from_secs(10);
 
 impl Client {
-    /// Finds out whether the suspicion is right that the answer to a request has raised, unless somebody else has.
-    pub(crate) async fn check(&self, account: &Account, suspicion: Suspicion, asked: &FileRequest, problem: &Problem) {
-        let Some(_turn) = account.begin_check(asked, problem).await else { return };
+    /// Checks a suspicion that the response to a request raised, unless another worker has checked it already.
+    pub(crate) async fn check(
+        &self,
+        account: &Account,
+        suspicion: Suspicion,
+        request: &FileRequest,
+        problem: &Problem,
+    ) {
+        let Some(_turn) = account.begin_check(request, problem).await else { return };
         let sent = Instant::now();
-        let verdict = self.verdict(account, &asked.key, asked.endpoint).await;
+        let verdict = self.verdict(account, &request.key, request.endpoint).await;
         tracing::debug!(
-            file.id = %asked.file_id,
-            "file {} failed ({problem}); a request about another file: {verdict:?}", asked.file_id
+            file.id = %request.file_id,
+            "file {} failed ({problem}); request for another file: {verdict:?}", request.file_id
         );
-        account.conclude(Some(suspicion), verdict, asked.endpoint, &asked.key, sent);
+        account.conclude(Some(suspicion), verdict, request.endpoint, &request.key, sent);
     }
 
-    /// Looks whether the trouble is over that has closed an account's gate.
+    /// Checks whether the reason for an account's pause is over.
     pub(crate) async fn probe(&self, account: &Account, endpoint: Endpoint) {
         let (key, sent) = (account.key(), Instant::now());
         let verdict = self.verdict(account, &key, endpoint).await;
@@ -43,22 +49,28 @@ impl Client {
     async fn verdict(&self, account: &Account, key: &Key, endpoint: Endpoint) -> Verdict {
         let (spelling, deadline) = (account.spelling(), Instant::now() + CHECK_TIME);
         if let Some(file_id) = account.good_file() {
-            let verdict = self.ask_about(key, endpoint, (file_id, spelling), deadline).await;
-            // A refusal may be about this file alone, if it is not what it was.
-            if verdict != Verdict::Refused {
+            let verdict = self.request_other(key, endpoint, (file_id, spelling), deadline).await;
+            // This file alone may be rejected now, although it was downloaded before.
+            if verdict != Verdict::Rejected {
                 return verdict;
             }
         }
-        self.ask_about(key, endpoint, (FileId::from(Uuid::new_v4()), spelling), deadline).await
+        self.request_other(key, endpoint, (FileId::from(Uuid::new_v4()), spelling), deadline).await
     }
 
-    async fn ask_about(&self, key: &Key, endpoint: Endpoint, file: (FileId, Spelling), deadline: Instant) -> Verdict {
-        match self.head_of(key, endpoint, file, deadline).await {
+    async fn request_other(
+        &self,
+        key: &Key,
+        endpoint: Endpoint,
+        file: (FileId, Spelling),
+        deadline: Instant,
+    ) -> Verdict {
+        match self.response_head(key, endpoint, file, deadline).await {
             Ok(_) => Verdict::Works,
             Err(Problem::Throttled { wait }) => Verdict::Throttled(wait),
             Err(problem) => match problem.answer() {
                 Answer::Works => Verdict::Works,
-                Answer::Unauthorized | Answer::Forbidden => Verdict::Refused,
+                Answer::Unauthorized | Answer::Forbidden => Verdict::Rejected,
                 Answer::Failed => Verdict::Failed,
             },
         }

@@ -1,11 +1,10 @@
-//! When answers about single documents raise the suspicion that something is wrong for all of them.
+//! Evidence from single documents that the account itself fails.
 //!
-//! Pure: the time is an argument. One document's trouble is its own: a file that answers 403 or 500 for ever must not stop
-//! the others. So a suspicion needs answers about several distinct documents with none that worked in between, and it is
-//! only a reason to ask: what is true for all is found by a request that has nothing to do with the documents that failed
-//! (see `check.rs`).
+//! Pure: the time is an argument. One document that always answers 403 or 500 must not stop the others. So a suspicion needs
+//! responses for several distinct documents without a success in between, and it only leads to a check with a request that is
+//! independent of the failed documents (see `check.rs`).
 //!
-//! Content and metadata are judged apart: Digital River's file store may be down while its API answers.
+//! Content and metadata are evaluated separately, because Digital River's file store may be down while its API works.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +16,10 @@ pub(crate) const FORBIDDEN_FILES_MIN: usize = 3;
 /// Distinct documents in a row that must fail before an outage is suspected.
 pub(crate) const FAILED_FILES_MIN: usize = 3;
 
-/// Failures in a row, of whichever documents, before an outage is suspected.
+/// Failures in a row, of any documents, before an outage is suspected.
 pub(crate) const FAILURES_MIN: u32 = 10;
 
-/// What of a file is asked for. What works for the content works for the metadata; not the other way round.
+/// The requested resource of a file. A success for the content implies that metadata can be requested, but not vice versa.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Endpoint {
     /// `GET /files/{id}`
@@ -29,54 +28,54 @@ pub(crate) enum Endpoint {
     Content,
 }
 
-/// What an answer about one document says about the account.
+/// What a response about one document implies about the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Digital River answers, and takes the key.
+    /// Digital River answers and accepts the key.
     Works,
-    /// 401: this should be the key, and may be the file.
+    /// 401: probably the key, possibly the file.
     Unauthorized,
-    /// 403: this should be the file, and may be the key.
+    /// 403: probably the file, possibly the key.
     Forbidden,
-    /// Digital River did not answer, or answered that it is in trouble.
+    /// Digital River did not answer, or with a server error.
     Failed,
 }
 
-/// What may be wrong for all documents.
+/// A suspected problem of the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suspicion {
-    /// The key is refused.
+    /// The key is rejected.
     Key,
     /// Digital River is down.
     Outage,
-    /// There are too many requests; nothing is wanted for this long.
+    /// The rate limit is reached; requests must wait this long.
     Limit(Duration),
 }
 
-/// What the answers so far say about the account.
+/// The evidence about an account from the responses so far.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     metadata: Streak,
     content: Streak,
 }
 
-/// Bad answers since the last good one.
+/// Failures since the last success.
 #[derive(Debug, Default)]
 struct Streak {
-    /// Distinct documents that were forbidden; not more than are needed.
+    /// Distinct documents that were forbidden, up to [`FORBIDDEN_FILES_MIN`].
     forbidden: Vec<FileId>,
-    /// Distinct documents that failed; not more than are needed.
+    /// Distinct documents that failed, up to [`FAILED_FILES_MIN`].
     failed: Vec<FileId>,
     failures: u32,
-    /// When the latest request was sent that worked.
+    /// When the latest successful request was sent.
     worked: Option<Instant>,
 }
 
 impl Evidence {
-    /// Learns from the answer to a request that was sent at a time.
-    pub(crate) fn learn(&mut self, endpoint: Endpoint, file_id: FileId, answer: Answer, sent: Instant) {
+    /// Records the response to a request that was sent at `sent`.
+    pub(crate) fn record(&mut self, endpoint: Endpoint, file_id: FileId, answer: Answer, sent: Instant) {
         match answer {
-            Answer::Works => self.works(endpoint, sent),
+            Answer::Works => self.record_success(endpoint, sent),
             Answer::Unauthorized => {}
             Answer::Forbidden => note(&mut self.streak_mut(endpoint).forbidden, file_id, FORBIDDEN_FILES_MIN),
             Answer::Failed => {
@@ -87,15 +86,15 @@ impl Evidence {
         }
     }
 
-    /// A request that was sent at a time worked.
-    pub(crate) fn works(&mut self, endpoint: Endpoint, sent: Instant) {
+    /// Records a successful request that was sent at `sent`.
+    pub(crate) fn record_success(&mut self, endpoint: Endpoint, sent: Instant) {
         for of in [Endpoint::Metadata, Endpoint::Content].into_iter().filter(|of| *of <= endpoint) {
             let streak = self.streak_mut(of);
             *streak = Streak { worked: streak.worked.max(Some(sent)), ..Streak::default() };
         }
     }
 
-    /// What the answer to a request that was sent at a time leads to suspect, given everything that is known by now.
+    /// The suspicion that follows from a response to a request sent at `sent` and from the recorded evidence.
     pub(crate) fn suspicion(&self, endpoint: Endpoint, answer: Answer, sent: Instant) -> Option<Suspicion> {
         let streak = self.streak(endpoint);
         match answer {
@@ -142,26 +141,26 @@ mod tests {
         FileId::from(Uuid::from_u128(number))
     }
 
-    /// What the last of these answers about a file's content leads to suspect.
+    /// The suspicion after the last of these responses about content.
     fn suspicion(answers: impl IntoIterator<Item = (u128, Answer)>) -> Option<Suspicion> {
         let (mut evidence, mut sent, mut last) = (Evidence::default(), Instant::now(), None);
         for (number, answer) in answers {
             sent += Duration::from_secs(1);
-            evidence.learn(CONTENT, file(number), answer, sent);
+            evidence.record(CONTENT, file(number), answer, sent);
             last = evidence.suspicion(CONTENT, answer, sent);
         }
         last
     }
 
     #[test]
-    fn one_document_that_is_forbidden_for_ever_says_nothing_about_the_key_and_several_do() {
+    fn one_document_that_is_always_forbidden_does_not_make_the_key_suspect_but_several_do() {
         assert_eq!(suspicion((0..1_000).map(|_| (1, Answer::Forbidden))), None);
         assert_eq!(suspicion([(1, Answer::Forbidden), (2, Answer::Forbidden), (1, Answer::Forbidden)]), None);
         assert_eq!(suspicion((1..=3).map(|number| (number, Answer::Forbidden))), Some(Suspicion::Key));
     }
 
     #[test]
-    fn a_document_that_works_in_between_clears_the_account() {
+    fn a_success_in_between_clears_the_account() {
         let between = [(1, Answer::Forbidden), (2, Answer::Forbidden), (9, Answer::Works), (3, Answer::Forbidden)];
         assert_eq!(suspicion(between), None);
         let failures = (0..9).map(|number| (number, Answer::Failed));
@@ -170,29 +169,29 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_takes_several_failures_of_several_documents() {
+    fn an_outage_is_suspected_after_failures_of_several_documents() {
         assert_eq!(suspicion((0..1_000).map(|number| (number % 2, Answer::Failed))), None);
         assert_eq!(suspicion((0..9).map(|number| (number, Answer::Failed))), None);
         assert_eq!(suspicion((0..10).map(|number| (number % 3, Answer::Failed))), Some(Suspicion::Outage));
     }
 
     #[test]
-    fn a_401_suspects_the_key_at_once_unless_a_later_request_worked() {
+    fn a_401_makes_the_key_suspect_unless_a_later_request_succeeded() {
         assert_eq!(suspicion([(1, Answer::Works), (2, Answer::Unauthorized)]), Some(Suspicion::Key));
         let (mut evidence, sent) = (Evidence::default(), Instant::now());
-        evidence.works(CONTENT, sent + Duration::from_millis(1));
+        evidence.record_success(CONTENT, sent + Duration::from_millis(1));
         assert_eq!(evidence.suspicion(CONTENT, Answer::Unauthorized, sent), None);
     }
 
     #[test]
-    fn metadata_that_can_be_had_say_nothing_about_the_content() {
+    fn successful_metadata_requests_prove_nothing_about_content() {
         let (mut evidence, sent) = (Evidence::default(), Instant::now());
         for number in 0..10 {
-            evidence.learn(Endpoint::Metadata, file(number), Answer::Works, sent);
-            evidence.learn(CONTENT, file(number), Answer::Failed, sent);
+            evidence.record(Endpoint::Metadata, file(number), Answer::Works, sent);
+            evidence.record(CONTENT, file(number), Answer::Failed, sent);
         }
         assert_eq!(evidence.suspicion(CONTENT, Answer::Failed, sent), Some(Suspicion::Outage));
-        evidence.works(CONTENT, sent);
+        evidence.record_success(CONTENT, sent);
         assert_eq!(evidence.suspicion(CONTENT, Answer::Failed, sent), None);
     }
 }

@@ -1,11 +1,11 @@
-//! When requests may be made: one gate per API key, passed by every request of every worker.
+//! Rate limit and pause of an account: all requests of all workers with one API key pass its gate.
 //!
-//! Pure: the time is an argument. The gate spaces requests evenly (Digital River counts per second) and closes for all when
-//! Digital River refuses the key, asks to wait, or is down. After a refusal or an outage it stays closed until a probe, a
-//! request that has nothing to do with any queued document, has found that it is over.
+//! Pure: the time is an argument. The gate spaces requests evenly (Digital River's limit is per second) and pauses all of them
+//! when Digital River rejects the key, asks to wait, or is down. After a rejected key or an outage the pause lasts until a
+//! probe, a request that is independent of queued documents, succeeds.
 //!
-//! Not here: what proves a refusal or an outage (`evidence.rs`, `check.rs`), what becomes of a document (the planner's), and
-//! any agreement with other processes (each has its share of the rate by configuration).
+//! Other modules detect rejected keys and outages (`evidence.rs`, `check.rs`) and decide about documents (`plan.rs`). Processes
+//! do not coordinate: each has its configured share of the rate.
 
 use std::{
     ops::Range,
@@ -14,37 +14,37 @@ use std::{
 
 use crate::account::evidence::Endpoint;
 
-/// How much unused time may be caught up on in a burst. Small, because Digital River counts per second.
+/// Unused time that can be used in a burst. Small, because Digital River's limit is per second.
 const BURST: Duration = Duration::from_millis(100);
 
-/// How long nothing is asked after an outage was seen: first, and at most.
+/// Pause after an outage: initial and maximum.
 const DOWN_WAIT: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
 
-/// How long nothing is asked after the key was refused: first, and at most.
+/// Pause after the key was rejected: initial and maximum.
 const KEY_REFUSED_WAIT: Range<Duration> = Duration::from_secs(15)..Duration::from_secs(600);
 
-/// How long a probe may take before another may begin.
+/// Time limit of a probe, after which another can start.
 const PROBE_TIME: Duration = Duration::from_secs(60);
 
-/// How long a document waits at least that meets a closed gate.
+/// Minimum wait of a document when the account is paused.
 const CLOSED_WAIT: Duration = Duration::from_secs(1);
 
-/// Why nothing may be asked.
+/// The reason for a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PauseReason {
-    /// Digital River refuses the key.
+    /// Digital River rejects the key.
     KeyRefused,
     /// Digital River asked to wait.
     Throttled,
-    /// Digital River does not answer, or answers that it is in trouble.
+    /// Digital River does not answer, or with server errors.
     Down,
 }
 
 impl PauseReason {
-    /// All of them.
+    /// All reasons.
     pub(crate) const ALL: [Self; 3] = [Self::KeyRefused, Self::Throttled, Self::Down];
 
-    /// As in labels and texts.
+    /// The name in metric labels and messages.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::KeyRefused => "key_refused",
@@ -54,29 +54,29 @@ impl PauseReason {
     }
 }
 
-/// The gate is closed.
+/// The account is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GateClosure {
-    /// Why.
+    /// The reason.
     pub(crate) why: PauseReason,
-    /// Until when at least.
+    /// The earliest end of the pause.
     pub(crate) until: Instant,
 }
 
 #[derive(Debug)]
 struct Closure {
     why: PauseReason,
-    /// What has to work before the gate opens.
+    /// The resource whose request must succeed before the pause ends.
     endpoint: Endpoint,
-    /// Since when this trouble is known: requests that were sent earlier and worked prove nothing.
+    /// Start of the pause. Successes of requests that were sent earlier do not end it.
     since: Instant,
     until: Instant,
-    /// How often the trouble was still there when somebody looked.
+    /// Number of checks that confirmed the reason.
     times: u32,
     probing: bool,
 }
 
-/// Spaces requests, and closes for all.
+/// Spaces requests evenly, and pauses all of them.
 #[derive(Debug)]
 pub(crate) struct Gate {
     interval: Duration,
@@ -86,17 +86,17 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// An open gate for so many requests per second (at least 1).
+    /// Creates an open gate for `requests_per_second` (at least 1).
     pub(crate) fn new(requests_per_second: u32, now: Instant) -> Self {
         Self { interval: interval(requests_per_second), next: now, closure: None }
     }
 
-    /// Allows another number of requests per second (at least 1) from now on.
+    /// Changes the rate to `requests_per_second` (at least 1).
     pub(crate) fn set_rate(&mut self, requests_per_second: u32) {
         self.interval = interval(requests_per_second);
     }
 
-    /// Takes a place for one request, and says when it may be made if the gate is still open then.
+    /// Reserves a time for one request. The request may be sent then if the gate is still open.
     pub(crate) fn admit(&mut self, now: Instant) -> Result<Instant, GateClosure> {
         if let Some(closed) = self.closed(now) {
             return Err(closed);
@@ -108,14 +108,14 @@ impl Gate {
         Ok(slot.max(now))
     }
 
-    /// Why nothing may be asked now, if so.
+    /// The current pause, if there is one.
     pub(crate) fn closed(&self, now: Instant) -> Option<GateClosure> {
         let closure = self.closure.as_ref()?;
         let is_over = closure.why == PauseReason::Throttled && now >= closure.until;
         (!is_over).then(|| GateClosure { why: closure.why, until: closure.until.max(now + CLOSED_WAIT) })
     }
 
-    /// Takes the turn to look whether the trouble is over, if somebody should look now. Says at what to look.
+    /// Starts a probe if one is due, and returns the resource to request.
     pub(crate) fn begin_probe(&mut self, now: Instant) -> Option<Endpoint> {
         let closure =
             self.closure.as_mut().filter(|closure| closure.why != PauseReason::Throttled && now >= closure.until)?;
@@ -124,21 +124,21 @@ impl Gate {
         Some(closure.endpoint)
     }
 
-    /// What is wrong at the moment, whether or not somebody is looking if it is over.
-    pub(crate) fn trouble(&self, now: Instant) -> Option<PauseReason> {
+    /// The current reason for a pause, whether or not a probe is running.
+    pub(crate) fn pause_reason(&self, now: Instant) -> Option<PauseReason> {
         self.closed(now).map(|closed| closed.why)
     }
 
-    /// A request that was sent at a time worked.
-    pub(crate) fn works(&mut self, endpoint: Endpoint, sent: Instant) {
-        // It does not shorten what Digital River asked for.
+    /// Records a successful request that was sent at `sent`.
+    pub(crate) fn record_success(&mut self, endpoint: Endpoint, sent: Instant) {
+        // A success does not shorten a wait that Digital River asked for.
         self.closure.take_if(|closure| {
             closure.why != PauseReason::Throttled && endpoint >= closure.endpoint && sent >= closure.since
         });
     }
 
-    /// Digital River refuses the key.
-    pub(crate) fn refuse_key(&mut self, endpoint: Endpoint, now: Instant) {
+    /// Digital River rejects the key.
+    pub(crate) fn key_rejected(&mut self, endpoint: Endpoint, now: Instant) {
         self.close(PauseReason::KeyRefused, endpoint, &KEY_REFUSED_WAIT, now);
     }
 
@@ -147,7 +147,7 @@ impl Gate {
         self.close(PauseReason::Down, endpoint, &DOWN_WAIT, now);
     }
 
-    /// Digital River wants nothing until this time.
+    /// Digital River asks to wait until `until`.
     pub(crate) fn throttle(&mut self, until: Instant, now: Instant) {
         match &mut self.closure {
             Some(closure) => {
@@ -159,21 +159,21 @@ impl Gate {
                 self.closure = Some(Closure { why, endpoint, since: now, until, times: 0, probing: false });
             }
         }
-        // What was not asked meanwhile is not made up for in a burst.
+        // Requests that were not sent during the pause are not caught up in a burst.
         self.next = self.next.max(until);
     }
 
-    /// The key is another one: a pause that the old one was to blame for is over.
-    pub(crate) fn forgive_key(&mut self) {
+    /// The key was replaced: ends a pause that the old key caused.
+    pub(crate) fn key_replaced(&mut self) {
         self.closure.take_if(|closure| closure.why == PauseReason::KeyRefused);
     }
 
     fn close(&mut self, why: PauseReason, endpoint: Endpoint, wait: &Range<Duration>, now: Instant) {
         let times = match &mut self.closure {
-            // Others that were under way say the same.
+            // Other requests that were in flight have the same result.
             Some(closure) if closure.why == why && !closure.probing => return,
             Some(closure) if closure.why == why => closure.times.saturating_add(1),
-            // A wrong key stays wrong while the server is down.
+            // A rejected key stays rejected during an outage.
             Some(closure) if closure.why == PauseReason::KeyRefused => {
                 closure.until = closure.until.max(now + wait.start);
                 closure.probing = false;
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_spaced_and_a_pause_is_caught_up_on_only_a_little() {
+    fn requests_are_spaced_and_unused_time_allows_only_a_small_burst() {
         let start = Instant::now() + SECOND;
         let mut gate = Gate::new(25, start);
         let times: Vec<Duration> = (0..26).map(|_| at(&mut gate, start) - start).collect();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn never_more_than_the_rate_in_any_second_after_the_first_burst() {
+    fn the_rate_is_never_exceeded_after_the_first_burst() {
         let start = Instant::now() + SECOND;
         let mut gate = Gate::new(250, start);
         let times: Vec<Instant> = (0..2_000).map(|i| at(&mut gate, start + Duration::from_micros(500) * i)).collect();
@@ -227,29 +227,29 @@ mod tests {
     }
 
     #[test]
-    fn a_throttled_gate_is_closed_for_all_and_opens_without_a_burst() {
+    fn a_throttled_account_is_paused_and_resumes_without_a_burst() {
         let start = Instant::now() + SECOND;
         let mut gate = Gate::new(10, start);
         gate.throttle(start + 5 * SECOND, start);
         gate.throttle(start + SECOND, start);
-        gate.works(CONTENT, start);
+        gate.record_success(CONTENT, start);
         assert_eq!(
             gate.admit(start + 4 * SECOND),
             Err(GateClosure { why: PauseReason::Throttled, until: start + 5 * SECOND })
         );
         assert_eq!(gate.begin_probe(start + 4 * SECOND), None);
         let open = start + 6 * SECOND;
-        assert_eq!((gate.closed(open), gate.trouble(open)), (None, None));
+        assert_eq!((gate.closed(open), gate.pause_reason(open)), (None, None));
         let at_once = (0..20).filter(|_| at(&mut gate, open) == open).count();
         assert!(at_once <= 2, "{at_once}");
     }
 
     #[test]
-    fn a_refused_key_closes_the_gate_until_a_probe_works_and_the_alarm_stays_meanwhile() {
+    fn a_rejected_key_pauses_the_account_until_a_probe_succeeds() {
         let mut now = Instant::now();
         let mut gate = Gate::new(10, now);
         for _ in 0..16 {
-            gate.refuse_key(CONTENT, now);
+            gate.key_rejected(CONTENT, now);
         }
         let mut waits = Vec::new();
         for _ in 0..8 {
@@ -257,43 +257,43 @@ mod tests {
             assert_eq!(closed.why, PauseReason::KeyRefused);
             waits.push((closed.until - now).as_secs());
             now = closed.until;
-            assert!(gate.admit(now).is_err(), "no document is asked for before the probe has worked");
+            assert!(gate.admit(now).is_err(), "no document is requested before the probe succeeds");
             assert_eq!(gate.begin_probe(now), Some(CONTENT));
-            assert_eq!(gate.begin_probe(now), None, "only one looks");
-            assert_eq!(gate.trouble(now), Some(PauseReason::KeyRefused));
-            gate.refuse_key(CONTENT, now);
+            assert_eq!(gate.begin_probe(now), None, "only one probe at a time");
+            assert_eq!(gate.pause_reason(now), Some(PauseReason::KeyRefused));
+            gate.key_rejected(CONTENT, now);
         }
         assert_eq!(waits, [15, 30, 60, 120, 240, 480, 600, 600]);
         now = gate.closed(now).unwrap().until;
         assert_eq!(gate.begin_probe(now), Some(CONTENT));
-        gate.works(CONTENT, now);
-        assert_eq!((gate.closed(now), gate.trouble(now)), (None, None));
+        gate.record_success(CONTENT, now);
+        assert_eq!((gate.closed(now), gate.pause_reason(now)), (None, None));
     }
 
     #[test]
-    fn only_what_was_sent_after_the_gate_closed_and_asked_for_as_much_opens_it() {
+    fn only_a_later_request_for_the_same_resource_ends_the_pause() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
         gate.down(CONTENT, now + SECOND);
-        gate.works(CONTENT, now);
-        gate.works(Endpoint::Metadata, now + 2 * SECOND);
-        assert_eq!(gate.trouble(now + 2 * SECOND), Some(PauseReason::Down));
-        gate.works(CONTENT, now + 2 * SECOND);
-        assert_eq!(gate.trouble(now + 2 * SECOND), None);
+        gate.record_success(CONTENT, now);
+        gate.record_success(Endpoint::Metadata, now + 2 * SECOND);
+        assert_eq!(gate.pause_reason(now + 2 * SECOND), Some(PauseReason::Down));
+        gate.record_success(CONTENT, now + 2 * SECOND);
+        assert_eq!(gate.pause_reason(now + 2 * SECOND), None);
     }
 
     #[test]
-    fn a_probe_that_never_comes_back_does_not_close_the_gate_for_ever() {
+    fn a_probe_without_a_result_is_followed_by_another() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
-        gate.refuse_key(CONTENT, now);
+        gate.key_rejected(CONTENT, now);
         let open = gate.closed(now).unwrap().until;
         assert_eq!(gate.begin_probe(open), Some(CONTENT));
         assert_eq!(gate.begin_probe(open + PROBE_TIME), Some(CONTENT));
     }
 
     #[test]
-    fn an_outage_is_looked_at_again_after_pauses_that_double() {
+    fn an_outage_is_probed_after_doubling_pauses() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
         gate.down(CONTENT, now);
@@ -305,23 +305,23 @@ mod tests {
     }
 
     #[test]
-    fn another_key_ends_the_pause_of_a_refused_one_and_no_other_pause() {
+    fn a_new_key_ends_only_the_pause_of_a_rejected_key() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
-        gate.refuse_key(CONTENT, now);
-        gate.forgive_key();
-        assert_eq!((gate.closed(now), gate.trouble(now)), (None, None));
+        gate.key_rejected(CONTENT, now);
+        gate.key_replaced();
+        assert_eq!((gate.closed(now), gate.pause_reason(now)), (None, None));
         gate.throttle(now + SECOND, now);
-        gate.forgive_key();
-        assert_eq!(gate.trouble(now), Some(PauseReason::Throttled));
+        gate.key_replaced();
+        assert_eq!(gate.pause_reason(now), Some(PauseReason::Throttled));
     }
 
     #[test]
-    fn an_outage_does_not_hide_a_refused_key() {
+    fn an_outage_does_not_hide_a_rejected_key() {
         let now = Instant::now();
         let mut gate = Gate::new(10, now);
-        gate.refuse_key(CONTENT, now);
+        gate.key_rejected(CONTENT, now);
         gate.down(CONTENT, now);
-        assert_eq!(gate.trouble(now), Some(PauseReason::KeyRefused));
+        assert_eq!(gate.pause_reason(now), Some(PauseReason::KeyRefused));
     }
 }

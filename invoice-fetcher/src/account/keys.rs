@@ -1,5 +1,4 @@
-//! Takes accounts and tokens of a changed configuration while the process runs. What else has changed takes a restart, and is
-//! told.
+//! Reloads accounts and tokens while the process runs. Other changed settings need a restart and are logged.
 
 use std::sync::Arc;
 
@@ -7,10 +6,10 @@ use riverlock_runtime::{Context, reload};
 
 use crate::{InvoiceFetcherConfig, fetch::worker::Fetcher};
 
-/// Reads `[invoice_fetcher]` of the configuration, from wherever it is.
+/// Reads the configuration section `[invoice_fetcher]`.
 pub type Load = reload::Load<InvoiceFetcherConfig>;
 
-/// Looks after the configuration until the shutdown. From here on SIGHUP does not end the process.
+/// Watches the configuration until shutdown. From then on SIGHUP reloads it instead of ending the process.
 pub(crate) async fn run(fetcher: Arc<Fetcher>, load: Arc<Load>, context: Context) -> Result<(), std::io::Error> {
     let checked: Arc<Load> = Arc::new(move || {
         let config = load()?;

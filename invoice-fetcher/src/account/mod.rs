@@ -1,4 +1,4 @@
-//! An account with Digital River: its key, the gate that every request with it passes, and what answers say about it.
+//! An account at Digital River: its key, its rate limit and pause, and the evidence that it fails.
 
 pub(crate) mod accounts;
 pub(crate) mod check;
@@ -31,7 +31,7 @@ use crate::{
     problem::Problem,
 };
 
-/// How long an attempt waits for its turn to check a suspicion. With the check itself it must end well before its lease does.
+/// How long an attempt waits until it can check a suspicion. Including the check, the attempt must end well before its lease.
 const TURN_WAIT: Duration = Duration::from_secs(4);
 
 /// The value of the `Authorization` header.
@@ -41,9 +41,9 @@ pub(crate) type Key = Arc<HeaderValue>;
 pub(crate) struct Account {
     mode: Mode,
     state: Mutex<AccountState>,
-    /// Held while one worker finds out whether something is wrong for all documents.
+    /// Held while one worker checks the account.
     checking: sync::Mutex<()>,
-    /// Whether the queue has to be looked through for this key; see [`Account::begin_preparing`].
+    /// Whether the queue must be prepared for this key; see [`Account::begin_preparing`].
     is_unprepared: AtomicBool,
 }
 
@@ -51,33 +51,33 @@ struct AccountState {
     key: Key,
     gate: Gate,
     evidence: Evidence,
-    /// The file whose content was fetched last.
+    /// The file whose content was downloaded last.
     good_file: Option<FileId>,
-    /// How the id of the file was written that was found last.
+    /// The spelling of the id with which a file was found last.
     spelling: Spelling,
 }
 
-/// A request about a document.
+/// A sent request for a document.
 #[derive(Clone, Debug)]
 pub(crate) struct FileRequest {
     pub(crate) file_id: FileId,
     pub(crate) endpoint: Endpoint,
-    /// Whether the document's last attempt was answered 429, too.
+    /// Whether the document's previous attempt was also answered with 429.
     pub(crate) was_throttled: bool,
     pub(crate) key: Key,
     pub(crate) sent: Instant,
 }
 
-/// What a request has shown that has nothing to do with the documents that failed.
+/// The result of a request that is independent of the failed documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Digital River answers, and takes the key.
+    /// Digital River answers and accepts the key.
     Works,
-    /// Digital River refuses the key.
-    Refused,
-    /// Digital River wants nothing for this long.
+    /// Digital River rejects the key.
+    Rejected,
+    /// Digital River asks to wait this long.
     Throttled(Duration),
-    /// Digital River did not answer, or is in trouble.
+    /// Digital River did not answer, or with a server error.
     Failed,
 }
 
@@ -95,18 +95,18 @@ impl Account {
         })
     }
 
-    /// Whose data the key is for.
+    /// The mode of the account's data.
     pub(crate) fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// The key that is in use.
+    /// The current key.
     pub(crate) fn key(&self) -> Key {
         Arc::clone(&self.state().key)
     }
 
-    /// Takes another key, and says whether it is another one. A pause that the old key was to blame for ends.
-    pub(crate) fn renew(&self, config: &AccountConfig) -> Result<bool, ConfigError> {
+    /// Replaces the key and returns whether it changed. Ends a pause that the old key caused.
+    pub(crate) fn replace_key(&self, config: &AccountConfig) -> Result<bool, ConfigError> {
         let key = authorization(self.mode, config)?;
         let mut state = self.state();
         state.gate.set_rate(config.requests_per_second(self.mode));
@@ -115,28 +115,28 @@ impl Account {
         }
         state.key = key;
         state.evidence = Evidence::default();
-        state.gate.forgive_key();
-        names::paused(self.mode, state.gate.trouble(Instant::now()));
+        state.gate.key_replaced();
+        names::paused(self.mode, state.gate.pause_reason(Instant::now()));
         drop(state);
-        self.preparing_failed();
+        self.preparation_failed();
         Ok(true)
     }
 
-    /// Whether what the queue knows has to be looked up for this key before documents are leased: a file that could be
-    /// fetched before, and documents that another key could not fetch. Asked once for every key, unless that fails.
+    /// Whether the queue must be prepared for this key before documents are leased: find a file that was downloaded before, and
+    /// make documents due that another key could not download. Returns `true` once per key, unless that fails.
     pub(crate) fn begin_preparing(&self) -> bool {
         self.is_unprepared.swap(false, Ordering::Relaxed)
     }
 
-    /// The queue could not be asked: it has to be asked again.
-    pub(crate) fn preparing_failed(&self) {
+    /// The preparation failed and must be repeated.
+    pub(crate) fn preparation_failed(&self) {
         self.is_unprepared.store(true, Ordering::Relaxed);
     }
 
-    /// Waits for a place for one request.
+    /// Waits until one request may be sent.
     ///
     /// # Errors
-    /// When the gate is closed, or has no place before the deadline. Then nothing may be asked.
+    /// When the account is paused, or the rate limit allows no request before the deadline.
     pub(crate) async fn admit(&self, deadline: Instant) -> Result<(), Problem> {
         let now = Instant::now();
         let place = self.state().gate.admit(now);
@@ -155,81 +155,84 @@ impl Account {
         }
     }
 
-    /// Whether documents may be asked for now.
+    /// Whether documents can be requested now.
     pub(crate) fn is_open(&self) -> bool {
         let (state, now) = (self.state(), Instant::now());
-        names::paused(self.mode, state.gate.trouble(now));
+        names::paused(self.mode, state.gate.pause_reason(now));
         state.gate.closed(now).is_none()
     }
 
-    /// Whether Digital River refuses the key, as far as is known.
-    pub(crate) fn is_key_refused(&self) -> bool {
-        self.state().gate.trouble(Instant::now()) == Some(PauseReason::KeyRefused)
+    /// Whether Digital River rejected the key.
+    pub(crate) fn is_key_rejected(&self) -> bool {
+        self.state().gate.pause_reason(Instant::now()) == Some(PauseReason::KeyRefused)
     }
 
-    /// Takes the turn to look whether a trouble is over, if somebody should look now. Says at what to look.
+    /// Starts a probe if one is due, and returns the resource to request.
     pub(crate) fn begin_probe(&self) -> Option<Endpoint> {
         self.state().gate.begin_probe(Instant::now())
     }
 
-    /// A file whose content could be fetched before: if it cannot be now, the file is not to blame.
+    /// A file whose content was downloaded before. If it cannot be downloaded now, the file is not the cause.
     pub(crate) fn good_file(&self) -> Option<FileId> {
         self.state().good_file
     }
 
-    /// Remembers a file whose content could be fetched.
+    /// Stores a file whose content was downloaded.
     pub(crate) fn set_good_file(&self, file_id: FileId) {
         self.state().good_file = Some(file_id);
     }
 
-    /// How ids are written at first: as that of the file that was found last.
+    /// The spelling to try first: that of the file that was found last.
     pub(crate) fn spelling(&self) -> Spelling {
         self.state().spelling
     }
 
-    /// Remembers how the id of a file was written that was found.
+    /// Stores the spelling with which a file was found.
     pub(crate) fn set_spelling(&self, spelling: Spelling) {
         self.state().spelling = spelling;
     }
 
-    /// Learns from the answer to a request, and says what it leads to suspect.
-    pub(crate) fn learn(&self, asked: &FileRequest, problem: Option<&Problem>) -> Option<Suspicion> {
+    /// Records the response to a request and returns the suspicion that follows, if any.
+    pub(crate) fn record(&self, request: &FileRequest, problem: Option<&Problem>) -> Option<Suspicion> {
         self.change(|state, now| {
-            // What an older key is refused says nothing about the one in use.
-            if asked.key != state.key {
+            // The rejection of an older key proves nothing about the current one.
+            if request.key != state.key {
                 return None;
             }
             if let Some(Problem::Throttled { wait }) = problem {
-                // Twice in a row for one document may be about this document alone.
-                if asked.was_throttled {
+                // Two in a row for one document may concern only this document.
+                if request.was_throttled {
                     return Some(Suspicion::Limit(*wait));
                 }
                 state.gate.throttle(now + *wait, now);
                 return None;
             }
             let answer = problem.map_or(Answer::Works, Problem::answer);
-            state.evidence.learn(asked.endpoint, asked.file_id, answer, asked.sent);
+            state.evidence.record(request.endpoint, request.file_id, answer, request.sent);
             if answer == Answer::Works {
-                state.gate.works(asked.endpoint, asked.sent);
+                state.gate.record_success(request.endpoint, request.sent);
             }
-            state.evidence.suspicion(asked.endpoint, answer, asked.sent)
+            state.evidence.suspicion(request.endpoint, answer, request.sent)
         })
     }
 
-    /// Waits for the turn to find out whether a suspicion is right. `None` when another worker has found out meanwhile, or
-    /// takes too long.
-    pub(crate) async fn begin_check(&self, asked: &FileRequest, problem: &Problem) -> Option<sync::MutexGuard<'_, ()>> {
+    /// Waits until the suspicion can be checked. `None` if another worker has checked it meanwhile, or takes too long.
+    pub(crate) async fn begin_check(
+        &self,
+        request: &FileRequest,
+        problem: &Problem,
+    ) -> Option<sync::MutexGuard<'_, ()>> {
         let turn = timeout(TURN_WAIT, self.checking.lock()).await.ok()?;
         let state = self.state();
         let is_open = state.gate.closed(Instant::now()).is_none();
         let is_suspected = match problem {
             Problem::Throttled { .. } => true,
-            problem => state.evidence.suspicion(asked.endpoint, problem.answer(), asked.sent).is_some(),
+            problem => state.evidence.suspicion(request.endpoint, problem.answer(), request.sent).is_some(),
         };
-        (is_open && is_suspected && asked.key == state.key).then_some(turn)
+        (is_open && is_suspected && request.key == state.key).then_some(turn)
     }
 
-    /// Takes the verdict of a request with `key` that was sent at a time because of a suspicion, or as a probe without one.
+    /// Applies the verdict of a request with `key` that was sent at `sent` because of a suspicion, or as a probe.
     pub(crate) fn conclude(
         &self,
         suspicion: Option<Suspicion>,
@@ -244,57 +247,63 @@ impl Account {
             }
             match (verdict, suspicion) {
                 (Verdict::Works, _) => {
-                    state.evidence.works(endpoint, sent);
-                    state.gate.works(endpoint, sent);
+                    state.evidence.record_success(endpoint, sent);
+                    state.gate.record_success(endpoint, sent);
                 }
-                (Verdict::Refused, _) => state.gate.refuse_key(endpoint, now),
+                (Verdict::Rejected, _) => state.gate.key_rejected(endpoint, now),
                 (Verdict::Throttled(wait), _) => state.gate.throttle(now + wait, now),
                 (Verdict::Failed, None | Some(Suspicion::Outage)) => state.gate.down(endpoint, now),
-                // Nothing was found out: a limit is kept, a key is not condemned.
+                // Without a result a wait is respected, but a key is not rejected.
                 (Verdict::Failed, Some(Suspicion::Limit(wait))) => state.gate.throttle(now + wait, now),
                 (Verdict::Failed, Some(Suspicion::Key)) => {}
             }
         });
     }
 
-    /// Changes the state, and tells when that opens or closes the gate.
+    /// Changes the state, and logs when the account is paused or resumed.
     fn change<T>(&self, change: impl FnOnce(&mut AccountState, Instant) -> T) -> T {
         let mut state = self.state();
         let now = Instant::now();
-        let before = state.gate.trouble(now);
+        let before = state.gate.pause_reason(now);
         let changed = change(&mut state, now);
-        let after = state.gate.trouble(now);
+        let after = state.gate.pause_reason(now);
         drop(state);
         if before != after {
-            self.tell(after);
+            self.log_pause(after);
         }
         changed
     }
 
-    fn tell(&self, trouble: Option<PauseReason>) {
+    fn log_pause(&self, trouble: Option<PauseReason>) {
         names::paused(self.mode, trouble);
         let mode = self.mode;
         match trouble {
             Some(PauseReason::KeyRefused) => tracing::error!(
-                "Digital River refuses the API key for {mode} data: nothing is fetched until it accepts one again, and \
-                 nothing is lost meanwhile"
+                "Digital River rejects the API key for {mode} data: downloads are paused until it accepts a key; \
+                 no document is lost"
             ),
             Some(PauseReason::Throttled) => tracing::warn!("Digital River asks for fewer requests for {mode} data"),
             Some(PauseReason::Down) => {
-                tracing::warn!("Digital River is down for {mode} data; it is asked now and then");
+                tracing::warn!(
+                    "Digital River is down for {mode} data: downloads are paused, and it is probed regularly"
+                );
             }
-            None => tracing::info!("documents with {mode} data are fetched again"),
+            None => tracing::info!("downloads of {mode} documents resume"),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, AccountState> {
-        self.state.lock().expect("no code panics while it holds the state")
+        self.state.lock().expect("no code panics while it holds the lock")
     }
 }
 
 fn authorization(mode: Mode, config: &AccountConfig) -> Result<Key, ConfigError> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", config.api_key.expose()))
-        .map_err(|_| ConfigError::refused(format!("invoice_fetcher.{mode}.api_key"), "does not fit into a header"))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", config.api_key.expose())).map_err(|_| {
+        ConfigError::refused(
+            format!("invoice_fetcher.{mode}.api_key"),
+            "contains characters that are not allowed in a header",
+        )
+    })?;
     value.set_sensitive(true);
     Ok(Arc::new(value))
 }

@@ -1,28 +1,29 @@
-//! Opens buckets of Amazon S3 (and what is compatible with it), Google Cloud Storage and Azure.
+//! Opens buckets of Amazon S3 (and compatible stores), Google Cloud Storage and Azure.
 //!
-//! Region, endpoint and credentials come from `store_options`, and where these say nothing from the environment, as with each
-//! vendor's own tools. `store_options` go first: credentials in them are never mixed with others of the environment.
+//! Region, endpoint and credentials are taken from `store_options`, otherwise from the environment, as in each vendor's own
+//! tools. `store_options` have precedence: credentials in them are never combined with others from the environment.
 //!
 //! Amazon S3: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`; or `AWS_WEB_IDENTITY_TOKEN_FILE` and
 //! `AWS_ROLE_ARN` (IAM roles for service accounts in EKS); or `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` (ECS tasks); or
 //! `AWS_CONTAINER_CREDENTIALS_FULL_URI` and `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` (EKS Pod Identity); or else the instance's
 //! role (EC2, IMDSv2). `AWS_REGION` or `AWS_DEFAULT_REGION`, else `us-east-1`; `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` for
-//! stores that are compatible. Profiles (`~/.aws`) are not read.
+//! compatible stores. Profiles (`~/.aws`) are not read.
 //!
 //! Google Cloud Storage: `GOOGLE_SERVICE_ACCOUNT`, `GOOGLE_SERVICE_ACCOUNT_KEY`, `GOOGLE_APPLICATION_CREDENTIALS`, or else the
 //! instance's account. Azure: `AZURE_STORAGE_ACCOUNT_NAME` with `AZURE_STORAGE_ACCOUNT_KEY`, with `AZURE_CLIENT_ID`,
 //! `AZURE_TENANT_ID` and `AZURE_CLIENT_SECRET` or `AZURE_FEDERATED_TOKEN_FILE`, or else the managed identity
 //! (`IDENTITY_ENDPOINT`).
 //!
-//! What the account must be allowed to do, on the bucket and everything under its prefix:
+//! Permissions that the account needs on the bucket and everything under its prefix:
 //! - Amazon S3: `s3:ListBucket` on the bucket; `s3:GetObject` and `s3:PutObject` on `invoices/*` and `staging/*`;
 //!   `s3:DeleteObject` and `s3:AbortMultipartUpload` on `staging/*`, and the latter on `invoices/*` too. Without `ListBucket`
-//!   S3 answers 403 for what is not there, and the archive cannot be looked at before a download. With a KMS key of one's own:
-//!   `kms:GenerateDataKey` and `kms:Decrypt`. Object Lock and versioning fit: nothing is overwritten, only `staging/` is deleted;
+//!   S3 answers 403 for a missing key, and the archive cannot be checked before a download. With a customer-managed KMS key:
+//!   `kms:GenerateDataKey` and `kms:Decrypt`. Object Lock and versioning can be used: nothing is overwritten, and only objects
+//!   under `staging/` are deleted;
 //! - Google Cloud Storage: the role Storage Object User; Azure: the role Storage Blob Data Contributor.
 //!
-//! Lifecycle rules that a bucket should have: abort incomplete multipart uploads after two days (they cannot be listed through
-//! this interface), and delete objects under `staging/` after seven (`sweep.rs` does so after a day, if a fetcher runs).
+//! Lifecycle rules that a bucket should have: abort incomplete multipart uploads after two days (this interface cannot list
+//! them), and delete objects under `staging/` after seven (`sweep.rs` does so after a day while a fetcher runs).
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -38,20 +39,20 @@ use riverlock_runtime::ConfigError;
 
 use crate::InvoiceFetcherConfig;
 
-/// Names and values of the environment that may concern a bucket. Empty values count as absent, as with the vendors' tools.
+/// Environment variables that can configure a bucket. Empty values count as absent, as in the vendors' tools.
 pub(crate) type Environment = Vec<(String, String)>;
 
-/// The process's own environment.
+/// The environment of this process.
 pub(crate) fn environment() -> Environment {
     let texts =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     texts.filter(|(_, value)| !value.is_empty()).collect()
 }
 
-/// Opens a bucket, as far as configuration and environment tell; nothing is asked of it.
+/// Opens a bucket from configuration and environment, without accessing it.
 ///
 /// # Errors
-/// When an option is wrong, or something is missing that must be told.
+/// When an option is invalid or a required one is missing.
 pub(crate) fn open(
     config: &InvoiceFetcherConfig,
     environment: &Environment,
@@ -59,7 +60,7 @@ pub(crate) fn open(
     prefix: Path,
 ) -> Result<Arc<dyn ObjectStore>, ConfigError> {
     let url = config.store.as_str();
-    let failed = |error: object_store::Error| refused(&error);
+    let failed = |error: object_store::Error| invalid(&error);
     Ok(match scheme {
         ObjectStoreScheme::GoogleCloudStorage => {
             let settings = settings(
@@ -87,7 +88,7 @@ pub(crate) fn open(
         }
         _ => {
             let settings = settings(config, environment, &["AWS_"], &[], amazon_credentials)?;
-            // Amazon's own way to copy only if the key is free; other stores name theirs in the options.
+            // Amazon's method for a copy that requires a free key; other stores configure theirs in the options.
             let (key, value) = (AmazonS3ConfigKey::CopyIfNotExists, "multipart");
             let builder = AmazonS3Builder::new().with_url(url).with_config(key, value);
             let builder = settings.into_iter().fold(builder, |builder, (key, value)| builder.with_config(key, value));
@@ -96,7 +97,7 @@ pub(crate) fn open(
     })
 }
 
-/// What the environment says, and after it what the options say, which counts where both say something.
+/// Settings from the environment, followed by the options, which have precedence.
 fn settings<K: FromStr>(
     config: &InvoiceFetcherConfig,
     environment: &Environment,
@@ -160,9 +161,12 @@ fn azure_credentials(key: &AzureConfigKey) -> bool {
 }
 
 pub(crate) fn unknown_option(key: &str) -> ConfigError {
-    ConfigError::refused(format!("invoice_fetcher.store_options.{key}"), "is no option of this kind of object store")
+    ConfigError::refused(
+        format!("invoice_fetcher.store_options.{key}"),
+        "is not an option of this kind of object store",
+    )
 }
 
-fn refused(reason: &dyn fmt::Display) -> ConfigError {
+fn invalid(reason: &dyn fmt::Display) -> ConfigError {
     ConfigError::refused("invoice_fetcher.store", reason.to_string())
 }

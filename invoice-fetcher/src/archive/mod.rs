@@ -1,23 +1,23 @@
-//! Where documents are kept: a local folder, S3 and what is compatible with it, Google Cloud Storage, or Azure.
+//! The archive of documents: a local directory, S3 and compatible stores, Google Cloud Storage, or Azure.
 //!
 //! Invariants:
-//! - a document's key is made of its mode and its file id and of nothing else. Only where that key is taken by something that
-//!   is not the document, the first digits of the document's hash are added;
+//! - a document's key consists of its mode and its file id. Only if another object is stored under that key, the first digits
+//!   of the document's hash are added;
 //! - nothing is ever overwritten: publishing is conditional on the key being free, in the store itself, so two workers (or a
 //!   worker that died after storing and its successor) cannot overwrite each other;
-//! - a document that is there already counts as stored, whatever Digital River serves by now: the same file may be rendered
-//!   anew with other bytes;
-//! - nothing is visible under a document's key before it is whole and checked.
+//! - a document that is already in the archive counts as stored, even if Digital River now returns other bytes, because it may
+//!   render the same file again;
+//! - nothing is visible under a document's key before it is complete and checked.
 //!
-//! How: a document of up to 5 MiB is one conditional put (`PutMode::Create`: a hard link in a folder, `If-None-Match`
-//! in S3 and Azure, `ifGenerationMatch` in Google Cloud Storage). A larger one streams as a multipart upload to a staging key and is copied on the condition that the document's key
-//! is free; so memory holds one part per download. In a folder, file and directory are flushed to disk before the put
-//! returns (`fsync`), because the row that says "stored" must not outlive the file; the others answer only once the object is
-//! durable.
+//! Implementation: a document of up to 5 MiB is one conditional put (`PutMode::Create`: a hard link in a directory,
+//! `If-None-Match` in S3 and Azure, `ifGenerationMatch` in Google Cloud Storage). A larger one is streamed as a multipart
+//! upload to a staging key and copied on the condition that the document's key is free, so each download holds one part in
+//! memory. In a directory, file and directory are flushed to disk before the put returns (`fsync`), because the file must be
+//! durable before the row says `stored`; the other stores answer only when the object is durable.
 //!
-//! What a death leaves behind: staged uploads, and in a folder `….pdf#1` files that were never published; `sweep.rs` removes
-//! both. In a bucket also parts of multipart uploads that never ended: set the lifecycle rules that `bucket.rs` names, where the
-//! rights and credentials are that a bucket needs.
+//! A killed process leaves staged uploads, and in a directory `….pdf#1` files that were never published; `sweep.rs` removes
+//! both. In a bucket it also leaves parts of incomplete multipart uploads; `bucket.rs` lists the lifecycle rules that remove
+//! them, and the permissions and credentials that a bucket needs.
 
 pub(crate) mod bucket;
 pub(crate) mod pdf;
@@ -45,68 +45,68 @@ use crate::{
     archive::pdf::{Checker, DocumentDigest},
 };
 
-/// Bytes of one part of a multipart upload, and the most that is put at once. Source: S3 takes no smaller parts than 5 MiB
-/// but the last.
+/// Size of one part of a multipart upload, and maximum size of a single put, bytes. Source: S3's minimum for all parts except
+/// the last is 5 MiB.
 pub(crate) const PART_BYTES: usize = 5 * 1024 * 1024;
 
 /// Digits of a document's hash in [`Archive::other_key`].
 pub(crate) const HASH_DIGITS: usize = 16;
 
-/// The object store did not do as it was asked.
+/// An error of the archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The store refused, or could not be reached.
+    /// The store returned an error or is unavailable.
     #[error("{0}")]
     Store(#[from] object_store::Error),
-    /// The store's folder cannot be read.
+    /// The store's directory cannot be read.
     #[error("{0}")]
     Folder(#[source] std::io::Error),
-    /// Something else is stored under the key, and nothing may be overwritten.
-    #[error("something else is stored under {key}, with SHA-256 {stored} and not {received}")]
+    /// Another object is stored under the key and is not overwritten.
+    #[error("another object is stored under {key}, with SHA-256 {stored} instead of {received}")]
     Conflict {
         /// The key.
         key: String,
-        /// Hash of what is stored.
+        /// Hash of the stored object.
         stored: Sha256Hash,
-        /// Hash of what should have been.
+        /// Hash of the document.
         received: Sha256Hash,
     },
 }
 
 impl ArchiveError {
-    /// Whether there is nothing under the key.
+    /// Whether the key is free.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Store(object_store::Error::NotFound { .. }))
     }
 
-    /// Whether the store refused for want of rights.
+    /// Whether the store rejected the request because of missing permissions.
     pub(crate) fn is_denied(&self) -> bool {
         use object_store::Error::{PermissionDenied, Unauthenticated};
         matches!(self, Self::Store(PermissionDenied { .. } | Unauthenticated { .. }))
     }
 }
 
-/// The documents' store.
+/// The archive.
 #[derive(Clone)]
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     part_bytes: usize,
-    /// The folder of a local store, if it is one.
+    /// The directory of a local store.
     folder: Option<PathBuf>,
 }
 
-/// What lies under a key, read whole.
+/// The result of reading a stored object completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Inspection {
     pub(crate) sum: DocumentDigest,
-    /// Whether it is a whole PDF.
+    /// Whether it is a complete PDF.
     pub(crate) is_document: bool,
 }
 
-/// What is put under a key.
+/// The source of a put.
 pub(crate) enum Source {
-    /// These bytes.
+    /// Bytes in memory.
     Payload(PutPayload),
     /// A staged object.
     Staged(Path),
@@ -119,7 +119,7 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// Hash and size (bytes) of what comes.
+    /// Reads the object and returns its hash and size in bytes.
     pub(crate) async fn digest(mut self) -> Result<(Sha256Hash, u64), ArchiveError> {
         let (mut hash, mut size_bytes) = (Sha256::new(), 0);
         while let Some(bytes) = self.stream.try_next().await? {
@@ -131,17 +131,17 @@ impl Object {
 }
 
 impl fmt::Debug for Archive {
-    /// Only the store's name: what it holds may be credentials.
+    /// Prints only the store's name, because other fields may contain credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Archive({})", self.store)
     }
 }
 
 impl Archive {
-    /// Opens the store that is configured. A local folder is created when it is missing.
+    /// Opens the configured store. A local directory is created if it does not exist.
     ///
     /// # Errors
-    /// When the address or an option is wrong, or the folder cannot be created.
+    /// When the URL or an option is invalid, or the directory cannot be created.
     pub fn open(config: &InvoiceFetcherConfig) -> Result<Self, ConfigError> {
         let (scheme, prefix) = parse(config)?;
         if scheme != ObjectStoreScheme::Local {
@@ -152,7 +152,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Checks the address and the options, and asks nothing of the store.
+    /// Validates the URL and the options without accessing the store.
     pub(crate) fn check(config: &InvoiceFetcherConfig) -> Result<(), ConfigError> {
         let (scheme, prefix) = parse(config)?;
         match scheme {
@@ -174,16 +174,17 @@ impl Archive {
         format!("invoices/{mode}/{file_id}.pdf")
     }
 
-    /// The key of a document whose usual one is taken: `invoices/{live|test}/{file id}-{16 digits of its SHA-256}.pdf`.
+    /// The key of a document whose usual key is taken by another object: `invoices/{live|test}/{file id}-{16 digits of its
+    /// SHA-256}.pdf`.
     pub(crate) fn other_key(mode: Mode, file_id: FileId, sha256: Sha256Hash) -> String {
         let hash = sha256.to_string();
         format!("invoices/{mode}/{file_id}-{}.pdf", &hash[..HASH_DIGITS])
     }
 
-    /// The bytes of a stored object, as they come.
+    /// Streams the bytes of a stored object.
     ///
     /// # Errors
-    /// When the key is none, or the store does not have it or does not answer.
+    /// When the key is invalid or not found, or the store is unavailable.
     pub async fn read(
         &self,
         object_key: &str,
@@ -191,30 +192,30 @@ impl Archive {
         Ok(self.get(object_key).await?.stream)
     }
 
-    /// A stored object, with its size.
+    /// Opens a stored object.
     pub(crate) async fn get(&self, object_key: &str) -> Result<Object, ArchiveError> {
         let path = Path::parse(object_key).map_err(object_store::Error::from)?;
         let result = self.store.get(&path).await?;
         Ok(Object { size_bytes: result.meta.size, stream: result.into_stream().boxed() })
     }
 
-    /// The folder that the store is, if it is one.
+    /// The directory of a local store.
     pub(crate) fn folder(&self) -> Option<&FolderPath> {
         self.folder.as_deref()
     }
 
-    /// Hash and size (bytes) of a stored object, read from the store.
+    /// Reads a stored object and returns its hash and size in bytes.
     ///
     /// # Errors
-    /// When the key is none, or the store does not have it or does not answer.
+    /// When the key is invalid or not found, or the store is unavailable.
     pub async fn digest(&self, object_key: &str) -> Result<(Sha256Hash, u64), ArchiveError> {
         self.get(object_key).await?.digest().await
     }
 
-    /// Reads what lies under a key, if anything does.
+    /// Reads the object under a key, if there is one.
     ///
     /// # Errors
-    /// When the store does not answer, or breaks off.
+    /// When the store is unavailable or the connection breaks.
     pub(crate) async fn inspect(&self, key: &str) -> Result<Option<Inspection>, ArchiveError> {
         let mut stream = match self.read(key).await {
             Err(error) if error.is_not_found() => return Ok(None),
@@ -240,10 +241,10 @@ impl Archive {
         self.part_bytes
     }
 
-    /// Puts a document under a key, and says whether the key was free.
+    /// Puts a document under a key unless it is taken. Returns whether the key was free.
     ///
     /// # Errors
-    /// When the store does not do it.
+    /// When the store returns an error or is unavailable.
     pub(crate) async fn put(&self, source: &Source, key: &str) -> Result<bool, ArchiveError> {
         let to = Path::from(key);
         let result = match source {
@@ -261,25 +262,25 @@ impl Archive {
 }
 
 fn parse(config: &InvoiceFetcherConfig) -> Result<(ObjectStoreScheme, Path), ConfigError> {
-    let (scheme, path) = ObjectStoreScheme::parse(&config.store).map_err(|error| refused(&error))?;
+    let (scheme, path) = ObjectStoreScheme::parse(&config.store).map_err(|error| invalid(&error))?;
     match scheme {
         ObjectStoreScheme::Local
         | ObjectStoreScheme::AmazonS3
         | ObjectStoreScheme::GoogleCloudStorage
         | ObjectStoreScheme::MicrosoftAzure => Ok((scheme, path)),
-        _ => Err(refused(&"must be file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")),
+        _ => Err(invalid(&"must be file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")),
     }
 }
 
 fn folder(config: &InvoiceFetcherConfig) -> Result<LocalFileSystem, ConfigError> {
-    let path = config.store.to_file_path().map_err(|()| refused(&"must be file:///folder"))?;
-    let failed = |error: &dyn fmt::Display| refused(&format!("{} cannot be used: {error}", path.display()));
+    let path = config.store.to_file_path().map_err(|()| invalid(&"must be file:///folder"))?;
+    let failed = |error: &dyn fmt::Display| invalid(&format!("{} cannot be used: {error}", path.display()));
     std::fs::create_dir_all(&path).map_err(|error| failed(&error))?;
     let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| failed(&error))?;
     Ok(store.with_fsync(true))
 }
 
-fn refused(reason: &dyn fmt::Display) -> ConfigError {
+fn invalid(reason: &dyn fmt::Display) -> ConfigError {
     ConfigError::refused("invoice_fetcher.store", reason.to_string())
 }
 
@@ -291,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_is_opened_from_its_options_and_prints_none_of_them() {
+    fn a_bucket_is_opened_with_options_that_are_never_printed() {
         let mut config = InvoiceFetcherConfig { store: Url::parse("s3://bucket/a/b").unwrap(), ..Default::default() };
         for (key, value) in [
             ("aws_access_key_id", "canary-id"),
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn every_vendor_s_bucket_is_opened_and_options_of_another_are_refused() {
+    fn buckets_of_every_vendor_are_opened_and_options_of_others_rejected() {
         for (store, option, value) in [
             ("gs://bucket/a", "google_skip_signature", "true"),
             ("az://container/a", "azure_storage_account_name", "account"),
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_created_and_one_that_cannot_be_is_named() {
+    fn a_directory_is_created_or_named_in_the_error() {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("a/b");
         let open = |path: &std::path::Path| {

@@ -1,10 +1,10 @@
-//! Checks a document while it streams by: it is never whole in memory, and never opened.
+//! Checks a PDF while it is streamed, without holding it in memory and without parsing it.
 //!
-//! Accepted is what common readers open: the header may stand anywhere in the first 1024 bytes, and bytes may follow the end
-//! marker. What is stored are the bytes as they were served.
+//! Accepts what common readers open: the header can be anywhere in the first 1024 bytes, and bytes may follow the end marker.
+//! The received bytes are stored unchanged.
 //!
-//! Deliberately absent: any understanding of PDF beyond its first and last bytes. A parser of hostile files is a risk that
-//! an archive need not take.
+//! Deliberately, only the first and last bytes are examined. A parser for untrusted files is a risk that an archive need not
+//! take.
 
 use riverlock_schemas::hash::Sha256Hash;
 use sha2::{Digest, Sha256};
@@ -14,58 +14,58 @@ use crate::problem::Problem;
 /// The header of every PDF. Source: ISO 32000-1, 7.5.2.
 const BEGIN: &[u8] = b"%PDF-";
 
-/// Within how many of the first bytes the header must lie. Source: ISO 32000-1, annex H, implementation note 13: readers
-/// accept the header anywhere in the first 1024 bytes.
+/// The number of first bytes that must contain the header. Source: ISO 32000-1, annex H, implementation note 13: readers accept
+/// the header anywhere in the first 1024 bytes.
 const BEGIN_BYTES: usize = 1024;
 
 /// The end marker of every PDF. Source: ISO 32000-1, 7.5.5.
 const END: &[u8] = b"%%EOF";
 
-/// How many bytes may follow the end marker. Readers search backwards for it; web servers and mail gateways append line
+/// Maximum number of bytes after the end marker. Readers search backwards for it; web servers and mail gateways append line
 /// ends, zero padding and comments.
 const TRAILING_BYTES_MAX: usize = 64 * 1024;
 
-/// What is part of a PDF's body or of its cross-reference section. After the last end marker it means that an incremental
-/// update, or all but the first section of a linearized file, was cut off.
+/// Tokens of a PDF's body or cross-reference section. After the last end marker they mean that an incremental update, or all
+/// but the first section of a linearized file, was truncated.
 const BODY_TOKENS: [&[u8]; 4] = [b" obj", b"endobj", b"xref", b"trailer"];
 
-/// How other kinds of files begin that may contain a whole PDF or quote its header: HTML and XML, JSON, ZIP, gzip.
+/// First bytes of other file types that may contain a complete PDF or quote its header: HTML and XML, JSON, ZIP, gzip.
 const OTHER_BEGINS: [&[u8]; 5] = [b"<", b"{", b"[", b"PK\x03\x04", b"\x1f\x8b"];
 
-/// What stands before the end marker of every PDF. Source: ISO 32000-1, 7.5.5.
+/// The keyword before the end marker of every PDF. Source: ISO 32000-1, 7.5.5.
 const START_OF_XREF: &[u8] = b"startxref";
 
-/// What may stand before the first significant byte of a text: the UTF-8 byte order mark.
+/// The UTF-8 byte order mark, which can precede a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Sums up a document.
+/// Checks and hashes a document.
 pub(crate) struct Checker {
     bytes_max: u64,
     /// The first bytes, until the header is found.
     begin: Vec<u8>,
     has_begun: bool,
-    /// Whether bytes stand before the header that no text has.
+    /// Whether the bytes before the header are binary.
     begins_binary: bool,
-    /// The last bytes: at least [`TRAILING_BYTES_MAX`] and the end marker's length, once that many have come.
+    /// The last bytes: at least [`TRAILING_BYTES_MAX`] plus the length of the end marker, once as many were received.
     end: Vec<u8>,
     size_bytes: u64,
     hash: Sha256,
 }
 
-/// A document that is whole.
+/// Hash and size of a complete document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DocumentDigest {
     /// Hash of its bytes.
     pub(crate) sha256: Sha256Hash,
-    /// Their number; above 0.
+    /// Size in bytes, above 0.
     pub(crate) size_bytes: u64,
 }
 
-/// How long a document should be, and who says so.
+/// An expected length with its source.
 pub(crate) type ExpectedLength = (&'static str, Option<u64>);
 
 impl Checker {
-    /// A checker that refuses more than `bytes_max` bytes.
+    /// Creates a checker that rejects documents of more than `bytes_max` bytes.
     pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
@@ -78,24 +78,24 @@ impl Checker {
         }
     }
 
-    /// Takes the next bytes, however they are cut.
+    /// Adds the next bytes, in chunks of any size.
     ///
     /// # Errors
-    /// As soon as it is clear that this is no PDF, or too large a one.
+    /// As soon as it is clear that this is not a PDF, or too large.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Problem> {
         self.size_bytes = self.size_bytes.saturating_add(bytes.len() as u64);
         if self.size_bytes > self.bytes_max {
             return Err(Problem::TooLarge { bytes_max: self.bytes_max });
         }
         if !self.has_begun {
-            self.look_for_header(bytes)?;
+            self.find_header(bytes)?;
         }
         self.hash.update(bytes);
         self.keep_end(bytes);
         Ok(())
     }
 
-    fn look_for_header(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+    fn find_header(&mut self, bytes: &[u8]) -> Result<(), Problem> {
         let room = BEGIN_BYTES - self.begin.len();
         self.begin.extend_from_slice(&bytes[..room.min(bytes.len())]);
         if is_of_another_kind(&self.begin) {
@@ -112,7 +112,7 @@ impl Checker {
         Ok(())
     }
 
-    /// Remembers the last bytes. What is older is dropped only now and then, so that each byte is moved once on average.
+    /// Keeps the last bytes. Older ones are dropped only occasionally, so that each byte is moved once on average.
     fn keep_end(&mut self, bytes: &[u8]) {
         const KEPT: usize = TRAILING_BYTES_MAX + END.len();
         self.end.extend_from_slice(&bytes[bytes.len().saturating_sub(KEPT)..]);
@@ -122,10 +122,10 @@ impl Checker {
         }
     }
 
-    /// Says whether the document is whole.
+    /// Checks whether the document is complete.
     ///
     /// # Errors
-    /// When it is empty, does not begin or end as a PDF, or has another length than was said.
+    /// When it is empty, does not begin or end like a PDF, or has an unexpected length.
     pub(crate) fn finish(self, expected: &[ExpectedLength]) -> Result<DocumentDigest, Problem> {
         if self.size_bytes == 0 {
             return Err(Problem::Empty);
@@ -138,10 +138,10 @@ impl Checker {
                 return Err(Problem::Length { source_name, expected, received: self.size_bytes });
             }
         }
-        if !ends_whole(&self.end) {
+        if !ends_completely(&self.end) {
             return Err(Problem::NoEndMarker);
         }
-        // A compressed file may quote the header and the end marker, but hardly what is written with every PDF as well.
+        // A compressed file may contain the header and the end marker by chance, but hardly `startxref` too.
         if self.begins_binary && !contains(&self.end, START_OF_XREF) {
             return Err(Problem::NotPdf);
         }
@@ -149,14 +149,14 @@ impl Checker {
     }
 }
 
-/// Whether the last bytes hold an end marker, with nothing of a PDF's body after it.
-fn ends_whole(end: &[u8]) -> bool {
+/// Whether the last bytes contain an end marker without a part of a PDF's body after it.
+fn ends_completely(end: &[u8]) -> bool {
     let Some(at) = end.windows(END.len()).rposition(|window| window == END) else { return false };
     let trailing = &end[at + END.len()..];
     trailing.len() <= TRAILING_BYTES_MAX && !BODY_TOKENS.iter().any(|token| contains(trailing, token))
 }
 
-/// Whether a file begins, after a byte order mark and blanks, as other kinds of files do.
+/// Whether a file begins, after a byte order mark and white space, like another file type.
 fn is_of_another_kind(begin: &[u8]) -> bool {
     let text = begin.strip_prefix(BYTE_ORDER_MARK).unwrap_or(begin).trim_ascii_start();
     OTHER_BEGINS.iter().any(|other| text.starts_with(other))
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_document_is_summed_up_however_it_is_cut() {
+    fn a_complete_document_is_accepted_in_chunks_of_any_size() {
         let document = document(5_000, 10);
         let whole = DocumentDigest { sha256: Sha256Hash::of(&document), size_bytes: document.len() as u64 };
         let expected = [("a", None), ("b", Some(whole.size_bytes))];
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_may_lie_anywhere_in_the_first_1024_bytes() {
+    fn the_header_can_be_anywhere_in_the_first_1024_bytes() {
         let http = "HTTP/1.1 200 OK\r\nContent-Type: application/pdf\r\n\r\n";
         let last = "x".repeat(BEGIN_BYTES - BEGIN.len());
         for before in ["\u{feff}", "\r\n", "\n\n  ", "\0\0", http, &last] {
@@ -206,12 +206,12 @@ mod tests {
             for size in [1, 7, 1024, 10_000] {
                 let parts: Vec<&[u8]> = document.chunks(size).collect();
                 let whole = check(&parts, &[]).unwrap_or_else(|problem| panic!("{before:?}: {problem}"));
-                assert_eq!(whole.sha256, Sha256Hash::of(&document), "the bytes are summed up as they came");
+                assert_eq!(whole.sha256, Sha256Hash::of(&document), "all received bytes are hashed");
             }
         }
         let binary = |end: &[u8]| check(&[b"\x8b\xff\x01", b"%PDF-1.4\n1 0 obj\n", end], &[]);
         assert!(binary(b"startxref\n9\n%%EOF\n").is_ok());
-        assert_eq!(binary(b"\n%%EOF\n"), Err(Problem::NotPdf), "as in a file that is compressed and says so nowhere");
+        assert_eq!(binary(b"\n%%EOF\n"), Err(Problem::NotPdf), "like a compressed file without a content encoding");
         let late = [b"xx".as_slice(), &vec![b'x'; BEGIN_BYTES - BEGIN.len()], &document(10, 0)].concat();
         assert_eq!(check(&[&late], &[]), Err(Problem::NotPdf));
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_section_that_was_cut_off_is_seen() {
+    fn a_truncated_later_section_is_detected() {
         let first = b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\nxref\ntrailer\n<<>>\nstartxref\n30\n%%EOF\n";
         let update = b"2 0 obj\n<<>>\nendobj\nxref\ntrailer\n<<>>\nstartxref\n99\n%%EOF\n";
         check(&[first, update], &[]).unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_is_cut_anywhere_is_not_whole() {
+    fn a_document_truncated_anywhere_is_incomplete() {
         let document = document(300, 0);
         for length in 0..document.len() {
             assert!(check(&[&document[..length]], &[]).is_err(), "{length}");
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_is_refused_as_early_as_can_be() {
+    fn other_files_are_rejected_as_early_as_possible() {
         let quoting = "<html>how to write %PDF-1.4 and %%EOF";
         for body in [
             "<!doctype html>",
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn another_length_than_was_said_is_named_with_who_said_it() {
+    fn an_unexpected_length_is_reported_with_its_source() {
         let error = check(&[&document(10, 0)], &[("Content-Length", Some(7))]).unwrap_err();
         assert_eq!(error, Problem::Length { source_name: "Content-Length", expected: 7, received: 25 });
     }

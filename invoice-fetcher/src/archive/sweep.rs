@@ -1,7 +1,8 @@
-//! Removes what dead attempts left in the archive: staged uploads of all stores, and half-written files in a folder.
+//! Removes leftovers of interrupted attempts from the archive: staged uploads in all stores, and partially written files in a
+//! directory.
 //!
-//! Only what nobody can still be writing: it must be older than any attempt, by far. Documents are never touched. Parts of
-//! multipart uploads that never ended cannot be listed through this interface; buckets need a lifecycle rule for them.
+//! A leftover is removed only if it is far older than any running attempt. Documents are never removed. This interface cannot
+//! list parts of incomplete multipart uploads; buckets need a lifecycle rule for them.
 
 use std::{convert::Infallible, path::Path, time::Duration};
 
@@ -14,19 +15,19 @@ use riverlock_schemas::FileId;
 
 use crate::{Archive, ArchiveError, archive::HASH_DIGITS, metrics as names};
 
-/// How old a leftover must be. Attempts take minutes; a lease may be longer and is added.
+/// Minimum age of a leftover. Attempts take minutes; the lease, which can be longer, is added.
 const AGE_MIN: Duration = Duration::from_secs(24 * 3600);
 
-/// How often leftovers are looked for.
+/// Interval between sweeps.
 const INTERVAL: Duration = Duration::from_secs(12 * 3600);
 
-/// How often this task says that it is alive while it waits.
+/// Interval of heartbeats while this task waits.
 const BEAT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long this task may stand still before the process counts as stuck: a folder of any size is looked through by then.
+/// Maximum time between heartbeats. A sweep of a directory of any realistic size takes less.
 const BEAT_AGE_MAX: Duration = Duration::from_secs(3600);
 
-/// Sweeps at the start and now and then, until the shutdown.
+/// Sweeps at the start and then regularly, until shutdown.
 pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> Result<(), Infallible> {
     let soft = context.shutdown.soft().clone();
     let component = context.health.register_beating("invoice-sweep", BEAT_AGE_MAX);
@@ -41,7 +42,7 @@ pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> 
         match swept {
             Ok(0) => {}
             Ok(removed) => {
-                tracing::info!(removed, "{removed} leftovers of dead attempts were removed from the archive");
+                tracing::info!(removed, "removed {removed} leftovers of interrupted attempts from the archive");
             }
             Err(error) => tracing::warn!(%error, "leftovers of dead attempts could not be removed: {error}"),
         }
@@ -53,7 +54,7 @@ pub(crate) async fn run(archive: Archive, lease: Duration, context: Context) -> 
     Ok(())
 }
 
-/// Waits for the next time.
+/// Waits until the next sweep.
 async fn wait(component: &Component) {
     let until = tokio::time::Instant::now() + INTERVAL;
     while tokio::time::Instant::now() < until {
@@ -62,7 +63,7 @@ async fn wait(component: &Component) {
     }
 }
 
-/// Removes leftovers that were last changed before a time, and returns how many.
+/// Removes leftovers that were last modified before `before`, and returns their number.
 ///
 /// # Errors
 /// When the archive cannot be listed, or a leftover cannot be removed.
@@ -87,7 +88,8 @@ pub async fn sweep(archive: &Archive, before: DateTime<Utc>) -> Result<u64, Arch
     Ok(removed)
 }
 
-/// Removes files that a local store was writing when it died: it names them `{name}#{number}` until they are whole.
+/// Removes files that a local store was writing when the process ended. It names them `{name}#{number}` until they are
+/// complete.
 fn sweep_folder(folder: &Path, before: DateTime<Utc>) -> std::io::Result<u64> {
     let mut removed = 0;
     for area in ["invoices", "staging"] {
@@ -101,7 +103,7 @@ fn sweep_folder(folder: &Path, before: DateTime<Utc>) -> std::io::Result<u64> {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
                     folders.push(entry.path());
-                } else if is_half_written(&entry.path()) && is_older(&entry, before) {
+                } else if is_partial_file(&entry.path()) && is_older(&entry, before) {
                     std::fs::remove_file(entry.path())?;
                     removed += 1;
                 }
@@ -113,7 +115,7 @@ fn sweep_folder(folder: &Path, before: DateTime<Utc>) -> std::io::Result<u64> {
 
 /// Whether a name is that of a document (see [`Archive::key`] and [`Archive::other_key`]) or of a staged upload, followed by
 /// `#{number}`.
-fn is_half_written(path: &Path) -> bool {
+fn is_partial_file(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.split_once('#').is_some_and(|(name, number)| {
         let id = name.strip_suffix(".pdf").unwrap_or(name);
@@ -137,7 +139,7 @@ mod tests {
     use crate::InvoiceFetcherConfig;
 
     #[tokio::test]
-    async fn only_old_leftovers_are_removed_and_no_document_ever() {
+    async fn only_old_leftovers_are_removed_and_no_documents() {
         let folder = tempfile::tempdir().unwrap();
         let store = Url::from_directory_path(folder.path()).unwrap();
         let archive = Archive::open(&InvoiceFetcherConfig { store, ..Default::default() }).unwrap();
@@ -161,7 +163,7 @@ mod tests {
             std::fs::write(path, "x").unwrap();
         }
         let now = SystemClock.now();
-        assert_eq!(sweep(&archive, now - Duration::from_secs(60)).await.unwrap(), 0, "too young");
+        assert_eq!(sweep(&archive, now - Duration::from_secs(60)).await.unwrap(), 0, "too recent");
         assert_eq!(sweep(&archive, now + Duration::from_secs(60)).await.unwrap(), 5);
         assert!(kept.iter().all(|name| folder.path().join(name).exists()));
         assert!(!left.iter().any(|name| folder.path().join(name).exists()));

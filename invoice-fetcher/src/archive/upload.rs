@@ -1,4 +1,4 @@
-//! One document on its way into the archive.
+//! Upload of one document into the archive.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::archive::{Archive, ArchiveError, Source, pdf::DocumentDigest};
 
-/// Takes bytes, keeps at most one part of them in memory, and publishes the document at the end.
+/// Receives the bytes of a document, holds at most one part of them in memory, and publishes the document at the end.
 pub(crate) struct Upload {
     archive: Archive,
     mode: Mode,
@@ -27,12 +27,12 @@ struct StagedUpload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ArchivedDocument {
     pub(crate) key: String,
-    /// Of what lies there: not of what was published, if a document was there already.
+    /// Hash and size of the stored document, which is not the published one if a document was stored already.
     pub(crate) sum: DocumentDigest,
 }
 
 impl Archive {
-    /// Begins to write a document. Nothing is visible before [`Upload::publish`].
+    /// Starts the upload of a document. Nothing is visible before [`Upload::publish`].
     pub(crate) fn upload(&self, mode: Mode, file_id: FileId) -> Upload {
         Upload::new(self.clone(), mode, file_id)
     }
@@ -43,13 +43,13 @@ impl Upload {
         Self { archive, mode, file_id, part: Vec::new(), part_bytes: 0, staged: None }
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     ///
     /// # Errors
-    /// When the store does not take a part.
+    /// When the store rejects a part.
     pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), ArchiveError> {
         while !bytes.is_empty() {
-            // All parts but the last have the same size: some stores insist.
+            // All parts but the last have the same size, as some stores require.
             if self.part_bytes == self.archive.part_bytes() {
                 self.send_part().await?;
             }
@@ -61,11 +61,11 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes the document visible. A document that is there already counts as this one, unless it is not what was stored
-    /// `earlier`; where something else is there, the document gets another key.
+    /// Makes the document visible. A document that is already stored under its key counts as this one, unless its hash differs
+    /// from `earlier`; if another object is stored there, the document gets another key.
     ///
     /// # Errors
-    /// When the store refuses, or both keys are taken by something else.
+    /// When the store returns an error, or other objects are stored under both keys.
     pub(crate) async fn publish(
         &mut self,
         checked: &DocumentDigest,
@@ -76,18 +76,18 @@ impl Upload {
         }
         let Some(StagedUpload { path, mut upload }) = self.staged.take() else {
             let source = Source::Payload(PutPayload::from_iter(std::mem::take(&mut self.part)));
-            return self.place(&source, checked, earlier).await;
+            return self.put_document(&source, checked, earlier).await;
         };
         upload.complete().await?;
         let source = Source::Staged(path.clone());
-        let result = self.place(&source, checked, earlier).await;
+        let result = self.put_document(&source, checked, earlier).await;
         if let Err(error) = self.archive.store().delete(&path).await {
-            tracing::warn!(%error, "a staged upload of file {} was not removed: {error}", self.file_id);
+            tracing::warn!(%error, "could not remove a staged upload of file {}: {error}", self.file_id);
         }
         result
     }
 
-    async fn place(
+    async fn put_document(
         &mut self,
         source: &Source,
         checked: &DocumentDigest,
@@ -115,12 +115,12 @@ impl Upload {
         }
     }
 
-    /// Forgets what was written.
+    /// Discards the upload.
     pub(crate) async fn abort(&mut self) {
         self.part.clear();
         let Some(mut staged) = self.staged.take() else { return };
         if let Err(error) = staged.upload.abort().await {
-            tracing::warn!(%error, "a staged upload of file {} was not removed: {error}", self.file_id);
+            tracing::warn!(%error, "could not remove a staged upload of file {}: {error}", self.file_id);
         }
     }
 
@@ -138,9 +138,9 @@ impl Upload {
     }
 }
 
-/// Begins a staged upload, and removes what earlier attempts at this document left.
+/// Starts a staged upload, and removes leftovers of earlier attempts for this document.
 ///
-/// Another attempt that still runs although its lease has ended fails then, and finds the document stored later.
+/// This makes another attempt fail that still runs although its lease has ended; it finds the document in the archive later.
 async fn begin(archive: &Archive, staging: &Path) -> Result<StagedUpload, ArchiveError> {
     let store = archive.store();
     let left: Vec<_> = store.list(Some(staging)).try_collect().await?;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_document_of_any_size_is_stored_under_one_key_and_leaves_nothing_else() {
+    async fn a_document_of_any_size_is_stored_as_exactly_one_object() {
         let (folder, archives) = archives();
         for archive in archives {
             for (number, size) in [1, 9, 10, 11, 20, 21, 95].into_iter().enumerate() {
@@ -220,29 +220,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_document_that_is_there_stays_and_counts_whatever_comes_later() {
+    async fn an_existing_document_is_kept_and_returned() {
         let (_folder, archives) = archives();
         for archive in archives {
             let file_id = FileId::from(Uuid::from_u128(1));
-            let (document, rendered_anew) = (pdf("a"), pdf("b"));
+            let (document, rendered_again) = (pdf("a"), pdf("b"));
             let first = store(&archive, file_id, &document).await.unwrap();
             assert_eq!(first.key, Archive::key(Mode::Test, file_id));
             assert_eq!(store(&archive, file_id, &document).await.unwrap(), first);
-            assert_eq!(store(&archive, file_id, &rendered_anew).await.unwrap(), first, "what lies there is told");
-            // The same when it is what was stored earlier.
+            assert_eq!(
+                store(&archive, file_id, &rendered_again).await.unwrap(),
+                first,
+                "the stored document is returned"
+            );
+            // The same if its hash equals `earlier`.
             let earlier = Some(Sha256Hash::of(&document));
-            assert_eq!(store_again(&archive, file_id, &rendered_anew, earlier).await.unwrap(), first);
+            assert_eq!(store_again(&archive, file_id, &rendered_again, earlier).await.unwrap(), first);
             assert_eq!(archive.digest(&first.key).await.unwrap().0, Sha256Hash::of(&document));
             assert_eq!(keys(&archive).await.len(), 1);
         }
     }
 
     #[tokio::test]
-    async fn a_document_whose_key_is_taken_by_something_else_gets_another_key() {
+    async fn a_document_whose_key_is_taken_by_another_object_gets_another_key() {
         let (_folder, archives) = archives();
         for archive in archives {
             let (document, hash) = (pdf("a"), Sha256Hash::of(&pdf("a")));
-            // Something that is no document, and a document that is not the one that was stored earlier.
+            // An object that is not a document, and documents with other hashes than the earlier one.
             for (number, other, earlier) in
                 [(1, b"half a doc".to_vec(), None), (2, pdf("b"), Some(hash)), (3, pdf("b"), Some(Sha256Hash::of(b"")))]
             {
@@ -255,8 +259,8 @@ mod tests {
                     (Archive::other_key(Mode::Test, file_id, hash), hash)
                 );
                 assert_eq!(archive.digest(&placed.key).await.unwrap().0, hash);
-                assert_eq!(archive.digest(key.as_ref()).await.unwrap().0, Sha256Hash::of(&other), "it is not touched");
-                assert_eq!(store_again(&archive, file_id, &document, earlier).await.unwrap(), placed, "and again");
+                assert_eq!(archive.digest(key.as_ref()).await.unwrap().0, Sha256Hash::of(&other), "it is unchanged");
+                assert_eq!(store_again(&archive, file_id, &document, earlier).await.unwrap(), placed, "a second time");
                 let placed = Path::from(placed.key);
                 archive.store().put(&placed, "x".into()).await.unwrap();
                 let error = store_again(&archive, file_id, &document, earlier).await.unwrap_err();
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_dead_attempt_staged_is_removed_by_the_next_one() {
+    async fn the_next_attempt_removes_staged_uploads_of_an_interrupted_one() {
         let (_folder, archives) = archives();
         for archive in archives {
             let file_id = FileId::from(Uuid::from_u128(1));
@@ -278,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_that_is_given_up_leaves_nothing() {
+    async fn an_aborted_upload_leaves_nothing() {
         let (folder, archives) = archives();
         for archive in archives {
             for size in [5, 50] {

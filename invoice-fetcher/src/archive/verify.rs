@@ -1,7 +1,7 @@
-//! Compares what the database says is stored with what the archive has, and has documents fetched again that are lost.
+//! Verifies stored documents against the archive, and requeues lost and changed ones.
 //!
-//! Documents are read page by page in the order of their ids, so that memory stays flat, however many there are, and a look
-//! that was interrupted can go on where it was. Nothing is locked and the archive is only read.
+//! Documents are read in pages in the order of their ids, so that memory use is constant and an interrupted run can be resumed.
+//! No rows are locked, and the archive is only read.
 
 use std::time::Duration;
 
@@ -17,49 +17,49 @@ use crate::{
     queue::{clean, retry::Request},
 };
 
-/// Documents that are looked up with one statement.
+/// Documents that are read with one statement.
 const PAGE_DOCUMENTS: i64 = 500;
 
-/// Documents that are read from the archive at the same time.
+/// Documents that are read from the archive concurrently.
 const READ_AT_ONCE: usize = 8;
 
-/// How long reading one document may take.
+/// Time limit for reading one document.
 const READ_MAX: Duration = Duration::from_secs(600);
 
-/// Documents in a row that cannot be read before the archive counts as away.
+/// Unreadable documents in a row after which the archive counts as unavailable.
 const UNREADABLE_MAX: u64 = 20;
 
-/// Which stored documents are looked at, and how closely.
+/// Which stored documents are verified, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// Only this one.
+    /// Only the document with this id.
     pub file_id: Option<FileId>,
-    /// Those of this order.
+    /// Documents of this order.
     pub order_id: Option<String>,
-    /// Those of this mode.
+    /// Documents of this mode.
     pub mode: Option<Mode>,
-    /// Those whose ids come after this one.
+    /// Documents with ids after this one.
     pub after: Option<FileId>,
-    /// This many at most.
+    /// Maximum number of documents.
     pub limit: Option<u64>,
-    /// Only whether they are there and have the right size, without reading them.
+    /// Only check existence and size, without reading the documents.
     pub size_only: bool,
 }
 
-/// What is wrong with a document.
+/// The kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The archive does not have it.
     Lost,
-    /// The archive has something else under its key.
+    /// The archive has another object under its key.
     Changed,
-    /// The archive could not be asked. Nothing is known of the document.
+    /// The document could not be read, so its state is unknown.
     Unreadable,
 }
 
 impl Kind {
-    /// As in lists.
+    /// The name in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,48 +70,48 @@ impl Kind {
     }
 }
 
-/// A document that is not in the archive as it was stored, or of which that is not known.
+/// A document that is lost, changed or unreadable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyFinding {
     /// The file.
     pub file_id: FileId,
-    /// Its order.
+    /// The document's order.
     pub order_id: String,
-    /// Whether it is about live data.
+    /// Whether the document belongs to live data.
     pub live_mode: bool,
-    /// Where it should be in the archive.
+    /// Its key in the archive.
     pub object_key: String,
-    /// Hash of what was stored.
+    /// Hash of the stored document.
     pub sha256: Sha256Hash,
-    /// What is wrong.
+    /// The kind of finding.
     pub kind: Kind,
-    /// What exactly, for people.
+    /// A human-readable description.
     pub detail: String,
-    /// Whether it is fetched again now.
+    /// Whether it was requeued.
     pub requeued: bool,
 }
 
-/// What was found in all.
+/// Numbers of documents by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
-    /// Documents that were looked at.
+    /// Verified documents.
     pub checked: u64,
-    /// Those that the archive does not have.
+    /// Documents that the archive does not have.
     pub lost: u64,
-    /// Those under whose key the archive has something else.
+    /// Documents whose object in the archive has changed.
     pub changed: u64,
-    /// Those that could not be looked at.
+    /// Documents that could not be read.
     pub unreadable: u64,
-    /// Those that are fetched again now.
+    /// Requeued documents.
     pub requeued: u64,
-    /// The last document that was looked at: [`Selection::after`] goes on there.
+    /// The last verified document: pass it as [`Selection::after`] to resume.
     pub last: Option<FileId>,
 }
 
 impl Totals {
-    /// Whether every document is as it was stored.
+    /// Whether every document is unchanged.
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.lost + self.changed + self.unreadable == 0
@@ -130,14 +130,14 @@ impl Totals {
     }
 }
 
-/// The documents could not be looked at.
+/// The documents could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL returned an error or is unavailable.
     #[error(transparent)]
     Database(#[from] Error),
-    /// The archive does not answer.
-    #[error("the archive does not answer: {0}")]
+    /// The archive is unavailable.
+    #[error("the archive is unavailable: {0}")]
     Archive(String),
 }
 
@@ -150,7 +150,7 @@ struct VerifyRow {
     size_bytes: i64,
 }
 
-/// A stored document, as the database knows it.
+/// A document that is stored according to the database.
 struct StoredDocument {
     file_id: FileId,
     order_id: String,
@@ -180,10 +180,10 @@ impl TryFrom<VerifyRow> for StoredDocument {
     }
 }
 
-/// How many documents a look would be at.
+/// Counts the selected documents.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or does not answer within `limit`.
+/// When PostgreSQL returns an error, is unavailable or takes longer than `limit`.
 pub async fn count(connection: &mut PgConnection, selection: &Selection, limit: Duration) -> Result<u64, Error> {
     let count = sqlx::query_scalar!(
         r#"-- invoices_verify_count
@@ -200,11 +200,11 @@ pub async fn count(connection: &mut PgConnection, selection: &Selection, limit: 
     Ok(selection.limit.map_or(count, |limit| count.min(limit)))
 }
 
-/// Looks at stored documents, and tells `observe` of each: what is wrong with it, if anything. With a `request`, what is lost
-/// or changed is fetched again. Each statement may take `limit`.
+/// Verifies stored documents and calls `observe` for each, with a finding if there is one. With a `request`, lost and changed
+/// documents are requeued. Each statement may take `limit`.
 ///
 /// # Errors
-/// When PostgreSQL or the archive does not answer. What was told before is so all the same.
+/// When PostgreSQL or the archive is unavailable. Findings that were reported before remain valid.
 pub async fn run(
     connection: &mut PgConnection,
     archive: &Archive,
@@ -221,7 +221,7 @@ pub async fn run(
         let rows = bounded(limit, page(connection, selection, totals.last, wanted)).await?;
         let is_last = i64::try_from(rows.len()).unwrap_or(i64::MAX) < PAGE_DOCUMENTS;
         let looks = rows.into_iter().map(|stored| async move {
-            let found = look(archive, &stored, selection.size_only).await;
+            let found = compare(archive, &stored, selection.size_only).await;
             (stored, found)
         });
         let mut looks = stream::iter(looks).buffered(READ_AT_ONCE);
@@ -275,8 +275,8 @@ async fn page(
     rows.fetch_all(connection).await?.into_iter().map(StoredDocument::try_from).collect()
 }
 
-/// What is wrong with a document, if anything.
-async fn look(archive: &Archive, stored: &StoredDocument, size_only: bool) -> Option<(Kind, String)> {
+/// Compares a document with the archive. `None` if it is unchanged.
+async fn compare(archive: &Archive, stored: &StoredDocument, size_only: bool) -> Option<(Kind, String)> {
     let expected = stored.size_bytes;
     let look = async {
         let object = archive.get(&stored.object_key).await?;
@@ -291,10 +291,10 @@ async fn look(archive: &Archive, stored: &StoredDocument, size_only: bool) -> Op
         Ok(Err(error)) if error.is_not_found() => Some((Kind::Lost, "the archive does not have it".to_owned())),
         Ok(Err(error)) => Some((Kind::Unreadable, error.to_string())),
         Ok(Ok((_, size_bytes))) if size_bytes != expected => {
-            Some((Kind::Changed, format!("it has {size_bytes} bytes, and had {expected} when it was stored")))
+            Some((Kind::Changed, format!("it has {size_bytes} bytes instead of {expected}")))
         }
         Ok(Ok((Some(sha256), _))) if sha256 != stored.sha256 => {
-            Some((Kind::Changed, format!("its SHA-256 is {sha256}, which it was not when it was stored")))
+            Some((Kind::Changed, format!("its SHA-256 is {sha256}, not the stored one")))
         }
         Ok(Ok(_)) => None,
     }
@@ -305,7 +305,7 @@ fn finding(stored: StoredDocument, kind: Kind, detail: String) -> VerifyFinding 
     VerifyFinding { file_id, order_id, live_mode, object_key, sha256, kind, detail, requeued: false }
 }
 
-/// Has a document fetched again, unless its row has changed meanwhile.
+/// Requeues a document unless its row has changed meanwhile.
 async fn requeue(connection: &mut PgConnection, finding: &VerifyFinding, request: &Request) -> Result<bool, Error> {
     let error = clean(&format!("{}: {}", finding.kind.as_str(), finding.detail));
     let requeued = sqlx::query!(

@@ -1,20 +1,20 @@
-//! Addresses of files: built from the configuration and a file id, and from nothing else.
+//! URLs of files, built only from the configuration and a file id.
 
 use riverlock_schemas::FileId;
 use url::Url;
 
-/// How the address ends that makes links.
+/// The end of the path for creating links.
 pub(crate) const LINKS_PATH_END: &str = "/file-links";
 
-/// Whether a text is an id of this file, in any spelling that [`FileId::parse`] takes. A text of blanks names no file, so it
-/// names no other one either.
+/// Whether a text is an id of this file, in any spelling that [`FileId::parse`] accepts. An empty text is accepted too, because
+/// it names no other file.
 pub(crate) fn names(text: &str, file_id: FileId) -> bool {
     text.trim().is_empty() || FileId::parse(text) == Ok(file_id)
 }
 
-/// How an id is written in a request. Digital River's documentation shows file ids with and without the prefix `file_`, and
-/// says that prefixes may change without a new API version ("Versioning"), so a file that is not found under one spelling
-/// is asked for under the other.
+/// The spelling of an id in a request. Digital River's documentation shows file ids with and without the prefix `file_`, and
+/// says that prefixes may change without a new API version ("Versioning"), so a file that is not found with one spelling is
+/// requested with the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Spelling {
     /// The UUID alone.
@@ -28,7 +28,7 @@ impl Spelling {
     /// All spellings.
     pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Prefixed];
 
-    /// The other one.
+    /// The other spelling.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Plain => Self::Prefixed,
@@ -36,7 +36,7 @@ impl Spelling {
         }
     }
 
-    /// The id in this spelling.
+    /// Formats an id in this spelling.
     pub(crate) fn write(self, file_id: FileId) -> String {
         match self {
             Self::Plain => file_id.to_string(),
@@ -45,27 +45,27 @@ impl Spelling {
     }
 }
 
-/// Builds the addresses under one base.
+/// Builds URLs under a base URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses(Url);
 
 impl Addresses {
-    /// Addresses under `base`, which must be able to hold a path.
+    /// Creates a builder for `base`, which must be able to have a path.
     pub(crate) fn new(base: Url) -> Self {
         Self(base)
     }
 
-    /// `{base}/files/{id}`: what Digital River knows of a file.
+    /// `{base}/files/{id}`: the file's metadata.
     pub(crate) fn metadata(&self, file_id: FileId, spelling: Spelling) -> Url {
         self.build(file_id, spelling, &[])
     }
 
-    /// `{base}/files/{id}/content`: the file.
+    /// `{base}/files/{id}/content`: the file's content.
     pub(crate) fn content(&self, file_id: FileId, spelling: Spelling) -> Url {
         self.build(file_id, spelling, &["content"])
     }
 
-    /// `{base}/file-links`: where links for customers are made.
+    /// `{base}/file-links`: creates links for customers.
     pub(crate) fn file_links(&self) -> Url {
         let mut url = self.0.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -74,7 +74,7 @@ impl Addresses {
         url
     }
 
-    /// Whether an address in an event is the one that a file's content has here. The id in it may be spelled otherwise.
+    /// Whether a URL in an event equals that of the file's content, apart from the spelling of the id.
     pub(crate) fn is_content(&self, announced: &str, file_id: FileId) -> bool {
         let Ok(mut announced) = Url::parse(announced) else { return false };
         let expected = self.content(file_id, Spelling::Plain);
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_the_base_and_the_id() {
+    fn a_url_consists_of_the_base_and_the_id() {
         let id = FileId::parse("6e5bf525-3907-40c5-86a9-f14ce4f33f35").unwrap();
         for (base, content) in [
             (
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_only_looks_alike_is_another_one() {
+    fn similar_urls_are_not_equal() {
         let id = FileId::parse("6e5bf525-3907-40c5-86a9-f14ce4f33f35").unwrap();
         let addresses = Addresses::new(Url::parse("https://api.digitalriver.com").unwrap());
         for other in [

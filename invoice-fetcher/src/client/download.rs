@@ -1,11 +1,11 @@
-//! Talks to Digital River's files API. The only place where the key is used.
+//! Client of Digital River's files API, the only module that uses the API key.
 //!
 //! Invariants:
-//! - the key goes to the configured host and nowhere else: addresses are built from the configuration, redirects are not
-//!   followed, proxies of the environment are not used (one from the configuration gets an encrypted tunnel), anything but
-//!   `https` is for loopback addresses only, and a name that leads into the own network is not followed (`resolver.rs`);
-//! - everything that is read has a size limit, a slowest rate and a deadline;
-//! - nothing is decompressed: limits hold for the bytes that came, and the bytes that came are what is stored.
+//! - the key is sent only to the configured host: URLs are built from the configuration, redirects are not followed, proxies
+//!   from the environment are not used (a configured one forwards an encrypted tunnel), unencrypted requests are sent only to
+//!   loopback addresses, and connections to private addresses are rejected (`resolver.rs`);
+//! - every body has a size limit, a minimum rate and a deadline;
+//! - bodies are not decompressed: limits apply to the received bytes, and these are stored.
 
 use std::{
     error::Error as _,
@@ -36,22 +36,22 @@ use crate::{
     problem::Problem,
 };
 
-/// How Digital River shall know this program. Source: Digital River, "Request headers".
+/// The application id sent to Digital River. Source: Digital River, "Request headers".
 const APPLICATION: &str = concat!("riverlock/", env!("CARGO_PKG_VERSION"));
 
-/// How long a connection attempt may take.
+/// Time limit for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take to begin.
+/// Time limit for the beginning of a response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a body may come as slowly as it likes.
+/// Time during which the minimum rate of a body is not checked.
 const RATE_GRACE: Duration = Duration::from_secs(5);
 
-/// Largest metadata that is read, bytes. Digital River's have some 400.
+/// Maximum size of metadata, bytes. Digital River's has about 400.
 const METADATA_BYTES_MAX: usize = 64 * 1024;
 
-/// Asks Digital River.
+/// An HTTP client for Digital River's files API.
 pub(crate) struct Client {
     http: reqwest::Client,
     addresses: Addresses,
@@ -60,20 +60,20 @@ pub(crate) struct Client {
     clock: Arc<dyn Clock>,
 }
 
-/// A document that is asked for.
+/// A document to request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestedDocument {
     pub(crate) file_id: FileId,
-    /// Whether its last attempt was answered 429.
+    /// Whether its previous attempt was answered with 429.
     pub(crate) was_throttled: bool,
 }
 
-/// What Digital River knows of a file. Everything may be missing: Digital River asks for tolerant readers.
+/// Metadata of a file. Every field is optional, because Digital River requires tolerant readers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Metadata {
     /// Its size, bytes.
     pub(crate) size_bytes: Option<u64>,
-    /// Its purpose, in Digital River's words.
+    /// Its purpose, as named by Digital River.
     pub(crate) purpose: Option<String>,
 }
 
@@ -82,7 +82,7 @@ impl Client {
         Self::over(reqwest::Client::builder(), Arc::new(System), config, clock)
     }
 
-    /// A client over a resolver, and with trust in certificates, of the caller's own.
+    /// Creates a client with a given resolver and HTTP settings.
     pub(crate) fn over(
         http: ClientBuilder,
         resolver: Arc<dyn Resolve>,
@@ -102,12 +102,12 @@ impl Client {
             .dns_resolver(GuardedResolver::new(resolver, config.private_networks.clone(), proxy))
             .resolve_to_addrs("localhost", &loopback)
             .connect_timeout(CONNECT_TIMEOUT);
-        // Off in this build; said here so that no other crate's feature can switch decompression on.
+        // Disabled explicitly, in case another crate enables reqwest's decompression features.
         http = http.no_gzip().no_brotli().no_zstd().no_deflate();
         if let Some(proxy) = &config.proxy {
-            // The proxy sees where the connection goes; what goes through it is encrypted, the key included.
+            // The proxy sees the host of the connection, but the content, including the key, is encrypted.
             let proxy = Proxy::https(proxy.expose())
-                .map_err(|_| ConfigError::refused("invoice_fetcher.proxy", "is no address of a proxy"))?;
+                .map_err(|_| ConfigError::refused("invoice_fetcher.proxy", "is not a valid proxy URL"))?;
             http = http.proxy(proxy);
         }
         let http = http.build().map_err(|error| ConfigError::refused("invoice_fetcher.api_base_url", chain(&error)))?;
@@ -123,21 +123,21 @@ impl Client {
     /// `GET /files/{id}`.
     ///
     /// # Errors
-    /// When Digital River does not answer with a description of this file, or says that it is no PDF.
+    /// When Digital River does not return metadata of this file, or the file is not a PDF.
     pub(crate) async fn metadata(
         &self,
         account: &Account,
         wanted: &RequestedDocument,
         deadline: Instant,
     ) -> Result<Metadata, Problem> {
-        let response = self.ask(account, wanted, Endpoint::Metadata, deadline).await?;
+        let response = self.request_file(account, wanted, Endpoint::Metadata, deadline).await?;
         read_metadata(&self.text(response, deadline).await?, wanted.file_id)
     }
 
-    /// `GET /files/{id}/content`, up to where the body begins.
+    /// `GET /files/{id}/content`, without reading the body.
     ///
     /// # Errors
-    /// When Digital River does not answer with what can be a PDF of at most `bytes_max` bytes.
+    /// When the response cannot contain a PDF of at most `bytes_max` bytes.
     pub(crate) async fn content(
         &self,
         account: &Account,
@@ -145,8 +145,8 @@ impl Client {
         bytes_max: u64,
         deadline: Instant,
     ) -> Result<Body, Problem> {
-        let response = self.ask(account, wanted, Endpoint::Content, deadline).await?;
-        media::judge_head(response.headers())?;
+        let response = self.request_file(account, wanted, Endpoint::Content, deadline).await?;
+        media::check_head(response.headers())?;
         if response.content_length().is_some_and(|length| length > bytes_max) {
             return Err(Problem::TooLarge { bytes_max });
         }
@@ -156,7 +156,7 @@ impl Client {
     /// `POST /file-links`.
     ///
     /// # Errors
-    /// When Digital River does not answer with JSON.
+    /// When the request fails or the response is not JSON.
     pub(crate) async fn create_link(
         &self,
         account: &Account,
@@ -167,12 +167,12 @@ impl Client {
         let request = self.http.post(self.addresses.file_links()).json(wanted);
         let response = self.send(&account.key(), request, "application/json", deadline).await?;
         let text = self.text(response, deadline).await?;
-        serde_json::from_slice(&text).map_err(|error| Problem::Metadata(format!("it is no JSON: {error}")))
+        serde_json::from_slice(&text).map_err(|error| Problem::Metadata(format!("it is not JSON: {error}")))
     }
 
-    /// The answer about a document, up to where the body begins. A file that is not found is asked for again with its id in
-    /// the other spelling.
-    async fn ask(
+    /// Requests a document without reading the body. If the file is not found, it is requested with the other spelling of its
+    /// id.
+    async fn request_file(
         &self,
         account: &Account,
         wanted: &RequestedDocument,
@@ -180,11 +180,11 @@ impl Client {
         deadline: Instant,
     ) -> Result<Response, Problem> {
         let first = account.spelling();
-        let result = self.ask_spelled(account, wanted, endpoint, first, deadline).await;
+        let result = self.request_spelling(account, wanted, endpoint, first, deadline).await;
         if !matches!(result, Err(Problem::NotFound)) {
             return result;
         }
-        match self.ask_spelled(account, wanted, endpoint, first.other(), deadline).await {
+        match self.request_spelling(account, wanted, endpoint, first.other(), deadline).await {
             Ok(response) => {
                 account.set_spelling(first.other());
                 Ok(response)
@@ -192,14 +192,14 @@ impl Client {
             Err(problem @ (Problem::Throttled { .. } | Problem::ThrottledAlone { .. } | Problem::Closed { .. })) => {
                 Err(problem)
             }
-            // Whatever else is answered about an id that Digital River may not write at all says nothing about the document.
+            // Other responses to an unknown spelling prove nothing about the document.
             Err(_) => result,
         }
     }
 
-    /// One request about a document through the account's gate, up to where the body begins. Where its answer may concern
-    /// all documents, that is found out before this returns.
-    async fn ask_spelled(
+    /// Sends one request for a document within the account's rate limit, without reading the body. If the response raises a
+    /// suspicion about the account, this is checked before the function returns.
+    async fn request_spelling(
         &self,
         account: &Account,
         wanted: &RequestedDocument,
@@ -209,22 +209,22 @@ impl Client {
     ) -> Result<Response, Problem> {
         account.admit(deadline).await?;
         let RequestedDocument { file_id, was_throttled } = *wanted;
-        let asked = FileRequest { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
-        let result = self.head_of(&asked.key, endpoint, (file_id, spelling), deadline).await;
-        let suspicion = account.learn(&asked, result.as_ref().err());
+        let sent_request = FileRequest { file_id, endpoint, was_throttled, key: account.key(), sent: Instant::now() };
+        let result = self.response_head(&sent_request.key, endpoint, (file_id, spelling), deadline).await;
+        let suspicion = account.record(&sent_request, result.as_ref().err());
         let Err(problem) = result else { return result };
         if let Some(suspicion) = suspicion {
-            self.check(account, suspicion, &asked, &problem).await;
+            self.check(account, suspicion, &sent_request, &problem).await;
         }
         Err(match problem {
-            Problem::Unauthorized | Problem::Forbidden if account.is_key_refused() => Problem::KeyRefused,
+            Problem::Unauthorized | Problem::Forbidden if account.is_key_rejected() => Problem::KeyRefused,
             Problem::Throttled { wait } if was_throttled && account.is_open() => Problem::ThrottledAlone { wait },
             problem => problem,
         })
     }
 
-    /// The answer to a request about a file, up to where the body begins. No gate is passed and nothing is learnt.
-    pub(crate) async fn head_of(
+    /// Requests a file without reading the body, without the account's rate limit and without recording evidence.
+    pub(crate) async fn response_head(
         &self,
         key: &Key,
         endpoint: Endpoint,
@@ -254,19 +254,19 @@ impl Client {
         let until = deadline.min(Instant::now() + HEAD_TIMEOUT);
         let response = timeout_at(until.into(), request.send())
             .await
-            .map_err(|_| Problem::Deadline("waiting for an answer"))?
+            .map_err(|_| Problem::Deadline("waiting for the response"))?
             .map_err(|error| Problem::Transport(chain(&error.without_url())))?;
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-        // 201 is the answer to a POST, and to nothing else.
+        // 201 is valid only as the response to a POST.
         let status = match response.status().as_u16() {
             201 if response.url().path().ends_with(LINKS_PATH_END) => 200,
             status => status,
         };
-        plan::judge_status(status, retry_after, &self.retry, self.clock.now())?;
+        plan::check_status(status, retry_after, &self.retry, self.clock.now())?;
         Ok(response)
     }
 
-    /// A short body, whole.
+    /// Reads a complete short body.
     async fn text(&self, response: Response, deadline: Instant) -> Result<BytesMut, Problem> {
         let mut body = Body::new(response, self.rate_min_bytes_per_second);
         let mut text = BytesMut::new();
@@ -280,7 +280,7 @@ impl Client {
     }
 }
 
-/// A body that must not come too slowly.
+/// A body with a minimum rate.
 pub(crate) struct Body {
     response: Response,
     content_length: Option<u64>,
@@ -295,15 +295,15 @@ impl Body {
         Self { response, content_length, rate_min_bytes_per_second, begun: Instant::now(), received: 0 }
     }
 
-    /// How long the body is, when the answer says so.
+    /// The `Content-Length` of the response, if present.
     pub(crate) fn content_length(&self) -> Option<u64> {
         self.content_length
     }
 
-    /// The next bytes; `None` at the end.
+    /// Receives the next bytes; `None` at the end.
     ///
     /// # Errors
-    /// When they do not come, come too slowly, or not before the deadline.
+    /// When the connection breaks, the rate is too low, or the deadline passes.
     pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Option<Bytes>, Problem> {
         let patience = plan::patience(self.received, self.rate_min_bytes_per_second, RATE_GRACE);
         let until = self.begun.checked_add(patience).unwrap_or(deadline).min(deadline);
@@ -320,16 +320,16 @@ impl Body {
     }
 }
 
-/// Reads what Digital River knows of a file. What is missing or of another kind than documented is passed over.
+/// Parses metadata. Fields that are missing or have an unexpected type are ignored.
 fn read_metadata(text: &[u8], file_id: FileId) -> Result<Metadata, Problem> {
     let value: Value =
-        serde_json::from_slice(text).map_err(|error| Problem::Metadata(format!("it is no JSON: {error}")))?;
+        serde_json::from_slice(text).map_err(|error| Problem::Metadata(format!("it is not JSON: {error}")))?;
     let Value::Object(fields) = value else {
-        return Err(Problem::Metadata("it is no JSON object".to_owned()));
+        return Err(Problem::Metadata("it is not a JSON object".to_owned()));
     };
     let field = |name| fields.get(name).and_then(Value::as_str);
     if let Some(id) = field("id").filter(|id| !address::names(id, file_id)) {
-        return Err(Problem::Metadata(format!("it is that of another file, {}", quote(id))));
+        return Err(Problem::Metadata(format!("it belongs to another file, {}", quote(id))));
     }
     if let Some(file_type) = field("type").filter(|file_type| !media::is_pdf_type(file_type)) {
         return Err(Problem::FileType(quote(file_type)));
@@ -340,7 +340,7 @@ fn read_metadata(text: &[u8], file_id: FileId) -> Result<Metadata, Problem> {
     })
 }
 
-/// An error with its causes, on one line.
+/// Formats an error and its causes on one line.
 fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_are_read_tolerantly() {
+    fn metadata_is_parsed_tolerantly() {
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
         let file_id = FileId::parse(id).unwrap();
         let read = |text: String| read_metadata(text.as_bytes(), file_id);

@@ -1,4 +1,4 @@
-//! Links that a customer may open: `POST /file-links`.
+//! Links to files for customers: `POST /file-links`.
 
 use std::time::{Duration, Instant};
 
@@ -20,42 +20,42 @@ use crate::{
     problem::Problem,
 };
 
-/// How long the request may take.
+/// Time limit of the request.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A link that a customer may open without a key.
+/// A link that a customer can open without an API key.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Link {
     /// The file.
     pub file_id: FileId,
-    /// What the customer opens.
+    /// The URL for the customer.
     pub url: Url,
-    /// Until when, in Digital River's words.
+    /// The expiry time, as returned by Digital River.
     pub expires_time: String,
 }
 
-/// There is no link.
+/// The link could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// No account may ask for this file.
+    /// No account is configured for the file's mode.
     #[error("no account for {0} data is configured")]
     NoAccount(Mode),
-    /// Digital River does not make one.
-    #[error("Digital River makes no link: {0}")]
+    /// Digital River rejected the request.
+    #[error("Digital River did not create a link: {0}")]
     Refused(String),
-    /// What Digital River answered is nothing that a customer may get.
-    #[error("Digital River's answer holds no link for a customer: {0}")]
+    /// Digital River's response contains no link for a customer.
+    #[error("Digital River's response contains no link for a customer: {0}")]
     Answer(&'static str),
 }
 
-/// Asks Digital River for a link to a file that works until `expires_at`.
+/// Creates a link to a file that is valid until `expires_at`.
 ///
 /// # Errors
-/// When there is no account for the file, or Digital River does not answer with a link.
+/// When there is no account for the file, or Digital River does not return a link.
 pub async fn create(
     config: &InvoiceFetcherConfig,
     context: &Context,
@@ -69,14 +69,14 @@ pub async fn create(
     let client = Client::new(config, context.clock.clone())?;
     let expires_time = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let deadline = Instant::now() + DEADLINE;
-    let ask = async |spelling: Spelling| {
+    let create = async |spelling: Spelling| {
         let wanted = json!({"fileId": spelling.write(file_id), "expiresTime": expires_time});
         client.create_link(&account, &wanted, deadline).await
     };
-    let mut answer = ask(Spelling::Plain).await;
-    // Which of the two an unknown id is answered with is not documented.
+    let mut answer = create(Spelling::Plain).await;
+    // The status for an unknown id is not documented; it may be either of the two.
     if matches!(answer, Err(Problem::NotFound | Problem::Status(400))) {
-        answer = ask(Spelling::Prefixed).await.or(answer);
+        answer = create(Spelling::Prefixed).await.or(answer);
     }
     let answer = answer.map_err(|problem| LinkError::Refused(problem.to_string()))?;
     let url = customer_url(&answer, config, file_id).map_err(LinkError::Answer)?;
@@ -85,18 +85,18 @@ pub async fn create(
     Ok(Link { file_id, url, expires_time })
 }
 
-/// The link in an answer, if it is one for a customer: encrypted on its way, and not the address that wants the key.
+/// The link in a response, if it is suitable for a customer: encrypted, and not the file's own URL, which needs the key.
 fn customer_url(answer: &Value, config: &InvoiceFetcherConfig, file_id: FileId) -> Result<Url, &'static str> {
-    let url = answer.get("url").and_then(Value::as_str).ok_or("it has no url")?;
-    let url = Url::parse(url).map_err(|_| "its url is none")?;
+    let url = answer.get("url").and_then(Value::as_str).ok_or("it has no `url`")?;
+    let url = Url::parse(url).map_err(|_| "its `url` is invalid")?;
     if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&config.api_base_url)) {
-        return Err("its url does not begin with https://");
+        return Err("its `url` does not begin with https://");
     }
     for base in [&config.api_base_url, &config.announced_base_url] {
         let addresses = Addresses::new(base.clone());
         let is_metadata = Spelling::ALL.iter().any(|spelling| url == addresses.metadata(file_id, *spelling));
         if is_metadata || addresses.is_content(url.as_str(), file_id) {
-            return Err("its url is the file's own address, which wants the key");
+            return Err("its `url` is the file's own URL, which needs the key");
         }
     }
     Ok(url)
@@ -107,11 +107,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_customer_gets_no_address_that_wants_the_key() {
+    fn a_url_that_needs_the_key_is_not_a_link() {
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
         let config = InvoiceFetcherConfig::default();
-        let judge = |url: &str| customer_url(&json!({"url": url}), &config, FileId::parse(id).unwrap());
-        assert!(judge("https://files.digitalriver.com/links/abc").is_ok());
+        let check = |url: &str| customer_url(&json!({"url": url}), &config, FileId::parse(id).unwrap());
+        assert!(check("https://files.digitalriver.com/links/abc").is_ok());
         for url in [
             "",
             "x",
@@ -121,7 +121,7 @@ mod tests {
             &format!("https://api.digitalriver.com/files/{id}"),
             &format!("https://api.digitalriver.com/files/file_{id}"),
         ] {
-            assert!(judge(url).is_err(), "{url}");
+            assert!(check(url).is_err(), "{url}");
         }
         assert!(customer_url(&json!({"id": 1}), &config, FileId::parse(id).unwrap()).is_err());
     }

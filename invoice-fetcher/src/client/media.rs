@@ -1,16 +1,16 @@
-//! What the head of an answer says of its body: whether the body can be a PDF that came as it is.
+//! Checks of response headers: whether the body can be an uncompressed PDF.
 //!
-//! Tolerant, because the bytes themselves are checked as well: file stores and gateways label PDFs in many ways. What is
-//! refused is what says that the body is something else, such as a page of HTML.
+//! Tolerant, because the bytes are checked too, and file stores and gateways label PDFs in many ways. A response is rejected
+//! only if its headers say that the body is something else, such as an HTML page.
 
 use reqwest::header::{self, GetAll, HeaderMap, HeaderValue};
 
 use crate::problem::Problem;
 
-/// Longest piece of an answer that is repeated in an error, characters.
+/// Maximum length of a quote from a response in an error message, characters.
 pub(crate) const QUOTE_CHARS_MAX: usize = 100;
 
-/// Content types of a PDF: registered and former names, and the general ones of file stores and download scripts.
+/// Content types of a PDF: registered and former names, and the generic ones of file stores and download scripts.
 const CONTENT_TYPES: [&str; 18] = [
     "application/pdf",
     "application/x-pdf",
@@ -32,21 +32,21 @@ const CONTENT_TYPES: [&str; 18] = [
     "unknown/unknown",
 ];
 
-/// Content codings that change the bytes. Anything else (`identity`, an empty value, what an object store left over from an
-/// upload, such as `aws-chunked`) names none: the bytes are checked as they came.
+/// Content codings that change the bytes. Other values (`identity`, an empty value, `aws-chunked` that an object store kept
+/// from an upload) are ignored, because the received bytes are checked.
 ///
 /// Source: IANA, "HTTP Content Coding Registry".
 const CODINGS: [&str; 11] =
     ["br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "pack200-gzip", "x-compress", "x-gzip", "zstd"];
 
-/// What the metadata may call a PDF, in lower case; nothing at all is no contradiction either.
+/// Values of `type` in the metadata of a PDF, in lower case. An empty value is accepted too.
 const FILE_TYPES: [&str; 5] = ["", "pdf", ".pdf", "application/pdf", "application/x-pdf"];
 
-/// Judges content type and content encoding. A header that is missing is no contradiction.
+/// Checks content type and content encoding. Missing headers are accepted.
 ///
 /// # Errors
-/// When a header says that the body is compressed, or is something else than a PDF.
-pub(crate) fn judge_head(headers: &HeaderMap) -> Result<(), Problem> {
+/// When a header says that the body is compressed, or not a PDF.
+pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), Problem> {
     let encodings = headers.get_all(header::CONTENT_ENCODING);
     if let Some(coding) = elements(&encodings).find(|coding| CODINGS.contains(&coding.as_str())) {
         return Err(Problem::Encoded(quote(&coding)));
@@ -61,7 +61,7 @@ pub(crate) fn is_pdf_type(file_type: &str) -> bool {
     FILE_TYPES.contains(&file_type.trim().to_ascii_lowercase().as_str())
 }
 
-/// The elements of all headers of one name, which may be lists: in lower case, without blanks and quotes, none empty.
+/// The elements of all headers of one name, which may be lists: in lower case, without white space, quotes and empty elements.
 fn elements<'a>(headers: &'a GetAll<'_, HeaderValue>) -> impl Iterator<Item = String> + 'a {
     let texts = headers.iter().map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
     let split = |text: String| text.split(',').map(str::to_owned).collect::<Vec<_>>();
@@ -74,7 +74,7 @@ fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim_matches(|c: char| c.is_ascii_whitespace() || c == '"')
 }
 
-/// A piece of an answer, short and without control characters.
+/// A quote from a response, short and without control characters.
 pub(crate) fn quote(text: &str) -> String {
     let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().take(QUOTE_CHARS_MAX).map(clean).collect()
@@ -84,18 +84,18 @@ pub(crate) fn quote(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn judge(headers: &[(header::HeaderName, &str)]) -> &'static str {
+    fn check(headers: &[(header::HeaderName, &str)]) -> &'static str {
         let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name, value);
         }
-        judge_head(&map).map_or_else(|problem| problem.reason(), |()| "")
+        check_head(&map).map_or_else(|problem| problem.reason(), |()| "")
     }
 
     #[test]
-    fn a_pdf_may_be_labelled_in_many_ways_and_another_kind_of_file_is_refused() {
-        let content_type = |value| judge(&[(header::CONTENT_TYPE, value)]);
+    fn content_types_of_pdfs_are_accepted_and_others_rejected() {
+        let content_type = |value| check(&[(header::CONTENT_TYPE, value)]);
         for value in [
             "application/pdf",
             "Application/PDF; charset=UTF-8",
@@ -118,14 +118,14 @@ mod tests {
         {
             assert_eq!(content_type(value), "content_type", "{value:?}");
         }
-        assert_eq!(judge(&[]), "");
+        assert_eq!(check(&[]), "");
         let twice = [(header::CONTENT_TYPE, "application/pdf"), (header::CONTENT_TYPE, "text/html")];
-        assert_eq!(judge(&twice), "content_type");
+        assert_eq!(check(&twice), "content_type");
     }
 
     #[test]
-    fn a_coding_that_changes_the_bytes_is_refused_and_what_names_none_is_not() {
-        let encoding = |value| judge(&[(header::CONTENT_ENCODING, value)]);
+    fn content_codings_that_change_the_bytes_are_rejected() {
+        let encoding = |value| check(&[(header::CONTENT_ENCODING, value)]);
         for value in ["", "identity", "Identity", "aws-chunked", "aws-chunked,identity", "none", "utf-8", " , "] {
             assert_eq!(encoding(value), "", "{value:?}");
         }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_metadata_may_name_the_type_in_several_ways() {
+    fn several_names_of_the_file_type_are_accepted() {
         assert!(["pdf", "PDF", "", " ", "application/pdf", "application/x-pdf", ".pdf"].into_iter().all(is_pdf_type));
         assert!(!["zip", "html", "text/html", "pdfx", "application/json"].into_iter().any(is_pdf_type));
     }

@@ -1,4 +1,4 @@
-//! Requests to Digital River, and what their answers say.
+//! Requests to Digital River, and checks of responses.
 
 pub(crate) mod address;
 pub(crate) mod download;

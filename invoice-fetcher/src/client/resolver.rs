@@ -1,11 +1,11 @@
-//! Where a host's name may lead: to public addresses, and to the networks that the configuration names besides.
+//! DNS resolver that returns only public addresses and addresses in configured networks.
 //!
-//! Every connection asks again, and every answer is judged where the connection takes it from, so there is no moment between
-//! the look and the use. An answer that leads into the own network (a poisoned cache, a name that changes hands) finds
-//! nobody to talk to; who answers at a public address must still have the name's certificate.
+//! Every connection resolves the name again and uses exactly the checked addresses, so there is no gap between check and use. A
+//! response with a private address (from a poisoned cache, or after a change of the domain's owner) leads to no connection; a
+//! server at a public address must still have the name's certificate.
 //!
-//! Not judged: an address in the configuration itself (the operator means it), `localhost` (pinned), and the name of a
-//! configured proxy (which is usually in the own network, and never sees the key).
+//! Not checked: IP addresses in the configuration (set deliberately), `localhost` (resolved without DNS), and the name of a
+//! configured proxy (which is usually in the private network, and never sees the key).
 
 use std::{
     io,
@@ -24,7 +24,7 @@ const fn v6(a: u16, b: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)
 }
 
-/// What is not public. Source: IANA, "IPv4 Special-Purpose Address Registry", and multicast (RFC 5771).
+/// Networks that are not public. Source: IANA, "IPv4 Special-Purpose Address Registry", and multicast (RFC 5771).
 const SPECIAL_V4: [Ipv4Net; 15] = [
     v4(0, 0, 0, 0, 8),       // this network
     v4(10, 0, 0, 0, 8),      // private
@@ -43,18 +43,18 @@ const SPECIAL_V4: [Ipv4Net; 15] = [
     v4(240, 0, 0, 0, 4),     // reserved, and broadcast
 ];
 
-/// All that is public. Source: IANA, "IPv6 Global Unicast Address Space".
+/// All public addresses. Source: IANA, "IPv6 Global Unicast Address Space".
 const PUBLIC_V6: Ipv6Net = v6(0x2000, 0, 3);
 
-/// What in it is not. Source: IANA, "IPv6 Special-Purpose Address Registry".
+/// Networks in [`PUBLIC_V6`] that are not public. Source: IANA, "IPv6 Special-Purpose Address Registry".
 const SPECIAL_V6: [Ipv6Net; 4] = [
-    v6(0x2001, 0, 23),     // protocol assignments, Teredo among them
+    v6(0x2001, 0, 23),     // protocol assignments, including Teredo
     v6(0x2001, 0xdb8, 32), // documentation
     v6(0x2002, 0, 16),     // 6to4: any IPv4 address
     v6(0x3fff, 0, 20),     // documentation
 ];
 
-/// IPv4 addresses as networks without IPv4 write them (RFC 6052).
+/// IPv4 addresses in NAT64 networks (RFC 6052).
 const NAT64: Ipv6Net = v6(0x64, 0xff9b, 96);
 
 /// The system's resolver.
@@ -63,14 +63,14 @@ pub(crate) struct System;
 impl Resolve for System {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The port is set by whoever connects.
+            // The caller sets the port.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs)
         })
     }
 }
 
-/// A resolver that keeps what may not be connected to from its caller.
+/// A resolver that removes addresses to which connections are not allowed.
 pub(crate) struct GuardedResolver {
     inner: Arc<dyn Resolve>,
     networks: Vec<IpNet>,
@@ -93,10 +93,10 @@ impl Resolve for GuardedResolver {
         }
         Box::pin(async move {
             let (good, bad): (Vec<SocketAddr>, Vec<_>) =
-                found.await?.partition(|address| may_be_connected_to(address.ip(), &networks));
+                found.await?.partition(|address| is_allowed(address.ip(), &networks));
             if let Some(bad) = bad.first() {
                 tracing::warn!(
-                    "{host} leads to {}, which is not public and in none of invoice_fetcher.private_networks",
+                    "{host} resolves to {}, which is not public and in none of invoice_fetcher.private_networks",
                     bad.ip()
                 );
             }
@@ -109,12 +109,12 @@ impl Resolve for GuardedResolver {
 }
 
 fn refused(host: &str, address: IpAddr) -> io::Error {
-    io::Error::other(format!("{host} leads to {address}, which is not public; see invoice_fetcher.private_networks"))
+    io::Error::other(format!("{host} resolves to {address}, which is not public; see invoice_fetcher.private_networks"))
 }
 
 /// Whether an address is public, or in one of the networks.
-fn may_be_connected_to(address: IpAddr, networks: &[IpNet]) -> bool {
-    // What the kernel would connect to: `::ffff:127.0.0.1` is 127.0.0.1.
+fn is_allowed(address: IpAddr, networks: &[IpNet]) -> bool {
+    // The address to which the kernel connects: `::ffff:127.0.0.1` is 127.0.0.1.
     let address = address.to_canonical();
     let is_public = match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_public_addresses_and_networks_of_the_configuration_may_be_connected_to() {
+    fn only_public_addresses_and_configured_networks_are_allowed() {
         let networks = ["10.1.0.0/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()];
         for (address, expected) in [
             ("54.204.214.106", true),
@@ -175,7 +175,7 @@ mod tests {
             ("fe80::1", false),
             ("ff02::1", false),
         ] {
-            assert_eq!(may_be_connected_to(address.parse().unwrap(), &networks), expected, "{address}");
+            assert_eq!(is_allowed(address.parse().unwrap(), &networks), expected, "{address}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The `Retry-After` header: seconds, or a date in any of HTTP's three forms.
+//! The `Retry-After` header: seconds, or a date in any of HTTP's three formats.
 
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 
-/// Shortest wait that is honoured: 0, or a date in the past, still means "not now".
+/// Minimum wait. 0 or a date in the past still means that the server rejected the request.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 
-/// How long a server asks to wait, at least a second and at most `max`. `None` when it says nothing that makes sense.
+/// Parses the wait that a server asks for, at least a second and at most `max`. `None` if the value is invalid.
 ///
 /// Source: RFC 9110, sections 10.2.3 and 5.6.7; Digital River writes whole seconds.
 pub(crate) fn parse(value: &str, now: DateTime<Utc>, max: Duration) -> Option<Duration> {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_and_dates_are_honoured_within_limits_and_nonsense_is_not() {
+    fn seconds_and_dates_are_parsed_within_bounds() {
         let now = DateTime::parse_from_rfc3339("1994-11-06T08:49:00Z").unwrap().to_utc();
         let max = Duration::from_secs(3600);
         for (value, seconds) in [

@@ -1,4 +1,4 @@
-//! One attempt at a document: look whether it is stored, download, check, store.
+//! One attempt to download a document: look for it in the archive, download, check, store.
 
 use std::{sync::atomic::Ordering, time::Instant};
 
@@ -22,12 +22,12 @@ use crate::{
 };
 
 impl Fetcher {
-    /// Fetches a document and stores it, unless it is stored already.
+    /// Downloads a document and stores it, unless the archive already has it.
     pub(crate) async fn attempt(&self, leased: &LeasedDocument, deadline: Instant) -> Result<Document, Problem> {
         if let Some(document) = self.find_stored(leased, deadline).await? {
             return Ok(document);
         }
-        // The account was removed a moment ago: the document waits for another one.
+        // The account has just been removed: the document waits for another one.
         let account = self.accounts.of(leased.mode).ok_or(Problem::Stopping)?;
         let wanted = RequestedDocument { file_id: leased.file_id, was_throttled: leased.was_throttled };
         let metadata = if self.config.check_metadata {
@@ -35,7 +35,7 @@ impl Fetcher {
         } else {
             Metadata::default()
         };
-        self.look_at_purpose(leased, &metadata);
+        self.check_purpose(leased, &metadata);
         let bytes_max = self.config.document_bytes_max;
         if metadata.size_bytes.is_some_and(|size| size > bytes_max) {
             return Err(Problem::TooLarge { bytes_max });
@@ -52,17 +52,18 @@ impl Fetcher {
         }
     }
 
-    /// The document that a worker has stored that died before it could say so, or whose row was restored from a backup.
+    /// The document, if the archive has it already: a worker may have died after storing it, or the database was restored from
+    /// a backup.
     async fn find_stored(&self, leased: &LeasedDocument, deadline: Instant) -> Result<Option<Document>, Problem> {
         let key = Archive::key(leased.mode, leased.file_id);
         let inspect = async {
             match self.archive.inspect(&key).await {
-                // Without the right to list, a store does not say that nothing is there. What is written is written on the
-                // condition that the key is free, so nothing depends on looking first.
+                // Without the permission to list, S3 does not answer that a key is free. Writes are conditional on a free key,
+                // so this lookup is not required for correctness.
                 Err(error) if error.is_denied() => {
-                    if !self.told_denied.swap(true, Ordering::Relaxed) {
+                    if !self.logged_denied.swap(true, Ordering::Relaxed) {
                         tracing::warn!(
-                            "the archive cannot be looked at before downloads, which needs more rights: {error}"
+                            "the archive cannot be checked before downloads, because permissions are missing: {error}"
                         );
                     }
                     Ok(None)
@@ -74,13 +75,13 @@ impl Fetcher {
         let is_it = found.is_document && leased.earlier.is_none_or(|earlier| earlier == found.sum.sha256);
         if is_it {
             counter!(names::ADOPTED).increment(1);
-            tracing::info!(file.id = %leased.file_id, "file {} is in the archive already, and is not fetched", leased.file_id);
+            tracing::info!(file.id = %leased.file_id, "file {} is already in the archive and is not downloaded", leased.file_id);
         }
         let DocumentDigest { sha256, size_bytes } = found.sum;
         Ok(is_it.then_some(Document { object_key: key, sha256, size_bytes }))
     }
 
-    /// Brings a body into the archive; only what is whole and checked becomes visible there.
+    /// Streams a body into the archive, where only a complete and checked document becomes visible.
     async fn transfer(
         &self,
         leased: &LeasedDocument,
@@ -104,29 +105,29 @@ impl Fetcher {
         if published.sum != checked {
             tracing::warn!(
                 file.id = %file_id,
-                "Digital River's file {file_id} has other bytes by now, with SHA-256 {}; what is stored stays", checked.sha256
+                "Digital River's file {file_id} has changed, its SHA-256 is {} now; the stored document stays unchanged", checked.sha256
             );
         } else if published.key != usual_key {
             tracing::warn!(
                 file.id = %file_id,
-                "something else lies under {usual_key} and is left there; file {file_id} is stored as {}", published.key
+                "another object is stored under {usual_key} and stays unchanged; file {file_id} is stored as {}", published.key
             );
         } else if leased.earlier.is_some_and(|earlier| earlier != checked.sha256) {
             counter!(names::ANOMALIES, "kind" => names::ANOMALY_RERENDERED).increment(1);
-            tracing::warn!(file.id = %file_id, "file {file_id} is stored again, with other bytes than before");
+            tracing::warn!(file.id = %file_id, "file {file_id} was stored again, with different bytes");
         }
         let DocumentDigest { sha256, size_bytes } = published.sum;
         Ok(Document { object_key: published.key, sha256, size_bytes })
     }
 
-    fn look_at_purpose(&self, leased: &LeasedDocument, metadata: &Metadata) {
+    fn check_purpose(&self, leased: &LeasedDocument, metadata: &Metadata) {
         let Some(purpose) = &metadata.purpose else { return };
         if purpose != leased.purpose.digital_river_name() {
             counter!(names::ANOMALIES, "kind" => names::ANOMALY_PURPOSE).increment(1);
             tracing::warn!(
                 file.id = %leased.file_id,
                 order.id = leased.order_id.as_str(),
-                "file {} was announced as {} and is {} for Digital River; it is stored as announced",
+                "file {} was announced as {} but its metadata says {}; it is stored as announced",
                 leased.file_id,
                 leased.purpose.digital_river_name(),
                 quote(purpose),
@@ -135,7 +136,7 @@ impl Fetcher {
     }
 }
 
-/// Waits for the object store until the deadline.
+/// Runs an operation of the archive with the deadline.
 async fn in_store<T>(
     operation: impl Future<Output = Result<T, ArchiveError>>,
     deadline: Instant,

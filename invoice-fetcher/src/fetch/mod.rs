@@ -1,4 +1,4 @@
-//! The workers: one attempt at a document after the other.
+//! Workers that download documents.
 
 pub(crate) mod attempt;
 pub(crate) mod plan;

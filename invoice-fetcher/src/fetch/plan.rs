@@ -1,10 +1,10 @@
-//! What an answer means, and what becomes of a document after an attempt.
+//! Decisions after a response and after a failed attempt.
 //!
-//! Pure: times, ages and randomness are arguments. Outcomes are a closed set: stored, tried again at a time, or discarded
-//! for a reason. Discarded is a state that people see and can undo; nothing is ever deleted.
+//! Pure: times, ages and randomness are arguments. A document is stored, retried at a time, or discarded for a reason.
+//! Operators can see and retry discarded documents; no document is deleted.
 //!
-//! What says nothing about the document (a wrong key, a rate limit, a full disk, our own end) never discards it, and does not
-//! count as an attempt where nothing was attempted.
+//! Problems that are not caused by the document (a rejected key, a rate limit, a full disk, shutdown) never discard it, and do
+//! not count as an attempt if no request was sent.
 
 use std::time::Duration;
 
@@ -16,54 +16,55 @@ use crate::{
     problem::Problem,
 };
 
-/// Fewest attempts before a document may be given up for its age: after a long standstill of our own, age alone proves nothing.
+/// Minimum attempts before a document can be discarded because of its age. After a long downtime of this service, the age alone
+/// proves nothing.
 const ATTEMPTS_MIN: i32 = 8;
 
-/// How long to wait when Digital River wants less and does not say for how long.
+/// Wait after a 429 without a valid `Retry-After`.
 const THROTTLED_WAIT: Duration = Duration::from_secs(2);
 
-/// How far apart documents are spread that wait for the same moment.
+/// Jitter for documents that wait for the same time.
 const SPREAD: Duration = Duration::from_secs(2);
 
-/// Most doublings of the first wait.
+/// Maximum number of doublings of the first wait.
 const DOUBLINGS_MAX: u32 = 20;
 
-/// What a row says about a document, when an attempt at it ends.
+/// The document's attempts and age at the end of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct History {
-    /// Attempts, this one included.
+    /// Attempts, including this one.
     pub(crate) attempts: i32,
-    /// How long ago the document was queued, or somebody had it tried again.
+    /// Time since the document was queued, or since an operator requested a retry.
     pub(crate) age: Duration,
 }
 
-/// What becomes of a document whose attempt failed.
+/// The decision about a document after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextStep {
-    /// It is tried again.
+    /// It is retried.
     RetryAfter {
-        /// After how long.
+        /// The wait before the next attempt.
         wait: Duration,
-        /// What its count of attempts becomes.
+        /// The new number of attempts.
         attempts: i32,
     },
-    /// It is given up.
+    /// It is discarded.
     Discard,
 }
 
-/// What a problem says about the document.
+/// What a problem implies about the document.
 enum Verdict {
-    /// Nothing: it is tried again after this wait, and the attempt does not count.
+    /// Nothing: retry after this wait without counting the attempt.
     NotAttempted(Duration),
-    /// Nothing, but trying again at once makes no sense either: backoff, without end.
+    /// Nothing, but an immediate retry is useless: backoff without a limit.
     Backoff,
-    /// It may pass: backoff until the document has been tried for this long.
+    /// Possibly temporary: backoff until the document has been retried for this long.
     BackoffFor(Duration),
-    /// It will not pass.
+    /// Permanent.
     Hopeless,
 }
 
-/// Plans what comes after a failed attempt. `random` is from 0 up to 1.
+/// Decides what follows a failed attempt. `random` is in `0.0..1.0`.
 pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, random: f64) -> NextStep {
     let wait = backoff(history.attempts, config).mul_f64(0.5 + random);
     let retry = |wait: Duration, attempts| NextStep::RetryAfter { wait: wait.min(DURATION_MAX), attempts };
@@ -75,12 +76,12 @@ pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, ra
             if history.age >= limit && history.attempts >= ATTEMPTS_MIN {
                 return NextStep::Discard;
             }
-            let asked = match problem {
+            let retry_after = match problem {
                 Problem::ServerError { wait, .. } => wait.unwrap_or_default(),
                 Problem::ThrottledAlone { wait } => *wait,
                 _ => Duration::ZERO,
             };
-            retry(wait.max(asked), history.attempts)
+            retry(wait.max(retry_after), history.attempts)
         }
     }
 }
@@ -88,7 +89,7 @@ pub(crate) fn plan(problem: &Problem, history: History, config: &RetryConfig, ra
 fn verdict(problem: &Problem, config: &RetryConfig) -> Verdict {
     match problem {
         Problem::Gone | Problem::TooLarge { .. } | Problem::FileType(_) => Verdict::Hopeless,
-        // Surely the key: the row waits behind the closed gate, first come, first served.
+        // The key is rejected: the document waits until the account's pause ends.
         Problem::KeyRefused | Problem::Stopping => Verdict::NotAttempted(Duration::ZERO),
         Problem::Throttled { wait } | Problem::Closed { wait, .. } => Verdict::NotAttempted(*wait),
         Problem::Store(_) | Problem::Conflict { .. } => Verdict::Backoff,
@@ -113,16 +114,16 @@ fn verdict(problem: &Problem, config: &RetryConfig) -> Verdict {
     }
 }
 
-/// The wait after so many attempts, before it is spread.
+/// The wait after `attempts` attempts, before jitter.
 fn backoff(attempts: i32, config: &RetryConfig) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().min(DOUBLINGS_MAX);
     config.wait_first.saturating_mul(1 << doublings).min(config.wait_max)
 }
 
-/// What the head of an answer means: only 200 brings a body that is read.
+/// Evaluates status and `Retry-After` of a response. Only the body of a 200 is read.
 ///
 /// Source: Digital River, "Errors" and "Rate limits".
-pub(crate) fn judge_status(
+pub(crate) fn check_status(
     status: u16,
     retry_after: Option<&str>,
     config: &RetryConfig,
@@ -142,7 +143,8 @@ pub(crate) fn judge_status(
     })
 }
 
-/// Until when the next byte must come, measured from the body's begin, so that the average stays above the slowest rate.
+/// The time since the beginning of the body by which the next byte must arrive, so that the average rate stays above the
+/// minimum.
 pub(crate) fn patience(received: u64, rate_min_bytes_per_second: u64, grace: Duration) -> Duration {
     Duration::from_millis(received.saturating_mul(1_000) / rate_min_bytes_per_second.max(1)).max(grace)
 }
@@ -159,7 +161,7 @@ mod tests {
         DateTime::from_timestamp(1_700_000_000, 0).unwrap()
     }
 
-    /// The wait that follows, in seconds, and the attempts; `None` when it is given up.
+    /// The next wait in seconds and the new attempts; `None` if the document is discarded.
     fn next(problem: &Problem, attempts: i32, age: Duration) -> Option<(u64, i32)> {
         match plan(problem, History { attempts, age }, &RetryConfig::default(), 0.5) {
             NextStep::RetryAfter { wait, attempts } => Some((wait.as_secs(), attempts)),
@@ -191,13 +193,13 @@ mod tests {
             (503, Some("3"), "server_error"),
             (999, None, "status"),
         ] {
-            let result = judge_status(status, retry_after, &RetryConfig::default(), start());
+            let result = check_status(status, retry_after, &RetryConfig::default(), start());
             assert_eq!(result.map_or_else(|problem| problem.reason(), |()| ""), reason, "{status}");
         }
     }
 
     #[test]
-    fn a_rate_limit_waits_as_long_as_it_was_asked_to_within_limits() {
+    fn a_rate_limit_respects_retry_after_within_bounds() {
         for (retry_after, wait) in [
             (None, THROTTLED_WAIT),
             (Some("7"), Duration::from_secs(7)),
@@ -205,13 +207,13 @@ mod tests {
             (Some("99999999999"), HOUR),
             (Some("Tue, 14 Nov 2023 22:14:00 GMT"), Duration::from_secs(40)),
         ] {
-            let result = judge_status(429, retry_after, &RetryConfig::default(), start());
+            let result = check_status(429, retry_after, &RetryConfig::default(), start());
             assert_eq!(result, Err(Problem::Throttled { wait }), "{retry_after:?}");
         }
     }
 
     #[test]
-    fn what_says_nothing_about_the_document_never_discards_it_and_counts_for_nothing() {
+    fn problems_not_caused_by_the_document_never_discard_it() {
         let wait = Duration::from_secs(60);
         for (problem, seconds) in [
             (Problem::KeyRefused, 1),
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_is_spread_by_half_either_way() {
+    fn the_wait_has_a_jitter_of_half() {
         let history = History { attempts: 3, age: Duration::ZERO };
         let planned = |random| plan(&Problem::NotPdf, history, &RetryConfig::default(), random);
         let after = |seconds| NextStep::RetryAfter { wait: Duration::from_secs(seconds), attempts: 3 };
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_in_trouble_is_left_alone_as_long_as_it_asks() {
+    fn retry_after_of_a_server_error_is_respected() {
         let wait = Some(Duration::from_secs(900));
         assert_eq!(next(&Problem::ServerError { status: 503, wait }, 1, Duration::ZERO), Some((900, 1)));
         assert_eq!(next(&Problem::ServerError { status: 503, wait: None }, 1, Duration::ZERO), Some((5, 1)));
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_given_up_for_its_age_only_after_enough_attempts() {
+    fn a_document_is_discarded_for_its_age_only_after_enough_attempts() {
         for (problem, hours) in [
             (Problem::NotFound, 72),
             (Problem::NotPdf, 168),
@@ -271,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn what_will_not_pass_is_given_up_at_once() {
+    fn permanent_problems_discard_a_document_at_once() {
         for problem in [Problem::Gone, Problem::TooLarge { bytes_max: 1 }, Problem::FileType("zip".to_owned())] {
             assert_eq!(next(&problem, 1, Duration::ZERO), None, "{problem}");
         }
     }
 
     #[test]
-    fn patience_grows_with_what_came() {
+    fn patience_grows_with_the_received_bytes() {
         let grace = Duration::from_secs(5);
         for (received, seconds) in [(0, 5), (5_000, 5), (10_000, 10), (u64::MAX, u64::MAX / 1_000_000)] {
             assert_eq!(patience(received, 1_000, grace).as_secs(), seconds);

@@ -1,8 +1,8 @@
-//! Leases due documents and fetches them, as many at a time as there are workers.
+//! Leases due documents and downloads them concurrently.
 //!
-//! One loop leases, every leased document has a task. Nothing that goes wrong with a document ends either: it is planned and
-//! written down. When PostgreSQL is away, the loop waits; a task repeats the writing until its lease ends, and then the
-//! document is simply due again, and is found stored.
+//! One loop leases documents, and every leased document has a task. A problem of a document ends neither: its result is stored.
+//! While PostgreSQL is unavailable, the loop waits; a task retries storing its result until its lease ends. Then the document
+//! is due again, and is found in the archive.
 
 use std::{
     convert::Infallible,
@@ -32,22 +32,22 @@ use crate::{
     queue::{Document, End, LeaseRoom, LeasedDocument, Queue, WriteResult, database::Database},
 };
 
-/// Most documents that are leased at once.
+/// Maximum number of documents that one statement leases.
 const LEASED_AT_ONCE_MAX: usize = 64;
 
-/// How often the queue is looked at when nothing is due, about.
+/// Average interval between queries of the queue when no document is due.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long to wait before PostgreSQL is asked again after an error.
+/// Wait after an error of PostgreSQL.
 const DATABASE_WAIT: Duration = Duration::from_secs(1);
 
-/// How long downloads may go on after the process was asked to end. What is not done by then is given back.
+/// How long downloads can continue after shutdown has begun. The others become due again.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 
-/// How much longer than a lease the loop may stand still before the process counts as stuck.
+/// Added to the lease for the maximum time between heartbeats of the loop.
 const BEAT_MARGIN: Duration = Duration::from_secs(60);
 
-/// Everything that fetching needs.
+/// Downloads documents; shared by all tasks.
 pub(crate) struct Fetcher {
     pub(crate) config: InvoiceFetcherConfig,
     pub(crate) accounts: Accounts,
@@ -56,15 +56,15 @@ pub(crate) struct Fetcher {
     queue: Queue,
     context: Context,
     component: Component,
-    /// How often documents were leased: the accounts take turns.
+    /// Number of leases so far. The accounts are served in turns.
     turns: AtomicUsize,
-    /// Documents that are being fetched now and have been attempted before.
+    /// Documents in progress that were attempted before.
     repeated: AtomicUsize,
-    /// Whether it was told that the archive cannot be looked at.
-    pub(crate) told_denied: AtomicBool,
-    /// What the API admits, if there is one.
+    /// Whether missing permissions on the archive were logged.
+    pub(crate) logged_denied: AtomicBool,
+    /// The API's tokens, if the API is configured.
     tokens: Option<Tokens>,
-    /// Settings that differ in the configuration by now and take a restart, as they were told last.
+    /// Changed settings that need a restart, as last logged.
     outdated: Mutex<Vec<String>>,
 }
 
@@ -84,7 +84,7 @@ impl Fetcher {
             component: context.health.register_beating("invoice-downloads", config.lease + BEAT_MARGIN),
             turns: AtomicUsize::default(),
             repeated: AtomicUsize::default(),
-            told_denied: AtomicBool::default(),
+            logged_denied: AtomicBool::default(),
             tokens: config.api.as_ref().map(Tokens::new),
             outdated: Mutex::default(),
             context,
@@ -92,40 +92,40 @@ impl Fetcher {
         })
     }
 
-    /// The queue, for whoever watches it.
+    /// The queue.
     pub(crate) fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// What the API admits, if there is one.
+    /// The API's tokens, if the API is configured.
     pub(crate) fn tokens(&self) -> Option<&Tokens> {
         self.tokens.as_ref()
     }
 
-    /// Takes what can be taken of another configuration while the process runs: accounts, with their keys and rates, and the
-    /// API's tokens. Tells which other settings have changed: they take a restart.
+    /// Applies the reloadable settings of another configuration: accounts with their keys and rates, and the API's tokens. Logs
+    /// other changed settings, which need a restart.
     ///
     /// # Errors
-    /// When a key does not fit.
+    /// When a key is invalid.
     pub(crate) fn reload(&self, config: &InvoiceFetcherConfig) -> Result<(), ConfigError> {
         self.accounts.take(config)?;
         if let (Some(tokens), Some(api)) = (&self.tokens, &config.api)
             && tokens.replace(api)
         {
-            tracing::info!("the new token of the API for documents is in use");
+            tracing::info!("the invoice API uses the new token");
         }
         let outdated = self.config.outdated_by(config);
-        let mut told = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
-        if *told != outdated {
+        let mut logged = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        if *logged != outdated {
             if !outdated.is_empty() {
-                tracing::warn!("the configuration has changed in what takes a restart: {}", outdated.join(", "));
+                tracing::warn!("changed settings that need a restart: {}", outdated.join(", "));
             }
-            *told = outdated;
+            *logged = outdated;
         }
         Ok(())
     }
 
-    /// Looks whether troubles are over that have closed an account's gate, where it is time for that.
+    /// Starts probes of paused accounts that are due.
     fn probe(self: &Arc<Self>) {
         for account in self.accounts.all() {
             if let Some(endpoint) = account.begin_probe() {
@@ -135,7 +135,7 @@ impl Fetcher {
         }
     }
 
-    /// Fetches until the shutdown.
+    /// Downloads documents until shutdown.
     pub(crate) async fn run(self: Arc<Self>) -> Result<(), Infallible> {
         let permits = Arc::new(Semaphore::new(self.config.workers));
         let soft = self.context.shutdown.soft();
@@ -173,7 +173,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Fetches a document in a task of its own.
+    /// Starts a task that downloads a document.
     fn spawn(self: &Arc<Self>, leased: LeasedDocument, permit: OwnedSemaphorePermit) {
         let this = Arc::clone(self);
         let repeated = usize::from(leased.is_repeated());
@@ -185,10 +185,10 @@ impl Fetcher {
         }));
     }
 
-    /// Leases up to `limit` documents that may be fetched now.
+    /// Leases up to `limit` documents that can be downloaded now.
     ///
-    /// Documents that have been attempted before get half of the workers at most: those that fail slowly, again and again,
-    /// must not hold up the others.
+    /// Documents that were attempted before get at most half of the workers, so that documents that fail slowly do not delay
+    /// the others.
     pub(crate) async fn lease(&self, limit: usize) -> Result<Vec<LeasedDocument>, Error> {
         let mut accounts = self.accounts.all();
         if self.turns.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
@@ -208,7 +208,7 @@ impl Fetcher {
         Ok(leased)
     }
 
-    /// Looks up what the queue knows for an account's key, once.
+    /// Prepares the queue for an account's key, once per key.
     async fn prepare(&self, account: &Account) -> Result<(), Error> {
         if !account.begin_preparing() {
             return Ok(());
@@ -220,26 +220,26 @@ impl Fetcher {
             {
                 account.set_good_file(file_id);
             }
-            self.queue.wake_refused(mode).await
+            self.queue.wake_rejected(mode).await
         };
         match prepared.await {
             Ok(0) => Ok(()),
             Ok(woken) => {
-                tracing::info!("{woken} documents with {mode} data that could not be fetched before are tried again");
+                tracing::info!("{woken} {mode} documents that the previous key could not download are due again");
                 Ok(())
             }
             Err(error) => {
-                account.preparing_failed();
+                account.preparation_failed();
                 Err(error)
             }
         }
     }
 
-    /// One attempt, from the lease to its end.
+    /// Executes one attempt and stores its result.
     pub(crate) async fn work(&self, leased: &LeasedDocument) {
         let started = Instant::now();
         let deadline = started + self.config.attempt_deadline;
-        // Dropping an attempt is safe: nothing in it is a database's transaction.
+        // Dropping an attempt is safe, because it holds no database transaction.
         let result = tokio::select! {
             biased;
             result = Box::pin(self.attempt(leased, deadline)) => result,
@@ -248,12 +248,12 @@ impl Fetcher {
         histogram!(names::ATTEMPT_SECONDS).record(started.elapsed().as_secs_f64());
         let reason = result.as_ref().map_or_else(Problem::reason, |_| "");
         let end = self.decide(leased, result, started.elapsed());
-        if self.write_down(leased, &end, started + self.config.lease).await == Some(WriteResult::Yes) {
+        if self.store_result(leased, &end, started + self.config.lease).await == Some(WriteResult::Yes) {
             count(&end, reason);
         }
     }
 
-    /// Ends when a download must not go on: some time after the process was asked to end, or at once when told twice.
+    /// Completes when downloads must stop: [`STOP_WAIT`] after shutdown has begun, or at once after a second signal.
     async fn time_to_stop(&self) {
         self.context.shutdown.soft().cancelled().await;
         tokio::select! {
@@ -262,11 +262,11 @@ impl Fetcher {
         }
     }
 
-    /// What becomes of the document.
+    /// Decides about the document after an attempt.
     fn decide(&self, leased: &LeasedDocument, result: Result<Document, Problem>, took: Duration) -> End {
         let problem = match result {
             Ok(document) => {
-                tracing::debug!(file.id = %leased.file_id, size_bytes = document.size_bytes, "file {} is stored", leased.file_id);
+                tracing::debug!(file.id = %leased.file_id, size_bytes = document.size_bytes, "stored file {}", leased.file_id);
                 return End::Stored(document);
             }
             Err(problem) => problem,
@@ -278,34 +278,34 @@ impl Fetcher {
             NextStep::RetryAfter { wait, attempts } => {
                 tracing::info!(
                     file.id = %file_id, order.id = order_id, attempts,
-                    "file {file_id} is tried again in {:.1} s: {problem}", wait.as_secs_f64()
+                    "file {file_id} is retried in {:.1} s: {problem}", wait.as_secs_f64()
                 );
                 End::RetryAfter { wait, attempts, error }
             }
             NextStep::Discard => {
                 tracing::error!(
-                    file.id = %file_id, order.id = order_id, attempts = leased.attempts, "file {file_id} is given up: {problem}"
+                    file.id = %file_id, order.id = order_id, attempts = leased.attempts, "file {file_id} is discarded: {problem}"
                 );
                 End::Discarded { error }
             }
         }
     }
 
-    /// Writes the end of an attempt down, whatever it takes while the lease lasts. `None` when it could not be.
-    async fn write_down(&self, leased: &LeasedDocument, end: &End, lease_end: Instant) -> Option<WriteResult> {
+    /// Stores the result of an attempt, retrying until the lease ends. `None` if that failed.
+    async fn store_result(&self, leased: &LeasedDocument, end: &End, lease_end: Instant) -> Option<WriteResult> {
         let hard = self.context.shutdown.hard();
         loop {
             let error = match self.queue.end(leased, end, self.context.clock.now()).await {
                 Ok(written) => {
                     if written == WriteResult::LeaseLost {
                         counter!(names::LEASES_LOST).increment(1);
-                        tracing::warn!(file.id = %leased.file_id, "the lease of file {} had passed on", leased.file_id);
+                        tracing::warn!(file.id = %leased.file_id, "lost the lease of file {}", leased.file_id);
                     }
                     return Some(written);
                 }
                 Err(error) => error,
             };
-            tracing::warn!(file.id = %leased.file_id, %error, "the end of an attempt could not be written down: {error}");
+            tracing::warn!(file.id = %leased.file_id, %error, "the result of an attempt could not be stored: {error}");
             if hard.is_cancelled() || Instant::now() + DATABASE_WAIT >= lease_end {
                 return None;
             }

@@ -1,9 +1,8 @@
-//! Sessions with PostgreSQL that no statement can hold for ever.
+//! Pool of PostgreSQL sessions with a time limit for every use.
 //!
-//! PostgreSQL ends a statement that takes too long itself, but cannot when the network has lost the connection without a
-//! word: then nothing ever answers. So every use of a session has a limit on this side too, and a session whose use did not
-//! end well is closed and never used again. `sqlx`'s own pool is not used, because it waits without a limit for an answer
-//! when a connection is given back to it.
+//! PostgreSQL cancels statements that take too long, but if the network has silently dropped the connection, no response ever
+//! arrives. So every use of a session has a time limit on this side too, and a session whose use failed is closed. `sqlx`'s
+//! pool is not used, because it waits without a limit for a response when a connection is returned to it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,19 +16,19 @@ use tokio::{
     time::timeout,
 };
 
-/// What the sessions are called in PostgreSQL's list.
+/// The sessions' `application_name`.
 const SESSION: &str = "invoices";
 
-/// How long a session may be idle before it is tried before its use: a server that was restarted meanwhile has ended it.
+/// Idle time after which a session is tested before its use, because the server may have been restarted.
 const IDLE_TRUSTED: Duration = Duration::from_secs(1);
 
-/// How long a session may be idle and be used again.
+/// Idle time after which a session is not used again.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// How long an idle session may take to answer before another is opened in its place.
+/// Time limit of the test of an idle session, after which a new one is opened.
 const TRY_MAX: Duration = Duration::from_secs(2);
 
-/// Sessions that are shared. Cheap to clone; all clones are the same.
+/// A shared pool of sessions. Clones share the pool.
 #[derive(Clone)]
 pub(crate) struct Database(Arc<SessionPool>);
 
@@ -44,24 +43,24 @@ struct Idle {
     since: Instant,
 }
 
-/// A session in use. One that is dropped without [`Session::give_back`] is closed.
+/// A session in use. It is closed on drop unless [`Session::put_back`] returns it to the pool.
 struct Session {
     connection: PgConnection,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Database {
-    /// Sessions as the configuration says; none is opened yet.
+    /// Creates a pool. Opens no session.
     pub(crate) fn new(postgres: &PostgresConfig) -> Self {
         let permits = usize::try_from(postgres.connections_max).unwrap_or(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Self(Arc::new(SessionPool { postgres: postgres.clone(), permits, idle: Mutex::default() }))
     }
 
-    /// Does some work in a session, within the limit.
+    /// Runs `work` in a session, with a time limit.
     ///
     /// # Errors
-    /// What the work returns; [`Error::TimedOut`] when it takes too long, or [`Error::Sql`] when there is no session.
+    /// The error of `work`; [`Error::TimedOut`] if it takes too long, or [`Error::Sql`] if no session can be opened.
     pub(crate) async fn run<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
@@ -69,7 +68,7 @@ impl Database {
         let mut session = self.session().await?;
         let result = bounded(self.0.postgres.answer_limit(), work(&mut session.connection)).await;
         if result.as_ref().map_or_else(Error::leaves_connection_usable, |_| true) {
-            session.give_back(&self.0);
+            session.put_back(&self.0);
         }
         result
     }
@@ -90,13 +89,13 @@ impl Database {
     }
 
     fn take_idle(&self) -> Option<Idle> {
-        self.0.idle.lock().expect("no code panics while it holds the sessions").pop()
+        self.0.idle.lock().expect("no code panics while it holds the lock").pop()
     }
 }
 
 impl Session {
-    fn give_back(self, shared: &SessionPool) {
+    fn put_back(self, shared: &SessionPool) {
         let idle = Idle { connection: self.connection, since: Instant::now() };
-        shared.idle.lock().expect("no code panics while it holds the sessions").push(idle);
+        shared.idle.lock().expect("no code panics while it holds the lock").push(idle);
     }
 }

@@ -1,7 +1,7 @@
-//! Queues documents that an earlier version ignored for good, because their mode had no account when their events came.
+//! Queues documents that an earlier version ignored because their mode had no account when their events arrived.
 //!
-//! The events are audited as `ignored (mode)` and their bodies are in Kafka. They are read again, page by page, and each page's
-//! events become `applied` in the transaction that queues their documents. The consumer's offsets stay.
+//! The events have the outcome `ignored (mode)` and their bodies are in Kafka. They are read again in pages, and each page's
+//! events become `applied` in the transaction that queues their documents. The consumer's offsets do not change.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,30 +31,30 @@ use crate::{
     },
 };
 
-/// Events that are looked up with one statement, and put right in one transaction.
+/// Events that are read with one statement and changed in one transaction.
 const PAGE_EVENTS: i64 = 500;
 
-/// How Kafka's logs call this.
+/// The reader's consumer group, which names it in Kafka's logs.
 const GROUP: &str = "invoices-ignored";
 
-/// What became of ignored events.
+/// Numbers of ignored events by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
     /// Events that were ignored because their mode had no account.
     pub ignored: u64,
-    /// Those whose documents are queued now, or would be.
+    /// Events whose documents were queued, or would be in a dry run.
     pub queued: u64,
-    /// Those that Kafka does not have any more.
+    /// Events that Kafka no longer has.
     pub gone: u64,
-    /// Those whose record is another one than was audited, or announces no document that could be fetched.
+    /// Events whose record differs from the audited one, or announces no document that can be downloaded.
     pub unusable: u64,
 }
 
-/// Ignored events could not be looked at.
+/// Ignored events could not be processed.
 #[derive(Debug, thiserror::Error)]
 pub enum IgnoredError {
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL returned an error or is unavailable.
     #[error(transparent)]
     Database(#[from] Error),
     /// Kafka could not be read.
@@ -73,10 +73,10 @@ struct IgnoredEvent {
     body_sha256: Vec<u8>,
 }
 
-/// Queues the documents of ignored events, or only tells how many there are. Each statement may take `limit`.
+/// Queues the documents of ignored events, or only counts them in a dry run. Each statement may take `limit`.
 ///
 /// # Errors
-/// When PostgreSQL or Kafka does not answer. What was queued before stays so.
+/// When PostgreSQL or Kafka is unavailable. Documents that were already queued stay queued.
 pub async fn run(
     connection: &mut PgConnection,
     kafka: &KafkaConfig,
@@ -138,7 +138,7 @@ async fn page(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// The bodies that Kafka has of these events.
+/// Reads the bodies of these events that Kafka still has.
 async fn read(
     kafka: &KafkaConfig,
     reader: Option<PositionReader>,
@@ -165,7 +165,7 @@ fn position(row: &IgnoredEvent, topics: &HashMap<i16, String>) -> Position {
     Position { topic, partition: row.partition, offset: row.record_offset }
 }
 
-/// What the record announces, if it is the one that was audited.
+/// The announced document, if the record is the audited one.
 fn event(projection: &InvoiceQueue, row: &IgnoredEvent, body: &[u8]) -> Option<FileEvent> {
     let is_same = Sha256Hash::of(body).as_bytes().as_slice() == row.body_sha256;
     match projection.read(body, None).ok().filter(|_| is_same)?.decision {
@@ -174,7 +174,7 @@ fn event(projection: &InvoiceQueue, row: &IgnoredEvent, body: &[u8]) -> Option<F
     }
 }
 
-/// Gives the events another outcome, and queues their documents. Returns how many events that were.
+/// Changes the outcome of the events and queues their documents. Returns the number of events.
 async fn apply(
     connection: &mut PgConnection,
     events: &[(IgnoredEvent, FileEvent)],
@@ -192,7 +192,7 @@ async fn apply(
         &events.iter().map(|(row, _)| row.record_offset).collect::<Vec<_>>(),
     );
     let applied = applied.execute(&mut *transaction).await?.rows_affected();
-    // One order of locks for everybody.
+    // All transactions lock rows in the same order, to avoid deadlocks.
     let mut announced: Vec<FileEvent> = events.iter().map(|(_, event)| event.clone()).collect();
     announced.sort_by(|a, b| (a.file_id, &a.event_id).cmp(&(b.file_id, &b.event_id)));
     queue::add(&mut transaction, &announced).await?;

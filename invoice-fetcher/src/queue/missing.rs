@@ -1,7 +1,7 @@
-//! Complete orders that should have an invoice and have none.
+//! Missing invoices: complete orders that should have an invoice and have none.
 //!
-//! Digital River makes invoices for some selling entities only, and never for a total of 0. Which ones is configuration;
-//! without any, every order that costs something is expected to have one.
+//! Digital River issues invoices only for some selling entities, and never for a total of 0. The selling entities are
+//! configured; without any, every order with a total above 0 is expected to have an invoice.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-/// When a complete order without an invoice is reported.
+/// When a complete order without an invoice counts as missing one.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MissingConfig {
-    /// How long after its completion an order may have no stored invoice.
+    /// Time after its completion within which an order may have no stored invoice.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub after: Duration,
@@ -32,14 +32,17 @@ impl Default for MissingConfig {
 }
 
 impl MissingConfig {
-    /// Checks the list.
+    /// Validates the list.
     ///
     /// # Errors
-    /// When it holds an empty id.
+    /// When it contains an empty id.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.selling_entities.iter().any(|entity| entity.trim().is_empty()) {
             let key = "invoice_fetcher.missing.selling_entities";
-            return Err(ConfigError::refused(key, "must hold no empty id; leave the list empty for all"));
+            return Err(ConfigError::refused(
+                key,
+                "must not contain an empty id; leave the list empty for all selling entities",
+            ));
         }
         Ok(())
     }
@@ -56,11 +59,11 @@ pub struct MissingView {
     pub selling_entity_id: Option<String>,
     pub total_amount: Option<String>,
     pub currency: Option<String>,
-    /// Invoices that were announced and are not stored.
+    /// Number of invoices that were announced but are not stored.
     pub announced: i64,
 }
 
-/// Which orders are looked at: those that are complete for long enough, of every mode, whether or not it has an account.
+/// The orders to check: complete for long enough, of every mode, whether or not it has an account.
 struct Scope<'a> {
     complete_before: DateTime<Utc>,
     selling_entities: &'a [String],
@@ -76,7 +79,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// An order's place in a list of those that lack an invoice: since when it is complete, its id, its mode.
+/// An order's position in a list: completion time, id, mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct MissingPosition {
@@ -86,7 +89,7 @@ pub struct MissingPosition {
 }
 
 impl MissingView {
-    /// Its place in a list.
+    /// The order's position in a list.
     #[must_use]
     pub fn position(&self) -> MissingPosition {
         let mode = Mode::from_live(self.live_mode);
@@ -94,10 +97,10 @@ impl MissingView {
     }
 }
 
-/// Orders that lack an invoice, the longest complete first, from after a place on.
+/// Lists orders without an invoice, the earliest completion first, starting after a position.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn list(
     connection: &mut PgConnection,
     config: &MissingConfig,
@@ -131,10 +134,10 @@ pub async fn list(
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// How many orders lack an invoice, by mode. Looks at every complete order: ask rarely.
+/// Counts orders without an invoice by mode. Reads every complete order, so it must be called rarely.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub(crate) async fn count(
     connection: &mut PgConnection,
     config: &MissingConfig,

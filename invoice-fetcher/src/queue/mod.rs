@@ -1,10 +1,10 @@
-//! The table `invoices`: the queue of downloads, and what came of them.
+//! The table `invoices`: the queue of downloads, and their results.
 //!
-//! A worker leases a due row by moving its next attempt to the lease's end. One that dies gives the row back without
-//! anybody's help; one that comes back too late finds that the lease has passed on, and its result is thrown away. No
-//! transaction is open while anything is downloaded or stored.
+//! A worker leases a due row by moving its next attempt to the end of the lease. If the worker dies, the row becomes due when
+//! the lease ends; if it finishes after that, it finds that it has lost the lease and its result is discarded. No transaction
+//! is open during a download or while a document is stored.
 //!
-//! All times are PostgreSQL's: processes on several machines, whose clocks differ, share the queue.
+//! All times are PostgreSQL's, because processes on machines with different clocks share the queue.
 
 pub(crate) mod database;
 pub mod ignored;
@@ -29,21 +29,21 @@ use uuid::Uuid;
 
 use crate::queue::database::Database;
 
-/// Longest error that is kept with a row, characters.
+/// Maximum length of a stored error message, characters.
 const ERROR_CHARS_MAX: usize = 500;
 
-/// The queue, over shared sessions.
+/// The queue.
 #[derive(Clone)]
 pub(crate) struct Queue {
     database: Database,
 }
 
-/// How many documents may be leased.
+/// Maximum numbers of documents to lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseRoom {
-    /// In all.
+    /// In total.
     pub(crate) documents: usize,
-    /// Those among them that have been attempted before.
+    /// Of these, documents that were attempted before.
     pub(crate) repeated: usize,
 }
 
@@ -54,19 +54,19 @@ pub(crate) struct LeasedDocument {
     pub(crate) order_id: OrderId,
     pub(crate) mode: Mode,
     pub(crate) purpose: Purpose,
-    /// Attempts, this one included.
+    /// Attempts, including this one.
     pub(crate) attempts: i32,
-    /// How long ago it was queued, or somebody had it tried again, when it was leased.
+    /// Time since it was queued, or since an operator requested a retry, when it was leased.
     pub(crate) age: Duration,
-    /// Whether the attempt before this one was answered 429.
+    /// Whether the previous attempt was answered with 429.
     pub(crate) was_throttled: bool,
-    /// Hash of what was stored before, if the document is fetched again.
+    /// Hash of the previously stored document, if it is downloaded again.
     pub(crate) earlier: Option<Sha256Hash>,
     lease_id: Uuid,
 }
 
 impl LeasedDocument {
-    /// Whether it has been attempted before.
+    /// Whether it was attempted before.
     pub(crate) fn is_repeated(&self) -> bool {
         self.attempts > 1
     }
@@ -74,8 +74,8 @@ impl LeasedDocument {
 
 #[cfg(test)]
 impl LeasedDocument {
-    /// A row that nobody leased, for what needs no database.
-    pub(crate) fn pretended(file_id: FileId, mode: Mode) -> Self {
+    /// A document that was not leased, for tests without a database.
+    pub(crate) fn for_test(file_id: FileId, mode: Mode) -> Self {
         Self {
             file_id,
             order_id: OrderId::parse("order").unwrap(),
@@ -98,47 +98,47 @@ pub(crate) struct Document {
     pub(crate) size_bytes: u64,
 }
 
-/// How an attempt ends.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The document is stored.
     Stored(Document),
-    /// It is tried again.
+    /// It is retried.
     RetryAfter {
-        /// After how long.
+        /// The wait before the next attempt.
         wait: Duration,
-        /// What its count of attempts becomes.
+        /// The new number of attempts.
         attempts: i32,
-        /// What went wrong.
+        /// The problem.
         error: String,
     },
-    /// It is given up.
+    /// It is discarded.
     Discarded {
-        /// What went wrong.
+        /// The problem.
         error: String,
     },
 }
 
-/// Whether the end of an attempt was written down.
+/// Whether the result of an attempt was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteResult {
-    /// It was.
+    /// It was stored.
     Yes,
-    /// The lease had passed on, or the row has ended; nothing was changed.
+    /// The lease was lost, or the document is not due any more; nothing was changed.
     LeaseLost,
 }
 
-/// How long ago a document was queued, as in labels; and the ages between them, seconds.
+/// Metric labels for the time since a document was queued, and the bounds between them in seconds.
 pub(crate) const AGES: [&str; 5] = ["under_1m", "under_1h", "under_1d", "under_3d", "over_3d"];
 const AGE_BOUNDS: [f64; 4] = [60.0, 3600.0, 24.0 * 3600.0, 3.0 * 24.0 * 3600.0];
 
-/// How much of a mode waits.
+/// Numbers of due documents of a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenCounts {
     pub(crate) mode: Mode,
-    /// Documents that are due now or later, or leased, by [`AGES`].
+    /// Documents in the state `due` (due now or later, or leased), by [`AGES`].
     pub(crate) due: [i64; AGES.len()],
-    /// For how long the most overdue one is; zero when none is.
+    /// How long the most overdue document has been due; zero if none is.
     pub(crate) overdue: Duration,
 }
 
@@ -147,23 +147,23 @@ impl OpenCounts {
         Self { mode, due: [0; AGES.len()], overdue: Duration::ZERO }
     }
 
-    /// Documents of every age.
+    /// The number of documents of all ages.
     pub(crate) fn documents(&self) -> i64 {
         self.due.iter().sum()
     }
 }
 
-/// Documents that are not waited for.
+/// Numbers of documents that are not due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClosedCounts {
     pub(crate) stored: i64,
     pub(crate) discarded: i64,
 }
 
-/// Queues announced documents, and returns how many were not there yet.
+/// Queues announced documents and returns the number of new ones.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub(crate) async fn add(connection: &mut PgConnection, events: &[FileEvent]) -> Result<u64, Error> {
     let added = sqlx::query!(
         "-- invoices_add
@@ -183,10 +183,10 @@ pub(crate) async fn add(connection: &mut PgConnection, events: &[FileEvent]) -> 
     Ok(added.rows_affected())
 }
 
-/// Files that are queued with another order, mode or purpose than these events say.
+/// Queued files whose order, mode or purpose differs from these events.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub(crate) async fn announced_otherwise(
     connection: &mut PgConnection,
     events: &[FileEvent],
@@ -213,15 +213,15 @@ impl Queue {
         Self { database }
     }
 
-    /// Where the queue is.
+    /// The pool of sessions.
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }
 
-    /// Leases due documents of a mode for so long, the most overdue first. Counts the attempts.
+    /// Leases due documents of a mode for `lease`, the most overdue first, and increments their attempts.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, or does not answer.
+    /// When PostgreSQL returns an error or is unavailable.
     pub(crate) async fn lease(
         &self,
         mode: Mode,
@@ -266,10 +266,10 @@ impl Queue {
             .await
     }
 
-    /// Writes down how an attempt ended, if its lease is still this one. `now` is the time of what other systems are told.
+    /// Stores the result of an attempt, unless its lease was lost. `now` is the time of the message.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, or does not answer. Nothing is written then, or everything and the answer was lost.
+    /// When PostgreSQL returns an error or is unavailable. The result may have been stored if the response was lost.
     pub(crate) async fn end(
         &self,
         leased: &LeasedDocument,
@@ -287,11 +287,11 @@ impl Queue {
         Ok(if rows == 0 { WriteResult::LeaseLost } else { WriteResult::Yes })
     }
 
-    /// Makes documents due that wait because the key could not fetch them.
+    /// Makes documents due that wait because the key was rejected for them.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, or does not answer.
-    pub(crate) async fn wake_refused(&self, mode: Mode) -> Result<u64, Error> {
+    /// When PostgreSQL returns an error or is unavailable.
+    pub(crate) async fn wake_rejected(&self, mode: Mode) -> Result<u64, Error> {
         self.database
             .run(async |connection| {
                 let woken = sqlx::query!(
@@ -306,10 +306,10 @@ impl Queue {
             .await
     }
 
-    /// A document of a mode that could be fetched before, if any could.
+    /// A document of a mode that was downloaded before, if there is one.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, or does not answer.
+    /// When PostgreSQL returns an error or is unavailable.
     pub(crate) async fn good_file(&self, mode: Mode) -> Result<Option<FileId>, Error> {
         self.database
             .run(async |connection| {
@@ -324,10 +324,10 @@ impl Queue {
             .await
     }
 
-    /// How much waits, and how long it has, by mode.
+    /// Counts due documents by mode and age.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, or does not answer.
+    /// When PostgreSQL returns an error or is unavailable.
     pub(crate) async fn waiting(&self) -> Result<[OpenCounts; 2], Error> {
         self.database
             .run(async |connection| {
@@ -353,10 +353,10 @@ impl Queue {
             .await
     }
 
-    /// How much has ended. Reads the whole table: ask rarely.
+    /// Counts stored and discarded documents. Reads the whole table, so it must be called rarely.
     ///
     /// # Errors
-    /// When PostgreSQL refuses, or does not answer.
+    /// When PostgreSQL returns an error or is unavailable.
     pub(crate) async fn ended(&self) -> Result<ClosedCounts, Error> {
         self.database
             .run(async |connection| {
@@ -401,7 +401,7 @@ impl LeaseRow {
     }
 }
 
-/// Marks the row, and tells other systems, in one transaction.
+/// Marks the document as stored and writes the message to the outbox, in one transaction.
 async fn stored(
     connection: &mut PgConnection,
     leased: &LeasedDocument,
@@ -474,7 +474,7 @@ async fn discard(connection: &mut PgConnection, leased: &LeasedDocument, error: 
     Ok(discarded.execute(connection).await?.rows_affected())
 }
 
-/// What PostgreSQL says of a time span; a clock that went back gives none.
+/// Converts PostgreSQL's seconds to a duration; zero if negative because a clock was set back.
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
@@ -483,7 +483,7 @@ fn purpose(text: &str) -> Option<Purpose> {
     [Purpose::Invoice, Purpose::CreditMemo].into_iter().find(|purpose| purpose.as_str() == text)
 }
 
-/// A text that the database takes.
+/// Sanitizes a text so that the database accepts it.
 pub(crate) fn clean(error: &str) -> String {
     let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     error.chars().take(ERROR_CHARS_MAX).map(clean).collect()

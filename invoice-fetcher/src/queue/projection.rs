@@ -1,4 +1,4 @@
-//! Events that announce a document become rows of the queue, at once: no partition ever waits for a download.
+//! The invoice-fetcher's projection: queues the documents that events announce. No partition waits for a download.
 
 use chrono::{DateTime, Utc};
 use metrics::counter;
@@ -18,21 +18,21 @@ use crate::{InvoiceFetcherConfig, client::address::Addresses, metrics as names, 
 /// The consumer's name.
 pub const NAME: &str = "invoice-fetcher";
 
-/// Queues the documents of every mode: those of a mode without an account wait until there is one.
+/// Queues documents of every mode. Those of a mode without an account wait until one is configured.
 #[derive(Clone, Debug)]
 pub struct InvoiceQueue {
     announced: Addresses,
 }
 
 impl InvoiceQueue {
-    /// A queue that expects addresses as they are configured.
+    /// Creates the projection with the configured prefix of URLs in events.
     #[must_use]
     pub fn new(config: &InvoiceFetcherConfig) -> Self {
         Self { announced: Addresses::new(config.announced_base_url.clone()) }
     }
 
-    /// Counts and logs the events that have another address for a file than the configuration.
-    fn look_at_addresses(&self, events: &[FileEvent]) {
+    /// Counts and logs events whose URL for a file differs from the configuration.
+    fn check_urls(&self, events: &[FileEvent]) {
         let other = |event: &&FileEvent| {
             event.announced_url.as_ref().is_some_and(|url| !self.announced.is_content(url, event.file_id))
         };
@@ -41,7 +41,7 @@ impl InvoiceQueue {
             tracing::warn!(
                 event.id = first.event_id.as_str(),
                 file.id = %first.file_id,
-                "event {} has another address for file {} than the configuration; it is not used",
+                "event {} has an unexpected URL for file {}; the URL is not used",
                 first.event_id,
                 first.file_id,
             );
@@ -50,8 +50,8 @@ impl InvoiceQueue {
     }
 }
 
-/// What to do with an event whose object `parse` reads, if it is a file's.
-fn judge(
+/// Decides what happens to an event. `parse` reads its object and is called only if it is a file.
+fn classify(
     envelope: &Envelope<'_>,
     parse: impl FnOnce(Purpose) -> Result<FileEvent, PayloadError>,
 ) -> Decision<FileEvent> {
@@ -72,7 +72,7 @@ impl Projection for InvoiceQueue {
     }
 
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<FileEvent> {
-        judge(envelope, |purpose| FileEvent::parse(envelope, purpose, body))
+        classify(envelope, |purpose| FileEvent::parse(envelope, purpose, body))
     }
 
     fn read<'a>(
@@ -82,7 +82,7 @@ impl Projection for InvoiceQueue {
     ) -> Result<ParsedRecord<'a, FileEvent>, EnvelopeError> {
         let (envelope, object) = FileObject::read(body)?;
         let oddities = object.oddities();
-        let decision = judge(&envelope, |purpose| object.into_event(&envelope, purpose));
+        let decision = classify(&envelope, |purpose| object.into_event(&envelope, purpose));
         Ok(ParsedRecord { envelope, decision, oddities })
     }
 
@@ -97,16 +97,17 @@ impl Projection for InvoiceQueue {
         _now: DateTime<Utc>,
     ) -> Result<(), Error> {
         let mut events: Vec<FileEvent> = fresh.into_iter().map(|fresh| fresh.event).collect();
-        // One order of locks for everybody; and of two events about one file the same one comes first in every batch.
+        // All transactions lock rows in the same order, to avoid deadlocks; and of several events about one file the same one
+        // is first in every batch.
         events.sort_by(|a, b| (a.file_id, &a.event_id).cmp(&(b.file_id, &b.event_id)));
-        self.look_at_addresses(&events);
+        self.check_urls(&events);
         let added = queue::add(connection, &events).await?;
         if added < events.len() as u64 {
             let otherwise = queue::announced_otherwise(connection, &events).await?;
             for file_id in &otherwise {
                 tracing::warn!(
                     file.id = %file_id,
-                    "file {file_id} is announced again with another order, mode or purpose; the first announcement stays"
+                    "file {file_id} was announced again with another order, mode or purpose; the first announcement counts"
                 );
             }
             counter!(names::ANOMALIES, "kind" => names::ANOMALY_ANNOUNCED).increment(otherwise.len() as u64);
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unusual_in_the_object_of_an_event_is_counted_with_its_record() {
+    fn oddities_of_the_object_are_returned_with_the_record() {
         let queue = InvoiceQueue::new(&InvoiceFetcherConfig::default());
         let body = r#"{"id":"e","type":"order.invoice.created","liveMode":false,"data":{"object":
             {"fileId":"6e5bf525-3907-40c5-86a9-f14ce4f33f35","orderId":"o","invoiceURL":7}}}"#;
@@ -146,7 +147,7 @@ mod tests {
         for (event_type, purpose) in
             [("order.invoice.created", Purpose::Invoice), ("order.credit_memo.created", Purpose::CreditMemo)]
         {
-            // Whatever accounts are configured: a document waits for one.
+            // Independent of the configured accounts: a document waits for its account.
             for (live, mode) in [(test, Mode::Test), (r#","liveMode":true"#, Mode::Live)] {
                 let Decision::Apply(event) = decide(event_type, live, id) else { panic!("{event_type}") };
                 assert_eq!((event.purpose, event.mode, event.order_id.as_str()), (purpose, mode, "o"));

@@ -1,4 +1,4 @@
-//! Has documents tried again because somebody asked for it.
+//! Retries that an operator requests.
 
 use riverlock_ledger::Error;
 use riverlock_schemas::{FileId, Mode};
@@ -7,25 +7,25 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::queue::{clean, view::Filter};
 
-/// Who asks for a retry, and why. Kept with the document for good.
+/// The operator and the reason of a requested retry. Stored with the document permanently.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Who asks.
+    /// The operator.
     pub by: String,
-    /// Why.
+    /// The operator's reason.
     pub reason: String,
 }
 
-/// Whether something happens.
+/// Whether changes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run {
-    /// Only tell what would happen: everything is done, and undone.
+    /// Dry run: all statements are executed and rolled back.
     Dry,
-    /// Do it.
+    /// Commit the changes.
     Apply,
 }
 
-/// A document that is tried again, as it was before.
+/// The previous state of a document that is retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
@@ -45,11 +45,11 @@ struct RetryRow {
     last_error: Option<String>,
 }
 
-/// Makes up to `limit` of the documents that a filter means due at once, with no attempts and a new age. Stored documents are
-/// never among them, and those that a worker has at the moment are passed over.
+/// Makes up to `limit` documents that match a filter due now, and resets their attempts and age. Stored documents never match,
+/// and leased documents are skipped.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn run(
     connection: &mut PgConnection,
     filter: &Filter,

@@ -1,4 +1,4 @@
-//! Documents for people who look.
+//! Read model of documents for the CLI and the API.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,10 +10,10 @@ use sqlx::PgConnection;
 
 use crate::queue::clean;
 
-/// Documents that are shown of one order.
+/// Maximum number of documents that are shown for one order.
 const ROWS_MAX: i64 = 1_000;
 
-/// A document, and where its download stands.
+/// A document and the state of its download.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Invoice)]
@@ -27,29 +27,29 @@ pub struct InvoiceView {
     pub state: String,
     pub attempts: i32,
     pub queued_at: DateTime<Utc>,
-    /// When somebody last had it tried again.
+    /// When an operator last requested a retry.
     pub retried_at: Option<DateTime<Utc>>,
-    /// When it is tried next; only while it is due.
+    /// Time of the next attempt; only while it is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub last_error: Option<String>,
     pub object_key: Option<String>,
     #[schema(value_type = Option<String>)]
     pub sha256: Option<Sha256Hash>,
     pub size_bytes: Option<i64>,
-    /// Hash of what was stored before, if the document is or was fetched again and has other bytes now.
+    /// Hash of the previously stored document, if it was downloaded again.
     #[schema(value_type = Option<String>)]
     pub earlier_sha256: Option<Sha256Hash>,
     pub ended_at: Option<DateTime<Utc>>,
 }
 
 impl InvoiceView {
-    /// Whose data it is.
+    /// The mode of the document.
     #[must_use]
     pub fn mode(&self) -> Mode {
         Mode::from_live(self.live_mode)
     }
 
-    /// Its place in a list.
+    /// The document's position in a list.
     #[must_use]
     pub fn position(&self) -> ListPosition {
         ListPosition { queued_at: self.queued_at, file_id: self.file_id }
@@ -69,7 +69,7 @@ impl fmt::Display for InvoiceView {
     }
 }
 
-/// A document that is stored.
+/// A stored document.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct StoredFile {
@@ -78,26 +78,26 @@ pub struct StoredFile {
     pub sha256: Sha256Hash,
 }
 
-/// Which documents are meant; what is `None` does not matter.
+/// Selects documents; `None` does not restrict the selection.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// This one.
+    /// The document with this id.
     pub file_id: Option<FileId>,
-    /// Those of this order.
+    /// Documents of this order.
     pub order_id: Option<String>,
-    /// Those in this state: `due`, `stored` or `discarded`.
+    /// Documents in this state: `due`, `stored` or `discarded`.
     pub state: Option<String>,
-    /// Those whose last attempt failed for this reason, for example `not_found`.
+    /// Documents whose last attempt failed for this reason, for example `not_found`.
     pub reason: Option<String>,
-    /// Those of this mode.
+    /// Documents of this mode.
     pub mode: Option<Mode>,
-    /// Those that were queued at this time or later.
+    /// Documents that were queued at this time or later.
     pub queued_since: Option<DateTime<Utc>>,
-    /// Those that were queued before this time.
+    /// Documents that were queued before this time.
     pub queued_before: Option<DateTime<Utc>>,
 }
 
-/// A document's place in a list: when it was queued, and its id.
+/// A document's position in a list: when it was queued, and its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ListPosition {
@@ -105,7 +105,7 @@ pub struct ListPosition {
     pub file_id: FileId,
 }
 
-/// A retry that somebody asked for.
+/// A retry that an operator requested.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the fields say what they are")]
@@ -113,7 +113,7 @@ pub struct RetryView {
     pub retried_at: DateTime<Utc>,
     pub retried_by: String,
     pub reason: String,
-    /// The state that it was in.
+    /// The document's state before the retry.
     pub state: String,
     pub attempts: i32,
     pub last_error: Option<String>,
@@ -159,10 +159,10 @@ impl From<ViewRow> for InvoiceView {
     }
 }
 
-/// The documents that a filter means, the oldest first, from after a place on.
+/// Lists the documents that match a filter, the oldest first, starting after a position.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn list(
     connection: &mut PgConnection,
     filter: &Filter,
@@ -195,10 +195,10 @@ pub async fn list(
     Ok(rows.fetch_all(connection).await?.into_iter().map(InvoiceView::from).collect())
 }
 
-/// One document.
+/// Finds a document.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn find(connection: &mut PgConnection, file_id: FileId) -> Result<Option<InvoiceView>, Error> {
     let filter = Filter { file_id: Some(file_id), ..Filter::default() };
     Ok(list(connection, &filter, None, 1).await?.pop())
@@ -207,7 +207,7 @@ pub async fn find(connection: &mut PgConnection, file_id: FileId) -> Result<Opti
 /// The documents of an order, in the order in which they were queued.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn of_order(connection: &mut PgConnection, order_id: &str) -> Result<Vec<InvoiceView>, Error> {
     let filter = Filter { order_id: Some(order_id.to_owned()), ..Filter::default() };
     list(connection, &filter, None, ROWS_MAX).await
@@ -216,7 +216,7 @@ pub async fn of_order(connection: &mut PgConnection, order_id: &str) -> Result<V
 /// The documents that an event announced.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn announced_by(connection: &mut PgConnection, order_id: &str, event_id: &str) -> Result<Vec<FileId>, Error> {
     let rows = sqlx::query!(
         "-- invoices_announced_by
@@ -228,10 +228,10 @@ pub async fn announced_by(connection: &mut PgConnection, order_id: &str, event_i
     Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.file_id.into()).collect())
 }
 
-/// Who had a document tried again, the latest first.
+/// The retries of a document that operators requested, the latest first.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn retries(connection: &mut PgConnection, file_id: FileId) -> Result<Vec<RetryView>, Error> {
     let rows = sqlx::query_as!(
         RetryView,
@@ -244,10 +244,10 @@ pub async fn retries(connection: &mut PgConnection, file_id: FileId) -> Result<V
     Ok(rows.fetch_all(connection).await?)
 }
 
-/// How many documents are in which state.
+/// Counts documents by state.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn count_by_state(connection: &mut PgConnection) -> Result<BTreeMap<String, u64>, Error> {
     let rows = sqlx::query!(
         r#"-- invoices_by_state
@@ -257,10 +257,10 @@ pub async fn count_by_state(connection: &mut PgConnection) -> Result<BTreeMap<St
     Ok(rows.into_iter().map(|row| (row.state, u64::try_from(row.count).unwrap_or_default())).collect())
 }
 
-/// Those of these documents that are stored.
+/// Returns those of these documents that are stored.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn stored(connection: &mut PgConnection, files: &[FileId]) -> Result<Vec<StoredFile>, Error> {
     let ids: Vec<_> = files.iter().map(FileId::as_uuid).collect();
     let rows = sqlx::query!(

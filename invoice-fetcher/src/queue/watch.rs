@@ -1,7 +1,7 @@
-//! Shows the queue's depth, what waits for an account, and the missing invoices as metrics.
+//! Gauges of the queue: due documents, documents without an account, and missing invoices.
 //!
-//! While PostgreSQL cannot be asked, nothing looks as if it stood still: counts become NaN, which Prometheus shows as a gap
-//! and compares with nothing, and the age of the most overdue document goes on growing.
+//! While PostgreSQL is unavailable, gauges do not keep their last values: counts become NaN, which Prometheus shows as a gap
+//! and for which no comparison is true, and the age of the most overdue document keeps growing.
 
 use std::{
     convert::Infallible,
@@ -21,16 +21,16 @@ use crate::{
     queue::{AGES, OpenCounts, missing},
 };
 
-/// How often the queue is counted, at most.
+/// Minimum interval between counts of the queue.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many times longer than the counting the pause after it is at least: a large table is counted more rarely.
+/// Minimum pause between slow counts, as a multiple of their duration: a large table is counted more rarely.
 const PAUSE_FACTOR: u32 = 50;
 
-/// How long this task may stand still before the process counts as stuck. Each of its statements has a limit of its own.
+/// Maximum time between heartbeats. Every statement of this task has its own time limit.
 const BEAT_AGE_MAX: Duration = Duration::from_secs(300);
 
-/// Counts until the shutdown. Errors are told when they begin and when they end, and waited out.
+/// Counts until shutdown. Errors are logged when they begin and when they end, and do not end the task.
 pub(crate) async fn run(
     fetcher: Arc<Fetcher>,
     config: InvoiceFetcherConfig,
@@ -55,24 +55,24 @@ pub(crate) struct Watch {
     fetcher: Arc<Fetcher>,
     config: InvoiceFetcherConfig,
     context: Context,
-    /// For how long the most overdue document has been, and when that was counted.
+    /// How long the most overdue document has been due, and when that was counted.
     overdue: (Duration, Instant),
-    /// When whole tables are read again.
+    /// When the counts that read whole tables are due.
     slow_at: Instant,
-    /// Whether the last look failed.
+    /// Whether the last count failed.
     is_blind: bool,
-    /// The modes whose documents were said to wait for an account.
-    told_waiting: Vec<Mode>,
+    /// Modes for which waiting documents without an account were logged.
+    logged_waiting: Vec<Mode>,
 }
 
 impl Watch {
     pub(crate) fn new(fetcher: Arc<Fetcher>, config: InvoiceFetcherConfig, context: Context) -> Self {
         let now = Instant::now();
         let overdue = (Duration::ZERO, now);
-        Self { fetcher, config, context, overdue, slow_at: now, is_blind: false, told_waiting: Vec::new() }
+        Self { fetcher, config, context, overdue, slow_at: now, is_blind: false, logged_waiting: Vec::new() }
     }
 
-    /// Counts once, and shows what was counted or that nothing could be.
+    /// Counts once and sets the gauges, to NaN if counting failed.
     pub(crate) async fn look(&mut self) {
         match self.count().await {
             Ok(()) => {
@@ -119,21 +119,21 @@ impl Watch {
         gauge!(names::OLDEST_DUE).set(overdue.as_secs_f64());
         for waiting in fetched {
             gauge!(names::WAITING_ACCOUNT, "mode" => waiting.mode.as_str()).set(0.0);
-            self.told_waiting.retain(|mode| *mode != waiting.mode);
+            self.logged_waiting.retain(|mode| *mode != waiting.mode);
         }
         for waiting in unfetched {
             let (mode, documents) = (waiting.mode, waiting.documents());
             gauge!(names::WAITING_ACCOUNT, "mode" => mode.as_str()).set(documents as f64);
-            if documents > 0 && !self.told_waiting.contains(&mode) {
-                self.told_waiting.push(mode);
+            if documents > 0 && !self.logged_waiting.contains(&mode) {
+                self.logged_waiting.push(mode);
                 tracing::warn!(
-                    "{documents} documents with {mode} data wait: set invoice_fetcher.{mode}.api_key, and they are fetched"
+                    "{documents} {mode} documents wait for an account: set invoice_fetcher.{mode}.api_key to download them"
                 );
             }
         }
     }
 
-    /// What reads whole tables.
+    /// Sets the gauges whose counts read whole tables.
     async fn show_all(&self) -> Result<(), Error> {
         let ended = self.fetcher.queue().ended().await?;
         gauge!(names::DOCUMENTS, "state" => "stored").set(ended.stored as f64);

@@ -1,4 +1,4 @@
-//! Documents over HTTP, and links.
+//! The invoice API, and links for customers.
 
 use std::time::{Duration, Instant};
 
@@ -20,15 +20,15 @@ use crate::{
 
 const TOKEN: &str = "canary-token-canary-token-canary-token";
 
-/// The API over one stored document and one that is due.
-struct Served {
+/// The API with one stored document and one that is due.
+struct ApiBench {
     bench: Bench,
     base: String,
     http: reqwest::Client,
     tokens: Tokens,
 }
 
-impl Served {
+impl ApiBench {
     async fn new() -> Self {
         let bench = Bench::new().await;
         bench.announce([7]).await;
@@ -52,8 +52,8 @@ impl Served {
 }
 
 #[tokio::test]
-async fn a_stored_document_arrives_byte_for_byte_and_is_safe_to_show() {
-    let served = Served::new().await;
+async fn a_stored_document_is_sent_unchanged_with_safe_headers() {
+    let served = ApiBench::new().await;
     let response = served.get_file(file(7)).await;
     assert_eq!(response.status(), StatusCode::OK);
     for (name, value) in [
@@ -77,8 +77,8 @@ async fn a_stored_document_arrives_byte_for_byte_and_is_safe_to_show() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_the_token_and_what_is_no_stored_document_is_not_found() {
-    let served = Served::new().await;
+async fn requests_need_the_token_and_unknown_documents_are_not_found() {
+    let served = ApiBench::new().await;
     let path = format!("{}/v1/invoices/{}", served.base, file(7));
     let almost = format!("Bearer {}x", &TOKEN[..TOKEN.len() - 1]);
     for value in [None, Some("Bearer "), Some("Bearer"), Some(TOKEN), Some("Basic x"), Some(&*almost)] {
@@ -104,13 +104,13 @@ async fn nobody_gets_in_without_the_token_and_what_is_no_stored_document_is_not_
 }
 
 #[tokio::test]
-async fn a_document_that_was_changed_in_the_archive_never_arrives_whole() {
-    let served = Served::new().await;
+async fn a_changed_document_is_never_sent_completely() {
+    let served = ApiBench::new().await;
     let path = served.bench.folder.path().join(Archive::key(Mode::Test, file(7)));
     let mut changed = document(file(7));
     *changed.last_mut().unwrap() ^= 1;
     std::fs::write(&path, &changed).unwrap();
-    // The connection breaks before the last piece, which may be before the head as well.
+    // The connection breaks before the last chunk, which may be before the headers.
     let request = served.http.get(format!("{}/v1/invoices/{}", served.base, file(7))).bearer_auth(TOKEN);
     let whole = async { request.send().await?.bytes().await };
     assert!(whole.await.is_err());
@@ -129,9 +129,9 @@ async fn a_document_that_was_changed_in_the_archive_never_arrives_whole() {
 }
 
 #[tokio::test]
-async fn a_token_can_be_changed_while_both_are_admitted() {
+async fn two_tokens_are_accepted_while_the_token_is_replaced() {
     const NEW: &str = "another-canary-another-canary-another-canary";
-    let served = Served::new().await;
+    let served = ApiBench::new().await;
     let status = async |token: &str| {
         let request = served.http.get(format!("{}/v1/invoices/{}", served.base, file(7))).bearer_auth(token);
         request.send().await.unwrap().status()
@@ -150,9 +150,9 @@ async fn a_token_can_be_changed_while_both_are_admitted() {
 }
 
 #[tokio::test]
-async fn readers_that_stand_still_are_dropped_and_others_are_served_again() {
-    let served = Served::new().await;
-    // More than the kernel holds on its way.
+async fn stalled_clients_are_disconnected_and_others_are_served_again() {
+    let served = ApiBench::new().await;
+    // More than the kernel's socket buffers hold.
     let large = super::s3::pdf(b'x', 24 << 20);
     std::fs::write(served.bench.folder.path().join(Archive::key(Mode::Test, file(7))), &large).unwrap();
     sqlx::query("UPDATE invoices SET sha256 = $1, size_bytes = $2 WHERE state = 'stored'")
@@ -173,12 +173,12 @@ async fn readers_that_stand_still_are_dropped_and_others_are_served_again() {
     }
     let started = Instant::now();
     while served.get_file(file(7)).await.status() != StatusCode::SERVICE_UNAVAILABLE {
-        assert!(started.elapsed() < PATIENCE, "not all of them are being served");
+        assert!(started.elapsed() < PATIENCE, "not all slots are in use");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let started = Instant::now();
     while served.get_file(file(7)).await.status() != StatusCode::OK {
-        assert!(started.elapsed() < 3 * PATIENCE, "they keep their places for ever");
+        assert!(started.elapsed() < 3 * PATIENCE, "stalled clients keep their slots");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     drop(stalled);
@@ -186,7 +186,7 @@ async fn readers_that_stand_still_are_dropped_and_others_are_served_again() {
 }
 
 #[tokio::test]
-async fn a_link_is_asked_for_with_its_expiry_and_the_files_own_address_is_none() {
+async fn a_link_is_requested_with_its_expiry_and_the_files_own_url_is_rejected() {
     let bench = Bench::new().await;
     let expires_at = bench.context.clock.now() + Duration::from_secs(3600);
     let create = |number| links::create(&bench.config, &bench.context, Mode::Test, file(number), expires_at);
@@ -195,9 +195,9 @@ async fn a_link_is_asked_for_with_its_expiry_and_the_files_own_address_is_none()
     bench.server.prefix([file(8)]);
     assert_eq!(create(8).await.unwrap().url.path(), format!("/links/file_{}", file(8)));
     assert_eq!(link.expires_time, expires_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
-    // The test's server answers for this file with the address that wants the key.
+    // The test server returns the URL that needs the key for this file.
     let error = create(0).await.unwrap_err().to_string();
-    assert!(error.contains("wants the key"), "{error}");
+    assert!(error.contains("needs the key"), "{error}");
     let live = links::create(&bench.config, &bench.context, Mode::Live, file(7), expires_at).await;
     assert!(live.unwrap_err().to_string().contains("no account for live data"));
 }

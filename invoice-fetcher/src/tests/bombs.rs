@@ -1,6 +1,6 @@
-//! Answers that are small on the wire and huge when they are opened, and answers without end: refused, in flat memory.
+//! Decompression bombs and endless responses are rejected with constant memory.
 //!
-//! In a process of its own, so that its memory is that of these attempts and of nothing else.
+//! Runs in a separate process, so that its memory is that of these attempts only.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ use super::{
 };
 use crate::{InvoiceFetcherConfig, client::links, fetch::worker::Fetcher, queue::LeasedDocument};
 
-/// What a bomb expands to, bytes.
+/// Expanded size of a bomb, bytes.
 const EXPANDED: u64 = 512 << 20;
-/// What all attempts together may need, bytes: a part of a document twice, and what a client keeps.
+/// Memory limit of all attempts, bytes: a part of a document twice, and the client's buffers.
 const MEMORY_MAX: u64 = 48 << 20;
-/// Largest document, bytes: the default.
+/// Maximum size of a document, bytes: the default.
 const DOCUMENT_MAX: usize = 20 << 20;
 
 const PDF: &str = "Content-Type: application/pdf\r\n";
-const NAME: &str = "tests::bombs::a_bomb_and_an_endless_answer_are_refused_in_flat_memory";
+const NAME: &str = "tests::bombs::bombs_and_endless_responses_are_rejected_with_constant_memory";
 
 /// Writes a PDF of zeros.
 fn write_expanded(mut to: impl std::io::Write) {
@@ -53,7 +53,7 @@ fn brotli() -> Vec<u8> {
     encoder.into_inner()
 }
 
-/// One frame of blocks that each say "128 KiB of this byte". Source: RFC 8878, 3.1.1.
+/// One frame of blocks that each encode 128 KiB of one byte. Source: RFC 8878, 3.1.1.
 fn zstd() -> Vec<u8> {
     const BLOCK: u32 = 128 << 10;
     let mut frame = b"\x28\xb5\x2f\xfd\x00\x58".to_vec(); // magic, no size, a window of 2 MiB
@@ -66,19 +66,19 @@ fn zstd() -> Vec<u8> {
     frame
 }
 
-fn is_a_bomb(bytes: &[u8], mut opened: impl std::io::Read) {
+fn assert_bomb(bytes: &[u8], mut opened: impl std::io::Read) {
     let expanded = std::io::copy(&mut opened, &mut std::io::sink()).unwrap();
     assert!(expanded > EXPANDED && bytes.len() < 4 << 20, "{} bytes expand to {expanded}", bytes.len());
 }
 
-/// `VmRSS` (now) or `VmHWM` (at most so far) of this process, bytes.
+/// `VmRSS` (current) or `VmHWM` (peak) of this process, bytes.
 fn memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap() * 1024
 }
 
-/// Why an attempt against such answers fails. The requests are for metadata, content and a link.
+/// The reason why an attempt with such responses fails. Requests metadata, content and a link.
 async fn refusal(config: &InvoiceFetcherConfig, is_metadata: bool, reply: Reply) -> &'static str {
     let station = Station::start(move |path| match path.ends_with("/content") != is_metadata {
         true => reply.clone(),
@@ -87,15 +87,15 @@ async fn refusal(config: &InvoiceFetcherConfig, is_metadata: bool, reply: Reply)
     .await;
     let config = InvoiceFetcherConfig { api_base_url: station.base(), ..config.clone() };
     let fetcher = Fetcher::new(config, &PostgresConfig::default(), Context::new()).unwrap();
-    let leased = LeasedDocument::pretended(file(1), Mode::Test);
+    let leased = LeasedDocument::for_test(file(1), Mode::Test);
     Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(8))).await.unwrap_err().reason()
 }
 
-/// Every way to hand out a bomb, and what it is refused for.
+/// Every kind of bomb, and the reasons for which it can be rejected.
 fn bombs() -> Vec<(bool, Reply, &'static [&'static str])> {
     let (gzip, brotli) = (gzip(), brotli());
-    is_a_bomb(&gzip, flate2::read::GzDecoder::new(&*gzip));
-    is_a_bomb(&brotli, brotli::Decompressor::new(&*brotli, 1 << 20));
+    assert_bomb(&gzip, flate2::read::GzDecoder::new(&*gzip));
+    assert_bomb(&brotli, brotli::Decompressor::new(&*brotli, 1 << 20));
     let mut answers: Vec<(bool, Reply, &[&str])> = Vec::new();
     for (encoding, bomb) in [("gzip", &gzip), ("br", &brotli), ("deflate", &deflate()), ("zstd", &zstd())] {
         let encoded = format!("{PDF}Content-Encoding: {encoding}\r\n");
@@ -111,7 +111,7 @@ fn bombs() -> Vec<(bool, Reply, &'static [&'static str])> {
     answers
 }
 
-/// Every part of an answer that can be without end.
+/// Every part of a response that can be endless.
 fn endless() -> Vec<(bool, Reply, &'static [&'static str])> {
     let ok = "HTTP/1.1 200 OK\r\n";
     let chunked = format!("{ok}{PDF}Transfer-Encoding: chunked\r\n\r\n");
@@ -131,15 +131,15 @@ fn endless() -> Vec<(bool, Reply, &'static [&'static str])> {
 }
 
 #[tokio::test]
-async fn a_bomb_and_an_endless_answer_are_refused_in_flat_memory() {
-    if child::told().is_none() {
+async fn bombs_and_endless_responses_are_rejected_with_constant_memory() {
+    if child::argument().is_none() {
         return child::run(child::command([""; 0], NAME, "")).await;
     }
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&"http://127.0.0.1:9".parse().unwrap(), folder.path());
     config.document_bytes_max = DOCUMENT_MAX as u64;
     let answers = [bombs(), endless()].concat();
-    // What was needed to make the bombs does not count.
+    // Excludes the memory that creating the bombs needed.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory("VmRSS:");
     for (number, (is_metadata, reply, reasons)) in answers.into_iter().enumerate() {
@@ -152,8 +152,8 @@ async fn a_bomb_and_an_endless_answer_are_refused_in_flat_memory() {
     config.api_base_url = station.base();
     let context = Context::new();
     let link = links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await;
-    assert!(link.unwrap_err().to_string().contains("makes no link"));
+    assert!(link.unwrap_err().to_string().contains("did not create a link"));
     let grown = memory("VmHWM:").saturating_sub(before);
-    assert!(grown < MEMORY_MAX, "{grown} bytes more at some time");
-    eprintln!("{} KiB more at most", grown >> 10);
+    assert!(grown < MEMORY_MAX, "memory grew by {grown} bytes");
+    eprintln!("peak growth of {} KiB", grown >> 10);
 }

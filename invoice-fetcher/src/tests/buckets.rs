@@ -1,4 +1,4 @@
-//! The archive and the whole fetcher on buckets of Google's and of Azure's kind.
+//! The archive and the complete fetcher with imitations of Google Cloud Storage and Azure.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -27,7 +27,7 @@ fn archive(server: &Server) -> Archive {
 }
 
 #[tokio::test]
-async fn every_vendor_s_bucket_keeps_a_document_once_on_a_condition_and_overwrites_nothing() {
+async fn buckets_of_every_vendor_store_a_document_once_with_a_condition() {
     for vendor in VENDORS {
         let server = Server::start(vendor).await;
         let archive = archive(&server);
@@ -36,7 +36,7 @@ async fn every_vendor_s_bucket_keeps_a_document_once_on_a_condition_and_overwrit
             let (document, other) = (pdf(b'x', size), pdf(b'y', size));
             store(&archive, file(number), &document).await.unwrap();
             assert!(server.get(&key).unwrap() == document, "{vendor:?} {size}");
-            store(&archive, file(number), &document).await.expect("the same again is a success");
+            store(&archive, file(number), &document).await.expect("storing it again succeeds");
             let kept = store(&archive, file(number), &other).await.unwrap();
             assert_eq!((kept.key.as_str(), kept.sum.sha256), (key.as_str(), Sha256Hash::of(&document)), "{vendor:?}");
             assert!(server.get(&key).unwrap() == document, "{vendor:?} {size}");
@@ -44,12 +44,12 @@ async fn every_vendor_s_bucket_keeps_a_document_once_on_a_condition_and_overwrit
         assert_eq!(server.keys().len(), 3, "{vendor:?}: {:?}", server.keys());
         let unconditional = server.unconditional();
         assert!(unconditional.iter().all(|key| key.starts_with("a/b/staging/")), "{vendor:?}: {unconditional:?}");
-        assert_eq!(unconditional.len(), 3, "the large one was staged three times");
+        assert_eq!(unconditional.len(), 3, "the large document was staged three times");
     }
 }
 
 #[tokio::test]
-async fn workers_that_store_different_documents_at_the_same_time_leave_one_that_counts_for_all() {
+async fn concurrent_workers_with_different_bytes_store_one_document() {
     for vendor in VENDORS {
         let server = Server::start(vendor).await;
         let archive = archive(&server);
@@ -67,7 +67,7 @@ async fn workers_that_store_different_documents_at_the_same_time_leave_one_that_
 }
 
 #[tokio::test]
-async fn what_dead_attempts_staged_in_a_bucket_is_swept() {
+async fn staged_uploads_of_interrupted_attempts_are_removed_from_buckets() {
     for vendor in VENDORS {
         let server = Server::start(vendor).await;
         let archive = archive(&server);
@@ -82,7 +82,7 @@ async fn what_dead_attempts_staged_in_a_bucket_is_swept() {
 }
 
 #[tokio::test]
-async fn the_whole_fetcher_stores_into_every_vendor_s_bucket() {
+async fn the_complete_fetcher_stores_into_buckets_of_every_vendor() {
     for vendor in VENDORS {
         let (server, mut bench) = (Server::start(vendor).await, Bench::new().await);
         server.configure(&mut bench.config);

@@ -1,4 +1,4 @@
-//! The key goes to the configured host and nowhere else, whatever redirects, events, the DNS or the environment say.
+//! The key is sent only to the configured host, whatever redirects, events, DNS or the environment contain.
 
 use std::{
     collections::VecDeque,
@@ -30,14 +30,13 @@ use crate::{
     queue::{Document, LeasedDocument},
 };
 
-/// The configured host, and certificates for these tests only: its own, one for another name, and one for its name that
-/// nobody trusts.
+/// The configured host, and test certificates: its own, one for another name, and an untrusted one for its name.
 const HOST: &str = "files.example";
 const RIGHT: Identity = (include_str!("tls/right.pem"), include_str!("tls/right.key"));
 const OTHER: Identity = (include_str!("tls/other.pem"), include_str!("tls/other.key"));
 const FORGED: Identity = (include_str!("tls/forged.pem"), include_str!("tls/forged.key"));
 
-/// A DNS that answers one thing after the other; the last answer stays.
+/// A DNS resolver with a sequence of answers; the last one is repeated.
 struct Dns(Mutex<VecDeque<Vec<IpAddr>>>);
 
 impl Dns {
@@ -49,14 +48,14 @@ impl Dns {
 
 impl Resolve for Dns {
     fn resolve(&self, name: Name) -> Resolving {
-        assert_eq!(name.as_str(), HOST, "no other name is ever asked for");
+        assert_eq!(name.as_str(), HOST, "no other name is resolved");
         let mut answers = self.0.lock().unwrap();
         let answer = if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0].clone() };
         Box::pin(async { Ok(Box::new(answer.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs) })
     }
 }
 
-/// A fetcher and an archive of its own, so that no connection, no failure and no document of another one counts.
+/// One attempt with a new fetcher and archive, without connections, failures and documents of others.
 async fn attempt(config: &InvoiceFetcherConfig, dns: Arc<Dns>) -> Result<Document, Problem> {
     let folder = tempfile::tempdir().unwrap();
     let config = &InvoiceFetcherConfig { store: Url::from_directory_path(folder.path()).unwrap(), ..config.clone() };
@@ -65,20 +64,20 @@ async fn attempt(config: &InvoiceFetcherConfig, dns: Arc<Dns>) -> Result<Documen
     let client = Client::over(http, dns, config, Arc::new(SystemClock)).unwrap();
     let mut fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
     fetcher.client = client;
-    let leased = LeasedDocument::pretended(file(1), Mode::Test);
+    let leased = LeasedDocument::for_test(file(1), Mode::Test);
     Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(20))).await
 }
 
 #[tokio::test]
-async fn an_answer_of_the_dns_that_changes_takes_the_key_nowhere_else() {
+async fn changing_dns_answers_never_send_the_key_to_another_host() {
     let (port, folder) = (free_port().unwrap(), tempfile::tempdir().unwrap());
     let station = async |address: &str, identity| {
-        Station::start_at(SocketAddr::new(address.parse().unwrap(), port), identity, Reply::true_to).await
+        Station::start_at(SocketAddr::new(address.parse().unwrap(), port), identity, Reply::correct_for).await
     };
     let right = station("127.0.0.2", Some(RIGHT)).await;
-    // In the own network, and believable: nobody may even knock there.
+    // At a private address with a valid certificate: no connection is allowed.
     let inside = station("127.0.0.1", Some(RIGHT)).await;
-    // At addresses that may be connected to, and somebody else.
+    // At allowed addresses, but other servers.
     let outside = [
         ("127.0.0.3", station("127.0.0.3", Some(OTHER)).await, "certificate not valid for name"),
         ("127.0.0.4", station("127.0.0.4", Some(FORGED)).await, "certificate"),
@@ -89,13 +88,13 @@ async fn an_answer_of_the_dns_that_changes_takes_the_key_nowhere_else() {
 
     let good: &[&str] = &["127.0.0.2"];
     attempt(&config, Dns::new(&[good])).await.unwrap();
-    assert_eq!(right.heads().len(), 2, "each request asks the DNS and connects");
+    assert_eq!(right.heads().len(), 2, "each request resolves the name and connects");
     for (address, trap, reason) in &outside {
         for answers in [vec![[*address].as_slice()], vec![good, &[*address]]] {
             let problem = attempt(&config, Dns::new(&answers)).await.unwrap_err();
             assert!(problem.reason() == "transport" && problem.to_string().contains(reason), "{address}: {problem}");
         }
-        assert_eq!(trap.connections(), 2, "the attempt went there");
+        assert_eq!(trap.connections(), 2, "the attempt connected to it");
         assert!(trap.heads().iter().all(|head| !head.contains(API_KEY) && !head.contains("/files/")));
     }
     for address in [
@@ -113,22 +112,24 @@ async fn an_answer_of_the_dns_that_changes_takes_the_key_nowhere_else() {
             assert!(problem.to_string().contains("which is not public"), "{address}: {problem}");
         }
     }
-    attempt(&config, Dns::new(&[&["10.0.0.1", "127.0.0.2", "127.0.0.1"]])).await.expect("one of the answers is good");
+    attempt(&config, Dns::new(&[&["10.0.0.1", "127.0.0.2", "127.0.0.1"]]))
+        .await
+        .expect("one of the addresses is valid");
     assert_eq!(inside.connections(), 0);
-    assert!(right.heads().iter().all(|head| head.contains(API_KEY)), "only there");
+    assert!(right.heads().iter().all(|head| head.contains(API_KEY)), "only the right server gets the key");
 }
 
 #[tokio::test]
-async fn no_redirect_of_any_code_is_followed_by_any_request() {
-    let trap = Station::start(Reply::true_to).await;
+async fn no_request_follows_a_redirect_of_any_status() {
+    let trap = Station::start(Reply::correct_for).await;
     let folder = tempfile::tempdir().unwrap();
     let to = trap.base();
     for (redirected, reason) in [("/content", "redirect"), ("00000001", "redirect"), ("/file-links", "")] {
         let code = Arc::new(Mutex::new(300_u16));
-        let (told, to) = (Arc::clone(&code), to.clone());
+        let (status, to) = (Arc::clone(&code), to.clone());
         let station = Station::start(move |path| match path.ends_with(redirected) {
-            true => Reply::new(*told.lock().unwrap(), &format!("Location: {to}\r\n"), b""),
-            false => Reply::true_to(path),
+            true => Reply::new(*status.lock().unwrap(), &format!("Location: {to}\r\n"), b""),
+            false => Reply::correct_for(path),
         })
         .await;
         let config = config(&station.base(), folder.path());
@@ -141,7 +142,7 @@ async fn no_redirect_of_any_code_is_followed_by_any_request() {
                 let link = links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await;
                 assert!(link.unwrap_err().to_string().contains(&each.to_string()));
             } else {
-                let leased = LeasedDocument::pretended(file(1), Mode::Test);
+                let leased = LeasedDocument::for_test(file(1), Mode::Test);
                 let problem = Box::pin(fetcher.attempt(&leased, deadline)).await.unwrap_err();
                 assert_eq!(problem, Problem::Redirect(each), "{redirected}");
             }
@@ -151,7 +152,7 @@ async fn no_redirect_of_any_code_is_followed_by_any_request() {
     assert_eq!(trap.connections(), 0);
 }
 
-/// An event about a file, as Digital River sends it, with an address of somebody's choice.
+/// An event about a file with any URL.
 fn event(
     queue: &InvoiceQueue,
     file_id: FileId,
@@ -169,10 +170,10 @@ fn event(
 }
 
 #[tokio::test]
-async fn an_address_in_an_event_is_counted_as_an_anomaly_and_never_used() {
+async fn an_unexpected_url_in_an_event_is_counted_and_never_used() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let (page, _recorded) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
-    let (bench, trap) = (Bench::new().await, Station::start(Reply::true_to).await);
+    let (bench, trap) = (Bench::new().await, Station::start(Reply::correct_for).await);
     let (at, host) = (trap.address, bench.server.base.authority().to_owned());
     let queue = InvoiceQueue::new(&bench.config);
     let urls = [
@@ -205,19 +206,19 @@ async fn an_address_in_an_event_is_counted_as_an_anomaly_and_never_used() {
     bench.stop().await;
     bench.check(0..urls.len() as u128).await;
     assert_eq!(trap.connections(), 0);
-    let asked = bench.server.asked();
-    assert_eq!(asked.len(), 2 * urls.len());
-    assert!(asked.iter().all(|asked| asked.path.starts_with(&format!("/files/{}", &file(0).to_string()[..30]))));
+    let requests = bench.server.requests();
+    assert_eq!(requests.len(), 2 * urls.len());
+    assert!(requests.iter().all(|request| request.path.starts_with(&format!("/files/{}", &file(0).to_string()[..30]))));
 }
 
 #[tokio::test]
-async fn proxies_of_the_environment_are_not_used() {
-    if let Some(closed) = child::told() {
+async fn proxies_from_the_environment_are_not_used() {
+    if let Some(closed) = child::argument() {
         return beside_proxies(&closed).await;
     }
     let trap = Station::start(|_| Reply::new(502, "", b"")).await;
     let closed = format!("https://127.0.0.1:{}", free_port().unwrap());
-    let name = "tests::confinement::proxies_of_the_environment_are_not_used";
+    let name = "tests::confinement::proxies_from_the_environment_are_not_used";
     let mut command = child::command([""; 0], name, &closed);
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
         command.env(name, trap.base().as_str());
@@ -225,18 +226,18 @@ async fn proxies_of_the_environment_are_not_used() {
     command.env_remove("NO_PROXY").env_remove("no_proxy").env_remove("REQUEST_METHOD");
     child::run(command).await;
     let heads = trap.heads();
-    assert_eq!(heads.len(), 2, "a client that believes the environment came here: {heads:?}");
+    assert_eq!(heads.len(), 2, "a client that uses the environment's proxy connected here: {heads:?}");
     assert!(heads.iter().all(|head| head.contains("control.example") && !head.contains("canary")), "{heads:?}");
 }
 
-/// Asks in every way, where the environment has proxies; and as a control in the way that the fetcher must not.
+/// Sends every kind of request in an environment with proxies; as a control, also with a client that uses them.
 async fn beside_proxies(closed: &str) {
     let (server, folder) = (Server::start().await, tempfile::tempdir().unwrap());
     server.answer(file(2), [Answer::Status(404)]);
     let config_of = |base: &Url| config(base, folder.path());
     let attempt = async |config: &InvoiceFetcherConfig, number| {
         let fetcher = Fetcher::new(config.clone(), &PostgresConfig::default(), Context::new()).unwrap();
-        let leased = LeasedDocument::pretended(file(number), Mode::Test);
+        let leased = LeasedDocument::for_test(file(number), Mode::Test);
         Box::pin(fetcher.attempt(&leased, Instant::now() + Duration::from_secs(20))).await
     };
     let config = config_of(&server.base);

@@ -1,4 +1,4 @@
-//! Credentials for a bucket from where the vendors' own tools take them: the environment, and services that it names.
+//! Credentials for a bucket from the same sources as in the vendors' tools: the environment, and services named in it.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,17 +12,17 @@ use url::Url;
 use super::s3::{BUCKET, KEY_ID, SECRET, Server};
 use crate::{InvoiceFetcherConfig, archive::bucket};
 
-/// A service on this machine that hands out the bucket's credentials, and what it was asked for.
+/// A local service that returns the bucket's credentials and records its requests.
 struct Metadata {
     base: String,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Metadata {
     #[expect(clippy::disallowed_methods, reason = "the service ends with the test")]
     async fn start() -> Self {
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let seen = Arc::clone(&asked);
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&requests);
         let answer = move |request: Request| {
             let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
             seen.lock().unwrap().push(format!("{method} {path}"));
@@ -40,7 +40,7 @@ impl Metadata {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-        Self { base, asked }
+        Self { base, requests }
     }
 }
 
@@ -67,7 +67,7 @@ async fn works(store: &dyn ObjectStore) -> Result<(), object_store::Error> {
 }
 
 #[tokio::test]
-async fn keys_of_the_environment_open_a_bucket_and_those_of_the_options_go_before_them() {
+async fn environment_keys_open_a_bucket_and_options_have_precedence() {
     let server = Server::start().await;
     let right = [("AWS_ACCESS_KEY_ID", KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET)];
     works(&*open(&server, &[], &right).unwrap()).await.unwrap();
@@ -75,18 +75,18 @@ async fn keys_of_the_environment_open_a_bucket_and_those_of_the_options_go_befor
     assert!(works(&*open(&server, &[], &wrong).unwrap()).await.is_err());
     let options = [("aws_access_key_id", KEY_ID), ("aws_secret_access_key", SECRET)];
     works(&*open(&server, &options, &wrong).unwrap()).await.unwrap();
-    assert!(open(&server, &[], &[("AWS_ACCESS_KEY_ID", KEY_ID)]).is_err(), "half of the credentials");
+    assert!(open(&server, &[], &[("AWS_ACCESS_KEY_ID", KEY_ID)]).is_err(), "incomplete credentials");
 }
 
 #[tokio::test]
-async fn the_role_of_an_instance_or_of_a_container_opens_a_bucket() {
+async fn the_role_of_an_instance_or_container_opens_a_bucket() {
     let (server, metadata, folder) = (Server::start().await, Metadata::start().await, tempfile::tempdir().unwrap());
     let token = folder.path().join("token");
     std::fs::write(&token, "canary").unwrap();
     let full_uri = format!("{}/v1/credentials", metadata.base);
-    // Variables that are there and empty, as a compose file leaves them, are none.
+    // Empty variables, as from a compose file, count as absent.
     let unset = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")];
-    for (environment, asked) in [
+    for (environment, path) in [
         (
             vec![("AWS_METADATA_ENDPOINT", metadata.base.as_str())],
             "GET /latest/meta-data/iam/security-credentials/role",
@@ -100,8 +100,8 @@ async fn the_role_of_an_instance_or_of_a_container_opens_a_bucket() {
         ),
     ] {
         works(&*open(&server, &[], &[&unset[..], &environment].concat()).unwrap()).await.unwrap();
-        let seen = metadata.asked.lock().unwrap().clone();
-        assert!(seen.contains(&asked.to_owned()), "{seen:?}");
+        let seen = metadata.requests.lock().unwrap().clone();
+        assert!(seen.contains(&path.to_owned()), "{seen:?}");
     }
 }
 
@@ -110,7 +110,7 @@ async fn a_web_identity_is_exchanged_for_credentials() {
     let (server, folder) = (Server::start().await, tempfile::tempdir().unwrap());
     let token = folder.path().join("token");
     std::fs::write(&token, "canary").unwrap();
-    // It is only asked over TLS, so a listener that says nothing shows who is asked.
+    // The exchange requires TLS, so a plain listener only shows that it is contacted.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("https://{}", listener.local_addr().unwrap());
     let environment = [
@@ -120,7 +120,7 @@ async fn a_web_identity_is_exchanged_for_credentials() {
     ];
     let store = open(&server, &[], &environment).unwrap();
     tokio::select! {
-        asked = listener.accept() => drop(asked.unwrap()),
+        connection = listener.accept() => drop(connection.unwrap()),
         result = works(&*store) => panic!("{result:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! A database of one's own, on a PostgreSQL that the tests of this process share.
+//! A separate database per test, on a PostgreSQL that the tests of this process share.
 
 use std::sync::{Arc, Weak};
 
@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::queue::Queue;
 
-/// A PostgreSQL, for as long as a test needs it.
+/// A PostgreSQL server that runs while a test uses it.
 struct Server {
     postgres: stack::Postgres,
     _folder: tempfile::TempDir,
 }
 
-/// A migrated database. It ends with the server.
+/// A migrated database. It is removed with the server.
 pub(super) struct Database {
     pub(super) config: PostgresConfig,
     pub(super) pool: PgPool,
@@ -49,12 +49,12 @@ impl Database {
         Self { config, pool, _server: Some(server) }
     }
 
-    /// The queue in it.
+    /// The queue in this database.
     pub(super) fn queue(&self) -> Queue {
         Queue::new(crate::queue::database::Database::new(&self.config))
     }
 
-    /// The database of a parent process, for as long as the parent has it.
+    /// The database of the parent process.
     pub(super) fn at(url: &str) -> Self {
         let config = config(url.to_owned());
         let pool = config.pool().unwrap();

@@ -1,4 +1,4 @@
-//! The whole fetcher: queue, hostile server, folder.
+//! The complete fetcher: queue, hostile server, local archive.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::{
     queue::{LeasedDocument, retry, view::Filter},
 };
 
-/// How long a test may wait for something to happen.
+/// Time limit for a test's wait.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Bench {
@@ -31,7 +31,7 @@ pub(super) struct Bench {
     pub(super) context: Context,
 }
 
-/// A row as people see it.
+/// A row of `invoices`.
 #[derive(Debug, PartialEq, sqlx::FromRow)]
 struct Row {
     state: String,
@@ -86,7 +86,7 @@ impl Bench {
         assert!(self.context.shutdown.wait(PATIENCE).await);
     }
 
-    /// Whether rows, messages and files tell the same story: every stored document is the one that was served.
+    /// Checks that rows, messages and files are consistent and every stored document is the served one.
     pub(super) async fn check(&self, stored: impl IntoIterator<Item = u128>) {
         let stored: Vec<u128> = stored.into_iter().collect();
         for number in &stored {
@@ -106,7 +106,7 @@ impl Bench {
 const DUE: &str = "SELECT count(*) FROM invoices WHERE state = 'due'";
 
 #[tokio::test]
-async fn every_document_is_stored_once_through_all_that_passes() {
+async fn every_document_is_stored_once_despite_temporary_problems() {
     let bench = Bench::new().await;
     let html = Answer::Body("text/html", b"<html>".to_vec());
     for (number, trouble) in [
@@ -130,14 +130,14 @@ async fn every_document_is_stored_once_through_all_that_passes() {
     bench.until(DUE, 0).await;
     bench.stop().await;
     bench.check(0..60).await;
-    // An attempt does not count if the other file's rate limit comes before its id is asked for in both spellings.
+    // An attempt does not count if the other file's rate limit interrupts it between the two spellings.
     assert!((2..=3).contains(&bench.row(file(0)).await.attempts));
     assert!(bench.row(file(100)).await.last_error.unwrap().starts_with("gone: "));
     assert!(bench.row(file(101)).await.last_error.unwrap().starts_with("too_large: "));
 }
 
 #[tokio::test]
-async fn a_file_is_fetched_whether_its_id_has_a_prefix_at_digital_river_or_not() {
+async fn a_file_is_downloaded_with_or_without_a_prefix_in_its_id() {
     let mut bench = Bench::new().await;
     bench.config.workers = 1;
     bench.server.prefix((10..40).map(file));
@@ -147,16 +147,16 @@ async fn a_file_is_fetched_whether_its_id_has_a_prefix_at_digital_river_or_not()
     bench.stop().await;
     bench.check(0..60).await;
     assert_eq!(bench.count("SELECT max(attempts)::bigint FROM invoices").await, 1);
-    let asked: Vec<String> = bench.server.asked().into_iter().map(|asked| asked.path).collect();
+    let requests: Vec<String> = bench.server.requests().into_iter().map(|request| request.path).collect();
     let is_plain = |path: &&String| !path.contains("/file_");
-    let (plain, all) = (asked.iter().filter(is_plain).count(), asked.len());
-    // Two requests a file, and one more where the spelling is another than that of the file before.
-    assert!((121..140).contains(&all) && (60..80).contains(&plain), "{plain} of {all}: {asked:?}");
+    let (plain, all) = (requests.iter().filter(is_plain).count(), requests.len());
+    // Two requests per file, and one more if the spelling differs from that of the previous file.
+    assert!((121..140).contains(&all) && (60..80).contains(&plain), "{plain} of {all}: {requests:?}");
 
-    // What is there under no spelling counts as one attempt that found nothing.
+    // A file that is found with neither spelling counts as one attempt.
     bench.server.answer(file(100), [Answer::Status(404)]);
     let fetcher = Fetcher::new(bench.config.clone(), &bench.database.config, Context::new()).unwrap();
-    let attempt = fetcher.attempt(&LeasedDocument::pretended(file(100), Mode::Test), Instant::now() + PATIENCE).await;
+    let attempt = fetcher.attempt(&LeasedDocument::for_test(file(100), Mode::Test), Instant::now() + PATIENCE).await;
     assert_eq!(attempt, Err(Problem::NotFound));
 }
 
@@ -175,11 +175,11 @@ async fn two_processes_share_the_queue() {
     other.shutdown.stop();
     assert!(other.shutdown.wait(PATIENCE).await);
     bench.check(0..100).await;
-    assert_eq!(bench.server.asked().len(), 200, "nothing is fetched twice");
+    assert_eq!(bench.server.requests().len(), 200, "no document is downloaded twice");
 }
 
 #[tokio::test]
-async fn a_refused_key_stops_fetching_and_costs_nothing() {
+async fn a_rejected_key_pauses_downloads_without_counting_attempts() {
     let mut bench = Bench::new().await;
     bench.config.test.as_mut().unwrap().api_key = Secret::new("old");
     bench.config.workers = 4;
@@ -187,12 +187,12 @@ async fn a_refused_key_stops_fetching_and_costs_nothing() {
     bench.start();
     bench.until("SELECT count(*) FROM invoices WHERE last_error LIKE 'key_refused%'", 4).await;
     bench.stop().await;
-    // Each worker once, and one request about a file that is nobody's.
-    assert!(bench.server.asked().len() <= 5, "{}", bench.server.asked().len());
+    // One request per worker, and one for a random file id.
+    assert!(bench.server.requests().len() <= 5, "{}", bench.server.requests().len());
     assert_eq!(bench.count("SELECT sum(attempts) FROM invoices").await, 0);
     bench.until(DUE, 50).await;
 
-    // The same rows, with the right key.
+    // The same rows, with the correct key.
     bench.config.test.as_mut().unwrap().api_key = Secret::new(super::API_KEY);
     bench.context = Context::new();
     bench.start();
@@ -202,12 +202,12 @@ async fn a_refused_key_stops_fetching_and_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_worker_that_died_after_storing_leaves_no_double() {
+async fn a_document_stored_before_a_crash_is_adopted() {
     let bench = Bench::new().await;
     bench.announce(0..2).await;
     let dead = Fetcher::new(bench.config.clone(), &bench.database.config, Context::new()).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    dead.attempt(&LeasedDocument::pretended(file(0), Mode::Test), deadline).await.unwrap();
+    dead.attempt(&LeasedDocument::for_test(file(0), Mode::Test), deadline).await.unwrap();
     assert_eq!(bench.row(file(0)).await.state, "due");
     bench.start();
     bench.until(DUE, 0).await;
@@ -215,7 +215,7 @@ async fn a_worker_that_died_after_storing_leaves_no_double() {
     bench.check(0..2).await;
 }
 
-/// Puts something where a file's document belongs.
+/// Stores other bytes under the key of a file's document.
 fn occupy(bench: &Bench, file_id: FileId, bytes: &[u8]) -> std::path::PathBuf {
     let path = bench.folder.path().join(Archive::key(Mode::Test, file_id));
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -224,7 +224,7 @@ fn occupy(bench: &Bench, file_id: FileId, bytes: &[u8]) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn a_document_that_is_stored_already_is_kept_although_it_would_be_rendered_anew() {
+async fn a_stored_document_is_kept_although_it_would_be_rendered_again() {
     let bench = Bench::new().await;
     let stored = b"%PDF-1.4 of the day before\n%%EOF\n";
     let path = occupy(&bench, file(0), stored);
@@ -236,12 +236,12 @@ async fn a_document_that_is_stored_already_is_kept_although_it_would_be_rendered
     assert_eq!((row.state.as_str(), row.attempts), ("stored", 1), "{row:?}");
     assert_eq!(row.sha256.as_deref(), Some(Sha256Hash::of(stored).as_bytes().as_slice()));
     assert_eq!(std::fs::read(&path).unwrap(), stored);
-    assert_eq!(bench.server.asked().len(), 0, "nothing is fetched");
+    assert_eq!(bench.server.requests().len(), 0, "no document is requested");
     assert_eq!(bench.count("SELECT count(*) FROM outbox WHERE kind = 'invoice.stored'").await, 1);
 }
 
 #[tokio::test]
-async fn a_document_whose_place_is_taken_by_something_else_is_stored_beside_it() {
+async fn a_document_whose_key_is_taken_is_stored_under_another_key() {
     let bench = Bench::new().await;
     let path = occupy(&bench, file(0), b"half a document");
     bench.announce([0]).await;
@@ -258,7 +258,7 @@ async fn a_document_whose_place_is_taken_by_something_else_is_stored_beside_it()
 }
 
 #[tokio::test]
-async fn a_document_that_was_given_up_as_a_conflict_is_adopted_when_it_is_tried_again() {
+async fn a_document_discarded_as_a_conflict_is_adopted_on_retry() {
     let bench = Bench::new().await;
     let stored = b"%PDF-1.4 of the day before\n%%EOF\n";
     occupy(&bench, file(0), stored);
@@ -276,9 +276,9 @@ async fn a_document_that_was_given_up_as_a_conflict_is_adopted_when_it_is_tried_
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_written_is_waited_for() {
+async fn downloads_wait_until_the_archive_is_writable() {
     let bench = Bench::new().await;
-    // A file where a folder must be: no permission is asked for, so that it also holds for root.
+    // A file in place of a directory fails without permissions, so the test also works as root.
     std::fs::write(bench.folder.path().join("invoices"), "").unwrap();
     bench.announce([0]).await;
     bench.start();
@@ -290,13 +290,13 @@ async fn a_store_that_cannot_be_written_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_soft_end_finishes_what_is_in_flight() {
+async fn a_soft_shutdown_finishes_downloads_in_progress() {
     let bench = Bench::new().await;
     bench.server.answer(file(0), [Answer::Late(Duration::from_millis(500))]);
     bench.announce([0]).await;
     bench.start();
     let started = Instant::now();
-    while bench.server.asked().len() < 2 {
+    while bench.server.requests().len() < 2 {
         assert!(started.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -305,13 +305,13 @@ async fn a_soft_end_finishes_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn a_hard_end_gives_back_what_is_in_flight() {
+async fn a_hard_shutdown_makes_downloads_in_progress_due_again() {
     let bench = Bench::new().await;
     bench.server.answer(file(0), [Answer::Late(Duration::from_secs(600))]);
     bench.announce([0]).await;
     bench.start();
     let started = Instant::now();
-    while bench.server.asked().len() < 2 {
+    while bench.server.requests().len() < 2 {
         assert!(started.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -324,7 +324,7 @@ async fn a_hard_end_gives_back_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn connections_that_break_are_waited_out() {
+async fn broken_database_connections_are_replaced() {
     let bench = Bench::new().await;
     bench.start();
     for round in 0..5 {

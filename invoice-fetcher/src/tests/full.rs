@@ -1,8 +1,7 @@
-//! A disk that is really full: nothing is given up, nothing is half there, and all is stored once there is room.
+//! A full disk: no document is discarded or partially visible, and all are stored when there is space again.
 //!
-//! The fetcher runs in a process of its own, on a small file system in memory that only that process sees and that ends with
-//! it. Who may mount none, not even in a namespace of one's own, gets a limit on the size of files, which fails in the same
-//! places with another error.
+//! The fetcher runs in a child process on a small tmpfs in its own mount namespace. If mounting is not permitted even in a user
+//! namespace, a limit on the size of files is used instead, which fails at the same places with another error.
 
 use std::{
     fs::File,
@@ -24,26 +23,26 @@ use super::{
 };
 use crate::Archive;
 
-/// Size of the small disk, MiB, and what it grows to.
+/// Size of the small disk, and its size after it is enlarged, MiB.
 const DISK_MIB: u32 = 8;
 const LARGER_MIB: u32 = 64;
 
 /// A document that is larger than the small disk, bytes.
 const LARGE: usize = 12 << 20;
 
-const NAME: &str = "tests::full::a_full_disk_costs_no_document_and_leaves_no_half_one";
+const NAME: &str = "tests::full::a_full_disk_loses_no_document_and_leaves_no_partial_one";
 
-/// How a disk is made small.
+/// How space is limited.
 #[derive(Clone, Copy)]
 enum Disk {
-    /// It is small.
+    /// A small file system.
     Mounted,
-    /// No file may be large.
+    /// A limit on the size of files.
     Limited,
 }
 
 impl Disk {
-    /// What the kernel says when there is no room.
+    /// The kernel's error when there is no space.
     fn full(self) -> &'static str {
         match self {
             Self::Mounted => "SELECT count(*) FROM invoices WHERE last_error LIKE 'store: %No space left on device%'",
@@ -51,7 +50,7 @@ impl Disk {
         }
     }
 
-    /// Leaves no room for a single byte.
+    /// Leaves no space at all.
     fn fill(self, folder: &Path) {
         match self {
             Self::Limited => limit(Some(0)),
@@ -69,7 +68,7 @@ impl Disk {
         }
     }
 
-    /// Leaves room for all but the large document.
+    /// Leaves space for all documents except the large one.
     fn free(self, folder: &Path) {
         match self {
             Self::Limited => limit(Some(u64::from(DISK_MIB) << 20)),
@@ -77,14 +76,14 @@ impl Disk {
         }
     }
 
-    /// Leaves room for everything.
+    /// Leaves space for all documents.
     fn grow(self, folder: &Path) {
         match self {
             Self::Limited => limit(None),
             Self::Mounted => {
                 let options = format!("remount,size={LARGER_MIB}m");
                 let status = Command::new("mount").args(["-o", &options]).arg(folder).status().unwrap();
-                assert!(status.success(), "the disk does not grow");
+                assert!(status.success(), "the disk could not be enlarged");
             }
         }
     }
@@ -95,7 +94,7 @@ fn limit(bytes: Option<u64>) {
     setrlimit(Resource::Fsize, Rlimit { current: bytes, maximum }).unwrap();
 }
 
-/// Words that run the words after them on a small disk at a folder, and whether the disk is one.
+/// A command prefix that runs a command with a small disk mounted at a directory, and how space is limited.
 fn wrapper(folder: &Path) -> (Vec<String>, Disk) {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let mount = format!("mount -t tmpfs -o size={DISK_MIB}m tmpfs '{}' && exec \"$@\"", folder.display());
@@ -106,15 +105,15 @@ fn wrapper(folder: &Path) -> (Vec<String>, Disk) {
             return (wrapper, Disk::Mounted);
         }
     }
-    eprintln!("nothing can be mounted here: a limit on the size of files stands in for a full disk");
-    // The signal that comes with the limit would end the process.
+    eprintln!("mounting is not permitted here: using a limit on the size of files instead of a full disk");
+    // Exceeding the limit would end the process with SIGXFSZ.
     (words(&["sh", "-c", "trap '' XFSZ && exec \"$@\"", "sh"]), Disk::Limited)
 }
 
 #[tokio::test]
-async fn a_full_disk_costs_no_document_and_leaves_no_half_one() {
-    if let Some(told) = child::told() {
-        let (disk, rest) = told.split_once(' ').unwrap();
+async fn a_full_disk_loses_no_document_and_leaves_no_partial_one() {
+    if let Some(argument) = child::argument() {
+        let (disk, rest) = argument.split_once(' ').unwrap();
         let (folder, url) = rest.split_once(' ').unwrap();
         let disk = if disk == "mounted" { Disk::Mounted } else { Disk::Limited };
         return run_out_of_space(disk, Path::new(folder), url).await;
@@ -122,12 +121,12 @@ async fn a_full_disk_costs_no_document_and_leaves_no_half_one() {
     let (database, folder) = (Database::create().await, tempfile::tempdir().unwrap());
     let (wrapper, disk) = wrapper(folder.path());
     let disk = if matches!(disk, Disk::Mounted) { "mounted" } else { "limited" };
-    let told = format!("{disk} {} {}", folder.path().display(), database.config.url.expose());
-    child::run(child::command(wrapper, NAME, &told)).await;
-    assert_eq!(files(folder.path()), Vec::<std::path::PathBuf>::new(), "the small disk was the child's own");
+    let argument = format!("{disk} {} {}", folder.path().display(), database.config.url.expose());
+    child::run(child::command(wrapper, NAME, &argument)).await;
+    assert_eq!(files(folder.path()), Vec::<std::path::PathBuf>::new(), "the small disk was visible only to the child");
 }
 
-/// The life of 20 small documents and a large one while the disk is full, has room for some, and has room for all.
+/// Downloads 20 small documents and a large one while the disk is full, has space for some, and has space for all.
 async fn run_out_of_space(disk: Disk, folder: &Path, url: &str) {
     let mut bench = Bench::over(Database::at(url), tempfile::tempdir_in(folder).unwrap()).await;
     bench.config.document_bytes_max = 2 * LARGE as u64;
@@ -146,12 +145,12 @@ async fn run_out_of_space(disk: Disk, folder: &Path, url: &str) {
 
     disk.free(folder);
     bench.until("SELECT count(*) FROM invoices WHERE state = 'stored'", 20).await;
-    // The large one is tried again and again, fills the disk every time, and never counts.
+    // The large document is retried, fills the disk every time, and never becomes visible.
     let attempts = "SELECT attempts::bigint FROM invoices WHERE state = 'due'";
     let goal = bench.count(attempts).await + 3;
     let started = Instant::now();
     while bench.count(attempts).await < goal {
-        assert!(started.elapsed() < PATIENCE, "it is not tried again");
+        assert!(started.elapsed() < PATIENCE, "it is not retried");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!((bench.count(disk.full()).await, stored(&bench)), (1, 20));
@@ -160,13 +159,13 @@ async fn run_out_of_space(disk: Disk, folder: &Path, url: &str) {
     bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
     bench.stop().await;
     let path = bench.folder.path().join(Archive::key(Mode::Test, file(50)));
-    assert!(std::fs::read(&path).unwrap() == large, "the large document is whole");
+    assert!(std::fs::read(&path).unwrap() == large, "the large document is complete");
     assert_eq!(bench.count("SELECT count(*) FROM outbox WHERE kind = 'invoice.stored'").await, 21);
-    assert_eq!(files(bench.folder.path()).len(), 21, "no leftover is kept");
+    assert_eq!(files(bench.folder.path()).len(), 21, "no leftovers remain");
     assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE state = 'stored'").await, 21);
 }
 
-/// Documents that can be seen in the archive.
+/// Number of documents visible in the archive.
 fn stored(bench: &Bench) -> usize {
     let documents = bench.folder.path().join("invoices");
     if documents.exists() {

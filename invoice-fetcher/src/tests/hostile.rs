@@ -1,4 +1,4 @@
-//! One attempt against a server that means no good.
+//! Single attempts against a hostile server.
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
@@ -21,7 +21,7 @@ use crate::{
 
 const PDF: &str = "application/pdf";
 
-/// A fetcher, and the folder that it stores into. PostgreSQL is never asked.
+/// A fetcher and its local archive. PostgreSQL is not used.
 struct Bench {
     server: Server,
     folder: TempDir,
@@ -40,10 +40,10 @@ impl Bench {
 
     async fn attempt(&self, file_id: FileId) -> Result<Document, Problem> {
         let deadline = Instant::now() + self.config.attempt_deadline;
-        self.fetcher.attempt(&LeasedDocument::pretended(file_id, Mode::Test), deadline).await
+        self.fetcher.attempt(&LeasedDocument::for_test(file_id, Mode::Test), deadline).await
     }
 
-    /// Why the answer is refused. Nothing may be stored then, whole or in part.
+    /// The reason why a response is rejected. Nothing may be stored then, not even in part.
     async fn refusal(&self, answer: Answer) -> &'static str {
         self.server.answer(file(1), [answer.clone()]);
         let problem = self.attempt(file(1)).await.expect_err(&format!("{answer:?}"));
@@ -55,7 +55,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_good_document_is_stored_byte_for_byte_and_asked_for_as_digital_river_wants() {
+async fn a_valid_document_is_stored_unchanged_with_the_required_request_headers() {
     let bench = Bench::new(|_| {}).await;
     let stored = bench.attempt(file(7)).await.unwrap();
     let expected = document(file(7));
@@ -65,21 +65,21 @@ async fn a_good_document_is_stored_byte_for_byte_and_asked_for_as_digital_river_
     assert_eq!(archive.digest(&stored.object_key).await.unwrap(), (stored.sha256, stored.size_bytes));
     assert_eq!(std::fs::read(bench.folder.path().join(&stored.object_key)).unwrap(), expected);
 
-    let asked = bench.server.asked();
-    let paths: Vec<&str> = asked.iter().map(|asked| asked.path.as_str()).collect();
+    let requests = bench.server.requests();
+    let paths: Vec<&str> = requests.iter().map(|request| request.path.as_str()).collect();
     assert_eq!(paths, [format!("/files/{}", file(7)), format!("/files/{}/content", file(7))]);
-    assert_ne!(asked[0].headers["upstream-id"], asked[1].headers["upstream-id"]);
-    for asked in asked {
-        let header = |name| asked.headers[name].to_str().unwrap();
+    assert_ne!(requests[0].headers["upstream-id"], requests[1].headers["upstream-id"]);
+    for request in requests {
+        let header = |name| request.headers[name].to_str().unwrap();
         assert!(uuid::Uuid::try_parse(header("upstream-id")).is_ok());
         assert!(header("upstream-application-id").starts_with("riverlock/"));
         assert_eq!(header("authorization"), format!("Bearer {API_KEY}"));
-        assert!(!asked.headers.contains_key("referer"));
+        assert!(!request.headers.contains_key("referer"));
     }
 }
 
 #[tokio::test]
-async fn redirects_are_never_followed_and_the_key_goes_nowhere_else() {
+async fn redirects_are_never_followed() {
     let (bench, trap) = (Bench::new(|_| {}).await, Server::start().await);
     let port = trap.base.port().unwrap();
     for status in [300, 301, 302, 303, 304, 307, 308] {
@@ -93,12 +93,12 @@ async fn redirects_are_never_followed_and_the_key_goes_nowhere_else() {
             assert_eq!(bench.refusal(Answer::Redirect(status, to)).await, "redirect");
         }
     }
-    assert_eq!(trap.asked().len(), 0);
-    assert!(bench.server.asked().iter().all(|asked| !asked.path.contains("other")));
+    assert_eq!(trap.requests().len(), 0);
+    assert!(bench.server.requests().iter().all(|request| !request.path.contains("other")));
 }
 
 #[tokio::test]
-async fn what_is_no_whole_document_is_never_stored() {
+async fn invalid_and_incomplete_documents_are_never_stored() {
     let bench = Bench::new(|_| {}).await;
     let size = document(file(1)).len();
     let html = b"<!doctype html><title>Maintenance</title>".to_vec();
@@ -129,13 +129,13 @@ async fn what_is_no_whole_document_is_never_stored() {
     for length in (0..size).step_by(7).skip(1) {
         assert_eq!(bench.refusal(Answer::Short(length)).await, "length");
     }
-    // The very same file, once it is served as it should be.
+    // The same file, served correctly.
     bench.server.answer(file(1), [Answer::Body("application/octet-stream", document(file(1)))]);
     bench.attempt(file(1)).await.unwrap();
 }
 
 #[tokio::test]
-async fn without_metadata_the_document_itself_must_show_that_it_is_whole() {
+async fn without_metadata_completeness_is_checked_in_the_document() {
     let bench = Bench::new(|config| config.check_metadata = false).await;
     let size = document(file(1)).len();
     for length in 5..size - 1 {
@@ -144,11 +144,11 @@ async fn without_metadata_the_document_itself_must_show_that_it_is_whole() {
     }
     bench.server.answer(file(1), [Answer::Short(size)]);
     bench.attempt(file(1)).await.unwrap();
-    assert!(bench.server.asked().iter().all(|asked| asked.path.ends_with("/content")));
+    assert!(bench.server.requests().iter().all(|request| request.path.ends_with("/content")));
 }
 
 #[tokio::test]
-async fn metadata_that_say_otherwise_are_believed() {
+async fn contradicting_metadata_rejects_the_document() {
     let bench = Bench::new(|_| {}).await;
     for (description, reason) in [
         (Description::Status(404), "not_found"),
@@ -168,7 +168,7 @@ async fn metadata_that_say_otherwise_are_believed() {
 }
 
 #[tokio::test]
-async fn a_body_of_one_byte_a_second_is_given_up() {
+async fn a_body_below_the_minimum_rate_is_aborted() {
     let bench = Bench::new(|_| {}).await;
     let started = Instant::now();
     assert_eq!(bench.refusal(Answer::Dribble(Duration::from_secs(1))).await, "too_slow");
@@ -176,7 +176,7 @@ async fn a_body_of_one_byte_a_second_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_attempt_ends_at_its_deadline_wherever_it_is() {
+async fn an_attempt_ends_at_its_deadline_in_every_phase() {
     let bench = Bench::new(|config| config.attempt_deadline = Duration::from_millis(300)).await;
     for answer in [Answer::Dribble(Duration::from_millis(10)), Answer::Late(Duration::from_secs(60))] {
         let started = Instant::now();
@@ -186,7 +186,7 @@ async fn an_attempt_ends_at_its_deadline_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn a_refused_key_stops_all_requests_at_once() {
+async fn a_rejected_key_pauses_all_requests_at_once() {
     let wrong = |config: &mut InvoiceFetcherConfig| {
         config.test.as_mut().unwrap().api_key = Secret::new("wrong");
     };
@@ -195,29 +195,29 @@ async fn a_refused_key_stops_all_requests_at_once() {
     for number in 1..50 {
         assert_eq!(bench.attempt(file(number)).await.unwrap_err().reason(), "closed");
     }
-    assert_eq!(bench.server.asked().len(), 2, "the document, and a file that is nobody's");
+    assert_eq!(bench.server.requests().len(), 2, "the document, and a random file id");
 }
 
 #[tokio::test]
-async fn a_rate_limit_stops_all_requests_for_as_long_as_it_says() {
+async fn a_rate_limit_pauses_all_requests_for_its_duration() {
     let bench = Bench::new(|_| {}).await;
     bench.server.answer(file(1), [Answer::Wait(429, "1"), Answer::Document]);
     let problem = bench.attempt(file(1)).await.unwrap_err();
     assert_eq!(problem, Problem::Throttled { wait: Duration::from_secs(1) });
     let throttled_at = Instant::now();
-    let asked = bench.server.asked().len();
+    let count = bench.server.requests().len();
     while let Err(problem) = bench.attempt(file(2)).await {
         assert_eq!(problem.reason(), "closed");
         let Problem::Closed { wait, .. } = problem else { panic!() };
         assert!(wait <= Duration::from_secs(1));
         tokio::time::sleep(wait.min(Duration::from_millis(100))).await;
     }
-    let next = bench.server.asked()[asked].at - throttled_at;
+    let next = bench.server.requests()[count].at - throttled_at;
     assert!(next > Duration::from_millis(900), "{next:?}");
 }
 
 #[tokio::test]
-async fn whatever_a_rate_limit_says_the_wait_has_bounds() {
+async fn the_wait_after_a_rate_limit_is_bounded() {
     for (value, seconds) in [
         ("", 2),
         ("soon", 2),
@@ -246,7 +246,7 @@ async fn whatever_a_rate_limit_says_the_wait_has_bounds() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_asked_only_now_and_then() {
+async fn a_server_that_is_down_is_only_probed() {
     let bench = Bench::new(|config| config.api_base_url = Url::parse("http://127.0.0.1:9").unwrap()).await;
     let mut reasons = Vec::new();
     for number in 0..30 {
@@ -265,6 +265,6 @@ async fn the_rate_limit_is_kept() {
     let started = Instant::now();
     let attempts = (0..10).map(|number| bench.attempt(file(number)));
     futures::future::try_join_all(attempts).await.unwrap();
-    assert_eq!(bench.server.asked().len(), 20);
+    assert_eq!(bench.server.requests().len(), 20);
     assert!(started.elapsed() > Duration::from_millis(800), "{:?}", started.elapsed());
 }

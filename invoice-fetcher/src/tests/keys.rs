@@ -1,4 +1,4 @@
-//! New keys while the process runs, and the proxy.
+//! Reloading of keys, and the proxy.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,18 @@ use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use super::{API_KEY, config, fetching::Bench, file};
 use crate::{fetch::worker::Fetcher, queue::LeasedDocument};
 
-/// The alarm.
+/// The series for which an alert fires.
 const PAUSED: &str = "riverlock_invoice_fetching_paused{mode=\"test\",reason=\"key_refused\"}";
 
 #[tokio::test]
-async fn a_refused_key_raises_an_alarm_until_a_new_one_is_read_and_costs_nothing() {
+async fn a_rejected_key_sets_the_gauge_until_a_new_key_is_loaded() {
     for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
-        // A recorder of this test's own: others of this process have keys, too.
+        // A separate recorder, because other tests of this process use accounts too.
         let recorder = PrometheusBuilder::new().build_recorder();
         let (page, _recorded) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
         let paused = |value: u8| page.render().contains(&format!("{PAUSED} {value}"));
         let mut bench = Bench::new().await;
-        bench.server.refuse_with(status);
+        bench.server.reject_with(status);
         let good = bench.config.clone();
         bench.config.test.as_mut().unwrap().api_key = Secret::new("old");
         bench.announce(0..20).await;
@@ -33,15 +33,19 @@ async fn a_refused_key_raises_an_alarm_until_a_new_one_is_read_and_costs_nothing
         bench.until("SELECT least(count(*), 1) FROM invoices WHERE last_error LIKE 'key_refused%'", 1).await;
         assert!(paused(1), "{}", page.render());
 
-        // The same key again ends no pause.
+        // The same key does not end the pause.
         fetcher.reload(&bench.config).unwrap();
         assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE state = 'due'").await, 20);
-        // A document that is forbidden before the key is known to be refused makes way for another one.
-        assert!(paused(1) && bench.server.asked().len() <= 2 * bench.config.workers, "{}", bench.server.asked().len());
+        // A document that was forbidden before the key was known to be rejected does not block others.
+        assert!(
+            paused(1) && bench.server.requests().len() <= 2 * bench.config.workers,
+            "{}",
+            bench.server.requests().len()
+        );
 
         fetcher.reload(&good).unwrap();
         bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
-        assert!(started.elapsed() < Duration::from_secs(14), "the pause of 15 s was waited out");
+        assert!(started.elapsed() < Duration::from_secs(14), "the pause of 15 s was not ended by the new key");
         assert!(paused(0), "{}", page.render());
         bench.stop().await;
         bench.check(0..20).await;
@@ -49,13 +53,13 @@ async fn a_refused_key_raises_an_alarm_until_a_new_one_is_read_and_costs_nothing
 }
 
 #[tokio::test]
-async fn a_configured_proxy_gets_a_tunnel_to_open_and_never_sees_the_key() {
+async fn a_configured_proxy_opens_a_tunnel_and_never_sees_the_key() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(&"https://127.0.0.1:9".parse().unwrap(), folder.path());
     config.proxy = Some(Secret::new(format!("http://{}", listener.local_addr().unwrap())));
     let fetcher = Fetcher::new(config, &PostgresConfig::default(), Context::new()).unwrap();
-    let leased = LeasedDocument::pretended(file(1), Mode::Test);
+    let leased = LeasedDocument::for_test(file(1), Mode::Test);
     let attempt = fetcher.attempt(&leased, Instant::now() + Duration::from_secs(30));
     let proxy = async {
         let (mut stream, _) = listener.accept().await.unwrap();

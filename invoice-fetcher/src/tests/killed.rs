@@ -1,6 +1,6 @@
-//! A fetcher that is killed (SIGKILL) between two named steps loses nothing, doubles nothing and leaves nothing behind.
+//! A fetcher that is killed (SIGKILL) between two named steps loses no document, duplicates none and leaves no leftovers.
 //!
-//! `killing.rs` drops an attempt at every one of its steps, without asking which; here a process dies at the ones that matter.
+//! `killing.rs` drops an attempt at every await point; here a process is killed between the steps that matter.
 
 use std::{
     fmt,
@@ -29,9 +29,9 @@ use super::{
 };
 use crate::{Archive, archive::sweep, fetch::worker::Fetcher};
 
-/// What a fetcher in a process of its own is told.
+/// Settings of a fetcher in a child process.
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct ChildSettings {
     database: String,
     digital_river: url::Url,
     folder: PathBuf,
@@ -39,7 +39,7 @@ struct Told {
     part_bytes: usize,
 }
 
-/// Stops before an operation: makes a file, and waits until it is gone.
+/// Stops before an operation: creates a file, and waits until it is removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Gate {
     before: String,
@@ -57,7 +57,7 @@ impl Gate {
     }
 }
 
-/// A folder with a gate.
+/// A local store with a gate.
 #[derive(Debug)]
 struct Gated {
     folder: LocalFileSystem,
@@ -112,33 +112,33 @@ impl ObjectStore for Gated {
     }
 }
 
-/// Fetches until it is killed.
-async fn fetch_until_killed(told: Told) {
-    let config = config(&told.digital_river, &told.folder);
-    let mut fetcher = Fetcher::new(config, &Database::at(&told.database).config, Context::new()).unwrap();
-    let folder = LocalFileSystem::new_with_prefix(&told.folder).unwrap().with_fsync(true);
-    let gated = Gated { folder, gate: told.gate };
-    fetcher.archive = Archive::new(Arc::new(gated), told.part_bytes);
+/// Downloads documents until the process is killed.
+async fn fetch_until_killed(settings: ChildSettings) {
+    let config = config(&settings.digital_river, &settings.folder);
+    let mut fetcher = Fetcher::new(config, &Database::at(&settings.database).config, Context::new()).unwrap();
+    let folder = LocalFileSystem::new_with_prefix(&settings.folder).unwrap().with_fsync(true);
+    let gated = Gated { folder, gate: settings.gate };
+    fetcher.archive = Archive::new(Arc::new(gated), settings.part_bytes);
     Arc::new(fetcher).run().await.unwrap();
 }
 
-/// Where a fetcher is killed.
+/// The step at which a fetcher is killed.
 #[derive(Clone, Copy)]
 struct Step {
-    /// The operation of the store before which it stands still.
+    /// The operation of the store before which it stops.
     before: &'static str,
-    /// What it may still do when it is let go, until it meets a lock: the lock, and the statement that waits for it.
+    /// How it continues after that operation, until it waits for a lock: the lock, and the statement that waits for it.
     lock: Option<(&'static str, &'static str)>,
     part_bytes: usize,
-    /// Whether the document is in the archive by then.
+    /// Whether the document is in the archive at that step.
     is_in_archive: bool,
 }
 
-/// Parts so large that the document is one, and so small that it is staged in several.
+/// Part sizes with which the document is a single put, and a staged upload.
 const WHOLE: usize = 1 << 20;
 const PARTS: usize = 64;
 
-const NAME: &str = "tests::killed::a_fetcher_that_is_killed_between_two_steps_loses_doubles_and_leaves_nothing";
+const NAME: &str = "tests::killed::a_fetcher_killed_between_two_steps_loses_and_duplicates_nothing";
 
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
@@ -148,12 +148,12 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Kills a fetcher at a step, and has another one finish.
+/// Kills a fetcher at a step, and lets another one finish.
 async fn kill_at(step: Step) {
     let (bench, other) = (Bench::new().await, tempfile::tempdir().unwrap());
     let gate = Gate { before: step.before.to_owned(), file: other.path().join("gate") };
     let closed = gate.file.clone();
-    let told = Told {
+    let settings = ChildSettings {
         database: bench.database.config.url.expose().to_owned(),
         digital_river: bench.server.base.clone(),
         folder: bench.folder.path().to_owned(),
@@ -164,10 +164,10 @@ async fn kill_at(step: Step) {
         bench.server.answer(file(9), [Answer::Dribble(Duration::from_millis(100)), Answer::Document]);
     }
     bench.announce([9]).await;
-    let mut child = child::command([""; 0], NAME, &serde_json::to_string(&told).unwrap()).spawn().unwrap();
+    let mut child = child::command([""; 0], NAME, &serde_json::to_string(&settings).unwrap()).spawn().unwrap();
 
     if step.before.is_empty() {
-        until("the download", async || bench.server.asked().len() == 2).await;
+        until("the download", async || bench.server.requests().len() == 2).await;
     } else {
         until(step.before, async || closed.exists()).await;
     }
@@ -186,21 +186,21 @@ async fn kill_at(step: Step) {
     }
     child.kill().await.unwrap();
     locked.rollback().await.unwrap();
-    finish_what_the_dead_left(&bench, step.is_in_archive).await;
+    finish_after_kill(&bench, step.is_in_archive).await;
 }
 
-async fn finish_what_the_dead_left(bench: &Bench, is_in_archive: bool) {
-    // PostgreSQL ends the dead one's session.
+async fn finish_after_kill(bench: &Bench, is_in_archive: bool) {
+    // PostgreSQL ends the killed process's session.
     let sessions =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE '%transaction%'";
     bench.until(sessions, 0).await;
     assert_eq!(bench.count("SELECT count(*) FROM invoices WHERE state = 'due'").await, 1);
     assert_eq!(bench.count("SELECT count(*) FROM outbox").await, 0);
     let path = bench.folder.path().join(Archive::key(Mode::Test, file(9)));
-    assert_eq!(path.exists(), is_in_archive, "the step is not the one that is meant");
+    assert_eq!(path.exists(), is_in_archive, "killed at another step");
 
     let lease = "SELECT count(*) FROM invoices WHERE lease_id IS NOT NULL AND next_attempt_at > created_at";
-    assert_eq!(bench.count(lease).await, 1, "the dead one's lease");
+    assert_eq!(bench.count(lease).await, 1, "the lease of the killed process");
     bench.database.pool.execute("UPDATE invoices SET next_attempt_at = created_at").await.unwrap();
     bench.start();
     bench.until("SELECT count(*) FROM invoices WHERE state = 'stored'", 1).await;
@@ -216,9 +216,9 @@ fn leftovers(folder: &FolderPath) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_fetcher_that_is_killed_between_two_steps_loses_doubles_and_leaves_nothing() {
-    if let Some(told) = child::told() {
-        return fetch_until_killed(serde_json::from_str(&told).unwrap()).await;
+async fn a_fetcher_killed_between_two_steps_loses_and_duplicates_nothing() {
+    if let Some(settings) = child::argument() {
+        return fetch_until_killed(serde_json::from_str(&settings).unwrap()).await;
     }
     let row = Some(("SELECT FROM invoices FOR UPDATE", "invoices_mark_stored"));
     let outbox = Some(("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE", "INSERT INTO outbox"));

@@ -1,4 +1,4 @@
-//! Tests over several modules: against a hostile server, and against PostgreSQL.
+//! Tests of several modules together, with a hostile server and with PostgreSQL.
 
 mod api;
 mod bombs;
@@ -32,10 +32,10 @@ use uuid::Uuid;
 
 use crate::{AccountConfig, InvoiceFetcherConfig};
 
-/// The key that the servers take.
+/// The API key that the servers accept.
 const API_KEY: &str = "canary-key";
 
-/// Test data, fetched from `base` into `folder`.
+/// A configuration that downloads test data from `base` into `folder`.
 fn config(base: &Url, folder: &std::path::Path) -> InvoiceFetcherConfig {
     InvoiceFetcherConfig {
         api_base_url: base.clone(),
@@ -50,13 +50,13 @@ fn file(number: u128) -> FileId {
     FileId::from(Uuid::from_u128(number))
 }
 
-/// A small PDF that is another one for every file.
+/// A small PDF, different for every file.
 fn document(file_id: FileId) -> Vec<u8> {
     let filling = "x".repeat(usize::from(file_id.as_uuid().as_bytes()[15]) * 10);
     format!("%PDF-1.4\n{file_id}{filling}\n%%EOF\n").into_bytes()
 }
 
-/// Every file in a folder and in its folders.
+/// Every file in a directory, recursively.
 fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()

@@ -1,4 +1,4 @@
-//! Lists, retries and missing invoices against PostgreSQL.
+//! Lists, retries and missing invoices with PostgreSQL.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn fetcher_config() -> InvoiceFetcherConfig {
     config(&"http://127.0.0.1:9".parse().unwrap(), std::path::Path::new("/"))
 }
 
-/// Three documents: 1 is stored, 2 is given up, 3 is due.
+/// Three documents: 1 is stored, 2 is discarded, 3 is due.
 async fn three(database: &Database) -> Queue {
     announce(database, (1..=3).map(announced), noon()).await;
     let queue = database.queue();
@@ -43,7 +43,7 @@ async fn three(database: &Database) -> Queue {
 }
 
 #[tokio::test]
-async fn a_list_shows_what_its_filter_means() {
+async fn a_list_contains_the_documents_that_match_its_filter() {
     let database = Database::create().await;
     three(&database).await;
     let mut connection = database.pool.acquire().await.unwrap();
@@ -68,7 +68,7 @@ async fn a_list_shows_what_its_filter_means() {
 }
 
 #[tokio::test]
-async fn a_retry_starts_anew_is_noted_and_never_touches_what_is_stored_or_being_fetched() {
+async fn a_retry_resets_and_records_but_skips_stored_and_leased_documents() {
     let database = Database::create().await;
     let queue = three(&database).await;
     let mut connection = database.pool.acquire().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_retry_starts_anew_is_noted_and_never_touches_what_is_stored_or_being_
         let dry = retry::run(&mut connection, &Filter::default(), 10, &request, Run::Dry).await.unwrap();
         assert_eq!(dry.iter().map(|row| row.file_id).collect::<Vec<_>>(), [file(2), file(3)]);
     }
-    assert_eq!(lease(&queue, 9).await, [], "nothing has happened yet");
+    assert_eq!(lease(&queue, 9).await, [], "the dry run changed nothing");
 
     let done = retry::run(&mut connection, &Filter::default(), 10, &request, Run::Apply).await.unwrap();
     assert_eq!((done[0].state.as_str(), done[1].state.as_str(), done[1].attempts), ("discarded", "due", 9));
@@ -86,14 +86,14 @@ async fn a_retry_starts_anew_is_noted_and_never_touches_what_is_stored_or_being_
     assert!(leased.iter().all(|row| row.attempts == 1 && row.age < SIX_HOURS), "{leased:?}");
 
     let again = retry::run(&mut connection, &Filter::default(), 10, &request, Run::Apply).await.unwrap();
-    assert_eq!(again, [], "they are being fetched");
+    assert_eq!(again, [], "they are leased");
     let noted = view::retries(&mut connection, file(2)).await.unwrap();
     assert_eq!((noted.len(), noted[0].retried_by.as_str(), noted[0].state.as_str()), (1, "ada", "discarded"));
     assert_eq!(noted[0].last_error.as_deref(), Some("gone: away"));
 }
 
 #[tokio::test]
-async fn documents_that_the_key_may_not_fetch_wait_no_longer_when_it_changes() {
+async fn documents_that_a_key_could_not_download_are_due_after_it_changes() {
     let database = Database::create().await;
     announce(&database, (1..=2).map(announced), noon()).await;
     let queue = database.queue();
@@ -102,12 +102,12 @@ async fn documents_that_the_key_may_not_fetch_wait_no_longer_when_it_changes() {
         let end = End::RetryAfter { wait: SIX_HOURS, attempts: 1, error };
         queue.end(&leased, &end, noon()).await.unwrap();
     }
-    assert_eq!(queue.wake_refused(Mode::Live).await.unwrap(), 0);
-    assert_eq!(queue.wake_refused(Mode::Test).await.unwrap(), 1);
+    assert_eq!(queue.wake_rejected(Mode::Live).await.unwrap(), 0);
+    assert_eq!(queue.wake_rejected(Mode::Test).await.unwrap(), 1);
     assert_eq!(lease(&queue, 9).await[0].file_id, file(1));
 }
 
-/// An order with a total and a selling entity, complete since so many hours before noon; `None` is not complete.
+/// Inserts an order that was completed `complete_hours` before noon; `None` is not complete.
 async fn order(database: &Database, number: u128, live: bool, details: &str, complete_hours: Option<i64>) {
     let complete_at = complete_hours.map(|hours| noon() - TimeDelta::hours(hours));
     let status = if complete_at.is_some() { "complete" } else { "ready" };
@@ -128,7 +128,7 @@ async fn order(database: &Database, number: u128, live: bool, details: &str, com
 }
 
 #[tokio::test]
-async fn a_complete_order_that_should_have_an_invoice_and_has_none_is_missing_one() {
+async fn complete_orders_without_an_expected_invoice_are_listed() {
     let database = Database::create().await;
     three(&database).await;
     let paid = r#"{"totalAmount": "27.10", "sellingEntityId": "IE", "currency": "EUR"}"#;
@@ -144,7 +144,7 @@ async fn a_complete_order_that_should_have_an_invoice_and_has_none_is_missing_on
 
     let mut connection = database.pool.acquire().await.unwrap();
     for (entities, expected) in [
-        // Order 8 is of live data, for which there is no account.
+        // Order 8 is live, and there is no live account.
         (vec![], vec!["order-9", "order-2", "order-3", "order-4", "order-8", "order-10"]),
         (vec!["IE".to_owned(), "XX".to_owned()], vec!["order-2", "order-3", "order-4", "order-8"]),
         (vec!["XX".to_owned()], vec![]),

@@ -1,4 +1,4 @@
-//! The queue against PostgreSQL.
+//! The queue with PostgreSQL.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     queue::{ClosedCounts, Document, End, LeaseRoom, LeasedDocument, Queue, WriteResult},
 };
 
-/// How long a lease lasts in these tests.
+/// Duration of a lease in these tests.
 const LEASE: Duration = Duration::from_secs(120);
 
-/// A time long ago.
+/// A time in the past.
 pub(super) fn noon() -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000, 0).unwrap()
 }
@@ -38,19 +38,19 @@ pub(super) fn announced(number: u128) -> FileEvent {
     }
 }
 
-/// Puts events through the projection, as if they had come at this time.
+/// Applies events with the projection as if they had been queued at this time.
 pub(super) async fn announce(database: &Database, events: impl IntoIterator<Item = FileEvent>, at: DateTime<Utc>) {
     let config = config(&"http://127.0.0.1:9".parse().unwrap(), std::path::Path::new("/"));
     let fresh = events.into_iter().map(|event| NewEvent { event, conflict: false }).collect();
     let mut transaction = database.pool.begin().await.unwrap();
     InvoiceQueue::new(&config).apply(&mut transaction, fresh, at).await.unwrap();
-    // The queue's times are PostgreSQL's.
+    // The queue uses PostgreSQL's clock.
     let moved = sqlx::query("UPDATE invoices SET created_at = $1, next_attempt_at = $1 WHERE created_at = now()");
     moved.bind(at).execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
 }
 
-/// Has so much time passed for everything that is queued.
+/// Moves the times of all queued documents back, as if `seconds` had passed.
 pub(super) async fn pass(database: &Database, seconds: i64) {
     let moved = sqlx::query(
         "UPDATE invoices SET created_at = created_at - $1, retried_at = retried_at - $1,
@@ -59,7 +59,7 @@ pub(super) async fn pass(database: &Database, seconds: i64) {
     moved.bind(TimeDelta::seconds(seconds)).execute(&database.pool).await.unwrap();
 }
 
-/// A document that is stored.
+/// The result of a stored document.
 pub(super) fn document_end() -> End {
     let (object_key, sha256) = ("invoices/test/x.pdf".to_owned(), Sha256Hash::of(b"x"));
     End::Stored(Document { object_key, sha256, size_bytes: 1 })
@@ -74,7 +74,7 @@ async fn messages(database: &Database) -> i64 {
 }
 
 #[tokio::test]
-async fn a_file_is_queued_once_however_often_it_is_announced() {
+async fn a_file_announced_repeatedly_is_queued_once() {
     let database = Database::create().await;
     let otherwise = FileEvent { order_id: OrderId::parse("another").unwrap(), ..announced(1) };
     announce(&database, [announced(2), announced(1), announced(1)], noon()).await;
@@ -88,7 +88,7 @@ async fn a_file_is_queued_once_however_often_it_is_announced() {
 }
 
 #[tokio::test]
-async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
+async fn a_leased_document_belongs_to_one_worker_until_the_lease_ends() {
     let database = Database::create().await;
     announce(&database, [announced(1)], SystemClock.now() + TimeDelta::seconds(600)).await;
     let queue = database.queue();
@@ -104,7 +104,7 @@ async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
     let second = lease(&queue, 10).await.remove(0);
     assert_eq!((first.attempts, second.attempts), (1, 2));
 
-    // The first worker comes back too late, whatever it brings.
+    // The first worker is too late with any result.
     let (wait, error) = (Duration::ZERO, || "x".to_owned());
     for end in
         [document_end(), End::RetryAfter { wait, attempts: 9, error: error() }, End::Discarded { error: error() }]
@@ -124,12 +124,12 @@ async fn a_leased_row_is_nobody_elses_until_the_lease_ends() {
 }
 
 #[tokio::test]
-async fn documents_that_were_attempted_before_get_no_more_room_than_is_theirs() {
+async fn repeated_documents_are_limited_to_their_share() {
     let database = Database::create().await;
     announce(&database, (0..20).map(announced), noon()).await;
     let queue = database.queue();
     assert_eq!(lease(&queue, 10).await.len(), 10);
-    // Their workers have died: ten are due again, and more overdue than the other ten.
+    // Their leases have ended: ten are due again, and more overdue than the other ten.
     sqlx::query("UPDATE invoices SET next_attempt_at = $1 WHERE attempts = 1")
         .bind(noon() - TimeDelta::hours(1))
         .execute(&database.pool)
@@ -144,7 +144,7 @@ async fn documents_that_were_attempted_before_get_no_more_room_than_is_theirs() 
 }
 
 #[tokio::test]
-async fn workers_that_lease_at_the_same_time_never_get_the_same_row() {
+async fn concurrent_workers_never_lease_the_same_document() {
     let database = Database::create().await;
     announce(&database, (0..200).map(announced), noon()).await;
     let queue = database.queue();
@@ -157,7 +157,7 @@ async fn workers_that_lease_at_the_same_time_never_get_the_same_row() {
 }
 
 #[tokio::test]
-async fn the_most_overdue_row_comes_first_and_a_retry_waits_for_its_time() {
+async fn the_most_overdue_document_is_first_and_a_retry_waits() {
     let database = Database::create().await;
     let (queue, start) = (database.queue(), SystemClock.now());
     for number in [2, 1, 3] {
@@ -195,7 +195,7 @@ async fn the_most_overdue_row_comes_first_and_a_retry_waits_for_its_time() {
 }
 
 #[tokio::test]
-async fn a_discarded_row_is_visible_with_its_reason_and_is_not_tried_again() {
+async fn a_discarded_document_has_its_reason_and_is_not_retried() {
     let database = Database::create().await;
     let queue = database.queue();
     announce(&database, [announced(1)], noon()).await;

@@ -1,4 +1,4 @@
-//! The archive and the whole fetcher on an S3 server of somebody else's making.
+//! The archive and the complete fetcher with a third-party S3 server.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub(super) const BUCKET: &str = "documents";
 pub(super) const KEY_ID: &str = "canary-key-id";
 pub(super) const SECRET: &str = "canary-secret";
 
-/// An S3 server over a folder; it ends with the test's runtime.
+/// An S3 server that stores in a directory. It ends with the test's runtime.
 pub(super) struct Server {
     pub(super) port: u16,
     folder: tempfile::TempDir,
@@ -52,7 +52,7 @@ impl Server {
         Self { port, folder }
     }
 
-    /// Puts documents into the server's bucket.
+    /// Configures the server's bucket as the archive.
     fn configure(&self, config: &mut InvoiceFetcherConfig) {
         config.store = format!("s3://{BUCKET}/a/b").parse().unwrap();
         for (key, value) in [
@@ -77,7 +77,7 @@ impl Server {
     }
 }
 
-/// A PDF of so many bytes.
+/// A PDF of `size` bytes.
 pub(super) fn pdf(filling: u8, size: usize) -> Vec<u8> {
     let (begin, end) = (b"%PDF-1.4\n".as_slice(), b"\n%%EOF\n".as_slice());
     [begin, &vec![filling; size - begin.len() - end.len()], end].concat()
@@ -97,7 +97,7 @@ pub(super) async fn store(
 }
 
 #[tokio::test]
-async fn a_bucket_keeps_a_document_of_any_size_once_and_overwrites_nothing() {
+async fn a_bucket_stores_a_document_of_any_size_once() {
     let server = Server::start().await;
     let archive = server.archive();
     for (number, size) in [(1, 1_000), (2, PART_BYTES), (3, 2 * PART_BYTES + 7)] {
@@ -105,18 +105,18 @@ async fn a_bucket_keeps_a_document_of_any_size_once_and_overwrites_nothing() {
         let (document, other) = (pdf(b'x', size), pdf(b'y', size));
         store(&archive, file(number), &document).await.unwrap();
         assert!(std::fs::read(server.object(&key)).unwrap() == document, "{size}");
-        store(&archive, file(number), &document).await.expect("the same again is a success");
+        store(&archive, file(number), &document).await.expect("storing it again succeeds");
         let kept = store(&archive, file(number), &other).await.unwrap();
         assert_eq!((kept.key.as_str(), kept.sum.sha256), (key.as_str(), Sha256Hash::of(&document)));
         let expected = (Sha256Hash::of(&document), size as u64);
         assert_eq!(archive.digest(&key).await.unwrap(), expected, "{size}");
     }
     let staged: Vec<_> = super::files(&server.object("staging"));
-    assert_eq!(staged, Vec::<PathBuf>::new(), "nothing is left besides the documents");
+    assert_eq!(staged, Vec::<PathBuf>::new(), "only the documents remain");
 }
 
 #[tokio::test]
-async fn workers_that_store_the_same_document_at_the_same_time_all_succeed() {
+async fn concurrent_workers_with_the_same_document_all_succeed() {
     let server = Server::start().await;
     let archive = server.archive();
     let document = vec![b'x'; 10_000];
@@ -125,7 +125,7 @@ async fn workers_that_store_the_same_document_at_the_same_time_all_succeed() {
 }
 
 #[tokio::test]
-async fn the_whole_fetcher_stores_into_a_bucket() {
+async fn the_complete_fetcher_stores_into_a_bucket() {
     let (server, mut bench) = (Server::start().await, Bench::new().await);
     server.configure(&mut bench.config);
     bench.announce(0..20).await;

@@ -1,4 +1,4 @@
-//! A Digital River that behaves as it is told, and remembers who asked for what.
+//! An imitation of Digital River with configurable responses, which records requests.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -23,12 +23,12 @@ use url::Url;
 
 use super::{API_KEY, document};
 
-/// What a request for a file's content gets.
+/// The response to a request for a file's content.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     /// The document, in one piece.
     Document,
-    /// The document, after a while.
+    /// The document after a delay.
     Late(Duration),
     /// Only a status.
     Status(u16),
@@ -38,24 +38,24 @@ pub(super) enum Answer {
     Redirect(u16, String),
     /// 200 with a content type and a body.
     Body(&'static str, Vec<u8>),
-    /// 200 with a `Content-Length` and a body that is as long as it wants.
+    /// 200 with a `Content-Length` and a body of another length.
     Claimed(u64, Vec<u8>),
-    /// The document's first bytes, chunked, and a proper end.
+    /// The document's first bytes, chunked, with a regular end.
     Short(usize),
-    /// The document's first bytes, and the connection breaks.
+    /// The document's first bytes, then a broken connection.
     Cut(usize),
-    /// A body that claims to be compressed in this way.
+    /// A body with this `Content-Encoding`.
     Encoded(&'static str),
-    /// A PDF without end.
+    /// An endless PDF.
     Endless,
     /// One byte at a time.
     Dribble(Duration),
 }
 
-/// What a request for a file's metadata gets.
+/// The response to a request for a file's metadata.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Description {
-    /// What is true.
+    /// Correct metadata.
     #[default]
     True,
     /// A status.
@@ -64,9 +64,9 @@ pub(super) enum Description {
     Text(String),
 }
 
-/// What was asked, and when.
+/// A received request and its time.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct ReceivedRequest {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) at: Instant,
@@ -76,15 +76,15 @@ pub(super) struct Asked {
 struct Shared {
     answers: Mutex<HashMap<FileId, VecDeque<Answer>>>,
     descriptions: Mutex<HashMap<FileId, Description>>,
-    asked: Mutex<Vec<Asked>>,
-    /// Files whose ids have the prefix `file_` here; the others are not found with it.
+    requests: Mutex<Vec<ReceivedRequest>>,
+    /// Files whose ids have the prefix `file_`; others are not found with it.
     prefixed: Mutex<HashSet<FileId>>,
     refusal: Mutex<StatusCode>,
-    /// What every request for a content gets, if set.
+    /// The response to every request for content, if set.
     outage: Mutex<Option<StatusCode>>,
 }
 
-/// The server; it ends with the test's runtime.
+/// The server. It ends with the test's runtime.
 #[derive(Clone)]
 pub(super) struct Server {
     pub(super) base: Url,
@@ -101,7 +101,7 @@ impl Server {
             .route("/files/{id}/content", get(content))
             .route("/file-links", post(link))
             .fallback(|| async { StatusCode::NOT_FOUND })
-            .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), remember))
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), record))
             .with_state(Arc::clone(&shared));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
@@ -109,40 +109,41 @@ impl Server {
         Self { base, shared }
     }
 
-    /// How requests for a file's content are answered, one after the other; the last answer stays.
+    /// Sets the sequence of responses for a file's content; the last one is repeated.
     pub(super) fn answer(&self, file_id: FileId, answers: impl IntoIterator<Item = Answer>) {
         self.shared.answers.lock().unwrap().insert(file_id, answers.into_iter().collect());
     }
 
-    /// How requests for a file's metadata are answered.
+    /// Sets the response for a file's metadata.
     pub(super) fn describe(&self, file_id: FileId, description: Description) {
         self.shared.descriptions.lock().unwrap().insert(file_id, description);
     }
 
-    /// Knows these files by ids with the prefix `file_` only.
+    /// Makes these files available only with the prefix `file_`.
     pub(super) fn prefix(&self, files: impl IntoIterator<Item = FileId>) {
         self.shared.prefixed.lock().unwrap().extend(files);
     }
 
-    /// What a wrong key gets: 401 unless it is told otherwise.
-    pub(super) fn refuse_with(&self, status: StatusCode) {
+    /// Sets the status for a wrong key; the default is 401.
+    pub(super) fn reject_with(&self, status: StatusCode) {
         *self.shared.refusal.lock().unwrap() = status;
     }
 
-    /// What every request for a content gets from now on, whatever its file; `None` ends it.
+    /// Sets a status for all requests for content; `None` resets it.
     pub(super) fn fail_all_contents(&self, status: Option<StatusCode>) {
         *self.shared.outage.lock().unwrap() = status;
     }
 
-    /// What was asked so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap().clone()
+    /// The requests so far.
+    pub(super) fn requests(&self) -> Vec<ReceivedRequest> {
+        self.shared.requests.lock().unwrap().clone()
     }
 }
 
-async fn remember(State(shared): State<Arc<Shared>>, request: Request, next: axum::middleware::Next) -> Response {
-    let asked = Asked { path: request.uri().to_string(), headers: request.headers().clone(), at: Instant::now() };
-    shared.asked.lock().unwrap().push(asked);
+async fn record(State(shared): State<Arc<Shared>>, request: Request, next: axum::middleware::Next) -> Response {
+    let received =
+        ReceivedRequest { path: request.uri().to_string(), headers: request.headers().clone(), at: Instant::now() };
+    shared.requests.lock().unwrap().push(received);
     let key = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if key != Some(&format!("Bearer {API_KEY}")) {
         return shared.refusal.lock().unwrap().into_response();
@@ -167,7 +168,7 @@ async fn metadata(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> 
 }
 
 impl Shared {
-    /// Only files with small numbers are there, under one spelling of their ids: a random id is nobody's.
+    /// Only files with small numbers exist, with one spelling of their ids. A random id does not exist.
     fn has(&self, id: &str) -> bool {
         let file_id = FileId::parse(id).unwrap();
         let is_prefixed = self.prefixed.lock().unwrap().contains(&file_id);
@@ -175,7 +176,7 @@ impl Shared {
     }
 }
 
-/// A link; for file 0 the address that wants the key.
+/// A link; for file 0 the URL that needs the key.
 async fn link(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
@@ -251,7 +252,7 @@ fn give(answer: Answer, mut document: Vec<u8>) -> Response {
     }
 }
 
-/// Breaks the connection, once what came before has been sent.
+/// Breaks the connection after the previous bytes were sent.
 fn broken() -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> + Send {
     stream::once(async {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
-//! A server that is nothing but a socket: it says what it is told, however wrong, and remembers every byte that it got.
+//! A raw socket server that sends any bytes, including invalid responses, and records all received bytes.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -21,33 +21,33 @@ use url::Url;
 
 use super::{document, file};
 
-/// A certificate and its key.
+/// A certificate and its private key.
 pub(super) type Identity = (&'static str, &'static str);
 
-/// What a request gets.
+/// A response.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     /// Sent first.
     pub(super) begin: Vec<u8>,
-    /// Sent after it for as long as anybody listens; empty for an end.
+    /// Sent repeatedly after it until the client disconnects; empty to close the connection.
     pub(super) filling: Vec<u8>,
 }
 
 impl Reply {
-    /// An answer of one piece, and the end of the connection.
+    /// A complete response, then the connection is closed.
     pub(super) fn new(status: u16, headers: &str, body: &[u8]) -> Self {
         let length = body.len();
         let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n");
         Self { begin: [head.as_bytes(), body].concat(), filling: Vec::new() }
     }
 
-    /// An answer without end.
+    /// An endless response.
     pub(super) fn endless(begin: &str, filling: &[u8]) -> Self {
         Self { begin: begin.as_bytes().to_vec(), filling: filling.to_vec() }
     }
 
-    /// What Digital River would answer about file 1.
-    pub(super) fn true_to(path: &str) -> Self {
+    /// Digital River's response for file 1.
+    pub(super) fn correct_for(path: &str) -> Self {
         let document = document(file(1));
         if path.ends_with("/content") {
             return Self::new(200, "Content-Type: application/pdf\r\n", &document);
@@ -56,23 +56,23 @@ impl Reply {
     }
 }
 
-/// How requests are answered, by their path.
+/// The response to a request, by its path.
 type Replies = dyn Fn(&str) -> Reply + Send + Sync;
 
-/// The server; it ends with the test's runtime.
+/// The server. It ends with the test's runtime.
 pub(super) struct Station {
     pub(super) address: SocketAddr,
-    /// What came, connection by connection.
+    /// The received bytes by connection.
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Station {
-    /// A station on a port of 127.0.0.1.
+    /// Starts a server on a port of 127.0.0.1.
     pub(super) async fn start(replies: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), None, replies).await
     }
 
-    /// A station at an address. With an identity it speaks TLS, and remembers what was in it.
+    /// Starts a server at an address. With an identity it uses TLS, and records the decrypted bytes.
     #[expect(clippy::disallowed_methods, reason = "the station ends with the test")]
     pub(super) async fn start_at(
         address: SocketAddr,
@@ -97,17 +97,17 @@ impl Station {
         Self { address, seen }
     }
 
-    /// Its address for a configuration.
+    /// Its base URL.
     pub(super) fn base(&self) -> Url {
         Url::parse(&format!("http://{}", self.address)).unwrap()
     }
 
-    /// How many connections were made to it.
+    /// Number of accepted connections.
     pub(super) fn connections(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
-    /// The heads of requests that it got.
+    /// The headers of received requests.
     pub(super) fn heads(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap();
         seen.iter().filter(|bytes| !bytes.is_empty()).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
@@ -129,7 +129,7 @@ async fn talk(
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
     number: usize,
 ) {
-    // A handshake that the other side breaks off is an end like any other.
+    // A client may abort the handshake.
     let ended = match tls {
         None => answer(stream, &*replies, &seen, number).await,
         Some(tls) => match tls.accept(stream).await {

@@ -1,6 +1,6 @@
-//! Google Cloud Storage and Azure Blob Storage, as far as the archive speaks with them, over a map in memory.
+//! In-memory imitations of Google Cloud Storage and Azure Blob Storage with the operations that the archive uses.
 //!
-//! Conditions are what matters: the servers keep them, and remember every write to a document's key that had none.
+//! The servers enforce conditions, and record every unconditional write.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const TIME: &str = "1994-11-06T08:49:37Z";
 const BODY_MAX: usize = 32 << 20;
 
-/// Whose server it is.
+/// The imitated vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Vendor {
     Google,
@@ -46,7 +46,7 @@ struct Shared {
     objects: Arc<Mutex<Objects>>,
 }
 
-/// The server; it ends with the test's runtime.
+/// The server. It ends with the test's runtime.
 pub(super) struct Server {
     port: u16,
     shared: Shared,
@@ -65,7 +65,7 @@ impl Server {
         Self { port, shared }
     }
 
-    /// Puts documents into the server's bucket.
+    /// Configures the server's bucket as the archive.
     pub(super) fn configure(&self, config: &mut InvoiceFetcherConfig) {
         let base = format!("http://127.0.0.1:{}", self.port);
         let key = format!(
@@ -88,7 +88,7 @@ impl Server {
         config.store_options = options.into_iter().map(|(key, value)| (key.to_owned(), Secret::new(value))).collect();
     }
 
-    /// What is in the bucket.
+    /// The keys in the bucket.
     pub(super) fn keys(&self) -> Vec<String> {
         self.shared.lock().whole.keys().cloned().collect()
     }
@@ -97,7 +97,7 @@ impl Server {
         self.shared.lock().whole.get(&format!("a/b/{key}")).cloned()
     }
 
-    /// Objects that were written whether or not they were there.
+    /// Keys of objects that were written without a condition.
     pub(super) fn unconditional(&self) -> Vec<String> {
         self.shared.lock().unconditional.clone()
     }
@@ -124,7 +124,7 @@ impl Shared {
         StatusCode::CREATED
     }
 
-    /// Puts the parts of an upload together, in the order of these names or in their own.
+    /// Concatenates the parts of an upload, in the order of these names or sorted.
     fn assemble(&self, key: &str, names: Option<Vec<String>>) -> Bytes {
         let parts = self.lock().parts.remove(key).unwrap_or_default();
         let names = names.unwrap_or_else(|| parts.keys().cloned().collect());
@@ -200,7 +200,7 @@ fn list(shared: &Shared, prefix: &str) -> Response {
     answer(StatusCode::OK, format!("<R><Blobs>{entries}</Blobs>{entries}</R>"))
 }
 
-/// Azure deletes several at once. Source: Microsoft, "Blob Batch".
+/// Azure deletes objects in batches. Source: Microsoft, "Blob Batch".
 fn delete_batch(shared: &Shared, body: &[u8]) -> Response {
     let text = String::from_utf8_lossy(body);
     let mut answers = String::new();
@@ -218,7 +218,7 @@ fn xml(name: &str, value: &str) -> String {
     format!("<R><{name}>{value}</{name}></R>")
 }
 
-/// An answer with what both vendors say of an object.
+/// A response with the headers of both vendors.
 fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
     let headers = [("etag", "\"x\""), ("last-modified", DATE), ("x-goog-generation", "1"), ("x-ms-version-id", "1")];
     (status, headers, body.into()).into_response()

@@ -1,4 +1,4 @@
-//! One document's trouble is its own, and what is wrong for all is seen all the same.
+//! Problems of single documents do not affect others, and problems of the account are detected.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use super::{
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
 
-/// How many documents are good, and how many go wrong for ever.
+/// Numbers of good documents and of documents that always fail.
 const GOOD: u128 = 60;
 const BAD: u128 = 20;
 
-/// A recorder of a test's own, and what it has seen.
+/// A separate metrics recorder for one test.
 struct Metrics {
     page: PrometheusHandle,
     _recorded: metrics::LocalRecorderGuard<'static>,
@@ -36,8 +36,8 @@ impl Metrics {
     }
 }
 
-/// Has these documents answered in this way for ever, their metadata too if they can be.
-fn spoil(bench: &Bench, numbers: impl IntoIterator<Item = u128>, status: u16, with_metadata: bool) {
+/// Makes requests for these documents fail permanently, optionally also for their metadata.
+fn make_fail(bench: &Bench, numbers: impl IntoIterator<Item = u128>, status: u16, with_metadata: bool) {
     for number in numbers {
         bench.server.answer(file(number), [Answer::Status(status)]);
         if with_metadata {
@@ -46,7 +46,7 @@ fn spoil(bench: &Bench, numbers: impl IntoIterator<Item = u128>, status: u16, wi
     }
 }
 
-/// How long it takes until so many documents are stored. Meanwhile nothing may be paused.
+/// Measures the time until `stored` documents are stored. Downloads must not be paused meanwhile.
 async fn time_until_stored(bench: &Bench, metrics: &Metrics, stored: u128) -> Duration {
     let started = Instant::now();
     while bench.count(STORED).await != i64::try_from(stored).unwrap() {
@@ -58,7 +58,7 @@ async fn time_until_stored(bench: &Bench, metrics: &Metrics, stored: u128) -> Du
 }
 
 #[tokio::test]
-async fn documents_that_fail_for_ever_do_not_delay_those_between_them() {
+async fn permanently_failing_documents_do_not_delay_others() {
     let metrics = Metrics::new();
     let alone = Bench::new().await;
     alone.announce(0..GOOD).await;
@@ -67,9 +67,9 @@ async fn documents_that_fail_for_ever_do_not_delay_those_between_them() {
     alone.stop().await;
     for (status, with_metadata) in [(403, true), (403, false), (401, true), (401, false), (500, true), (503, false)] {
         let bench = Bench::new().await;
-        // Every fourth document is a bad one.
+        // Every fourth document fails.
         let is_bad = |number: &u128| number % 4 == 3;
-        spoil(&bench, (0..GOOD + BAD).filter(is_bad), status, with_metadata);
+        make_fail(&bench, (0..GOOD + BAD).filter(is_bad), status, with_metadata);
         bench.announce(0..GOOD + BAD).await;
         bench.start();
         let time = time_until_stored(&bench, &metrics, GOOD).await;
@@ -80,11 +80,11 @@ async fn documents_that_fail_for_ever_do_not_delay_those_between_them() {
 }
 
 #[tokio::test]
-async fn after_a_quiet_time_with_nothing_but_failures_new_documents_are_fetched_at_once() {
+async fn new_documents_are_downloaded_at_once_after_only_failures() {
     let metrics = Metrics::new();
     for (status, with_metadata) in [(403, true), (401, true), (500, true), (500, false)] {
         let bench = Bench::new().await;
-        spoil(&bench, 100..100 + BAD, status, with_metadata);
+        make_fail(&bench, 100..100 + BAD, status, with_metadata);
         bench.announce(100..100 + BAD).await;
         bench.start();
         bench.until("SELECT count(*) FROM invoices WHERE attempts > 3", i64::try_from(BAD).unwrap()).await;
@@ -97,7 +97,7 @@ async fn after_a_quiet_time_with_nothing_but_failures_new_documents_are_fetched_
 }
 
 #[tokio::test]
-async fn a_document_that_is_always_answered_429_pauses_the_others_once_and_then_backs_off_alone() {
+async fn a_document_with_permanent_429_pauses_others_only_once() {
     let metrics = Metrics::new();
     let bench = Bench::new().await;
     bench.server.answer(file(100), [Answer::Wait(429, "2")]);
@@ -112,7 +112,7 @@ async fn a_document_that_is_always_answered_429_pauses_the_others_once_and_then_
 }
 
 #[tokio::test]
-async fn an_outage_of_the_file_store_alone_pauses_everything_until_a_file_can_be_fetched_again() {
+async fn an_outage_of_the_file_store_pauses_downloads_until_a_probe_succeeds() {
     let metrics = Metrics::new();
     let bench = Bench::new().await;
     bench.announce([0]).await;
@@ -125,11 +125,11 @@ async fn an_outage_of_the_file_store_alone_pauses_everything_until_a_file_can_be
         assert!(started.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Those that were under way end; from then on only a probe asks now and then.
+    // Requests in flight end; after that only probes are sent.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let asked = bench.server.asked().len();
+    let before = bench.server.requests().len();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(bench.server.asked().len() <= asked + 1, "{} and then {}", asked, bench.server.asked().len());
+    assert!(bench.server.requests().len() <= before + 1, "{} requests, then {}", before, bench.server.requests().len());
     assert!(metrics.paused("down"));
     bench.server.fail_all_contents(None);
     bench.until(STORED, 100).await;

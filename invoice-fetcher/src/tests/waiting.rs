@@ -1,4 +1,4 @@
-//! Documents of a mode without an account, and accounts that come and go while the process runs.
+//! Documents of a mode without an account, and accounts that are added and removed while the process runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ fn account() -> Option<AccountConfig> {
 }
 
 #[tokio::test]
-async fn documents_without_an_account_wait_are_seen_and_are_fetched_once_there_is_one() {
+async fn documents_without_an_account_wait_and_are_counted_until_it_is_added() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let (page, _recorded) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
     let waiting = |documents: u64| {
@@ -50,7 +50,7 @@ async fn documents_without_an_account_wait_are_seen_and_are_fetched_once_there_i
     assert!(waiting(0), "{}", page.render());
     assert!(bench.folder.path().join(Archive::key(Mode::Live, file(0))).exists());
 
-    // Without its account a mode waits again, and the other goes on.
+    // A mode waits again after its account is removed; the other mode continues.
     fetcher.reload(&InvoiceFetcherConfig { live: account(), test: None, ..bench.config.clone() }).unwrap();
     bench.announce(40..50).await;
     announce_live(&bench, 50..60).await;
@@ -60,7 +60,7 @@ async fn documents_without_an_account_wait_are_seen_and_are_fetched_once_there_i
 }
 
 #[tokio::test]
-async fn documents_that_wait_for_an_account_do_not_hold_up_the_queue_of_another_mode() {
+async fn documents_that_wait_for_an_account_do_not_block_the_other_mode() {
     let bench = Bench::new().await;
     announce_live(&bench, 1_000..3_000).await;
     bench.announce(0..60).await;
@@ -72,7 +72,7 @@ async fn documents_that_wait_for_an_account_do_not_hold_up_the_queue_of_another_
 }
 
 #[tokio::test]
-async fn a_database_that_refuses_while_a_key_is_renewed_is_asked_again() {
+async fn preparing_for_a_new_key_is_retried_after_a_database_error() {
     let bench = Bench::new().await;
     bench.announce([0]).await;
     let forbidden = "UPDATE invoices SET attempts = 9, last_error = 'forbidden: 403', next_attempt_at = now() + '6 h'";
@@ -80,7 +80,7 @@ async fn a_database_that_refuses_while_a_key_is_renewed_is_asked_again() {
     let old = AccountConfig { api_key: Secret::new("old"), requests_per_second: None };
     let config = InvoiceFetcherConfig { test: Some(old), ..bench.config.clone() };
     let fetcher = Arc::new(Fetcher::new(config, &bench.database.config, Context::new()).unwrap());
-    // The first look is before the key is renewed.
+    // The first lease is before the key is replaced.
     assert_eq!(fetcher.lease(1).await.unwrap().len(), 1);
     bench.database.pool.execute(forbidden).await.unwrap();
     bench.database.pool.execute("UPDATE invoices SET lease_id = NULL").await.unwrap();
@@ -93,7 +93,7 @@ async fn a_database_that_refuses_while_a_key_is_renewed_is_asked_again() {
 }
 
 #[tokio::test]
-async fn documents_that_hang_again_and_again_hold_half_of_the_workers_at_most() {
+async fn repeatedly_hanging_documents_use_at_most_half_of_the_workers() {
     let mut bench = Bench::new().await;
     bench.config.attempt_deadline = Duration::from_millis(1_500);
     bench.config.workers = 4;

@@ -1,4 +1,4 @@
-//! A network that loses the connections to PostgreSQL without a word: nothing is refused, nothing is closed, nothing answers.
+//! A network that silently drops the connections to PostgreSQL: they are neither reset nor closed.
 
 use std::{
     net::SocketAddr,
@@ -20,11 +20,11 @@ use crate::queue::{database::Database, watch::Watch};
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
 
-/// How long PostgreSQL works on a statement in these tests; the fetcher waits a little longer.
+/// `statement_timeout` in these tests; the fetcher's own limit is a little longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A proxy before PostgreSQL. While it is cut, it takes everything and passes nothing on, and no connection that it had by
-/// then ever works again.
+/// A proxy in front of PostgreSQL. While it is cut, it accepts everything and forwards nothing, and existing connections never
+/// work again.
 struct Wire {
     address: SocketAddr,
     cut: watch::Sender<bool>,
@@ -47,7 +47,7 @@ impl Wire {
         Self { address, cut }
     }
 
-    /// PostgreSQL at the other end of it.
+    /// The configuration to connect to PostgreSQL through the proxy.
     fn to(&self, postgres: &PostgresConfig) -> PostgresConfig {
         let url = postgres.url.expose();
         let database = url.rsplit('/').next().unwrap();
@@ -68,7 +68,7 @@ async fn pass_on(mut from: ReadHalf<TcpStream>, mut to: WriteHalf<TcpStream>, is
             break;
         }
     }
-    // The other side is not told either.
+    // The other side gets no notification either.
     if is_lost {
         std::future::pending::<()>().await;
     }
@@ -80,7 +80,7 @@ fn port(postgres: &PostgresConfig) -> u16 {
 }
 
 #[tokio::test]
-async fn a_connection_that_never_answers_again_is_given_up_and_another_one_is_used() {
+async fn a_dead_connection_is_closed_and_replaced() {
     let bench = Bench::new().await;
     let wire = Wire::lay(port(&bench.database.config)).await;
     let through = Bench { context: Context::new(), config: bench.config.clone(), ..bench };
@@ -94,7 +94,7 @@ async fn a_connection_that_never_answers_again_is_given_up_and_another_one_is_us
         through.announce(first + 20..first + 40).await;
         let started = Instant::now();
         while through.context.health.not_ready().is_empty() {
-            assert!(started.elapsed() < PATIENCE, "nobody notices");
+            assert!(started.elapsed() < PATIENCE, "the dead connection is not detected");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         wire.cut.send(false).unwrap();
@@ -106,14 +106,14 @@ async fn a_connection_that_never_answers_again_is_given_up_and_another_one_is_us
 }
 
 #[tokio::test]
-async fn work_in_a_session_that_gets_no_answer_ends_and_frees_its_place() {
+async fn work_without_a_response_times_out_and_releases_its_session() {
     let bench = Bench::new().await;
     let wire = Wire::lay(port(&bench.database.config)).await;
     let database = Database::new(&PostgresConfig { connections_max: 2, ..wire.to(&bench.database.config) });
     let ask = || {
         database.run(async |connection| {
-            let asked = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.2)").fetch_one(connection).await;
-            Ok(asked?)
+            let row = sqlx::query_scalar::<_, i32>("SELECT 1 FROM pg_sleep(0.2)").fetch_one(connection).await;
+            Ok(row?)
         })
     };
     assert_eq!(futures::future::try_join(ask(), ask()).await.unwrap(), (1, 1));
@@ -126,7 +126,7 @@ async fn work_in_a_session_that_gets_no_answer_ends_and_frees_its_place() {
 }
 
 #[tokio::test]
-async fn gauges_do_not_stand_still_while_postgresql_is_away() {
+async fn gauges_do_not_keep_their_values_while_postgresql_is_unavailable() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let (page, _recorded) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
     let value = |series: &str| {

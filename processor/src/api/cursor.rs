@@ -1,4 +1,4 @@
-//! Where a page begins, as an opaque text. What is in it is nobody's business but ours, and may change.
+//! Opaque page cursors. Their content is internal and may change.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -7,14 +7,14 @@ use riverlock_schemas::{Mode, OrderId, record::Position};
 
 use crate::store::ListPosition;
 
-/// Longest cursor that is read, in characters: times, numbers and one id or topic.
+/// Longest cursor that is parsed, in bytes. A cursor contains times, numbers and one id or topic.
 const CHARS_MAX: usize = 1_024;
 
-/// A position that can be handed out and taken back.
+/// A list position that can be encoded as a cursor.
 pub(super) trait Cursor: Sized {
-    /// The position as text.
+    /// Formats the position as text.
     fn to_text(&self) -> String;
-    /// The position of a text; `None` for what was never handed out.
+    /// Parses a position; `None` if the text is not from [`Self::to_text`].
     fn from_text(text: &str) -> Option<Self>;
 
     fn encode(&self) -> String {
@@ -60,14 +60,14 @@ impl Cursor for EventPosition {
     }
 }
 
-/// A time that PostgreSQL can hold.
+/// Parses a time; `None` if PostgreSQL cannot represent it.
 fn time(micros: &str) -> Option<DateTime<Utc>> {
     use chrono::Datelike as _;
     let time = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
     (1..=9999).contains(&time.year()).then_some(time)
 }
 
-/// The mode of that name.
+/// Parses the name of a mode.
 pub(super) fn mode(name: &str) -> Option<Mode> {
     [Mode::Live, Mode::Test].into_iter().find(|mode| mode.as_str() == name)
 }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_comes_back_as_the_position_that_it_was() {
+    fn a_cursor_decodes_to_the_encoded_position() {
         let changed_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
         for order_id in ["204440790336", "a b  c", "ордер/+%"] {
             let position = ListPosition { changed_at, order_id: order_id.to_owned(), mode: Mode::Live };
@@ -86,11 +86,11 @@ mod tests {
         let record = Position { topic: "riverlock.raw.order.accepted".to_owned(), partition: 3, offset: 77 };
         let position = EventPosition { received_at: changed_at, record };
         assert_eq!(EventPosition::decode(&position.encode()), Some(position.clone()));
-        assert_eq!(ListPosition::decode(&position.encode()), None, "one list's cursor is not another's");
+        assert_eq!(ListPosition::decode(&position.encode()), None, "a cursor of one list is not valid for another");
     }
 
     #[test]
-    fn what_was_never_handed_out_is_no_cursor() {
+    fn invalid_cursors_are_rejected() {
         for text in
             ["", "o", "o 1", "o 1 live ", "o x live a", "o 99999999999999999999 live a", "o 1 both a", "o 1 live a\0"]
         {

@@ -1,4 +1,4 @@
-//! What the API tells of itself. Ids are never labels.
+//! Metrics of the order API. Ids are never used as labels.
 
 use std::time::Instant;
 
@@ -17,21 +17,21 @@ use super::{
 
 /// Requests to the order API, by route and status.
 pub(super) const REQUESTS: &str = "riverlock_order_api_requests_total";
-/// How long they took.
+/// Duration of requests to the order API, by route, in seconds.
 pub(super) const SECONDS: &str = "riverlock_order_api_request_duration_seconds";
 
-/// The label of what has no route.
+/// The label for requests without a route and for unexpected statuses.
 const OTHER: &str = "other";
 
 const ROUTES: [&str; 6] = [LIST, ORDER, EVENTS, shipments::PATH, openapi::PATH, OTHER];
 
-/// The statuses that are answered.
+/// The statuses that the API returns.
 const STATUSES: [&str; 9] = ["200", "201", "400", "401", "404", "405", "409", "500", "503"];
 
 /// Describes the metrics and sets them to 0, so that a dashboard shows 0 and not "no data".
 pub(super) fn describe() {
     describe_counter!(REQUESTS, "Requests to the order API, by route and status");
-    describe_histogram!(SECONDS, Unit::Seconds, "Time of a request to the order API");
+    describe_histogram!(SECONDS, Unit::Seconds, "Duration of requests to the order API");
     for route in ROUTES {
         for status in STATUSES {
             counter!(REQUESTS, "route" => route, "status" => status).increment(0);
@@ -39,7 +39,7 @@ pub(super) fn describe() {
     }
 }
 
-/// Counts a request and its time.
+/// Middleware that counts requests and records their duration.
 pub(super) async fn count(request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let route = route(&request);
@@ -51,7 +51,7 @@ pub(super) async fn count(request: Request, next: Next) -> Response {
     response
 }
 
-/// The route, from a list that ends: a stranger's path is no label.
+/// The matched route. A path from the request is never used as a label, so the number of labels is bounded.
 fn route(request: &Request) -> &'static str {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     ROUTES.into_iter().find(|route| path == Some(*route)).unwrap_or(OTHER)

@@ -1,9 +1,10 @@
-//! Orders over HTTP, for programs of our own: `GET /v1/orders/{orderId}` is an order, `GET /v1/orders` lists orders,
-//! `GET /v1/orders/{orderId}/events` lists what came about one. `GET /v1/openapi.json` describes it.
+//! The order API for the merchant's programs: `GET /v1/orders/{orderId}` returns an order, `GET /v1/orders` lists orders, `GET
+//! /v1/orders/{orderId}/events` lists the records of one. `GET /v1/openapi.json` returns the API's description.
 //!
 //! `POST /v1/orders/{orderId}/shipments` stores a shipment, which is reported to Digital River.
 //!
-//! Off unless configured, on loopback unless configured otherwise, and for holders of the token only. What reads never locks. Names and addresses of customers are left out: whoever ships has them from `fulfillment.requested`.
+//! The API is off unless configured, listens on loopback by default, and requires a bearer token. Reads take no row locks.
+//! Names and addresses of customers are left out; the fulfillment system receives them in `fulfillment.requested`.
 
 mod cursor;
 mod metrics;
@@ -29,44 +30,44 @@ use riverlock_runtime::{
 };
 use sqlx::PgPool;
 
-/// Connections to PostgreSQL that requests share; the others wait for one.
+/// Size of the connection pool that read requests share; further requests wait for a connection.
 const DATABASE_CONNECTIONS: u32 = 4;
 
-/// How long PostgreSQL works on one statement of a request.
+/// `statement_timeout` of a request's statements.
 const STATEMENT_MAX: Duration = Duration::from_secs(5);
 
-/// How long a request may take in all.
+/// Time limit of a request.
 const REQUEST_MAX: Duration = Duration::from_secs(15);
 
-/// `[processor.api]`: where programs of our own read orders.
+/// `[processor.api]`: address and tokens of the order API.
 pub type ApiConfig = api::ApiConfig<8085>;
 
-/// The API cannot be served.
+/// The API cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The address cannot be listened on.
-    #[error("processor.api.listen: {address} cannot be listened on: {source}")]
+    /// Binding the listener failed.
+    #[error("processor.api.listen: cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
+        /// The configured address.
         address: SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// Listens, and serves until the shutdown. Returns where.
+/// Starts the API, which serves until shutdown. Returns the bound address.
 ///
 /// # Errors
-/// When the configuration is wrong or the address cannot be listened on.
+/// When the configuration is invalid or the address cannot be bound.
 pub async fn start(config: &ApiConfig, postgres: &PostgresConfig, context: &Context) -> Result<SocketAddr, StartError> {
     serve(config, &Tokens::new(config), postgres, context).await
 }
 
-/// As [`start`]; `load` reads the section again while the process runs, for new tokens. Without the section, the former tokens
-/// stay.
+/// Like [`start`], and reloads the tokens with `load` while the process runs. If the section is removed, the previous tokens
+/// stay valid.
 ///
 /// # Errors
 /// As for [`start`].
@@ -85,7 +86,7 @@ pub async fn start_reloading(
     });
     let take = move |api: Option<ApiConfig>| {
         if api.is_some_and(|api| tokens.replace(&api)) {
-            tracing::info!("the new token of the API for orders is in use");
+            tracing::info!("the order API uses the new token");
         }
         Ok(())
     };
@@ -121,17 +122,17 @@ fn router(tokens: &Tokens, pool: PgPool, shipments: shipments::Shipments) -> Rou
         .route(orders::ORDER, get(orders::order))
         .route(orders::EVENTS, get(orders::events))
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .fallback(|| async { ApiError::not_found("there is nothing under this address") })
+        .fallback(|| async { ApiError::not_found("no such resource") })
         .with_state(Arc::new(orders::Database(pool)))
         .merge(shipments);
     let orders = api::guarded(orders, tokens, || ApiError::unauthorized().into_response());
-    // The description holds nothing that the repository does not.
+    // The description is public in the repository, so it needs no token.
     let open = Router::new().route(openapi::PATH, get(openapi::serve));
     open.merge(orders).layer(middleware::from_fn(limit)).layer(middleware::from_fn(metrics::count))
 }
 
-/// Ends a request that takes too long. It holds no transaction, so it may be dropped at any point.
+/// Enforces [`REQUEST_MAX`]. A request can be dropped at any point: PostgreSQL rolls back its transaction.
 async fn limit(request: Request, next: Next) -> Response {
     let answer = tokio::time::timeout(REQUEST_MAX, next.run(request)).await;
-    answer.unwrap_or_else(|_| ApiError::unavailable("timeout", "the answer took too long").into_response())
+    answer.unwrap_or_else(|_| ApiError::unavailable("timeout", "the request took too long").into_response())
 }

@@ -1,4 +1,4 @@
-//! The API's description, from the handlers and types themselves.
+//! The API's OpenAPI description, generated from the handlers and types.
 
 use axum::Json;
 use riverlock_runtime::api::ErrorBody;
@@ -14,17 +14,17 @@ use utoipa::{
 #[openapi(
     info(
         title = "Riverlock",
-        description = "Orders and documents, for programs of one's own. Errors have Digital River's shape.",
+        description = "Orders and documents for the merchant's programs. Errors use Digital River's format.",
     ),
     servers((url = "http://127.0.0.1:8085", description = "`processor.api.listen`")),
-    tags((name = "orders", description = "What Digital River's events say of orders")),
+    tags((name = "orders", description = "Orders as computed from Digital River's events")),
     paths(super::orders::list, super::orders::order, super::orders::events, super::shipments::list, super::shipments::create),
     components(schemas(ErrorBody)),
     modifiers(&Token),
 )]
 struct Description;
 
-/// Every request brings the token.
+/// Adds the bearer token as the security scheme.
 struct Token;
 
 impl Modify for Token {
@@ -35,7 +35,7 @@ impl Modify for Token {
     }
 }
 
-/// OpenAPI 3.1.
+/// The description in OpenAPI 3.1.
 #[must_use]
 pub fn description() -> openapi::OpenApi {
     Description::openapi()

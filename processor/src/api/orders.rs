@@ -1,4 +1,4 @@
-//! Reading orders: `GET /v1/orders`, `GET /v1/orders/{orderId}` and `GET /v1/orders/{orderId}/events`.
+//! Read requests: `GET /v1/orders`, `GET /v1/orders/{orderId}` and `GET /v1/orders/{orderId}/events`.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) const LIST: &str = "/v1/orders";
 pub(super) const ORDER: &str = "/v1/orders/{orderId}";
 pub(super) const EVENTS: &str = "/v1/orders/{orderId}/events";
 
-/// Sessions that all requests share.
+/// The connection pool that all requests share.
 pub(super) struct Database(pub(super) PgPool);
 
 impl Database {
@@ -29,10 +29,10 @@ impl Database {
 }
 
 pub(super) fn failed(error: &riverlock_ledger::Error) -> ApiError {
-    tracing::error!("orders cannot be read: {error}");
+    tracing::error!("cannot read orders: {error}");
     match error {
         riverlock_ledger::Error::Inconsistent { .. } => ApiError::internal(),
-        _ => ApiError::unavailable("database_unavailable", "the orders cannot be read now"),
+        _ => ApiError::unavailable("database_unavailable", "the database is unavailable"),
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) struct OrderPage {
     next: Option<String>,
 }
 
-/// A page of what came about an order.
+/// A page of an order's records.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EventPage {
@@ -65,11 +65,11 @@ pub(super) struct EventPage {
     next: Option<String>,
 }
 
-/// Leaves of an order's details what [`OrderDetails`] names.
-pub(super) fn without_people(mut order: OrderView) -> Result<OrderView, ApiError> {
-    let told = serde_json::from_value::<OrderDetails>(order.details.take()).and_then(serde_json::to_value);
-    order.details = told.map_err(|error| {
-        tracing::error!(order.id = order.order_id, "the details of order {} cannot be told: {error}", order.order_id);
+/// Reduces an order's details to the fields of [`OrderDetails`], which has no personal data.
+pub(super) fn without_personal_data(mut order: OrderView) -> Result<OrderView, ApiError> {
+    let reduced = serde_json::from_value::<OrderDetails>(order.details.take()).and_then(serde_json::to_value);
+    order.details = reduced.map_err(|error| {
+        tracing::error!(order.id = order.order_id, "cannot show the details of order {}: {error}", order.order_id);
         ApiError::internal()
     })?;
     Ok(order)
@@ -96,7 +96,7 @@ pub(super) async fn order(
     let found = store::find(&mut *database.connection().await?, order_id.as_str()).await;
     let found = found.map_err(|error| failed(&error))?.into_iter();
     let wanted = found.filter(|order| mode.is_none_or(|mode| order.mode == mode));
-    let orders: Vec<OrderView> = wanted.map(without_people).collect::<Result<_, _>>()?;
+    let orders: Vec<OrderView> = wanted.map(without_personal_data).collect::<Result<_, _>>()?;
     if orders.is_empty() {
         return Err(unknown(mode));
     }
@@ -105,16 +105,16 @@ pub(super) async fn order(
 
 /// Orders, the newest change first.
 ///
-/// An order that changes while somebody pages moves to the front: no order comes twice, and every order comes that did not
-/// change since the first page. To have those that did as well, begin again without `before` afterwards, until an order
-/// comes whose `changedAt` is not after that of the first order of the first page.
+/// An order that changes while pages are read moves to the front: no order is returned twice, and every order is returned that
+/// has not changed since the first page. To get the others too, start again without `before` and stop at an order whose
+/// `changedAt` is not after that of the first order of the first page.
 #[utoipa::path(
     get, path = LIST, operation_id = "listOrders", tag = "orders", security(("token" = [])),
     params(
-        ("status" = Option<crate::domain::Status>, Query, description = "Only orders that stand there"),
+        ("status" = Option<crate::domain::Status>, Query, description = "Only orders with this status"),
         ("mode" = Option<String>, Query, description = "Only orders of this mode", pattern = "^(live|test)$"),
-        ("before" = Option<String>, Query, description = "`next` of the page before"),
-        ("limit" = Option<i64>, Query, description = "How many at most; 50 unless said otherwise",
+        ("before" = Option<String>, Query, description = "`next` of the previous page"),
+        ("limit" = Option<i64>, Query, description = "Maximum number of items; default 50",
          minimum = 1, maximum = 500),
     ),
     responses((status = 200, description = "A page of orders", body = OrderPage), Refusals)
@@ -132,14 +132,14 @@ pub(super) async fn list(
     Ok(Json(OrderPage { orders, next }))
 }
 
-/// What came about an order: every record with its outcome, the latest first.
+/// The records of an order, each with its outcome, the latest first.
 #[utoipa::path(
     get, path = EVENTS, operation_id = "listOrderEvents", tag = "orders", security(("token" = [])),
     params(
         ("orderId" = String, Path, description = "Digital River's id of the order"),
         ("mode" = Option<String>, Query, description = "Only records of this mode", pattern = "^(live|test)$"),
-        ("before" = Option<String>, Query, description = "`next` of the page before"),
-        ("limit" = Option<i64>, Query, description = "How many at most; 50 unless said otherwise",
+        ("before" = Option<String>, Query, description = "`next` of the previous page"),
+        ("limit" = Option<i64>, Query, description = "Maximum number of items; default 50",
          minimum = 1, maximum = 500),
     ),
     responses((status = 200, description = "A page of records", body = EventPage), Refusals)
@@ -165,7 +165,7 @@ pub(super) async fn events(
     Ok(Json(EventPage { order_id: order_id.to_string(), events, next }))
 }
 
-/// Cuts one row more than was asked for to a page, and says where the next begins.
+/// Splits `limit + 1` rows into a page and the cursor of the next page, if there is one.
 pub(super) fn page<T, C: Cursor>(mut rows: Vec<T>, limit: i64, position: impl Fn(&T) -> C) -> (Vec<T>, Option<String>) {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = rows.len() > limit;
@@ -174,15 +174,15 @@ pub(super) fn page<T, C: Cursor>(mut rows: Vec<T>, limit: i64, position: impl Fn
     (rows, next)
 }
 
-/// An id of the path. What can be no order's id is no order's.
+/// Parses the order id of the path. An invalid id is answered like an unknown one.
 pub(super) fn order_id(path: Result<Path<String>, PathRejection>) -> Result<OrderId, ApiError> {
-    let Path(id) = path.map_err(|_| ApiError::parameter("orderId", "is no UTF-8 text"))?;
+    let Path(id) = path.map_err(|_| ApiError::parameter("orderId", "is not valid UTF-8"))?;
     OrderId::parse(id).map_err(|_| unknown(None))
 }
 
 pub(super) fn unknown(mode: Option<Mode>) -> ApiError {
     ApiError::not_found(match mode {
-        None => "nothing is known of this order".to_owned(),
-        Some(mode) => format!("nothing is known of this order in {mode} mode"),
+        None => "unknown order".to_owned(),
+        Some(mode) => format!("unknown order in {mode} mode"),
     })
 }

@@ -1,5 +1,5 @@
-//! The parameters of a request. One that is not known, comes twice or means nothing is refused by its name: a filter that
-//! is passed over in silence would answer another question.
+//! Query parameters. Unknown, repeated and invalid parameters are rejected by name, because silently ignoring a filter would
+//! return wrong results.
 
 use axum::{extract::Query, http::Uri};
 use riverlock_runtime::api::ApiError;
@@ -8,16 +8,16 @@ use riverlock_schemas::Mode;
 use super::cursor::{Cursor, mode};
 use crate::domain::Status;
 
-/// Rows of a page, unless asked for otherwise.
+/// Default page size, rows.
 pub(super) const LIMIT_DEFAULT: i64 = 50;
 
-/// Most rows of a page.
+/// Maximum page size, rows.
 pub(super) const LIMIT_MAX: i64 = 500;
 
-/// Most parameters of a request.
+/// Maximum number of parameters in a request.
 const PARAMS_MAX: usize = 20;
 
-/// Parameters that have not been asked for yet.
+/// Parameters that have not been read yet.
 pub(super) struct Params(Vec<(String, String)>);
 
 impl Params {
@@ -25,11 +25,11 @@ impl Params {
         let uri = Uri::builder().path_and_query(format!("/?{}", query.unwrap_or_default())).build();
         let pairs = uri.ok().and_then(|uri| Query::<Vec<(String, String)>>::try_from_uri(&uri).ok());
         let Some(Query(pairs)) = pairs.filter(|Query(pairs)| pairs.len() <= PARAMS_MAX) else {
-            return Err(ApiError::parameter("query", "the part after `?` cannot be read"));
+            return Err(ApiError::parameter("query", "cannot be parsed"));
         };
         for (index, (name, _)) in pairs.iter().enumerate() {
             if pairs[..index].iter().any(|(earlier, _)| earlier == name) {
-                return Err(ApiError::parameter(shown(name), "comes twice"));
+                return Err(ApiError::parameter(shortened(name), "is repeated"));
             }
         }
         Ok(Self(pairs))
@@ -42,17 +42,17 @@ impl Params {
 
     pub(super) fn mode(&mut self) -> Result<Option<Mode>, ApiError> {
         let name = self.take("mode");
-        let refused = || ApiError::parameter("mode", "must be `live` or `test`");
-        name.map(|name| mode(&name).ok_or_else(refused)).transpose()
+        let invalid = || ApiError::parameter("mode", "must be `live` or `test`");
+        name.map(|name| mode(&name).ok_or_else(invalid)).transpose()
     }
 
     pub(super) fn status(&mut self) -> Result<Option<Status>, ApiError> {
         let name = self.take("status");
-        let refused = || {
+        let invalid = || {
             let known = Status::ALL.map(Status::as_str).join(", ");
             ApiError::parameter("status", format!("must be one of {known}"))
         };
-        name.map(|name| Status::parse(&name).ok_or_else(refused)).transpose()
+        name.map(|name| Status::parse(&name).ok_or_else(invalid)).transpose()
     }
 
     pub(super) fn limit(&mut self) -> Result<i64, ApiError> {
@@ -63,20 +63,20 @@ impl Params {
 
     pub(super) fn before<C: Cursor>(&mut self) -> Result<Option<C>, ApiError> {
         let text = self.take("before");
-        let refused = || ApiError::parameter("before", "must be `next` of a page of the same list");
-        text.map(|text| C::decode(&text).ok_or_else(refused)).transpose()
+        let invalid = || ApiError::parameter("before", "must be `next` of a page of the same list");
+        text.map(|text| C::decode(&text).ok_or_else(invalid)).transpose()
     }
 
-    /// Refuses what nobody asked for.
+    /// Rejects parameters that have not been read.
     pub(super) fn end(self) -> Result<(), ApiError> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, _)) => Err(ApiError::parameter(shown(name), "is not known here")),
+            Some((name, _)) => Err(ApiError::parameter(shortened(name), "is unknown")),
         }
     }
 }
 
-/// A stranger's parameter name, short enough to be repeated.
-fn shown(name: &str) -> String {
+/// A parameter name from the request, shortened for the error message.
+fn shortened(name: &str) -> String {
     name.chars().take(50).collect()
 }

@@ -1,7 +1,7 @@
-//! `/v1/orders/{orderId}/shipments`: what was shipped or cancelled, to be reported to Digital River.
+//! `/v1/orders/{orderId}/shipments`: shipments to be reported to Digital River.
 //!
-//! A shipment is stored and answered; the processor's worker reports it. A refusal is `application/problem+json`, with a `code`
-//! that says which rule it breaks.
+//! A request stores a shipment; the processor's worker reports it later. A rejected request is answered with
+//! `application/problem+json`, whose `code` names the violated rule.
 
 use std::sync::Arc;
 
@@ -30,21 +30,21 @@ use super::{
 
 pub(super) const PATH: &str = "/v1/orders/{orderId}/shipments";
 
-/// Largest body of a request, bytes.
+/// Maximum size of a request body, bytes.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// Connections to PostgreSQL at the same time.
+/// Maximum number of concurrent connections to PostgreSQL.
 const CONNECTIONS_MAX: usize = 4;
 
-/// Most shipments of an order that are listed.
+/// Maximum number of shipments in a list.
 const LIST_MAX: i64 = 500;
 
-/// Where shipments are stored. Each request has a connection of its own: one that is dropped in the middle closes it, and
-/// PostgreSQL rolls its transaction back.
+/// Opens database connections. Each request has its own: if the request is dropped, the connection is closed and PostgreSQL
+/// rolls back the transaction.
 pub(super) struct Shipments {
     postgres: PostgresConfig,
     clock: Arc<dyn Clock>,
-    /// Requests that use PostgreSQL at the same time; the others wait.
+    /// Limits the requests that use PostgreSQL at the same time; the others wait.
     slots: Semaphore,
 }
 
@@ -53,7 +53,7 @@ impl Shipments {
         Self { postgres, clock, slots: Semaphore::new(CONNECTIONS_MAX) }
     }
 
-    /// A connection of the request's own, for as long as it holds the slot.
+    /// Opens a connection. The request must hold the permit as long as it uses the connection.
     async fn connect(&self) -> Result<(PgConnection, SemaphorePermit<'_>), ApiError> {
         let slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let connection = self.postgres.connect().await.map_err(|error| failed(&error.into()))?;
@@ -61,7 +61,7 @@ impl Shipments {
     }
 }
 
-/// A shipment as a program sends it.
+/// A shipment to be reported.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Shipment {
@@ -69,9 +69,9 @@ pub(super) struct Shipment {
     lines: Vec<ShipmentLine>,
     /// The carrier.
     tracking_company: Option<String>,
-    /// The carrier's number of the shipment.
+    /// The carrier's tracking number.
     tracking_number: Option<String>,
-    /// Where the shipment can be followed.
+    /// The carrier's tracking page.
     tracking_url: Option<String>,
 }
 
@@ -81,10 +81,10 @@ pub(super) struct Shipment {
 pub(super) struct ShipmentLine {
     /// Digital River's id of the order's line.
     line_id: String,
-    /// How many were shipped; their money is captured.
+    /// Units shipped; their amount is captured.
     #[serde(default)]
     quantity: i64,
-    /// How many will not be shipped; their money is released.
+    /// Units that will not be shipped; their amount is released.
     #[serde(default)]
     cancel_quantity: i64,
 }
@@ -93,13 +93,13 @@ pub(super) struct ShipmentLine {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StoredShipment {
-    /// The report's id, which travels to Digital River as metadata.
+    /// The report's id, which is sent to Digital River as metadata.
     report_id: String,
-    /// Whether it was stored before, under the same key.
+    /// Whether it was already stored with the same key.
     repeated: bool,
 }
 
-/// What became of a shipment.
+/// The state of a stored shipment.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ShipmentState {
@@ -107,11 +107,11 @@ pub(super) struct ShipmentState {
     report_id: String,
     /// `waiting`, `sending`, `unknown`, `reported`, `refused`, `unresolved` or `withdrawn`.
     state: String,
-    /// The key that it was stored under.
+    /// The idempotency key of the request that stored it.
     idempotency_key: String,
     /// Digital River's id of the fulfillment, once it is reported.
     fulfillment_id: Option<String>,
-    /// Digital River's code where it refused the shipment.
+    /// Digital River's error code, if it rejected the shipment.
     code: Option<String>,
 }
 
@@ -124,16 +124,16 @@ pub(super) struct ShipmentStates {
     shipments: Vec<ShipmentState>,
 }
 
-/// Why a shipment is not stored (RFC 9457).
+/// Problem details (RFC 9457) of a shipment that was not stored.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct ProblemBody {
-    /// Always `about:blank`: `code` tells the kind.
+    /// Always `about:blank`; `code` identifies the problem.
     r#type: &'static str,
-    /// The status in words.
+    /// The reason phrase of the status.
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// A sentence for people.
+    /// A human-readable explanation.
     detail: String,
     /// `unknown_order`, `order_stopped`, `order_not_accepted`, `unknown_line`, `repeated_line`, `invalid_lines`,
     /// `invalid_quantity`, `quantity_too_large`, `idempotency_key_reused` or `invalid_request`.
@@ -150,21 +150,21 @@ fn problem(status: StatusCode, code: &'static str, detail: impl Into<String>) ->
 
 /// Stores a shipment of an order, so that it is reported to Digital River once.
 ///
-/// The same `Idempotency-Key` with the same content is the same shipment, however often it is sent.
+/// Repeated requests with the same `Idempotency-Key` and the same content store one shipment.
 #[utoipa::path(
     post, path = PATH, operation_id = "addShipment", tag = "orders", security(("token" = [])),
     params(
         ("orderId" = String, Path, description = "Digital River's id of the order"),
         ("mode" = String, Query, description = "The order's mode", pattern = "^(live|test)$"),
-        ("Idempotency-Key" = String, Header, description = "1 to 200 visible ASCII characters, of the caller's choice"),
+        ("Idempotency-Key" = String, Header, description = "1 to 200 visible ASCII characters, chosen by the caller"),
     ),
     request_body = Shipment,
     responses(
-        (status = 201, description = "It is stored", body = StoredShipment),
-        (status = 200, description = "It was stored before, under the same key", body = StoredShipment),
-        (status = 400, description = "It cannot be understood", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "The order is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It does not fit the order, or the key was used for another shipment",
+        (status = 201, description = "The shipment is stored", body = StoredShipment),
+        (status = 200, description = "The shipment was already stored with the same key", body = StoredShipment),
+        (status = 400, description = "The request is invalid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "The order is unknown", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The shipment contradicts the order, or the key was used for another shipment",
          body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -180,14 +180,14 @@ pub(super) async fn create(
     params.end()?;
     let order_id = order_id(path)?;
     let bad = |detail: String| Ok(problem(StatusCode::BAD_REQUEST, "invalid_request", detail));
-    let Some(mode) = mode else { return bad("the parameter `mode` must say `live` or `test`".to_owned()) };
+    let Some(mode) = mode else { return bad("the parameter `mode` must be `live` or `test`".to_owned()) };
     let mut keys = headers.get_all("idempotency-key").iter();
     let (Some(key), None) = (keys.next().and_then(|key| key.to_str().ok()), keys.next()) else {
-        return bad("the header Idempotency-Key must be there once".to_owned());
+        return bad("the header Idempotency-Key must be present exactly once".to_owned());
     };
     let shipment: Shipment = match serde_json::from_slice(&body) {
         Ok(shipment) => shipment,
-        Err(error) => return bad(format!("the body cannot be read: {error}")),
+        Err(error) => return bad(format!("the body is invalid: {error}")),
     };
     let new = new_report(order_id.as_str(), mode, key, shipment);
     let (mut connection, _slot) = shipments.connect().await?;
@@ -238,7 +238,7 @@ fn refusal(error: &AddError) -> Response {
     problem(status, code, error.to_string())
 }
 
-/// The shipments of an order that were stored, and whether Digital River has them.
+/// The stored shipments of an order and the states of their reports.
 #[utoipa::path(
     get, path = PATH, operation_id = "listShipments", tag = "orders", security(("token" = [])),
     params(

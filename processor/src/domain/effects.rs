@@ -1,8 +1,8 @@
-//! What the outside world is told.
+//! Effects: messages to other systems that follow from an order's facts.
 //!
-//! The set of effects grows with the facts and never shrinks, whatever the order of the events. So an order that is
-//! cancelled before its acceptance arrives still gets `fulfillment.requested` (with its status, which forbids to ship) and
-//! `fulfillment.halted` after it: the same messages as an order whose events came in time.
+//! The set of effects grows with the facts and never shrinks, in whatever order the events arrive. So an order whose
+//! cancellation arrives before its acceptance still gets `fulfillment.requested` (with a status that forbids shipping) and then
+//! `fulfillment.halted`: the same messages as an order whose events arrived in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +17,12 @@ use riverlock_schemas::{
 
 use super::{Facts, LineFacts, OperationFacts, OrderKey, Quantities, ShipmentFacts};
 
-/// An effect; each fires once for ever per order. Sorted as they are sent.
+/// An effect, which occurs at most once per order. The variants are in the order in which messages are sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// Start fulfillment, once there are lines to fulfil.
     Request,
-    /// Tell what was shipped, once per fulfillment.
+    /// Announce what was shipped, once per fulfillment.
     Report(FulfillmentId),
     /// Recall a shipment or have the customer pay again, once per capture.
     Recall(OperationKey),
@@ -30,20 +30,20 @@ pub enum Effect {
     Halt,
     /// Close the order.
     Complete,
-    /// Ship nothing more: the customer wants the money back, or has it.
+    /// Ship nothing more: the customer disputes the payment or was refunded by the bank.
     Dispute,
 }
 
-/// The effects that the facts call for.
+/// The effects that follow from the facts.
 #[must_use]
 pub fn effects(facts: &Facts) -> BTreeSet<Effect> {
     let mut effects = BTreeSet::new();
-    // What there is to ship is known once an event has shown the lines; an event about a charge may come before that.
+    // Fulfillment needs the lines, and an event about a charge may arrive before the first event with lines.
     let requested = facts.reached(OrderState::Accepted).is_some() && !facts.lines.is_empty();
     if requested {
         effects.insert(Effect::Request);
     }
-    // What was never requested need not be stopped.
+    // A fulfillment that was never requested need not be stopped.
     if requested && facts.halted_at().is_some() {
         effects.insert(Effect::Halt);
     }
@@ -58,7 +58,7 @@ pub fn effects(facts: &Facts) -> BTreeSet<Effect> {
     effects
 }
 
-/// The messages for the effects that `after` calls for and `before` did not.
+/// The messages for the effects of `after` that `before` does not have.
 #[must_use]
 pub fn new_messages(key: &OrderKey, before: &Facts, after: &Facts) -> Vec<Message> {
     let known = effects(before);
@@ -111,7 +111,7 @@ fn requested(key: &OrderKey, status: &'static str, facts: &Facts) -> Fulfillment
     }
 }
 
-/// Where the order API shows an order.
+/// The order API's path of an order.
 fn order_path(key: &OrderKey) -> String {
     let mut path = String::from("/v1/orders/");
     for byte in key.order_id.as_str().bytes() {
@@ -194,7 +194,7 @@ mod tests {
     use crate::domain::Snapshot;
 
     #[test]
-    fn an_order_with_more_lines_than_fit_says_where_the_others_are() {
+    fn messages_with_too_many_lines_link_to_the_order_api() {
         let key = OrderKey { order_id: OrderId::parse("o/1 é").unwrap(), mode: Mode::Test };
         let mut facts = Facts::default();
         facts.transitions.insert(OrderState::Accepted, chrono::DateTime::UNIX_EPOCH);
@@ -221,7 +221,10 @@ mod tests {
             };
             assert!(count == 20_000 && (100..20_000).contains(&lines), "{lines} of {count} lines");
             assert_eq!(path.as_deref(), Some("/v1/orders/o%2F1%20%C3%A9"));
-            assert!(message.to_json(chrono::DateTime::UNIX_EPOCH).len() < 3 << 19, "half of a record is left");
+            assert!(
+                message.to_json(chrono::DateTime::UNIX_EPOCH).len() < 3 << 19,
+                "the message leaves half of a record's limit"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of an order, and how knowledge is joined.
+//! The facts of an order and their join.
 
 use std::{
     cmp::Ordering,
@@ -17,7 +17,7 @@ use riverlock_schemas::{
     },
 };
 
-/// What an order is found by. Test data and live data never meet, even under one id.
+/// The key of an order. Test and live data are always separate, even with the same id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrderKey {
     /// Digital River's id of the order.
@@ -34,12 +34,12 @@ impl OrderKey {
     }
 }
 
-/// What makes one snapshot newer than another: the order's own time, then the event's, then the event's id, so that any two
-/// different events have an order that everybody agrees on.
+/// Orders snapshots by age: by the order's own time, then the event's time, then the event's id, so that the order of any two
+/// events is total and deterministic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp {
-    /// The order's `updatedTime`; where that cannot be used, the time that stands in for it, so that a snapshot is never taken
-    /// for older than it is.
+    /// The order's `updatedTime`; if that is missing or invalid, the event's `as_of`, so that the snapshot does not count as
+    /// older than it is.
     pub updated_at: Option<DateTime<Utc>>,
     /// The event's `createdTime`.
     pub created_at: Option<DateTime<Utc>>,
@@ -47,9 +47,9 @@ pub struct Stamp {
     pub event_id: String,
 }
 
-/// Contents that are joined where they have one stamp.
+/// Snapshot contents, which are joined if their stamps are equal.
 pub trait Content {
-    /// Adds what another reading of the same snapshot says. Commutative, associative and idempotent.
+    /// Adds the fields of another spelling of the same snapshot. Commutative, associative and idempotent.
     fn join(&mut self, other: Self);
 }
 
@@ -65,11 +65,11 @@ impl Content for LineDetails {
     }
 }
 
-/// A last-writer-wins register: the greatest stamp counts. Contents with one stamp come from several bodies under one event
-/// id, such as its standard and its expanded form; they are joined, so that the result never depends on which came first.
+/// A last-writer-wins register: the greatest stamp counts. Contents with equal stamps are from several bodies of one event,
+/// such as its standard and its expanded spelling; they are joined, so that the result does not depend on their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Snapshot<T> {
-    /// Where the content comes from.
+    /// The event that the content is from.
     pub stamp: Stamp,
     /// The content.
     pub content: T,
@@ -84,7 +84,7 @@ impl<T: Content> Snapshot<T> {
         }
     }
 
-    /// As [`Self::join`]; the stamp is copied only if it counts.
+    /// Like [`Self::join`], but copies the stamp only if it is greater.
     fn add(&mut self, stamp: &Stamp, content: T) {
         match stamp.cmp(&self.stamp) {
             Ordering::Greater => {
@@ -97,7 +97,7 @@ impl<T: Content> Snapshot<T> {
     }
 }
 
-/// What is known of one line.
+/// The facts of one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LineFacts {
     /// Earliest time of each state.
@@ -106,53 +106,53 @@ pub struct LineFacts {
     pub snapshot: Snapshot<LineDetails>,
 }
 
-/// What is known of one fulfillment: one report to Digital River of what was shipped and what will not be.
+/// The facts of one fulfillment, Digital River's object of a shipment that was reported to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShipmentFacts {
-    /// When it was reported; the earliest that was said.
+    /// The time of the report; of several, the earliest.
     pub created_at: Option<DateTime<Utc>>,
-    /// How it travels.
+    /// The carrier's tracking data.
     pub tracking: Tracking,
-    /// What it says of each line. A fulfillment does not change; of two that differ under one id the larger numbers count.
+    /// Reported quantities by line. A fulfillment does not change; if two with the same id differ, the larger quantities count.
     pub lines: BTreeMap<LineId, ReportedQuantities>,
 }
 
-/// What is known of something that was done with money.
+/// The facts of one payment operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperationFacts {
-    /// Since when it is under way.
+    /// When it became pending.
     pub pending_at: Option<DateTime<Utc>>,
-    /// When it was done.
+    /// When it was completed.
     pub complete_at: Option<DateTime<Utc>>,
     /// When it failed; the *latest* time, so that "failed after the order was accepted" stays true once it is.
     pub failed_at: Option<DateTime<Utc>>,
-    /// What else is known; of two different values the greater counts.
+    /// Further details; of two different values the greater counts.
     pub details: OperationDetails,
 }
 
-/// What is known of an order. The default is: nothing.
+/// The facts of an order. The default has no facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Types of the events that have been seen.
+    /// Types of the order's events.
     pub seen: BTreeSet<String>,
     /// Earliest time of each state.
     pub transitions: BTreeMap<OrderState, DateTime<Utc>>,
     /// Names of states that this version does not know.
     pub unknown_states: BTreeSet<String>,
-    /// Whether two bodies that contradict each other came under one event id.
+    /// Whether two bodies with the same event id contradict each other.
     pub conflicted: bool,
     /// The newest snapshot of the order.
     pub snapshot: Snapshot<OrderDetails>,
     /// The lines.
     pub lines: BTreeMap<LineId, LineFacts>,
-    /// The fulfillments that were reported, by their id: one that is told of twice counts once.
+    /// The fulfillments by id: one that several events contain counts once.
     pub shipments: BTreeMap<FulfillmentId, ShipmentFacts>,
-    /// What was done with money.
+    /// The payment operations.
     pub operations: BTreeMap<OperationKey, OperationFacts>,
 }
 
 impl Facts {
-    /// What one event says of its order.
+    /// The facts of one event, and the key of its order.
     #[must_use]
     pub fn of(event: OrderEvent, conflict: bool) -> (OrderKey, Self) {
         let (key, mut facts) = (OrderKey::of(&event), Self::default());
@@ -160,7 +160,7 @@ impl Facts {
         (key, facts)
     }
 
-    /// Adds what one event says: as if what it says alone were joined.
+    /// Adds the facts of one event. Equivalent to joining [`Self::of`] the event.
     pub fn add(&mut self, event: OrderEvent, conflict: bool) {
         self.conflicted |= conflict;
         let mut transitions = Vec::new();
@@ -176,20 +176,20 @@ impl Facts {
         join_earliest(&mut self.transitions, transitions);
         self.seen.insert(event.event_type);
         for operation in event.operations {
-            let (key, said) = OperationFacts::of(operation);
-            self.operations.entry(key).or_default().join(said);
+            let (key, added) = OperationFacts::of(operation);
+            self.operations.entry(key).or_default().join(added);
         }
-        // A fulfillment without lines says nothing.
+        // A fulfillment without lines has no facts.
         if let Some(Fulfillment { fulfillment_id, created_time, tracking, lines }) =
             event.fulfillment.filter(|fulfillment| !fulfillment.lines.is_empty())
         {
             let created_at = created_time.or(Some(event.as_of));
-            let said = ShipmentFacts { created_at, tracking, lines };
-            self.shipments.entry(fulfillment_id).or_default().join(said);
+            let added = ShipmentFacts { created_at, tracking, lines };
+            self.shipments.entry(fulfillment_id).or_default().join(added);
         }
     }
 
-    /// Adds an order as an event shows it, and returns the states that it names.
+    /// Adds an event's snapshot of the order and returns the states that it names.
     fn add_snapshot(
         &mut self,
         order: OrderSnapshot,
@@ -197,7 +197,7 @@ impl Facts {
         as_of: DateTime<Utc>,
     ) -> Vec<(OrderState, DateTime<Utc>)> {
         let mut transitions = timed(order.transitions, as_of);
-        // Older payloads, and some of today's, do not list the state that the order is in; nor that of its lines.
+        // Older payloads, and some current ones, do not list the current state of the order or of its lines.
         if let Some(state) = order.state {
             add_missing(&mut transitions, state, as_of);
         }
@@ -215,7 +215,7 @@ impl Facts {
         transitions
     }
 
-    /// Adds what `other` knows.
+    /// Adds the facts of `other`.
     pub fn join(&mut self, other: Self) {
         join_sets(&mut self.seen, other.seen);
         join_maps(&mut self.transitions, other.transitions, join_earlier);
@@ -227,7 +227,7 @@ impl Facts {
         join_maps(&mut self.operations, other.operations, OperationFacts::join);
     }
 
-    /// When the order reached a state, if it did.
+    /// The time at which the order reached a state, if it did.
     #[must_use]
     pub fn reached(&self, state: OrderState) -> Option<DateTime<Utc>> {
         self.transitions.get(&state).copied()
@@ -285,13 +285,13 @@ impl OperationFacts {
 fn announced_state(event_type: &str) -> Option<OrderState> {
     match event_type {
         "order.review_opened" => Some(OrderState::InReview),
-        // The bank decided a dispute for the customer; that it was opened may never have been told.
+        // The bank decided a dispute for the customer. The event that opened the dispute may be missing.
         event_type::ORDER_CHARGEBACK => Some(OrderState::Dispute),
         other => OrderState::parse(other.strip_prefix("order.")?),
     }
 }
 
-/// The earlier of two times; any time is earlier than none.
+/// The earlier of two times. `None` is later than any time.
 fn earlier(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
     one.into_iter().chain(other).min()
 }
@@ -312,19 +312,19 @@ fn join_earliest<S: Ord>(map: &mut BTreeMap<S, DateTime<Utc>>, other: impl IntoI
     }
 }
 
-/// States with their times. One whose time cannot be read was reached when the snapshot was made at the latest.
+/// States with their times. A state without a valid time was reached by `as_of` at the latest.
 fn timed<S>(listed: Vec<(S, Option<DateTime<Utc>>)>, as_of: DateTime<Utc>) -> Vec<(S, DateTime<Utc>)> {
     listed.into_iter().map(|(state, time)| (state, time.unwrap_or(as_of))).collect()
 }
 
-/// Adds a state with its time to those that an event lists, unless it is among them.
+/// Adds a state with its time unless the list contains the state.
 fn add_missing<S: PartialEq>(listed: &mut Vec<(S, DateTime<Utc>)>, state: S, time: DateTime<Utc>) {
     if listed.iter().all(|(known, _)| *known != state) {
         listed.push((state, time));
     }
 }
 
-/// Joins what is known under each key. Where nothing is known yet, the other is all there is.
+/// Joins the values of each key. Moves `other` if `map` is empty.
 fn join_maps<K: Ord, V>(map: &mut BTreeMap<K, V>, other: BTreeMap<K, V>, join: impl Fn(&mut V, V)) {
     if map.is_empty() {
         *map = other;

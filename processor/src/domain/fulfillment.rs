@@ -1,16 +1,15 @@
-//! What was shipped, what was not, and what became of the money; also under the names of Digital River's Salesforce app.
+//! Shipped and cancelled quantities, failed payments, and the statuses of Digital River's Salesforce app.
 //!
-//! That app keeps a *fulfillment record* of each order, and people who come from it look for three things:
+//! That app keeps a *fulfillment record* of each order with three statuses, which its users know:
 //!
-//! * **OFI received** (order fulfillment instruction): `order.accepted` came. [`Facts::ofi_received`].
-//! * **EFN status** (electronic fulfillment notice): how much of the order was reported to Digital River, `open`, `pending`
-//!   or `completed`. [`Facts::efn_status`]. The app sends these reports and its `pending` is a report that failed. Riverlock
-//!   sends none: it concludes the status from what Digital River says was reported, and its `pending` is an order of which
-//!   some is reported and some is not.
-//! * **OCN received** (order complete notification): `order.complete` came. [`Facts::ocn_received`].
+//! * **OFI received** (order fulfillment instruction): `order.accepted` was received. [`Facts::ofi_received`].
+//! * **EFN status** (electronic fulfillment notice): how much of the order was reported to Digital River, `open`, `pending` or
+//!   `completed`. [`Facts::efn_status`]. In the app, `pending` is a report that failed. Riverlock derives the status from
+//!   Digital River's events, and its `pending` is an order of which only a part is reported.
+//! * **OCN received** (order complete notification): `order.complete` was received. [`Facts::ocn_received`].
 //!
-//! The first and the last are about *events*: an order can be known to be accepted or complete from another event's
-//! `stateTransitions` while the event itself never came.
+//! The first and the last are about *events*: another event's `stateTransitions` can show that an order is accepted or complete
+//! although the event itself was never received.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -28,20 +27,20 @@ use serde::Serialize;
 
 use super::{Facts, OperationFacts};
 
-/// How much of an order was reported as shipped or never to be shipped: the Salesforce app's EFN status.
+/// How much of an order was reported as shipped or cancelled: the Salesforce app's EFN status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EfnStatus {
-    /// Nothing is reported.
+    /// Nothing was reported.
     Open,
-    /// Some is.
+    /// A part was reported.
     Pending,
-    /// Every line is.
+    /// Every line was reported completely.
     Completed,
 }
 
 impl EfnStatus {
-    /// As in output.
+    /// The name in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,25 +57,25 @@ impl fmt::Display for EfnStatus {
     }
 }
 
-/// How many pieces of a line were ordered, and what became of them.
+/// Quantities of a line, in units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quantities {
-    /// Pieces ordered; `None` until an event shows the line.
+    /// Units ordered; `None` until an event contains the line.
     pub ordered: Option<i64>,
-    /// Pieces shipped or delivered.
+    /// Units shipped or delivered.
     pub fulfilled: i64,
-    /// Pieces never to be shipped.
+    /// Units that will not be shipped.
     pub cancelled: i64,
 }
 
 impl Quantities {
-    /// Whether all that was ordered is accounted for.
+    /// Whether all ordered units are shipped or cancelled.
     #[must_use]
     pub fn is_settled(self) -> bool {
         self.ordered.is_some_and(|ordered| self.fulfilled.saturating_add(self.cancelled) >= ordered)
     }
 
-    /// Whether more was reported than was ordered.
+    /// Whether more units were reported than ordered.
     #[must_use]
     pub fn is_exceeded(self) -> bool {
         self.ordered.is_some_and(|ordered| self.fulfilled.saturating_add(self.cancelled) > ordered)
@@ -84,10 +83,10 @@ impl Quantities {
 }
 
 impl Facts {
-    /// What became of each line, those included that only a fulfillment names.
+    /// The quantities of each line, including lines that only a fulfillment names.
     ///
-    /// The numbers are those that were reported. A line that Digital River shows as fulfilled or cancelled is so to the last
-    /// piece, whether or not its reports came.
+    /// Quantities are the sums of the reports. If Digital River shows a line as fulfilled or cancelled, all its units count as
+    /// such, even if events with its fulfillments are missing.
     #[must_use]
     pub fn quantities(&self) -> BTreeMap<&LineId, Quantities> {
         let mut lines: BTreeMap<&LineId, Quantities> = BTreeMap::new();
@@ -109,7 +108,7 @@ impl Facts {
         lines
     }
 
-    /// Whether `order.accepted` came.
+    /// Whether `order.accepted` was received.
     #[must_use]
     pub fn ofi_received(&self) -> bool {
         self.seen.contains(event_type::ORDER_ACCEPTED)
@@ -131,28 +130,29 @@ impl Facts {
         }
     }
 
-    /// Whether `order.complete` came.
+    /// Whether `order.complete` was received.
     #[must_use]
     pub fn ocn_received(&self) -> bool {
         self.seen.contains(event_type::ORDER_COMPLETE)
     }
 
-    /// When the order's payment failed, if it did and Digital River did not accept the order after that with another one.
+    /// The time at which the order's payment failed, unless Digital River accepted the order later with another payment.
     ///
-    /// The latest failure counts and the earliest acceptance, so that it stays true of an accepted order once it is.
+    /// Compares the latest failure with the earliest acceptance, so that the result of an accepted order never becomes `None`
+    /// again.
     #[must_use]
     pub fn payment_failed_at(&self) -> Option<DateTime<Utc>> {
         let failed = self.operations_of(OperationKind::Charge).filter_map(|(_, charge)| charge.failed_at).max()?;
         self.reached(OrderState::Accepted).is_none_or(|accepted| failed >= accepted).then_some(failed)
     }
 
-    /// Money that could not be taken although it was authorized once: captures and renewed authorizations that failed.
+    /// Failed captures and failed reauthorizations.
     pub fn failed_captures(&self) -> impl Iterator<Item = (&OperationKey, &OperationFacts)> {
         let kinds = [OperationKind::Capture, OperationKind::Reauthorization];
         kinds.into_iter().flat_map(move |kind| self.operations_of(kind)).filter(|(_, facts)| facts.failed_at.is_some())
     }
 
-    /// How much money was moved for good by operations of a kind.
+    /// The sum of the completed operations of a kind.
     #[must_use]
     pub fn moved(&self, kind: OperationKind) -> Decimal {
         let done = self.operations_of(kind).filter(|(_, facts)| facts.complete_at.is_some());

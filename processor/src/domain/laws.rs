@@ -1,5 +1,5 @@
-//! The laws of the fold: every order, duplication and batching of the same events ends in the same facts, status and
-//! effects, and what is over stays over.
+//! Tests of the laws: the same events produce the same facts, status and effects in every order, duplication and batching, and
+//! a terminal status stays terminal.
 
 mod several;
 
@@ -28,8 +28,8 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
 }
 
-/// An event of an order that has reached `states` by `minute`. With `listed` the snapshot lists them with their times, as
-/// Digital River does; without, only the last one is named, as in older payloads.
+/// An event of an order that has reached `states` by `minute`. If `listed`, the snapshot lists them with their times, as
+/// Digital River does; otherwise only the last one is named, as in older payloads.
 fn event(id: usize, event_type: &str, states: &[(OrderState, i64)], minute: i64, listed: bool) -> OrderEvent {
     let line = |line_id: &str, quantity| LineSnapshot {
         line_id: LineId::parse(line_id).unwrap(),
@@ -51,7 +51,7 @@ fn event(id: usize, event_type: &str, states: &[(OrderState, i64)], minute: i64,
     OrderEvent { order: Some(order), ..bare(id, event_type, minute) }
 }
 
-/// An event that says nothing but that it happened.
+/// An event without payload.
 fn bare(id: usize, event_type: &str, minute: i64) -> OrderEvent {
     OrderEvent {
         event_id: EventId::parse(format!("event-{id}")).unwrap(),
@@ -67,7 +67,7 @@ fn bare(id: usize, event_type: &str, minute: i64) -> OrderEvent {
     }
 }
 
-/// An event of a charge: how far one operation with it is.
+/// An event with the state of one operation of a charge.
 fn charge(
     id: usize,
     event_type: &str,
@@ -90,10 +90,10 @@ fn charge(
     OrderEvent { operations, ..bare(id, event_type, minute) }
 }
 
-/// A report that some pieces of two lines were shipped and some will not be.
-fn report(id: usize, fulfillment: usize, pieces: (i64, i64), minute: i64) -> OrderEvent {
+/// A fulfillment event: some units of two lines were shipped and some will not be.
+fn report(id: usize, fulfillment: usize, units: (i64, i64), minute: i64) -> OrderEvent {
     let line =
-        |name: String| (LineId::parse(name).unwrap(), ReportedQuantities { fulfilled: pieces.0, cancelled: pieces.1 });
+        |name: String| (LineId::parse(name).unwrap(), ReportedQuantities { fulfilled: units.0, cancelled: units.1 });
     let fulfillment = Fulfillment {
         fulfillment_id: FulfillmentId::parse(format!("ful-{fulfillment}")).unwrap(),
         created_time: id.is_multiple_of(2).then(|| at(minute)),
@@ -103,8 +103,8 @@ fn report(id: usize, fulfillment: usize, pieces: (i64, i64), minute: i64) -> Ord
     OrderEvent { fulfillment: Some(fulfillment), ..bare(id, FULFILLMENT_CREATED, minute) }
 }
 
-/// The events of a life that goes wrong in every way: reviewed, accepted, fulfilled, complete, cancelled and blocked.
-fn life() -> Vec<OrderEvent> {
+/// The events of an order that reaches contradicting states: reviewed, accepted, fulfilled, complete, cancelled and blocked.
+fn lifecycle() -> Vec<OrderEvent> {
     use OrderState::{Accepted, Blocked, Cancelled, Complete, Fulfilled, InReview, PendingPayment};
     let reached = [
         (PendingPayment, 1),
@@ -126,9 +126,9 @@ fn life() -> Vec<OrderEvent> {
     ]
 }
 
-/// A life as it really goes wrong: the first charge fails, another one does not, a report is told of twice, a capture fails
-/// and the next succeeds, and in the end the customer disputes and gets the money back.
-fn troubled() -> Vec<OrderEvent> {
+/// A realistic order with problems: the first charge fails, another succeeds, two events contain the same fulfillment, a
+/// capture fails and the next succeeds, and finally there are a dispute and a chargeback.
+fn problematic() -> Vec<OrderEvent> {
     use OperationKind::{Capture, Charge, Reauthorization, Refund};
     use OperationState::{Complete, Failed, Pending};
     let reached =
@@ -151,18 +151,21 @@ fn troubled() -> Vec<OrderEvent> {
     ]
 }
 
-/// What must hold whenever an order learns something.
+/// Checks what must hold whenever an order's facts grow.
 fn check_step(before: &Facts, after: &Facts) {
     let (was, is) = (before.status(), after.status());
-    assert!(was.may_become(is), "{was} was left for {is}");
-    assert!(!was.is_terminal() || is.is_terminal() || is == Status::Disputed, "{was} was left for {is}");
+    assert!(was.may_become(is), "{was} changed to {is}");
+    assert!(!was.is_terminal() || is.is_terminal() || is == Status::Disputed, "{was} changed to {is}");
     let fired = effects(after);
-    assert!(fired.is_superset(&effects(before)), "an effect was taken back");
-    assert!(!fired.contains(&Effect::Request) || !after.lines.is_empty(), "nothing is requested");
-    assert!(!fired.contains(&Effect::Halt) || fired.contains(&Effect::Request), "what was not requested is stopped");
+    assert!(fired.is_superset(&effects(before)), "an effect disappeared");
+    assert!(!fired.contains(&Effect::Request) || !after.lines.is_empty(), "fulfillment was requested without lines");
+    assert!(
+        !fired.contains(&Effect::Halt) || fired.contains(&Effect::Request),
+        "fulfillment was halted without a request"
+    );
 }
 
-/// Folds events one at a time; collects the effects as they fire, and checks on the way what must hold at every step.
+/// Applies events one at a time, checks each step, and returns the facts and the effects in the order in which they occurred.
 fn fold<'a>(events: impl IntoIterator<Item = &'a OrderEvent>) -> (Facts, Vec<Effect>) {
     let (mut facts, mut fired) = (Facts::default(), Vec::new());
     for event in events {
@@ -192,11 +195,11 @@ fn permutations<T: Clone>(items: &mut Vec<T>, from: usize, visit: &mut impl FnMu
 }
 
 #[test]
-fn every_subset_of_up_to_six_events_in_every_order_with_duplicates_ends_the_same() {
-    let troubled = troubled();
-    let troubled = [0, 1, 3, 5, 8, 9, 12].map(|i| troubled[i].clone()).to_vec();
+fn every_permutation_of_up_to_six_events_with_duplicates_gives_the_same_result() {
+    let problematic = problematic();
+    let problematic = [0, 1, 3, 5, 8, 9, 12].map(|i| problematic[i].clone()).to_vec();
     let mut folds = 0_u32;
-    for events in [life(), troubled] {
+    for events in [lifecycle(), problematic] {
         for subset in 1_u32..(1 << events.len()) {
             if subset.count_ones() > 6 {
                 continue;
@@ -207,12 +210,12 @@ fn every_subset_of_up_to_six_events_in_every_order_with_duplicates_ends_the_same
             let (status, fired) = (facts.status(), sorted(fired));
             permutations(&mut chosen, 0, &mut |events| {
                 let plain = fold(events);
-                // Each event again at once, and the whole history again at the end.
+                // Each event twice in a row, and the whole history again at the end.
                 let twice = fold(events.iter().flat_map(|event| [event, event]).chain(events));
                 for (found, found_fired) in [plain, twice] {
                     assert_eq!(found, facts);
                     assert_eq!(found.status(), status);
-                    assert_eq!(sorted(found_fired), fired, "an effect fired twice or not at all");
+                    assert_eq!(sorted(found_fired), fired, "an effect occurred twice or not at all");
                     folds += 1;
                 }
             });
@@ -221,31 +224,32 @@ fn every_subset_of_up_to_six_events_in_every_order_with_duplicates_ends_the_same
     assert!(folds > 30_000, "{folds} folds were tried");
 }
 
-/// Every order of every subset is a way through the lattice of subsets. If every step of it ends in the facts of the set that
-/// it leads to, so does every way, and a repetition is a step that leads nowhere: this covers all 14! orders, and more.
+/// Every permutation of every subset is a path through the lattice of subsets. If every step ends in the facts of the subset
+/// that it leads to, so does every path, and a repetition is a step that stays at its subset. This covers all 14! permutations
+/// of all events.
 #[test]
-fn every_way_through_all_subsets_of_fourteen_events_ends_the_same() {
-    for events in [life(), troubled()] {
-        let said: Vec<Facts> = events.iter().map(|event| Facts::of(event.clone(), false).1).collect();
+fn every_path_through_the_subsets_of_fourteen_events_gives_the_same_facts() {
+    for events in [lifecycle(), problematic()] {
+        let single: Vec<Facts> = events.iter().map(|event| Facts::of(event.clone(), false).1).collect();
         let mut known: Vec<Facts> = vec![Facts::default()];
-        for subset in 1_usize..(1 << said.len()) {
-            let steps = || (0..said.len()).filter(|event| subset & (1 << event) != 0);
+        for subset in 1_usize..(1 << single.len()) {
+            let steps = || (0..single.len()).filter(|event| subset & (1 << event) != 0);
             let step = |event: usize| {
                 let before: &Facts = &known[subset & !(1 << event)];
                 let mut after = before.clone();
-                after.join(said[event].clone());
+                after.join(single[event].clone());
                 let mut added = before.clone();
                 added.add(events[event].clone(), false);
-                assert_eq!(added, after, "event {event} is not added to {subset:b} as it is joined");
+                assert_eq!(added, after, "adding event {event} to {subset:b} differs from joining it");
                 check_step(before, &after);
                 after
             };
             let facts = step(steps().next().unwrap());
             for event in steps() {
-                assert_eq!(step(event), facts, "event {event} of {subset:b} made a difference by coming last");
+                assert_eq!(step(event), facts, "the result of {subset:b} differs if event {event} is last");
                 let mut again = facts.clone();
-                again.join(said[event].clone());
-                assert_eq!(again, facts, "event {event} of {subset:b} made a difference by coming twice");
+                again.join(single[event].clone());
+                assert_eq!(again, facts, "the result of {subset:b} differs if event {event} is repeated");
             }
             known.push(facts);
         }
@@ -253,52 +257,52 @@ fn every_way_through_all_subsets_of_fourteen_events_ends_the_same() {
 }
 
 #[test]
-fn the_status_is_that_of_the_history() {
-    let life = life();
-    let status = |range: &[usize]| fold(range.iter().map(|i| &life[*i])).0.status();
+fn the_status_follows_from_all_events() {
+    let lifecycle = lifecycle();
+    let status = |range: &[usize]| fold(range.iter().map(|i| &lifecycle[*i])).0.status();
     assert_eq!(status(&[]), Status::OnHold);
     assert_eq!(status(&[0, 1]), Status::OnHold);
     assert_eq!(status(&[0, 1, 2]), Status::Ready);
     assert_eq!(status(&[3]), Status::Fulfilled);
-    assert_eq!(status(&[4]), Status::Complete, "complete before accepted is complete");
-    assert_eq!(status(&[4, 0]), Status::Complete, "a late event reopens nothing");
+    assert_eq!(status(&[4]), Status::Complete, "a complete order needs no accepted event");
+    assert_eq!(status(&[4, 0]), Status::Complete, "a late event does not reopen the order");
     assert_eq!(status(&[2, 5]), Status::Cancelled);
     assert_eq!(status(&[2, 6]), Status::Blocked);
-    assert_eq!(status(&[4, 5]), Status::Cancelled, "of complete and cancelled the later counts");
+    assert_eq!(status(&[4, 5]), Status::Cancelled, "the later of complete and cancelled counts");
 }
 
 #[test]
-fn a_complete_order_tells_when_it_was_accepted_although_that_event_never_came() {
-    let (facts, fired) = fold([&life()[4]]);
+fn a_complete_order_contains_the_time_of_its_missing_accepted_event() {
+    let (facts, fired) = fold([&lifecycle()[4]]);
     assert_eq!(facts.reached(OrderState::Accepted), Some(at(3)));
     assert_eq!(sorted(fired), [Effect::Request, Effect::Complete]);
 }
 
 #[test]
-fn facts_that_do_not_go_together_are_an_anomaly() {
+fn contradicting_facts_are_an_anomaly() {
     use super::Anomaly;
-    let life = life();
-    assert_eq!(fold([&life[4], &life[5]]).0.anomalies(), [Anomaly::CompleteAndEnded]);
-    assert!(fold([&life[2], &life[5]]).0.anomalies().is_empty());
-    assert_eq!(Facts::of(life[2].clone(), true).1.anomalies(), [Anomaly::Conflict]);
+    let lifecycle = lifecycle();
+    assert_eq!(fold([&lifecycle[4], &lifecycle[5]]).0.anomalies(), [Anomaly::CompleteAndEnded]);
+    assert!(fold([&lifecycle[2], &lifecycle[5]]).0.anomalies().is_empty());
+    assert_eq!(Facts::of(lifecycle[2].clone(), true).1.anomalies(), [Anomaly::Conflict]);
 }
 
 #[test]
 fn fulfillment_is_requested_once_there_are_lines_to_fulfil() {
     use super::Anomaly;
-    let accepted = &life()[2];
+    let accepted = &lifecycle()[2];
     let without_lines = spelled(accepted.clone(), [false, false, false, false, true, true]);
-    let (facts, fired) = fold([&without_lines, &troubled()[9]]);
-    assert_eq!((fired, facts.anomalies()), (vec![], vec![Anomaly::NoLines]), "nothing is requested, nor stopped");
-    let (facts, fired) = fold([&without_lines, &troubled()[9], accepted]);
+    let (facts, fired) = fold([&without_lines, &problematic()[9]]);
+    assert_eq!((fired, facts.anomalies()), (vec![], vec![Anomaly::NoLines]), "neither requested nor halted");
+    let (facts, fired) = fold([&without_lines, &problematic()[9], accepted]);
     assert_eq!((sorted(fired), facts.anomalies()), (vec![Effect::Request, Effect::Halt], vec![]));
 }
 
 #[test]
-fn what_two_spellings_of_one_event_say_is_joined() {
-    let accepted = &life()[2];
-    let says = |says| spelled(accepted.clone(), says);
-    let (one, other) = (says([true, false, true, false, true, true]), says([true, true, false, true, true, true]));
+fn spellings_of_one_event_are_joined() {
+    let accepted = &lifecycle()[2];
+    let with = |parts| spelled(accepted.clone(), parts);
+    let (one, other) = (with([true, false, true, false, true, true]), with([true, true, false, true, true, true]));
     for events in [[&one, &other], [&other, &one]] {
         let (facts, _) = fold(events);
         let details = &facts.snapshot.content;
@@ -308,7 +312,7 @@ fn what_two_spellings_of_one_event_say_is_joined() {
 }
 
 #[test]
-fn a_snapshot_without_a_time_of_its_own_is_as_new_as_its_event() {
+fn a_snapshot_without_updated_time_is_as_new_as_its_event() {
     let older = event(3, "order.updated", &[(OrderState::Accepted, 3)], 10, true);
     let newer = event(4, "order.updated", &[(OrderState::Accepted, 3)], 130, true);
     let newer = spelled(newer, [true, false, false, false, false, false]);
@@ -319,10 +323,10 @@ fn a_snapshot_without_a_time_of_its_own_is_as_new_as_its_event() {
 }
 
 #[test]
-fn a_charge_that_fails_halts_the_order_unless_it_was_accepted_after_that() {
-    let troubled = troubled();
+fn a_failed_charge_halts_the_order_unless_it_is_accepted_later() {
+    let problematic = problematic();
     let fired = |range: &[usize]| {
-        let (facts, fired) = fold(range.iter().map(|i| &troubled[*i]));
+        let (facts, fired) = fold(range.iter().map(|i| &problematic[*i]));
         (facts.status(), sorted(fired))
     };
     assert_eq!(fired(&[0]), (Status::PaymentFailed, vec![]));
@@ -333,33 +337,33 @@ fn a_charge_that_fails_halts_the_order_unless_it_was_accepted_after_that() {
 }
 
 #[test]
-fn a_capture_that_fails_is_told_once_and_is_an_anomaly_until_the_order_is_complete() {
+fn a_failed_capture_has_one_effect_and_is_an_anomaly_until_the_order_is_complete() {
     use super::Anomaly;
-    let troubled = troubled();
-    let (facts, fired) = fold([&troubled[1], &troubled[4], &troubled[5], &troubled[6], &troubled[5]]);
+    let problematic = problematic();
+    let (facts, fired) = fold([&problematic[1], &problematic[4], &problematic[5], &problematic[6], &problematic[5]]);
     assert_eq!(fired.iter().filter(|effect| matches!(effect, Effect::Recall(_))).count(), 2, "{fired:?}");
     assert_eq!((facts.status(), facts.anomalies()), (Status::Ready, vec![Anomaly::CaptureFailed]));
-    let (facts, _) = fold(&troubled[1..9]);
+    let (facts, _) = fold(&problematic[1..9]);
     assert!(!facts.anomalies().contains(&Anomaly::CaptureFailed));
-    assert_eq!(facts.moved(OperationKind::Capture), 1.into(), "only captures that succeeded count");
+    assert_eq!(facts.moved(OperationKind::Capture), 1.into(), "only completed captures count");
 }
 
 #[test]
-fn a_report_that_is_told_of_twice_counts_once() {
-    let troubled = troubled();
-    let (facts, fired) = fold([&troubled[2], &troubled[3], &report(20, 2, (0, 2), 6)]);
+fn a_fulfillment_in_two_events_counts_once() {
+    let problematic = problematic();
+    let (facts, fired) = fold([&problematic[2], &problematic[3], &report(20, 2, (0, 2), 6)]);
     let line = LineId::parse("line-1").unwrap();
     let quantities = facts.quantities()[&line];
     assert_eq!((quantities.fulfilled, quantities.cancelled), (1, 2));
     assert_eq!(fired.len(), 2, "one effect for each fulfillment: {fired:?}");
     assert_eq!(facts.efn_status(), EfnStatus::Pending);
-    assert_eq!(facts.status(), Status::OnHold, "an order that no event has shown is not ready");
+    assert_eq!(facts.status(), Status::OnHold, "an order without an accepted state is not ready");
 }
 
 #[test]
-fn a_dispute_counts_until_it_is_resolved_and_a_chargeback_for_ever() {
-    let troubled = troubled();
-    let status = |range: &[usize]| fold(range.iter().map(|i| &troubled[*i])).0.status();
+fn a_dispute_counts_until_it_is_resolved_and_a_chargeback_always() {
+    let problematic = problematic();
+    let status = |range: &[usize]| fold(range.iter().map(|i| &problematic[*i])).0.status();
     assert_eq!(status(&[8, 10]), Status::Disputed);
     assert_eq!(status(&[8, 10, 11]), Status::Complete);
     assert_eq!(status(&[11, 8, 10]), Status::Complete);
@@ -367,28 +371,28 @@ fn a_dispute_counts_until_it_is_resolved_and_a_chargeback_for_ever() {
 }
 
 #[test]
-fn ofi_and_ocn_are_about_events_and_efn_about_lines() {
-    let troubled = troubled();
+fn ofi_and_ocn_follow_from_events_and_efn_from_lines() {
+    let problematic = problematic();
     let app = |range: &[usize]| {
-        let facts = fold(range.iter().map(|i| &troubled[*i])).0;
+        let facts = fold(range.iter().map(|i| &problematic[*i])).0;
         (facts.ofi_received(), facts.efn_status(), facts.ocn_received())
     };
     assert_eq!(app(&[]), (false, EfnStatus::Open, false));
     assert_eq!(app(&[2]), (false, EfnStatus::Pending, false));
-    assert_eq!(app(&[8]), (false, EfnStatus::Completed, true), "accepted, but that event never came");
+    assert_eq!(app(&[8]), (false, EfnStatus::Completed, true), "accepted, but the event is missing");
     assert_eq!(app(&[1, 8]), (true, EfnStatus::Completed, true));
 }
 
 #[test]
-fn test_and_live_data_have_different_keys() {
-    let mut live = life()[2].clone();
+fn test_and_live_orders_have_different_keys() {
+    let mut live = lifecycle()[2].clone();
     live.mode = Mode::Live;
-    let keys: BTreeSet<OrderKey> = [Facts::of(live, false).0, Facts::of(life()[2].clone(), false).0].into();
+    let keys: BTreeSet<OrderKey> = [Facts::of(live, false).0, Facts::of(lifecycle()[2].clone(), false).0].into();
     assert_eq!(keys.len(), 2);
 }
 
 prop_compose! {
-    /// Any snapshot at all: any states at any times, listed or not, two bodies under one id included.
+    /// Any snapshot: any states at any times, listed or not, including several bodies with one event id.
     fn any_snapshot()(
         id in 0_usize..12,
         event_type in prop::sample::select(ORDER_SNAPSHOTS.to_vec()),
@@ -401,9 +405,9 @@ prop_compose! {
     }
 }
 
-/// Another body of the same event, which leaves some things out and says others.
-fn spelled(mut event: OrderEvent, says: [bool; 6]) -> OrderEvent {
-    let [has_lines, has_physical, has_upstream_id, has_service_level, has_times, has_own_time] = says;
+/// Another spelling of the same event, with only the parts that `parts` selects.
+fn spelled(mut event: OrderEvent, parts: [bool; 6]) -> OrderEvent {
+    let [has_lines, has_physical, has_upstream_id, has_service_level, has_times, has_own_time] = parts;
     let Some(order) = &mut event.order else { return event };
     order.details.upstream_id = has_upstream_id.then(|| "U".to_owned());
     order.details.service_level = has_service_level.then(|| "express".to_owned());
@@ -436,15 +440,15 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Any report, two that differ under one fulfillment's id included; and the events that say nothing else.
+    /// Any fulfillment event, including contradicting ones with one fulfillment id; and events without payload.
     fn any_other()(
         id in 20_usize..30,
         number in 0_usize..4,
-        pieces in (0_i64..5, 0_i64..5),
+        units in (0_i64..5, 0_i64..5),
         minute in 0_i64..50,
         bare_type in prop::option::of(prop::sample::select(vec![ORDER_DISPUTE_RESOLVED, ORDER_CHARGEBACK])),
     ) -> OrderEvent {
-        bare_type.map_or_else(|| report(id, number, pieces, minute), |event_type| bare(id, event_type, minute))
+        bare_type.map_or_else(|| report(id, number, units, minute), |event_type| bare(id, event_type, minute))
     }
 }
 
@@ -456,7 +460,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn any_long_history_ends_the_same_in_any_order_and_any_batching(
+    fn any_long_history_gives_the_same_result_in_any_order_and_batching(
         (history, shuffled) in prop::collection::vec(any_event(), 1..40)
             .prop_flat_map(|history| (Just(history.clone()), Just(history).prop_shuffle())),
         repeated in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
@@ -468,7 +472,7 @@ proptest! {
         prop_assert_eq!(&found, &facts);
         prop_assert_eq!(sorted(found_fired), sorted(fired));
 
-        // In two batches, each joined on its own first.
+        // Two batches, each joined separately first.
         let (left, right) = shuffled.split_at(cut.index(shuffled.len()));
         let (mut left, right) = (fold(left).0, fold(right).0);
         left.join(right);

@@ -1,9 +1,9 @@
 //! The fulfillment state machine, pure: no async, no clock, no I/O.
 //!
-//! Events arrive late, twice and out of order. So an order is not what the last event said: it is a set of *facts* that
-//! only grows. [`Facts::of`] is what one event says, [`Facts::join`] brings two sets together. The join is commutative,
-//! associative and idempotent, therefore every order, duplication and batching of the same events ends in the same facts;
-//! `laws` tests that. [`Facts::status`] and [`effects`] are functions of the facts alone.
+//! Events arrive late, twice and out of order. Therefore an order is not its last event, but a set of *facts* that only grows.
+//! [`Facts::of`] returns the facts of one event, [`Facts::join`] merges two sets. The join is commutative, associative and
+//! idempotent, so the same events produce the same facts in every order, duplication and batching; `laws` tests this.
+//! [`Facts::status`] and [`effects`] are functions of the facts alone.
 
 pub mod effects;
 mod facts;

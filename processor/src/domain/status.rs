@@ -1,4 +1,4 @@
-//! What follows from the facts.
+//! Status and anomalies, derived from an order's facts.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Facts, Quantities};
 
-/// Where an order stands.
+/// The status of an order, derived from its facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -24,7 +24,7 @@ pub enum Status {
     Complete,
     /// Disputed after the sale.
     Disputed,
-    /// Sent back after the sale.
+    /// Returned after the sale.
     Returned,
     /// Ended by fraud or denied-party screening: do not ship.
     Blocked,
@@ -32,21 +32,21 @@ pub enum Status {
     Cancelled,
 }
 
-/// Facts that do not go together, or that this version does not understand.
+/// Facts that contradict each other or that this version does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Anomaly {
-    /// Something was shipped, and its money was not captured: recall it, or have the customer pay again.
+    /// Goods were shipped and the capture failed: recall the shipment, or have the customer pay again.
     CaptureFailed,
-    /// More pieces were reported as shipped or cancelled than were ordered.
+    /// More units were reported as shipped or cancelled than were ordered.
     ReportedTooMuch,
-    /// Digital River says both that the order is complete and that it was cancelled or blocked.
+    /// The order is both complete and cancelled or blocked.
     CompleteAndEnded,
-    /// Two bodies that contradict each other came under one event id.
+    /// Two bodies with the same event id contradict each other.
     Conflict,
-    /// A state was named that this version does not know.
+    /// An event names a state that this version does not know.
     UnknownState,
-    /// The order is accepted, and no event has shown a line of it: there is nothing that fulfillment could be requested for.
+    /// The order is accepted, but no event contains its lines, so fulfillment cannot be requested.
     NoLines,
 }
 
@@ -64,7 +64,7 @@ impl Status {
         Self::Cancelled,
     ];
 
-    /// As in the database, messages and output.
+    /// The name in the database, in messages and in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -80,22 +80,22 @@ impl Status {
         }
     }
 
-    /// The status of that name.
+    /// Parses a name of [`Self::as_str`].
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 
-    /// Whether the order is over. Such a status is only ever followed by another such, or by a dispute.
+    /// Whether the status is terminal. Only another terminal status or a dispute can follow it.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         !matches!(self, Self::OnHold | Self::PaymentFailed | Self::Ready | Self::Fulfilled | Self::Disputed)
     }
 
-    /// The statuses that may follow when more becomes known.
+    /// Whether new facts can change this status to `next`.
     ///
-    /// What is over stays over: an end is followed by another end, or by a dispute. A dispute may be resolved, and the order
-    /// is then what it would be without. A payment that failed may be followed by another one that did not.
+    /// A terminal status can only be followed by another terminal status or by a dispute. When a dispute is resolved, the order
+    /// has the status that it would have without the dispute. A failed payment can be followed by a successful one.
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
         match self {
@@ -108,8 +108,8 @@ impl Status {
         }
     }
 
-    /// The end that a state of Digital River stands for, if it does.
-    fn end(state: OrderState) -> Option<Self> {
+    /// The status with which a state of Digital River ends the order, if it does.
+    fn final_status(state: OrderState) -> Option<Self> {
         match state {
             OrderState::Complete => Some(Self::Complete),
             OrderState::Dispute => Some(Self::Disputed),
@@ -128,7 +128,7 @@ impl fmt::Display for Status {
 }
 
 impl Anomaly {
-    /// As in output and labels.
+    /// The name in output and metric labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -143,13 +143,13 @@ impl Anomaly {
 }
 
 impl Facts {
-    /// Where the order stands. If it ended in several ways, the later one counts, and of two at the same time the one that
-    /// ships less. A dispute that was resolved does not count any more.
+    /// The order's status. If the order ended in several ways, the latest counts; at the same time, the one later in
+    /// [`Status`]. A resolved dispute does not count.
     #[must_use]
     pub fn status(&self) -> Status {
         let counts = |state| state != OrderState::Dispute || !self.dispute_is_resolved();
         let known = self.transitions.iter().filter(|(state, _)| counts(**state));
-        let ends = known.filter_map(|(&state, &time)| Some((time, Status::end(state)?)));
+        let ends = known.filter_map(|(&state, &time)| Some((time, Status::final_status(state)?)));
         if let Some((_, end)) = ends.max() {
             return end;
         }
@@ -164,11 +164,11 @@ impl Facts {
         }
     }
 
-    /// What does not go together.
+    /// The anomalies among the facts.
     #[must_use]
     pub fn anomalies(&self) -> Vec<Anomaly> {
         let mut anomalies = Vec::new();
-        // Once the order is complete, the money is there after all.
+        // A complete order has been paid, so earlier failures do not matter.
         if self.reached(OrderState::Complete).is_none() && self.failed_captures().next().is_some() {
             anomalies.push(Anomaly::CaptureFailed);
         }
@@ -190,19 +190,19 @@ impl Facts {
         anomalies
     }
 
-    /// When the order was blocked or cancelled, if it was.
+    /// The time at which the order was blocked or cancelled, whichever was earlier.
     #[must_use]
     pub fn ended_at(&self) -> Option<DateTime<Utc>> {
         [OrderState::Blocked, OrderState::Cancelled].into_iter().filter_map(|state| self.reached(state)).min()
     }
 
-    /// When shipping had to stop: the order was blocked or cancelled, or its payment failed.
+    /// The time from which nothing may be shipped: the order was blocked or cancelled, or its payment failed.
     #[must_use]
     pub fn halted_at(&self) -> Option<DateTime<Utc>> {
         self.ended_at().into_iter().chain(self.payment_failed_at()).min()
     }
 
-    /// Whether the dispute is over: Digital River said so, and the customer has not been given the money back.
+    /// Whether the dispute was resolved without a chargeback.
     fn dispute_is_resolved(&self) -> bool {
         self.seen.contains(event_type::ORDER_DISPUTE_RESOLVED) && !self.seen.contains(event_type::ORDER_CHARGEBACK)
     }

@@ -1,4 +1,4 @@
-//! How an order as it is stored differs from what its events say. Pure.
+//! Differences between a stored order and the recomputed one. Pure: no I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use crate::domain::OrderKey;
 /// The column of `orders` that holds the lines.
 const LINES: &str = "lines";
 
-/// An order that is stored otherwise than its events say.
+/// The differences of one order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderDiff {
@@ -23,25 +23,26 @@ pub struct OrderDiff {
     pub order_id: String,
     /// Test or live.
     pub mode: Mode,
-    /// What differs.
+    /// Rows and columns that differ.
     pub changes: Vec<Change>,
-    /// Messages that other systems should have had, and have not.
+    /// Kinds of messages that are missing in the outbox.
     pub effects: Vec<&'static str>,
-    /// Records that were ignored when they came, and take part with today's code.
+    /// Positions of records that were ignored when they arrived and are applied by the current code.
     pub newly_applied: Vec<String>,
 }
 
-/// Something that is stored otherwise.
+/// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
-    /// The table and, where an order has several rows in it, the row. A line of the order is told as a row of `order_lines`.
+    /// The table and, if an order can have several rows in it, the row's key. A line of the order is shown as a row of
+    /// `order_lines`.
     pub row: String,
-    /// The column, or what a line calls it; `None` when the whole row is missing on one side.
+    /// The column, or the line's field; `None` when the whole row is missing on one side.
     pub column: Option<String>,
-    /// What is stored.
+    /// The stored value.
     pub stored: Value,
-    /// What the events say.
+    /// The recomputed value.
     pub refolded: Value,
 }
 
@@ -52,10 +53,10 @@ impl fmt::Display for OrderDiff {
             write!(f, "\n  {change}")?;
         }
         for position in &self.newly_applied {
-            write!(f, "\n  {position}: was ignored, and takes part")?;
+            write!(f, "\n  {position}: was ignored, is applied now")?;
         }
         for effect in &self.effects {
-            write!(f, "\n  message {effect}: fires")?;
+            write!(f, "\n  message {effect}: missing")?;
         }
         Ok(())
     }
@@ -66,8 +67,8 @@ impl fmt::Display for Change {
         let Self { row, column, stored, refolded } = self;
         match (column, stored) {
             (Some(column), _) => write!(f, "{row}.{column}: stored {stored}, refolded {refolded}"),
-            (None, Value::Null) => write!(f, "{row}: is not stored, refolded {refolded}"),
-            (None, _) => write!(f, "{row}: stored {stored}, and no event says so"),
+            (None, Value::Null) => write!(f, "{row}: not stored, refolded {refolded}"),
+            (None, _) => write!(f, "{row}: stored {stored}, not supported by any event"),
         }
     }
 }
@@ -87,10 +88,10 @@ fn changes_of(part: &Part, stored: Option<&Vec<String>>, refolded: Option<&Vec<S
     changes
 }
 
-/// Rows by what they are called.
+/// Rows by name, for example `order_lines[1]`.
 type ByName = BTreeMap<String, Map<String, Value>>;
 
-/// An order's rows in one table; its lines, which lie in its own row, apart.
+/// An order's rows in one table, and its lines, which are stored as JSON in the order's row.
 #[derive(Default)]
 struct NamedRows {
     rows: ByName,
@@ -108,7 +109,7 @@ impl NamedRows {
                 named.rows.insert(name, row);
                 continue;
             }
-            // The table takes nothing but an object.
+            // A CHECK constraint admits only an object.
             if let Some(Value::Object(lines)) = row.remove(LINES) {
                 let line = |(line_id, line)| {
                     (format!("order_lines[{line_id}]"), serde_json::from_value(line).unwrap_or_default())

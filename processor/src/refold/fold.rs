@@ -1,4 +1,4 @@
-//! Folds orders from nothing: bodies in, facts out. No database.
+//! Recomputes orders from bodies. Does not use the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,23 +14,23 @@ use crate::{
     domain::{Facts, OrderKey},
 };
 
-/// How often a page is read again when Kafka deletes records while they are read.
+/// Attempts to read a page while Kafka deletes records of it.
 const ATTEMPTS_MAX: usize = 3;
 
-/// An order, folded.
+/// A recomputed order.
 #[derive(Debug, Default)]
 pub(super) struct RecomputedOrder {
     pub(super) facts: Facts,
-    /// Records that were ignored when they came, and take part now.
+    /// Records that were ignored when they arrived and contribute now.
     pub(super) newly_applied: Vec<AuditedRecord>,
-    /// Why the order cannot be folded.
+    /// The reason why the order cannot be recomputed.
     pub(super) refusal: Option<Refusal>,
-    /// Whether any record took part.
+    /// Whether any record contributed.
     is_known: bool,
 }
 
 impl RecomputedOrder {
-    /// An order that is not folded.
+    /// An order that cannot be recomputed.
     pub(super) fn refused(refusal: Refusal) -> Self {
         Self { refusal: Some(refusal), ..Self::default() }
     }
@@ -39,13 +39,13 @@ impl RecomputedOrder {
         self.refusal.get_or_insert(refusal);
     }
 
-    /// Whether today's code knows the order at all.
+    /// Whether any record contributes to the order with the current code.
     pub(super) fn is_known(&self) -> bool {
         self.is_known
     }
 }
 
-/// Folds orders from their records. Only facts are held, never more than one body.
+/// Recomputes orders from their records. At most one body is in memory at a time.
 pub(super) fn fold(
     reader: &mut PositionReader,
     orders: &Orders,
@@ -85,7 +85,7 @@ fn fold_once(
     })?;
     for position in gone {
         let Some((key, record)) = owners.get(&position) else { continue };
-        // What was ignored and is gone cannot be asked again, and was never part of the order.
+        // A deleted record that was ignored never contributed to the order.
         if record.outcome != "ignored" {
             folded.entry((*key).clone()).or_default().refuse(Refusal::Gone(position));
         }
@@ -93,7 +93,7 @@ fn fold_once(
     Ok(folded)
 }
 
-/// Lets one record take part, if it does with today's code.
+/// Applies one record if the current code applies it.
 fn take(order: &mut RecomputedOrder, orders: &Orders, key: &OrderKey, record: &AuditedRecord, body: &[u8]) {
     if Sha256Hash::of(body).as_bytes().as_slice() != record.body_sha256 {
         return order.refuse(Refusal::OtherBody(record.position.clone()));
@@ -101,7 +101,7 @@ fn take(order: &mut RecomputedOrder, orders: &Orders, key: &OrderKey, record: &A
     let decision = match orders.read(body, record.received_at) {
         Ok(reading) => reading.decision,
         Err(error) => {
-            return order.refuse(Refusal::NotApplied(record.position.clone(), format!("it is no event: {error}")));
+            return order.refuse(Refusal::NotApplied(record.position.clone(), format!("it is not an event: {error}")));
         }
     };
     let not_applied = |why: String| Refusal::NotApplied(record.position.clone(), why);
@@ -117,11 +117,11 @@ fn take(order: &mut RecomputedOrder, orders: &Orders, key: &OrderKey, record: &A
                 order.newly_applied.push(AuditedRecord { kept: None, ..record.clone() });
             }
         }
-        // A second body of an event takes part only if it can.
+        // A further body of an event contributes only if it can be applied.
         _ if record.outcome != "applied" => {}
         Decision::Ignore(reason) => order.refuse(not_applied(format!("it would be ignored ({reason})"))),
         Decision::Dead(dead) => {
-            order.refuse(not_applied(format!("it would be dead ({}: {})", dead.reason, dead.detail)));
+            order.refuse(not_applied(format!("it would become a dead letter ({}: {})", dead.reason, dead.detail)));
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Folds orders again from their audited events, after a mistake in the code was put right.
+//! Refold: recomputes single orders from their audited events, for example after a bug fix.
 //!
-//! An order is a function of its events, and the audit says which those are. So it can be computed from nothing with today's
-//! code, compared with what is stored, and written in its place: rows that no event speaks for go away, too. Bodies are read
-//! without any lock; an order is written only if, under its row's lock, the set of its audited events is still the one that was
-//! read. Effects fire once for ever, whoever calls for them.
+//! An order is a function of its events, and the audit records which events those are. So an order can be recomputed with the
+//! current code, compared with the stored rows, and replaced: rows that no event supports are deleted. Bodies are read without
+//! a lock. An order is written only if, while its row is locked, the set of its audited events is still the one that was read.
+//! Each effect fires at most once, whether live processing or a refold causes it.
 //!
-//! An order of which Kafka no longer has every record is refused, never folded in part.
+//! An order for which Kafka no longer has every record is left unchanged; it is never recomputed from a part of them.
 
 mod differ;
 mod fold;
@@ -49,15 +49,15 @@ pub use self::{
 };
 pub use refusal::Refusal;
 
-/// What the reader is called in Kafka's logs.
+/// The reader's consumer group, which names it in Kafka's logs.
 const GROUP: &str = "refold";
-/// Orders that are written in one transaction, so that live traffic never waits long for one of them.
+/// Orders written in one transaction. Limits how long live traffic can wait for a locked order.
 const WRITE_ORDERS_MAX: usize = 50;
 
-/// Orders could not be folded again. What was written stays: each order is written whole or not at all.
+/// A refold failed. Orders written before the failure stay written: each is written completely or not at all.
 #[derive(Debug, thiserror::Error)]
 pub enum RefoldError {
-    /// PostgreSQL refused, or could not be reached.
+    /// PostgreSQL returned an error or is unavailable.
     #[error(transparent)]
     Ledger(#[from] Error),
     /// Kafka could not be read.
@@ -77,59 +77,60 @@ impl From<sqlx::Error> for RefoldError {
     }
 }
 
-/// What was found of one order.
+/// The result for one order.
 #[derive(Clone, Debug)]
 pub enum RefoldFinding {
-    /// It is stored otherwise than its events say. If that was asked for, it was written.
+    /// The stored order differs from the recomputed one; it was written if the plan applies changes.
     Differs(OrderDiff),
-    /// It is left as it is.
+    /// The order cannot be recomputed and is left unchanged.
     Refused(OrderKey, Refusal),
-    /// A row names an order that there cannot be; it is left as it is.
+    /// A row has an invalid order id and is left unchanged.
     Unreadable(String),
 }
 
-/// How many orders came out how.
+/// Numbers of orders by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Orders that were folded.
+    /// Orders that were recomputed.
     pub folded: u64,
-    /// Orders that are stored otherwise than their events say.
+    /// Orders whose stored rows differ from the recomputed ones.
     pub differing: u64,
     /// Orders that were written.
     pub written: u64,
-    /// Orders that were refused.
+    /// Orders that cannot be recomputed.
     pub refused: u64,
-    /// Messages that were called for and had not been sent; added to the outbox if orders were written.
+    /// Messages that were missing in the outbox; added to it if the plan applies changes.
     pub effects: u64,
 }
 
-/// Who writes, and why; kept with what the orders were before.
+/// Operator and reason, stored with the previous rows of the orders.
 #[derive(Clone, Debug)]
 pub struct Reason {
-    /// Who.
+    /// The operator.
     pub by: String,
-    /// Why.
+    /// The reason that the operator gave.
     pub why: String,
 }
 
-/// What is folded again, and what is done with it.
+/// Which orders to refold, and whether to write them.
 pub struct RefoldPlan<'a> {
-    /// Which orders.
+    /// The orders to refold.
     pub selection: Selection,
-    /// What today's code and configuration make of events.
+    /// The projection with the current code and configuration.
     pub orders: Orders,
     /// Topics whose records another consumer applies.
     pub other_topics: Vec<String>,
-    /// Who writes and why; without one, nothing is written.
+    /// Operator and reason; `None` is a dry run.
     pub apply: Option<Reason>,
-    /// What time it is.
+    /// The clock for timestamps of written rows.
     pub clock: &'a dyn Clock,
 }
 
-/// Folds orders again. `found` is told of each that differs or is refused; `progress`, how many are done, of how many, about.
+/// Refolds orders. Calls `found` for each order that differs or cannot be recomputed, and `progress` with the number of
+/// finished orders and the estimated total.
 ///
 /// # Errors
-/// When Kafka or PostgreSQL does not answer.
+/// When Kafka or PostgreSQL is unavailable or belongs to another install.
 pub async fn run(
     kafka: &KafkaConfig,
     postgres: &PostgresConfig,
@@ -142,7 +143,7 @@ pub async fn run(
     let mut scratch = postgres.in_schema("pg_temp").connect().await?;
     let parts = bounded(TRANSACTION_LIMIT, store::parts(&mut live)).await?;
     bounded(TRANSACTION_LIMIT, store::make_scratch(&mut scratch, &mut live, &parts)).await?;
-    // Choosing orders may read the whole table, without a limit in time.
+    // Selecting orders may read the whole table, so the statement has no timeout.
     let session = session_of(postgres, &mut live).await?;
     let mut pages = while_alive(postgres, &[session], Pages::new(&mut live, plan.selection.clone())).await?;
     let total = pages.total;
@@ -181,18 +182,18 @@ pub async fn run(
 struct Refold<'a> {
     plan: RefoldPlan<'a>,
     live: PgConnection,
-    /// A session that sees only tables of its own: what is written there shows how orders would look.
+    /// A session that sees only its temporary tables. Recomputed orders are written there to compare their rows.
     scratch: PgConnection,
     parts: Vec<Part>,
-    /// Away while a thread reads with it.
+    /// `None` while a blocking thread uses it.
     reader: Option<PositionReader>,
-    /// Partitions that could not be read, and why: they are not waited for again.
+    /// Partitions that could not be read, with the reason. They are not tried again in this run.
     unavailable: BTreeMap<(String, i32), String>,
     tally: Tally,
     found: &'a mut (dyn FnMut(RefoldFinding) + Send),
 }
 
-/// An order that is to be written.
+/// A recomputed order that differs from the stored one.
 struct PendingOrder {
     key: OrderKey,
     facts: Facts,
@@ -204,7 +205,7 @@ struct PendingOrder {
 }
 
 impl Refold<'_> {
-    /// Folds a page of orders. Returns those that have to be folded again, because events came meanwhile.
+    /// Recomputes a page of orders. Returns those that must be recomputed because new events arrived meanwhile.
     async fn page(&mut self, keys: &[OrderKey]) -> Result<Vec<OrderKey>, RefoldError> {
         let (mut audited, stored, sent) = bounded(TRANSACTION_LIMIT, self.read(keys)).await?;
         let mut folded = self.fold_readable(&audited).await?;
@@ -213,7 +214,7 @@ impl Refold<'_> {
             match folded.remove(key) {
                 Some(RecomputedOrder { refusal: Some(refusal), .. }) => self.refuse(key.clone(), refusal),
                 Some(folded) if folded.is_known() => known.push((key.clone(), folded)),
-                // Nothing applies, and nothing is stored: there is no such order.
+                // No event applies and no row is stored: the order does not exist.
                 _ if !stored.contains_key(key) => {}
                 _ => self.refuse(key.clone(), Refusal::NoEvents),
             }
@@ -241,7 +242,7 @@ impl Refold<'_> {
         self.finish(wanted).await
     }
 
-    /// What is audited, stored and sent of orders, at one moment: these events made these rows.
+    /// Reads the audited records, rows and messages of orders from one consistent snapshot.
     async fn read(
         &mut self,
         keys: &[OrderKey],
@@ -255,7 +256,7 @@ impl Refold<'_> {
         Ok((audited, stored, sent))
     }
 
-    /// Folds those orders whose records can be read. A partition that cannot be read costs only the orders that need it.
+    /// Recomputes the orders whose records can be read. A partition that cannot be read only affects the orders that need it.
     async fn fold_readable(
         &mut self,
         audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
@@ -278,10 +279,10 @@ impl Refold<'_> {
                 }
                 Err(RefoldError::Kafka(error)) => {
                     let Some((topic, partition)) = error.partition() else { return Err(error.into()) };
-                    tracing::warn!(%error, "orders with records in {topic}[{partition}] are left as they are: {error}");
+                    tracing::warn!(%error, "orders with records in {topic}[{partition}] are left unchanged: {error}");
                     let partition = (topic.to_owned(), partition);
                     if !matches!(error, RangeError::Gone { .. }) {
-                        // Waiting for it took long, and would take as long for every page.
+                        // The timeout would be spent again for every page.
                         self.unavailable.insert(partition.clone(), error.to_string());
                     }
                     unavailable.insert(partition, error.to_string());
@@ -291,7 +292,7 @@ impl Refold<'_> {
         }
     }
 
-    /// Reads and folds, on a thread of its own.
+    /// Reads records and recomputes orders on a blocking thread.
     async fn fold(
         &mut self,
         audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
@@ -307,7 +308,7 @@ impl Refold<'_> {
         Ok(folded?)
     }
 
-    /// How orders would look if they were written. Those that the database would refuse are refused here.
+    /// The rows that writing the recomputed orders would produce. Orders that the database rejects are reported here.
     async fn expected(
         &mut self,
         orders: &[(OrderKey, RecomputedOrder)],
@@ -333,24 +334,25 @@ impl Refold<'_> {
         Ok(expected)
     }
 
-    /// Tells of what differs, and writes it if that is asked for. Returns the orders whose events changed meanwhile.
+    /// Reports the differences and, if the plan applies changes, writes them. Returns the orders whose events changed
+    /// meanwhile.
     async fn finish(&mut self, wanted: Vec<PendingOrder>) -> Result<Vec<OrderKey>, RefoldError> {
         let Some(reason) = self.plan.apply.clone() else {
             for order in wanted {
-                self.tell(order.diff);
+                self.report(order.diff);
             }
             return Ok(Vec::new());
         };
         let mut moved = Vec::new();
         let mut parts: Vec<&[PendingOrder]> = wanted.chunks(WRITE_ORDERS_MAX).collect();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         while let Some(part) = parts.pop() {
             match bounded(TRANSACTION_LIMIT, self.write(part, &reason)).await {
                 Ok(late) => {
                     self.tally.folded -= late.len() as u64;
                     for order in part.iter().filter(|order| !late.contains(&order.key)) {
                         self.tally.written += 1;
-                        told.push(order.diff.clone());
+                        reported.push(order.diff.clone());
                     }
                     moved.extend(late);
                 }
@@ -362,22 +364,22 @@ impl Refold<'_> {
                     self.tally.folded -= 1;
                     refuse_for(&mut self.tally, self.found, &part[0].key, &error);
                 }
-                // Somebody else wrote it, or waits for what this transaction holds: it is folded again.
+                // Another transaction changed the order, or there was a deadlock: recompute it.
                 Err(error) if error.leaves_connection_usable() => {
-                    tracing::debug!(%error, "an order is folded again: {error}");
+                    tracing::debug!(%error, "an order is recomputed again: {error}");
                     self.tally.folded -= 1;
                     moved.push(part[0].key.clone());
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        for diff in told {
-            self.tell(diff);
+        for diff in reported {
+            self.report(diff);
         }
         Ok(moved)
     }
 
-    /// One transaction: those orders whose audited events are still the ones that were folded become what was folded.
+    /// Writes, in one transaction, the orders whose audited events have not changed since they were read. Returns the others.
     async fn write(&mut self, orders: &[PendingOrder], reason: &Reason) -> Result<Vec<OrderKey>, Error> {
         let now = self.plan.clock.now();
         let keys: Vec<OrderKey> = orders.iter().map(|order| order.key.clone()).collect();
@@ -385,8 +387,9 @@ impl Refold<'_> {
         let versions = store::lock(&mut transaction, &keys).await?;
         let audited = store::audited(&mut transaction, &keys, &self.plan.other_topics).await?;
         let stored = store::rows(&mut transaction, &self.parts, &keys).await?;
-        let still = |order: &&PendingOrder| audited.get(&order.key).is_some_and(|audited| *audited == order.audited);
-        let (current, late): (Vec<&PendingOrder>, Vec<&PendingOrder>) = orders.iter().partition(still);
+        let unchanged =
+            |order: &&PendingOrder| audited.get(&order.key).is_some_and(|audited| *audited == order.audited);
+        let (current, late): (Vec<&PendingOrder>, Vec<&PendingOrder>) = orders.iter().partition(unchanged);
 
         let mut writes = Vec::new();
         let mut messages = Vec::new();
@@ -395,11 +398,11 @@ impl Refold<'_> {
             messages.extend(order.messages.iter().cloned());
             let newly_applied: Vec<&AuditedRecord> = order.newly_applied.iter().collect();
             store::mark_applied(&mut transaction, &newly_applied).await?;
-            // An order that only lacks a message is not a new version of itself.
+            // An order that only lacks a message does not get a new version.
             if before != order.rows {
                 let version = versions.get(&order.key).copied().unwrap_or_default() + 1;
                 let by = (reason.by.as_str(), reason.why.as_str());
-                store::remember(&mut transaction, &order.key, version, &before, by, now).await?;
+                store::add_refold(&mut transaction, &order.key, version, &before, by, now).await?;
                 writes.push(new_write(&order.key, &order.facts, version));
             }
         }
@@ -411,7 +414,7 @@ impl Refold<'_> {
         Ok(late.into_iter().map(|order| order.key.clone()).collect())
     }
 
-    fn tell(&mut self, diff: OrderDiff) {
+    fn report(&mut self, diff: OrderDiff) {
         self.tally.differing += 1;
         self.tally.effects += diff.effects.len() as u64;
         (self.found)(RefoldFinding::Differs(diff));
@@ -423,13 +426,13 @@ impl Refold<'_> {
     }
 }
 
-/// Why one of the records cannot be read, if one cannot.
+/// The reason why one of the records cannot be read, if there is one.
 fn unavailable_reason(records: &[AuditedRecord], unavailable: &BTreeMap<(String, i32), String>) -> Option<String> {
     let needed = records.iter().filter(|record| record.kept.is_none()).map(|record| &record.body_at);
     needed.into_iter().find_map(|body| unavailable.get(&(body.topic.clone(), body.partition)).cloned())
 }
 
-/// All of an order, whatever was there.
+/// A write that replaces the whole order.
 fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
     Write { key: key.clone(), before: Facts::default(), after: facts.clone(), version }
 }

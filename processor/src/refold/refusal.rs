@@ -1,32 +1,32 @@
-//! Why an order cannot be recomputed.
+//! Reasons why an order cannot be recomputed.
 
 use riverlock_schemas::record::Position;
 
-/// How often an order is folded again because events came while it was.
+/// Maximum attempts to recompute an order while new events keep arriving.
 pub(crate) const ROUNDS_MAX: usize = 10;
 
-/// Why an order is left as it is.
+/// The reason why an order is left unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A record of it is deleted.
-    #[error("Kafka no longer has {0}, and an order is not folded from a part of its events")]
+    /// Kafka has deleted one of its records.
+    #[error("Kafka no longer has {0}; an order is not recomputed from a part of its events")]
     Gone(Position),
-    /// A record is not the one that was audited.
-    #[error("{0} has another body than the one that was audited")]
+    /// A record's body is not the one that was audited.
+    #[error("the body of {0} is not the one that was audited")]
     OtherBody(Position),
-    /// A record that took effect would not with today's code and configuration.
-    #[error("{0} took effect, and would not today: {1}")]
+    /// A record that was applied would not be applied with the current code and configuration.
+    #[error("{0} was applied, but would not be applied today: {1}")]
     NotApplied(Position, String),
-    /// There is an order and no event.
-    #[error("no event of it is audited, so nothing is known that it could be folded from")]
+    /// The order is stored, but has no audited event.
+    #[error("no audited events; cannot recompute it")]
     NoEvents,
-    /// Events come faster than they are read.
+    /// New events arrive faster than they are read.
     #[error("its events changed {ROUNDS_MAX} times while they were read")]
     Moving,
-    /// Some of its records lie in a partition that cannot be read now.
-    #[error("{0}: run it again when that is mended")]
+    /// Some of its records are in a partition that is unavailable.
+    #[error("{0}; run the command again when the partition is available")]
     Unavailable(String),
-    /// What its events say is not allowed in the tables.
-    #[error("the database refuses what its events say: {0}")]
+    /// The recomputed rows violate a constraint.
+    #[error("the database rejects the recomputed rows: {0}")]
     Database(String),
 }

@@ -1,4 +1,4 @@
-//! Which orders are folded again, a page at a time.
+//! Selection of the orders to refold, in pages.
 
 use std::collections::BTreeSet;
 
@@ -9,58 +9,58 @@ use sqlx::{Acquire as _, PgConnection};
 
 use crate::domain::{OrderKey, Status};
 
-/// Orders that are folded together.
+/// A page of orders to recompute.
 const PAGE_ORDERS: i64 = 500;
-/// Rows of the audit, or of the orders, that are looked at for the next page.
+/// Rows of `events` or `orders` that are read for one page.
 const PAGE_ROWS: i64 = 2_000;
 
-/// Which orders are folded again.
+/// The orders to refold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// Those with these ids, in both modes.
+    /// Orders with these ids, in both modes.
     Ids(Vec<OrderId>),
-    /// Those that have a row with these properties.
+    /// Stored orders with these properties.
     Like {
-        /// This status.
+        /// Their status.
         status: Option<Status>,
         /// Changed at this time or later.
         changed_since: Option<DateTime<Utc>>,
     },
-    /// Every order that an event was ever about, and every order that has a row.
+    /// Every order that is stored or has an audited event.
     All,
 }
 
-/// Orders that are folded together.
+/// A page of orders to recompute.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     pub(super) keys: Vec<OrderKey>,
-    /// Rows that name no order that there can be: what is wrong with each.
+    /// Descriptions of rows with an invalid order id.
     pub(super) unreadable: Vec<String>,
 }
 
-/// Where the next page begins.
+/// The start of the next page.
 enum Next {
     Ids(std::vec::IntoIter<OrderId>),
-    /// Orders that were chosen when the run began, by their places.
+    /// Orders that were selected when the run began, by their number in that selection.
     Chosen {
         after: i64,
     },
-    /// Orders by the first of their records, so that those are folded together whose records lie together.
+    /// Orders by their first record, so that orders with neighbouring records are recomputed together.
     Events {
         after: (i16, i32, i64),
     },
-    /// Orders of which there is no record.
+    /// Stored orders without records.
     Rows {
         after: (String, bool),
     },
     End,
 }
 
-/// Gives the orders of a selection, each once. No statement looks at more than a part of a table, except for the one that
-/// chooses orders by what is stored of them.
+/// Iterates over the orders of a selection, each once. Every statement reads a bounded part of a table, except for the one that
+/// selects stored orders by their properties.
 pub(super) struct Pages {
     next: Next,
-    /// How many orders there are, about; 0 where that is not known.
+    /// Estimated number of orders; 0 if unknown.
     pub(super) total: u64,
 }
 
@@ -82,7 +82,7 @@ impl Pages {
         })
     }
 
-    /// The next page, which may be empty; `None` when there are no more.
+    /// The next page, which may be empty; `None` at the end.
     pub(super) async fn next(&mut self, connection: &mut PgConnection) -> Result<Option<Page>, Error> {
         let page = match &mut self.next {
             Next::Ids(ids) => {
@@ -107,7 +107,7 @@ impl Pages {
     }
 }
 
-/// About how many orders there are, as PostgreSQL last estimated.
+/// PostgreSQL's last estimate of the number of orders.
 async fn estimate(connection: &mut PgConnection) -> Result<u64, Error> {
     let rows = sqlx::query_scalar!(
         r#"-- refold_estimate
@@ -116,8 +116,8 @@ async fn estimate(connection: &mut PgConnection) -> Result<u64, Error> {
     Ok(u64::try_from(rows.fetch_one(connection).await?).unwrap_or_default())
 }
 
-/// Chooses orders by what is stored of them, once: refolding changes what is stored, and live traffic does too. Reads the whole
-/// table, so the statement may take its time.
+/// Selects stored orders by their properties, once at the start, because refolding and live traffic change those properties.
+/// Reads the whole table, so the statement has no timeout.
 async fn choose(
     connection: &mut PgConnection,
     status: Option<Status>,
@@ -132,7 +132,7 @@ async fn choose(
     ] {
         sqlx::query(statement).execute(&mut *transaction).await?;
     }
-    // The table is this session's own, so the statement cannot be checked when it is compiled.
+    // The table is temporary, so the statement cannot be checked at compile time.
     let chosen = sqlx::query(
         "-- refold_choose
          INSERT INTO refold_chosen (place, order_id, live_mode)
@@ -155,13 +155,13 @@ async fn chosen(connection: &mut PgConnection, after: &mut i64) -> Result<Option
     Ok(Some(page(rows.into_iter().map(|(_, order_id, live_mode)| (order_id, live_mode)))))
 }
 
-/// The orders of these rows. A row that names none stops nothing.
+/// Converts rows to order keys. A row with an invalid order id is reported and does not stop the run.
 fn page(rows: impl IntoIterator<Item = (String, bool)>) -> Page {
     let mut page = Page::default();
     for (order_id, live_mode) in rows {
         match OrderId::parse(order_id) {
             Ok(order_id) => page.keys.push(OrderKey { order_id, mode: Mode::from_live(live_mode) }),
-            // Not the id itself: it may hold anything.
+            // The id itself is left out, because it may contain anything.
             Err(error) => page.unreadable.push(format!("a row ({}): the order id {error}", Mode::from_live(live_mode))),
         }
     }
@@ -181,7 +181,7 @@ async fn by_id(connection: &mut PgConnection, ids: &[OrderId]) -> Result<Page, E
     Ok(page(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.live_mode))))
 }
 
-/// The orders whose first record lies in the next rows of the audit; `None` when there are no more rows.
+/// The orders whose first record is among the next rows of `events`; `None` when there are no more rows.
 async fn by_first_record(connection: &mut PgConnection, after: &mut (i16, i32, i64)) -> Result<Option<Page>, Error> {
     let last = sqlx::query!(
         "-- refold_page_end
@@ -220,7 +220,8 @@ async fn by_first_record(connection: &mut PgConnection, after: &mut (i16, i32, i
     Ok(Some(page(rows.into_iter().map(|row| (row.order_id, row.live_mode)))))
 }
 
-/// The next orders, as far as there is no record of them: nobody can have folded those. `None` when there are no more orders.
+/// Those of the next orders that have no record, which the pages by first record cannot contain. `None` when there are no more
+/// orders.
 async fn without_records(connection: &mut PgConnection, after: &mut (String, bool)) -> Result<Option<Page>, Error> {
     let rows = sqlx::query!(
         r#"-- refold_without_records
@@ -238,6 +239,6 @@ async fn without_records(connection: &mut PgConnection, after: &mut (String, boo
     let rows = rows.fetch_all(connection).await?;
     let Some(last) = rows.last() else { return Ok(None) };
     *after = (last.order_id.clone(), last.live_mode);
-    let lonely = rows.into_iter().filter(|row| !row.has_records);
-    Ok(Some(page(lonely.map(|row| (row.order_id, row.live_mode)))))
+    let unrecorded = rows.into_iter().filter(|row| !row.has_records);
+    Ok(Some(page(unrecorded.map(|row| (row.order_id, row.live_mode)))))
 }

@@ -1,8 +1,8 @@
-//! What refolding asks of the database, and writes.
+//! The SQL of refold.
 //!
-//! Rows are compared as PostgreSQL shows them, not as this version reads them: a row that this version cannot read, or reads
-//! only in part, is seen and put right as well. Which tables hold an order's parts, the catalog says: those that refer to
-//! `orders`.
+//! Rows are compared as JSON that PostgreSQL produces, not as this version parses them, so rows that this version cannot parse
+//! completely are found and corrected too. The tables with parts of orders are taken from the catalog: those with a foreign key
+//! to `orders`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,23 +15,24 @@ use crate::domain::OrderKey;
 
 /// The table of the orders themselves.
 pub(super) const ORDERS: &str = "orders";
-/// Columns that say when and how often a row was written, and not what is known.
+/// Columns that are not compared: when and how often a row was written.
 const HISTORY: &str = "{version,first_seen_at,changed_at}";
 
-/// A record of the audit that may take part in an order.
+/// A record in `events` that may contribute to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AuditedRecord {
     pub(super) position: Position,
-    /// Where its body is read. A record of an earlier Kafka cluster is read where the same body came again, if it did.
+    /// The position from which its body is read. For a record of an earlier Kafka cluster, this is the position of a later
+    /// record with the same body, if there is one.
     pub(super) body_at: Position,
     pub(super) topic_id: i16,
     pub(super) outcome: String,
     pub(super) body_sha256: Vec<u8>,
-    /// When the broker took it; `None` where it did not say.
+    /// The broker's timestamp, if it has one.
     pub(super) received_at: Option<DateTime<Utc>>,
-    /// Whether another body under its event's id contradicts it.
+    /// Whether another body with the same event id contradicts it.
     pub(super) is_contradicted: bool,
-    /// The body, where it was kept in the database.
+    /// The body, if it is stored in the database.
     pub(super) kept: Option<Vec<u8>>,
 }
 
@@ -39,7 +40,7 @@ pub(super) struct AuditedRecord {
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) table: String,
-    /// What tells the rows of one order apart.
+    /// Primary key columns other than the order's key.
     pub(super) key: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ fn columns(keys: &[OrderKey]) -> (Vec<String>, Vec<bool>) {
     keys.iter().map(|key| (key.order_id.as_str().to_owned(), key.mode.is_live())).unzip()
 }
 
-/// A key from the database. One that is none cannot have come from an event.
+/// Parses a key from the database. An invalid one cannot have come from an event.
 fn key(order_id: String, live_mode: bool) -> Result<OrderKey, Error> {
     let id = order_id.clone();
     let order_id = OrderId::parse(order_id).map_err(|error| Error::Inconsistent {
@@ -78,7 +79,7 @@ pub(super) async fn parts(connection: &mut PgConnection) -> Result<Vec<Part>, Er
     Ok(rows.into_iter().map(|row| Part { table: row.table, key: row.key.into_iter().filter(own).collect() }).collect())
 }
 
-/// Makes empty tables of this session's own, in which orders can be written to see how they would look.
+/// Creates empty temporary tables into which recomputed orders are written for comparison.
 pub(super) async fn make_scratch(
     scratch: &mut PgConnection,
     live: &mut PgConnection,
@@ -97,7 +98,7 @@ pub(super) async fn make_scratch(
     Ok(())
 }
 
-/// The records of orders that may take part in them, in the order in which they lie.
+/// The records that may contribute to orders, by position.
 pub(super) async fn audited(
     connection: &mut PgConnection,
     keys: &[OrderKey],
@@ -152,7 +153,7 @@ pub(super) async fn audited(
     Ok(orders)
 }
 
-/// The rows of orders, by table, without when and how often they were written.
+/// The rows of orders by table, without the columns in [`HISTORY`].
 pub(super) async fn rows(
     connection: &mut PgConnection,
     parts: &[Part],
@@ -174,7 +175,8 @@ pub(super) async fn rows(
     Ok(orders)
 }
 
-/// Locks orders until the transaction ends, in the same order as everybody, and returns the versions of those that exist.
+/// Locks orders until the transaction ends and returns the versions of those that exist. Orders are locked in the order of
+/// their keys, as everywhere, to avoid deadlocks.
 pub(super) async fn lock(connection: &mut PgConnection, keys: &[OrderKey]) -> Result<BTreeMap<OrderKey, i32>, Error> {
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
@@ -192,10 +194,10 @@ pub(super) async fn lock(connection: &mut PgConnection, keys: &[OrderKey]) -> Re
         .collect()
 }
 
-/// Messages that orders have, each by kind and effect key.
+/// The kinds and effect keys of the messages of orders.
 pub(super) type Sent = BTreeMap<OrderKey, Vec<(String, String)>>;
 
-/// Which kinds of messages orders have had.
+/// Reads the messages that the outbox has for orders.
 pub(super) async fn messages(connection: &mut PgConnection, keys: &[OrderKey]) -> Result<Sent, Error> {
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
@@ -212,7 +214,7 @@ pub(super) async fn messages(connection: &mut PgConnection, keys: &[OrderKey]) -
     Ok(orders)
 }
 
-/// Removes the parts of orders, so that exactly those remain that are written next.
+/// Deletes the parts of orders, so that afterwards only newly written parts exist.
 pub(super) async fn remove_parts(
     connection: &mut PgConnection,
     parts: &[Part],
@@ -229,7 +231,7 @@ pub(super) async fn remove_parts(
     Ok(())
 }
 
-/// Records that were ignored and take part now have taken effect.
+/// Changes the outcome of records that were ignored and contribute now to `applied`.
 pub(super) async fn mark_applied(connection: &mut PgConnection, records: &[&AuditedRecord]) -> Result<(), Error> {
     if records.is_empty() {
         return Ok(());
@@ -250,8 +252,8 @@ pub(super) async fn mark_applied(connection: &mut PgConnection, records: &[&Audi
     }
 }
 
-/// Remembers what an order was before.
-pub(super) async fn remember(
+/// Stores the previous rows of an order.
+pub(super) async fn add_refold(
     connection: &mut PgConnection,
     key: &OrderKey,
     version: i32,
@@ -259,7 +261,7 @@ pub(super) async fn remember(
     (by, why): (&str, &str),
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
-    // The rows are JSON already: PostgreSQL made them.
+    // The rows are already JSON from PostgreSQL.
     let tables: Vec<String> = before.iter().map(|(table, rows)| format!("\"{table}\":[{}]", rows.join(","))).collect();
     sqlx::query!(
         "-- refolds_add

@@ -1,4 +1,4 @@
-//! An order's lines as they lie in its row: an object by line id.
+//! JSON format of an order's lines in its row: an object by line id.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use crate::domain::{Facts, LineFacts, Snapshot, Stamp};
 
 type Time = Option<DateTime<Utc>>;
 
-/// The lines of an order, to be written.
+/// Serializes the lines of an order.
 pub(super) struct Lines<'a>(pub(super) &'a Facts);
 
-/// A line. What is not known of it is left out. Its names are those of `details`, and a migration has written them too.
+/// A line. Unknown fields are left out. Names follow `details`; a migration has written them too.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Line<S> {
@@ -32,7 +32,7 @@ struct Line<S> {
     blocked_at: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     returned_at: Time,
-    /// Left out where it is the order's own stamp, as it nearly always is.
+    /// Left out if it equals the order's stamp, which is the usual case.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<LineStamp<S>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +62,7 @@ impl Serialize for Lines<'_> {
     }
 }
 
-/// Reads the lines of an order with this stamp.
+/// Parses the lines of an order with this stamp.
 pub(super) fn parse(json: &str, of_order: &Stamp) -> Result<BTreeMap<LineId, LineFacts>, String> {
     let lines: BTreeMap<String, Line<String>> = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let line = |(line_id, line): (String, Line<String>)| {
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Every text that an id or a content may hold, times of every precision, and stamps that are nearly the order's.
+    /// Unusual texts, times of every precision, and stamps that differ from the order's in one field.
     fn facts() -> Facts {
         let of_order = stamp(Some("2026-01-01T00:00:00Z"), Some("2026-01-01T00:00:00.5Z"), "e");
         let stamps = [
@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_they_were_written() {
+    fn written_lines_are_parsed_unchanged() {
         let facts = facts();
         let json = serde_json::to_string(&Lines(&facts)).unwrap();
         assert_eq!(parse(&json, &facts.snapshot.stamp).unwrap(), facts.lines);
     }
 
     #[test]
-    fn only_what_is_known_is_written() {
+    fn unknown_fields_are_not_written() {
         let mut facts = Facts { snapshot: facts().snapshot, ..Facts::default() };
         let mut line = LineFacts {
             snapshot: Snapshot { stamp: facts.snapshot.stamp.clone(), ..Snapshot::default() },

@@ -1,4 +1,4 @@
-//! Lists of orders, a page at a time.
+//! Paged lists of orders.
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::Error;
@@ -11,30 +11,30 @@ use crate::domain::Status;
 /// The end of the year 9999, in microseconds since 1970: later than every change.
 const LAST_MICROS: i64 = 253_402_300_799_999_999;
 
-/// Where a page begins: after this order, in the direction of older changes. It need not be there any more.
+/// The start of a page: after this order, in the direction of older changes. The order itself need not exist any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPosition {
-    /// When it changed.
+    /// The time of the order's last change.
     pub changed_at: DateTime<Utc>,
-    /// Its id.
+    /// The order's id.
     pub order_id: String,
-    /// Its mode.
+    /// The order's mode.
     pub mode: Mode,
 }
 
-/// Which orders are listed; what is `None` does not matter.
+/// Selects the orders to list; `None` does not restrict the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListFilter {
-    /// Those that stand there.
+    /// Orders with this status.
     pub status: Option<Status>,
-    /// Those of this mode.
+    /// Orders of this mode.
     pub mode: Option<Mode>,
-    /// Those that changed before this one.
+    /// Orders that changed before this position.
     pub before: Option<ListPosition>,
 }
 
 impl ListFilter {
-    /// Modes, statuses, and the place that the page begins after: without one, after what is later than everything.
+    /// Modes, statuses, and the position after which the page begins: by default one that is later than every change.
     fn arguments(&self) -> (Vec<bool>, Vec<&'static str>, ListPosition) {
         let modes = self.mode.map_or_else(|| vec![true, false], |mode| vec![mode.is_live()]);
         let statuses =
@@ -58,16 +58,16 @@ pub struct OrderSummary {
     pub mode: Mode,
     #[schema(value_type = Status)]
     pub status: String,
-    /// How often the order has changed.
+    /// Number of changes of the order.
     pub version: i32,
-    /// Whether bodies that contradict each other came under one event id.
+    /// Whether contradicting bodies with the same event id were received.
     pub conflicted: bool,
     pub first_seen_at: DateTime<Utc>,
     pub changed_at: DateTime<Utc>,
 }
 
 impl OrderSummary {
-    /// The order's place in a list.
+    /// The order's position in a list.
     #[must_use]
     pub fn position(&self) -> ListPosition {
         ListPosition { changed_at: self.changed_at, order_id: self.order_id.clone(), mode: self.mode }
@@ -98,10 +98,10 @@ impl From<SummaryRow> for OrderSummary {
     }
 }
 
-/// The orders that a filter means, the newest change first.
+/// Lists the orders that match a filter, the newest change first.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn list(connection: &mut PgConnection, filter: &ListFilter, limit: i64) -> Result<Vec<OrderSummary>, Error> {
     let (modes, statuses, before) = filter.arguments();
     let rows = sqlx::query_file_as!(
@@ -117,10 +117,10 @@ pub async fn list(connection: &mut PgConnection, filter: &ListFilter, limit: i64
     Ok(rows.fetch_all(connection).await?.into_iter().map(OrderSummary::from).collect())
 }
 
-/// Like [`list`], of the orders only about which two different bodies came under one event id.
+/// Like [`list`], but only orders with a conflict.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn list_conflicted(
     connection: &mut PgConnection,
     filter: &ListFilter,

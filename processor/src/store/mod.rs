@@ -1,4 +1,4 @@
-//! The orders' tables.
+//! SQL for the tables of orders.
 
 mod lines;
 mod list;

@@ -1,4 +1,4 @@
-//! What only some orders have: operations with money, and shipments. They cost a statement only in batches that need one.
+//! Parts that only some orders have: charge operations and shipments. Batches without them execute no statement for them.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +22,13 @@ use crate::{
 
 type Time = Option<DateTime<Utc>>;
 
-/// Adds to orders that were just read what else is known of them. Which of them have anything, the types of their events say.
+/// Adds operations and shipments to orders that were just read. The types of an order's events tell whether it has any.
 pub(super) async fn read(
     connection: &mut PgConnection,
     orders: &mut BTreeMap<OrderKey, StoredOrder>,
 ) -> Result<(), Error> {
-    let (order_ids, live_modes) = having(orders, |facts| facts.seen.iter().any(|name| name.starts_with(CHARGE_PREFIX)));
+    let (order_ids, live_modes) =
+        keys_where(orders, |facts| facts.seen.iter().any(|name| name.starts_with(CHARGE_PREFIX)));
     if !order_ids.is_empty() {
         let rows = sqlx::query_file_as!(OperationRow, "src/store/charge_operations_read.sql", &order_ids, &live_modes)
             .fetch_all(&mut *connection)
@@ -39,7 +40,7 @@ pub(super) async fn read(
             }
         }
     }
-    let (order_ids, live_modes) = having(orders, |facts| facts.seen.contains(FULFILLMENT_CREATED));
+    let (order_ids, live_modes) = keys_where(orders, |facts| facts.seen.contains(FULFILLMENT_CREATED));
     if !order_ids.is_empty() {
         let rows = sqlx::query_file_as!(ShipmentRow, "src/store/shipments_read.sql", &order_ids, &live_modes)
             .fetch_all(connection)
@@ -51,7 +52,7 @@ pub(super) async fn read(
     Ok(())
 }
 
-fn having(orders: &BTreeMap<OrderKey, StoredOrder>, wanted: impl Fn(&Facts) -> bool) -> (Vec<String>, Vec<bool>) {
+fn keys_where(orders: &BTreeMap<OrderKey, StoredOrder>, wanted: impl Fn(&Facts) -> bool) -> (Vec<String>, Vec<bool>) {
     let keys = orders.iter().filter(|(_, order)| wanted(&order.facts)).map(|(key, _)| key);
     keys.map(|key| (key.order_id.as_str().to_owned(), key.mode.is_live())).unzip()
 }
@@ -176,7 +177,7 @@ struct ShipmentRow {
 }
 
 impl ShipmentRow {
-    /// Every line of a shipment repeats what belongs to the shipment.
+    /// Adds the row to its order. Each row is one line of a shipment and repeats the shipment's own fields.
     fn add_to(self, orders: &mut BTreeMap<OrderKey, StoredOrder>) -> Result<(), Error> {
         let id = format!("{}/{}/{}", self.order_id, self.fulfillment_id, self.line_id);
         let inconsistent = |reason: String| Error::Inconsistent { table: "shipments", id: id.clone(), reason };

@@ -1,4 +1,4 @@
-//! Orders for people who look.
+//! Read model of orders for the CLI and the API.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{
     store::row::StoredOrder,
 };
 
-/// How often an order that keeps changing is read before it is shown as it is.
+/// Maximum number of reads of an order that changes meanwhile, before a possibly inconsistent view is returned.
 const READS_MAX: u32 = 3;
 
 /// An order with its lines.
@@ -31,18 +31,18 @@ pub struct OrderView {
     pub mode: Mode,
     #[schema(value_type = Status)]
     pub status: String,
-    /// How often the order has changed.
+    /// Number of changes of the order.
     pub version: i32,
-    /// Earliest time of each of Digital River's states, in the order of time.
+    /// Earliest time of each of Digital River's states, by state.
     pub transitions: BTreeMap<String, DateTime<Utc>>,
-    /// Types of the events that have been seen.
+    /// Types of the order's events.
     pub seen: Vec<String>,
-    /// Whether `order.accepted` came; under the name that Digital River's Salesforce app has for it.
+    /// Whether `order.accepted` was received. The name is that of Digital River's Salesforce app.
     pub ofi_received: bool,
-    /// `open`, `pending` or `completed`: how much was reported as shipped or cancelled; the same app's name. Concluded from
-    /// what Digital River tells, since Riverlock reports nothing itself.
+    /// `open`, `pending` or `completed`: how much of the order was reported as shipped or cancelled. The name is that of the
+    /// same app. Derived from Digital River's events.
     pub efn_status: EfnStatus,
-    /// Whether `order.complete` came; the same app's name.
+    /// Whether `order.complete` was received. The name is that of the same app.
     pub ocn_received: bool,
     pub anomalies: Vec<&'static str>,
     #[schema(value_type = OrderDetails)]
@@ -50,27 +50,27 @@ pub struct OrderView {
     pub first_seen_at: DateTime<Utc>,
     pub changed_at: DateTime<Utc>,
     pub lines: Vec<LineView>,
-    /// What was reported as shipped or cancelled.
+    /// Fulfillments that were reported to Digital River.
     pub shipments: Vec<ShipmentView>,
-    /// What was done with the money.
+    /// Charges, captures, cancels and refunds.
     pub operations: Vec<OperationView>,
 }
 
-/// What the newest snapshot says of an order. Nothing else of it is shown, whatever more is stored.
+/// Fields of the newest snapshot. Other stored fields are not shown.
 #[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OrderDetails {
-    /// The state that the order was in, as Digital River names it.
+    /// Digital River's name of the order's state.
     pub state: Option<String>,
     /// `review_opened`, `blocked` or `passed`.
     pub fraud_state: Option<String>,
     /// ISO 4217 code.
     pub currency: Option<String>,
-    /// What the customer pays, in `currency`: a decimal number as text.
+    /// The amount that the customer pays, in `currency`: a decimal number as text.
     pub total_amount: Option<String>,
     /// Digital River's id of the customer.
     pub customer_id: Option<String>,
-    /// Which Digital River company sells.
+    /// The Digital River company that sells.
     pub selling_entity_id: Option<String>,
     /// The merchant's own id of the order.
     pub upstream_id: Option<String>,
@@ -84,9 +84,9 @@ pub struct OrderDetails {
 pub struct LineView {
     pub line_id: String,
     pub sku_id: Option<String>,
-    /// Pieces ordered.
+    /// Units ordered.
     pub quantity: Option<i64>,
-    /// Pieces shipped or delivered.
+    /// Units shipped or delivered.
     pub fulfilled_quantity: i64,
     /// Pieces never to be shipped.
     pub cancelled_quantity: i64,
@@ -124,7 +124,7 @@ pub struct ShipmentLineView {
     pub cancelled_quantity: i64,
 }
 
-/// Something that was done with money: a charge, a capture, a cancel, a refund.
+/// A payment operation: a charge, a capture, a cancel or a refund.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Operation)]
@@ -143,10 +143,10 @@ pub struct OperationView {
     pub failed_at: Option<DateTime<Utc>>,
 }
 
-/// The order of that id; two, the live one first, if there is one in each mode. None for what can be no order's id.
+/// Finds the orders with this id: one per mode, the live one first. Empty if the id is unknown or invalid.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or a row cannot be understood.
+/// When PostgreSQL returns an error or is unavailable, or a row is invalid.
 pub async fn find(connection: &mut PgConnection, order_id: &str) -> Result<Vec<OrderView>, Error> {
     let Ok(order_id) = OrderId::parse(order_id) else {
         return Ok(Vec::new());
@@ -175,7 +175,7 @@ async fn find_one(connection: &mut PgConnection, key: &OrderKey) -> Result<Optio
         .await?;
         let Some(row) = row else { return Ok(None) };
         tries += 1;
-        // An order that changed between the statements is read again, so that all parts are of one version.
+        // An order that changed between the statements is read again, so that all parts belong to one version.
         if row.version == stored.version || tries >= READS_MAX {
             return Ok(Some(OrderView::new(key, stored, row.first_seen_at, row.changed_at)));
         }
@@ -210,7 +210,7 @@ impl OrderView {
     }
 }
 
-/// Every line of the order, those included that only a fulfillment names.
+/// Every line of the order, including lines that only a fulfillment names.
 fn line_views(facts: &Facts) -> Vec<LineView> {
     let line = |(line_id, quantities): (&LineId, Quantities)| {
         LineView::new(line_id.to_string(), facts.lines.get(line_id).cloned().unwrap_or_default(), quantities)
@@ -273,10 +273,10 @@ impl OperationView {
     }
 }
 
-/// How many orders have which status.
+/// Counts orders by status.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn count_by_status(connection: &mut PgConnection) -> Result<BTreeMap<String, u64>, Error> {
     let rows = sqlx::query!(
         r#"-- orders_by_status
@@ -286,10 +286,10 @@ pub async fn count_by_status(connection: &mut PgConnection) -> Result<BTreeMap<S
     Ok(rows.into_iter().map(|row| (row.status, u64::try_from(row.count).unwrap_or_default())).collect())
 }
 
-/// The status of each of these orders that is known.
+/// The statuses of those of these orders that are stored.
 ///
 /// # Errors
-/// When PostgreSQL refuses.
+/// When PostgreSQL returns an error or is unavailable.
 pub async fn statuses(
     connection: &mut PgConnection,
     mode: Mode,

@@ -1,4 +1,4 @@
-//! Orders as the store reads and writes them.
+//! Types that the store's modules share.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use crate::domain::{Facts, OrderKey};
 
 pub(crate) type Time = Option<DateTime<Utc>>;
 
-/// An order as it is stored.
+/// A stored order.
 #[derive(Default)]
 pub(crate) struct StoredOrder {
     pub(crate) version: i32,
     pub(crate) facts: Facts,
 }
 
-/// An order whose facts grew.
+/// An order with new facts.
 pub(crate) struct Change {
     pub(crate) key: OrderKey,
     pub(crate) before: Facts,
     pub(crate) after: Facts,
-    /// The version that is written; the stored one is one less.
+    /// The version to write; the stored version is one less.
     pub(crate) version: i32,
 }
 

@@ -18,14 +18,14 @@ use super::{
     parts,
 };
 
-/// Separates the items of a list that travels as one text; no item holds a control character.
+/// Separates the items of a list that is passed as one text; no item contains a control character.
 const SEPARATOR: &str = "\u{1f}";
 
-/// Reads the orders without locking them: nearly always nobody else writes them, and [`write`] notices when somebody did.
-/// Charges and shipments may be newer than the order.
+/// Reads the orders without locking them. Concurrent writers are rare, and [`write`] detects them by the version. Charges and
+/// shipments may be newer than the order.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or a row cannot be understood.
+/// When PostgreSQL returns an error or is unavailable, or a row is invalid.
 pub(crate) async fn read(
     connection: &mut PgConnection,
     keys: &[OrderKey],
@@ -53,7 +53,8 @@ async fn with_parts(
 /// Writes the orders, and those of their charges and shipments that changed.
 ///
 /// # Errors
-/// When PostgreSQL refuses, or another transaction has made or changed one of the orders since it was read.
+/// When PostgreSQL returns an error or is unavailable, or when another transaction has inserted or changed one of the orders
+/// since it was read.
 pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now: DateTime<Utc>) -> Result<(), Error> {
     if changes.is_empty() {
         return Ok(());
@@ -94,7 +95,7 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
 }
 
 fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("structs and maps with texts as keys can be written")
+    serde_json::to_string(value).expect("structs and maps with string keys can be serialized")
 }
 
 fn join(items: &BTreeSet<String>) -> String {
@@ -120,7 +121,7 @@ struct OrderRow {
     snapshot_updated_at: Time,
     snapshot_created_at: Time,
     snapshot_event_id: String,
-    /// JSON, as the lines: read here, so that an error can name the order.
+    /// JSON, like `lines`. Parsed here, so that an error can name the order.
     details: String,
     lines: String,
 }

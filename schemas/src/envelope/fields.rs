@@ -1,4 +1,4 @@
-//! Reads the few values of an envelope out of any JSON, whatever kinds its values have.
+//! Reads the fields of an envelope from any JSON, whatever types its values have.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,10 +13,10 @@ use crate::{
     wire::{Any, Kinds, Member, Notes, scalar::Flag, time::Time},
 };
 
-/// The message of the error that makes a body be read more closely.
-const REPEATED: &str = "an object that stands twice";
+/// The message of the error after which a body is read by the slow path.
+const REPEATED: &str = "a repeated object";
 
-/// What the body says, before it is judged.
+/// The fields of a body, before validation.
 pub(super) struct Fields<'a, P> {
     id: Scalar<'a>,
     event_type: Scalar<'a>,
@@ -43,7 +43,7 @@ impl<P> Default for Fields<'_, P> {
     }
 }
 
-/// What the envelope reads of an object.
+/// The fields of the object that the envelope needs.
 #[derive(Debug, Default)]
 pub(crate) struct Head<'a> {
     pub(crate) id: Scalar<'a>,
@@ -73,12 +73,12 @@ impl<'a, P> Fields<'a, P> {
         }
     }
 
-    /// The envelope, if the body is an event, with what the payload needs.
+    /// Validates the fields. Returns the envelope and the fields that the payload needs.
     pub(super) fn into_envelope(self, notes: &Notes) -> Result<Parts<'a, P>, EnvelopeError> {
         if let Some(key) = self.contradiction {
             return Err(EnvelopeError::DuplicateKey(key));
         }
-        // An id in which a character was replaced may be another event's.
+        // An id in which a character was replaced may be the id of another event.
         let is_damaged = notes.oddities().contains(Oddity::Encoding);
         let whole = |text: &Cow<'a, str>| !is_damaged || !text.contains(char::REPLACEMENT_CHARACTER);
         let id = self.id.into_text().filter(whole).ok_or(EnvelopeError::Missing("id"))?;
@@ -98,7 +98,7 @@ impl<'a, P> Fields<'a, P> {
     }
 }
 
-/// A key whose values contradict each other although the body could be read: `data`, or `object` in it.
+/// Finds a repeated key with different values that does not prevent parsing: `data`, or `object` in it.
 pub(super) fn contradiction(text: &str) -> Result<Option<&'static str>, serde_json::Error> {
     let top: Values<'_> = Values::of(text, "data")?;
     let Some(data) = top.0.first() else { return Ok(None) };
@@ -111,7 +111,7 @@ pub(super) fn contradiction(text: &str) -> Result<Option<&'static str>, serde_js
     Ok((!Values::of(data.get(), "object")?.are_same()).then_some("object"))
 }
 
-/// The values that an object has under one key, not yet decoded. `null` says nothing and is left out.
+/// The undecoded values of a repeated key, without `null`.
 struct Values<'a>(Vec<&'a RawValue>);
 
 impl<'a> Values<'a> {
@@ -143,7 +143,7 @@ impl<'a> Values<'a> {
         Ok(Self(values))
     }
 
-    /// Whether all of them say the same, whatever their white space and the order of their keys.
+    /// Whether all of them are equal, apart from white space and the order of keys.
     fn are_same(&self) -> bool {
         let Some((first, others)) = self.0.split_first() else { return true };
         others.iter().all(|other| {
@@ -153,12 +153,12 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Reads a whole body into `fields`, in place, so that what was read stays there when the rest cannot be.
+/// Reads a body into `fields` in place, so that fields are kept if the rest cannot be read.
 pub(super) struct Top<'f, 'a, P> {
     fields: &'f mut Fields<'a, P>,
     event_type: Option<&'f str>,
     notes: &'f Notes,
-    /// That `data` and `object` mean one thing where they stand twice is known.
+    /// Whether repeated `data` and `object` keys are known to have equal values.
     are_repeats_same: bool,
 }
 
@@ -211,7 +211,7 @@ impl<'de, P: Payload> Visitor<'de> for Top<'_, 'de, P> {
     }
 }
 
-/// Passes over a value that stands twice, if it is known to be the same.
+/// Skips a repeated value if it is known to be equal.
 fn pass_repeat<'de, A: MapAccess<'de>>(member: Member<'_, A>, is_same: bool) -> Result<(), A::Error> {
     if !is_same {
         return Err(A::Error::custom(REPEATED));
@@ -220,7 +220,7 @@ fn pass_repeat<'de, A: MapAccess<'de>>(member: Member<'_, A>, is_same: bool) -> 
     member.ignore()
 }
 
-/// Reads a value that must not stand there twice with different values.
+/// Reads a value that must not be repeated with a different value.
 fn read_scalar<'de, A: MapAccess<'de>>(
     member: &mut Member<'_, A>,
     key: &'static str,
@@ -239,7 +239,7 @@ fn read_scalar<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// Where an event's object is read into.
+/// The destination of an event's object.
 struct Object<'f, 'a, P> {
     known_type: Option<&'f str>,
     fields: &'f mut Fields<'a, P>,
@@ -247,7 +247,7 @@ struct Object<'f, 'a, P> {
     are_repeats_same: bool,
 }
 
-/// The value of `data`, whatever it is; only an object that holds an object is looked into. Says whether there is a value.
+/// Reads the value of `data`, of any type. Only an `object` that is an object is read. Returns whether there is a value.
 struct DataKinds<'f, 'a, P>(Object<'f, 'a, P>);
 
 impl<'de, P: Payload> Kinds<'de> for DataKinds<'_, 'de, P> {
@@ -280,7 +280,7 @@ impl<'de, P: Payload> Kinds<'de> for DataKinds<'_, 'de, P> {
     }
 }
 
-/// The value of `object`. Says whether there is one.
+/// Reads the value of `object`. Returns whether there is one.
 struct ObjectKinds<'f, 'a, P>(Object<'f, 'a, P>);
 
 impl<'de, P: Payload> Kinds<'de> for ObjectKinds<'_, 'de, P> {
@@ -313,19 +313,19 @@ impl<'de, P: Payload> Kinds<'de> for ObjectKinds<'_, 'de, P> {
     }
 }
 
-/// A value that should be a text or a boolean, and may be anything.
+/// A value that should be a string or a boolean, but can be of any type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Scalar<'a> {
     #[default]
     Absent,
-    /// A text, or the digits of a number.
+    /// A string, or the digits of a number.
     Text(Cow<'a, str>),
     Bool(bool),
     Other,
 }
 
 impl<'a> Scalar<'a> {
-    /// The text; one that is empty or white space is none.
+    /// The text; `None` if it is empty or white space.
     pub(crate) fn into_text(self) -> Option<Cow<'a, str>> {
         match self {
             Self::Text(text) if !text.trim().is_empty() => Some(text),
@@ -333,7 +333,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// The text; empty where there is none, or nothing but white space.
+    /// The text; empty if there is none or only white space.
     pub(crate) fn as_text(&self) -> &str {
         match self {
             Self::Text(text) if !text.trim().is_empty() => text,
@@ -341,7 +341,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Yes or no, if it says so.
+    /// The boolean that the value represents, if it does.
     fn flag(&self, notes: &Notes) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),

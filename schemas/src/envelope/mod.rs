@@ -1,8 +1,8 @@
 //! The envelope of an event: the only part that ingest reads, and the one parser that every service uses.
 //!
-//! A body is refused only when it is not an event at all: not JSON, no `id` or `type`, or one of the keys that decide what
-//! the event is about given twice with different values. Everything else that is odd (no order id, an unknown type, an unknown
-//! shape, text that is no Unicode) is an event, and gets its outcome from a consumer.
+//! A body is rejected only if it is not an event at all: not JSON, no `id` or `type`, or a key that determines what the event
+//! is about repeated with different values. Every other unusual body (no order id, an unknown type, an unknown shape, invalid
+//! Unicode) is an event, and a consumer decides about its outcome.
 
 mod fields;
 mod model;
@@ -19,11 +19,11 @@ use crate::{
     wire::{Notes, repair::repair},
 };
 
-/// How much of the beginning of a body [`Envelope::peek`] reads, in bytes.
+/// The number of bytes of a body that [`Envelope::peek`] reads.
 const PEEK_BYTES: usize = 64 << 10;
 
 impl<'a> Envelope<'a> {
-    /// Reads the envelope of a body. Does not allocate for a usual event, and never recurses.
+    /// Parses the envelope of a body. Does not allocate for a usual event, and never recurses.
     ///
     /// # Errors
     /// When the body is not an event at all.
@@ -31,7 +31,7 @@ impl<'a> Envelope<'a> {
         Ok(read::<()>(body, None)?.envelope)
     }
 
-    /// As [`Self::parse`], and says what is odd about the envelope.
+    /// Like [`Self::parse`], and returns the oddities of the envelope.
     ///
     /// # Errors
     /// As for [`Self::parse`].
@@ -40,8 +40,8 @@ impl<'a> Envelope<'a> {
         Ok((read.envelope, read.notes.oddities()))
     }
 
-    /// What the beginning of a body says, for bodies that are too large to be read whole. Keys that come later, duplicates
-    /// among them, are not seen. `None` when `id` and `type` do not stand in the first 64 KiB.
+    /// Reads the envelope from the beginning of a body that is too large to be parsed completely. Later keys, including
+    /// repeated ones, are not read. `None` if `id` and `type` are not in the first 64 KiB.
     #[must_use]
     pub fn peek(body: &'a [u8]) -> Option<Self> {
         let beginning = body.get(..PEEK_BYTES).unwrap_or(body);
@@ -52,23 +52,23 @@ impl<'a> Envelope<'a> {
         let beginning = beginning.strip_prefix('\u{feff}').unwrap_or(beginning);
         let (mut fields, notes) = (Fields::<()>::default(), Notes::default());
         let mut json = serde_json::Deserializer::from_str(beginning);
-        // It ends with an error, because the text is cut; what was read before is kept.
+        // Fails because the text is truncated, but keeps the fields that were read before.
         drop(Top::new(&mut fields, None, &notes).deserialize(&mut json));
         fields.into_envelope(&notes).ok().map(|(envelope, ..)| envelope)
     }
 }
 
-/// A body, read.
+/// A parsed body.
 pub(crate) struct ParsedEvent<'a, P> {
     pub(crate) envelope: Envelope<'a>,
-    /// What the envelope and the payload both need of the object.
+    /// Fields of the object that both the envelope and the payload need.
     pub(crate) head: Head<'a>,
-    /// What was read of the object; `None` where there is none.
+    /// The payload read from the object; `None` if there is no object.
     pub(crate) payload: Option<P>,
     pub(crate) notes: Notes,
 }
 
-/// Reads a body: its envelope, and of its object what `P` wants. `event_type` is given where it is known already.
+/// Parses the envelope of a body and the payload `P` of its object. `event_type` is passed if it is already known.
 ///
 /// # Errors
 /// When the body is not an event at all.
@@ -84,7 +84,7 @@ pub(crate) fn read<'a, P: Payload>(
     if usual { finish(fields, notes) } else { read_repaired(body, event_type) }
 }
 
-/// Reads a body that has to be repaired first, or is no event.
+/// Parses a body after repairing it, or finds that it is not an event.
 fn read_repaired<'a, P: Payload>(body: &[u8], event_type: Option<&str>) -> Result<ParsedEvent<'a, P>, EnvelopeError> {
     let repaired = repair(body);
     if let Some(key) = contradiction(&repaired.text).map_err(|error| EnvelopeError::not_json(&error))? {

@@ -1,4 +1,4 @@
-//! An event's envelope, and why a body has none.
+//! The envelope of an event, and the errors of bodies without one.
 
 use std::borrow::Cow;
 
@@ -7,43 +7,44 @@ use serde::de::MapAccess;
 
 use crate::{Mode, text::bounded, wire::Member};
 
-/// How much of serde's message an [`EnvelopeError`] repeats, in characters. It may quote the body.
+/// Maximum length of serde's message in an [`EnvelopeError`], in characters. It may quote the body.
 const ERROR_CHARS_MAX: usize = 200;
 
-/// What every event carries, whatever its type.
+/// The fields that every event has, whatever its type.
 ///
 /// Source: Digital River's event object: `id`, `type`, `data.object`, `liveMode`, `createdTime`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
-    /// Digital River's id of the event; not empty, otherwise as it came. A number is its digits.
+    /// Digital River's id of the event: not empty, otherwise unchanged. A number is converted to its digits.
     pub id: Cow<'a, str>,
     /// The event's type, for example `order.accepted`; not empty.
     pub event_type: Cow<'a, str>,
-    /// When Digital River made the event; `None` when absent or unreadable.
+    /// When Digital River created the event; `None` if absent or invalid.
     pub created_time: Option<DateTime<Utc>>,
-    /// `liveMode` of the event, or else of its object; `None` when neither says.
+    /// `liveMode` of the event, or else of its object; `None` if neither has it.
     pub mode: Option<Mode>,
-    /// `data.object.orderId`, or else `data.object.id`: what brings an order's events together; `None` when empty or absent.
+    /// `data.object.orderId`, or else `data.object.id`: the key of the record, so that an order's events are in one partition;
+    /// `None` if empty or absent.
     pub order_id: Option<Cow<'a, str>>,
 }
 
-/// Why a body is not an event. The texts are short and hold no control characters, whatever the body holds.
+/// The reason why a body is not an event. The messages are short and contain no control characters, whatever the body contains.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// The body is not JSON, or not a JSON object; the text says where.
+    /// The body is not JSON, or not a JSON object; the text contains the position.
     #[error("the body is not a JSON object: {0}")]
     NotJson(String),
-    /// A field that every event has is absent, empty, no string, or damaged.
-    #[error("the event has no `{0}` that can be read")]
+    /// A required field is absent, empty, not a string, or damaged.
+    #[error("the event has no valid `{0}`")]
     Missing(&'static str),
-    /// A key that decides what the event is about stands twice with different values, so that two readers could read two
-    /// different events.
-    #[error("the key `{0}` stands twice with different values")]
+    /// A key that determines what the event is about is repeated with different values, so two readers could read two different
+    /// events.
+    #[error("the key `{0}` is repeated with different values")]
     DuplicateKey(&'static str),
 }
 
 impl EnvelopeError {
-    /// The parameter that Digital River's error shape names, where there is one.
+    /// The field for `parameter` in Digital River's error format, if there is one.
     #[must_use]
     pub fn parameter(&self) -> Option<&str> {
         match self {
@@ -57,19 +58,19 @@ impl EnvelopeError {
     }
 }
 
-/// What is wanted of an event's object besides the envelope's own fields.
+/// The payload that is read from an event's object in addition to the envelope's fields.
 pub(crate) trait Payload: Sized {
-    /// Nothing of it is read yet. `event_type` is empty where the object stands before the type.
+    /// Creates an empty payload. `event_type` is empty if the object precedes the type.
     fn of_type(event_type: &str) -> Self;
 
-    /// Takes the value of a key, or ignores it.
+    /// Reads or ignores the value of a key.
     ///
     /// # Errors
-    /// When the text is no JSON, or has to be repaired before it can be read.
+    /// When the text is not JSON, or must be repaired before it can be read.
     fn member<'de, A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error>;
 }
 
-/// The envelope is enough.
+/// Reads the envelope only.
 impl Payload for () {
     fn of_type(_: &str) -> Self {}
 

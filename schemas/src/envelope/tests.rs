@@ -20,12 +20,12 @@ fn an_order_event_is_keyed_by_its_order() {
     assert_eq!(event.order_id.as_deref(), Some("o1"));
     assert_eq!(event.mode, Some(Mode::Live));
     assert_eq!(event.created_time.unwrap().timestamp_micros(), 1_635_790_986_272_054);
-    assert!(matches!(event.id, Cow::Borrowed(_)), "a usual event is read without copies");
+    assert!(matches!(event.id, Cow::Borrowed(_)), "a usual event is parsed without copies");
     assert_eq!(oddities(body.as_bytes()), []);
 }
 
 #[test]
-fn an_invoice_event_is_keyed_by_the_order_it_names_and_not_by_its_file() {
+fn an_invoice_event_is_keyed_by_its_order_and_not_by_its_file() {
     let event = parse(
         r#"{"data":{"object":{"id":"f1","fileId":"f1","orderId":"o1"}},"type":"order.invoice.created","id":"e"}"#,
     )
@@ -35,7 +35,7 @@ fn an_invoice_event_is_keyed_by_the_order_it_names_and_not_by_its_file() {
 }
 
 #[test]
-fn odd_events_are_events() {
+fn unusual_events_are_accepted() {
     let deep = format!(r#"{{"id":"e","type":"t","data":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     for (text, order_id) in [
         (r#"{"id":"e","type":"t"}"#, None),
@@ -66,7 +66,7 @@ fn odd_events_are_events() {
 }
 
 #[test]
-fn an_id_that_is_a_number_is_its_digits() {
+fn a_numeric_id_is_converted_to_its_digits() {
     for (id, digits) in [("7", "7"), ("-1", "-1"), ("18446744073709551616", "18446744073709551616")] {
         let body = format!(r#"{{"id":{id},"type":"t"}}"#);
         assert_eq!(parse(&body).unwrap().id, digits);
@@ -74,7 +74,7 @@ fn an_id_that_is_a_number_is_its_digits() {
 }
 
 #[test]
-fn a_body_that_is_not_unicode_is_read_as_long_as_its_id_and_type_are() {
+fn a_body_with_invalid_unicode_is_read_if_its_id_and_type_are_valid() {
     let latin1 = b"{\"id\":\"e\",\"type\":\"t\",\"data\":{\"object\":{\"id\":\"o\",\"name\":\"Zo\xe9\"}}}";
     let event = Envelope::parse(latin1).unwrap();
     assert_eq!((event.id.as_ref(), event.order_id.as_deref()), ("e", Some("o")));
@@ -88,11 +88,15 @@ fn a_body_that_is_not_unicode_is_read_as_long_as_its_id_and_type_are() {
     assert_eq!(Envelope::parse(b"{\"id\":\"\xff\",\"type\":\"t\"}"), Err(EnvelopeError::Missing("id")));
     assert_eq!(parse(r#"{"id":"\ud800","type":"t"}"#), Err(EnvelopeError::Missing("id")));
     assert_eq!(Envelope::parse(b"{\"id\":\"e\",\"type\":\"\xff\"}"), Err(EnvelopeError::Missing("type")));
-    assert_eq!(parse("{\"id\":\"\u{fffd}\",\"type\":\"t\"}").unwrap().id, "\u{fffd}", "this is what was sent");
+    assert_eq!(
+        parse("{\"id\":\"\u{fffd}\",\"type\":\"t\"}").unwrap().id,
+        "\u{fffd}",
+        "the replacement character was sent"
+    );
 }
 
 #[test]
-fn what_is_no_event_is_refused_with_the_reason() {
+fn a_body_that_is_not_an_event_is_rejected_with_the_reason() {
     assert_eq!(parse(r#"{"type":"t"}"#), Err(EnvelopeError::Missing("id")));
     assert_eq!(parse(r#"{"id":"","type":"t"}"#), Err(EnvelopeError::Missing("id")));
     assert_eq!(parse(r#"{"id":" \n","type":"t"}"#), Err(EnvelopeError::Missing("id")));
@@ -104,7 +108,7 @@ fn what_is_no_event_is_refused_with_the_reason() {
 }
 
 #[test]
-fn an_error_repeats_little_of_the_body_and_stays_on_one_line() {
+fn error_messages_quote_little_of_the_body_and_have_no_control_characters() {
     let long = format!("\"{}\"", "x\\n".repeat(100_000));
     for body in [
         long.as_str(),
@@ -118,7 +122,7 @@ fn an_error_repeats_little_of_the_body_and_stays_on_one_line() {
 }
 
 #[test]
-fn a_key_that_stands_twice_with_one_value_is_no_error() {
+fn a_key_repeated_with_the_same_value_is_accepted() {
     let data = r#""data":{"object":{"id":"o","liveMode":true},"x":[1.50]}"#;
     for (text, is_noted) in [
         (r#"{"id":"e","type":"t","id":"e"}"#.to_owned(), true),
@@ -156,7 +160,7 @@ fn a_key_that_stands_twice_with_one_value_is_no_error() {
 }
 
 #[test]
-fn a_key_that_stands_twice_with_two_meanings_is_refused_on_both_ways_of_reading() {
+fn a_key_repeated_with_different_values_is_rejected_by_both_parsers() {
     for (text, key) in [
         (r#"{"id":"e","type":"t","id":"f"}"#, "id"),
         (r#"{"id":"e","\u0069d":"f","type":"t"}"#, "id"),
@@ -175,7 +179,7 @@ fn a_key_that_stands_twice_with_two_meanings_is_refused_on_both_ways_of_reading(
 }
 
 #[test]
-fn the_mode_is_the_events_and_a_contradiction_is_noted() {
+fn the_events_mode_counts_and_a_contradiction_is_noted() {
     for (event, object, mode, is_noted) in [
         ("true", "true", Some(Mode::Live), false),
         ("true", "false", Some(Mode::Live), true),
@@ -194,7 +198,7 @@ fn the_mode_is_the_events_and_a_contradiction_is_noted() {
 }
 
 #[test]
-fn the_beginning_of_a_large_body_says_which_event_it_is() {
+fn the_envelope_of_a_large_body_is_read_from_its_beginning() {
     let rest = format!(r#","x":"{}"}}"#, "é".repeat(PEEK_BYTES));
     let body = format!(r#"{{"id":"e","type":"t","data":{{"object":{{"id":"o","items":[]}}}}{rest}"#);
     let event = Envelope::peek(body.as_bytes()).unwrap();
@@ -209,7 +213,7 @@ fn the_beginning_of_a_large_body_says_which_event_it_is() {
 
 proptest::proptest! {
     #[test]
-    fn both_ways_of_reading_agree(
+    fn both_parsers_agree(
         id in "[a-z\"\\\\]{0,3}",
         kind in "[a-z.]{0,3}",
         order in "[a-z0-9é]{0,3}",

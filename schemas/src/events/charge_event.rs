@@ -1,7 +1,7 @@
-//! Events whose object is a charge: `order.charge.failed`, `order.charge.capture.failed` and their kin.
+//! Events whose object is a charge, for example `order.charge.failed` and `order.charge.capture.failed`.
 //!
-//! A charge is moved by *operations*: it is authorized (the charge itself), captured, cancelled, refunded. What matters to
-//! fulfillment is how each of them ended, so that is what is read; the rest stays in the raw record.
+//! A charge has *operations*: it is authorized (the charge itself), captured, cancelled, refunded. Only the fields that matter
+//! to fulfillment are read, that is, the result of each operation; the rest stays in the raw record.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What is done with money.
+/// The kind of a payment operation.
 ///
 /// Source: Digital River's charge: the charge itself, `captures[]`, `cancels[]`, `refunds[]`, and the event
 /// `order.charge.reauth.failed`.
@@ -33,13 +33,13 @@ use crate::{
 pub enum OperationKind {
     /// The authorization.
     Charge,
-    /// The authorization again, during fulfillment, because the first one had run out.
+    /// A new authorization during fulfillment, because the first one had expired.
     Reauthorization,
-    /// The money is taken, all or part of it.
+    /// All or a part of the amount is collected.
     Capture,
-    /// An authorization is given back, all or part of it.
+    /// All or a part of an authorization is released.
     Cancel,
-    /// Captured money is given back, all or part of it.
+    /// All or a part of a captured amount is paid back.
     Refund,
 }
 
@@ -47,7 +47,7 @@ impl OperationKind {
     /// Every kind.
     pub const ALL: [Self; 5] = [Self::Charge, Self::Reauthorization, Self::Capture, Self::Cancel, Self::Refund];
 
-    /// As in the database, messages and output.
+    /// The name in the database, in messages and in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl OperationKind {
         }
     }
 
-    /// The kind of that name.
+    /// Parses a name of [`Self::as_str`].
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
@@ -72,19 +72,19 @@ impl fmt::Display for OperationKind {
     }
 }
 
-/// How far an operation is.
+/// The state of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OperationState {
-    /// Begun.
+    /// Started.
     Pending,
-    /// Done; of a charge: authorized.
+    /// Completed; for a charge: authorized.
     Complete,
-    /// Did not succeed; of a charge also: cancelled as a whole.
+    /// Failed; for a charge also: cancelled completely.
     Failed,
 }
 
 impl OperationState {
-    /// The state of that name; `None` for a name that this version does not know.
+    /// Parses the name of a state; `None` if this version does not know it.
     fn parse(name: &str) -> Option<Self> {
         match name {
             "created" | "pending" | "pending_information" | "processing" => Some(Self::Pending),
@@ -95,20 +95,20 @@ impl OperationState {
     }
 }
 
-/// What an operation is found by.
+/// The key of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationKey {
-    /// What is done.
+    /// The kind of operation.
     pub kind: OperationKind,
-    /// Digital River's id of the charge; empty where the event does not say which charge it means.
+    /// Digital River's id of the charge; empty if the event does not contain it.
     pub charge_id: String,
-    /// Digital River's id of the capture, cancel or refund; empty for the charge itself. Where Digital River gives none, `@`
-    /// and the id of the event that announced it; empty if no event did.
+    /// Digital River's id of the capture, cancel or refund; empty for the charge itself. If it has no id, `@` and the id of the
+    /// event that announced it; empty if no event did.
     pub operation_id: String,
 }
 
 impl OperationKey {
-    /// Digital River's id of the capture, cancel or refund; `None` for the charge itself, and where Digital River gives none.
+    /// Digital River's id of the capture, cancel or refund; `None` for the charge itself, and if there is no id.
     #[must_use]
     pub fn own_id(&self) -> Option<&str> {
         let id = self.operation_id.as_str();
@@ -116,37 +116,38 @@ impl OperationKey {
     }
 }
 
-/// What is known of an operation besides its state.
+/// Fields of an operation other than its state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperationDetails {
-    /// How much, in `currency`.
+    /// The amount in `currency`.
     pub amount: Option<Decimal>,
     /// ISO 4217 code.
     pub currency: Option<String>,
-    /// Why it failed, as Digital River names it. Not for customers.
+    /// Digital River's failure code. Not to be shown to customers.
     pub failure_code: Option<String>,
     /// The fulfillment that caused it.
     pub fulfillment_id: Option<String>,
 }
 
-/// An operation as one event shows it.
+/// An operation as contained in one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Which operation.
+    /// The operation's key.
     pub key: OperationKey,
-    /// How far it is, and since when at the latest; `None` when the event names no state that this version knows.
+    /// Its state, and the latest possible time at which it reached it; `None` if the event names no state that this version
+    /// knows.
     pub reached: Option<(OperationState, DateTime<Utc>)>,
-    /// What else is known.
+    /// Further fields.
     pub details: OperationDetails,
 }
 
-/// The fields of Digital River's charge that are read, as they are documented.
+/// The fields of Digital River's charge that are read, as documented.
 #[derive(Debug, Default, PartialEq, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 pub(crate) struct WireCharge {
     pub(crate) id: Option<Id>,
-    /// The order; absent where the charge stands inside an order.
-    // Read with the envelope; it stands here for the JSON Schema.
+    /// The order; absent if the charge is inside an order.
+    // Read with the envelope; declared here for the JSON Schema.
     order_id: Option<Id>,
     pub(crate) created_time: Option<Time>,
     pub(crate) currency: Option<Text>,
@@ -176,7 +177,7 @@ impl<'de> Members<'de> for WireCharge {
     }
 }
 
-/// The fields of a capture, cancel or refund that are read, as they are documented.
+/// The fields of a capture, cancel or refund that are read, as documented.
 #[derive(Debug, Default, PartialEq, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 struct WireOperation {
@@ -205,7 +206,7 @@ impl<'de> Members<'de> for WireOperation {
 
 /// An event about a charge.
 pub(crate) struct Announcement<'a> {
-    /// What the type announces.
+    /// The operation and state that the type announces.
     announced: Option<(OperationKind, OperationState)>,
     event_id: &'a EventId,
     as_of: DateTime<Utc>,
@@ -218,7 +219,7 @@ impl<'a> Announcement<'a> {
     }
 }
 
-/// What the type of a charge event announces: `order.charge.capture.failed` that a capture failed.
+/// The operation and state that a charge event's type announces: `order.charge.capture.failed` announces a failed capture.
 fn announced(event_type: &str) -> Option<(OperationKind, OperationState)> {
     let name = event_type.strip_prefix(CHARGE_PREFIX)?;
     let Some((kind, state)) = name.split_once('.') else {
@@ -228,10 +229,10 @@ fn announced(event_type: &str) -> Option<(OperationKind, OperationState)> {
     Some((kind, OperationState::parse(state)?))
 }
 
-/// What the charges of one event say; there are several where the event carries an order.
+/// The operations of an event's charges. There are several charges if the event contains an order.
 ///
 /// # Errors
-/// When an amount is none.
+/// When an amount is invalid.
 pub(crate) fn operations(event: &Announcement<'_>, charges: Vec<WireCharge>) -> Result<Vec<Operation>, PayloadError> {
     let id = |charge: &WireCharge| key_text(charge.id.as_ref().map(|id| id.0.as_str()));
     let only = if let [charge] = &charges[..] { id(charge) } else { String::new() };
@@ -240,13 +241,14 @@ pub(crate) fn operations(event: &Announcement<'_>, charges: Vec<WireCharge>) -> 
         let charge_id = id(&charge);
         charge.read(event, &charge_id, &mut operations)?;
     }
-    // The event says that something happened; where no operation shows it, it is noted all the same.
+    // The event's type announces an operation. If the charge does not contain it, it is added.
     if let Some((kind, state)) = event.announced {
         let told = |operation: &Operation| {
             operation.key.kind == kind && operation.reached.is_some_and(|(reached, _)| reached == state)
         };
         if !operations.iter().any(told) {
-            // A charge is itself; of everything else there may be several, and what has no id is the event's.
+            // A charge has one authorization, but may have several other operations. One without an id gets a key from the
+            // event.
             let operation_id = if kind == OperationKind::Charge { String::new() } else { event_key(event.event_id) };
             let key = OperationKey { kind, charge_id: only, operation_id };
             let details = OperationDetails::default();
@@ -268,7 +270,7 @@ impl WireCharge {
                 operation_id: String::new(),
             },
             reached: match state {
-                // That a charge failed counts from the event that announces it, not from every event that mentions it:
+                // A charge's failure counts only in the event that announces it, not in every event that contains it, because
                 // the order may have been accepted with another charge meanwhile.
                 Some(OperationState::Failed)
                     if event.announced != Some((OperationKind::Charge, OperationState::Failed)) =>
@@ -312,8 +314,8 @@ impl WireOperation {
         let mut reached = state.map(|state| (state, since(state, created, event.as_of)));
         let mut operation_id = key_text(self.id.as_ref().map(|id| id.0.as_str()));
         if operation_id.is_empty() {
-            // Nothing tells several of them apart but the event that announces one. Every later event of the charge shows it
-            // again, so its failure counts from that event only: nobody is told of it twice.
+            // Operations without an id can only be distinguished by the event that announces them. Later events of the charge
+            // contain them again, so a failure counts only in the announcing event. Otherwise it would have several effects.
             if state.is_some() && event.announced == state.map(|state| (kind, state)) {
                 operation_id = event_key(event.event_id);
             } else if state == Some(OperationState::Failed) {
@@ -333,7 +335,7 @@ impl WireOperation {
     }
 }
 
-/// An operation is pending from its creation; when it ended is known only from the event.
+/// An operation is pending since its creation; its end is known only from the event.
 fn since(state: OperationState, created: Option<DateTime<Utc>>, as_of: DateTime<Utc>) -> DateTime<Utc> {
     if state == OperationState::Pending { created.unwrap_or(as_of) } else { as_of }
 }
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_tells_of_everything_that_was_done_with_it() {
+    fn all_operations_of_a_charge_are_read() {
         use OperationKind::{Cancel, Capture, Charge};
         use OperationState::{Complete, Failed, Pending};
         let event = parse(
@@ -389,11 +391,11 @@ mod tests {
         assert_eq!(failed.details.amount.unwrap().to_string(), "10.05");
         assert_eq!(failed.details.fulfillment_id.as_deref(), Some("f"));
         assert_eq!(failed.reached.unwrap().1, event.as_of);
-        assert!(event.operations[3].reached.unwrap().1 < event.as_of, "pending since it was made");
+        assert!(event.operations[3].reached.unwrap().1 < event.as_of, "pending since its creation");
     }
 
     #[test]
-    fn what_the_type_announces_is_noted_even_if_the_charge_does_not_show_it() {
+    fn an_announced_operation_is_added_if_the_charge_does_not_contain_it() {
         use OperationState::Failed;
         for (event_type, kind) in [
             ("order.charge.failed", OperationKind::Charge),
@@ -412,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_in_place_of_a_charge_is_a_snapshot_too_and_its_charges_are_read_where_they_stand() {
+    fn an_order_instead_of_a_charge_is_read_as_a_snapshot_with_charges() {
         for object in [
             r#"{"id":"o","items":[],"payment":{"charges":[{"id":"a","state":"capturable"},{"id":"b","state":"failed"}]}}"#,
             r#"{"id":"o","items":[],"charges":[{"id":"a","state":"capturable"},{"id":"b","state":"failed"}]}"#,
@@ -428,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_that_names_no_order_is_not_taken_for_one() {
+    fn a_charge_without_an_order_id_is_not_read_as_an_order() {
         for event_type in ["order.charge.failed", "order.chargeback"] {
             for object in [r#"{"id":"c","amount":1,"state":"failed"}"#, r#"{"id":"c","orderId":""}"#] {
                 assert_eq!(parse(event_type, object).unwrap_err().code(), "order_id", "{event_type}: {object}");
@@ -437,13 +439,13 @@ mod tests {
     }
 
     #[test]
-    fn that_a_charge_failed_counts_from_the_event_that_announces_it() {
+    fn the_failure_of_a_charge_counts_only_in_the_announcing_event() {
         let later = r#"{"id":"c","orderId":"o","state":"failed"}"#;
         assert_eq!(parse("order.charge.cancel.complete", later).unwrap().operations[0].reached, None);
     }
 
     #[test]
-    fn what_has_no_id_is_the_events_that_announces_it_and_fails_once() {
+    fn an_operation_without_an_id_is_keyed_by_its_event_and_fails_once() {
         use OperationKind::{Capture, Charge};
         use OperationState::{Complete, Failed};
         let charge = r#"{"id":"c","orderId":"o","captures":[{"state":"failed"},{"id":"@e","state":"complete"}]}"#;
@@ -464,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_exact_and_everything_else_of_a_charge_may_be_odd() {
+    fn amounts_are_exact_and_other_fields_can_be_unusual() {
         let odd = r#"{"id":7,"orderId":8,"amount":" 30.10 ","currency":978,"state":"failed","failureCode":51,
             "captures":{"id":9,"amount":"","state":"failed","fulfillmentId":true},"cancels":"none","refunds":[null,"x"]}"#;
         let event = parse("order.charge.failed", odd).unwrap();

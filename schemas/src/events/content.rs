@@ -1,20 +1,20 @@
-//! What an event says, as a digest small enough to be kept beside every record, and made to be compared.
+//! Content digest of an event: small enough to be stored with every record, and comparable.
 //!
-//! One event may come in several bodies: from webhooks with the standard and the expanded form or of two API versions, or
-//! fetched from the Events API. They differ in their bytes and in how much they say, and that is no conflict. It is one only
-//! where they contradict each other. To tell which it is, nobody needs the first body again: the digest has a cell for each
-//! *aspect* of an event, such as its lines with their quantities. A cell says which fields the aspect has (`key`, 0 for none)
-//! and what they hold (`value`). Two bodies contradict each other where an aspect of both has the same fields with different
-//! contents. What only one of them says is no contradiction.
+//! One event can have several bodies: from webhooks with the standard and the expanded form or of two API versions, or fetched
+//! from the Events API. They differ in their bytes and in their fields, which is not a conflict unless they contradict each
+//! other. The digest detects contradictions without the first body: it has a cell for each *aspect* of an event, such as its
+//! lines with their quantities. A cell encodes which fields the aspect has (`key`, 0 for none) and their values (`value`). Two
+//! bodies contradict each other if an aspect of both has the same fields with different values. Fields that only one of them
+//! has are not a contradiction.
 //!
-//! Compared are the type, the mode, the order's id, its state, the times of its states (to the second, since API versions
+//! The digest covers the type, the mode, the order's id, its state, the times of its states (to the second, since API versions
 //! differ in fractions), amount and currency, the lines with quantities, the lines' products and states, the address, further
-//! details, and what the event is about besides: charges with states and amounts, a fulfillment, a file. Not compared are the
+//! details, and other objects of the event: charges with states and amounts, a fulfillment, a file. It does not cover the
 //! event's `createdTime`, `physical`, the times of lines, and texts in which characters were replaced.
 //!
-//! Both halves of a cell have 16 bits. So of 65 536 contradictions one is not seen, and of 65 536 pairs of bodies that show other
-//! times or other charges one is taken for a contradiction. Both bodies take part in the order in either case, and a wider digest
-//! would be stored beside every record.
+//! Both halves of a cell have 16 bits. So one of 65 536 contradictions is missed, and one of 65 536 pairs of bodies with
+//! different sets of times or charges is wrongly taken for a contradiction. In either case both bodies are applied to the
+//! order; a wider digest would cost space in every record's row.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -32,15 +32,15 @@ use crate::{
     ids::is_event_key,
 };
 
-/// How the cells are filled. Digests of different versions are not compared; see [`Content::contradicts`].
+/// Version of the digest's encoding. Digests of different versions are not compared; see [`Content::contradicts`].
 const VERSION: u8 = 2;
-/// Digits after the point up to which amounts are compared: Digital River's amounts carry binary noise at times.
+/// Decimal places to which amounts are compared, because Digital River's amounts sometimes have binary rounding errors.
 const AMOUNT_SCALE: u32 = 4;
 
 const CELLS: usize = 10;
 const CELL_BYTES: usize = 4;
 
-/// The aspects of an event, by their places in the digest.
+/// The aspects of an event, in the order of their cells in the digest.
 #[derive(Clone, Copy, Debug)]
 enum Aspect {
     Type,
@@ -84,26 +84,26 @@ impl Aspect {
         }
     }
 
-    fn place(self) -> usize {
+    fn offset(self) -> usize {
         2 + self as usize * CELL_BYTES
     }
 }
 
-/// What one body says.
+/// The content digest of one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content([u8; Content::BYTES]);
 
 impl Content {
-    /// The size of a digest.
+    /// The size of a digest, in bytes.
     pub const BYTES: usize = 2 + CELLS * CELL_BYTES;
 
-    /// What the envelope says.
+    /// The digest of an envelope.
     #[must_use]
     pub fn of_envelope(envelope: &Envelope<'_>) -> Self {
         Self::of_parts(&envelope.event_type, envelope.mode, envelope.order_id.as_deref())
     }
 
-    /// What is known of a record of which no digest was kept.
+    /// The digest of a record for which only these columns are stored.
     #[must_use]
     pub fn of_parts(event_type: &str, mode: Option<Mode>, order_id: Option<&str>) -> Self {
         let mut content = Self([0; Self::BYTES]);
@@ -113,20 +113,20 @@ impl Content {
             Some(Mode::Test) => 1,
             Some(Mode::Live) => 2,
         };
-        content.set_whole(Aspect::Type, |hash| hash.text(one_spelling(event_type)));
+        content.set_whole(Aspect::Type, |hash| hash.text(canonical_type(event_type)));
         if let Some(order_id) = order_id {
             content.set_whole(Aspect::Order, |hash| hash.text(order_id));
         }
         content
     }
 
-    /// Takes a digest that was stored; `None` when it has another size.
+    /// Reads a stored digest; `None` if it has another size.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The same of its digits in hexadecimal.
+    /// Reads a stored digest from hexadecimal digits.
     #[must_use]
     pub fn from_hex(digits: &str) -> Option<Self> {
         Self::from_slice(&hex::decode(digits).ok()?)
@@ -138,7 +138,7 @@ impl Content {
         &self.0
     }
 
-    /// Adds what the payload of an event about an order says.
+    /// Adds the payload of an event about an order.
     pub fn add_order_event(&mut self, event: &OrderEvent) {
         let mut details = Fields::new();
         if let Some(order) = &event.order {
@@ -153,12 +153,12 @@ impl Content {
         self.set_fields(Aspect::Details, &details);
     }
 
-    /// Adds what the payload of an event about a file says.
+    /// Adds the payload of an event about a file.
     pub fn add_file_event(&mut self, event: &FileEvent) {
         self.set_whole(Aspect::Subject, |hash| hash.bytes(event.file_id.as_uuid().as_bytes()));
     }
 
-    /// In what two bodies under one event id contradict each other; `None` when they are spellings of one event.
+    /// The aspect in which two bodies with the same event id contradict each other; `None` if they are spellings of one event.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> Option<&'static str> {
         if self.0[1] != other.0[1] && self.0[1] != 0 && other.0[1] != 0 {
@@ -199,7 +199,7 @@ impl Content {
         }
     }
 
-    /// The times that could be read, by the names of the states.
+    /// Adds the valid times, by the names of the states.
     fn set_times(&mut self, order: &OrderSnapshot) {
         let (mut names, mut times) = (Fnv::new(), Fnv::new());
         let listed = order.transitions.iter().filter_map(|(state, time)| Some((state.as_str(), (*time)?)));
@@ -214,7 +214,7 @@ impl Content {
         }
     }
 
-    /// Lines are compared where both bodies show all of a kind of field, as every usual one does.
+    /// Adds the lines. They can be compared if all lines of both bodies have a field, as they usually do.
     fn set_lines(&mut self, order: &OrderSnapshot) {
         let lines = &order.lines;
         if lines.is_empty() {
@@ -246,7 +246,7 @@ impl Content {
     }
 
     fn add_operations(&mut self, operations: &[Operation]) {
-        // What has no id is shown by one spelling with its id, perhaps, and by another not at all.
+        // An operation without an id may have one, or be missing, in another spelling.
         let mut sorted: Vec<&Operation> =
             operations.iter().filter(|operation| !is_event_key(&operation.key.operation_id)).collect();
         sorted.sort_by(|a, b| a.key.cmp(&b.key));
@@ -273,7 +273,7 @@ impl Content {
                 hash.bytes(&line.cancelled.to_be_bytes());
             }
         });
-        // An address to follow a shipment at may hold more than the number, and differ with every reading.
+        // A tracking URL may contain more than the number and differ with every request.
         let Tracking { shipment_id, company, number, url: _ } = &fulfillment.tracking;
         details.skip_to(5);
         for field in [shipment_id, company, number] {
@@ -281,7 +281,7 @@ impl Content {
         }
     }
 
-    /// Fills a cell whose aspect is there whole or not at all.
+    /// Fills the cell of an aspect without optional fields.
     fn set_whole(&mut self, aspect: Aspect, fill: impl FnOnce(&mut Fnv)) {
         let mut hash = Fnv::new();
         fill(&mut hash);
@@ -296,16 +296,16 @@ impl Content {
 
     fn set(&mut self, aspect: Aspect, key: u16, hash: &Fnv) {
         let ([key_high, key_low], [high, low]) = (key.to_be_bytes(), hash.value().to_be_bytes());
-        self.0[aspect.place()..aspect.place() + CELL_BYTES].copy_from_slice(&[key_high, key_low, high, low]);
+        self.0[aspect.offset()..aspect.offset() + CELL_BYTES].copy_from_slice(&[key_high, key_low, high, low]);
     }
 
     fn cell(&self, aspect: Aspect) -> (u16, u16) {
         let half = |at: usize| u16::from_be_bytes([self.0[at], self.0[at + 1]]);
-        (half(aspect.place()), half(aspect.place() + CELL_BYTES / 2))
+        (half(aspect.offset()), half(aspect.offset() + CELL_BYTES / 2))
     }
 }
 
-/// Up to 16 fields of an aspect: which of them are there, and what they hold.
+/// Up to 16 fields of an aspect: which of them are present, and a hash of their values.
 struct Fields {
     mask: u16,
     next: u32,
@@ -325,12 +325,12 @@ impl Fields {
         self.next += 1;
     }
 
-    /// Adds a text, unless characters of it were replaced: another spelling may have them.
+    /// Adds a text unless characters of it were replaced, because another spelling may have the original ones.
     fn text(&mut self, text: Option<&str>) {
         self.add(text.filter(|text| !is_damaged(text)), Fnv::text);
     }
 
-    /// The next field is that number.
+    /// Sets the number of the next field.
     fn skip_to(&mut self, number: u32) {
         self.next = number;
     }
@@ -350,8 +350,8 @@ fn amount_to(hash: &mut Fnv, amount: Decimal) {
     hash.bytes(&amount.scale().to_be_bytes());
 }
 
-/// The type's one name; Digital River lists some as `complete` and as `completed`.
-fn one_spelling(event_type: &str) -> &str {
+/// The type's canonical name; Digital River lists some as `complete` and as `completed`.
+fn canonical_type(event_type: &str) -> &str {
     match event_type.strip_suffix("completed") {
         Some(stem) if event_type.starts_with(CHARGE_PREFIX) => &event_type[..stem.len() + "complete".len()],
         _ => event_type::canonical(event_type),

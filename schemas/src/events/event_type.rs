@@ -1,26 +1,26 @@
-//! The event types that have consumers.
+//! Event types that consumers handle.
 
 /// `order.accepted`: payment authorized, fraud check passed; only now may fulfillment start.
 pub const ORDER_ACCEPTED: &str = "order.accepted";
-/// `order.complete`: fulfilled and captured; the money is there.
+/// `order.complete`: fulfilled and captured.
 pub const ORDER_COMPLETE: &str = "order.complete";
 /// `order.dispute.resolved`: a dispute is over.
 pub const ORDER_DISPUTE_RESOLVED: &str = "order.dispute.resolved";
-/// `order.chargeback`: a dispute was decided for the customer, who has the money back.
+/// `order.chargeback`: a dispute was decided for the customer, who was refunded.
 pub const ORDER_CHARGEBACK: &str = "order.chargeback";
 /// `order.invoice.created`: a VAT invoice can be fetched.
 pub const ORDER_INVOICE_CREATED: &str = "order.invoice.created";
 /// `order.credit_memo.created`: a credit memo can be fetched.
 pub const ORDER_CREDIT_MEMO_CREATED: &str = "order.credit_memo.created";
-/// `fulfillment.created`: somebody reported to Digital River what was shipped and what will not be.
+/// `fulfillment.created`: shipped and cancelled quantities were reported to Digital River.
 pub const FULFILLMENT_CREATED: &str = "fulfillment.created";
 
-/// What Digital River's page on fulfillments calls [`FULFILLMENT_CREATED`].
+/// The name of [`FULFILLMENT_CREATED`] in Digital River's page on fulfillments.
 const FULFILLMENT_CREATE: &str = "fulfillment.create";
 
-/// Types whose object is a whole order snapshot, those of an order's usual life.
+/// Types of an order's usual lifecycle whose object is a complete order.
 ///
-/// Source: Digital River's event types; each carries the order in `data.object`.
+/// Source: Digital River's event types; each has the order in `data.object`.
 pub const ORDER_SNAPSHOTS: [&str; 11] = [
     ORDER_ACCEPTED,
     "order.blocked",
@@ -35,16 +35,16 @@ pub const ORDER_SNAPSHOTS: [&str; 11] = [
     "order.review_opened",
 ];
 
-/// Further types whose object is a whole order snapshot.
+/// Further types whose object is a complete order.
 pub const MORE_ORDER_SNAPSHOTS: [&str; 4] =
     [ORDER_DISPUTE_RESOLVED, "order.review_closed", "order.submitted", "order.updated"];
 
-/// What all types start with whose object is a charge.
+/// The prefix of all types whose object is a charge.
 pub const CHARGE_PREFIX: &str = "order.charge.";
 
-/// The types whose object is a charge that Digital River lists. Others that start so are read the same way.
+/// The types in Digital River's list whose object is a charge. Other types with [`CHARGE_PREFIX`] are read in the same way.
 ///
-/// Source: Digital River's order events. Some stand there twice, as `complete` and as `completed`.
+/// Source: Digital River's order events. Some are listed twice, as `complete` and as `completed`.
 pub const CHARGES: [&str; 22] = [
     "order.charge.cancel.complete",
     "order.charge.cancel.failed",
@@ -73,20 +73,20 @@ pub const CHARGES: [&str; 22] = [
 /// Types whose object is a file; the invoice-fetcher queues them.
 pub const FILES: [&str; 2] = [ORDER_INVOICE_CREATED, ORDER_CREDIT_MEMO_CREATED];
 
-/// What the object of an event is that the processor folds into an order.
+/// The kind of object of an event that the processor applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// The whole order.
+    /// The complete order.
     Order,
-    /// A charge of the order; of some events the whole order, with its charges.
+    /// A charge of the order; in some events the complete order, with its charges.
     Charge,
-    /// A sales transaction that names the order; or the whole order.
+    /// A sales transaction with the order's id, or the complete order.
     Chargeback,
-    /// A fulfillment: which lines were shipped, and which will not be.
+    /// A fulfillment.
     Fulfillment,
 }
 
-/// What the object of this type is; `None` when the processor has no use for the type.
+/// The kind of object of a type; `None` if the processor does not handle the type.
 #[must_use]
 pub fn subject(event_type: &str) -> Option<Subject> {
     if is_order_snapshot(event_type) {
@@ -102,13 +102,13 @@ pub fn subject(event_type: &str) -> Option<Subject> {
     }
 }
 
-/// The name of a type that has several.
+/// The canonical name of a type that has several names.
 #[must_use]
 pub fn canonical(event_type: &str) -> &str {
     if event_type == FULFILLMENT_CREATE { FULFILLMENT_CREATED } else { event_type }
 }
 
-/// Whether events of this type carry an order snapshot.
+/// Whether events of this type have a complete order as their object.
 #[must_use]
 pub fn is_order_snapshot(event_type: &str) -> bool {
     ORDER_SNAPSHOTS.contains(&event_type) || MORE_ORDER_SNAPSHOTS.contains(&event_type)
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_listed_type_has_one_subject_and_files_have_another_consumer() {
+    fn every_listed_type_has_the_right_subject_and_files_have_none() {
         let subjects = |types: &[&str]| types.iter().map(|name| subject(name)).collect::<Vec<_>>();
         assert!(subjects(&ORDER_SNAPSHOTS).iter().all(|found| *found == Some(Subject::Order)));
         assert!(subjects(&MORE_ORDER_SNAPSHOTS).iter().all(|found| *found == Some(Subject::Order)));

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// What an announced file is.
+/// The kind of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -32,7 +32,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// `invoice` or `credit_memo`, as in the database, labels and output.
+    /// `invoice` or `credit_memo`, the name in the database, in metric labels and in output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Purpose {
         }
     }
 
-    /// What Digital River writes as the file's `purpose`.
+    /// Digital River's `purpose` of the file.
     ///
     /// Source: Digital River's `order.invoice.created` and `order.credit_memo.created` payloads.
     #[must_use]
@@ -69,30 +69,31 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// An event that announces a file, read and checked.
+/// A validated event that announces a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileEvent {
     /// The event's id.
     pub event_id: EventId,
-    /// When Digital River made the event.
+    /// When Digital River created the event.
     pub created_time: Option<DateTime<Utc>>,
     /// The order that the file belongs to.
     pub order_id: OrderId,
-    /// Test data and live data never meet.
+    /// Test or live.
     pub mode: Mode,
-    /// The file. What is fetched is built from this and the configuration, and from nothing else.
+    /// The file's id. The download URL is built only from this id and the configuration.
     pub file_id: FileId,
     /// Invoice or credit memo, by the event's type.
     pub purpose: Purpose,
-    /// The address in the event. It is compared and never used: an event must not decide where a key is sent.
+    /// The URL in the event. It is compared, but never requested, because an event must not decide to which server a key is
+    /// sent.
     pub announced_url: Option<String>,
 }
 
-/// The fields of Digital River's announcement of a file that are read, as they are documented.
+/// The fields of Digital River's file object that are read, as documented.
 #[derive(Debug, Default, PartialEq, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 pub(crate) struct WireFile {
-    // Read with the envelope; it stands here for the JSON Schema.
+    // Read with the envelope; declared here for the JSON Schema.
     id: Option<Id>,
     file_id: Option<Id>,
     #[schemars(rename = "invoiceURL")]
@@ -113,7 +114,7 @@ impl envelope::Payload for WireFile {
     }
 }
 
-/// The object of an event about a file, read along with the envelope, so that the body is passed through once.
+/// The object of an event about a file, parsed together with the envelope in one pass over the body.
 #[derive(Debug)]
 pub struct FileObject<'a> {
     head: Head<'a>,
@@ -122,7 +123,7 @@ pub struct FileObject<'a> {
 }
 
 impl<'a> FileObject<'a> {
-    /// Reads the envelope of a body, and its object.
+    /// Reads the envelope of a body and its object.
     ///
     /// # Errors
     /// When the body is not an event at all.
@@ -132,13 +133,13 @@ impl<'a> FileObject<'a> {
         Ok((read.envelope, Self { head: read.head, file, notes: read.notes }))
     }
 
-    /// What is unusual in the body.
+    /// The oddities of the body.
     #[must_use]
     pub fn oddities(&self) -> Oddities {
         self.notes.oddities()
     }
 
-    /// The event; `purpose` is that of the event's type.
+    /// Converts the object to an event; `purpose` is that of the event's type.
     ///
     /// # Errors
     /// As for [`FileEvent::parse`].
@@ -167,7 +168,7 @@ impl FileEvent {
     /// Reads the payload of an event whose envelope is already read; `purpose` is that of the event's type.
     ///
     /// # Errors
-    /// When the event cannot be queued: no usable ids or no mode.
+    /// When the event cannot be queued: missing or invalid ids, or no mode.
     pub fn parse(envelope: &Envelope<'_>, purpose: Purpose, body: &[u8]) -> Result<Self, PayloadError> {
         let (_, object) = FileObject::read(body).map_err(|error| PayloadError::Shape(error.to_string()))?;
         object.into_event(envelope, purpose)
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_named_by_its_file_id_or_else_its_id() {
+    fn the_file_id_is_read_from_file_id_or_else_from_id() {
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
         let event =
             parse(&format!(r#"{{"id":"x","fileId":"{id}","orderId":"o","invoiceURL":"https://evil.example/"}}"#))
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_found_in_every_spelling_of_its_id() {
+    fn every_spelling_of_a_file_id_is_read() {
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
         for object in [
             format!(r#"{{"id":"file_{id}","fileId":"file_{id}","orderId":"o"}}"#),
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unusual_in_the_object_is_noted() {
+    fn oddities_of_the_object_are_noted() {
         let id = "6e5bf525-3907-40c5-86a9-f14ce4f33f35";
         for (object, oddities) in [
             (format!(r#"{{"id":"{id}","fileId":"{id}","orderId":"o","invoiceURL":"https://x"}}"#), &[][..]),
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_id_never_becomes_part_of_an_address() {
+    fn invalid_file_ids_are_rejected() {
         for id in ["", "../x", "6e5bf525-3907-40c5-86a9-f14ce4f33f35/../..", "0", "fbe7-0b79-4302-a40b-fec2", "file_"] {
             assert_eq!(parse(&format!(r#"{{"fileId":"{id}","orderId":"o"}}"#)).unwrap_err().code(), "file_id", "{id}");
         }

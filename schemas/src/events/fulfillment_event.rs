@@ -1,4 +1,4 @@
-//! `fulfillment.created`: somebody reported to Digital River which lines were shipped, and which will not be.
+//! `fulfillment.created`: shipped and cancelled lines were reported to Digital River.
 
 use std::collections::BTreeMap;
 
@@ -20,33 +20,33 @@ use crate::{
     },
 };
 
-/// A fulfillment as one event shows it.
+/// A fulfillment as contained in one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fulfillment {
-    /// Its id: a fulfillment that is told of twice counts once.
+    /// Its id. A fulfillment that several events contain counts once.
     pub fulfillment_id: FulfillmentId,
     /// When it was reported.
     pub created_time: Option<DateTime<Utc>>,
-    /// How it travels.
+    /// The carrier's tracking data.
     pub tracking: Tracking,
-    /// What it says of each line.
+    /// Quantities by line.
     pub lines: BTreeMap<LineId, ReportedQuantities>,
 }
 
-/// How many pieces of a line one fulfillment reports.
+/// Quantities of a line in one fulfillment, in units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReportedQuantities {
-    /// Shipped or delivered; the money is captured.
+    /// Shipped or delivered; the amount is captured.
     ///
     /// Source: Digital River's fulfillment item `quantity`.
     pub fulfilled: i64,
-    /// Never to be shipped; the money is released.
+    /// Will not be shipped; the amount is released.
     ///
     /// Source: Digital River's fulfillment item `cancelQuantity`.
     pub cancelled: i64,
 }
 
-/// How a shipment travels, for the customer's eyes.
+/// The carrier's tracking data of a shipment, as shown to the customer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct Tracking {
@@ -56,13 +56,13 @@ pub struct Tracking {
     pub url: Option<String>,
 }
 
-/// The fields of Digital River's fulfillment that are read, as they are documented.
+/// The fields of Digital River's fulfillment that are read, as documented.
 #[derive(Debug, Default, PartialEq, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 pub(crate) struct WireFulfillment {
     pub(crate) id: Option<Id>,
     /// The order.
-    // Read with the envelope; it stands here for the JSON Schema.
+    // Read with the envelope; declared here for the JSON Schema.
     order_id: Option<Id>,
     created_time: Option<Time>,
     shipment_id: Option<Text>,
@@ -94,9 +94,9 @@ impl<'de> Members<'de> for WireFulfillment {
 struct WireFulfillmentItem {
     /// The line.
     item_id: Option<Id>,
-    /// Pieces that were shipped or delivered.
+    /// Units that were shipped or delivered.
     quantity: Option<Quantity>,
-    /// Pieces that will not be.
+    /// Units that will not be shipped.
     cancel_quantity: Option<Quantity>,
 }
 
@@ -114,17 +114,17 @@ impl<'de> Members<'de> for WireFulfillmentItem {
 }
 
 impl WireFulfillment {
-    /// The fulfillment, and the order's snapshot if the event carries one.
+    /// The fulfillment, and the order's snapshot if the event contains one.
     pub(crate) fn split(self, times: Times<'_>) -> Result<(Fulfillment, Option<WireOrder>), PayloadError> {
-        let pieces = |quantity| Quantity::pieces(quantity).map_err(PayloadError::Shape);
+        let units = |quantity| Quantity::units(quantity).map_err(PayloadError::Shape);
         let mut lines: BTreeMap<LineId, ReportedQuantities> = BTreeMap::new();
         for (index, item) in self.items.into_iter().flatten().enumerate() {
             let line_id = payload::id_text(item.item_id, times.notes()).and_then(LineId::parse);
             let line_id = line_id.map_err(|source| PayloadError::LineId { index, source })?;
-            // Two items of one fulfillment may be about the same line: two parcels of one shipment.
+            // Two items of one fulfillment may be about the same line, for example two parcels of one shipment.
             let line = lines.entry(line_id).or_default();
-            line.fulfilled = line.fulfilled.saturating_add(pieces(item.quantity)?.unwrap_or_default());
-            line.cancelled = line.cancelled.saturating_add(pieces(item.cancel_quantity)?.unwrap_or_default());
+            line.fulfilled = line.fulfilled.saturating_add(units(item.quantity)?.unwrap_or_default());
+            line.cancelled = line.cancelled.saturating_add(units(item.cancel_quantity)?.unwrap_or_default());
         }
         let id = payload::id_text(self.id, times.notes()).and_then(FulfillmentId::parse);
         let fulfillment = Fulfillment {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pieces_of_a_line_are_added_up_within_one_fulfillment() {
+    fn quantities_of_a_line_are_summed_within_one_fulfillment() {
         let event = parse(
             r#"{"id":"f","orderId":"o","items":[{"itemId":"l","quantity":1},{"itemId":"l","quantity":"2","cancelQuantity":3},
                {"itemId":"m","cancelQuantity":1}],"orderDetails":{"id":"o","state":"accepted","items":[{"id":"l"}]}}"#,
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_counted_once_is_not_counted_at_all() {
+    fn fulfillments_without_valid_ids_or_quantities_are_rejected() {
         for (object, code) in [
             (r#"{"orderId":"o","items":[]}"#, "fulfillment_id"),
             (r#"{"id":"f","items":[]}"#, "order_id"),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn how_it_travels_may_be_written_in_any_way() {
+    fn unusual_tracking_data_is_accepted() {
         let event = parse(
             r#"{"id":77,"orderId":"o","createdTime":{},"trackingNumber":980,"trackingCompany":["DHL"],"shipmentId":"\ud83d",
                "items":[{"itemId":7,"quantity":1,"quantity":1}],"orderDetails":"none"}"#,

@@ -1,32 +1,32 @@
-//! What was unusual in an event and was read all the same.
+//! Oddities: unusual things in an event that do not prevent it from being read.
 //!
-//! An authentic event is never lost for being odd, so odd values are read as far as they have one meaning, and count as
-//! absent where they have none. Each kind of oddity is counted, so that a change on Digital River's side is seen.
+//! An authenticated event is never lost because it is unusual. Unusual values are read if their meaning is unambiguous, and
+//! count as absent otherwise. Each kind of oddity is counted, so that changes on Digital River's side become visible.
 
 use std::fmt;
 
 /// A kind of oddity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Oddity {
-    /// A value has another JSON kind than documented: a number in place of a text, a text in place of an object.
+    /// A value has another JSON type than documented, for example a number instead of a string.
     Kind,
-    /// A key stands twice with the same value.
+    /// A key is repeated with the same value.
     RepeatedKey,
-    /// A key stands twice with different values, and the last one was read.
+    /// A key is repeated with different values; the last one was read.
     ContradictingKey,
-    /// A line stands twice in an order, and nothing that both say differs.
+    /// A line is repeated in an order without contradiction.
     RepeatedLine,
-    /// Bytes, escapes or control characters that are no text were replaced.
+    /// Invalid bytes or escapes, or control characters, were replaced.
     Encoding,
-    /// A time is written in another form than RFC 3339.
+    /// A time is in another format than RFC 3339.
     TimeForm,
-    /// A time is written in a form that is not understood; it counts as absent.
+    /// A time is in an unknown format and counts as absent.
     TimeUnreadable,
-    /// A time lies too far in the future; it counts as absent.
+    /// A time is too far in the future and counts as absent.
     TimeInFuture,
-    /// An order's snapshot has no usable time of its own; that of the event, or else of its receipt, stands in.
+    /// An order's snapshot has no valid time; the time of the event or of its receipt was used.
     TimeReplaced,
-    /// The event and its object disagree about `liveMode`; the event's counts.
+    /// The event and its object have different `liveMode` values; the event's was used.
     ModeContradiction,
 }
 
@@ -45,7 +45,7 @@ impl Oddity {
         Self::ModeContradiction,
     ];
 
-    /// As in labels and output.
+    /// The name in metric labels and output.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl fmt::Display for Oddity {
     }
 }
 
-/// The kinds of oddities that one event has.
+/// The set of oddities of one event.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Oddities(u16);
 
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_kept_apart() {
+    fn every_kind_has_its_own_bit() {
         let mut all = Oddities::default();
         for oddity in Oddity::ALL {
             assert!(!all.contains(oddity), "{oddity}");

@@ -1,5 +1,5 @@
-//! Events about an order: most carry all of it (`order.accepted`, `order.complete` and their kin), others a charge or a
-//! fulfillment that names it.
+//! Events about an order: most contain the complete order (for example `order.accepted` and `order.complete`), others a charge
+//! or a fulfillment with the order's id.
 
 use chrono::{DateTime, Utc};
 
@@ -9,28 +9,28 @@ use crate::{
     events::{charge_event::Operation, fulfillment_event::Fulfillment, oddity::Oddities},
 };
 
-/// An event about an order, read and checked.
+/// A validated event about an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderEvent {
     /// The event's id.
     pub event_id: EventId,
-    /// The event's type, for example `order.complete`, under the name that Digital River's list has for it.
+    /// The event's canonical type, for example `order.complete`.
     pub event_type: String,
-    /// When Digital River made the event; `None` where that cannot be read or lies in the future.
+    /// When Digital River created the event; `None` if that is invalid or in the future.
     pub created_time: Option<DateTime<Utc>>,
-    /// When it was as the event says: the order's `updatedTime`, or else the event's `createdTime`; of events without an
-    /// order the event's `createdTime`, or else that of their object. Where neither can be used, when it was received.
+    /// The time to which the event's content refers: the order's `updatedTime`, or else the event's `createdTime`; for events
+    /// without an order the event's `createdTime`, or else that of its object. If none is valid, the time of receipt.
     pub as_of: DateTime<Utc>,
     /// The order's id.
     pub order_id: OrderId,
-    /// Test data and live data never meet in one order.
+    /// Test or live.
     pub mode: Mode,
-    /// The order as the event shows it, if it does.
+    /// The order, if the event contains it.
     pub order: Option<OrderSnapshot>,
-    /// What was done with money, if the event is about a charge.
+    /// The payment operations, if the event is about a charge.
     pub operations: Vec<Operation>,
-    /// What was shipped, if the event is about a fulfillment.
+    /// The fulfillment, if the event is about one.
     pub fulfillment: Option<Fulfillment>,
-    /// What was unusual in it.
+    /// The oddities of the event.
     pub oddities: Oddities,
 }

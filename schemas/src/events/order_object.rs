@@ -1,4 +1,4 @@
-//! The object of an event about an order: the whole order, or something that names it.
+//! The object of an event about an order: the complete order, a charge or a fulfillment.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -20,7 +20,7 @@ use crate::{
     wire::{Member, Members, Notes, scalar::Id},
 };
 
-/// What was read of an event's object along with the envelope, so that the body is passed through once.
+/// An event's object, parsed together with the envelope in one pass over the body.
 #[derive(Debug)]
 pub struct OrderObject<'a> {
     head: Head<'a>,
@@ -28,13 +28,13 @@ pub struct OrderObject<'a> {
     notes: Notes,
 }
 
-/// An object by what its event's type says it is.
+/// An object, by its event's type.
 #[derive(Debug)]
 enum WireObject {
-    /// None, or one that no consumer of orders needs.
+    /// No object, or one that the processor does not need.
     None,
     Order(Box<WireOrder>),
-    /// What a charge's object is only a look at all of it tells.
+    /// A charge or an order, which is known only when all of the object is read.
     Charge(Box<WireChargeOrOrder>),
     Fulfillment(Box<WireFulfillment>),
 }
@@ -60,13 +60,13 @@ impl Payload for WireObject {
 }
 
 impl<'a> OrderObject<'a> {
-    /// Reads the envelope of a body, and its object.
+    /// Reads the envelope of a body and its object.
     ///
     /// # Errors
     /// When the body is not an event at all.
     pub fn read(body: &'a [u8]) -> Result<(Envelope<'a>, Self), EnvelopeError> {
         let mut read = envelope::read::<WireObject>(body, None)?;
-        // The object stands before the type: now that this is known, it is read again.
+        // The object precedes the type, so it is read again now that the type is known.
         let is_needed = event_type::subject(&read.envelope.event_type).is_some();
         if is_needed && matches!(read.payload, Some(WireObject::None)) {
             let event_type = read.envelope.event_type.clone();
@@ -76,13 +76,13 @@ impl<'a> OrderObject<'a> {
         Ok((read.envelope, Self { head: read.head, object, notes: read.notes }))
     }
 
-    /// What is unusual in the body, as far as it was read.
+    /// The oddities of the body, as far as it was read.
     #[must_use]
     pub fn oddities(&self) -> Oddities {
         self.notes.oddities()
     }
 
-    /// The event. `received_at` is when the broker took it; `None` where that is not known.
+    /// Converts the object to an event. `received_at` is the broker's timestamp, if known.
     ///
     /// # Errors
     /// As for [`OrderEvent::parse`].
@@ -97,15 +97,15 @@ impl<'a> OrderObject<'a> {
         if let Some(fault) = notes.take_fault() {
             return Err(PayloadError::Shape(fault));
         }
-        let created_time = Times::new(received_at, None, &notes).believed(envelope.created_time);
+        let created_time = Times::new(received_at, None, &notes).valid(envelope.created_time);
         let event = Event { id: &event_id, envelope, created_time, received_at, notes: &notes };
-        let said = match object {
+        let fields = match object {
             WireObject::None => return Err(PayloadError::Shape("the event has no object".to_owned())),
             WireObject::Order(order) => event.order(*order)?,
             WireObject::Charge(charge) => event.charge(*charge, head)?,
             WireObject::Fulfillment(fulfillment) => event.fulfillment(*fulfillment, head)?,
         };
-        let ObjectFields { as_of, order, operations, fulfillment } = said;
+        let ObjectFields { as_of, order, operations, fulfillment } = fields;
         Ok(OrderEvent {
             event_type: event_type::canonical(&envelope.event_type).to_owned(),
             created_time,
@@ -122,12 +122,11 @@ impl<'a> OrderObject<'a> {
 }
 
 impl OrderEvent {
-    /// Reads the payload of an event whose envelope is already read. `received_at` is when the broker took it; `None` where
-    /// that is not known.
+    /// Reads the payload of an event whose envelope is already read. `received_at` is the broker's timestamp, if known.
     ///
     /// # Errors
-    /// When the event cannot be applied to an order: no usable ids, no mode, no time at all, or quantities and amounts that
-    /// are none.
+    /// When the event cannot be applied to an order: missing or invalid ids, no mode, no time, or invalid quantities or
+    /// amounts.
     pub fn parse(
         envelope: &Envelope<'_>,
         body: &[u8],
@@ -140,7 +139,7 @@ impl OrderEvent {
     }
 }
 
-/// What an event's object says.
+/// The fields of an event's object.
 #[derive(Default)]
 struct ObjectFields {
     as_of: Option<DateTime<Utc>>,
@@ -149,7 +148,7 @@ struct ObjectFields {
     fulfillment: Option<Fulfillment>,
 }
 
-/// What the object of an event is read with.
+/// The context in which an event's object is read.
 struct Event<'a> {
     id: &'a EventId,
     envelope: &'a Envelope<'a>,
@@ -176,11 +175,11 @@ impl Event<'_> {
         let names_order = !head.order_id.as_text().is_empty();
         let is_order = !names_order && wire.is_order();
         if !names_order && !is_order {
-            // The envelope took the object's own id for the order's, and it is not.
+            // The envelope used the object's id as the order's id, but it is the charge's.
             return Err(PayloadError::OrderId(IdError::Empty));
         }
         let WireChargeOrOrder { order, mut charge, payment, charges } = wire;
-        let (mut said, charges) = if is_order {
+        let (mut fields, charges) = if is_order {
             let of_order = payment.and_then(|payment| payment.charges).or(charges).unwrap_or_default();
             (self.order(order)?, of_order)
         } else {
@@ -188,13 +187,13 @@ impl Event<'_> {
             (charge.id, charge.state, charge.currency) = (id(head.id), order.state, order.currency);
             (ObjectFields { as_of: self.created_time.or(created), ..ObjectFields::default() }, vec![charge])
         };
-        let as_of = self.created_time.or(said.as_of).or(self.received_at);
+        let as_of = self.created_time.or(fields.as_of).or(self.received_at);
         let is_chargeback = event_type::subject(&self.envelope.event_type) == Some(Subject::Chargeback);
         if let (false, Some(as_of)) = (is_chargeback, as_of) {
             let event = Announcement::new(&self.envelope.event_type, self.id, as_of, self.times());
-            said.operations = charge_event::operations(&event, charges)?;
+            fields.operations = charge_event::operations(&event, charges)?;
         }
-        Ok(said)
+        Ok(fields)
     }
 
     fn fulfillment(&self, mut wire: WireFulfillment, head: Head<'_>) -> Result<ObjectFields, PayloadError> {
@@ -206,7 +205,7 @@ impl Event<'_> {
         let (fulfillment, order) = wire.split(times)?;
         let details_id = order.as_ref().and_then(|order| order.id.as_ref()).map(|id| id.0.as_str());
         if details_id.is_some_and(|id| !id.is_empty() && self.envelope.order_id.as_deref() != Some(id)) {
-            return Err(PayloadError::Shape("`orderDetails` are those of another order".to_owned()));
+            return Err(PayloadError::Shape("`orderDetails` belong to another order".to_owned()));
         }
         Ok(ObjectFields {
             as_of: self.created_time.or(fulfillment.created_time),
@@ -222,10 +221,10 @@ fn id(id: Scalar<'_>) -> Option<Id> {
     id.into_text().map(|text| Id(text.into_owned()))
 }
 
-/// A charge that names its order, or an order with its charges: the fields of both.
+/// A charge with the order's id, or an order with its charges: the fields of both.
 #[derive(Debug, Default, PartialEq)]
 struct WireChargeOrOrder {
-    /// `state` and `currency` are here, whichever of the two it is.
+    /// Contains `state` and `currency` in either case.
     order: WireOrder,
     charge: WireCharge,
     payment: Option<WirePayment>,
@@ -254,9 +253,9 @@ impl WireChargeOrOrder {
     }
 }
 
-/// The charges of an order: under `payment`, and in older events directly under the order.
+/// The charges of an order: in `payment`, and in older events directly in the order.
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "the fields are there for the schema")]
+#[expect(dead_code, reason = "the fields exist for the schema")]
 pub(crate) struct WireOrderCharges {
     payment: Option<WirePayment>,
     charges: Option<Vec<WireCharge>>,

@@ -1,4 +1,4 @@
-//! An order as one event shows it.
+//! Order snapshots: an order as contained in one event.
 
 use std::{
     borrow::Cow,
@@ -25,51 +25,50 @@ use crate::{
     },
 };
 
-/// An order as one event shows it.
+/// An order as contained in one event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrderSnapshot {
-    /// Orders the snapshots of one order. `None` where it is absent, cannot be read or lies in the future; the event's own time
-    /// stands in then.
+    /// Orders the snapshots of one order. `None` if it is absent, invalid or in the future; then the event's time is used.
     ///
     /// Source: Digital River's order `updatedTime`.
     pub updated_time: Option<DateTime<Utc>>,
-    /// The state that the order was in.
+    /// The order's current state.
     pub state: Option<OrderState>,
-    /// Every state reached so far with its time; `None` where the time cannot be read.
+    /// Every state reached so far with its time; `None` if the time is invalid.
     ///
-    /// Source: Digital River's order `stateTransitions`; so an `order.complete` that overtakes its `order.accepted` still
-    /// tells when the order was accepted.
+    /// Source: Digital River's order `stateTransitions`. So an `order.complete` that arrives before `order.accepted` contains
+    /// the time of acceptance.
     pub transitions: Vec<(OrderState, Option<DateTime<Utc>>)>,
     /// Names of states that this version does not know.
     pub unknown_states: BTreeSet<String>,
-    /// What may change from snapshot to snapshot.
+    /// Fields that can change from snapshot to snapshot.
     pub details: OrderDetails,
     /// The order's lines, each id once.
     pub lines: Vec<LineSnapshot>,
 }
 
-/// The parts of a snapshot of which the newest counts.
+/// The fields of a snapshot of which the newest value counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OrderDetails {
-    /// The state that the order was in, as Digital River names it.
+    /// Digital River's name of the order's state.
     pub state: Option<String>,
     /// `review_opened`, `blocked` or `passed`.
     pub fraud_state: Option<String>,
     /// ISO 4217 code.
     pub currency: Option<String>,
-    /// What the customer pays, in `currency`.
+    /// The amount that the customer pays, in `currency`.
     pub total_amount: Option<Decimal>,
     /// Digital River's id of the customer.
     pub customer_id: Option<String>,
-    /// Which Digital River company sells; it decides whether a VAT invoice is made.
+    /// The Digital River company that sells, which determines whether a VAT invoice is created.
     pub selling_entity_id: Option<String>,
     /// The merchant's own id of the order.
     pub upstream_id: Option<String>,
-    /// How fast it is to be shipped, as Digital River's `shippingChoice` names it.
+    /// The shipping service, as named in Digital River's `shippingChoice`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_level: Option<String>,
-    /// Where physical lines go; `None` for digital orders.
+    /// Recipient of physical lines; `None` for digital orders.
     pub ship_to: Option<ShipTo>,
 }
 
@@ -96,27 +95,27 @@ pub struct ShipTo {
     pub country: Option<String>,
 }
 
-/// One line (item) as an event shows it.
+/// One line (item) as contained in one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineSnapshot {
     /// The line's id.
     pub line_id: LineId,
-    /// Every state reached so far with its time; `None` where the time cannot be read.
+    /// Every state reached so far with its time; `None` if the time is invalid.
     pub transitions: Vec<(LineState, Option<DateTime<Utc>>)>,
-    /// What may change from snapshot to snapshot.
+    /// Fields that can change from snapshot to snapshot.
     pub details: LineDetails,
 }
 
-/// The parts of a line of which the newest counts.
+/// The fields of a line of which the newest value counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LineDetails {
-    /// The state that the line was in, as Digital River names it.
+    /// Digital River's name of the line's state.
     pub state: Option<String>,
-    /// The merchant's product.
+    /// The merchant's id of the product.
     pub sku_id: Option<String>,
-    /// Pieces ordered.
+    /// Units ordered.
     pub quantity: Option<i64>,
-    /// Whether it has to be shipped; only expanded events say.
+    /// Whether the product is physical; only expanded events contain it.
     pub physical: Option<bool>,
 }
 
@@ -140,7 +139,7 @@ impl State for LineState {
     }
 }
 
-/// The fields of Digital River's order that are read, as they are documented.
+/// The fields of Digital River's order that are read, as documented.
 #[derive(Debug, Default, PartialEq, JsonSchema)]
 #[schemars(rename_all = "camelCase")]
 pub(crate) struct WireOrder {
@@ -266,7 +265,7 @@ pub(crate) struct WireItem {
 }
 
 impl<'de> Members<'de> for WireItem {
-    // What is no item may have been one: a line that nobody ships must not go unseen.
+    // An invalid element may have been a line, and a line must not be dropped silently.
     const IS_STRICT: bool = true;
 
     fn member<A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error> {
@@ -337,7 +336,7 @@ impl WireOrder {
     }
 }
 
-/// States with the times that are believed.
+/// States with their valid times.
 fn reached<S>(
     transitions: Vec<(S, Time)>,
     as_of: Option<DateTime<Utc>>,
@@ -346,7 +345,7 @@ fn reached<S>(
     transitions.into_iter().map(|(state, time)| (state, times.reached(time, as_of))).collect()
 }
 
-/// The lines, each id once. A line that stands twice is one line if both say the same product and quantity, as far as they do.
+/// The lines, each id once. A repeated line counts once unless its product or quantity contradicts the first.
 fn lines(
     items: Vec<WireItem>,
     as_of: Option<DateTime<Utc>>,
@@ -400,7 +399,7 @@ impl WireItem {
             details: LineDetails {
                 state: self.state.map(|StateName(name)| name),
                 sku_id,
-                quantity: Quantity::pieces(self.quantity).map_err(PayloadError::Shape)?,
+                quantity: Quantity::units(self.quantity).map_err(PayloadError::Shape)?,
                 physical,
             },
         })
@@ -408,7 +407,7 @@ impl WireItem {
 }
 
 impl LineSnapshot {
-    /// Adds what the same line says a second time.
+    /// Adds the fields of a repeated line.
     fn join(&mut self, other: Self) -> Result<(), PayloadError> {
         let Self { line_id, transitions, details } = other;
         if contradict(&self.details.sku_id, &details.sku_id) || contradict(&self.details.quantity, &details.quantity) {
@@ -425,7 +424,7 @@ impl LineSnapshot {
     }
 }
 
-/// The earlier of two times; any time is earlier than none.
+/// The earlier of two times. `None` is later than any time.
 fn earlier(one: Option<DateTime<Utc>>, other: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
     one.into_iter().chain(other).min()
 }
@@ -435,8 +434,8 @@ fn contradict<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
 }
 
 impl OrderDetails {
-    /// Adds what another reading of the same snapshot says. Of two different values the greater counts, so that the result does
-    /// not depend on which came first; an address counts as a whole.
+    /// Adds the fields of another spelling of the same snapshot. Of two different values the greater counts, so that the result
+    /// does not depend on their order; an address counts as a whole.
     pub fn join(&mut self, other: Self) {
         let Self {
             state,
@@ -462,7 +461,7 @@ impl OrderDetails {
 }
 
 impl LineDetails {
-    /// Adds what another reading of the same snapshot says; of two different values the greater counts.
+    /// Adds the fields of another spelling of the same snapshot; of two different values the greater counts.
     pub fn join(&mut self, other: Self) {
         let Self { state, sku_id, quantity, physical } = other;
         keep_greater(&mut self.state, state);
@@ -472,7 +471,7 @@ impl LineDetails {
     }
 }
 
-/// Keeps the greater of two values; any value is greater than none.
+/// Keeps the greater of two values. Any value is greater than `None`.
 fn keep_greater<T: Ord>(known: &mut Option<T>, other: Option<T>) {
     if other > *known {
         *known = other;

@@ -1,17 +1,17 @@
-//! The states that Digital River names in an order's `state` and `stateTransitions`.
+//! States in `state` and `stateTransitions` of Digital River's orders and lines.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A state of an order, as Digital River names it.
+/// A state of an order at Digital River.
 ///
 /// Source: Digital River's order lifecycle: `pending_payment` → `in_review` → `accepted` → `fulfilled` → `complete`; ends
 /// early in `blocked` or `cancelled`; later `returned`, `dispute`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderState {
-    /// The customer has still to pay.
+    /// The customer has not paid yet.
     PendingPayment,
     /// A fraud review is open.
     InReview,
@@ -19,20 +19,20 @@ pub enum OrderState {
     Accepted,
     /// Every line is shipped or cancelled.
     Fulfilled,
-    /// Fulfilled and captured: the money is there.
+    /// Fulfilled and captured.
     Complete,
     /// Ended by fraud or denied-party screening.
     Blocked,
     /// Ended before anything was shipped.
     Cancelled,
-    /// Sent back after the sale.
+    /// Returned after the sale.
     Returned,
     /// Disputed after the sale.
     Dispute,
 }
 
 impl OrderState {
-    /// Every state, in the order of an order's life.
+    /// Every state, in the order of an order's lifecycle.
     pub const ALL: [Self; 9] = [
         Self::PendingPayment,
         Self::InReview,
@@ -45,7 +45,7 @@ impl OrderState {
         Self::Dispute,
     ];
 
-    /// The name that Digital River writes.
+    /// Digital River's name of the state.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -61,7 +61,7 @@ impl OrderState {
         }
     }
 
-    /// The state of that name; `None` for a name that this version does not know.
+    /// Parses the name of a state; `None` if this version does not know it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
@@ -90,16 +90,16 @@ pub enum LineState {
     Cancelled,
     /// Ended by fraud or denied-party screening.
     Blocked,
-    /// Sent back after the sale.
+    /// Returned after the sale.
     Returned,
 }
 
 impl LineState {
-    /// Every state, in the order of a line's life.
+    /// Every state, in the order of a line's lifecycle.
     pub const ALL: [Self; 6] =
         [Self::Created, Self::Fulfilled, Self::Paid, Self::Cancelled, Self::Blocked, Self::Returned];
 
-    /// The name that Digital River writes.
+    /// Digital River's name of the state.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -112,7 +112,7 @@ impl LineState {
         }
     }
 
-    /// The state of that name; `None` for a name that this version does not know.
+    /// Parses the name of a state; `None` if this version does not know it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)

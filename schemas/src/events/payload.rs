@@ -1,4 +1,4 @@
-//! What the payload types share: why a payload cannot be used, and which times are believed.
+//! Shared by the payload types: errors, and validation of times.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -10,49 +10,49 @@ use crate::{
     wire::{Notes, scalar::Id, time::Time},
 };
 
-/// How far past the moment of its receipt a time in an event may lie. A later one is a mistake, and would make a snapshot the
-/// newest for ever; clocks and time zones that are wrong stay below it.
+/// Maximum time by which a time in an event may be later than its receipt. A later time is an error, and would make a snapshot
+/// the newest permanently. Errors from wrong clocks and time zones are smaller.
 pub const FUTURE_MAX: TimeDelta = TimeDelta::days(1);
 
-/// Why an event of a type that has a consumer cannot be applied. Such a record becomes a dead letter.
+/// The reason why an event cannot be applied. Its record becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
-    /// The event's own id cannot be a key.
+    /// The event's id is not valid.
     #[error("the event id {0}")]
     EventId(IdError),
-    /// The order's id is absent or cannot be a key.
+    /// The order's id is absent or not valid.
     #[error("the order id {0}")]
     OrderId(IdError),
-    /// A line has no id, or one that cannot be a key.
+    /// A line's id is absent or not valid.
     #[error("the id of line {index} {source}")]
     LineId {
         /// Position in `items`, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The error of the id.
         source: IdError,
     },
-    /// Two lines of an order have one id, and another product or quantity: one of them would never be shipped.
-    #[error("line {0} stands twice, with another product or quantity")]
+    /// Two lines of an order have the same id and different products or quantities. Accepting them would leave one unshipped.
+    #[error("line {0} is repeated with another product or quantity")]
     LineTwice(LineId),
     /// The file's id is not a UUID.
     #[error("the file id {0}")]
     FileId(IdError),
-    /// The fulfillment has no id, or one that cannot be a key.
+    /// The fulfillment's id is absent or not valid.
     #[error("the fulfillment id {0}")]
     FulfillmentId(IdError),
-    /// Neither the event nor its object says whether it is live; guessing could ship a test order.
+    /// Neither the event nor its object has `liveMode`. Guessing it could ship a test order.
     #[error("neither the event nor its object has a `liveMode`")]
     Mode,
-    /// Neither the object nor the event says when it was, and the time of receipt is not known; it cannot be ordered.
-    #[error("neither the order nor the event has a time that can be read")]
+    /// Neither the object nor the event has a valid time, and the time of receipt is unknown, so snapshots cannot be ordered.
+    #[error("neither the order nor the event has a valid time")]
     Time,
-    /// The payload has not the shape of its type.
-    #[error("the payload cannot be read: {0}")]
+    /// The payload does not have the shape of its type.
+    #[error("invalid payload: {0}")]
     Shape(String),
 }
 
 impl PayloadError {
-    /// A short, stable name of the reason, for labels and lists.
+    /// A short, stable code of the reason, for metric labels and lists.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -76,10 +76,10 @@ pub(crate) fn order_key(envelope: &Envelope<'_>, notes: &Notes) -> Result<(Order
     Ok((order_id, envelope.mode.ok_or(PayloadError::Mode)?))
 }
 
-/// The text of an id; empty where there is none.
+/// The text of an id; empty if there is none.
 ///
 /// # Errors
-/// When a character of it was replaced: it may be another id.
+/// When a character of it was replaced, because the original may be another id.
 pub(crate) fn id_text(id: Option<Id>, notes: &Notes) -> Result<String, IdError> {
     let Id(text) = id.unwrap_or(Id(String::new()));
     whole(&text, notes)?;
@@ -91,7 +91,7 @@ fn whole<'a>(id: &'a str, notes: &Notes) -> Result<&'a str, IdError> {
     if is_damaged { Err(IdError::Damaged) } else { Ok(id) }
 }
 
-/// Tells the times of an event that can be from those that cannot.
+/// Validates the times of an event.
 #[derive(Clone, Copy)]
 pub(crate) struct Times<'n> {
     latest: Option<DateTime<Utc>>,
@@ -101,7 +101,7 @@ pub(crate) struct Times<'n> {
 }
 
 impl<'n> Times<'n> {
-    /// Times of an event that was received then, or at least made then.
+    /// For an event that was received at `received_at`, or if that is unknown, created at `created_time`.
     pub(crate) fn new(
         received_at: Option<DateTime<Utc>>,
         created_time: Option<DateTime<Utc>>,
@@ -111,8 +111,8 @@ impl<'n> Times<'n> {
         Self { latest, created_time, received_at, notes }
     }
 
-    /// The time, unless it lies in the future.
-    pub(crate) fn believed(self, time: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    /// The time, unless it is too far in the future.
+    pub(crate) fn valid(self, time: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
         let is_late = time.is_some() && self.latest.is_some() && time > self.latest;
         if is_late {
             self.notes.add(Oddity::TimeInFuture);
@@ -120,28 +120,28 @@ impl<'n> Times<'n> {
         time.filter(|_| !is_late)
     }
 
-    /// The same for a time as it was written.
+    /// The valid time of a field.
     pub(crate) fn read(self, time: Option<Time>) -> Option<DateTime<Utc>> {
-        self.believed(time.and_then(Time::at))
+        self.valid(time.and_then(Time::at))
     }
 
-    /// The same for a time that orders snapshots. One without seconds would make its snapshot older than it is; the event's own
-    /// time is nearer to it.
+    /// The valid time of a field that orders snapshots. A time without seconds would make its snapshot older than it is; the
+    /// event's time is more accurate.
     pub(crate) fn updated(self, time: Option<Time>) -> Option<DateTime<Utc>> {
         let moment = time.and_then(|time| time.0)?;
         let is_exact = moment.unit == TimeDelta::zero() || self.created_time.is_none_or(|created| created < moment.at);
-        self.believed(is_exact.then_some(moment.at))
+        self.valid(is_exact.then_some(moment.at))
     }
 
-    /// The same for a time at which a state was reached, in a snapshot made at `as_of`. One without seconds says nothing beside
-    /// that, if it includes it.
+    /// The valid time of a state in a snapshot of `as_of`. A time without seconds whose unit contains `as_of` is replaced by
+    /// `as_of`, which is more accurate.
     pub(crate) fn reached(self, time: Time, as_of: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
         let moment = time.0?;
         let includes = |as_of: DateTime<Utc>| (moment.at..moment.at + moment.unit).contains(&as_of);
-        if as_of.is_some_and(includes) { None } else { self.believed(Some(moment.at)) }
+        if as_of.is_some_and(includes) { None } else { self.valid(Some(moment.at)) }
     }
 
-    /// When the event was made, or else received.
+    /// The time at which the event was created, or else received.
     pub(crate) fn of_event(self) -> Option<DateTime<Utc>> {
         self.created_time.or(self.received_at)
     }

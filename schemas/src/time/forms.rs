@@ -1,20 +1,20 @@
-//! Forms of a time beside RFC 3339.
+//! Formats of times other than RFC 3339.
 
 use chrono::{DateTime, Datelike as _, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc, Weekday};
 
 use crate::wire::number::exact;
 
-/// Latest length of a text that is looked at, in bytes. The longest form has 45 characters, fractions aside.
+/// Maximum length of a text that is parsed, in bytes. The longest format has 45 characters without fractions.
 const BYTES_MAX: usize = 80;
 
-/// The minus sign, which ISO 8601 prefers to a hyphen before an offset.
+/// The minus sign, which ISO 8601 prefers to a hyphen in offsets.
 const MINUS: char = '\u{2212}';
 
-/// A time as it was written.
+/// A time with its precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) at: DateTime<Utc>,
-    /// What it was is from `at` on, and before this time later: a day for a date. Zero where seconds are written.
+    /// Precision: the actual time is at least `at` and less than `at + unit`. One day for a date, zero if seconds are written.
     pub(crate) unit: TimeDelta,
 }
 
@@ -24,7 +24,7 @@ impl From<DateTime<Utc>> for Moment {
     }
 }
 
-/// A date and a time of day with an offset from UTC, as numbers. What is absent is 0.
+/// A date and a time of day with an offset from UTC, as numbers. Absent parts are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parts {
     pub(crate) year: i64,
@@ -34,9 +34,9 @@ pub(crate) struct Parts {
     pub(crate) minute: i64,
     pub(crate) second: i64,
     pub(crate) nano: i64,
-    /// East of Greenwich.
+    /// Offset from UTC, positive east of Greenwich.
     pub(crate) offset_seconds: i64,
-    /// The smallest unit that is written, if that is not the second, in seconds.
+    /// The smallest written unit in seconds, 0 if that is the second.
     pub(crate) unit_seconds: i64,
 }
 
@@ -46,18 +46,18 @@ const HOUR_SECONDS: i64 = 3_600;
 pub(crate) const DAY_SECONDS: i64 = 86_400;
 
 impl Parts {
-    /// The moment, to the smallest unit that is written.
+    /// The time with the precision of the smallest written unit.
     pub(crate) fn read(self) -> Option<Moment> {
         Some(Moment { at: self.moment()?, unit: TimeDelta::seconds(self.unit_seconds) })
     }
 
-    /// The moment; `None` where there is no such date or time of day. 24:00:00 is the next day's midnight.
+    /// The time; `None` if the date or the time of day does not exist. 24:00:00 is midnight of the next day.
     pub(crate) fn moment(self) -> Option<DateTime<Utc>> {
         let number = |value: i64| u32::try_from(value).ok();
         let date = NaiveDate::from_ymd_opt(i32::try_from(self.year).ok()?, number(self.month)?, number(self.day)?)?;
         let midnight = self.hour == 24 && self.minute == 0 && self.second == 0 && self.nano == 0;
         let hour = if midnight { 0 } else { number(self.hour)? };
-        // A leap second is the next minute's first.
+        // A leap second is read as the first second of the next minute.
         let (second, leap) = if self.second == 60 { (59, 1) } else { (number(self.second)?, 0) };
         let time = NaiveTime::from_hms_nano_opt(hour, number(self.minute)?, second, number(self.nano)?)?;
         let offset = FixedOffset::east_opt(i32::try_from(self.offset_seconds).ok()?)?;
@@ -68,8 +68,8 @@ impl Parts {
     }
 }
 
-/// The moment that a number since 1970 means. Its unit follows from its size: 9 or 10 digits are seconds (from 1973 on), 13
-/// milliseconds, 16 microseconds and 19 nanoseconds (from 2001 on). Other sizes are not certain.
+/// The time of a number since 1970. Its unit is derived from its length: 9 or 10 digits are seconds (since 1973), 13
+/// milliseconds, 16 microseconds and 19 nanoseconds (since 2001). Other lengths are ambiguous.
 pub(crate) fn epoch(number: u64) -> Option<DateTime<Utc>> {
     let digits = number.checked_ilog10()? + 1;
     let number = i64::try_from(number).ok()?;
@@ -82,7 +82,7 @@ pub(crate) fn epoch(number: u64) -> Option<DateTime<Utc>> {
     }
 }
 
-/// Reads any form.
+/// Parses any of the formats.
 pub(super) fn parse(text: &str) -> Option<Moment> {
     if text.len() > BYTES_MAX {
         return None;
@@ -99,7 +99,7 @@ pub(super) fn parse(text: &str) -> Option<Moment> {
     digits(text).or_else(|| iso(text))
 }
 
-/// Forms with names of days and months: RFC 1123, and what Java's `Date` and C's `ctime` print.
+/// Formats with names of days and months: RFC 1123, and those of Java's `Date` and C's `ctime`.
 fn named(text: &str) -> Option<DateTime<Utc>> {
     let in_utc = |form| NaiveDateTime::parse_from_str(text, form).ok().map(|time| time.and_utc());
     DateTime::parse_from_rfc2822(text)
@@ -109,10 +109,10 @@ fn named(text: &str) -> Option<DateTime<Utc>> {
         .or_else(|| in_utc("%a %b %e %H:%M:%S GMT %Y"))
 }
 
-/// A number since 1970, or a date and a time of day without any separator.
+/// A number since 1970, or a date and a time of day without separators.
 fn digits(text: &str) -> Option<Moment> {
     if text.contains(['e', 'E']) {
-        // As Java prints a `Double`: 1.795773605E9.
+        // The format of a Java `Double`: 1.795773605E9.
         return digits(&exact(text)?.to_string());
     }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -145,7 +145,7 @@ fn iso(text: &str) -> Option<Moment> {
         parts = time_of_day(&mut rest, parts)?;
     }
     let offset = match (rest.0.trim_start(), zone) {
-        // A zone's name without an offset is understood only where it means UTC.
+        // A zone's name without an offset is accepted only if it means UTC.
         ("", Some(zone)) => is_utc(zone).then_some(0)?,
         ("", None) => 0,
         (offset, _) => offset_seconds(offset)?,
@@ -153,8 +153,8 @@ fn iso(text: &str) -> Option<Moment> {
     Parts { offset_seconds: offset, ..parts }.read()
 }
 
-/// A calendar date (`2026-11-27`), a week date (`2026-W48-5`) or an ordinal date (`2026-331`). Years of more than four digits
-/// have six and a sign, as JavaScript writes them.
+/// A calendar date (`2026-11-27`), a week date (`2026-W48-5`) or an ordinal date (`2026-331`). Years with more than four digits
+/// have six digits and a sign, as in JavaScript.
 fn date(rest: &mut Remainder<'_>) -> Option<Parts> {
     let year = if rest.take(b"+") { rest.number(6)? } else { rest.number(4)? };
     let extended = rest.take(b"-");
@@ -181,7 +181,7 @@ fn date(rest: &mut Remainder<'_>) -> Option<Parts> {
     Some(Parts { year, month, day: rest.number(2)?, unit_seconds: DAY_SECONDS, ..Parts::default() })
 }
 
-/// Hours, minutes and seconds, of which the last may have a fraction; each may be left out with all that follow.
+/// Hours, minutes and seconds. Trailing parts can be left out, and the last written part can have a fraction.
 fn time_of_day(rest: &mut Remainder<'_>, date: Parts) -> Option<Parts> {
     let mut parts = Parts { unit_seconds: DAY_SECONDS, ..date };
     if rest.0.is_empty() {
@@ -223,14 +223,14 @@ fn offset_seconds(text: &str) -> Option<i64> {
     valid.then_some(sign * (hours * HOUR_SECONDS + minutes * MINUTE_SECONDS + seconds))
 }
 
-/// The digits after a decimal point as nanoseconds; what is finer is cut off.
+/// The digits after a decimal point as nanoseconds; further digits are truncated.
 fn nanos(fraction: &str) -> Option<i64> {
     let digits = fraction.get(..fraction.len().min(9))?;
     let scale = 9 - u32::try_from(digits.len()).ok()?;
     Some(digits.parse::<i64>().ok()? * 10_i64.pow(scale))
 }
 
-/// What is left of an ASCII text.
+/// The unparsed rest of an ASCII text.
 struct Remainder<'a>(&'a str);
 
 impl<'a> Remainder<'a> {
@@ -240,13 +240,13 @@ impl<'a> Remainder<'a> {
         Some(head)
     }
 
-    /// A number of exactly so many digits.
+    /// Parses a number of exactly `digits` digits.
     fn number(&mut self, digits: usize) -> Option<i64> {
         let head = self.split(digits)?;
         head.bytes().all(|byte| byte.is_ascii_digit()).then(|| head.parse().ok())?
     }
 
-    /// Passes over one of these bytes, if it comes next.
+    /// Skips the next byte if it is one of these.
     fn take(&mut self, any_of: &[u8]) -> bool {
         let found = self.0.as_bytes().first().is_some_and(|byte| any_of.contains(byte));
         if found {
@@ -259,7 +259,7 @@ impl<'a> Remainder<'a> {
         self.digits_count() > 0
     }
 
-    /// How many digits come next.
+    /// The number of digits at the beginning.
     fn digits_count(&self) -> usize {
         self.0.bytes().take_while(u8::is_ascii_digit).count()
     }

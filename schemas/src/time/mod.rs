@@ -1,4 +1,4 @@
-//! Times as Digital River writes them, and as systems between it and us rewrite them.
+//! Parsing of times in the formats of Digital River and of systems that forward its events.
 
 mod forms;
 
@@ -6,13 +6,13 @@ use chrono::{DateTime, Datelike as _, Utc};
 
 pub(crate) use self::forms::{DAY_SECONDS, Moment, Parts, epoch};
 
-/// Reads a time with or without a fraction of any length. Finer than microseconds is cut off.
+/// Parses a time with or without a fraction of any length, truncated to microseconds.
 ///
-/// Read are RFC 3339, the other forms of ISO 8601 that give a day (basic format, week and ordinal dates, no seconds, fractions
-/// of minutes and hours, hour 24, date only, a zone as `+0000`, `+00`, `[UTC]` or absent, which means UTC), RFC 1123, and
-/// seconds, milliseconds, microseconds or nanoseconds since 1970 as a number.
+/// Accepts RFC 3339, other formats of ISO 8601 with a day (basic format, week and ordinal dates, no seconds, fractions of
+/// minutes and hours, hour 24, date only, a zone as `+0000`, `+00`, `[UTC]` or absent, which means UTC), RFC 1123, and seconds,
+/// milliseconds, microseconds or nanoseconds since 1970 as a number.
 ///
-/// Years outside 0001 to 9999 are refused: nothing else in the system can hold them.
+/// Years outside 0001 to 9999 are rejected, because the database and JSON formats cannot represent them.
 ///
 /// Source: Digital River writes `2021-11-01T18:23:06.272054Z` and `2021-11-01T18:23:06Z`.
 #[must_use]
@@ -20,25 +20,25 @@ pub fn parse_time(text: &str) -> Option<DateTime<Utc>> {
     parse_rfc3339(text).or_else(|| Some(parse_other_form(text)?.at))
 }
 
-/// Reads a time in the form that Digital River documents.
+/// Parses a time in the format that Digital River documents.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<DateTime<Utc>> {
     checked(DateTime::parse_from_rfc3339(text).ok()?.to_utc())
 }
 
-/// Reads a time in any other form.
+/// Parses a time in any other format.
 pub(crate) fn parse_other_form(text: &str) -> Option<Moment> {
     let moment = forms::parse(text.trim())?;
     Some(Moment { at: checked(moment.at)?, ..moment })
 }
 
-/// A time that the rest of the system can hold.
+/// Truncates a time and rejects years outside 0001 to 9999.
 pub(crate) fn checked(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let time = to_micros(time);
     (1..=9999).contains(&time.year()).then_some(time)
 }
 
-/// Cuts a time to what PostgreSQL keeps, because a fact must be the same before and after it is stored: microseconds, and no
-/// leap seconds; 23:59:60 is the next day's first second.
+/// Truncates a time to PostgreSQL's precision, because facts must be equal before and after they are stored: microseconds, and
+/// no leap seconds; 23:59:60 becomes the first second of the next day.
 #[must_use]
 pub fn to_micros(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fractions_of_any_length_are_read_and_cut_to_microseconds() {
+    fn fractions_of_any_length_are_truncated_to_microseconds() {
         for (text, micros) in [
             ("2021-11-01T18:23:06Z", 0),
             ("2021-11-01T18:23:06.2Z", 200_000),
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_second_is_read_as_it_is_stored() {
+    fn a_leap_second_is_the_next_second() {
         for (text, stored) in
             [("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"), ("2016-12-31T23:59:60.25Z", "2017-01-01T00:00:00.25Z")]
         {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_usual_form_of_a_time_means_the_same_moment() {
+    fn every_usual_format_is_parsed_to_the_same_time() {
         let expected = parse_rfc3339("2026-11-27T10:00:05Z").unwrap();
         for text in [
             "2026-11-27T10:00:05+00:00",
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_are_left_out_are_zero_and_fractions_may_have_a_comma() {
+    fn missing_parts_are_zero_and_fractions_can_have_a_comma() {
         for (text, same) in [
             ("2026-11-27", "2026-11-27T00:00:00Z"),
             ("20261127", "2026-11-27T00:00:00Z"),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_or_not_a_certain_one_is_absent() {
+    fn invalid_and_ambiguous_times_are_rejected() {
         for text in [
             "",
             " ",
@@ -215,7 +215,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_read_is_a_time_that_can_be_stored(text in "[0-9TtZz:.,+ -]{0,32}") {
+        fn every_parsed_time_can_be_stored(text in "[0-9TtZz:.,+ -]{0,32}") {
             if let Some(time) = parse_time(&text) {
                 proptest::prop_assert_eq!(checked(time), Some(time));
             }

@@ -1,16 +1,16 @@
-//! Reads payloads out of any JSON, whatever kinds its values have: the one tolerant layer under all payload types.
+//! Tolerant parser for payloads: reads any JSON, whatever types its values have. All payload types use it.
 //!
-//! What has one meaning is read: a number as the text of its digits, a text as the number that it spells, a key that stands
-//! twice with one value. What has none counts as absent: an object in place of a text, a list in place of an object; no list
-//! is ever read as an object by position. Only ids, quantities and amounts are strict, because guessing them would ship or
-//! charge the wrong thing: their faults are kept as values and noted, so that one fault does not hide the rest of the event.
-//! Everything unusual is noted in [`Notes`].
+//! Values whose meaning is unambiguous are read: a number as the text of its digits, a string as the number that it contains, a
+//! key that is repeated with the same value. Other values count as absent: an object instead of a string, a list instead of an
+//! object; a list is never read as an object by position. Only ids, quantities and amounts are strict, because a wrong guess
+//! would ship or charge the wrong thing: their errors are kept as values and noted, so that one error does not hide the rest of
+//! the event. Oddities are recorded in [`Notes`].
 //!
-//! serde's derive can do none of that, so a payload type says in [`Members::member`] where each of its keys goes.
+//! serde's derive does not support this, so a payload type implements [`Members::member`] to read each of its keys.
 //!
-//! Usual bodies are read in one pass, without copies of what is not kept. What serde_json cannot decode at all (text that is
-//! no Unicode, numbers that no machine number holds) makes that pass fail; [`repair`] then rewrites the body so that the same
-//! reader can read it.
+//! Usual bodies are read in one pass, and only the values that are kept are copied. If serde_json cannot decode a value
+//! (invalid Unicode, numbers out of range), that pass fails; [`repair`] then rewrites the body so that the same parser can read
+//! it.
 
 pub(crate) mod number;
 pub(crate) mod repair;
@@ -31,7 +31,7 @@ use crate::{
     text::Str,
 };
 
-/// What was noticed while a body was read.
+/// Oddities and errors noted while a body was read.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     oddities: Cell<Oddities>,
@@ -49,7 +49,7 @@ impl Notes {
         self.oddities.get()
     }
 
-    /// Why the payload cannot be used although it can be read; the first reason counts.
+    /// The reason why the payload cannot be used although it can be read; the first one counts.
     pub(crate) fn set_fault(&self, fault: impl FnOnce() -> String) {
         self.fault.borrow_mut().get_or_insert_with(fault);
     }
@@ -59,36 +59,36 @@ impl Notes {
     }
 }
 
-/// A value that is read out of any JSON value.
+/// A value that can be read from any JSON value.
 pub(crate) trait Wire<'de>: Sized + PartialEq {
-    /// Whether two different values under one key leave it open what is meant.
+    /// Whether two different values of one key are an error.
     const IS_STRICT: bool = false;
 
-    /// Reads the value; `None` where it is absent, or of a kind that has no meaning here.
+    /// Reads the value; `None` if it is absent, or of a type without meaning here.
     ///
     /// # Errors
-    /// When the text is no JSON, or has to be repaired before it can be read.
+    /// When the text is not JSON, or must be repaired before it can be read.
     fn read<D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Self>, D::Error>;
 }
 
 /// An object that is read key by key.
 pub(crate) trait Members<'de>: Default + PartialEq {
-    /// Whether an element of a list must be this object and not be left out.
+    /// Whether an invalid element of a list is read as an empty object instead of being left out.
     const IS_STRICT: bool = false;
 
-    /// Takes the value of a key, or ignores it.
+    /// Reads or ignores the value of a key.
     ///
     /// # Errors
     /// As for [`Wire::read`].
     fn member<A: MapAccess<'de>>(&mut self, key: &str, value: Member<'_, A>) -> Result<(), A::Error>;
 
-    /// The object that a text in its place stands for.
+    /// The object that a string represents, if it does.
     fn from_text(_: Cow<'de, str>) -> Option<Self> {
         None
     }
 }
 
-/// The value of a key that is yet to be read.
+/// The value of a key, not read yet.
 pub(crate) struct Member<'m, A> {
     pub(crate) map: &'m mut A,
     pub(crate) key: &'m str,
@@ -110,20 +110,20 @@ impl<'de, A: MapAccess<'de>> Member<'_, A> {
         Ok(())
     }
 
-    /// Reads a list of objects. A single object in its place is a list of one.
+    /// Reads a list of objects. A single object is read as a list of one.
     pub(crate) fn list<T: Members<'de>>(self, slot: &mut Option<Vec<T>>) -> Result<(), A::Error> {
         let value = self.map.next_value_seed(Any(ListKinds::<T>(self.notes, PhantomData)))?;
         put(slot, value, T::IS_STRICT, self.key, self.notes);
         Ok(())
     }
 
-    /// Passes over a value.
+    /// Skips a value.
     pub(crate) fn ignore(self) -> Result<(), A::Error> {
         self.map.next_value::<IgnoredAny>().map(drop)
     }
 }
 
-/// Keeps the value of a key that may have one already.
+/// Stores the value of a key that may already have one.
 fn put<T: PartialEq>(slot: &mut Option<T>, value: Option<T>, is_strict: bool, key: &str, notes: &Notes) {
     let Some(known) = slot else {
         *slot = value;
@@ -135,7 +135,7 @@ fn put<T: PartialEq>(slot: &mut Option<T>, value: Option<T>, is_strict: bool, ke
         Some(value) => {
             notes.add(Oddity::ContradictingKey);
             if is_strict {
-                notes.set_fault(|| format!("`{key:.40}` stands twice with different values"));
+                notes.set_fault(|| format!("`{key:.40}` is repeated with different values"));
             }
             *known = value;
         }
@@ -166,17 +166,17 @@ impl<'de, T: Wire<'de>> DeserializeSeed<'de> for ValueSeed<'_, T> {
     }
 }
 
-/// The message of the error that makes the body be repaired; see [`Any::visit_f64`].
+/// The message of the error after which the body is repaired; see [`Any::visit_f64`].
 const INEXACT: &str = "a number that is not read as it is written";
 
-/// What to make of each kind of JSON value.
+/// Conversions from each type of JSON value.
 pub(crate) trait Kinds<'de>: Sized {
     type Value;
 
     /// `null`.
     fn absent(self) -> Self::Value;
 
-    /// A kind that has no meaning here.
+    /// A value of a type without meaning here.
     fn other(self) -> Self::Value;
 
     fn text(self, _: Cow<'de, str>) -> Self::Value {
@@ -212,7 +212,7 @@ pub(crate) fn skip_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<(), A::Er
     Ok(())
 }
 
-/// Reads a value of any kind.
+/// Reads a value of any type.
 pub(crate) struct Any<K>(pub(crate) K);
 
 impl<'de, K: Kinds<'de>> DeserializeSeed<'de> for Any<K> {
@@ -246,7 +246,7 @@ impl<'de, K: Kinds<'de>> Visitor<'de> for Any<K> {
         Ok(self.0.integer(value.into()))
     }
 
-    /// serde_json has rounded the number: it is read from the repaired body, in which it is the text of its digits.
+    /// serde_json has rounded the number. It is read from the repaired body, which contains its digits as a string.
     fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
         Err(E::custom(INEXACT))
     }
@@ -324,7 +324,7 @@ impl<'de, T: Members<'de>> Kinds<'de> for ListKinds<'_, T> {
     }
 }
 
-/// An element of a list. What is no object is left out, or stands there as an empty one where that must not go unseen.
+/// An element of a list. An element that is not an object is left out, or read as an empty object if [`Members::IS_STRICT`].
 struct ElementKinds<'n, T>(&'n Notes, PhantomData<T>);
 
 impl<'de, T: Members<'de>> Kinds<'de> for ElementKinds<'_, T> {

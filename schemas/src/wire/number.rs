@@ -1,4 +1,4 @@
-//! Amounts of money and numbers of pieces: exact or not at all.
+//! Amounts of money and quantities: exact, or an error.
 
 use std::borrow::Cow;
 
@@ -13,16 +13,16 @@ use crate::{
     text::{Str, bounded},
 };
 
-/// How much of a number that cannot be read an error shows, in characters.
+/// Maximum number of characters of an invalid number in an error message.
 const SHOWN_CHARS_MAX: usize = 40;
 
-/// An exact decimal number, never through a binary float; what cannot be kept exactly is an error that says so.
+/// An exact decimal number, never converted through a binary float. A number that cannot be represented exactly is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Money(Result<Decimal, String>);
 
 impl Money {
     /// # Errors
-    /// When there is a value and it is no amount.
+    /// When there is a value and it is not a valid amount.
     pub(crate) fn amount(money: Option<Self>) -> Result<Option<Decimal>, String> {
         money.map(|money| money.0).transpose()
     }
@@ -33,22 +33,25 @@ impl<'de> Wire<'de> for Money {
 
     fn read<D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Self>, D::Error> {
         Ok(digits(value, notes)?.map(|digits| {
-            Self(exact(&digits).ok_or_else(|| format!("`{}` is not an amount that can be kept exactly", shown(digits))))
+            Self(
+                exact(&digits)
+                    .ok_or_else(|| format!("`{}` is not an amount that can be represented exactly", shown(digits))),
+            )
         }))
     }
 }
 
-/// A number of pieces: a whole number from 0 to [`Quantity::MAX`].
+/// A quantity: a whole number from 0 to [`Quantity::MAX`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Quantity(Result<i64, String>);
 
 impl Quantity {
-    /// The most pieces that a line may have.
+    /// Maximum quantity of a line.
     pub(crate) const MAX: i64 = 1_000_000_000;
 
     /// # Errors
-    /// When there is a value and it is no number of pieces.
-    pub(crate) fn pieces(quantity: Option<Self>) -> Result<Option<i64>, String> {
+    /// When there is a value and it is not a valid quantity.
+    pub(crate) fn units(quantity: Option<Self>) -> Result<Option<i64>, String> {
         quantity.map(|quantity| quantity.0).transpose()
     }
 }
@@ -58,15 +61,15 @@ impl<'de> Wire<'de> for Quantity {
 
     fn read<D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Self>, D::Error> {
         Ok(digits(value, notes)?.map(|digits| {
-            let pieces =
+            let units =
                 exact(&digits).filter(|number| number.scale() == 0).and_then(|number| i64::try_from(number).ok());
-            let pieces = pieces.filter(|pieces| (0..=Self::MAX).contains(pieces));
-            Self(pieces.ok_or_else(|| format!("`{}` is not a number of pieces", shown(digits))))
+            let units = units.filter(|units| (0..=Self::MAX).contains(units));
+            Self(units.ok_or_else(|| format!("`{}` is not a valid quantity", shown(digits))))
         }))
     }
 }
 
-/// A number as it is written, or a text that should be one. Absent are `null` and a text with nothing but white space.
+/// The digits of a number, or of a string that should be one. `null` and strings of white space count as absent.
 fn digits<'de, D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<Cow<'de, str>>, D::Error> {
     let raw = <&'de RawValue>::deserialize(value)?.get();
     if raw == "null" {
@@ -75,7 +78,7 @@ fn digits<'de, D: Deserializer<'de>>(value: D, notes: &Notes) -> Result<Option<C
     if !raw.starts_with('"') {
         return Ok(Some(raw.into()));
     }
-    // A text that cannot be decoded is no number either.
+    // A string that cannot be decoded is not a number.
     let Ok(Str(text)) = serde_json::from_str::<Str<'de>>(raw) else { return Ok(Some(raw.into())) };
     let trimmed = text.trim();
     if trimmed.len() < text.len() || text.is_empty() {
@@ -89,8 +92,8 @@ fn shown(text: Cow<'_, str>) -> Cow<'_, str> {
     bounded(text, SHOWN_CHARS_MAX)
 }
 
-/// Reads a decimal number with an optional sign, fraction and exponent. `None` when it is written otherwise, or needs more
-/// digits than a [`Decimal`] has.
+/// Parses a decimal number with an optional sign, fraction and exponent. `None` if it has another format, or more digits than a
+/// [`Decimal`] can represent.
 pub(crate) fn exact(text: &str) -> Option<Decimal> {
     let (is_negative, text) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -106,7 +109,7 @@ pub(crate) fn exact(text: &str) -> Option<Decimal> {
     if whole.is_empty() && fraction.is_empty() || !digits().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Zeros at the end say nothing, and may be many.
+    // Trailing zeros have no effect, but there may be many.
     let zeros = digits().rev().take_while(|byte| *byte == b'0').count();
     let count = whole.len() + fraction.len() - zeros;
     if count == 0 {
@@ -133,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_exact_or_none() {
+    fn numbers_are_parsed_exactly_or_not_at_all() {
         for (text, expected) in [
             ("27.10", "27.1"),
             ("-0.05", "-0.05"),
@@ -182,7 +185,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_decimal_is_read_as_it_is_printed(mantissa in -(1_i128 << 95)..(1_i128 << 95), scale in 0_u32..=28) {
+        fn every_printed_decimal_is_parsed_to_itself(mantissa in -(1_i128 << 95)..(1_i128 << 95), scale in 0_u32..=28) {
             let number = Decimal::try_from_i128_with_scale(mantissa, scale).unwrap();
             proptest::prop_assert_eq!(exact(&number.to_string()), Some(number));
         }

@@ -1,20 +1,20 @@
 //! Rewrites a body so that serde_json can decode every value of it.
 //!
-//! A text that was cut inside an emoji, or written in Latin-1, is no Unicode; but only that text is damaged, and the rest of
-//! the event is as good as any. What is no JSON stays none.
+//! A string that was cut inside an emoji, or written in Latin-1, is not valid Unicode. Only that string is damaged; the rest of
+//! the event is usable. A body that is not JSON is not made valid.
 
 use std::borrow::Cow;
 
 use crate::text::json_text;
 
-/// A body that can be read, and what was done to it.
+/// A repaired body.
 pub(crate) struct RepairedBody {
     pub(crate) text: String,
     /// Whether characters were replaced; otherwise only numbers were rewritten.
     pub(crate) is_damaged: bool,
 }
 
-/// Replaces what is no Unicode, and writes numbers that are no 64-bit integers as texts.
+/// Replaces invalid Unicode, and writes numbers that are not 64-bit integers as strings.
 pub(crate) fn repair(body: &[u8]) -> RepairedBody {
     let (text, is_damaged) = match json_text(body) {
         Ok(text) => (Cow::Borrowed(text), false),
@@ -41,7 +41,7 @@ pub(crate) fn repair(body: &[u8]) -> RepairedBody {
 }
 
 impl RepairedBody {
-    /// Copies a string with its quotes, and returns what follows.
+    /// Copies a string with its quotes and returns the rest of the text.
     fn string<'a>(&mut self, text: &'a str) -> &'a str {
         self.text.push('"');
         let mut rest = &text[1..];
@@ -66,7 +66,7 @@ impl RepairedBody {
         }
     }
 
-    /// Copies an escape; half of a surrogate pair is no character.
+    /// Copies an escape. Half of a surrogate pair is replaced.
     fn escape<'a>(&mut self, text: &'a str) -> &'a str {
         let unit = |text: &str| -> Option<u16> {
             let digits = text.strip_prefix("\\u")?.get(..4)?;
@@ -80,14 +80,14 @@ impl RepairedBody {
                 return &text[6..];
             }
             Some(_) => 6,
-            // The backslash and what it escapes; if that is nothing, serde_json says so.
+            // The backslash and the character that it escapes; serde_json reports an error if there is none.
             None => 1 + text[1..].chars().next().map_or(0, char::len_utf8),
         };
         self.text.push_str(&text[..length]);
         &text[length..]
     }
 
-    /// Copies a number, as a text where serde_json would round or refuse it.
+    /// Copies a number, as a string if serde_json would round or reject it.
     fn number<'a>(&mut self, text: &'a str) -> &'a str {
         let is_part = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E');
         let length = text.bytes().position(|byte| !is_part(byte)).unwrap_or(text.len());
@@ -104,7 +104,7 @@ impl RepairedBody {
     }
 }
 
-/// Whether JSON allows the number to be written so.
+/// Whether the text is a number in JSON's syntax.
 fn is_json_number(text: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let text = text.strip_prefix('-').unwrap_or(text);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_unicode_is_replaced() {
+    fn invalid_unicode_is_replaced() {
         for (body, text) in [
             (b"{\"a\":\"Zo\xe9\"}".as_slice(), "{\"a\":\"Zo\u{fffd}\"}"),
             (b"\xef\xbb\xbf[\"\xf0\x9f\x98\"]", "[\"\u{fffd}\"]"),
@@ -141,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_would_be_rounded_become_texts() {
+    fn numbers_that_would_be_rounded_become_strings() {
         let body = br#"{"a":-1.50,"b":[1e400,18446744073709551616,18446744073709551615,-9223372036854775808,0],"c":"1.5","d":"\"2.5"}"#;
         let text = r#"{"a":"-1.50","b":["1e400","18446744073709551616",18446744073709551615,-9223372036854775808,0],"c":"1.5","d":"\"2.5"}"#;
         assert_eq!(repaired(body), (text.to_owned(), false));
     }
 
     #[test]
-    fn what_is_no_json_stays_none() {
+    fn invalid_json_stays_invalid() {
         for body in
             ["", "{", "[01]", "[1.]", "[.5]", "[1e]", "[--1]", "[+1.5]", "\"", "\"\\", "\"\\u12", "[\"\\x\"]", "tru"]
         {
@@ -167,12 +167,12 @@ mod tests {
         }
 
         #[test]
-        fn no_body_makes_it_panic(body: Vec<u8>) {
+        fn no_body_makes_repair_panic(body: Vec<u8>) {
             repair(&body);
         }
     }
 
-    /// Any JSON without numbers that are no integers.
+    /// Any JSON whose numbers are all integers.
     fn json() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
         use proptest::prelude::*;
         let leaf = prop_oneof![

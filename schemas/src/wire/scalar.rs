@@ -1,4 +1,4 @@
-//! Texts, ids and yes or no.
+//! Strings, ids and booleans.
 
 use std::borrow::Cow;
 
@@ -8,10 +8,10 @@ use serde::de::Deserializer;
 use super::{Any, Kinds, Notes, Wire};
 use crate::{events::oddity::Oddity, text::bounded};
 
-/// Longest free text that is kept from a payload, in characters; the rest stays in the raw record.
+/// Maximum length of a free text from a payload, in characters; the complete text stays in the raw record.
 pub const TEXT_CHARS_MAX: usize = 1_000;
 
-/// A value that is a text, or stands for one. Numbers that are no whole numbers come as texts: see [`super::Any`].
+/// Converts values to strings. Numbers that are not integers are already strings: see [`super::Any`].
 pub(crate) struct TextKinds<'n>(pub(crate) &'n Notes);
 
 impl<'de> Kinds<'de> for TextKinds<'_> {
@@ -41,7 +41,7 @@ impl<'de> Kinds<'de> for TextKinds<'_> {
     }
 }
 
-/// A text that people read and nothing depends on: control characters are replaced, length is limited. Never empty.
+/// A free text on which no decision depends: control characters are replaced, the length is limited. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Text(pub(crate) String);
 
@@ -57,12 +57,12 @@ impl<'de> Wire<'de> for Text {
     }
 }
 
-/// What a free text says; an empty one says nothing.
+/// The content of a free text.
 pub(crate) fn text(value: Option<Text>) -> Option<String> {
     value.map(|text| text.0)
 }
 
-/// The name of a state: a text on which effects depend, so it cannot be two.
+/// The name of a state. Effects depend on it, so two different values are an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StateName(pub(crate) String);
 
@@ -74,7 +74,7 @@ impl<'de> Wire<'de> for StateName {
     }
 }
 
-/// An id as it came, not yet checked; a whole number is its digits.
+/// An unvalidated id. An integer is converted to its digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Id(pub(crate) String);
 
@@ -110,7 +110,7 @@ impl<'de> Wire<'de> for Id {
     }
 }
 
-/// Yes or no; as a text or a number only where that is certain.
+/// A boolean, also as an unambiguous string or number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flag(pub(crate) bool);
 
@@ -162,7 +162,7 @@ impl<'de> Wire<'de> for Flag {
     }
 }
 
-/// Documents a type by the JSON that Digital River documents for it; what else is read is not listed.
+/// Implements a type's JSON Schema as Digital River documents it; other accepted values are not listed.
 macro_rules! documented_as {
     ($name:ident, $schema:tt) => {
         impl JsonSchema for $name {

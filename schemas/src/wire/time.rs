@@ -16,7 +16,7 @@ use crate::{
     time::{DAY_SECONDS, Moment, Parts, checked, epoch, parse_other_form, parse_rfc3339},
 };
 
-/// A time; `Time(None)` where something stands there that cannot be read.
+/// A time; `Time(None)` if the value is not a valid time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Option<Moment>);
 
@@ -27,7 +27,7 @@ impl Time {
         Self(time)
     }
 
-    /// The time as it is written.
+    /// The time of the field.
     pub(crate) fn at(self) -> Option<DateTime<Utc>> {
         self.0.map(|moment| moment.at)
     }
@@ -65,7 +65,7 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
         value.then_some(Time(None))
     }
 
-    /// Seconds, milliseconds, microseconds or nanoseconds since 1970; 0 is how some systems write that there is none.
+    /// Seconds, milliseconds, microseconds or nanoseconds since 1970. Some systems write 0 if there is no time.
     fn integer(self, number: i128) -> Self::Value {
         if number == 0 {
             self.0.add(Oddity::TimeForm);
@@ -75,14 +75,14 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
         Some(Time::from_other_form(time.map(Moment::from), self.0))
     }
 
-    /// As Java's libraries write times that nobody told them how to: `OffsetDateTime` and `LocalDateTime` by their parts,
-    /// `Instant` as seconds and nanoseconds.
+    /// The default serialization of Java libraries: `OffsetDateTime` and `LocalDateTime` as their parts, `Instant` as seconds
+    /// and nanoseconds.
     fn map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let time = moment_of_map(map)?;
         Ok(Some(Time::from_other_form(time, self.0)))
     }
 
-    /// The same as a list: year, month, day, hour, minute, second, nanosecond.
+    /// A list of year, month, day, hour, minute, second and nanosecond, also from Java libraries.
     fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut numbers = Vec::with_capacity(LIST_MAX);
         let mut is_time = true;
@@ -103,7 +103,7 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
             minute: part(4),
             second: part(5),
             nano: part(6),
-            // A `LocalDate` has three parts. Of a time of day, seconds that are 0 are left out, so it is exact.
+            // A `LocalDate` has three parts. With a time of day, missing seconds are 0, so the time is exact.
             unit_seconds: if numbers.len() <= DATE_PARTS { DAY_SECONDS } else { 0 },
             ..Parts::default()
         };
@@ -112,14 +112,14 @@ impl<'de> Kinds<'de> for TimeKinds<'_> {
     }
 }
 
-/// The most numbers that a time as a list has.
+/// Maximum number of elements of a time as a list.
 const LIST_MAX: usize = 7;
 
-/// The numbers that a date as a list has: year, month and day.
+/// Number of elements of a date as a list: year, month and day.
 const DATE_PARTS: usize = 3;
 
 fn moment_of_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Option<Moment>, A::Error> {
-    // Without an hour it is a `LocalDate`.
+    // A time without an hour is a `LocalDate`.
     let (mut parts, mut seconds, mut ended) = (Parts { unit_seconds: DAY_SECONDS, ..Parts::default() }, None, None);
     while let Some(Str(key)) = map.next_key::<Str<'de>>()? {
         if key == "offset" {
@@ -145,7 +145,7 @@ fn moment_of_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Option<Moment>, A
     Ok(exact.or_else(|| parts.read()))
 }
 
-/// A whole number, also as a text.
+/// An integer, also as a string.
 struct NumberKinds;
 
 impl<'de> Kinds<'de> for NumberKinds {
@@ -194,14 +194,14 @@ impl<'de> Kinds<'de> for OffsetKinds {
     }
 }
 
-/// A state by the name that Digital River writes.
+/// A state with Digital River's name.
 pub(crate) trait State: Copy + PartialEq {
     fn named(name: &str) -> Option<Self>;
     fn name(self) -> &'static str;
 }
 
-/// `stateTransitions`: states with the time they were reached. A state whose time cannot be read was reached; one without a
-/// time was not. Of a state that stands there twice the earlier time counts.
+/// `stateTransitions`: states with the times at which they were reached. A state with an invalid time was reached; one without
+/// a time was not. If a state is repeated, the earlier time counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Transitions<S> {
     known: Vec<(S, Time)>,
@@ -216,7 +216,7 @@ impl<S> Default for Transitions<S> {
 }
 
 impl<S: State> Transitions<S> {
-    /// The known states by name, in whatever order they were written, and the names of the others.
+    /// The known states, sorted by name, and the names of the others.
     pub(crate) fn split(mut self) -> (Vec<(S, Time)>, impl Iterator<Item = String>) {
         self.known.sort_unstable_by_key(|(state, _)| state.name());
         (self.known, self.unknown.into_keys())
@@ -266,7 +266,7 @@ impl<'de, S: State> Kinds<'de> for TransitionsKinds<'_, S> {
     }
 }
 
-/// When a state was reached. A text without a single digit (`never`, `n/a`) is no time, however written.
+/// The time at which a state was reached. A string without digits (`never`, `n/a`) means that it was not reached.
 struct ReachedKinds<'n>(&'n Notes);
 
 impl<'de> Kinds<'de> for ReachedKinds<'_> {
@@ -308,7 +308,7 @@ impl<'de, S: State> Wire<'de> for Transitions<S> {
     }
 }
 
-documented_as!(Time, { "type": "string", "description": "ISO 8601 in UTC; what cannot be read counts as absent" });
+documented_as!(Time, { "type": "string", "description": "ISO 8601 in UTC; an invalid time counts as absent" });
 
 impl<S> JsonSchema for Transitions<S> {
     fn schema_name() -> Cow<'static, str> {

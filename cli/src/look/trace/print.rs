@@ -183,12 +183,12 @@ mod tests {
     #[test]
     fn changes_that_repeat_become_one_with_a_count() {
         let changes =
-            ["order.complete is seen", "line 1: its details changed", "line 2: its details changed", "line 3: new"];
+            ["order.complete received", "line 1: details changed", "line 2: details changed", "line 3: new"];
         let changes: Vec<String> =
             [&changes[..], &["other facts", "other facts"]].concat().into_iter().map(str::to_owned).collect();
         assert_eq!(
             folded(&changes),
-            ["order.complete is seen", "2 lines: its details changed", "line 3: new", "other facts (2 times)"]
+            ["order.complete received", "2 lines: details changed", "line 3: new", "other facts (2 times)"]
         );
     }
 

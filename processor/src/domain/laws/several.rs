@@ -1,7 +1,7 @@
-//! The laws where bodies under one event id are of several orders, or contradict each other.
+//! The laws for bodies with the same event id that are about several orders or contradict each other.
 //!
-//! Which bodies contradict each other says their content; the ledger compares every two of them and marks the orders of both
-//! (`riverlock_ledger::spellings`). [`World::take`] is that rule, over facts alone.
+//! Contents decide whether bodies contradict each other; the ledger compares every pair and marks the orders of both
+//! (`riverlock_ledger::spellings`). [`Model::take`] is the same rule on facts only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,9 +22,9 @@ use crate::domain::{
     effects::{Effect, effects},
 };
 
-/// Every order, every body that came, and the effects in the order in which they fired.
+/// All orders, all received bodies, and the effects in the order in which they occurred.
 #[derive(Clone, Debug, Default)]
-struct World {
+struct Model {
     orders: BTreeMap<OrderKey, Facts>,
     bodies: Vec<(EventId, Content, OrderKey)>,
     fired: Vec<(OrderKey, Effect)>,
@@ -36,7 +36,7 @@ fn content(event: &OrderEvent) -> Content {
     content
 }
 
-impl World {
+impl Model {
     fn take(&mut self, event: &OrderEvent) {
         let (content, key) = (content(event), OrderKey::of(event));
         let contradicted: Vec<OrderKey> = self
@@ -46,14 +46,14 @@ impl World {
             .map(|(_, _, key)| key.clone())
             .collect();
         let news = Facts::of(event.clone(), !contradicted.is_empty()).1;
-        self.learn(&key, news);
+        self.join(&key, news);
         for other in contradicted {
-            self.learn(&other, Facts { conflicted: true, ..Facts::default() });
+            self.join(&other, Facts { conflicted: true, ..Facts::default() });
         }
         self.bodies.push((event.event_id.clone(), content, key));
     }
 
-    fn learn(&mut self, key: &OrderKey, news: Facts) {
+    fn join(&mut self, key: &OrderKey, news: Facts) {
         let facts = self.orders.entry(key.clone()).or_default();
         let known = effects(facts);
         facts.join(news);
@@ -62,12 +62,12 @@ impl World {
     }
 
     fn of<'a>(events: impl IntoIterator<Item = &'a OrderEvent>) -> Self {
-        let mut world = Self::default();
-        events.into_iter().for_each(|event| world.take(event));
-        world
+        let mut model = Self::default();
+        events.into_iter().for_each(|event| model.take(event));
+        model
     }
 
-    /// What may not depend on the order of the bodies: the orders, and which effects fired how often.
+    /// The result that must not depend on the order of the bodies: the orders and the effects with their numbers.
     fn outcome(mut self) -> (BTreeMap<OrderKey, Facts>, Vec<(OrderKey, Effect)>) {
         self.fired.sort();
         (self.orders, self.fired)
@@ -81,7 +81,7 @@ fn moved(mut event: OrderEvent, id: usize, order: &str, mode: Mode) -> OrderEven
 }
 
 #[test]
-fn a_conflict_marks_both_orders_and_no_other_in_every_order_of_the_bodies() {
+fn a_conflict_marks_both_orders_and_no_other_in_every_permutation() {
     let accepted = event(1, ORDER_ACCEPTED, &[(OrderState::Accepted, 3)], 3, true);
     let complete = event(2, ORDER_COMPLETE, &[(OrderState::Accepted, 3), (OrderState::Complete, 9)], 9, true);
     let mut bodies = vec![
@@ -92,7 +92,7 @@ fn a_conflict_marks_both_orders_and_no_other_in_every_order_of_the_bodies() {
         moved(complete, 3, "c", Mode::Test),
         moved(accepted, 4, "c", Mode::Test),
     ];
-    let expected = World::of(&bodies).outcome();
+    let expected = Model::of(&bodies).outcome();
     let marked: BTreeSet<(&str, Mode)> = expected
         .0
         .iter()
@@ -101,13 +101,13 @@ fn a_conflict_marks_both_orders_and_no_other_in_every_order_of_the_bodies() {
         .collect();
     assert_eq!(marked, BTreeSet::from([("a", Mode::Test), ("b", Mode::Test), ("a", Mode::Live)]));
     permutations(&mut bodies, 0, &mut |bodies| {
-        assert_eq!(World::of(bodies).outcome(), expected);
-        let twice = World::of(bodies.iter().chain(bodies)).outcome();
-        assert_eq!(twice, expected, "the same bodies once more");
+        assert_eq!(Model::of(bodies).outcome(), expected);
+        let twice = Model::of(bodies.iter().chain(bodies)).outcome();
+        assert_eq!(twice, expected, "the same bodies again");
     });
 }
 
-/// Any event, under one of few ids, of one of few orders, in one of both modes.
+/// Any event, with one of a few ids and orders, in either mode.
 fn any_body() -> impl Strategy<Value = OrderEvent> {
     let order = prop::sample::select(vec!["a", "a", "a", "b"]);
     (any_event(), 0_usize..6, order, prop::bool::weighted(0.2))
@@ -118,18 +118,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn any_bodies_end_the_same_in_any_order(
+    fn any_bodies_give_the_same_result_in_any_order(
         (bodies, shuffled) in prop::collection::vec(any_body(), 1..25)
             .prop_flat_map(|bodies| (Just(bodies.clone()), Just(bodies).prop_shuffle())),
         repeated in prop::collection::vec(any::<prop::sample::Index>(), 0..10),
     ) {
-        let expected = World::of(&bodies).outcome();
+        let expected = Model::of(&bodies).outcome();
         let again = shuffled.iter().chain(repeated.iter().map(|index| index.get(&bodies)));
-        let found = World::of(again).outcome();
+        let found = Model::of(again).outcome();
         prop_assert_eq!(&found, &expected);
         let all: BTreeSet<_> = found.1.iter().cloned().collect();
-        prop_assert_eq!(all.len(), found.1.len(), "an effect fired twice");
-        // Only what contradicts is marked, and all of it.
+        prop_assert_eq!(all.len(), found.1.len(), "an effect occurred twice");
+        // Exactly the orders with contradicting bodies are marked.
         for (key, facts) in &found.0 {
             let contradicts = |one: &&OrderEvent| {
                 let of_other = |other: &OrderEvent| {

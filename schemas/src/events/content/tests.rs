@@ -73,7 +73,7 @@ fn spellings_of_one_event_do_not_contradict_each_other() {
 }
 
 #[test]
-fn a_body_that_shows_more_charges_or_times_than_another_contradicts_none() {
+fn further_charges_or_times_are_not_a_contradiction() {
     for number in 0..5_000 {
         let captures = |more: &str| {
             format!(
@@ -93,7 +93,7 @@ fn a_body_that_shows_more_charges_or_times_than_another_contradicts_none() {
 }
 
 #[test]
-fn whatever_a_consumer_reads_can_contradict() {
+fn a_difference_in_any_field_that_consumers_read_is_a_contradiction() {
     let order = event("order.accepted", ORDER);
     for (from, to, aspect) in [
         (r#"{"id":"o""#, r#"{"id":"p""#, "order"),
@@ -144,7 +144,7 @@ fn whatever_a_consumer_reads_can_contradict() {
 }
 
 #[test]
-fn a_record_of_which_only_columns_are_known_contradicts_only_in_them() {
+fn a_digest_of_columns_contradicts_only_in_them() {
     let order = event("order.accepted", ORDER);
     let of = |event_type, mode, order_id| order.contradicts(&Content::of_parts(event_type, mode, order_id));
     assert_eq!(of("order.accepted", Some(Mode::Test), Some("o")), None);
@@ -155,14 +155,14 @@ fn a_record_of_which_only_columns_are_known_contradicts_only_in_them() {
 }
 
 #[test]
-fn a_digest_is_stored_and_compared_with_digests_of_its_version_only() {
+fn digests_of_different_versions_are_not_compared() {
     let order = event("order.accepted", ORDER);
     assert_eq!(Content::from_slice(order.as_bytes()), Some(order));
     assert_eq!(Content::from_slice(&[1; 31]), None);
     let mut newer = event("order.complete", ORDER);
     newer.0[0] += 1;
     assert_eq!(order.contradicts(&newer), None);
-    assert_eq!(Content::BYTES, 42, "the size that the column allows");
+    assert_eq!(Content::BYTES, 42, "the size in the column's CHECK constraint");
     assert_eq!(Content::from_slice(&[1; 32]), None, "the size of the first version");
 }
 
@@ -171,6 +171,6 @@ fn the_digest_of_an_event_never_changes_within_a_version() {
     let hex = hex::encode(event("order.accepted", ORDER).as_bytes());
     assert_eq!(
         hex, "020100017aed0001c41e0001b0ee7eb93cac0003c6640001f8e80003887800b53b0d000b970100000000",
-        "digests are stored: with another way to fill them goes another VERSION"
+        "digests are stored: change VERSION together with the encoding"
     );
 }

@@ -9,7 +9,7 @@ fn body(object: &str) -> String {
     )
 }
 
-/// Reads an order on both ways: with the envelope, and after it.
+/// Reads an order both with the envelope and after it, and compares the results.
 fn parse(object: &str) -> Result<OrderEvent, PayloadError> {
     parse_received(object, None)
 }
@@ -47,7 +47,7 @@ fn a_snapshot_is_read_with_exact_money_and_all_transitions() {
 }
 
 #[test]
-fn an_order_may_lack_nearly_everything() {
+fn nearly_every_field_of_an_order_is_optional() {
     for object in
         [r#"{"id":"o","items":null,"totalAmount":null,"updatedTime":"soon"}"#, r#"{"id":"o","totalAmount":" "}"#]
     {
@@ -56,7 +56,7 @@ fn an_order_may_lack_nearly_everything() {
 }
 
 #[test]
-fn free_text_may_be_of_any_kind() {
+fn free_text_can_have_any_json_type() {
     let order = order(
         r#"{"id":"o","upstreamId":1001,"customerId":-55,"fraudState":false,"currency":{"code":"EUR"},
             "sellingEntity":"DR_IRELAND-ENTITY","shippingChoice":"express",
@@ -74,13 +74,13 @@ fn free_text_may_be_of_any_kind() {
     assert_eq!(details.service_level.as_deref(), Some("express"));
     let ship_to = details.ship_to.unwrap();
     assert_eq!((ship_to.name, ship_to.phone.as_deref()), (None, Some("98765442310")));
-    assert_eq!((ship_to.line1.as_deref(), ship_to.line2.as_deref()), (Some("7"), Some("1.50")), "as it is written");
+    assert_eq!((ship_to.line1.as_deref(), ship_to.line2.as_deref()), (Some("7"), Some("1.50")), "digits are unchanged");
     assert_eq!((ship_to.city, ship_to.postal_code.as_deref()), (None, Some("53")));
     assert_eq!(order.lines[0].details.sku_id.as_deref(), Some("4711"));
 }
 
 #[test]
-fn what_is_of_another_kind_is_absent_and_no_list_is_read_by_position() {
+fn values_of_another_type_count_as_absent_and_lists_are_not_read_as_objects() {
     for object in [
         r#"{"id":"o","shipTo":[]}"#,
         r#"{"id":"o","shipTo":["N","P",null]}"#,
@@ -100,7 +100,7 @@ fn what_is_of_another_kind_is_absent_and_no_list_is_read_by_position() {
 }
 
 #[test]
-fn text_that_is_no_unicode_is_replaced_and_costs_nothing_else() {
+fn only_invalid_unicode_is_replaced() {
     let half = order(
         r#"{"id":"o","upstreamId":"\ud83d","shipTo":{"name":"Erika \ud83d","address":{"line1":"\ude00"}},
             "metadata":{"x":"\ud83d"},"totalAmount":27.10,"items":[{"id":"l","skuId":"s\udc00","quantity":2}]}"#,
@@ -119,7 +119,7 @@ fn text_that_is_no_unicode_is_replaced_and_costs_nothing_else() {
 }
 
 #[test]
-fn what_cannot_be_kept_exactly_is_an_error_and_not_an_approximation() {
+fn numbers_that_cannot_be_represented_exactly_are_errors() {
     for (object, code) in [
         (r#"{"id":"o","totalAmount":1e400}"#, "shape"),
         (r#"{"id":"o","totalAmount":123456789012345678901234567890.5}"#, "shape"),
@@ -156,7 +156,7 @@ fn what_cannot_be_kept_exactly_is_an_error_and_not_an_approximation() {
 }
 
 #[test]
-fn a_field_that_stands_twice_with_one_value_is_no_error() {
+fn a_field_repeated_with_the_same_value_is_accepted() {
     let event = parse(
         r#"{"id":"o","state":"accepted","state":"accepted","updatedTime":"2026-11-27T10:00:05Z",
             "updatedTime":"2026-11-27T10:00:05Z","shipTo":{"address":{"city":"Bonn","city":"Bonn"}},
@@ -172,7 +172,7 @@ fn a_field_that_stands_twice_with_one_value_is_no_error() {
 }
 
 #[test]
-fn a_line_that_stands_twice_is_one_line_or_none() {
+fn a_repeated_line_counts_once_or_is_an_error() {
     let once = order(
         r#"{"id":"o","items":[{"id":"l","skuId":"s","quantity":2,"stateTransitions":{"created":"2026-11-27T10:00:00Z"}},
             {"id":"l","quantity":2,"stateTransitions":{"fulfilled":"2026-11-27T11:00:00Z"}}]}"#,
@@ -185,7 +185,7 @@ fn a_line_that_stands_twice_is_one_line_or_none() {
 }
 
 #[test]
-fn a_time_in_any_form_is_read_and_otherwise_the_events_own_stands_in() {
+fn times_in_many_formats_are_read_and_replaced_by_the_events_if_invalid() {
     let at = |text: &str| parse_time(text).unwrap();
     for (time, expected) in [
         (r#""2026-11-27T10:00:05+0000""#, Some("2026-11-27T10:00:05Z")),
@@ -196,7 +196,7 @@ fn a_time_in_any_form_is_read_and_otherwise_the_events_own_stands_in() {
         (r#"[2026,11,27,10,0,5,250000000]"#, Some("2026-11-27T10:00:05.25Z")),
         (r#"[2026,11,27,10,0]"#, Some("2026-11-27T10:00:00Z")),
         (r#""2026-W48-5T10:00:05Z""#, Some("2026-11-27T10:00:05Z")),
-        // Without seconds: the event's own time is nearer, unless it lies before.
+        // Without seconds: the event's time is more accurate, unless it is earlier.
         (r#""2026-11-27""#, None),
         (r#""2026-11-27T18:23Z""#, None),
         (r#""2026-11-27T10:00""#, None),
@@ -223,7 +223,7 @@ fn a_time_in_any_form_is_read_and_otherwise_the_events_own_stands_in() {
         ("{}", None),
         ("true", None),
         (r#""10000-01-01T00:00:00Z""#, None),
-        // Far in the future: it would make the snapshot the newest for ever.
+        // Far in the future: it would make the snapshot the newest permanently.
         (r#""9999-12-31T23:59:59Z""#, None),
         (r#""2026-11-29T00:00:00Z""#, None),
     ] {
@@ -234,11 +234,11 @@ fn a_time_in_any_form_is_read_and_otherwise_the_events_own_stands_in() {
         assert_eq!(is_replaced, expected.is_none(), "{time}");
     }
     let received = parse_received(r#"{"id":"o","updatedTime":"2026-11-29T00:00:00Z"}"#, Some("2026-11-28T12:00:00Z"));
-    assert_eq!(received.unwrap().as_of, at("2026-11-29T00:00:00Z"), "what counts is when it was received");
+    assert_eq!(received.unwrap().as_of, at("2026-11-29T00:00:00Z"), "the time of receipt is used");
 }
 
 #[test]
-fn a_state_was_reached_whatever_its_time_looks_like() {
+fn a_state_with_an_invalid_time_was_reached() {
     for (time, expected) in [
         (r#""2026-11-27T10:00:05+0000""#, Some(parse_time("2026-11-27T10:00:05Z"))),
         (r#"[2026,11,27,10,0,5]"#, Some(parse_time("2026-11-27T10:00:05Z"))),
@@ -263,7 +263,7 @@ fn a_state_was_reached_whatever_its_time_looks_like() {
         let order = order(&object);
         (order.transitions[0].1, order.lines[0].transitions[0].1)
     };
-    assert_eq!(dated("2026-11-27T10:00:05Z"), (None, None), "the snapshot's time is nearer");
+    assert_eq!(dated("2026-11-27T10:00:05Z"), (None, None), "the snapshot's time is more accurate");
     let midnight = parse_time("2026-11-27T00:00:00Z");
     assert_eq!(dated("2026-11-28T10:00:05Z"), (midnight, parse_time("2026-11-27T10:00:00Z")));
     let twice = r#"{"id":"o","stateTransitions":{"accepted":"27/11","accepted":"2026-11-27T11:00:00Z","accepted":"2026-11-27T10:00:00Z"}}"#;
@@ -271,7 +271,7 @@ fn a_state_was_reached_whatever_its_time_looks_like() {
 }
 
 #[test]
-fn an_event_without_any_time_was_when_it_was_received() {
+fn an_event_without_a_time_has_the_time_of_its_receipt() {
     let body =
         br#"{"id":"e","type":"order.accepted","liveMode":true,"data":{"object":{"id":"o","updatedTime":"soon"}}}"#;
     let envelope = Envelope::parse(body).unwrap();
@@ -286,20 +286,20 @@ fn an_event_without_any_time_was_when_it_was_received() {
 }
 
 #[test]
-fn an_event_that_does_not_say_whether_it_is_live_is_not_guessed() {
+fn the_mode_of_an_event_without_live_mode_is_not_guessed() {
     let body = br#"{"id":"e","type":"order.accepted","data":{"object":{"id":"o"}}}"#;
     assert_eq!(OrderEvent::parse(&Envelope::parse(body).unwrap(), body, None), Err(PayloadError::Mode));
 }
 
 #[test]
-fn the_keys_of_an_event_may_stand_in_any_order() {
+fn the_keys_of_an_event_can_be_in_any_order() {
     let body = br#"{"data":{"object":{"items":[{"id":"l"}],"id":"o"}},"createdTime":"2026-11-27T10:00:05Z","liveMode":false,"type":"order.accepted","id":"e"}"#;
     let (envelope, object) = OrderObject::read(body).unwrap();
     assert_eq!(object.into_event(&envelope, None).unwrap().order.unwrap().lines.len(), 1);
 }
 
 #[test]
-fn a_type_with_two_names_is_one_type() {
+fn a_type_with_two_names_has_one_canonical_name() {
     let body = br#"{"id":"e","type":"fulfillment.create","liveMode":false,"createdTime":"2026-11-27T10:00:05Z","data":{"object":{"id":"f","orderId":"o","items":[{"itemId":"l","quantity":1}]}}}"#;
     let event = OrderEvent::parse(&Envelope::parse(body).unwrap(), body, None).unwrap();
     assert_eq!(event.event_type, "fulfillment.created");

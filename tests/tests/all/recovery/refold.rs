@@ -131,10 +131,10 @@ async fn damaged_orders_are_repaired_byte_for_byte_and_others_are_not_changed() 
     let text = text.join("\n");
     for part in [
         "orders.status: stored \"on_hold\"",
-        "order_lines[ghost]: stored {\"state\":\"paid\"}, and no event says so",
+        "order_lines[ghost]: stored {\"state\":\"paid\"}, not supported by any event",
         "orders: is not stored",
         ".quantity: stored 77, refolded ",
-        "order_lines[]: stored {\"paidAt\":7}, and no event says so",
+        "order_lines[]: stored {\"paidAt\":7}, not supported by any event",
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }

@@ -224,7 +224,7 @@ async fn an_order_is_traced_from_its_webhooks_to_its_last_effect() {
         "signature  verifies with secret new",
         "order.accepted (test): CONFLICT",
         "status     ready -> complete",
-        "changed    order.complete is seen",
+        "changed    order.complete received",
         "caused     fulfillment.completed",
         "message    fulfillment.completed",
         "reason: shape",
