@@ -182,8 +182,7 @@ mod tests {
 
     #[test]
     fn changes_that_repeat_become_one_with_a_count() {
-        let changes =
-            ["order.complete received", "line 1: details changed", "line 2: details changed", "line 3: new"];
+        let changes = ["order.complete received", "line 1: details changed", "line 2: details changed", "line 3: new"];
         let changes: Vec<String> =
             [&changes[..], &["other facts", "other facts"]].concat().into_iter().map(str::to_owned).collect();
         assert_eq!(
