@@ -4,3 +4,4 @@ pub mod mode;
 pub mod moment;
 pub mod operator;
 pub mod position;
+pub mod status;

@@ -71,7 +71,7 @@ pub async fn redrive<P: Projection>(
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
         wait *= 2;
     }
-    // Give up on this letter for now, so that the others can be redriven.
+    // Skip this dead letter for now, so that the others can be redriven.
     Ok(RedriveResult::Skipped(SkipReason::Busy))
 }
 

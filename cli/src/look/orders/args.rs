@@ -39,7 +39,7 @@ pub enum OrdersCommand {
 #[derive(Debug, Args)]
 pub struct ListOptions {
     /// Only orders with this status
-    #[arg(long, value_parser = status)]
+    #[arg(long, value_parser = crate::options::status::status)]
     pub status: Option<Status>,
     /// Only orders of this mode
     #[arg(long)]
@@ -95,11 +95,6 @@ impl FromStr for Cursor {
 #[must_use]
 pub fn before(time: DateTime<Utc>) -> ListPosition {
     ListPosition { changed_at: time, order_id: String::new(), mode: Mode::Test }
-}
-
-/// A status by its name.
-pub(crate) fn status(text: &str) -> Result<Status, String> {
-    Status::parse(text).ok_or_else(|| format!("expected one of {}", Status::ALL.map(Status::as_str).join(", ")))
 }
 
 #[cfg(test)]

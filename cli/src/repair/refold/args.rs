@@ -5,10 +5,10 @@ use riverlock_processor::domain::Status;
 use riverlock_schemas::OrderId;
 
 use crate::{
-    look::orders::args::status,
     options::{
         moment::Moment,
         operator::{Operator, Reason},
+        status::status,
     },
     terminal::out::Output,
 };
