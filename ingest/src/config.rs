@@ -13,7 +13,7 @@ use self::credentials::OAuthUse;
 
 mod credentials;
 mod edge;
-mod limits;
+pub(crate) mod limits;
 mod quarantine;
 
 pub use credentials::{

@@ -23,6 +23,7 @@ pub mod auth;
 pub mod config;
 mod endpoints;
 mod expiry;
+mod hash;
 mod http;
 mod kafka;
 pub mod metrics;

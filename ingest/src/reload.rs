@@ -15,9 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::credentials::{Hash, hash},
     config::IngestConfig,
     endpoints::Endpoints,
+    hash::{Hash, hash},
     http::tls::Tls,
     metrics::{PROCESS, Reload},
     webhook::state::Ingest,

@@ -6,13 +6,14 @@ pub mod archive;
 pub mod client;
 pub mod config;
 pub mod error;
-mod fetch;
+pub mod fetch;
 pub mod metrics;
 mod problem;
 pub mod queue;
 
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub use error::Error;
 /// When the configuration is invalid, or the consumer fails.
 pub async fn run(
     config: InvoiceFetcherConfig,
-    load: Arc<account::keys::Load>,
+    load: Arc<fetch::keys::Load>,
     kafka: &KafkaConfig,
     postgres: &PostgresConfig,
     context: &Context,
@@ -47,7 +48,7 @@ pub async fn run(
         let address = api::start(api.listen, tokens, archive, queue, context).await?;
         tracing::info!("the invoice API listens on http://{address}/v1/invoices/{{file id}}");
     }
-    context.shutdown.spawn("invoice-keys", account::keys::run(fetcher, load, context.clone()));
+    context.shutdown.spawn("invoice-keys", fetch::keys::run(fetcher, load, context.clone()));
     Ok(consumer::run(projection, kafka.topics().files(), batch, kafka, postgres, context).await?)
 }
 
@@ -70,7 +71,7 @@ fn start(
 ) -> Result<Arc<fetch::worker::Fetcher>, riverlock_runtime::ConfigError> {
     let (watched, lease) = (config.clone(), config.lease);
     let fetcher = Arc::new(fetch::worker::Fetcher::new(config, postgres, context.clone())?);
-    context.shutdown.spawn("invoice-watch", queue::watch::run(Arc::clone(&fetcher), watched, context.clone()));
+    context.shutdown.spawn("invoice-watch", fetch::watch::run(Arc::clone(&fetcher), watched, context.clone()));
     context.shutdown.spawn("invoice-sweep", archive::sweep::run(fetcher.archive.clone(), lease, context.clone()));
     context.shutdown.spawn("invoice-downloads", Arc::clone(&fetcher).run());
     Ok(fetcher)

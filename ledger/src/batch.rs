@@ -9,11 +9,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{
     Envelope, EventId, Mode, OrderId,
-    events::{
-        content::Content,
-        oddity::{Oddities, Oddity},
-    },
+    events::content::Content,
     hash::Sha256Hash,
+    oddity::{Oddities, Oddity},
     record, text,
 };
 use sqlx::{Connection, PgConnection};

@@ -1,7 +1,7 @@
 //! Metrics of the consumers and the relay.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
-use riverlock_schemas::events::oddity::Oddity;
+use riverlock_schemas::oddity::Oddity;
 
 /// Records by consumer and outcome.
 pub const RECORDS: &str = "riverlock_consumer_records_total";

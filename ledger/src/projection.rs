@@ -7,15 +7,10 @@ use rdkafka::{
     Message, Timestamp,
     message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders},
 };
-use riverlock_schemas::{
-    Envelope, EnvelopeError,
-    events::{content::Content, oddity::Oddities},
-    record::Position,
-};
+use riverlock_schemas::{Envelope, EnvelopeError, events::content::Content, oddity::Oddities, record::Position};
 use sqlx::PgConnection;
 
-use crate::Error;
-use crate::detail::DeadReason;
+use crate::{Error, detail::DeadReason};
 
 /// A record, copied out of the Kafka client's buffers.
 #[derive(Clone, Debug)]

@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub mod cloud_event;
+mod decimal;
 pub mod envelope;
 pub mod events;
 pub mod hash;
 pub mod ids;
 pub mod json_schema;
+pub mod oddity;
 pub mod partitioner;
 pub mod record;
 pub mod text;

@@ -5,20 +5,11 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use sha2::{Digest, Sha256};
-
-/// Credentials are compared as hashes: all have one length, so a timing difference says nothing useful about the
-/// credential.
-pub(crate) type Hash = [u8; 32];
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-pub(crate) fn hash(text: &str) -> Hash {
-    Sha256::digest(text.as_bytes()).into()
-}
 
 /// The credentials after the scheme of an `Authorization` header: a single token.
 pub(crate) fn scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {

@@ -14,11 +14,12 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
     auth::{
-        credentials::{Hash, basic, hash},
+        credentials::basic,
         signature::{Match, Secret, SignatureError, Verifier},
         token::{BearerError, Client},
     },
     config::{BasicConfig, EndpointConfig},
+    hash::{Hash, hash},
 };
 
 /// Why a request is not authenticated. The texts are sent to the client and reveal no secret.

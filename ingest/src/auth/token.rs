@@ -12,8 +12,8 @@ use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
-    auth::credentials::{Hash, hash},
     config::{OAuthClientConfig, OAuthConfig},
+    hash::{Hash, hash},
 };
 
 /// Prefix of every token.

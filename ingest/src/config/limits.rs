@@ -7,8 +7,6 @@ use riverlock_schemas::record::STORED_BYTES_MAX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::slots::Bounds;
-
 /// Limits of ingest.
 ///
 /// Before a request is authenticated, it uses only a slot and bytes for reading. When these are used up, the oldest unfinished
@@ -184,4 +182,15 @@ fn duration(name: &str, value: Duration, range: RangeInclusive<Duration>) -> Res
     }
     let reason = format!("is {value:?}, must be from {:?} to {:?}", range.start(), range.end());
     Err(ConfigError::refused(format!("ingest.limits.{name}"), reason))
+}
+
+/// Limits of the number of slots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// All slots.
+    pub(crate) max: usize,
+    /// Slots of one client address, not counting those of authenticated clients.
+    pub(crate) per_address_max: usize,
+    /// Slots of all unknown clients together.
+    pub(crate) unknown_max: usize,
 }

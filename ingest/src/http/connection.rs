@@ -222,7 +222,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::slots::{Bounds, Slots};
+    use crate::{config::limits::Bounds, http::slots::Slots};
 
     const SECOND: Duration = Duration::from_secs(1);
 

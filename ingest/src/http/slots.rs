@@ -15,6 +15,8 @@ use std::{
 
 use tokio::sync::Notify;
 
+use crate::config::limits::Bounds;
+
 /// How much is known about the holder of a slot, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
@@ -28,17 +30,6 @@ pub(crate) enum Rank {
 
 /// Ranks whose slots can be evicted, in the order of eviction.
 const EVICTABLE: [Rank; 2] = [Rank::Unknown, Rank::KnownAddress];
-
-/// Limits of the number of slots.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// All slots.
-    pub(crate) max: usize,
-    /// Slots of one client address, not counting those with [`Rank::Authenticated`].
-    pub(crate) per_address_max: usize,
-    /// Slots of all holders with [`Rank::Unknown`].
-    pub(crate) unknown_max: usize,
-}
 
 /// No slot can be evicted for the newcomer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

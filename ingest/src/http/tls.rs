@@ -14,7 +14,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::{auth::credentials::Hash, config::TlsConfig, http::certificate};
+use crate::{config::TlsConfig, hash::Hash, http::certificate};
 
 /// A certificate and its key. Equal if loaded from the same bytes.
 #[derive(Clone)]

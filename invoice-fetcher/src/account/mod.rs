@@ -1,10 +1,9 @@
 //! An account at Digital River: its key, its rate limit and pause, and the evidence that it fails.
 
 pub(crate) mod accounts;
-pub(crate) mod check;
 pub(crate) mod evidence;
 pub(crate) mod gate;
-pub mod keys;
+pub(crate) mod spelling;
 
 use std::{
     sync::{
@@ -24,8 +23,8 @@ use crate::{
     account::{
         evidence::{Answer, Endpoint, Evidence, Suspicion},
         gate::{Gate, PauseReason},
+        spelling::Spelling,
     },
-    client::address::Spelling,
     config::AccountConfig,
     metrics as names,
     problem::Problem,

@@ -23,7 +23,6 @@ pub(crate) mod bucket;
 pub(crate) mod pdf;
 pub(crate) mod sweep;
 pub(crate) mod upload;
-pub mod verify;
 
 use std::{
     fmt,

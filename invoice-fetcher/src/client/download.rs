@@ -25,14 +25,14 @@ use uuid::Uuid;
 
 use crate::{
     InvoiceFetcherConfig, RetryConfig,
-    account::{Account, FileRequest, Key, evidence::Endpoint},
+    account::{Account, FileRequest, Key, evidence::Endpoint, spelling::Spelling},
     client::{
-        address::{self, Addresses, LINKS_PATH_END, Spelling},
+        address::{self, Addresses, LINKS_PATH_END},
         media::{self, quote},
         resolver::{GuardedResolver, System},
+        status,
     },
     config::is_loopback,
-    fetch::plan,
     problem::Problem,
 };
 
@@ -262,7 +262,7 @@ impl Client {
             201 if response.url().path().ends_with(LINKS_PATH_END) => 200,
             status => status,
         };
-        plan::check_status(status, retry_after, &self.retry, self.clock.now())?;
+        status::check_status(status, retry_after, &self.retry, self.clock.now())?;
         Ok(response)
     }
 
@@ -305,7 +305,7 @@ impl Body {
     /// # Errors
     /// When the connection breaks, the rate is too low, or the deadline passes.
     pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Option<Bytes>, Problem> {
-        let patience = plan::patience(self.received, self.rate_min_bytes_per_second, RATE_GRACE);
+        let patience = status::patience(self.received, self.rate_min_bytes_per_second, RATE_GRACE);
         let until = self.begun.checked_add(patience).unwrap_or(deadline).min(deadline);
         match timeout_at(until.into(), self.response.chunk()).await {
             Ok(Ok(Some(bytes))) => {

@@ -11,11 +11,8 @@ use url::Url;
 
 use crate::{
     InvoiceFetcherConfig,
-    account::Account,
-    client::{
-        address::{Addresses, Spelling},
-        download::Client,
-    },
+    account::{Account, spelling::Spelling},
+    client::{address::Addresses, download::Client},
     config::is_loopback,
     problem::Problem,
 };

@@ -6,3 +6,4 @@ pub mod links;
 pub(crate) mod media;
 pub(crate) mod resolver;
 pub(crate) mod retry_after;
+pub(crate) mod status;

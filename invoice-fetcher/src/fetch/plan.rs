@@ -8,10 +8,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use crate::{
-    client::retry_after,
     config::{DURATION_MAX, RetryConfig},
     problem::Problem,
 };
@@ -19,9 +16,6 @@ use crate::{
 /// Minimum attempts before a document can be discarded because of its age. After a long downtime of this service, the age alone
 /// proves nothing.
 const ATTEMPTS_MIN: i32 = 8;
-
-/// Wait after a 429 without a valid `Retry-After`.
-const THROTTLED_WAIT: Duration = Duration::from_secs(2);
 
 /// Jitter for documents that wait for the same time.
 const SPREAD: Duration = Duration::from_secs(2);
@@ -120,40 +114,14 @@ fn backoff(attempts: i32, config: &RetryConfig) -> Duration {
     config.wait_first.saturating_mul(1 << doublings).min(config.wait_max)
 }
 
-/// Evaluates status and `Retry-After` of a response. Only the body of a 200 is read.
-///
-/// Source: Digital River, "Errors" and "Rate limits".
-pub(crate) fn check_status(
-    status: u16,
-    retry_after: Option<&str>,
-    config: &RetryConfig,
-    now: DateTime<Utc>,
-) -> Result<(), Problem> {
-    let wait = retry_after.and_then(|value| retry_after::parse(value, now, config.retry_after_max));
-    Err(match status {
-        200 => return Ok(()),
-        300..=399 => Problem::Redirect(status),
-        401 => Problem::Unauthorized,
-        403 => Problem::Forbidden,
-        404 => Problem::NotFound,
-        410 => Problem::Gone,
-        429 => Problem::Throttled { wait: wait.unwrap_or(THROTTLED_WAIT) },
-        500..=599 => Problem::ServerError { status, wait },
-        _ => Problem::Status(status),
-    })
-}
-
-/// The time since the beginning of the body by which the next byte must arrive, so that the average rate stays above the
-/// minimum.
-pub(crate) fn patience(received: u64, rate_min_bytes_per_second: u64, grace: Duration) -> Duration {
-    Duration::from_millis(received.saturating_mul(1_000) / rate_min_bytes_per_second.max(1)).max(grace)
-}
-
 #[cfg(test)]
 mod tests {
     use riverlock_schemas::hash::Sha256Hash;
 
+    use chrono::{DateTime, Utc};
+
     use super::*;
+    use crate::client::status::{THROTTLED_WAIT, check_status, patience};
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -12,7 +12,6 @@ pub mod missing;
 pub mod projection;
 pub mod retry;
 pub mod view;
-pub(crate) mod watch;
 
 use std::time::Duration;
 

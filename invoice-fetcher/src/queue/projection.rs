@@ -118,7 +118,7 @@ impl Projection for InvoiceQueue {
 
 #[cfg(test)]
 mod tests {
-    use riverlock_schemas::{Mode, events::oddity::Oddity};
+    use riverlock_schemas::{Mode, oddity::Oddity};
 
     use super::*;
 

@@ -7,8 +7,8 @@ use riverlock_schemas::{FileId, Mode, hash::Sha256Hash};
 use super::{document, fetching::Bench, file};
 use crate::{
     Archive,
-    archive::verify::{self, Kind, Selection, Totals, VerifyError, VerifyFinding},
     queue::retry::Request,
+    verify::{self, Kind, Selection, Totals, VerifyError, VerifyFinding},
 };
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";

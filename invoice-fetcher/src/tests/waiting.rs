@@ -13,7 +13,10 @@ use super::{
     file,
     queueing::{announce, announced},
 };
-use crate::{AccountConfig, Archive, InvoiceFetcherConfig, fetch::worker::Fetcher, queue::watch::Watch};
+use crate::{
+    AccountConfig, Archive, InvoiceFetcherConfig,
+    fetch::{watch::Watch, worker::Fetcher},
+};
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::fetching::{Bench, PATIENCE};
-use crate::queue::{database::Database, watch::Watch};
+use crate::{fetch::watch::Watch, queue::database::Database};
 
 const STORED: &str = "SELECT count(*) FROM invoices WHERE state = 'stored'";
 

@@ -11,7 +11,7 @@ use std::{
 
 use metrics::{counter, histogram};
 use riverlock_runtime::{Backoff, Clock, Component};
-use riverlock_schemas::events::oddity::Oddity;
+use riverlock_schemas::oddity::Oddity;
 use sqlx::PgConnection;
 use tokio::{
     sync::mpsc,

@@ -13,10 +13,10 @@ use riverlock_schemas::{
         charge_event::{Operation, OperationDetails, OperationKey, OperationKind, OperationState},
         event_type::{FULFILLMENT_CREATED, ORDER_CHARGEBACK, ORDER_DISPUTE_RESOLVED, ORDER_SNAPSHOTS},
         fulfillment_event::{Fulfillment, ReportedQuantities, Tracking},
-        oddity::Oddities,
         order_event::{LineDetails, LineSnapshot, OrderDetails, OrderEvent, OrderSnapshot},
         order_state::{LineState, OrderState},
     },
+    oddity::Oddities,
 };
 
 use super::{

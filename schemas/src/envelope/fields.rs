@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::model::{Envelope, EnvelopeError, Payload};
 use crate::{
     Mode,
-    events::oddity::Oddity,
+    oddity::Oddity,
     text::Str,
     wire::{Any, Kinds, Member, Notes, scalar::Flag, time::Time},
 };

@@ -14,7 +14,7 @@ pub(crate) use self::fields::{Head, Scalar};
 pub(crate) use self::model::Payload;
 pub use self::model::{Envelope, EnvelopeError};
 use crate::{
-    events::oddity::{Oddities, Oddity},
+    oddity::{Oddities, Oddity},
     text::json_text,
     wire::{Notes, repair::repair},
 };

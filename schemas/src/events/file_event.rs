@@ -11,9 +11,9 @@ use crate::{
     envelope::{self, Head},
     events::{
         event_type,
-        oddity::Oddities,
         payload::{self, PayloadError},
     },
+    oddity::Oddities,
     wire::{
         Member, Notes,
         scalar::{Id, Text, text},
@@ -178,7 +178,7 @@ impl FileEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::oddity::Oddity;
+    use crate::oddity::Oddity;
 
     fn parse(object: &str) -> Result<FileEvent, PayloadError> {
         let body =

@@ -5,7 +5,6 @@ pub mod content;
 pub mod event_type;
 pub mod file_event;
 pub mod fulfillment_event;
-pub mod oddity;
 pub mod order_event;
 pub mod order_object;
 pub(crate) mod order_snapshot;

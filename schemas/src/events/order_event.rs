@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 pub use crate::events::order_snapshot::{LineDetails, LineSnapshot, OrderDetails, OrderSnapshot, ShipTo};
 use crate::{
     EventId, Mode, OrderId,
-    events::{charge_event::Operation, fulfillment_event::Fulfillment, oddity::Oddities},
+    events::{charge_event::Operation, fulfillment_event::Fulfillment},
+    oddity::Oddities,
 };
 
 /// A validated event about an order.

@@ -11,12 +11,12 @@ use crate::{
         charge_event::{self, Announcement, Operation, WireCharge},
         event_type::{self, Subject},
         fulfillment_event::{Fulfillment, WireFulfillment},
-        oddity::Oddities,
         order_event::OrderEvent,
         order_snapshot::{OrderSnapshot, WireOrder},
         payload::{self, PayloadError, Times},
     },
     ids::IdError,
+    oddity::Oddities,
     wire::{Member, Members, Notes, scalar::Id},
 };
 

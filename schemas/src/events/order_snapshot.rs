@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize, de::MapAccess};
 use crate::{
     LineId,
     events::{
-        oddity::Oddity,
         order_state::{LineState, OrderState},
         payload::{self, PayloadError, Times},
     },
+    oddity::Oddity,
     wire::{
         Member, Members,
         number::{Money, Quantity},

@@ -5,8 +5,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 pub use crate::wire::scalar::TEXT_CHARS_MAX;
 use crate::{
     Envelope, LineId, Mode, OrderId,
-    events::oddity::Oddity,
     ids::IdError,
+    oddity::Oddity,
     wire::{Notes, scalar::Id, time::Time},
 };
 

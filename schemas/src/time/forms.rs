@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike as _, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc, Weekday};
 
-use crate::wire::number::exact;
+use crate::decimal::exact;
 
 /// Maximum length of a text that is parsed, in bytes. The longest format has 45 characters without fractions.
 const BYTES_MAX: usize = 80;

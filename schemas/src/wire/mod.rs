@@ -27,7 +27,7 @@ use std::{
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::{
-    events::oddity::{Oddities, Oddity},
+    oddity::{Oddities, Oddity},
     text::Str,
 };
 

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Deserializer;
 
 use super::{Any, Kinds, Notes, Wire};
-use crate::{events::oddity::Oddity, text::bounded};
+use crate::{oddity::Oddity, text::bounded};
 
 /// Maximum length of a free text from a payload, in characters; the complete text stays in the raw record.
 pub const TEXT_CHARS_MAX: usize = 1_000;

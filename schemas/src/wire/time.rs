@@ -11,7 +11,7 @@ use super::{
     scalar::{TEXT_CHARS_MAX, documented_as},
 };
 use crate::{
-    events::oddity::Oddity,
+    oddity::Oddity,
     text::{Str, bounded},
     time::{DAY_SECONDS, Moment, Parts, checked, epoch, parse_other_form, parse_rfc3339},
 };

@@ -4,8 +4,8 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use riverlock_invoice_fetcher::{
     Archive,
-    archive::verify::{self, Kind, Selection, Totals, VerifyFinding},
     queue::retry::Request,
+    verify::{self, Kind, Selection, Totals, VerifyFinding},
 };
 use riverlock_schemas::Mode;
 use serde::Serialize;

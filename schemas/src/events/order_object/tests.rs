@@ -90,7 +90,7 @@ fn values_of_another_type_count_as_absent_and_lists_are_not_read_as_objects() {
         r#"{"id":"o","state":{},"items":7,"shipTo":1.5}"#,
     ] {
         assert_eq!(order(object), OrderSnapshot::default(), "{object}");
-        assert!(parse(object).unwrap().oddities.contains(crate::events::oddity::Oddity::Kind), "{object}");
+        assert!(parse(object).unwrap().oddities.contains(crate::oddity::Oddity::Kind), "{object}");
     }
     assert_eq!(order(r#"{"id":"o","shipTo":{"address":[]}}"#).details.ship_to, Some(Default::default()));
     let one = order(r#"{"id":"o","items":{"id":7,"quantity":" 2 ","productDetails":{"physical":"true"}}}"#);
@@ -115,7 +115,7 @@ fn only_invalid_unicode_is_replaced() {
     let (envelope, object) = OrderObject::read(&latin1).unwrap();
     let event = object.into_event(&envelope, None).unwrap();
     assert_eq!(event.order.unwrap().details.ship_to.unwrap().name.as_deref(), Some("Zo\u{fffd}"));
-    assert!(event.oddities.contains(crate::events::oddity::Oddity::Encoding));
+    assert!(event.oddities.contains(crate::oddity::Oddity::Encoding));
 }
 
 #[test]
@@ -163,10 +163,10 @@ fn a_field_repeated_with_the_same_value_is_accepted() {
             "metadata":{"a":1,"a":2},"items":[{"id":"l","quantity":2,"quantity":2}],"totalAmount":1.0,"totalAmount":1}"#,
     )
     .unwrap();
-    assert!(event.oddities.contains(crate::events::oddity::Oddity::RepeatedKey));
+    assert!(event.oddities.contains(crate::oddity::Oddity::RepeatedKey));
     assert_eq!(event.order.unwrap().details.ship_to.unwrap().city.as_deref(), Some("Bonn"));
     let free = parse(r#"{"id":"o","shipTo":{"name":"A","name":"B"},"fraudState":"passed","fraudState":null}"#).unwrap();
-    assert!(free.oddities.contains(crate::events::oddity::Oddity::ContradictingKey));
+    assert!(free.oddities.contains(crate::oddity::Oddity::ContradictingKey));
     let details = free.order.unwrap().details;
     assert_eq!((details.ship_to.unwrap().name.as_deref(), details.fraud_state.as_deref()), (Some("B"), Some("passed")));
 }
@@ -230,7 +230,7 @@ fn times_in_many_formats_are_read_and_replaced_by_the_events_if_invalid() {
         let event = parse(&format!(r#"{{"id":"o","updatedTime":{time}}}"#)).unwrap();
         assert_eq!(event.order.unwrap().updated_time, expected.map(at), "{time}");
         assert_eq!(event.as_of, at(expected.unwrap_or("2026-11-27T18:23:06Z")), "{time}");
-        let is_replaced = event.oddities.contains(crate::events::oddity::Oddity::TimeReplaced);
+        let is_replaced = event.oddities.contains(crate::oddity::Oddity::TimeReplaced);
         assert_eq!(is_replaced, expected.is_none(), "{time}");
     }
     let received = parse_received(r#"{"id":"o","updatedTime":"2026-11-29T00:00:00Z"}"#, Some("2026-11-28T12:00:00Z"));
@@ -282,7 +282,7 @@ fn an_event_without_a_time_has_the_time_of_its_receipt() {
     let late = br#"{"id":"e","type":"order.accepted","liveMode":true,"createdTime":"9999-01-01T00:00:00Z","data":{"object":{"id":"o"}}}"#;
     let event = OrderEvent::parse(&Envelope::parse(late).unwrap(), late, received_at).unwrap();
     assert_eq!((event.created_time, Some(event.as_of)), (None, received_at));
-    assert!(event.oddities.contains(crate::events::oddity::Oddity::TimeInFuture));
+    assert!(event.oddities.contains(crate::oddity::Oddity::TimeInFuture));
 }
 
 #[test]

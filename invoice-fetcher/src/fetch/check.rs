@@ -12,8 +12,9 @@ use crate::{
     account::{
         Account, FileRequest, Key, Verdict,
         evidence::{Answer, Endpoint, Suspicion},
+        spelling::Spelling,
     },
-    client::{address::Spelling, download::Client},
+    client::download::Client,
     problem::Problem,
 };
 
