@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn senders_are_told_to_retry_at_different_times() {
+    async fn senders_are_asked_to_retry_at_different_times() {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..200 {
             seen.insert(answer(Refusal::BreakerOpen).await.1.unwrap());

@@ -1,6 +1,6 @@
 //! Every golden event means for ever what it meant when it was added.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is reported")]
 
 use std::{collections::BTreeSet, path::Path};
 

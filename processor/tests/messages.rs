@@ -2,7 +2,7 @@
 //!
 //! `schemas/tests/json_schemas.rs` validates the same files against the JSON Schemas.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is reported")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

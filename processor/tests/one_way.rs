@@ -1,7 +1,7 @@
 //! Reading the envelope and the payload on one way through a body means what reading them one after the other means, whatever
 //! the body is.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is told")]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a failure is reported")]
 
 use std::path::Path;
 

@@ -97,7 +97,7 @@ async fn rejections_name_the_cause_and_store_nothing() {
         (open("id=e&type=t"), 400, "invalid_json", "not a JSON object"),
         (open(""), 400, "invalid_json", "not a JSON object"),
         (open(r#"{"type":"t"}"#), 400, "missing_parameter", "`id`"),
-        (open(r#"{"id":"a","id":"b","type":"t"}"#), 400, "duplicate_parameter", "twice"),
+        (open(r#"{"id":"a","id":"b","type":"t"}"#), 400, "duplicate_parameter", "repeated"),
     ] {
         let answer = service.send(request.as_bytes()).await;
         let message = answer.body["errors"][0]["message"].as_str().unwrap_or_default();

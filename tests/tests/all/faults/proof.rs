@@ -202,8 +202,8 @@ impl<'a> Processors<'a> {
     /// Waits until the newest processor has been assigned partitions.
     async fn until_assigned(&self) -> anyhow::Result<()> {
         let (until, newest) = (Instant::now() + PATIENCE, self.running.last().context("no processor runs")?);
-        let is_told = |line: &str| line.split_once(": assign ").is_some_and(|(_, rest)| !rest.starts_with('0'));
-        while !std::fs::read_to_string(newest.log()).is_ok_and(|log| log.lines().any(is_told)) {
+        let is_reported = |line: &str| line.split_once(": assign ").is_some_and(|(_, rest)| !rest.starts_with('0'));
+        while !std::fs::read_to_string(newest.log()).is_ok_and(|log| log.lines().any(is_reported)) {
             ensure!(Instant::now() < until, "the new processor got no partitions");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -182,8 +182,9 @@ async fn unconfigured_partitions_are_rebuilt_too() {
     let ((consumer, topic_id, _), _) = target.first_key_value().unwrap();
     beyond.insert((consumer.clone(), *topic_id, 4), 1);
     let error = rebuild.catch_up(&invoices(), &beyond, &SystemClock, &|_| {}).await.unwrap_err();
-    let is_told = matches!(error, RebuildError::Ranges(RangeError::NoPartition { partition: 4, partitions: 4, .. }));
-    assert!(is_told, "{error}");
+    let is_reported =
+        matches!(error, RebuildError::Ranges(RangeError::NoPartition { partition: 4, partitions: 4, .. }));
+    assert!(is_reported, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

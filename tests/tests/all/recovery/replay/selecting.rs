@@ -110,8 +110,8 @@ async fn unconfigured_partitions_are_replayed_too() {
                 SELECT consumer, topic_id, 7, 9 FROM consumer_offsets LIMIT 1";
     sqlx::query(more).execute(&mut setting.connect().await).await.unwrap();
     let error = setting.plan(&Selection::default()).await.unwrap_err();
-    let is_told = matches!(error, ReplayError::Range(RangeError::NoPartition { partition: 7, partitions: 5, .. }));
-    assert!(is_told, "{error}");
+    let is_reported = matches!(error, ReplayError::Range(RangeError::NoPartition { partition: 7, partitions: 5, .. }));
+    assert!(is_reported, "{error}");
     assert!(setting.plan(&partition(4)).await.is_ok(), "the others can be read");
 }
 
