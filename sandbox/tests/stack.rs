@@ -94,7 +94,7 @@ async fn a_taken_port_and_a_wrong_folder_are_reported() {
     std::fs::create_dir(folder.path().join("data")).unwrap();
     std::fs::write(folder.path().join("data/PG_VERSION"), "9\n").unwrap();
     let error = Postgres::start(folder.path(), port).await.unwrap_err().to_string();
-    assert!(error.contains("was made by PostgreSQL 9"), "{error}");
+    assert!(error.contains("was created by PostgreSQL 9"), "{error}");
 }
 
 #[tokio::test]

@@ -102,9 +102,9 @@ fn no_error_repeats_a_value() {
         assert!(error.contains("key") || error.contains("limit") || error.contains("line"), "{text}: {error}");
     }
     let error = error_text("key = 493827164938");
-    assert!(error.contains("quotes"), "{error}");
+    assert!(error.contains("quote one"), "{error}");
     let error = error_text("key = true");
-    assert!(error.contains("quotes"), "{error}");
+    assert!(error.contains("quote one"), "{error}");
 }
 
 #[test]
