@@ -109,7 +109,7 @@ async fn a_first_setup_prints_its_changes_and_a_second_one_changes_nothing() {
 async fn failed_checks_differ_from_findings() {
     let (desk, cluster) = (Desk::new().await, embedded());
     let away = text(desk.setup(NOBODY, "", &[]).await, 3);
-    assert!(away.contains("did not tell its cluster id"), "{away}");
+    assert!(away.contains("did not report its cluster id"), "{away}");
     let url = format!("postgres://riverlock:riverlock@{NOBODY}/riverlock");
     let away = text(desk.setup_in(&url, &cluster.bootstrap(), "", &[]).await, 3);
     assert!(away.contains("PostgreSQL does not take a connection"), "{away}");
