@@ -32,7 +32,7 @@ const SLOW_ROUNDS: usize = 500;
 /// Rounds before the first measurement, which fill caches and start threads.
 const WARM_UP_ROUNDS: usize = 200;
 /// The test that runs in a separate process.
-const ALONE: &str = "endurance::alone";
+const ALONE: &str = "operations::endurance::alone";
 /// Most growth of a table in bytes; the test vacuums less often than production does.
 const TABLE_GROWTH_MAX: i64 = 256 * 1024;
 /// Most growth of the process's memory in KiB: caches of the allocator and of client libraries.

@@ -132,7 +132,7 @@ async fn damaged_orders_are_repaired_byte_for_byte_and_others_are_not_changed() 
     for part in [
         "orders.status: stored \"on_hold\"",
         "order_lines[ghost]: stored {\"state\":\"paid\"}, not supported by any event",
-        "orders: is not stored",
+        "orders: not stored",
         ".quantity: stored 77, refolded ",
         "order_lines[]: stored {\"paidAt\":7}, not supported by any event",
     ] {

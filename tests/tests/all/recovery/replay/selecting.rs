@@ -27,7 +27,7 @@ async fn orders_are_found_by_partition_and_events_by_stored_position() {
     assert_eq!((planned.report.records, planned.report.known), (of_order, of_order));
     assert!(planned.read < setting.records(), "only one partition is read: {planned:?}");
     let partition = partitioner::partition(id.as_bytes(), setting.kafka().partitions);
-    assert!(notes.contains(&format!("knows {of_order} of its records; partition {partition} of")), "{notes}");
+    assert!(notes.contains(&format!("has {of_order} of its records; partition {partition} of")), "{notes}");
 
     let one = Selection { events: vec![event.clone()], ..Selection::default() };
     let (planned, notes) = setting.plan_and_notes(&one).await;
@@ -139,11 +139,11 @@ async fn invalid_selections_are_rejected_with_a_reason() {
     let time = chrono::DateTime::UNIX_EPOCH;
     let times = Selection { from: Some(time), until: Some(time), ..Selection::default() };
     for (selection, reason) in [
-        (topic, "order.excepted is no raw topic"),
+        (topic, "unknown topic order.excepted"),
         (partition(4, (0, 1)), "there is no partition 4: the selected topics have partitions 0 to 3"),
-        (partition(0, (3, 3)), "the range 3..3 is empty"),
-        (partition(0, (-1, 3)), "the range -1..3 is empty"),
-        (partition(0, (0, 1_000_000)), "0..1000000 is not all there"),
+        (partition(0, (3, 3)), "the offset range 3..3 is empty"),
+        (partition(0, (-1, 3)), "the offset range -1..3 is empty"),
+        (partition(0, (0, 1_000_000)), "0..1000000 is not completely there"),
         (times, "is empty"),
     ] {
         let error = setting.plan(&selection).await.unwrap_err().to_string();
