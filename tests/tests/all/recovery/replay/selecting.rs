@@ -37,7 +37,7 @@ async fn orders_are_found_by_partition_and_events_by_stored_position() {
     setting.lose(&format!("order_id = '{id}'")).await;
     let (planned, notes) = setting.plan_and_notes(&one).await;
     assert_eq!((planned.read, planned.report.records), (setting.records(), 1));
-    assert!(notes.contains(&format!("does not know event {event}")), "{notes}");
+    assert!(notes.contains(&format!("does not have event {event}")), "{notes}");
     assert_eq!(planned.report.fresh(), 1);
     let narrowed = Selection { orders: vec![id.clone()], ..one };
     let (planned, _) = setting.plan_and_notes(&narrowed).await;
