@@ -30,7 +30,6 @@ async fn a_rejected_key_sets_the_gauge_until_a_new_key_is_loaded() {
         let fetcher = crate::start(bench.config.clone(), &bench.database.config, &bench.context).unwrap();
         assert!(paused(0), "{}", page.render());
         bench.until("SELECT least(count(*), 1) FROM invoices WHERE last_error LIKE 'key_refused%'", 1).await;
-        let paused_since = Instant::now();
         assert!(paused(1), "{}", page.render());
 
         // The same key does not end the pause.
@@ -44,8 +43,8 @@ async fn a_rejected_key_sets_the_gauge_until_a_new_key_is_loaded() {
         );
 
         fetcher.reload(&good).unwrap();
+        assert!(paused(0), "the new key ends the pause at once: {}", page.render());
         bench.until("SELECT count(*) FROM invoices WHERE state = 'due'", 0).await;
-        assert!(paused_since.elapsed() < Duration::from_secs(14), "the pause of 15 s was not ended by the new key");
         assert!(paused(0), "{}", page.render());
         bench.stop().await;
         bench.check(0..20).await;
