@@ -1,11 +1,9 @@
 //! Detects that the session of a statement without a timeout is gone.
 //!
-//! Other statements have a limit, on the client and on the server ([`crate::postgres::bounded`]). A statement that
-//! builds an index or compares whole tables has none, and the driver has no keepalive: if the connection is cut
-//! silently, by a host that crashed or a firewall that dropped its state, the client would wait forever. The server
-//! does notice (see `tcp_keepalives_idle`) and then no longer lists the session. So a second connection checks for the
-//! session periodically.
-//! `tcp_keepalives_idle`), and then no longer lists the session. So a second connection asks for it now and then.
+//! Other statements have a limit, on the client and on the server ([`crate::postgres::bounded`]). A statement that builds an
+//! index or compares whole tables has none, and the driver has no keepalive: if the connection is cut silently, by a host
+//! that crashed or a firewall that dropped its state, the client would wait forever. The server does notice (see
+//! `tcp_keepalives_idle`) and then no longer lists the session. So a second connection checks for the session periodically.
 
 use std::time::Duration;
 
