@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -21,7 +20,7 @@ use riverlock_runtime::{
 };
 use riverlock_tests::{Database, events, lives};
 use sqlx::{AssertSqlSafe, PgConnection};
-use tokio::task::JoinSet;
+use tokio::{process::Command, task::JoinSet};
 
 use crate::harness::raw::{Raw, execute, value};
 
@@ -31,8 +30,10 @@ const ROUNDS: usize = 50_000;
 const SLOW_ROUNDS: usize = 500;
 /// Rounds before the first measurement, which fill caches and start threads.
 const WARM_UP_ROUNDS: usize = 200;
-/// The test that runs in a separate process.
-const ALONE: &str = "operations::endurance::alone";
+/// The name of the test, for the process that it starts.
+const NAME: &str = "operations::endurance::fifty_thousand_rounds_of_every_periodic_job_use_nothing_up";
+/// Set in that process.
+const IS_CHILD: &str = "RIVERLOCK_ENDURANCE_CHILD";
 /// Most growth of a table in bytes; the test vacuums less often than production does.
 const TABLE_GROWTH_MAX: i64 = 256 * 1024;
 /// Most growth of the process's memory in KiB: caches of the allocator and of client libraries.
@@ -197,20 +198,24 @@ async fn jobs(place: &Place, rounds: usize, slow: usize) {
 }
 
 /// Runs in a separate process, because other tests open files and use memory.
-#[test]
-fn fifty_thousand_rounds_of_every_periodic_job_use_nothing_up() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_thousand_rounds_of_every_periodic_job_use_nothing_up() {
+    if std::env::var_os(IS_CHILD).is_some() {
+        let took = run_every_job().await;
+        eprintln!("all rounds took {:.0} s", took.as_secs_f64());
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
-    let mut alone = Command::new(std::env::current_exe().unwrap());
-    let output =
-        alone.args([ALONE, "--exact", "--ignored", "--nocapture"]).env("TMPDIR", folder.path()).output().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([NAME, "--exact", "--nocapture"]).env(IS_CHILD, "1").env("TMPDIR", folder.path());
+    let output = child.output().await.unwrap();
     let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{text}{error}");
     eprintln!("{error}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the test above runs it in a separate process"]
-async fn alone() {
+/// Runs all jobs and returns the time that they took.
+async fn run_every_job() -> Duration {
     let broker = MockCluster::new(1).unwrap();
     let kafka = KafkaConfig { partitions: 1, brokers: broker.bootstrap_servers(), ..KafkaConfig::default() };
     for name in topics::names(&kafka) {
@@ -248,9 +253,10 @@ async fn alone() {
     let before = Used::now(&mut connection).await;
     let began = Instant::now();
     jobs(&place, ROUNDS, SLOW_ROUNDS).await;
-    eprintln!("all rounds took {:.0} s", began.elapsed().as_secs_f64());
+    let took = began.elapsed();
     settle(&mut connection).await;
     Used::now(&mut connection).await.assert_nothing_used_up_since(&before);
+    took
 }
 
 /// Waits until the sessions of closed connections have ended.

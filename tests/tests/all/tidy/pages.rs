@@ -8,7 +8,7 @@ use std::{
 use clap::error::ErrorKind;
 use riverlock::args::Args;
 
-use crate::tidy::code::{read, root, sources};
+use crate::tidy::code::{crate_sources, read, root};
 
 /// Files outside `docs/` that quote commands.
 const OTHERS: [&str; 6] =
@@ -145,21 +145,7 @@ fn quoted_commands_are_found() {
 
 #[test]
 fn every_metric_that_a_page_names_exists() {
-    let mut files = Vec::new();
-    for folder in [
-        "runtime/src",
-        "ingest/src",
-        "ledger/src",
-        "recovery/src",
-        "processor/src",
-        "invoice-fetcher/src",
-        "digital-river/src",
-        "reconcile/src",
-        "shipments/src",
-    ] {
-        sources(&root().join(folder), &mut files);
-    }
-    let code: String = files.iter().map(|file| read(file)).collect();
+    let code: String = crate_sources().iter().map(|file| read(file)).collect();
     // Names of schemas that begin like a metric.
     let others = ["riverlock_rebuild", "riverlock_before"];
     let mut looked_at = 0;
@@ -282,22 +268,7 @@ fn has_heading(page: &Path, anchor: &str) -> bool {
 
 #[test]
 fn only_out_rs_prints() {
-    let mut files = Vec::new();
-    for folder in [
-        "cli/src",
-        "runtime/src",
-        "ledger/src",
-        "recovery/src",
-        "ingest/src",
-        "processor/src",
-        "invoice-fetcher/src",
-        "digital-river/src",
-        "reconcile/src",
-        "shipments/src",
-        "sandbox/src",
-    ] {
-        sources(&root().join(folder), &mut files);
-    }
+    let files = crate_sources();
     assert!(files.len() > 100);
     for file in files {
         let name = file.strip_prefix(root()).unwrap().display().to_string();
