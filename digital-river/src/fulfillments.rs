@@ -80,7 +80,7 @@ impl Fulfillment {
     }
 }
 
-/// Parses a quantity; Digital River's samples contain numbers and strings.
+/// Parses a quantity, which Digital River's examples show both as a number and as a string.
 fn count(value: Option<&Value>) -> i64 {
     match value {
         Some(Value::Number(number)) => number.as_i64().unwrap_or_default(),
