@@ -35,6 +35,7 @@ up: build broker ## start the same stack, and keep it running with permanent dat
 
 build:
 	@deploy/setup build postgres
+	@[ -x $(riverlock) ] || echo 'The first build compiles about 300 crates: 7 minutes of CPU time, 4 minutes or more on two cores.' >&2
 	cargo build --locked --workspace --bin riverlock
 
 # The embedded broker needs nothing.
