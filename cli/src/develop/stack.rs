@@ -75,18 +75,18 @@ fn text(local: &Local, binary: &Path, home: &Path, broker: BrokerKind, root: &Pa
     if broker == BrokerKind::Embedded {
         writeln!(text, "THE EMBEDDED BROKER KEEPS NOTHING: the data of this stack is deleted when it stops.")?;
     }
-    writeln!(text, "\n  webhooks     http://{ingest}/webhooks/digital-river")?;
+    writeln!(text, "\n  webhooks        http://{ingest}/webhooks/digital-river")?;
     for service in &local.services {
         let (name, url, log) = (service.service.name(), service.admin_url(), service.log().display());
-        writeln!(text, "  {name:<12} {url}/metrics  /readyz  /livez   log: {log}")?;
+        writeln!(text, "  {name:<15} {url}/metrics  /readyz  /livez   log: {log}")?;
     }
-    writeln!(text, "  sandbox      http://{sandbox} (Digital River's API)")?;
-    writeln!(text, "  Kafka        {}", local.config.kafka.brokers)?;
-    writeln!(text, "  PostgreSQL   psql {}", local.postgres.url())?;
+    writeln!(text, "  sandbox         http://{sandbox} (Digital River's API)")?;
+    writeln!(text, "  Kafka           {}", local.config.kafka.brokers)?;
+    writeln!(text, "  PostgreSQL      psql {}", local.postgres.url())?;
     let processes: Vec<_> = local.processes().into_iter().map(|(name, pid)| format!("{name} {pid}")).collect();
-    writeln!(text, "  processes    {}", processes.join(", "))?;
+    writeln!(text, "  processes       {}", processes.join(", "))?;
     let edits = if broker == BrokerKind::Kafka { "; changes are kept, and used from the next start" } else { "" };
-    writeln!(text, "  settings     {config}{edits}")?;
+    writeln!(text, "  settings        {config}{edits}")?;
     writeln!(text, "\nSend a signed event (from any file):\n")?;
     writeln!(
         text,
