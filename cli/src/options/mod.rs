@@ -1,5 +1,6 @@
 //! Options that several commands share.
 
+pub mod change;
 pub mod mode;
 pub mod moment;
 pub mod operator;

@@ -52,10 +52,12 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// The reason of a dry run, which needs none.
-    #[must_use]
-    pub fn of_dry_run(self) -> String {
-        self.reason.unwrap_or_else(|| "dry run".to_owned())
+    /// The reason of a run that applies its changes, or of a dry run, which needs none.
+    ///
+    /// # Errors
+    /// When changes are applied and the reason is missing or empty.
+    pub fn of_run(self, apply: bool) -> Result<String, UsageError> {
+        if apply { self.required() } else { Ok(self.reason.unwrap_or_else(|| "dry run".to_owned())) }
     }
 
     /// The reason that is recorded.
@@ -89,5 +91,7 @@ mod tests {
         assert_eq!(Reason { reason: Some("a fix".to_owned()) }.required().unwrap(), "a fix");
         assert!(Reason { reason: Some(" ".to_owned()) }.required().is_err());
         assert!(Reason::default().required().is_err());
+        assert!(Reason::default().of_run(true).is_err());
+        assert_eq!(Reason::default().of_run(false).unwrap(), "dry run");
     }
 }

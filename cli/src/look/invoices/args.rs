@@ -9,6 +9,7 @@ use riverlock_schemas::{FileId, Mode};
 
 use crate::{
     options::{
+        change::ChangeOptions,
         mode::ModeOption,
         moment::Moment,
         operator::{Operator, Reason},
@@ -75,7 +76,7 @@ pub enum InvoicesCommand {
     #[command(after_help = "Examples:
   riverlock invoices queue-ignored
   riverlock invoices queue-ignored --apply --reason 'live account configured'")]
-    QueueIgnored(QueueIgnoredOptions),
+    QueueIgnored(ChangeOptions),
     /// Create a link with which a customer can open a document
     #[command(after_help = "Examples:
   riverlock invoices link 6e5bf525-3907-40c5-86a9-f14ce4f33f35 --expires 48h")]
@@ -219,23 +220,6 @@ pub struct VerifyOptions {
     #[command(flatten)]
     pub operator: Operator,
     /// The output format; JSON has one finding per line and the totals on the last
-    #[command(flatten)]
-    pub output: Output,
-}
-
-/// Whether ignored documents are queued, by whom and why.
-#[derive(Debug, Args)]
-pub struct QueueIgnoredOptions {
-    /// The reason
-    #[command(flatten)]
-    pub reason: Reason,
-    /// The operator
-    #[command(flatten)]
-    pub operator: Operator,
-    /// Apply the changes (default: dry run)
-    #[arg(long)]
-    pub apply: bool,
-    /// The output format
     #[command(flatten)]
     pub output: Output,
 }

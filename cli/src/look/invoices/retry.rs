@@ -13,13 +13,13 @@ use riverlock_ledger::postgres::bounded;
 use serde::Serialize;
 
 use super::{
-    args::{DocumentState, QueueIgnoredOptions, RetryOptions},
+    args::{DocumentState, RetryOptions},
     database::{Database, filter},
 };
 use crate::{
     config::Config,
     exit,
-    options::operator::Reason,
+    options::{change::ChangeOptions, operator::Reason},
     terminal::{
         table::{Column, Layout, Table},
         text::count,
@@ -38,7 +38,7 @@ struct RetryReport {
 }
 
 fn run_kind(apply: bool, reason: Reason) -> anyhow::Result<(Run, String)> {
-    Ok(if apply { (Run::Apply, reason.required()?) } else { (Run::Dry, reason.of_dry_run()) })
+    Ok((if apply { Run::Apply } else { Run::Dry }, reason.of_run(apply)?))
 }
 
 pub(super) async fn run(database: &mut Database, options: RetryOptions) -> anyhow::Result<ExitCode> {
@@ -97,9 +97,9 @@ impl RetryReport {
 pub(super) async fn queue_ignored(
     config: &Config,
     database: &mut Database,
-    options: QueueIgnoredOptions,
+    options: ChangeOptions,
 ) -> anyhow::Result<ExitCode> {
-    let QueueIgnoredOptions { reason, operator, apply, output } = options;
+    let ChangeOptions { reason, operator, apply, output } = options;
     let (run, reason) = run_kind(apply, reason)?;
     let request = Request { by: operator.name()?, reason };
     let projection = InvoiceQueue::new(&config.invoice_fetcher);

@@ -166,10 +166,8 @@ pub(super) async fn run(
     options: ActionOptions,
 ) -> anyhow::Result<ExitCode> {
     let output = options.output;
-    let (run, why) = match options.apply {
-        true => (Run::Apply, options.reason.required()?),
-        false => (Run::Dry, options.reason.of_dry_run()),
-    };
+    let run = if options.apply { Run::Apply } else { Run::Dry };
+    let why = options.reason.of_run(options.apply)?;
     let is_named = !options.letters.is_empty();
     let request = Request {
         by: options.operator.name()?,

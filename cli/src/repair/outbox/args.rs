@@ -4,10 +4,7 @@ use clap::{Args, Subcommand};
 use riverlock_schemas::record::Position;
 
 use crate::{
-    options::{
-        operator::{Operator, Reason},
-        position::position,
-    },
+    options::{change::ChangeOptions, position::position},
     terminal::out::Output,
 };
 
@@ -54,18 +51,9 @@ pub struct RetryOptions {
     /// All parked messages and dead letters
     #[arg(long)]
     pub all_parked: bool,
-    /// The reason
+    /// Whether, by whom and why
     #[command(flatten)]
-    pub reason: Reason,
-    /// The operator
-    #[command(flatten)]
-    pub operator: Operator,
-    /// Apply the changes (default: dry run)
-    #[arg(long)]
-    pub apply: bool,
-    /// The output format
-    #[command(flatten)]
-    pub output: Output,
+    pub change: ChangeOptions,
 }
 
 /// The name of a message or dead letter.

@@ -22,6 +22,7 @@ use self::args::{ItemSelector, ListOptions, OutboxCommand, RetryOptions, selecto
 use crate::{
     config::Config,
     exit,
+    options::change::ChangeOptions,
     terminal::{
         out::Page,
         table::Column,
@@ -137,8 +138,8 @@ impl UnpublishedItem {
 
 /// Publishes the named items again, or all parked ones. The exit code is 1 if a named item is not parked.
 async fn retry(connection: &mut PgConnection, limit: Duration, options: RetryOptions) -> anyhow::Result<ExitCode> {
-    let why = if options.apply { options.reason.required()? } else { options.reason.of_dry_run() };
-    let request = Request { by: options.operator.name()?, why, apply: options.apply };
+    let ChangeOptions { reason, operator, apply, output } = options.change;
+    let request = Request { by: operator.name()?, why: reason.of_run(apply)?, apply };
     let names = if options.all_parked { bounded(limit, all_parked(connection)).await? } else { options.ids };
     let mut report = RetryReport { applied: request.apply, ..RetryReport::default() };
     for name in names {
@@ -160,7 +161,7 @@ async fn retry(connection: &mut PgConnection, limit: Duration, options: RetryOpt
             report.not_parked.push(name.to_string());
         }
     }
-    options.output.whole(&report, |text| report.write(text))?;
+    output.whole(&report, |text| report.write(text))?;
     Ok(exit::success_if(report.not_parked.is_empty()))
 }
 

@@ -4,10 +4,7 @@ use std::{fmt, str::FromStr};
 
 use clap::{Args, Subcommand};
 
-use crate::{
-    options::operator::{Operator, Reason},
-    terminal::out::Output,
-};
+use crate::{options::change::ChangeOptions, terminal::out::Output};
 
 /// The subcommands of `riverlock quarantine`.
 #[derive(Debug, Subcommand)]
@@ -57,18 +54,9 @@ pub struct ReleaseOptions {
     /// have been recorded and sent again by someone else
     #[arg(long)]
     pub ignore_age: bool,
-    /// The reason
+    /// Whether, by whom and why
     #[command(flatten)]
-    pub reason: Reason,
-    /// The operator
-    #[command(flatten)]
-    pub operator: Operator,
-    /// Apply the changes (default: dry run)
-    #[arg(long)]
-    pub apply: bool,
-    /// The output format
-    #[command(flatten)]
-    pub output: Output,
+    pub change: ChangeOptions,
 }
 
 /// A record's position in the quarantine: `partition@offset`.

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     config::Config,
     exit,
+    options::change::ChangeOptions,
     terminal::{
         table::{Column, Layout, Table},
         text::{count, printable},
@@ -71,7 +72,7 @@ struct Authorship {
 }
 
 pub(super) async fn run(config: &Config, options: ReleaseOptions) -> anyhow::Result<ExitCode> {
-    let (output, names_events) = (options.output, !options.all);
+    let (output, names_events) = (options.change.output, !options.all);
     let report = release(config, options).await?;
     output.whole(&report, |text| report.write(text))?;
     // All events that are named must be released; with --all, those that verify.
@@ -106,10 +107,11 @@ impl ReleaseReport {
 
 pub(super) async fn release(config: &Config, options: ReleaseOptions) -> anyhow::Result<ReleaseReport> {
     let now = SystemClock.now();
-    let ReleaseOptions { all, id: ids, signature_only, ignore_age, reason, operator, apply, .. } = options;
+    let ReleaseOptions { all, id: ids, signature_only, ignore_age, change } = options;
+    let ChangeOptions { reason, operator, apply, .. } = change;
     let author = Authorship {
         by: operator.name()?,
-        reason: if apply { reason.required()? } else { reason.of_dry_run() },
+        reason: reason.of_run(apply)?,
         at: now.to_rfc3339_opts(SecondsFormat::Secs, true),
     };
     let authenticator = Authenticator::new(&config.ingest, now);

@@ -41,7 +41,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
     let config = Config::load_with_kafka(file)?;
     parts::check(&config)?;
     let by = options.operator.name()?;
-    let why = if options.apply { options.reason.required()? } else { options.reason.of_dry_run() };
+    let why = options.reason.of_run(options.apply)?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let consumers = consumers(&config);
@@ -124,7 +124,7 @@ fn write_planned(text: &mut String, selection: &Selection, planned: &PlanSummary
         Some(plan) => {
             writeln!(text, "plan       {plan}\napply with: {}", apply_command(&plan.to_string()))
         }
-        None => writeln!(text, "nothing to apply, so there is no plan"),
+        None => writeln!(text, "nothing to apply; no plan was stored"),
     }
 }
 

@@ -5,10 +5,7 @@ use riverlock_digital_river::fulfillments::Line;
 use uuid::Uuid;
 
 use crate::{
-    options::{
-        mode::ModeOption,
-        operator::{Operator, Reason},
-    },
+    options::{change::ChangeOptions, mode::ModeOption, operator::Operator},
     terminal::out::Output,
 };
 
@@ -62,7 +59,7 @@ pub enum ShipmentsCommand {
         report_id: Uuid,
         /// The decision's operator and reason
         #[command(flatten)]
-        decision: DecisionOptions,
+        decision: ChangeOptions,
     },
     /// Settle a shipment that was refused, or whose report has an unknown result
     ///
@@ -143,24 +140,7 @@ pub struct SettleOptions {
     pub withdraw: bool,
     /// The decision's operator and reason
     #[command(flatten)]
-    pub decision: DecisionOptions,
-}
-
-/// Who decides about a shipment, and why.
-#[derive(Debug, Args)]
-pub struct DecisionOptions {
-    /// The reason
-    #[command(flatten)]
-    pub reason: Reason,
-    /// The operator
-    #[command(flatten)]
-    pub operator: Operator,
-    /// Apply the changes (default: dry run)
-    #[arg(long)]
-    pub apply: bool,
-    /// The output format
-    #[command(flatten)]
-    pub output: Output,
+    pub decision: ChangeOptions,
 }
 
 /// A state of a shipment.

@@ -20,12 +20,13 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use self::{
-    args::{AddOptions, DecisionOptions, SettleOptions, ShipmentsCommand, StateOption},
+    args::{AddOptions, SettleOptions, ShipmentsCommand, StateOption},
     print::ShipmentReport,
 };
 use crate::{
     config::Config,
     exit::{self, Problem},
+    options::change::ChangeOptions,
     terminal::out::{Output, Page},
 };
 
@@ -125,9 +126,9 @@ async fn decide(
     connection: &mut PgConnection,
     report_id: Uuid,
     decision: &Decision,
-    options: DecisionOptions,
+    options: ChangeOptions,
 ) -> anyhow::Result<ExitCode> {
-    let DecisionOptions { reason, operator, apply, output } = options;
+    let ChangeOptions { reason, operator, apply, output } = options;
     let done = match apply {
         true => {
             let (by, reason) = (operator.name()?, reason.required()?);
