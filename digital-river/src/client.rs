@@ -175,7 +175,7 @@ impl Client {
         let http = http_client(&Network {
             base: &config.api_base_url,
             private_networks: &config.private_networks,
-            networks_setting: "digital_river.private_networks",
+            section: "digital_river",
             proxy: config.proxy.as_ref(),
             connect_timeout: config.connect_timeout,
         })?;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ipnet::IpNet;
+use riverlock_digital_river::http::address::{check_base, check_secure};
 use riverlock_ledger::consumer::BatchConfig;
 use riverlock_runtime::{
     ConfigError, Secret,
@@ -11,7 +12,7 @@ use riverlock_runtime::{
 use riverlock_schemas::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use url::{Host, Url};
+use url::Url;
 
 use crate::{api::ApiConfig, archive::Archive, queue::missing::MissingConfig};
 
@@ -210,9 +211,8 @@ impl InvoiceFetcherConfig {
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {
         let api = &self.api_base_url;
-        if api.scheme() != "https" && !(api.scheme() == "http" && is_loopback(api)) {
-            return invalid("api_base_url", "must begin with https://, or with http:// on a loopback address");
-        }
+        check_secure(api).or_else(|error| invalid("api_base_url", &error.to_string()))?;
+        check_base(&self.announced_base_url).or_else(|error| invalid("announced_base_url", &error.to_string()))?;
         if let Some(proxy) = &self.proxy {
             let url = Url::parse(proxy.read("invoice_fetcher.proxy")?).ok();
             if !url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some()) {
@@ -220,17 +220,6 @@ impl InvoiceFetcherConfig {
             }
             if api.scheme() != "https" {
                 return invalid("proxy", "could read the key: api_base_url must begin with https://");
-            }
-        }
-        for (key, url) in [("api_base_url", api), ("announced_base_url", &self.announced_base_url)] {
-            if url.host().is_none() || url.cannot_be_a_base() {
-                return invalid(key, "must name a host");
-            }
-            if !url.username().is_empty() || url.password().is_some() {
-                return invalid(key, "must not contain a user or a password; set the key in api_key");
-            }
-            if url.query().is_some() || url.fragment().is_some() {
-                return invalid(key, "must end with the host or a path");
             }
         }
         Ok(())
@@ -314,16 +303,6 @@ impl RetryConfig {
 
 fn invalid<T>(key: &str, reason: &str) -> Result<T, ConfigError> {
     Err(ConfigError::refused(format!("invoice_fetcher.{key}"), reason))
-}
-
-/// Whether the URL's host is this machine. The client resolves `localhost` to loopback addresses without DNS.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,14 @@ pub fn check_secure(url: &Url) -> Result<(), AddressError> {
     if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) {
         return Err(AddressError::Scheme);
     }
+    check_base(url)
+}
+
+/// Checks that a URL can be extended by a path.
+///
+/// # Errors
+/// When it has no host, or has a user, a password, a query or a fragment.
+pub fn check_base(url: &Url) -> Result<(), AddressError> {
     if url.host().is_none() || url.cannot_be_a_base() {
         return Err(AddressError::Host);
     }

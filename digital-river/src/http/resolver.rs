@@ -78,13 +78,13 @@ pub struct GuardedResolver {
     /// The name whose addresses are not checked: the proxy's.
     exempt: Option<String>,
     /// The setting that allows networks, for errors.
-    setting: &'static str,
+    setting: String,
 }
 
 impl GuardedResolver {
     /// Checks the answers of `inner`. `networks` are allowed in addition to public addresses, answers for the name `exempt`
     /// (a proxy) are not checked, and `setting` is the configuration key for errors.
-    pub fn new(inner: Arc<dyn Resolve>, networks: Vec<IpNet>, exempt: Option<String>, setting: &'static str) -> Self {
+    pub fn new(inner: Arc<dyn Resolve>, networks: Vec<IpNet>, exempt: Option<String>, setting: String) -> Self {
         Self { inner, networks, exempt, setting }
     }
 }
@@ -92,7 +92,7 @@ impl GuardedResolver {
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_owned();
-        let (found, networks, setting) = (self.inner.resolve(name), self.networks.clone(), self.setting);
+        let (found, networks, setting) = (self.inner.resolve(name), self.networks.clone(), self.setting.clone());
         if self.exempt.as_ref().is_some_and(|exempt| exempt.eq_ignore_ascii_case(&host)) {
             return found;
         }
@@ -103,7 +103,7 @@ impl Resolve for GuardedResolver {
                 tracing::warn!("{host} resolves to {}, which is neither public nor in {setting}", first.ip());
             }
             match (allowed.is_empty(), refused.first()) {
-                (true, Some(first)) => Err(Box::new(not_public_error(&host, first.ip(), setting)) as _),
+                (true, Some(first)) => Err(Box::new(not_public_error(&host, first.ip(), &setting)) as _),
                 _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })

@@ -28,21 +28,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_and_dates_are_honoured_within_limits_and_other_values_are_not() {
+    fn seconds_and_dates_are_parsed_within_bounds() {
         let now = DateTime::parse_from_rfc3339("1994-11-06T08:49:00Z").unwrap().to_utc();
         let max = Duration::from_secs(3600);
         for (value, seconds) in [
             ("7", Some(7)),
             (" 7 ", Some(7)),
             ("0", Some(1)),
+            ("3600", Some(3600)),
             ("999999999999999999999999", Some(3600)),
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(37)),
             ("Sunday, 06-Nov-94 08:49:37 GMT", Some(37)),
             ("Sun Nov  6 08:49:37 1994", Some(37)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(1)),
+            ("Sat, 06 Nov 9999 08:00:00 GMT", Some(3600)),
             ("Sat, 06 Nov 2094 08:00:00 GMT", Some(3600)),
             ("-5", None),
             ("1.5", None),
+            ("+3", None),
+            ("1e3", None),
             ("", None),
             ("soon", None),
         ] {

@@ -31,8 +31,8 @@ pub struct Network<'a> {
     pub base: &'a Url,
     /// Networks that are allowed in addition to public addresses.
     pub private_networks: &'a [IpNet],
-    /// The configuration key of these networks, for errors.
-    pub networks_setting: &'static str,
+    /// The section of the configuration with these settings, for errors.
+    pub section: &'static str,
     /// A proxy, which gets an encrypted tunnel.
     pub proxy: Option<&'a Secret>,
     /// How long establishing a connection may take.
@@ -59,6 +59,7 @@ pub fn http_client_over(
     let proxy = network.proxy.and_then(|proxy| Url::parse(proxy.expose()).ok());
     let proxy_host = proxy.and_then(|proxy| proxy.host_str().map(str::to_owned));
     let networks = network.private_networks.to_vec();
+    let setting = |name: &str| format!("{}.{name}", network.section);
     let loopback = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
     let mut builder = builder
         .user_agent(APPLICATION)
@@ -66,7 +67,7 @@ pub fn http_client_over(
         .referer(false)
         .no_proxy()
         .https_only(!is_loopback(network.base))
-        .dns_resolver(GuardedResolver::new(resolver, networks, proxy_host, network.networks_setting))
+        .dns_resolver(GuardedResolver::new(resolver, networks, proxy_host, setting("private_networks")))
         .resolve_to_addrs("localhost", &loopback)
         .connect_timeout(network.connect_timeout)
         // Disabled in this build; set explicitly so that no other crate's features can enable decompression.
@@ -75,15 +76,14 @@ pub fn http_client_over(
         .no_zstd()
         .no_deflate();
     if let Some(proxy) = network.proxy {
-        let proxy =
-            Proxy::https(proxy.expose()).map_err(|_| ConfigError::refused("proxy", "is not the URL of a proxy"))?;
-        builder = builder.proxy(proxy);
+        let proxy = Proxy::https(proxy.expose());
+        builder = builder.proxy(proxy.map_err(|_| ConfigError::refused(setting("proxy"), "is not a valid proxy URL"))?);
     }
     // A machine without root certificates can still use plain HTTP on loopback.
     if network.base.scheme() == "http" {
         builder = builder.tls_certs_only([]);
     }
-    builder.build().map_err(|error| ConfigError::refused("api_base_url", describe(error)))
+    builder.build().map_err(|error| ConfigError::refused(setting("api_base_url"), describe(error)))
 }
 
 /// Reads a whole body of at most `bytes_max` bytes. The caller sets the time limit.

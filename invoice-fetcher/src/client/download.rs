@@ -3,24 +3,26 @@
 //! Invariants:
 //! - the key is sent only to the configured host: URLs are built from the configuration, redirects are not followed, proxies
 //!   from the environment are not used (a configured one forwards an encrypted tunnel), unencrypted requests are sent only to
-//!   loopback addresses, and connections to private addresses are rejected (`resolver.rs`);
+//!   loopback addresses, and connections to private addresses are rejected (`riverlock_digital_river::http`);
 //! - every body has a size limit, a minimum rate and a deadline;
 //! - bodies are not decompressed: limits apply to the received bytes, and these are stored.
 
 use std::{
     error::Error as _,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{ClientBuilder, Proxy, RequestBuilder, Response, dns::Resolve, header, redirect::Policy};
+use reqwest::{ClientBuilder, RequestBuilder, Response, dns::Resolve, header};
+use riverlock_digital_river::http::{
+    resolver::SystemResolver,
+    transport::{APPLICATION, Network, http_client_over},
+};
 use riverlock_runtime::{Clock, ConfigError};
 use riverlock_schemas::FileId;
 use serde_json::Value;
 use tokio::time::timeout_at;
-use url::Url;
 use uuid::Uuid;
 
 use crate::{
@@ -29,15 +31,10 @@ use crate::{
     client::{
         address::{self, Addresses, LINKS_PATH_END},
         media::{self, quote},
-        resolver::{GuardedResolver, System},
         status,
     },
-    config::is_loopback,
     problem::Problem,
 };
-
-/// The application id sent to Digital River. Source: Digital River, "Request headers".
-const APPLICATION: &str = concat!("riverlock/", env!("CARGO_PKG_VERSION"));
 
 /// Time limit for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,7 +76,7 @@ pub(crate) struct Metadata {
 
 impl Client {
     pub(crate) fn new(config: &InvoiceFetcherConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        Self::over(reqwest::Client::builder(), Arc::new(System), config, clock)
+        Self::over(reqwest::Client::builder(), Arc::new(SystemResolver), config, clock)
     }
 
     /// Creates a client with a given resolver and HTTP settings.
@@ -89,31 +86,17 @@ impl Client {
         config: &InvoiceFetcherConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        let base = &config.api_base_url;
-        let proxy = config.proxy.as_ref().and_then(|proxy| Url::parse(proxy.expose()).ok());
-        let proxy = proxy.and_then(|proxy| proxy.host_str().map(str::to_owned));
-        let loopback = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))];
-        let mut http = http
-            .user_agent(APPLICATION)
-            .redirect(Policy::none())
-            .referer(false)
-            .no_proxy()
-            .https_only(!is_loopback(base))
-            .dns_resolver(GuardedResolver::new(resolver, config.private_networks.clone(), proxy))
-            .resolve_to_addrs("localhost", &loopback)
-            .connect_timeout(CONNECT_TIMEOUT);
-        // Disabled explicitly, in case another crate enables reqwest's decompression features.
-        http = http.no_gzip().no_brotli().no_zstd().no_deflate();
-        if let Some(proxy) = &config.proxy {
-            // The proxy sees the host of the connection, but the content, including the key, is encrypted.
-            let proxy = Proxy::https(proxy.expose())
-                .map_err(|_| ConfigError::refused("invoice_fetcher.proxy", "is not a valid proxy URL"))?;
-            http = http.proxy(proxy);
-        }
-        let http = http.build().map_err(|error| ConfigError::refused("invoice_fetcher.api_base_url", chain(&error)))?;
+        let network = Network {
+            base: &config.api_base_url,
+            private_networks: &config.private_networks,
+            section: "invoice_fetcher",
+            proxy: config.proxy.as_ref(),
+            connect_timeout: CONNECT_TIMEOUT,
+        };
+        let http = http_client_over(http, resolver, &network)?;
         Ok(Self {
             http,
-            addresses: Addresses::new(base.clone()),
+            addresses: Addresses::new(config.api_base_url.clone()),
             retry: config.retry.clone(),
             rate_min_bytes_per_second: config.rate_min_bytes_per_second,
             clock,

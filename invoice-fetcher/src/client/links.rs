@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use riverlock_digital_river::http::address::is_loopback;
 use riverlock_runtime::{ConfigError, Context};
 use riverlock_schemas::{FileId, Mode};
 use serde::Serialize;
@@ -13,7 +14,6 @@ use crate::{
     InvoiceFetcherConfig,
     account::{Account, spelling::Spelling},
     client::{address::Addresses, download::Client},
-    config::is_loopback,
     problem::Problem,
 };
 

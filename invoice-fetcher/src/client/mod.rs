@@ -4,6 +4,4 @@ pub(crate) mod address;
 pub(crate) mod download;
 pub mod links;
 pub(crate) mod media;
-pub(crate) mod resolver;
-pub(crate) mod retry_after;
 pub(crate) mod status;

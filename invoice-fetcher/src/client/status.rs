@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use riverlock_digital_river::http::retry_after;
 
-use crate::{client::retry_after, config::RetryConfig, problem::Problem};
+use crate::{config::RetryConfig, problem::Problem};
 
 /// Wait after a 429 without a valid `Retry-After`.
 pub(crate) const THROTTLED_WAIT: Duration = Duration::from_secs(2);

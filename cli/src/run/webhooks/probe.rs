@@ -143,7 +143,7 @@ fn client(session: &Session, base: &Url) -> anyhow::Result<reqwest::Client> {
     Ok(transport::http_client(&Network {
         base,
         private_networks: &config.private_networks,
-        networks_setting: "digital_river.private_networks",
+        section: "digital_river",
         proxy: None,
         connect_timeout: CONNECT_TIMEOUT,
     })?)
