@@ -110,9 +110,12 @@ pub async fn apply_after<P: Projection>(
 ) -> Result<Tally, Error> {
     let entries = classify_all(projection, records, rejected).await;
     let mut transaction = connection.begin().await?;
-    let tally = write(&mut transaction, projection, entries, now).await?;
+    let (tally, applied) = write(&mut transaction, projection, entries, now).await?;
     store::advance_offsets_after(&mut transaction, projection.name(), &next_offsets(records), before).await?;
     transaction.commit().await?;
+    if let Some(applied) = applied {
+        projection.committed(applied);
+    }
     Ok(tally)
 }
 
@@ -128,7 +131,7 @@ pub async fn fold<P: Projection>(
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let entries = classify_all(projection, records, rejected).await;
-    write(transaction, projection, entries, now).await
+    Ok(write(transaction, projection, entries, now).await?.0)
 }
 
 /// Classifies every record, yielding to other tasks: a large batch takes a while to parse.
@@ -151,16 +154,14 @@ async fn write<P: Projection>(
     projection: &P,
     entries: Entries<'_, P::Event>,
     now: DateTime<Utc>,
-) -> Result<Tally, Error> {
+) -> Result<(Tally, Option<P::Applied>), Error> {
     let BatchResult { fresh, dead, marks, tally } = write_outcomes(transaction, entries).await?;
     store::add_dead_letters(transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
         .await?;
-    if !fresh.is_empty() {
-        projection.apply(transaction, fresh, now).await?;
-    }
+    let applied = if fresh.is_empty() { None } else { Some(projection.apply(transaction, fresh, now).await?) };
     // After the effects, which may create some of the orders.
     spellings::mark_orders(transaction, &marks, now).await?;
-    Ok(tally)
+    Ok((tally, applied))
 }
 
 /// Returns the offset after the last record of every partition.

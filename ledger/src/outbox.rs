@@ -1,5 +1,7 @@
-//! The outbox: messages for other systems, written in the transaction that causes them; and the messages and dead
-//! letters that are not published.
+//! The outbox: messages for other systems, written in the transaction that causes them and deleted when they are
+//! published; and the dead letters that are not published.
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use riverlock_schemas::{cloud_event::Message, record::Position};
@@ -8,25 +10,26 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::Error;
 
-/// Adds messages to the outbox and to the relay's queue. A message that was added before for the same order, kind and
-/// key is skipped: an effect fires once.
+/// Adds messages to the outbox, where they wait for the relay, which deletes them.
+///
+/// The caller guarantees that each effect fires once: it records what has fired in the row that causes the message, in
+/// the same transaction.
 ///
 /// Messages of an order itself are published in the order in which they were written: a transaction that writes them
 /// has updated the order's row first, so that no other transaction writes such messages concurrently. `invoice.stored`
 /// is written without updating that row, so it may come before or after any of them.
-pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateTime<Utc>) -> Result<u64, Error> {
+///
+/// # Errors
+/// When PostgreSQL fails; the caller rolls back.
+pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateTime<Utc>) -> Result<(), Error> {
     if messages.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     let orders: Vec<_> = messages.iter().map(Message::order).collect();
-    let added = sqlx::query!(
+    sqlx::query!(
         "-- outbox_add
-         WITH added AS (
-             INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload, created_at)
-             SELECT *, $6 FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bytea[])
-             ON CONFLICT DO NOTHING RETURNING message_id
-         )
-         INSERT INTO outbox_due (message_id) SELECT message_id FROM added",
+         INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload, created_at)
+         SELECT *, $6 FROM unnest($1::text[], $2::boolean[], $3::text[], $4::text[], $5::bytea[])",
         &orders.iter().map(|(order_id, _)| order_id.as_str()).collect::<Vec<_>>() as _,
         &orders.iter().map(|(_, mode)| mode.is_live()).collect::<Vec<_>>(),
         &messages.iter().map(Message::kind).collect::<Vec<_>>() as _,
@@ -36,39 +39,56 @@ pub async fn add(connection: &mut PgConnection, messages: &[Message], now: DateT
     )
     .execute(connection)
     .await?;
-    Ok(added.rows_affected())
+    Ok(())
 }
 
-/// Returns messages that were written at this time or later to the relay's queue, for a cluster whose readers have not
-/// seen them. Returns their number. They keep their ids, so that readers recognize those that they have. The operator
-/// and the reason are recorded with the first of them, which also tells a running relay that messages returned with
-/// numbers below those it has passed.
-pub async fn publish_again(
+/// Identifies a message: order id, mode, kind, effect key.
+pub type MessageKey = (String, bool, String, String);
+
+/// The key of a message.
+#[must_use]
+pub fn key(message: &Message) -> MessageKey {
+    let (order_id, mode) = message.order();
+    (order_id.to_string(), mode.is_live(), message.kind().to_owned(), message.effect_key())
+}
+
+/// Returns the messages of orders that are not published, waiting or parked.
+pub async fn waiting(connection: &mut PgConnection, order_ids: &[&str]) -> Result<HashSet<MessageKey>, Error> {
+    let rows = sqlx::query!(
+        r#"-- outbox_waiting
+           SELECT order_id AS "order_id!", live_mode AS "live_mode!", kind AS "kind!", effect_key AS "effect_key!" FROM outbox
+           WHERE order_id = ANY($1)
+           UNION ALL
+           SELECT order_id, live_mode, kind, effect_key FROM outbox_parked WHERE order_id = ANY($1)"#,
+        order_ids as _
+    );
+    let rows = rows.fetch_all(connection).await?.into_iter();
+    Ok(rows.map(|row| (row.order_id, row.live_mode, row.kind, row.effect_key)).collect())
+}
+
+/// Records who had messages published again and why, with the first message after the number `after`.
+pub async fn record_republished(
     connection: &mut PgConnection,
-    since: DateTime<Utc>,
+    after: i64,
     (by, why): (&str, &str),
-) -> Result<u64, Error> {
-    let mut transaction = connection.begin().await?;
-    lock_retries(&mut transaction).await?;
-    let row = sqlx::query!(
-        r#"-- outbox_publish_again
-           WITH again AS (
-               INSERT INTO outbox_due (message_id) SELECT message_id FROM outbox
-               WHERE created_at >= $1 AND message_id NOT IN (SELECT message_id FROM outbox_parked)
-               ON CONFLICT DO NOTHING RETURNING message_id
-           ), recorded AS (
-               INSERT INTO outbox_retries (message_id, retried_by, why)
-               SELECT min(message_id), $2, $3 FROM again HAVING count(*) > 0
-           )
-           SELECT count(*) AS "count!" FROM again"#,
-        since,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "-- outbox_record_republished
+         INSERT INTO outbox_retries (message_id, retried_by, why)
+         SELECT min(message_id), $2, $3 FROM outbox WHERE message_id > $1 HAVING count(*) > 0",
+        after,
         by,
         why
     )
-    .fetch_one(&mut *transaction)
+    .execute(connection)
     .await?;
-    transaction.commit().await?;
-    Ok(u64::try_from(row.count).unwrap_or_default())
+    Ok(())
+}
+
+/// Returns the highest number of a message that waits, 0 if none does.
+pub async fn last(connection: &mut PgConnection) -> Result<i64, Error> {
+    let last = sqlx::query_scalar!("-- outbox_last\nSELECT coalesce(max(message_id), 0) AS \"last!\" FROM outbox");
+    Ok(last.fetch_one(connection).await?)
 }
 
 /// A message that is not published.
@@ -133,17 +153,17 @@ pub async fn queued(
     let rows = sqlx::query_as!(
         QueuedMessage,
         r#"-- outbox_queued
-           SELECT q.message_id AS "message_id!", o.order_id, o.live_mode, o.kind, octet_length(o.payload) AS "bytes!",
-                  o.created_at, q.parked_at, q.reason, q.behind
+           SELECT message_id AS "message_id!", order_id AS "order_id!", live_mode AS "live_mode!", kind AS "kind!",
+                  octet_length(payload) AS "bytes!", created_at AS "created_at!", parked_at, reason, behind
            FROM (
-               (SELECT message_id, NULL::timestamptz AS parked_at, NULL::text AS reason, NULL::bigint AS behind
-                FROM outbox_due WHERE message_id > $2 AND NOT $1 ORDER BY message_id LIMIT $3)
+               (SELECT message_id, order_id, live_mode, kind, payload, created_at, NULL::timestamptz AS parked_at,
+                       NULL::text AS reason, NULL::bigint AS behind
+                FROM outbox WHERE message_id > $2 AND NOT $1 ORDER BY message_id LIMIT $3)
                UNION ALL
-               (SELECT message_id, parked_at, reason, behind
+               (SELECT message_id, order_id, live_mode, kind, payload, created_at, parked_at, reason, behind
                 FROM outbox_parked WHERE message_id > $2 ORDER BY message_id LIMIT $3)
            ) q
-           JOIN outbox o USING (message_id)
-           ORDER BY q.message_id LIMIT $3"#,
+           ORDER BY message_id LIMIT $3"#,
         parked_only,
         after,
         limit
@@ -205,11 +225,13 @@ pub async fn retry_message(
     let mut back = sqlx::query_scalar!(
         r#"-- outbox_unpark
            WITH back AS (
-               DELETE FROM outbox_parked p USING outbox named
+               DELETE FROM outbox_parked p USING outbox_parked named
                WHERE named.message_id = $1 AND p.order_id = named.order_id AND p.live_mode = named.live_mode
-               RETURNING p.message_id, p.parked_at, p.reason
-           ), due AS (
-               INSERT INTO outbox_due (message_id) SELECT message_id FROM back
+               RETURNING p.*
+           ), waiting AS (
+               INSERT INTO outbox (message_id, order_id, live_mode, kind, effect_key, payload, created_at)
+               OVERRIDING SYSTEM VALUE
+               SELECT message_id, order_id, live_mode, kind, effect_key, payload, created_at FROM back
            )
            INSERT INTO outbox_retries (message_id, retried_by, why, parked_at, reason)
            SELECT message_id, $2, $3, parked_at, reason FROM back

@@ -107,6 +107,8 @@ pub struct ParsedRecord<'a, E> {
 pub trait Projection: Send + Sync + 'static {
     /// A parsed and validated event.
     type Event: Send + Sync;
+    /// What was applied in a transaction; passed to [`Self::committed`].
+    type Applied: Send;
 
     /// The consumer's name: its group in Kafka, its offsets in PostgreSQL, its label in metrics. It must never change.
     fn name(&self) -> &'static str;
@@ -142,5 +144,13 @@ pub trait Projection: Send + Sync + 'static {
         connection: &mut PgConnection,
         fresh: Vec<NewEvent<Self::Event>>,
         now: DateTime<Utc>,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    ) -> impl Future<Output = Result<Self::Applied, Error>> + Send;
+
+    /// Called after the transaction of [`Self::apply`] was committed. It is not called if the caller commits it, or if
+    /// the commit's answer was lost.
+    fn committed(&self, _applied: Self::Applied) {}
+
+    /// Called when a consumer has a new connection: the database may have been restored, and whatever is known of its
+    /// content is out of date.
+    fn connected(&self) {}
 }

@@ -156,10 +156,14 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
     let rows = sqlx::query_as!(
         MessageView,
         r#"-- outbox_of_order
-           SELECT kind, effect_key, live_mode, created_at,
-                  NOT EXISTS (SELECT FROM outbox_due d WHERE d.message_id = o.message_id)
-                      AND NOT EXISTS (SELECT FROM outbox_parked p WHERE p.message_id = o.message_id) AS "published!"
-           FROM outbox o WHERE order_id = $1 ORDER BY message_id LIMIT $2"#,
+           WITH waiting AS (
+               SELECT live_mode, kind, effect_key FROM outbox WHERE order_id = $1
+               UNION ALL
+               SELECT live_mode, kind, effect_key FROM outbox_parked WHERE order_id = $1
+           )
+           SELECT kind AS "kind!", effect_key AS "effect_key!", live_mode AS "live_mode!", fired_at AS "created_at!",
+                  (live_mode, kind, effect_key) NOT IN (SELECT * FROM waiting) AS "published!"
+           FROM effects WHERE order_id = $1 ORDER BY fired_at, number LIMIT $2"#,
         order_id,
         ROWS_MAX
     );
@@ -170,8 +174,8 @@ pub async fn messages_of_order(connection: &mut PgConnection, order_id: &str) ->
 pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), Error> {
     let row = sqlx::query!(
         r#"-- outbox_counts
-           SELECT (SELECT count(*) FROM outbox) AS "all!",
-                  (SELECT count(*) FROM outbox_due) + (SELECT count(*) FROM outbox_parked) AS "waiting!""#
+           SELECT (SELECT count(*) FROM effects) AS "all!",
+                  (SELECT count(*) FROM outbox) + (SELECT count(*) FROM outbox_parked) AS "waiting!""#
     );
     let row = row.fetch_one(connection).await?;
     Ok((u64::try_from(row.all).unwrap_or_default(), u64::try_from(row.waiting).unwrap_or_default()))

@@ -5,6 +5,7 @@ pub mod domain;
 pub mod history;
 mod projection;
 pub mod refold;
+mod republish;
 pub mod store;
 
 use riverlock_ledger::{PostgresConfig, consumer, consumer::BatchConfig, relay};
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use api::ApiConfig;
 pub use projection::{CONSUMER, Orders};
+pub use republish::republish;
+
+/// Largest value of `processor.cached_orders`.
+const CACHED_ORDERS_MAX: usize = 1_000_000;
 
 /// Configuration of the processor: `[processor]`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -24,13 +29,16 @@ pub struct ProcessorConfig {
     pub modes: Vec<Mode>,
     /// How records are grouped into transactions.
     pub batch: BatchConfig,
+    /// Orders that are kept in memory because they changed last, so that they need not be read again for their next event.
+    /// 0 keeps none. An order takes a few kilobytes.
+    pub cached_orders: usize,
     /// The order API. Off unless a token is configured.
     pub api: Option<ApiConfig>,
 }
 
 impl Default for ProcessorConfig {
     fn default() -> Self {
-        Self { modes: vec![Mode::Test, Mode::Live], batch: BatchConfig::default(), api: None }
+        Self { modes: vec![Mode::Test, Mode::Live], batch: BatchConfig::default(), cached_orders: 20_000, api: None }
     }
 }
 
@@ -42,6 +50,10 @@ impl ProcessorConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.modes.is_empty() {
             return Err(ConfigError::refused("processor.modes", "is empty; expected \"live\", \"test\" or both"));
+        }
+        if self.cached_orders > CACHED_ORDERS_MAX {
+            let reason = format!("is {}; at most {CACHED_ORDERS_MAX} orders are kept in memory", self.cached_orders);
+            return Err(ConfigError::refused("processor.cached_orders", reason));
         }
         self.api.as_ref().map_or(Ok(()), |api| api.validate("processor.api"))?;
         self.batch.validate("processor.batch")
@@ -56,9 +68,8 @@ pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresCo
         let context = context.clone();
         async move {
             let topics = kafka.topics().orders();
-            consumer::run(Orders::new(config.modes), topics, config.batch, &kafka, &postgres, &context)
-                .await
-                .map_err(with_causes)
+            let orders = Orders::with_cache(config.modes, config.cached_orders);
+            consumer::run(orders, topics, config.batch, &kafka, &postgres, &context).await.map_err(with_causes)
         }
     };
     context.shutdown.spawn(CONSUMER, task);

@@ -1,6 +1,6 @@
 //! The processor's projection: reads events about orders and applies them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, outbox};
@@ -22,13 +22,21 @@ pub const CONSUMER: &str = "processor";
 #[derive(Clone, Debug)]
 pub struct Orders {
     modes: Vec<Mode>,
+    cache: Arc<store::OrderCache>,
 }
 
 impl Orders {
     /// Events of modes that are not in `modes` are ignored.
     #[must_use]
     pub fn new(modes: Vec<Mode>) -> Self {
-        Self { modes }
+        Self::with_cache(modes, 0)
+    }
+
+    /// Like [`Self::new`], for the only database that it is used with: at most `orders_max` orders that were written last
+    /// are not read again.
+    #[must_use]
+    pub fn with_cache(modes: Vec<Mode>, orders_max: usize) -> Self {
+        Self { modes, cache: Arc::new(store::OrderCache::new(orders_max)) }
     }
 
     /// Decides what happens to an event. `parse` reads its payload and is called only if the event is not ignored.
@@ -50,8 +58,13 @@ impl Orders {
     }
 }
 
+/// The orders that events of a batch were applied to.
+#[derive(Debug)]
+pub struct AppliedOrders(Vec<(OrderKey, store::StoredOrder)>);
+
 impl Projection for Orders {
     type Event = OrderEvent;
+    type Applied = AppliedOrders;
 
     fn name(&self) -> &'static str {
         CONSUMER
@@ -84,28 +97,52 @@ impl Projection for Orders {
         connection: &mut PgConnection,
         fresh: Vec<NewEvent<OrderEvent>>,
         now: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    ) -> Result<Self::Applied, Error> {
         // The batch's facts are joined per order first, so each order's row is written once per batch.
         let mut news: BTreeMap<OrderKey, Box<Facts>> = BTreeMap::new();
         for NewEvent { event, conflict } in fresh {
             news.entry(OrderKey::of(&event)).or_default().add(event, conflict);
         }
-        let keys: Vec<OrderKey> = news.keys().cloned().collect();
+        let mut cached = self.cache.take(news.keys());
+        let keys: Vec<OrderKey> = news.keys().filter(|key| !cached.contains_key(key)).cloned().collect();
         let mut stored = store::read(connection, &keys).await?;
 
         let (mut changed, mut messages) = (Vec::with_capacity(news.len()), Vec::new());
+        let (mut unchanged, mut versions) = (Vec::new(), Vec::new());
         for (key, news) in news {
-            let (before, version) = stored.remove(&key).map_or_else(Default::default, |row| (row.facts, row.version));
+            let cached = cached.remove(&key);
+            let is_cached = cached.is_some();
+            let order = cached.or_else(|| stored.remove(&key)).unwrap_or_default();
+            let store::StoredOrder { facts: before, version, mut fired } = order;
             let mut after = before.clone();
             after.join(*news);
             if version > 0 && after == before {
+                if is_cached {
+                    versions.push((key.clone(), version));
+                }
+                unchanged.push((key, store::StoredOrder { facts: before, version, fired }));
                 continue;
             }
-            messages.extend(effects::new_messages(&key, &before, &after));
-            changed.push(store::Change { key, before, after, version: version + 1 });
+            let new = fired.fire(effects::new_messages(&key, &before, &after), now);
+            messages.extend(new.map_err(|error| store::inconsistent_effects(&key, &error))?);
+            changed.push(store::Change { key, before, after, fired, version: version + 1 });
         }
+        // An order from the cache may have other facts in the meantime.
+        store::check_versions(connection, &versions).await?;
         store::write(connection, &changed, now).await?;
         outbox::add(connection, &messages, now).await?;
-        Ok(())
+        let changed = changed.into_iter().map(|store::Change { key, after, fired, version, .. }| {
+            (key, store::StoredOrder { version, facts: after, fired })
+        });
+        unchanged.extend(changed);
+        Ok(AppliedOrders(unchanged))
+    }
+
+    fn committed(&self, applied: AppliedOrders) {
+        self.cache.add(applied.0);
+    }
+
+    fn connected(&self) {
+        self.cache.clear();
     }
 }

@@ -289,17 +289,23 @@ impl Message {
         }
     }
 
+    /// Name of the message's effect among those of its order: the kind, and the effect key if there is one. No kind contains
+    /// a colon.
+    #[must_use]
+    pub fn effect_name(&self) -> String {
+        let (kind, key) = (self.kind(), self.effect_key());
+        if key.is_empty() { kind.to_owned() } else { format!("{kind}:{key}") }
+    }
+
     /// The message in its envelope, as JSON.
     #[must_use]
     pub fn to_json(&self, now: DateTime<Utc>) -> Vec<u8> {
         let (subject, mode) = self.order();
-        let (kind, key) = (self.kind(), self.effect_key());
-        let separator = if key.is_empty() { "" } else { ":" };
         let event = CloudEvent {
             specversion: SPEC_VERSION,
-            id: format!("{mode}:{}:{kind}{separator}{key}", escaped(subject.as_str())),
+            id: format!("{mode}:{}:{}", escaped(subject.as_str()), self.effect_name()),
             source: SOURCE,
-            r#type: kind,
+            r#type: self.kind(),
             subject,
             time: now,
             datacontenttype: DATA_CONTENT_TYPE,

@@ -123,12 +123,12 @@ pub fn events(lives: &[Life]) -> impl Iterator<Item = &PlannedEvent> {
 pub async fn state(connection: &mut PgConnection) -> anyhow::Result<String> {
     let mut state = String::new();
     for (table, query) in [
-        ("orders", "SELECT to_jsonb(t) - '{version,first_seen_at,changed_at}'::text[] AS row FROM orders t"),
+        ("orders", "SELECT to_jsonb(t) - '{version,fired,first_seen_at,changed_at}'::text[] AS row FROM orders t"),
         ("charge_operations", "SELECT to_jsonb(t) AS row FROM charge_operations t"),
         ("shipments", "SELECT to_jsonb(t) AS row FROM shipments t"),
         (
-            "outbox",
-            "SELECT jsonb_build_array(order_id, live_mode, kind, effect_key) AS row FROM outbox WHERE kind LIKE 'fulfillment.%'",
+            "effects",
+            "SELECT jsonb_build_array(order_id, live_mode, kind, effect_key) AS row FROM effects WHERE kind LIKE 'fulfillment.%'",
         ),
     ] {
         let text = format!("SELECT coalesce(string_agg(row::text, E'\\n' ORDER BY row::text), '') FROM ({query}) q");

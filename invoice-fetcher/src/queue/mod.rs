@@ -10,6 +10,7 @@ pub(crate) mod database;
 pub mod ignored;
 pub mod missing;
 pub mod projection;
+pub mod republish;
 pub mod retry;
 pub mod view;
 
@@ -408,25 +409,37 @@ async fn stored(
     now: DateTime<Utc>,
 ) -> Result<u64, Error> {
     let mut transaction = connection.begin().await?;
-    let rows = sqlx::query!(
-        "-- invoices_mark_stored
-         UPDATE invoices SET state = 'stored', object_key = $3, sha256 = $4, size_bytes = $5, ended_at = now(),
-                             last_error = NULL, lease_id = NULL, earlier_sha256 = nullif(earlier_sha256, $4)
-         WHERE file_id = $1 AND lease_id = $2 AND state = 'due'",
+    let row = sqlx::query!(
+        r#"-- invoices_mark_stored
+           UPDATE invoices i SET state = 'stored', object_key = $3, sha256 = $4, size_bytes = $5, ended_at = now(),
+                                 last_error = NULL, lease_id = NULL, earlier_sha256 = nullif(earlier_sha256, $4),
+                                 message_at = coalesce(message_at, $6)
+           WHERE file_id = $1 AND lease_id = $2 AND state = 'due'
+           -- The subquery reads the row as it was.
+           RETURNING (SELECT message_at IS NULL FROM invoices b WHERE b.file_id = i.file_id) AS "is_first!""#,
         leased.file_id.as_uuid(),
         leased.lease_id,
         document.object_key,
         document.sha256.as_bytes().as_slice(),
         i64::try_from(document.size_bytes).unwrap_or(i64::MAX),
+        now,
     )
-    .execute(&mut *transaction)
-    .await?
-    .rows_affected();
-    if rows == 0 {
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(row) = row else {
         transaction.rollback().await?;
         return Ok(0);
+    };
+    // A document that is fetched again was announced when it was stored first.
+    if row.is_first {
+        outbox::add(&mut transaction, &[message(leased, document)], now).await?;
     }
-    let message = Message::InvoiceStored(InvoiceStored {
+    transaction.commit().await?;
+    Ok(1)
+}
+
+fn message(leased: &LeasedDocument, document: &Document) -> Message {
+    Message::InvoiceStored(InvoiceStored {
         order_id: leased.order_id.clone(),
         mode: leased.mode,
         file_id: leased.file_id,
@@ -434,10 +447,7 @@ async fn stored(
         object_key: document.object_key.clone(),
         sha256: document.sha256,
         size_bytes: document.size_bytes,
-    });
-    outbox::add(&mut transaction, &[message], now).await?;
-    transaction.commit().await?;
-    Ok(rows)
+    })
 }
 
 async fn retry(

@@ -66,6 +66,7 @@ fn classify(
 
 impl Projection for InvoiceQueue {
     type Event = FileEvent;
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         NAME

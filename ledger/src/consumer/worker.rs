@@ -215,6 +215,7 @@ impl<P: Projection> Worker<P> {
             if same { Ok(()) } else { Err(Error::Regressed) }
         };
         bounded(self.postgres.answer_limit(), check).await?;
+        self.projection.connected();
         Ok(connection)
     }
 

@@ -4,7 +4,6 @@
 //! rows, finding the first live row reads all of them. So the search begins at a floor below which no message waits.
 //! The floor may rise only if no message can appear below it: from a transaction that has drawn a number and is still
 //! open, or by returning a parked message.
-//! and come back.
 
 use std::time::Duration;
 
@@ -43,7 +42,7 @@ impl Messages {
     async fn update_floor(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
         let row = sqlx::query!(
             r#"-- outbox_horizon
-               SELECT (SELECT min(message_id) FROM outbox_due WHERE message_id > $1) AS first,
+               SELECT (SELECT min(message_id) FROM outbox WHERE message_id > $1) AS first,
                       (SELECT coalesce(max(retry_id), 0) FROM outbox_retries) AS "retries!",
                       pg_snapshot_xmin(pg_current_snapshot())::text AS "oldest!",
                       pg_snapshot_xmax(pg_current_snapshot())::text AS "next!""#,
@@ -103,13 +102,14 @@ impl Messages {
              WITH parked AS (
                  SELECT message_id, order_id, live_mode FROM outbox_parked WHERE message_id = ANY($1) FOR SHARE
              ), gone AS (
-                 DELETE FROM outbox_due d USING outbox o, parked p
-                 WHERE d.message_id = ANY($2) AND o.message_id = d.message_id
-                   AND o.order_id = p.order_id AND o.live_mode = p.live_mode
-                 RETURNING o.message_id, o.order_id, o.live_mode, p.message_id AS behind
+                 DELETE FROM outbox o USING parked p
+                 WHERE o.message_id = ANY($2) AND o.order_id = p.order_id AND o.live_mode = p.live_mode
+                 RETURNING o.*, p.message_id AS behind
              )
-             INSERT INTO outbox_parked (message_id, order_id, live_mode, reason, behind)
-             SELECT message_id, order_id, live_mode, 'waits behind message ' || behind, behind FROM gone
+             INSERT INTO outbox_parked (message_id, order_id, live_mode, kind, effect_key, payload, created_at, reason, behind)
+             SELECT message_id, order_id, live_mode, kind, effect_key, payload, created_at,
+                    'waits behind message ' || behind, behind
+             FROM gone
              ON CONFLICT (message_id) DO NOTHING",
             behind,
             ids
@@ -141,17 +141,12 @@ impl Queue for Messages {
                           WHERE p.order_id = n.order_id AND p.live_mode = n.live_mode
                       ) AS behind, (SELECT coalesce(max(retry_id), 0) FROM outbox_retries) AS "retries!"
                FROM (
-                   SELECT d.message_id, o.order_id, o.live_mode, o.kind, o.payload,
-                          sum(octet_length(o.payload)) OVER (ORDER BY d.message_id ROWS UNBOUNDED PRECEDING)
-                              - octet_length(o.payload) AS bytes_before
-                   FROM outbox_due d
-                   -- Row by row, whatever the planner thinks of a queue that is empty at one moment and long at another: all
-                   -- messages that were ever published lie before those that wait.
-                   CROSS JOIN LATERAL (
-                       SELECT order_id, live_mode, kind, payload FROM outbox WHERE message_id = d.message_id LIMIT 1
-                   ) o
-                   WHERE d.message_id > $1 AND o.order_id <> ALL($2)
-                   ORDER BY d.message_id LIMIT $3
+                   SELECT message_id, order_id, live_mode, kind, payload,
+                          sum(octet_length(payload)) OVER (ORDER BY message_id ROWS UNBOUNDED PRECEDING)
+                              - octet_length(payload) AS bytes_before
+                   FROM outbox
+                   WHERE message_id > $1 AND order_id <> ALL($2)
+                   ORDER BY message_id LIMIT $3
                ) n
                WHERE n.bytes_before < $4
                ORDER BY n.message_id"#,
@@ -187,7 +182,7 @@ impl Queue for Messages {
     }
 
     async fn remove(&mut self, connection: &mut PgConnection, ids: &[i64]) -> Result<(), Error> {
-        sqlx::query!("-- outbox_published\nDELETE FROM outbox_due WHERE message_id = ANY($1)", ids)
+        sqlx::query!("-- outbox_published\nDELETE FROM outbox WHERE message_id = ANY($1)", ids)
             .execute(connection)
             .await?;
         self.passed = ids.iter().copied().fold(self.passed, i64::max);
@@ -197,9 +192,9 @@ impl Queue for Messages {
     async fn park(&mut self, connection: &mut PgConnection, id: &i64, reason: &str) -> Result<(), Error> {
         sqlx::query!(
             "-- outbox_park
-             WITH gone AS (DELETE FROM outbox_due WHERE message_id = $1 RETURNING message_id)
-             INSERT INTO outbox_parked (message_id, order_id, live_mode, reason)
-             SELECT message_id, order_id, live_mode, $2 FROM outbox JOIN gone USING (message_id)
+             WITH gone AS (DELETE FROM outbox WHERE message_id = $1 RETURNING *)
+             INSERT INTO outbox_parked (message_id, order_id, live_mode, kind, effect_key, payload, created_at, reason)
+             SELECT message_id, order_id, live_mode, kind, effect_key, payload, created_at, $2 FROM gone
              ON CONFLICT (message_id) DO NOTHING",
             id,
             reason

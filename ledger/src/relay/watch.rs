@@ -66,10 +66,9 @@ impl Watch {
         };
         let row = sqlx::query!(
             r#"-- relay_waiting
-               SELECT (SELECT count(*) FROM (SELECT FROM outbox_due LIMIT $1) q) AS "messages!",
-                      (SELECT extract(epoch FROM clock_timestamp() - (
-                          SELECT created_at FROM outbox o WHERE o.message_id = d.message_id
-                      ))::float8 FROM outbox_due d ORDER BY message_id LIMIT 1) AS messages_age,
+               SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) q) AS "messages!",
+                      (SELECT extract(epoch FROM clock_timestamp() - created_at)::float8
+                       FROM outbox ORDER BY message_id LIMIT 1) AS messages_age,
                       (SELECT count(*) FROM (SELECT FROM outbox_parked LIMIT $1) q) AS "messages_parked!",
                       (SELECT count(*) FROM (
                           SELECT FROM dead_letters WHERE published_at IS NULL AND parked_at IS NULL LIMIT $1

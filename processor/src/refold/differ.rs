@@ -25,7 +25,7 @@ pub struct OrderDiff {
     pub mode: Mode,
     /// Rows and columns that differ.
     pub changes: Vec<Change>,
-    /// Kinds of messages that are missing in the outbox.
+    /// Kinds of messages that were never written.
     pub effects: Vec<&'static str>,
     /// Positions of records that were ignored when they arrived and are applied by the current code.
     pub newly_applied: Vec<String>,

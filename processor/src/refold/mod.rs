@@ -34,13 +34,13 @@ use crate::{
     Orders,
     domain::{Facts, OrderKey, effects},
     refold::refusal::ROUNDS_MAX,
-    store::{Change as Write, write},
+    store::{Change as Write, FiredEffects, inconsistent_effects, write},
 };
 
 use self::{
     fold::RecomputedOrder,
     select::Pages,
-    store::{AuditedRecord, Part, Rows, Sent},
+    store::{AuditedRecord, Part, Rows},
 };
 
 pub use self::{
@@ -99,7 +99,7 @@ pub struct Tally {
     pub written: u64,
     /// Orders that cannot be recomputed.
     pub refused: u64,
-    /// Messages that were missing in the outbox; added to it if the plan applies changes.
+    /// Effects that had not fired; their messages are added to the outbox if the plan applies changes.
     pub effects: u64,
 }
 
@@ -207,7 +207,7 @@ struct PendingOrder {
 impl Refold<'_> {
     /// Recomputes a page of orders. Returns those that must be recomputed because new events arrived meanwhile.
     async fn page(&mut self, keys: &[OrderKey]) -> Result<Vec<OrderKey>, RefoldError> {
-        let (mut audited, stored, sent) = bounded(TRANSACTION_LIMIT, self.read(keys)).await?;
+        let (mut audited, stored, mut fired) = bounded(TRANSACTION_LIMIT, self.read(keys)).await?;
         let mut folded = self.fold_readable(&audited).await?;
         let mut known = Vec::new();
         for key in keys {
@@ -226,12 +226,10 @@ impl Refold<'_> {
             self.tally.folded += 1;
             let before = stored.get(&key).cloned().unwrap_or_default();
             let mut diff = OrderDiff::new(&key, differ::changes(&self.parts, &before, &rows));
-            let had = sent.get(&key).map(Vec::as_slice).unwrap_or_default();
             let messages = effects::new_messages(&key, &Facts::default(), &folded.facts);
-            let unsent = |message: &&Message| {
-                !had.iter().any(|(kind, effect)| kind == message.kind() && *effect == message.effect_key())
-            };
-            diff.effects = messages.iter().filter(unsent).map(Message::kind).collect();
+            let missing = fired.entry(key.clone()).or_default().fire(messages.clone(), self.plan.clock.now());
+            let missing = missing.map_err(|error| inconsistent_effects(&key, &error))?;
+            diff.effects = missing.iter().map(Message::kind).collect();
             diff.newly_applied = folded.newly_applied.iter().map(|record| record.position.to_string()).collect();
             if !diff.is_empty() {
                 let (facts, newly_applied) = (folded.facts, folded.newly_applied);
@@ -242,18 +240,21 @@ impl Refold<'_> {
         self.finish(wanted).await
     }
 
-    /// Reads the audited records, rows and messages of orders from one consistent snapshot.
+    /// Reads the audited records, rows and fired effects of orders from one consistent snapshot.
     async fn read(
         &mut self,
         keys: &[OrderKey],
-    ) -> Result<(BTreeMap<OrderKey, Vec<AuditedRecord>>, BTreeMap<OrderKey, Rows>, Sent), Error> {
+    ) -> Result<
+        (BTreeMap<OrderKey, Vec<AuditedRecord>>, BTreeMap<OrderKey, Rows>, BTreeMap<OrderKey, FiredEffects>),
+        Error,
+    > {
         let mut transaction = self.live.begin().await?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
         let audited = store::audited(&mut transaction, keys, &self.plan.other_topics).await?;
         let stored = store::rows(&mut transaction, &self.parts, keys).await?;
-        let sent = store::messages(&mut transaction, keys).await?;
+        let fired = store::fired(&mut transaction, keys).await?;
         transaction.commit().await?;
-        Ok((audited, stored, sent))
+        Ok((audited, stored, fired))
     }
 
     /// Recomputes the orders whose records can be read. A partition that cannot be read only affects the orders that need it.
@@ -384,7 +385,7 @@ impl Refold<'_> {
         let now = self.plan.clock.now();
         let keys: Vec<OrderKey> = orders.iter().map(|order| order.key.clone()).collect();
         let mut transaction = self.live.begin().await?;
-        let versions = store::lock(&mut transaction, &keys).await?;
+        let mut locked = store::lock(&mut transaction, &keys).await?;
         let audited = store::audited(&mut transaction, &keys, &self.plan.other_topics).await?;
         let stored = store::rows(&mut transaction, &self.parts, &keys).await?;
         let unchanged =
@@ -395,15 +396,17 @@ impl Refold<'_> {
         let mut messages = Vec::new();
         for order in &current {
             let before = stored.get(&order.key).cloned().unwrap_or_default();
-            messages.extend(order.messages.iter().cloned());
+            let (version, mut fired) = locked.remove(&order.key).unwrap_or_default();
+            let missing = fired.fire(order.messages.clone(), now);
+            let missing = missing.map_err(|error| inconsistent_effects(&order.key, &error))?;
             let newly_applied: Vec<&AuditedRecord> = order.newly_applied.iter().collect();
             store::mark_applied(&mut transaction, &newly_applied).await?;
-            // An order that only lacks a message does not get a new version.
-            if before != order.rows {
-                let version = versions.get(&order.key).copied().unwrap_or_default() + 1;
+            if before != order.rows || !missing.is_empty() {
+                let version = version + 1;
                 let by = (reason.by.as_str(), reason.why.as_str());
                 store::add_refold(&mut transaction, &order.key, version, &before, by, now).await?;
-                writes.push(new_write(&order.key, &order.facts, version));
+                writes.push(Write { fired, ..new_write(&order.key, &order.facts, version) });
+                messages.extend(missing);
             }
         }
         let replaced: Vec<OrderKey> = writes.iter().map(|write| write.key.clone()).collect();
@@ -434,7 +437,7 @@ fn unavailable_reason(records: &[AuditedRecord], unavailable: &BTreeMap<(String,
 
 /// A write that replaces the whole order.
 fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
-    Write { key: key.clone(), before: Facts::default(), after: facts.clone(), version }
+    Write { key: key.clone(), before: Facts::default(), after: facts.clone(), fired: FiredEffects::default(), version }
 }
 
 fn refuse_for(tally: &mut Tally, found: &mut (dyn FnMut(RefoldFinding) + Send), key: &OrderKey, error: &Error) {

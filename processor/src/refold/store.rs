@@ -11,12 +11,12 @@ use riverlock_ledger::{Error, spellings};
 use riverlock_schemas::{Mode, OrderId, record::Position};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::domain::OrderKey;
+use crate::{domain::OrderKey, store::FiredEffects};
 
 /// The table of the orders themselves.
 pub(super) const ORDERS: &str = "orders";
-/// Columns that are not compared: when and how often a row was written.
-const HISTORY: &str = "{version,first_seen_at,changed_at}";
+/// Columns that are not compared: when and how often a row was written, and what has fired.
+const HISTORY: &str = "{version,fired,first_seen_at,changed_at}";
 
 /// A record in `events` that may contribute to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,43 +175,43 @@ pub(super) async fn rows(
     Ok(orders)
 }
 
-/// Locks orders until the transaction ends and returns the versions of those that exist. Orders are locked in the order of
-/// their keys, as everywhere, to avoid deadlocks.
-pub(super) async fn lock(connection: &mut PgConnection, keys: &[OrderKey]) -> Result<BTreeMap<OrderKey, i32>, Error> {
+/// Locks orders until the transaction ends, and returns the versions and fired effects of those that exist. Orders are locked
+/// in the order of their keys, as everywhere, to avoid deadlocks.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    keys: &[OrderKey],
+) -> Result<BTreeMap<OrderKey, (i32, FiredEffects)>, Error> {
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
-        "-- refold_lock
-         SELECT order_id, live_mode, version FROM orders
-         WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
-         ORDER BY order_id, live_mode FOR UPDATE",
+        r#"-- refold_lock
+           SELECT order_id, live_mode, version, fired::text AS "fired!" FROM orders
+           WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
+           ORDER BY order_id, live_mode FOR UPDATE"#,
         &order_ids,
         &live_modes
     );
     rows.fetch_all(connection)
         .await?
         .into_iter()
-        .map(|row| Ok((key(row.order_id, row.live_mode)?, row.version)))
+        .map(|row| Ok((key(row.order_id, row.live_mode)?, (row.version, FiredEffects::from_json(row.fired)))))
         .collect()
 }
 
-/// The kinds and effect keys of the messages of orders.
-pub(super) type Sent = BTreeMap<OrderKey, Vec<(String, String)>>;
-
-/// Reads the messages that the outbox has for orders.
-pub(super) async fn messages(connection: &mut PgConnection, keys: &[OrderKey]) -> Result<Sent, Error> {
+/// Reads the fired effects of orders.
+pub(super) async fn fired(
+    connection: &mut PgConnection,
+    keys: &[OrderKey],
+) -> Result<BTreeMap<OrderKey, FiredEffects>, Error> {
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
-        "-- refold_messages
-         SELECT order_id, live_mode, kind, effect_key FROM outbox
-         WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))",
+        r#"-- refold_fired
+           SELECT order_id, live_mode, fired::text AS "fired!" FROM orders
+           WHERE (order_id, live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))"#,
         &order_ids,
         &live_modes
     );
-    let mut orders = Sent::new();
-    for row in rows.fetch_all(connection).await? {
-        orders.entry(key(row.order_id, row.live_mode)?).or_default().push((row.kind, row.effect_key));
-    }
-    Ok(orders)
+    let rows = rows.fetch_all(connection).await?.into_iter();
+    rows.map(|row| Ok((key(row.order_id, row.live_mode)?, FiredEffects::from_json(row.fired)))).collect()
 }
 
 /// Deletes the parts of orders, so that afterwards only newly written parts exist.

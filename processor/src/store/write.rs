@@ -14,6 +14,7 @@ use crate::{
 };
 
 use super::{
+    FiredEffects,
     lines::{self, Lines},
     parts,
 };
@@ -85,6 +86,7 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
         &facts().map(|facts| json(&facts.snapshot.content)).collect::<Vec<_>>(),
         &facts().map(|facts| json(&Lines(facts))).collect::<Vec<_>>(),
         now,
+        &changes.iter().map(|change| change.fired.as_json()).collect::<Vec<_>>() as _,
     )
     .execute(&mut *connection)
     .await?;
@@ -92,6 +94,27 @@ pub(crate) async fn write(connection: &mut PgConnection, changes: &[Change], now
         return Err(Error::LostRace("an order"));
     }
     parts::write(connection, changes).await
+}
+
+/// Checks that orders still have these versions.
+///
+/// # Errors
+/// When PostgreSQL returns an error or is unavailable, or when another transaction has changed one of the orders.
+pub(crate) async fn check_versions(connection: &mut PgConnection, orders: &[(OrderKey, i32)]) -> Result<(), Error> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let same = sqlx::query_scalar!(
+        r#"-- orders_check_versions
+           SELECT count(*) AS "same!" FROM orders
+           JOIN unnest($1::text[], $2::boolean[], $3::integer[]) AS n (order_id, live_mode, version)
+               USING (order_id, live_mode, version)"#,
+        &orders.iter().map(|(key, _)| key.order_id.as_str()).collect::<Vec<_>>() as _,
+        &orders.iter().map(|(key, _)| key.mode.is_live()).collect::<Vec<_>>(),
+        &orders.iter().map(|(_, version)| *version).collect::<Vec<_>>(),
+    );
+    let same = same.fetch_one(connection).await?;
+    if usize::try_from(same) == Ok(orders.len()) { Ok(()) } else { Err(Error::LostRace("an order")) }
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -121,9 +144,10 @@ struct OrderRow {
     snapshot_updated_at: Time,
     snapshot_created_at: Time,
     snapshot_event_id: String,
-    /// JSON, like `lines`. Parsed here, so that an error can name the order.
+    /// JSON, like `lines` and `fired`. Parsed here, so that an error can name the order.
     details: String,
     lines: String,
+    fired: String,
 }
 
 impl OrderRow {
@@ -158,6 +182,6 @@ impl OrderRow {
             lines,
             ..Facts::default()
         };
-        Ok((key, StoredOrder { version: self.version, facts }))
+        Ok((key, StoredOrder { version: self.version, facts, fired: FiredEffects::from_json(self.fired) }))
     }
 }

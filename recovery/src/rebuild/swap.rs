@@ -9,7 +9,7 @@ use sqlx::{Acquire as _, PgConnection};
 
 use super::{
     Rebuild, RebuildError, shadow, store,
-    tables::{self, Class, RowNumbers, Table},
+    tables::{self, Class, Table},
 };
 use riverlock_ledger::{
     Error,
@@ -179,19 +179,26 @@ async fn are_at_same_offsets(
 async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Result<u64, Error> {
     let tables = tables::known(connection, rebuilt).await?;
     for table in &tables {
-        if let Class::LiveWins { key, .. } = table.class {
-            let only = format!(
-                "-- swap_only_rebuilt
-                 CREATE TEMPORARY TABLE swap_{name} ON COMMIT DROP AS SELECT r.* FROM {rebuilt}.{name} r
-                 WHERE NOT EXISTS (SELECT 1 FROM {live}.{name} l WHERE {same})",
-                name = table.name,
-                same = equal(key, "l", "r"),
-            );
-            store::run(connection, only).await?;
-        }
+        let known = match table.class {
+            Class::LiveWins { key } => {
+                format!("SELECT FROM {live}.{} l WHERE {}", table.name, equal(key, "l", "r"))
+            }
+            Class::Outbox => format!(
+                "SELECT FROM {live}.orders l WHERE {} AND l.fired::jsonb ? (r.kind || substr(':', 1, length(r.effect_key)) \
+                 || r.effect_key)",
+                equal(&["order_id", "live_mode"], "l", "r")
+            ),
+            Class::Derived | Class::RebuiltWins { .. } | Class::Carried | Class::Reset => continue,
+        };
+        let only = format!(
+            "-- swap_only_rebuilt
+             CREATE TEMPORARY TABLE swap_{name} ON COMMIT DROP AS SELECT r.* FROM {rebuilt}.{name} r
+             WHERE NOT EXISTS ({known})",
+            name = table.name
+        );
+        store::run(connection, only).await?;
     }
-    let replaced =
-        tables.iter().filter(|table| matches!(table.class, Class::LiveWins { .. } | Class::Carried | Class::Reset));
+    let replaced = tables.iter().filter(|table| !matches!(table.class, Class::Derived | Class::RebuiltWins { .. }));
     let replaced: Vec<String> = replaced.map(|table| format!("{rebuilt}.{}", table.name)).collect();
     store::run(connection, format!("-- swap_empty\nTRUNCATE {}", replaced.join(", "))).await?;
     let mut messages = 0;
@@ -210,49 +217,54 @@ async fn merge(connection: &mut PgConnection, live: &str, rebuilt: &str) -> Resu
             }
             Class::Carried => {
                 store::run(connection, copy).await?;
-                continue_numbering(connection, table, rebuilt).await?;
+                continue_numbering(connection, table, live, rebuilt).await?;
             }
-            Class::LiveWins { numbered, .. } => {
+            Class::LiveWins { .. } => {
                 store::run(connection, copy).await?;
-                continue_numbering(connection, table, rebuilt).await?;
-                let added = add_only_rebuilt(connection, table, numbered, rebuilt).await?;
-                messages += if table.name == "outbox" { added } else { 0 };
+                continue_numbering(connection, table, live, rebuilt).await?;
+                add_only_rebuilt(connection, table, None, rebuilt).await?;
+            }
+            Class::Outbox => {
+                store::run(connection, copy).await?;
+                continue_numbering(connection, table, live, rebuilt).await?;
+                messages = add_only_rebuilt(connection, table, Some("message_id"), rebuilt).await?;
             }
         }
     }
     Ok(messages)
 }
 
-/// Adds the rows that only the rebuild has. Numbered rows get new numbers after all existing ones and are added to
-/// their queue.
+/// Adds the rows that only the rebuild has. Numbered rows get new numbers after all existing ones, in their order.
 async fn add_only_rebuilt(
     connection: &mut PgConnection,
     table: &Table,
-    numbered: Option<RowNumbers>,
+    number: Option<&str>,
     rebuilt: &str,
 ) -> Result<u64, Error> {
     let mut columns = store::columns(connection, rebuilt, table.name).await?;
-    columns.retain(|column| numbered.is_none_or(|numbered| numbered.column != column));
+    columns.retain(|column| number != Some(column));
     let (name, columns) = (table.name, columns.join(", "));
-    let add = format!("INSERT INTO {rebuilt}.{name} ({columns}) SELECT {columns} FROM swap_{name}");
-    let add = match numbered {
-        None => format!("-- swap_add\n{add}"),
-        Some(RowNumbers { column, queue }) => format!(
-            "-- swap_add
-             WITH added AS ({add} ORDER BY {column} RETURNING {column})
-             INSERT INTO {rebuilt}.{queue} ({column}) SELECT {column} FROM added"
-        ),
-    };
+    let order = number.map(|column| format!(" ORDER BY {column}")).unwrap_or_default();
+    let add = format!("-- swap_add\nINSERT INTO {rebuilt}.{name} ({columns}) SELECT {columns} FROM swap_{name}{order}");
     store::run(connection, add).await
 }
 
-/// Sets the sequences of identity columns to continue after the copied rows.
-async fn continue_numbering(connection: &mut PgConnection, table: &Table, schema: &str) -> Result<(), Error> {
-    for column in store::identities(connection, schema, table.name).await? {
-        let name = format!("{schema}.{}", table.name);
+/// Sets the sequences of identity columns to continue after the numbers that were given to live rows, whether or not they
+/// still exist.
+async fn continue_numbering(
+    connection: &mut PgConnection,
+    table: &Table,
+    live: &str,
+    rebuilt: &str,
+) -> Result<(), Error> {
+    for column in store::identities(connection, rebuilt, table.name).await? {
+        let sequence = |schema: &str| format!("pg_get_serial_sequence('{schema}.{}', '{column}')", table.name);
         let next = format!(
             "-- swap_number
-             SELECT setval(pg_get_serial_sequence('{name}', '{column}'), max({column})) FROM {name} HAVING max({column}) > 0"
+             SELECT setval({}, pg_sequence_last_value({}::regclass)) WHERE pg_sequence_last_value({}::regclass) IS NOT NULL",
+            sequence(rebuilt),
+            sequence(live),
+            sequence(live),
         );
         store::run(connection, next).await?;
     }
@@ -260,7 +272,7 @@ async fn continue_numbering(connection: &mut PgConnection, table: &Table, schema
 }
 
 /// A row that is unchanged keeps its version and times; a changed one gets the next version. So a version that was read
-/// once never has other content.
+/// once never has other content. What has fired stays so, with its time.
 async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, rebuilt: &str) -> Result<(), Error> {
     let Some(compared) = table.compared.filter(|_| table.name == "orders") else { return Ok(()) };
     let same = format!("{} = {}", compared.row("l"), compared.row("r"));
@@ -269,7 +281,13 @@ async fn keep_history(connection: &mut PgConnection, table: &Table, live: &str, 
          UPDATE {rebuilt}.orders r
          SET first_seen_at = least(l.first_seen_at, r.first_seen_at),
              version = CASE WHEN {same} THEN l.version ELSE greatest(l.version + 1, r.version) END,
-             changed_at = CASE WHEN {same} THEN l.changed_at ELSE r.changed_at END
+             changed_at = CASE WHEN {same} THEN l.changed_at ELSE r.changed_at END,
+             fired = (SELECT coalesce(json_object_agg(f.key, f.value ORDER BY side, number), '{{}}') FROM (
+                 SELECT 1 AS side, * FROM json_each(l.fired) WITH ORDINALITY AS f (key, value, number)
+                 UNION ALL
+                 SELECT 2, * FROM json_each(r.fired) WITH ORDINALITY AS f (key, value, number)
+                 WHERE NOT l.fired::jsonb ? key
+             ) f)
          FROM {live}.orders l WHERE {joined}",
         joined = equal(compared.key, "l", "r"),
     );

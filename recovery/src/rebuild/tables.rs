@@ -26,9 +26,10 @@ pub enum Class {
     LiveWins {
         /// Columns that identify a row.
         key: &'static [&'static str],
-        /// The column that numbers the rows; added rows get new numbers, in their original order.
-        numbered: Option<RowNumbers>,
     },
+    /// The outbox: live rows still wait to be published. Of the rebuilt rows, those whose effect has not fired are added,
+    /// with new numbers in their original order.
+    Outbox,
     /// The rebuilt rows are used, and rows that only the live table has are kept.
     RebuiltWins {
         /// Columns that identify a row.
@@ -40,15 +41,6 @@ pub enum Class {
     Reset,
 }
 
-/// How the rows of a table are numbered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowNumbers {
-    /// The column with the number.
-    pub column: &'static str,
-    /// The table of the rows that are still to be processed, by number. Added rows are added to it.
-    pub queue: &'static str,
-}
-
 /// How the rows of a table are compared.
 #[derive(Clone, Copy, Debug)]
 pub struct TableComparison {
@@ -56,6 +48,8 @@ pub struct TableComparison {
     pub key: &'static [&'static str],
     /// Columns that must be equal.
     pub columns: Columns,
+    /// A further value that must be equal: its name, and SQL for it in which `{row}` is the row.
+    pub derived: Option<(&'static str, &'static str)>,
     /// SQL condition for the rows to compare; the others do not follow from the topics.
     pub only: &'static str,
     /// How rows with the same key are compared.
@@ -65,12 +59,18 @@ pub struct TableComparison {
 impl TableComparison {
     /// SQL for the compared columns of a row as one text, with JSON normalized.
     pub(super) fn row(&self, row: &str) -> String {
-        match self.columns {
+        let columns = match self.columns {
             Columns::Only(only) => {
                 let pairs: Vec<String> = only.iter().map(|column| format!("'{column}', {row}.{column}")).collect();
-                format!("jsonb_build_object({})::text", pairs.join(", "))
+                format!("jsonb_build_object({})", pairs.join(", "))
             }
-            Columns::AllBut(but) => format!("(to_jsonb({row}) - '{{{}}}'::text[])::text", but.join(",")),
+            Columns::AllBut(but) => format!("(to_jsonb({row}) - '{{{}}}'::text[])", but.join(",")),
+        };
+        match self.derived {
+            None => format!("{columns}::text"),
+            Some((name, sql)) => {
+                format!("({columns} || jsonb_build_object('{name}', {}))::text", sql.replace("{row}", row))
+            }
         }
     }
 }
@@ -97,7 +97,7 @@ const EVERY_ROW: &str = "true";
 
 /// Compares every column of every row.
 const fn whole(key: &'static [&'static str]) -> TableComparison {
-    TableComparison { key, columns: Columns::AllBut(&[]), only: EVERY_ROW, rule: Rule::Row }
+    TableComparison { key, columns: Columns::AllBut(&[]), derived: None, only: EVERY_ROW, rule: Rule::Row }
 }
 
 /// Every table of the migrations except sqlx's own. Views refer to the tables of their own schema and need no
@@ -112,6 +112,7 @@ pub const TABLES: &[Table] = &[
         compared: Some(TableComparison {
             key: &["event_id"],
             columns: Columns::AllBut(&["recorded_at"]),
+            derived: None,
             only: EVERY_ROW,
             rule: Rule::Records,
         }),
@@ -121,7 +122,9 @@ pub const TABLES: &[Table] = &[
         class: Class::Derived,
         compared: Some(TableComparison {
             key: &["order_id", "live_mode"],
-            columns: Columns::AllBut(&["version", "first_seen_at", "changed_at"]),
+            // When effects fired depends on when the events were read.
+            columns: Columns::AllBut(&["version", "fired", "first_seen_at", "changed_at"]),
+            derived: Some(("fired", "(SELECT jsonb_agg(e ORDER BY e) FROM json_object_keys({row}.fired) e)")),
             only: EVERY_ROW,
             rule: Rule::Row,
         }),
@@ -136,31 +139,18 @@ pub const TABLES: &[Table] = &[
         class: Class::Derived,
         compared: Some(whole(&["order_id", "live_mode", "fulfillment_id", "line_id"])),
     },
-    // A message's content depends on when it was written.
-    Table {
-        name: "outbox",
-        class: Class::LiveWins {
-            key: &["order_id", "live_mode", "kind", "effect_key"],
-            numbered: Some(RowNumbers { column: "message_id", queue: "outbox_due" }),
-        },
-        compared: Some(TableComparison {
-            key: &["order_id", "live_mode", "kind", "effect_key"],
-            columns: Columns::Only(&["order_id", "live_mode", "kind", "effect_key"]),
-            only: "kind <> 'invoice.stored'",
-            rule: Rule::Row,
-        }),
-    },
-    // Messages of the rebuild have been published, or are added together with the messages that only the rebuild has.
-    Table { name: "outbox_due", class: Class::Carried, compared: None },
+    // Compared through `orders.fired`.
+    Table { name: "outbox", class: Class::Outbox, compared: None },
     Table { name: "outbox_parked", class: Class::Carried, compared: None },
     Table { name: "outbox_retries", class: Class::Carried, compared: None },
     // The first announcement of a document is kept, and which one that is depends on the order of reading.
     Table {
         name: "invoices",
-        class: Class::LiveWins { key: &["file_id"], numbered: None },
+        class: Class::LiveWins { key: &["file_id"] },
         compared: Some(TableComparison {
             key: &["file_id"],
             columns: Columns::Only(&["file_id", "order_id", "live_mode", "purpose"]),
+            derived: None,
             only: EVERY_ROW,
             rule: Rule::Row,
         }),
@@ -168,7 +158,7 @@ pub const TABLES: &[Table] = &[
     // Compared through the outcomes in `events`.
     Table {
         name: "dead_letters",
-        class: Class::LiveWins { key: &["topic_id", "partition", "record_offset"], numbered: None },
+        class: Class::LiveWins { key: &["topic_id", "partition", "record_offset"] },
         compared: None,
     },
     Table {

@@ -65,7 +65,7 @@ impl Overlay {
         .bind(&live)
         .fetch_all(&mut connection)
         .await?;
-        let copies = by_order.iter().map(String::as_str).chain(["events", "dead_letters", "outbox_due"]);
+        let copies = by_order.iter().map(String::as_str).chain(["events", "dead_letters"]);
         for table in copies {
             let statement =
                 format!("CREATE TEMPORARY TABLE {table} (LIKE {live}.{table} INCLUDING ALL EXCLUDING GENERATED)");

@@ -86,8 +86,17 @@ pub(super) async fn effects_made(
 ) -> Result<Vec<Effect>, Error> {
     let rows = sqlx::query_as!(
         Effect,
-        "-- replay_effects_made
-         SELECT order_id, live_mode, kind, effect_key FROM outbox WHERE order_id = ANY($1) AND created_at = $2",
+        r#"-- replay_effects_made
+           SELECT order_id AS "order_id!", live_mode AS "live_mode!", kind AS "kind!", effect_key AS "effect_key!"
+           -- Not from the view `effects`: in a dry run, these are copies of the tables, which the view does not know.
+           FROM (
+               SELECT o.order_id, o.live_mode, split_part(f.key, ':', 1) AS kind,
+                      substr(f.key, strpos(f.key || ':', ':') + 1) AS effect_key, f.value::timestamptz AS fired_at
+               FROM orders o CROSS JOIN LATERAL json_each_text(o.fired) AS f (key, value) WHERE o.order_id = ANY($1)
+               UNION ALL
+               SELECT order_id, live_mode, 'invoice.stored', file_id::text, message_at FROM invoices WHERE order_id = ANY($1)
+           ) e
+           WHERE fired_at = $2"#,
         order_ids,
         now
     );

@@ -41,6 +41,12 @@ impl Purpose {
         }
     }
 
+    /// The purpose with this name, as [`Self::as_str`] returns it.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Invoice, Self::CreditMemo].into_iter().find(|purpose| purpose.as_str() == name)
+    }
+
     /// Digital River's `purpose` of the file.
     ///
     /// Source: Digital River's `order.invoice.created` and `order.credit_memo.created` payloads.

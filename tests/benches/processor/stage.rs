@@ -299,7 +299,7 @@ impl Stage {
 async fn totals(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, i64)> {
     Ok(sqlx::query_as(
         "SELECT (SELECT count(*) FROM events), (SELECT coalesce(sum(version), 0) FROM orders),
-                (SELECT count(*) FROM outbox)",
+                (SELECT count(*) FROM effects)",
     )
     .fetch_one(connection)
     .await?)
@@ -308,8 +308,8 @@ async fn totals(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, i64)
 /// A digest of all effects, independent of batches.
 async fn digest(connection: &mut PgConnection) -> anyhow::Result<(i64, i64, String)> {
     Ok(sqlx::query_as(
-        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM outbox),
-                (SELECT sum(hashtextextended((to_jsonb(o) - '{version,first_seen_at,changed_at}'::text[])::text, 0))::text
+        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM effects),
+                (SELECT sum(hashtextextended((to_jsonb(o) - '{version,fired,first_seen_at,changed_at}'::text[])::text, 0))::text
                  FROM orders o)",
     )
     .fetch_one(connection)

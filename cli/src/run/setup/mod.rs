@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use riverlock_invoice_fetcher::queue;
 use riverlock_ledger::{
+    Error,
     alive::{session_of, while_alive},
     outbox,
     postgres::{
@@ -28,7 +31,7 @@ use riverlock_runtime::{
 };
 use riverlock_schemas::time::rfc3339;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::{
     config::Config,
@@ -111,7 +114,7 @@ pub(crate) async fn setup(
             let session = session_of(&config.postgres, &mut connection).await?;
             let (by, why) =
                 (Operator::default().name()?, format!("setup --new-cluster {connected} --republish-since {since}"));
-            let again = outbox::publish_again(&mut connection, since, (&by, &why));
+            let again = republish(&mut connection, since, (&by, &why));
             let count = while_alive(&config.postgres, &[session], again).await?;
             tell(&format!("messages: {count} written since {} will be published again", rfc3339(since)));
             count
@@ -121,6 +124,18 @@ pub(crate) async fn setup(
     let is_ok = topics.iter().all(|topic| topic.state.differences.is_empty());
     let cluster = ClusterReport { id: connected, is_new: change != ClusterChange::Stay };
     Ok(SetupReport { is_ok, cluster, topics, migrations, republished })
+}
+
+/// Adds messages that were written since a time to the outbox again, in one transaction, and returns their number.
+async fn republish(connection: &mut PgConnection, since: DateTime<Utc>, by: (&str, &str)) -> Result<u64, Error> {
+    let now = SystemClock.now();
+    let mut transaction = connection.begin().await?;
+    let last = outbox::last(&mut transaction).await?;
+    let orders = riverlock_processor::republish(&mut transaction, since, now).await?;
+    let documents = queue::republish::republish(&mut transaction, since, now).await?;
+    outbox::record_republished(&mut transaction, last, by).await?;
+    transaction.commit().await?;
+    Ok(orders + documents)
 }
 
 /// The change of the recorded Kafka cluster.

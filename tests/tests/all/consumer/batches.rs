@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use riverlock_ledger::{Record, batch, store::Outcome};
+use riverlock_ledger::{Error, Record, batch, store::Outcome};
 use riverlock_processor::Orders;
 use riverlock_schemas::Mode;
 use riverlock_tests::{
@@ -37,6 +37,49 @@ fn event(id: &str, event_type: &str, object: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_cached_order_that_others_changed_is_read_again() {
+    let database = Database::create().await.unwrap();
+    let mut connection = database.connect().await.unwrap();
+    let cached = Orders::with_cache(vec![Mode::Test], 10);
+    let accepted = event("e1", "order.accepted", r#"{"id":"o","items":[{"id":"l","quantity":1}]}"#);
+    let complete =
+        event("e2", "order.complete", r#"{"id":"o","stateTransitions":{"complete":"2026-01-01T00:00:01Z"}}"#);
+    // The same facts in another event.
+    let again = event("e0", "order.accepted", r#"{"id":"o"}"#);
+    let all = records([accepted.as_slice(), complete.as_slice(), again.as_slice()]);
+    let apply = async |connection: &mut PgConnection, orders: &Orders, record: &Record| {
+        batch::apply(connection, orders, std::slice::from_ref(record), None, now()).await
+    };
+    apply(&mut connection, &cached, &all[0]).await.unwrap();
+    // Another process applies an event.
+    apply(&mut connection, &orders(), &all[1]).await.unwrap();
+    let expected = state(&mut connection).await.unwrap();
+    let error = apply(&mut connection, &cached, &all[2]).await.unwrap_err();
+    assert!(matches!(error, Error::LostRace(_)), "{error}");
+    assert_eq!(state(&mut connection).await.unwrap(), expected, "nothing of the batch is stored");
+    // The order is not cached any more.
+    apply(&mut connection, &cached, &all[2]).await.unwrap();
+    assert_eq!(state(&mut connection).await.unwrap(), expected);
+
+    // A changed row, and an order that would be written from the cache.
+    sqlx::raw_sql("UPDATE orders SET version = version + 1, dispute_at = now()")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let fulfilled =
+        event("e4", "order.fulfilled", r#"{"id":"o","stateTransitions":{"fulfilled":"2026-01-01T00:00:01Z"}}"#);
+    let records = records([fulfilled.as_slice()]);
+    let record = Record { offset: 9, ..records[0].clone() };
+    for attempt in 0..2 {
+        let result = apply(&mut connection, &cached, &record).await;
+        assert_eq!(result.is_ok(), attempt > 0, "{result:?}");
+    }
+    let disputed: bool =
+        sqlx::query_scalar("SELECT dispute_at IS NOT NULL FROM orders").fetch_one(&mut connection).await.unwrap();
+    assert!(disputed, "the change was not overwritten");
+}
+
+#[tokio::test]
 async fn any_order_duplication_and_batching_yields_the_same_tables() {
     let lives = lives(7, 60);
     let bodies: Vec<&[u8]> = events(&lives).map(|event| event.body.as_ref()).collect();
@@ -56,7 +99,8 @@ async fn any_order_duplication_and_batching_yields_the_same_tables() {
         assert_eq!(statuses.get(&life.order_id).map(String::as_str), Some(life.expected.status), "{}", life.order_id);
     }
 
-    for seed in 0..6 {
+    // Without a cache of orders, with one that is too small, and with one for all of them.
+    for (seed, cached) in (0..6).zip([0, 20, 1_000].into_iter().cycle()) {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut shuffled = bodies.clone();
         shuffled.extend(random.choose_multiple(bodies.iter().copied(), bodies.len() / 2));
@@ -64,10 +108,11 @@ async fn any_order_duplication_and_batching_yields_the_same_tables() {
         let records = records(shuffled.iter().copied());
         let database = Database::create().await.unwrap();
         let mut connection = database.connect().await.unwrap();
+        let orders = Orders::with_cache(vec![Mode::Test, Mode::Live], cached);
         let mut rest = records.as_slice();
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(random.usize(1..=rest.len().min(80)));
-            apply(&mut connection, batch).await;
+            batch::apply(&mut connection, &orders, batch, None, now()).await.expect("a batch is stored");
             rest = later;
         }
         assert_eq!(state(&mut connection).await.unwrap(), expected, "seed {seed}");

@@ -103,7 +103,7 @@ async fn facts_that_arrive_before_their_order_are_kept_on_hold_and_joined() {
     assert_eq!(test.shipments[0].tracking_number.as_deref(), Some("T1"));
     assert_eq!(test.operations[1].amount.unwrap().to_string(), "9.95");
 
-    let sent: Vec<(String, String)> = sqlx::query_as("SELECT kind, effect_key FROM outbox WHERE NOT live_mode")
+    let sent: Vec<(String, String)> = sqlx::query_as("SELECT kind, effect_key FROM effects WHERE NOT live_mode")
         .fetch_all(&mut connection)
         .await
         .unwrap();

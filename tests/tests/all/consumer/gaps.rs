@@ -31,6 +31,7 @@ struct Plain(Arc<AtomicUsize>);
 
 impl Projection for Plain {
     type Event = ();
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "gapped"

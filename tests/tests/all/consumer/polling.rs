@@ -23,6 +23,7 @@ struct Selective;
 
 impl Projection for Selective {
     type Event = String;
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "selective"

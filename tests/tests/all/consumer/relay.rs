@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use chrono::DateTime;
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -11,17 +10,21 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use riverlock_ledger::{
-    PostgresConfig,
+    PostgresConfig, batch,
     outbox::{self, Request},
     postgres::{self, Lock},
     relay,
 };
 use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
-use riverlock_tests::Database;
+use riverlock_tests::{Database, events, lives, now, record};
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
-use crate::harness::{proxy::Proxy, until};
+use crate::harness::{
+    proxy::Proxy,
+    raw::{execute, orders, value},
+    until,
+};
 
 const PARTITIONS: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -128,11 +131,8 @@ impl Setting {
 
 async fn add(connection: &mut PgConnection, order: &str, key: &str, bytes: i32) -> i64 {
     sqlx::query_scalar(
-        "WITH added AS (
-             INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload)
-             VALUES ($1, false, 'fulfillment.requested', $2, convert_to(rpad($2, $3, '.'), 'UTF8')) RETURNING message_id
-         )
-         INSERT INTO outbox_due (message_id) SELECT message_id FROM added RETURNING message_id",
+        "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload)
+         VALUES ($1, false, 'fulfillment.requested', $2, convert_to(rpad($2, $3, '.'), 'UTF8')) RETURNING message_id",
     )
     .bind(order)
     .bind(key)
@@ -146,7 +146,7 @@ fn request(apply: bool) -> Request {
     Request { by: "ada".to_owned(), why: "the limit was raised".to_owned(), apply }
 }
 
-const WAITING: &str = "SELECT count(*) FROM outbox_due";
+const WAITING: &str = "SELECT count(*) FROM outbox";
 const PARKED: &str = "SELECT count(*) FROM outbox_parked";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +188,7 @@ async fn a_message_that_kafka_rejects_is_parked_with_later_ones_of_its_order_and
     setting.until_count(PARKED, 3).await;
     setting.until_count(WAITING, 0).await;
 
-    sqlx::query("UPDATE outbox SET payload = 'large' WHERE message_id = $1")
+    sqlx::query("UPDATE outbox_parked SET payload = 'large' WHERE message_id = $1")
         .bind(large)
         .execute(&mut setting.connection)
         .await
@@ -322,25 +322,32 @@ async fn a_message_whose_transaction_commits_late_is_published_after_later_ones(
     setting.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn published_messages_are_published_again_while_a_relay_runs() {
-    let mut setting = Setting::new().await;
-    setting.relay(&setting.database.config);
-    // Several times the interval at which the relay tries to raise its floor.
-    let until = Instant::now() + Duration::from_secs(4);
-    while Instant::now() < until {
-        setting.add(&format!("order-{}", fastrand::u64(..)), "message", 100).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    setting.until_count(WAITING, 0).await;
-    let again = outbox::publish_again(&mut setting.connection, DateTime::UNIX_EPOCH, ("ada", "a new cluster")).await;
-    assert!(again.unwrap() > 20);
-    let asked = Instant::now();
-    setting.until_count(WAITING, 0).await;
-    assert!(asked.elapsed() < Duration::from_secs(10), "only the scan of the whole queue found them");
-    let recorded = "SELECT count(*) FROM outbox_retries WHERE retried_by = 'ada' AND why = 'a new cluster'";
-    setting.until_count(recorded, 1).await;
-    setting.end().await;
+#[tokio::test]
+async fn messages_written_since_a_time_are_published_again_with_the_same_ids() {
+    let database = Database::create().await.unwrap();
+    let mut connection = database.connect().await.unwrap();
+    let lives = lives(41, 20);
+    let records: Vec<_> = events(&lives).zip(0..).map(|(event, offset)| record(0, offset, &event.body)).collect();
+    batch::apply(&mut connection, &orders(), &records, None, now()).await.unwrap();
+    let ids = "SELECT string_agg(convert_from(payload, 'UTF8')::json ->> 'id', ',' ORDER BY message_id) FROM outbox";
+    let published: String = value(&mut connection, ids).await;
+
+    let since = now() - chrono::TimeDelta::hours(1);
+    let republish = riverlock_processor::republish;
+    assert_eq!(republish(&mut connection, since, now()).await.unwrap(), 0, "they still wait");
+    // Those of one order wait, the others are published.
+    let order: String = value(&mut connection, "SELECT min(order_id) FROM outbox").await;
+    execute(&mut connection, format!("DELETE FROM outbox WHERE order_id <> '{order}'")).await;
+    let later = now() + chrono::TimeDelta::hours(1);
+    assert_eq!(republish(&mut connection, later, later).await.unwrap(), 0);
+    let again = republish(&mut connection, since, later).await.unwrap();
+    assert!(again > 20, "{again} messages: the test showed nothing");
+    let mut expected: Vec<&str> = published.split(',').collect();
+    let second: String = value(&mut connection, ids).await;
+    let mut found: Vec<&str> = second.split(',').collect();
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ impl Tables {
     async fn clear(&mut self) {
         execute(
             &mut self.connection,
-            "TRUNCATE events, orders, charge_operations, shipments, outbox, outbox_due, dead_letters, invoices CASCADE",
+            "TRUNCATE events, orders, charge_operations, shipments, outbox, dead_letters, invoices CASCADE",
         )
         .await;
     }

@@ -97,7 +97,7 @@ async fn relay(raw: &Raw) {
     let done = async {
         let mut connection = raw.database.connect().await.unwrap();
         let until = tokio::time::Instant::now() + PATIENCE;
-        while value::<i64>(&mut connection, "SELECT count(*) FROM outbox_due").await > 0 {
+        while value::<i64>(&mut connection, "SELECT count(*) FROM outbox").await > 0 {
             assert!(tokio::time::Instant::now() < until, "messages still wait");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -192,7 +192,7 @@ async fn services_continue_on_a_new_cluster_and_nothing_takes_effect_twice() {
     assert_eq!(duplicates(&again) - duplicates(&known), i64::try_from(before.len()).unwrap());
     raw.take(after.to_vec()).await;
     Box::pin(relay(&raw)).await;
-    let messages: i64 = value(&mut connection, "SELECT count(*) FROM outbox").await;
+    let messages: i64 = value(&mut connection, "SELECT count(*) FROM effects").await;
     assert_eq!(published(&raw.kafka), messages, "the new cluster has every message once");
     let reference = crate::recovery::refold::reference(&all).await;
     assert_eq!(state(&mut connection).await.unwrap(), reference);

@@ -333,7 +333,7 @@ async fn one_two_and_three_processors_killed_at_every_crash_point_yield_identica
         assert_eq!(found, expected, "{count} processors");
         let often: (i64, i64, i64) = sqlx::query_as(
             "SELECT count(*) FILTER (WHERE outcome = 'applied'), count(*) FILTER (WHERE outcome = 'duplicate'),
-                    (SELECT count(*) FROM outbox WHERE order_id = 'often')
+                    (SELECT count(*) FROM effects WHERE order_id = 'often')
              FROM events WHERE event_id = 'often'",
         )
         .fetch_one(&mut connection)

@@ -42,6 +42,7 @@ struct Stubborn {
 
 impl Projection for Stubborn {
     type Event = bool;
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "stubborn"
@@ -203,6 +204,7 @@ struct Slow {
 
 impl Projection for Slow {
     type Event = ();
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "slow"

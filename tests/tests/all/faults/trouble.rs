@@ -49,6 +49,7 @@ const TROUBLES: [&str; 8] = [
 
 impl Projection for Troubled {
     type Event = ();
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "troubled"
@@ -117,6 +118,7 @@ impl Crossed {
 
 impl Projection for Crossed {
     type Event = ();
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "crossed"
@@ -183,6 +185,7 @@ struct Counting {
 
 impl Projection for Counting {
     type Event = ();
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "counting"
@@ -245,6 +248,7 @@ struct Gated {
 
 impl Projection for Gated {
     type Event = ();
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "gated"

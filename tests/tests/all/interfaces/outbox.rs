@@ -21,9 +21,10 @@ impl Desk {
             "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload)
              SELECT CASE WHEN i < 3 THEN 'stuck' ELSE 'order-' || i END, false, 'fulfillment.requested', i::text, 'body'
              FROM generate_series(1, 6) i;
-             INSERT INTO outbox_due SELECT message_id FROM outbox WHERE order_id <> 'stuck';
-             INSERT INTO outbox_parked (message_id, order_id, live_mode, reason, behind)
-             SELECT message_id, order_id, live_mode, 'too large', nullif(1, message_id) FROM outbox WHERE order_id = 'stuck';
+             WITH stuck AS (DELETE FROM outbox WHERE order_id = 'stuck' RETURNING *)
+             INSERT INTO outbox_parked (message_id, order_id, live_mode, kind, effect_key, payload, created_at, reason, behind)
+             SELECT message_id, order_id, live_mode, kind, effect_key, payload, created_at, 'too large', nullif(1, message_id)
+             FROM stuck;
              INSERT INTO topics (name) VALUES ('riverlock.raw.other');
              INSERT INTO dead_letters (topic_id, partition, record_offset, reason, detail, header_names, header_values,
                                        payload, parked_at, parked_reason)
@@ -103,7 +104,7 @@ async fn parked_messages_are_retried_only_with_apply_and_the_retry_is_recorded()
     let retried = desk.text(&retry(&["2", "--apply", "--json"]), 0).await;
     let retried: Value = serde_json::from_str(&retried).unwrap();
     assert_eq!((&retried["messages"], &retried["applied"]), (&serde_json::json!([1, 2]), &true.into()));
-    assert_eq!(desk.count("SELECT count(*) FROM outbox_due").await, 6);
+    assert_eq!(desk.count("SELECT count(*) FROM outbox").await, 6);
     desk.text(&retry(&["--all-parked", "--apply"]), 0).await;
     assert_eq!(desk.count(PARKED).await, 0);
     let kept = "SELECT count(*) FROM outbox_retries WHERE retried_by = 'ada' AND why = 'the limit was raised'";

@@ -70,8 +70,8 @@ impl Install {
         let all = i64::try_from(ORDERS).unwrap();
         loop {
             let orders: i64 = value(&mut self.connection, "SELECT count(*) FROM orders").await;
-            let waiting: i64 = value(&mut self.connection, "SELECT count(*) FROM outbox_due").await;
-            let messages: i64 = value(&mut self.connection, "SELECT count(*) FROM outbox").await;
+            let waiting: i64 = value(&mut self.connection, "SELECT count(*) FROM outbox").await;
+            let messages: i64 = value(&mut self.connection, "SELECT count(*) FROM effects").await;
             if (orders, messages, waiting) == (all, all, 0) {
                 return;
             }

@@ -115,13 +115,9 @@ fn plan(printed: &str, reason: &str) -> String {
 
 /// Statements that delete every row of some orders.
 fn forget(which: &str) -> String {
-    let tables = ["charge_operations", "shipments", "orders", "invoices", "events"];
+    let tables = ["outbox", "charge_operations", "shipments", "orders", "invoices", "events"];
     let rows = tables.map(|table| format!("DELETE FROM {table} WHERE {which};"));
-    format!(
-        "BEGIN; DELETE FROM outbox_due WHERE message_id IN (SELECT message_id FROM outbox WHERE {which});
-         DELETE FROM outbox WHERE {which}; {} COMMIT",
-        rows.join(" ")
-    )
+    format!("BEGIN; {} COMMIT", rows.join(" "))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,8 +166,9 @@ async fn fixed_bug(runner: &mut RecipeRunner) {
     runner
         .execute(&format!(
             "BEGIN;
-             DELETE FROM outbox WHERE kind = 'fulfillment.completed' AND order_id = ({complete} LIMIT 1);
-             UPDATE orders SET status = 'ready', complete_at = NULL, fulfilled_at = NULL WHERE order_id = ({complete} LIMIT 1);
+             UPDATE orders SET fired = (fired::jsonb - 'fulfillment.completed')::json, status = 'ready', complete_at = NULL,
+                               fulfilled_at = NULL
+             WHERE order_id = ({complete} LIMIT 1);
              UPDATE orders SET conflicted = true WHERE order_id = ({complete} OFFSET 3 LIMIT 1);
              COMMIT"
         ))

@@ -133,7 +133,7 @@ async fn rebuilt_tables_equal_the_live_ones_and_a_damaged_row_is_named() {
     let report = compare(&rebuild).await;
     assert_eq!(report.total, 0, "{:?}", differing(&report));
     assert!(report.tables.iter().all(|table| table.live == table.rebuilt), "{:?}", report.tables);
-    assert!(report.tables.iter().filter(|table| table.live > 0).count() >= 4, "{:?}", report.tables);
+    assert!(report.tables.iter().filter(|table| table.live > 0).count() >= 3, "{:?}", report.tables);
     let mut shadow = raw.database.config.in_schema(SCHEMA).connect().await.unwrap();
     assert_eq!(state(&mut shadow).await.unwrap(), state(&mut live).await.unwrap());
 
@@ -143,24 +143,23 @@ async fn rebuilt_tables_equal_the_live_ones_and_a_damaged_row_is_named() {
         value(&mut live, "SELECT event_id FROM events WHERE outcome = 'ignored' ORDER BY 1 LIMIT 1").await;
     for statement in [
         format!(
-            "UPDATE orders SET conflicted = true, lines = (lines::jsonb || '{{\"ghost\": {{\"quantity\": 1}}}}')::json WHERE order_id = '{order}'"
+            "UPDATE orders SET conflicted = true, lines = (lines::jsonb || '{{\"ghost\": {{\"quantity\": 1}}}}')::json,
+                               fired = (fired::jsonb - 'fulfillment.completed')::json WHERE order_id = '{order}'"
         ),
         format!(
             "UPDATE events SET outcome = 'applied', reason = NULL WHERE event_id = '{event}' AND outcome = 'ignored'"
         ),
-        format!("DELETE FROM outbox WHERE order_id = '{order}' AND kind = 'fulfillment.completed'"),
     ] {
         assert_eq!(execute(&mut live, statement).await, 1);
     }
     let report = compare(&rebuild).await;
     let found = differing(&report);
-    assert_eq!(report.total, 3, "{found:?}");
+    assert_eq!(report.total, 2, "{found:?}");
     for part in [
         format!(
-            "orders {order}/false\n    conflicted: live true, rebuilt false\n    lines.ghost: live {{\"quantity\":1}}, rebuilt null"
+            "orders {order}/false\n    conflicted: live true, rebuilt false\n    fired: live [\"fulfillment.requested\"], rebuilt [\"fulfillment.completed\",\"fulfillment.requested\"]\n    lines.ghost: live {{\"quantity\":1}}, rebuilt null"
         ),
         format!("events {event}\n    record"),
-        format!("outbox {order}/false/fulfillment.completed/: exists only in the rebuilt tables"),
     ] {
         assert!(found.iter().any(|difference| difference.starts_with(&part)), "{part} is not in {found:?}");
     }
@@ -249,7 +248,7 @@ async fn a_killed_rebuild_is_resumed_by_the_same_code_only() {
 async fn carried(connection: &mut PgConnection) -> String {
     value(
         connection,
-        "SELECT (SELECT jsonb_agg(to_jsonb(m) ORDER BY message_id) FROM outbox m)::text
+        "SELECT (SELECT coalesce(jsonb_agg(to_jsonb(m) ORDER BY message_id), '[]') FROM outbox m)::text
              || (SELECT jsonb_agg(to_jsonb(i) ORDER BY file_id) FROM invoices i)::text
              || (SELECT jsonb_agg(to_jsonb(d) ORDER BY topic_id, partition, record_offset) FROM dead_letters d)::text
              || (SELECT jsonb_agg(to_jsonb(r) ORDER BY retry_id) FROM invoice_retries r)::text",
@@ -258,10 +257,10 @@ async fn carried(connection: &mut PgConnection) -> String {
 }
 
 /// Simulates external effects: published messages, a stored document, a manual retry, a published dead letter.
-const DONE_OUTSIDE: [&str; 6] = [
-    "DELETE FROM outbox_due",
-    "INSERT INTO outbox (order_id, live_mode, kind, effect_key, payload) VALUES ('o', false, 'invoice.stored', 'f', '{}')",
-    "UPDATE invoices SET state = 'stored', sha256 = sha256('x'), size_bytes = 1, object_key = 'k', ended_at = now()
+const DONE_OUTSIDE: [&str; 5] = [
+    "DELETE FROM outbox WHERE message_id < (SELECT max(message_id) FROM outbox)",
+    "UPDATE invoices SET state = 'stored', sha256 = sha256('x'), size_bytes = 1, object_key = 'k', ended_at = now(),
+                         message_at = now()
      WHERE file_id = (SELECT min(file_id::text)::uuid FROM invoices)",
     "INSERT INTO invoice_retries (file_id, retried_at, retried_by, reason, state, attempts)
      SELECT file_id, now(), 'ada', 'it is there now', 'due', 1 FROM invoices LIMIT 1",
@@ -280,10 +279,7 @@ async fn lines(connection: &mut PgConnection, schema: &str) -> Option<String> {
 
 /// The orders of the messages that are not published yet.
 async fn waiting(connection: &mut PgConnection) -> Vec<String> {
-    sqlx::query_scalar("SELECT order_id FROM outbox JOIN outbox_due USING (message_id) ORDER BY message_id")
-        .fetch_all(connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar("SELECT order_id FROM outbox ORDER BY message_id").fetch_all(connection).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,22 +291,18 @@ async fn a_swap_repairs_tables_repeats_no_effect_and_consumers_resume_at_the_rig
     for statement in DONE_OUTSIDE {
         execute(&mut live, statement).await;
     }
-    let late: String = value(
-        &mut live,
-        "WITH late AS (INSERT INTO outbox_due SELECT max(message_id) FROM outbox WHERE order_id <> 'o' RETURNING message_id)
-         SELECT order_id FROM outbox JOIN late USING (message_id)",
-    )
-    .await;
+    let late: String = value(&mut live, "SELECT order_id FROM outbox").await;
+    let number = value::<i64>(&mut live, "SELECT message_id FROM outbox").await;
     let (before, all_lines) = (carried(&mut live).await, lines(&mut live, "public").await);
     assert!(all_lines.is_some());
     // Damage that only the topics can repair, and an effect that is missing.
     let lost: String = value(
         &mut live,
-        "DELETE FROM outbox WHERE message_id = (SELECT min(message_id) FROM outbox) RETURNING order_id",
+        "UPDATE orders SET fired = (fired::jsonb - 'fulfillment.requested')::json
+         WHERE order_id = (SELECT min(order_id) FROM effects WHERE kind = 'fulfillment.requested'
+                           AND order_id <> (SELECT order_id FROM outbox)) RETURNING order_id",
     )
     .await;
-    let without = carried(&mut live).await;
-    assert_ne!(before, without);
     execute(
         &mut live,
         "UPDATE orders SET status = 'on_hold', accepted_at = NULL, complete_at = NULL, details = '{}', lines = '{}', version = 7",
@@ -326,15 +318,15 @@ async fn a_swap_repairs_tables_repeats_no_effect_and_consumers_resume_at_the_rig
     assert!(value::<bool>(&mut live, "SELECT bool_and(version = 8) FROM orders").await, "versions increase");
     assert_eq!(waiting(&mut live).await, [late, lost], "published messages stay published, waiting and new ones wait");
     assert!(
-        value::<bool>(&mut live, "SELECT (SELECT max(message_id) FROM outbox_due) = max(message_id) FROM outbox").await,
+        value::<bool>(&mut live, format!("SELECT bool_and(message_id >= {number}) FROM outbox")).await,
         "new messages follow the existing ones"
     );
     for name in ["orders", "order_lines"] {
         let granted = format!("SELECT has_table_privilege('pg_monitor', '{name}', 'SELECT')");
         assert!(value::<bool>(&mut live, granted).await, "{name}");
     }
-    execute(&mut live, "DELETE FROM outbox WHERE message_id = (SELECT max(message_id) FROM outbox_due)").await;
-    assert_eq!(carried(&mut live).await, without);
+    execute(&mut live, "DELETE FROM outbox WHERE message_id = (SELECT max(message_id) FROM outbox)").await;
+    assert_eq!(carried(&mut live).await, before);
     let unlogged: i64 = value(
         &mut live,
         "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relpersistence <> 'p'",
@@ -345,13 +337,13 @@ async fn a_swap_repairs_tables_repeats_no_effect_and_consumers_resume_at_the_rig
     // Consumers resume. The kept tables can be restored: they catch up, and later effects are not repeated.
     let more = bodies(34, 10);
     raw.take(more).await;
-    execute(&mut live, "DELETE FROM outbox_due").await;
+    execute(&mut live, "DELETE FROM outbox").await;
     let (after, done) = (state(&mut live).await.unwrap(), carried(&mut live).await);
     let again = swap(&raw, &kept.schema).await;
     assert_ne!(again.schema, kept.schema);
     assert_eq!(again.messages, 0);
     let mut live = raw.database.connect().await.unwrap();
-    assert_eq!(value::<i64>(&mut live, "SELECT count(*) FROM outbox_due").await, 0, "nothing is published again");
+    assert_eq!(value::<i64>(&mut live, "SELECT count(*) FROM outbox").await, 0, "nothing is published again");
     assert_eq!(carried(&mut live).await, done);
     assert_ne!(state(&mut live).await.unwrap(), after, "the former tables are unchanged");
     let swaps: i64 = value(&mut live, "SELECT count(*) FROM rebuilds WHERE swapped_by = 'ada'").await;
@@ -401,8 +393,12 @@ async fn a_rebuild_runs_during_live_traffic_and_a_swap_needs_stopped_services() 
     assert!(ok && text.contains("rebuild: OK"), "{text}");
     assert!(!playing.is_finished(), "playing ended before the rebuild: the test showed nothing");
 
-    execute(&mut connection, "UPDATE orders SET conflicted = true WHERE order_id = (SELECT min(order_id) FROM orders)")
-        .await;
+    // With a new version, because the processor may have the order in memory.
+    execute(
+        &mut connection,
+        "UPDATE orders SET conflicted = true, version = version + 1 WHERE order_id = (SELECT min(order_id) FROM orders)",
+    )
+    .await;
     let damaged: String = value(&mut connection, "SELECT min(order_id) FROM orders").await;
     let (ok, text) = operator.run(&["rebuild"]).await;
     assert!(
@@ -420,8 +416,7 @@ async fn a_rebuild_runs_during_live_traffic_and_a_swap_needs_stopped_services() 
         let postgres = world.local.config.postgres.clone();
         async move {
             let mut connection = postgres.connect().await.unwrap();
-            value::<i64>(&mut connection, "SELECT count(*) FROM outbox WHERE message_id NOT IN (TABLE outbox_due)")
-                .await
+            value::<i64>(&mut connection, "SELECT (SELECT count(*) FROM effects) - count(*) FROM outbox").await
         }
     };
     for service in &world.local.services[1..] {

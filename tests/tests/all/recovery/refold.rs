@@ -125,7 +125,8 @@ async fn damaged_orders_are_repaired_byte_for_byte_and_others_are_not_changed() 
     sorted.sort();
     let found = refold(&raw, Selection::All, false).await;
     assert_eq!(found.ids(), sorted);
-    assert_eq!((found.tally.written, found.tally.effects), (0, 0));
+    // What has fired is lost with the order's row.
+    assert_eq!((found.tally.written, found.tally.effects), (0, 2));
     assert_eq!(all_rows(&mut connection).await, damaged, "a dry run writes nothing");
     let text: Vec<String> = found.diffs.iter().map(ToString::to_string).collect();
     let text = text.join("\n");
@@ -140,7 +141,7 @@ async fn damaged_orders_are_repaired_byte_for_byte_and_others_are_not_changed() 
     }
 
     let found = refold(&raw, Selection::All, true).await;
-    assert_eq!((found.tally.written, found.tally.effects, found.tally.refused), (6, 0, 0));
+    assert_eq!((found.tally.written, found.tally.effects, found.tally.refused), (6, 2, 0));
     assert_eq!(state(&mut connection).await.unwrap(), expected);
     let after = versions(&mut connection, &ids).await;
     for (id, before) in &before {
@@ -185,7 +186,8 @@ async fn orders_are_selected_by_id_status_and_change_time_and_a_missing_message_
 
     let id: String = value(
         &mut connection,
-        "DELETE FROM outbox WHERE message_id = (SELECT max(message_id) FROM outbox) RETURNING order_id",
+        "UPDATE orders SET fired = (fired::jsonb - 'fulfillment.requested')::json
+         WHERE order_id = (SELECT max(order_id) FROM effects WHERE kind = 'fulfillment.requested') RETURNING order_id",
     )
     .await;
     let chosen = Selection::Ids(vec![OrderId::parse(id.as_str()).unwrap()]);
@@ -195,7 +197,8 @@ async fn orders_are_selected_by_id_status_and_change_time_and_a_missing_message_
     refold(&raw, chosen.clone(), true).await;
     refold(&raw, chosen, true).await;
     assert_eq!(state(&mut connection).await.unwrap(), expected, "the missing message was added once");
-    assert_eq!(versions(&mut connection, std::slice::from_ref(&id)).await, before);
+    let after = versions(&mut connection, std::slice::from_ref(&id)).await;
+    assert_eq!(after[&id], before[&id] + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

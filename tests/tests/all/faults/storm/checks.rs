@@ -73,21 +73,26 @@ async fn outcomes(connection: &mut PgConnection, acknowledged: &Acknowledged) ->
     Ok(())
 }
 
-/// Kafka has exactly the messages of the outbox, and those of one order in order.
+/// Kafka has exactly the messages of the effects that have fired, and those of one order in order.
 async fn effects(storm: &Storm, connection: &mut PgConnection) -> anyhow::Result<()> {
-    let rows: Vec<(i64, String, Vec<u8>)> =
-        sqlx::query_as("SELECT message_id, order_id, payload FROM outbox").fetch_all(connection).await?;
+    let rows: Vec<(i64, String, String)> = sqlx::query_as(
+        "SELECT row_number() OVER (ORDER BY fired_at, number), order_id,
+                concat_ws(':', CASE WHEN live_mode THEN 'live' ELSE 'test' END,
+                          replace(replace(order_id, '%', '%25'), ':', '%3A'), kind, nullif(effect_key, ''))
+         FROM effects",
+    )
+    .fetch_all(connection)
+    .await?;
     let mut numbers = HashMap::new();
-    for (number, order_id, payload) in &rows {
-        let id = serde_json::from_slice::<Value>(payload)?["id"].as_str().context("a message without id")?.to_owned();
-        ensure!(numbers.insert(id, (*number, order_id.as_str())).is_none(), "two messages have one id");
+    for (number, order_id, id) in &rows {
+        ensure!(numbers.insert(id.clone(), (*number, order_id.as_str())).is_none(), "two messages have one id");
     }
     let kafka = storm.world.local.config.kafka.clone();
     let published = tokio::task::spawn_blocking(move || published(&kafka)).await??;
     let (mut seen, mut last) = (BTreeSet::new(), HashMap::new());
     let total = published.len();
     for (key, id) in &published {
-        let (number, order_id) = numbers.get(id).with_context(|| format!("message {id} is not in the outbox"))?;
+        let (number, order_id) = numbers.get(id).with_context(|| format!("message {id} is of no effect"))?;
         ensure!(key == order_id, "message {id} has the key {key}");
         // Invoices are stored at any time: only messages about the order itself are ordered.
         if seen.insert(id.clone()) && !id.contains("invoice.stored") {

@@ -229,6 +229,7 @@ struct Hanging {
 
 impl Projection for Hanging {
     type Event = <Orders as Projection>::Event;
+    type Applied = <Orders as Projection>::Applied;
 
     fn name(&self) -> &'static str {
         self.orders.name()
@@ -243,7 +244,7 @@ impl Projection for Hanging {
         connection: &mut PgConnection,
         fresh: Vec<NewEvent<Self::Event>>,
         now: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    ) -> Result<Self::Applied, Error> {
         self.orders.apply(connection, fresh, now).await?;
         self.reached.notify_one();
         std::future::pending().await
@@ -283,6 +284,7 @@ struct Broken {
 
 impl Projection for Broken {
     type Event = String;
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         "broken"

@@ -347,6 +347,7 @@ pub(super) fn selective(kafka: &KafkaConfig) -> Consumer {
 
 impl Projection for Selective {
     type Event = String;
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         riverlock_processor::CONSUMER

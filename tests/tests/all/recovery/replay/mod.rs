@@ -29,10 +29,10 @@ async fn replaying_stored_records_changes_nothing() {
 async fn lost_rows_are_restored_as_planned_byte_for_byte() {
     let setting = Setting::with_orders(32, ORDERS).await;
     let complete = setting.state().await;
-    let outbox = setting.count("SELECT count(*) FROM outbox").await;
+    let effects = setting.count("SELECT count(*) FROM effects").await;
     setting.lose("order_id IS NULL OR hashtext(order_id) % 2 = 0").await;
     let lost = setting.everything().await;
-    let lost_messages = outbox - setting.count("SELECT count(*) FROM outbox").await;
+    let lost_messages = effects - setting.count("SELECT count(*) FROM effects").await;
     assert_ne!(setting.state().await, complete, "nothing was lost: the test showed nothing");
 
     let planned = setting.plan(&Selection::default()).await.unwrap();
@@ -47,7 +47,7 @@ async fn lost_rows_are_restored_as_planned_byte_for_byte() {
     assert!(applied.done && applied.chunks > 1, "{applied:?}");
     assert_eq!((applied.fresh, applied.effects), (planned.report.fresh(), planned.report.effects));
     assert_eq!(setting.state().await, complete);
-    assert_eq!(setting.count("SELECT count(*) FROM outbox").await, outbox);
+    assert_eq!(setting.count("SELECT count(*) FROM effects").await, effects);
     assert_eq!(setting.offsets().await, offsets, "no consumer's offset moves");
     setting.audit().await;
 
@@ -161,7 +161,7 @@ async fn a_plan_of_a_host_with_a_fast_clock_is_resumed_and_applied_once() {
 async fn a_killed_replay_is_resumed_and_nothing_is_applied_twice() {
     let setting = Setting::with_orders(36, ORDERS).await;
     let complete = setting.state().await;
-    let outbox = setting.count("SELECT count(*) FROM outbox").await;
+    let effects = setting.count("SELECT count(*) FROM effects").await;
     setting.lose("true").await;
     let plan = setting.plan(&Selection::default()).await.unwrap().plan.expect("something was lost").to_string();
     // Without an account at Digital River, which a replay does not need.
@@ -192,7 +192,7 @@ async fn a_killed_replay_is_resumed_and_nothing_is_applied_twice() {
     assert!(output.status.success(), "{out}{err}");
     assert!(out.contains("applied") && err.contains("resuming after"), "{out}{err}");
     assert_eq!(setting.state().await, complete);
-    assert_eq!(setting.count("SELECT count(*) FROM outbox").await, outbox);
+    assert_eq!(setting.count("SELECT count(*) FROM effects").await, effects);
     setting.audit().await;
 
     let listed = replay::runs(&mut setting.connect().await, 10).await.unwrap();
