@@ -32,15 +32,15 @@ pub(super) trait Cursor: Sized {
 
 impl Cursor for ListPosition {
     fn to_text(&self) -> String {
-        format!("o {} {} {}", self.changed_at.timestamp_micros(), self.mode, self.order_id)
+        format!("o {} {} {}", self.first_seen_at.timestamp_micros(), self.mode, self.order_id)
     }
 
     fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix("o ")?.splitn(3, ' ');
-        let changed_at = time(parts.next()?)?;
+        let first_seen_at = time(parts.next()?)?;
         let mode = mode(parts.next()?)?;
         let order_id = OrderId::parse(parts.next()?).ok()?.to_string();
-        Some(Self { changed_at, order_id, mode })
+        Some(Self { first_seen_at, order_id, mode })
     }
 }
 
@@ -78,13 +78,13 @@ mod tests {
 
     #[test]
     fn a_cursor_decodes_to_the_encoded_position() {
-        let changed_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
+        let first_seen_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
         for order_id in ["204440790336", "a b  c", "ордер/+%"] {
-            let position = ListPosition { changed_at, order_id: order_id.to_owned(), mode: Mode::Live };
+            let position = ListPosition { first_seen_at, order_id: order_id.to_owned(), mode: Mode::Live };
             assert_eq!(ListPosition::decode(&position.encode()), Some(position));
         }
         let record = Position { topic: "riverlock.raw.order.accepted".to_owned(), partition: 3, offset: 77 };
-        let position = EventPosition { received_at: changed_at, record };
+        let position = EventPosition { received_at: first_seen_at, record };
         assert_eq!(EventPosition::decode(&position.encode()), Some(position.clone()));
         assert_eq!(ListPosition::decode(&position.encode()), None, "a cursor of one list is not valid for another");
     }

@@ -48,7 +48,7 @@ pub(super) struct Orders {
 /// A page of orders.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct OrderPage {
-    /// The newest change first.
+    /// The orders that were first seen last come first.
     orders: Vec<OrderSummary>,
     /// What to send as `before` for the next page; null on the last.
     next: Option<String>,
@@ -103,7 +103,7 @@ pub(super) async fn order(
     Ok(Json(Orders { order_id: order_id.to_string(), orders }))
 }
 
-/// Orders, the newest change first.
+/// Orders, those that were first seen last come first.
 ///
 /// An order that changes while pages are read moves to the front: no order is returned twice, and every order is returned that
 /// has not changed since the first page. To get the others too, start again without `before` and stop at an order whose

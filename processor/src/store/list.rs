@@ -8,14 +8,14 @@ use sqlx::PgConnection;
 
 use crate::domain::Status;
 
-/// The end of the year 9999, in microseconds since 1970: later than every change.
+/// The end of the year 9999, in microseconds since 1970: later than every order.
 const LAST_MICROS: i64 = 253_402_300_799_999_999;
 
-/// The start of a page: after this order, in the direction of older changes. The order itself need not exist any more.
+/// The start of a page: after this order, in the direction of older orders. The order itself need not exist any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPosition {
-    /// The time of the order's last change.
-    pub changed_at: DateTime<Utc>,
+    /// When the first event of the order was applied.
+    pub first_seen_at: DateTime<Utc>,
     /// The order's id.
     pub order_id: String,
     /// The order's mode.
@@ -29,18 +29,18 @@ pub struct ListFilter {
     pub status: Option<Status>,
     /// Orders of this mode.
     pub mode: Option<Mode>,
-    /// Orders that changed before this position.
+    /// Orders that were first seen before this position.
     pub before: Option<ListPosition>,
 }
 
 impl ListFilter {
-    /// Modes, statuses, and the position after which the page begins: by default one that is later than every change.
+    /// Modes, statuses, and the position after which the page begins: by default one that is later than every order.
     fn arguments(&self) -> (Vec<bool>, Vec<&'static str>, ListPosition) {
         let modes = self.mode.map_or_else(|| vec![true, false], |mode| vec![mode.is_live()]);
         let statuses =
             self.status.map_or_else(|| Status::ALL.map(Status::as_str).to_vec(), |status| vec![status.as_str()]);
         let before = self.before.clone().unwrap_or_else(|| ListPosition {
-            changed_at: DateTime::from_timestamp_micros(LAST_MICROS).unwrap_or_default(),
+            first_seen_at: DateTime::from_timestamp_micros(LAST_MICROS).unwrap_or_default(),
             order_id: String::new(),
             mode: Mode::Test,
         });
@@ -70,7 +70,7 @@ impl OrderSummary {
     /// The order's position in a list.
     #[must_use]
     pub fn position(&self) -> ListPosition {
-        ListPosition { changed_at: self.changed_at, order_id: self.order_id.clone(), mode: self.mode }
+        ListPosition { first_seen_at: self.first_seen_at, order_id: self.order_id.clone(), mode: self.mode }
     }
 }
 
@@ -98,7 +98,7 @@ impl From<SummaryRow> for OrderSummary {
     }
 }
 
-/// Lists the orders that match a filter, the newest change first.
+/// Lists the orders that match a filter, the one that was first seen last comes first.
 ///
 /// # Errors
 /// When PostgreSQL returns an error or is unavailable.
@@ -109,7 +109,7 @@ pub async fn list(connection: &mut PgConnection, filter: &ListFilter, limit: i64
         "src/store/orders_page.sql",
         &modes,
         &statuses as _,
-        before.changed_at,
+        before.first_seen_at,
         before.order_id,
         before.mode.is_live(),
         limit
@@ -132,7 +132,7 @@ pub async fn list_conflicted(
         "src/store/orders_conflicted.sql",
         &modes,
         &statuses as _,
-        before.changed_at,
+        before.first_seen_at,
         before.order_id,
         before.mode.is_live(),
         limit

@@ -10,6 +10,6 @@ WHERE o.conflicted
       JOIN events e ON e.event_id = c.event_id AND e.outcome IN ('applied', 'ignored', 'dead')
       WHERE c.outcome = 'conflict' AND e.order_id IS NOT NULL)
   AND o.live_mode = ANY($1::boolean[]) AND o.status = ANY($2::text[])
-  AND (o.changed_at, o.order_id, o.live_mode) < ($3::timestamptz, $4::text, $5::boolean)
-ORDER BY o.changed_at DESC, o.order_id DESC, o.live_mode DESC
+  AND (o.first_seen_at, o.order_id, o.live_mode) < ($3::timestamptz, $4::text, $5::boolean)
+ORDER BY o.first_seen_at DESC, o.order_id DESC, o.live_mode DESC
 LIMIT $6

@@ -15,7 +15,7 @@ use crate::{
 /// The subcommands of `riverlock orders`.
 #[derive(Debug, Subcommand)]
 pub enum OrdersCommand {
-    /// List orders, most recently changed first
+    /// List orders, newest first
     #[command(after_help = "Examples:
   riverlock orders list --status on_hold --since 36h
   riverlock orders list --conflicted --json")]
@@ -44,10 +44,10 @@ pub struct ListOptions {
     /// Only orders of this mode
     #[arg(long)]
     pub mode: Option<ModeOption>,
-    /// Only orders that changed at or after this time, such as 2026-01-31T08:00:00Z, or this long ago, such as 36h
+    /// Only orders first seen at or after this time, such as 2026-01-31T08:00:00Z, or this long ago, such as 36h
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
-    /// Only orders that changed before this time
+    /// Only orders first seen before this time
     #[arg(long, value_name = "TIME", conflicts_with = "after")]
     pub until: Option<Moment>,
     /// Only orders for which two events with the same id have contradicting contents
@@ -64,14 +64,14 @@ pub struct ListOptions {
     pub output: Output,
 }
 
-/// An order's position in a list: when it changed, its mode, its id.
+/// An order's position in a list: when it was first seen, its mode, its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub ListPosition);
 
 impl std::fmt::Display for Cursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ListPosition { changed_at, order_id, mode } = &self.0;
-        write!(f, "{}/{mode}/{order_id}", changed_at.to_rfc3339_opts(SecondsFormat::Micros, true))
+        let ListPosition { first_seen_at, order_id, mode } = &self.0;
+        write!(f, "{}/{mode}/{order_id}", first_seen_at.to_rfc3339_opts(SecondsFormat::Micros, true))
     }
 }
 
@@ -81,11 +81,11 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let position = || {
             let mut parts = text.splitn(3, '/');
-            let changed_at = DateTime::parse_from_rfc3339(parts.next()?).ok()?.to_utc();
+            let first_seen_at = DateTime::parse_from_rfc3339(parts.next()?).ok()?.to_utc();
             let mode = parts.next()?;
             let mode = [Mode::Live, Mode::Test].into_iter().find(|known| known.as_str() == mode)?;
             let order_id = OrderId::parse(parts.next()?).ok()?.to_string();
-            Some(Self(ListPosition { changed_at, order_id, mode }))
+            Some(Self(ListPosition { first_seen_at, order_id, mode }))
         };
         position().ok_or("expected the cursor that the previous page printed")
     }
@@ -94,7 +94,7 @@ impl FromStr for Cursor {
 /// The position in the list before all orders that changed at or after `time`.
 #[must_use]
 pub fn before(time: DateTime<Utc>) -> ListPosition {
-    ListPosition { changed_at: time, order_id: String::new(), mode: Mode::Test }
+    ListPosition { first_seen_at: time, order_id: String::new(), mode: Mode::Test }
 }
 
 #[cfg(test)]
@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn a_printed_cursor_is_parsed_to_the_same_position() {
-        let changed_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
+        let first_seen_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
         for order_id in ["204440790336", "a/b '", "ордер"] {
-            let cursor = Cursor(ListPosition { changed_at, order_id: order_id.to_owned(), mode: Mode::Live });
+            let cursor = Cursor(ListPosition { first_seen_at, order_id: order_id.to_owned(), mode: Mode::Live });
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
         for text in ["", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z/both/a", "yesterday/live/a"] {

@@ -50,10 +50,10 @@ async fn list(connection: &mut PgConnection, limit: Duration, options: ListOptio
         true => bounded(limit, store::list_conflicted(connection, &filter, options.limit + 1)).await?,
         false => bounded(limit, store::list(connection, &filter, options.limit + 1)).await?,
     };
-    // The list is ordered by the time of the change, newest first.
+    // The list is ordered by the time at which orders were first seen, newest first.
     let since = options.since.map(|since: Moment| since.at(now));
     let orders: Vec<OrderSummary> =
-        found.into_iter().take_while(|order| since.is_none_or(|since| order.changed_at >= since)).collect();
+        found.into_iter().take_while(|order| since.is_none_or(|since| order.first_seen_at >= since)).collect();
     let page = Page::cut(orders, options.limit, |order| Cursor(order.position()).to_string());
     options.output.page(&page, "order", &print::COLUMNS, print::values)?;
     Ok(ExitCode::SUCCESS)

@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// The columns of `orders list`.
-pub(super) const COLUMNS: [Column; 6] = [
+pub(super) const COLUMNS: [Column; 7] = [
+    Column::text("FIRST SEEN"),
     Column::text("CHANGED"),
     Column::text("ORDER"),
     Column::text("MODE"),
@@ -28,9 +29,10 @@ pub(super) const COLUMNS: [Column; 6] = [
 ];
 
 /// The values of one order in `orders list`.
-pub(super) fn values(order: &OrderSummary) -> [String; 6] {
+pub(super) fn values(order: &OrderSummary) -> [String; 7] {
     let conflict = if order.conflicted { "conflict" } else { MISSING };
     [
+        rfc3339(order.first_seen_at),
         rfc3339(order.changed_at),
         order.order_id.clone(),
         order.mode.to_string(),
