@@ -2,12 +2,13 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{LazyLock, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use metrics::{counter, describe_counter};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -20,7 +21,8 @@ pub const LOG_LINES_DROPPED: &str = "riverlock_log_lines_dropped_total";
 /// pipe must not block the threads that answer Digital River.
 const LOG_LINES_WAITING_MAX: usize = 16_384;
 
-/// Interval at which the recorder aggregates its samples. Without it, a histogram grows until the next scrape.
+/// Interval at which the recorder aggregates its samples and the process is measured. Without it, a histogram grows until the
+/// next scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Bucket bounds of every histogram of seconds. Digital River waits 3 s, so the range from 10 ms to 3 s is the finest.
@@ -127,6 +129,9 @@ fn non_blocking(output: impl io::Write + Send + 'static) -> (NonBlocking, Worker
         .finish(output)
 }
 
+/// CPU time, memory, threads and open files of the process.
+static PROCESS: LazyLock<Collector> = LazyLock::new(Collector::default);
+
 /// Installs the process's metrics recorder, once, and returns the handle that renders its page.
 ///
 /// # Errors
@@ -142,16 +147,19 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe_counter!(LOG_LINES_DROPPED, "Log lines that were dropped because standard error was too slow");
     counter!(LOG_LINES_DROPPED).absolute(0);
+    PROCESS.describe();
+    PROCESS.collect();
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
-/// Bounds the recorder's memory for as long as the process runs, and logs dropped log lines.
+/// Bounds the recorder's memory for as long as the process runs, measures the process, and logs dropped log lines.
 pub async fn upkeep(handle: PrometheusHandle) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
     let mut reported = 0;
     loop {
         interval.tick().await;
         handle.run_upkeep();
+        PROCESS.collect();
         let dropped = DROPPED.get().map_or(0, ErrorCounter::dropped_lines) as u64;
         counter!(LOG_LINES_DROPPED).absolute(dropped);
         if dropped > reported {
@@ -211,6 +219,16 @@ mod tests {
         drop(guard);
         let lines = written.lock().unwrap().len() / b"line\n".len();
         assert_eq!(lines, LOG_LINES_WAITING_MAX + 1_000 - dropped, "all other lines are written before the end");
+    }
+
+    #[test]
+    fn the_page_has_the_memory_and_the_open_files_of_the_process() {
+        let page = metrics().unwrap().render();
+        for name in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
+            let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            assert!(value.is_some_and(|value| value > 0.0), "{name} in {page}");
+        }
+        assert!(page.contains("\nprocess_cpu_seconds_total "), "{page}");
     }
 
     #[test]
