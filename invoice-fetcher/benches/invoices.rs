@@ -29,7 +29,8 @@ use riverlock_runtime::{Context, Secret, telemetry};
 use riverlock_sandbox::{
     Api, Clock, Fault, FaultRule, Faults, SandboxConfig,
     data::pdf::{self, Purpose},
-    serve, stack,
+    serve,
+    stack::{self, usage},
 };
 use riverlock_schemas::{EventId, FileId, Mode, OrderId, events::file_event};
 use sqlx::PgConnection;
@@ -48,8 +49,6 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum growth of the memory from the first quarter of the run to the last, bytes, to allow for the allocator.
 const GROWTH_MAX: u64 = 16 << 20;
-/// Ticks per second in `/proc/self/stat`: always 100 on Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Command-line options.
 struct Options {
@@ -131,7 +130,7 @@ async fn measure(options: &Options) -> anyhow::Result<ExitCode> {
         () = telemetry::upkeep(page.clone()) => bail!("the upkeep of the metrics ended"),
     };
     let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
-    let peak = memory_bytes("VmHWM:")?;
+    let (_, peak) = usage::memory(own_pid()?)?;
     context.shutdown.stop();
     ensure!(context.shutdown.wait(Duration::from_secs(30)).await, "the fetcher did not shut down in time");
 
@@ -221,7 +220,7 @@ async fn until_done(connection: &mut PgConnection, options: &Options) -> anyhow:
     loop {
         let due: i64 =
             sqlx::query_scalar("SELECT count(*) FROM invoices WHERE state = 'due'").fetch_one(&mut *connection).await?;
-        memory.push(memory_bytes("VmRSS:")?);
+        memory.push(usage::memory(own_pid()?)?.0);
         if due == 0 {
             return Ok(memory);
         }
@@ -287,19 +286,11 @@ fn count_files(folder: &Path) -> anyhow::Result<u64> {
 
 /// CPU time of this process, in user and kernel mode.
 fn cpu_seconds() -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The process name in brackets can contain any character.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).context("/proc/self/stat");
-    Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+    Ok(usage::own_cpu(own_pid()?)?.as_secs_f64())
 }
 
-/// `VmRSS:` (current) or `VmHWM:` (peak) of this process, bytes.
-fn memory_bytes(name: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).context("/proc/self/status")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib * 1024)
+fn own_pid() -> anyhow::Result<i32> {
+    Ok(i32::try_from(std::process::id())?)
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -4,7 +4,6 @@ pub mod backup;
 pub mod hostile;
 mod limit;
 pub mod load;
-pub mod usage;
 
 use std::{
     num::NonZeroU32,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use flate2::{Compression, write::DeflateEncoder, write::GzEncoder};
 use riverlock_ledger::PostgresConfig;
 use riverlock_runtime::Context;
+use riverlock_sandbox::stack::usage;
 use riverlock_schemas::Mode;
 
 use super::{
@@ -71,11 +72,9 @@ fn assert_bomb(bytes: &[u8], mut opened: impl std::io::Read) {
     assert!(expanded > EXPANDED && bytes.len() < 4 << 20, "{} bytes expand to {expanded}", bytes.len());
 }
 
-/// `VmRSS` (current) or `VmHWM` (peak) of this process, bytes.
-fn memory(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap() * 1024
+/// Current and peak memory of this process, bytes.
+fn memory() -> (u64, u64) {
+    usage::memory(i32::try_from(std::process::id()).unwrap()).unwrap()
 }
 
 /// The reason why an attempt with such responses fails. Requests metadata, content and a link.
@@ -141,7 +140,7 @@ async fn bombs_and_endless_responses_are_rejected_with_constant_memory() {
     let answers = [bombs(), endless()].concat();
     // Excludes the memory that creating the bombs needed.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = memory("VmRSS:");
+    let (before, _) = memory();
     for (number, (is_metadata, reply, reasons)) in answers.into_iter().enumerate() {
         let reason = refusal(&config, is_metadata, reply).await;
         assert!(reasons.contains(&reason), "answer {number}: {reason}, not one of {reasons:?}");
@@ -153,7 +152,7 @@ async fn bombs_and_endless_responses_are_rejected_with_constant_memory() {
     let context = Context::new();
     let link = links::create(&config, &context, Mode::Test, file(1), context.clock.now()).await;
     assert!(link.unwrap_err().to_string().contains("did not create a link"));
-    let grown = memory("VmHWM:").saturating_sub(before);
+    let grown = memory().1.saturating_sub(before);
     assert!(grown < MEMORY_MAX, "memory grew by {grown} bytes");
     eprintln!("peak growth of {} KiB", grown >> 10);
 }

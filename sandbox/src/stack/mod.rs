@@ -13,6 +13,7 @@ mod kafka;
 pub mod ports;
 mod postgres;
 mod process;
+pub mod usage;
 
 use std::{ffi::OsStr, io::Write as _, os::unix::fs::PermissionsExt as _, path::PathBuf};
 

@@ -14,6 +14,8 @@ use anyhow::{Context as _, Error, Result, anyhow};
 use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::sync::watch;
 
+use super::usage;
+
 pub use rustix::process::Signal;
 
 /// Lines of a log that an error shows.
@@ -144,7 +146,7 @@ impl Process {
             .await
             .with_context(|| format!("{} (pid {}) does not end by SIGKILL", self.name, self.pid()))??;
         let deadline = Instant::now() + KILL_LIMIT;
-        while descendants.iter().any(|pid| is_alive(*pid)) && Instant::now() < deadline {
+        while descendants.iter().any(|pid| usage::is_alive(pid.as_raw_nonzero().get())) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(status)
@@ -192,7 +194,7 @@ impl Process {
         if *reaped {
             return Vec::new();
         }
-        let descendants = descendants(self.pid);
+        let descendants: Vec<Pid> = usage::descendants(self.pid()).into_iter().filter_map(Pid::from_raw).collect();
         // Each fails only if there is no process left.
         let _gone = kill_process_group(self.pid, Signal::KILL);
         for pid in &descendants {
@@ -261,29 +263,6 @@ fn reap(child: &mut Child, reaped: &Mutex<bool>) -> Option<ExitStatus> {
     child.wait().ok()
 }
 
-/// The descendants of a process, according to `/proc`.
-fn descendants(pid: Pid) -> Vec<Pid> {
-    let mut found = Vec::new();
-    let mut open = vec![pid];
-    while let Some(pid) = open.pop() {
-        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
-        for task in tasks.flatten() {
-            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            let children = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
-            open.extend(children.clone());
-            found.extend(children);
-        }
-    }
-    found
-}
-
-/// Whether a process runs; a zombie has ended and only waits for its parent.
-fn is_alive(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // "pid (name) state …", and the name may contain any characters.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
 /// The last lines of a log, of those after `start`.
 fn tail(log: &Path, start: u64) -> std::io::Result<String> {
     let mut file = File::open(log)?;
@@ -329,12 +308,11 @@ mod tests {
         let is_written = || std::fs::read_to_string(&child_file).is_ok_and(|pid| pid.ends_with('\n'));
         process.until_ready(Duration::from_secs(5), async || is_written()).await.unwrap();
         let child = std::fs::read_to_string(&child_file).unwrap().trim().parse().unwrap();
-        let child = Pid::from_raw(child).unwrap();
-        assert!(is_alive(child) && process.is_running());
+        assert!(usage::is_alive(child) && process.is_running());
 
         let status = process.stop(Signal::TERM, Duration::from_millis(100)).await.unwrap();
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
-        assert!(!is_alive(child) && !process.is_running());
+        assert!(!usage::is_alive(child) && !process.is_running());
     }
 
     #[tokio::test]

@@ -18,8 +18,7 @@ use riverlock_runtime::{
     shutdown::GRACE,
     telemetry::{self, TelemetryConfig},
 };
-use riverlock_sandbox::stack::{Process, Signal};
-use riverlock_tests::usage;
+use riverlock_sandbox::stack::{Process, Signal, usage};
 use sqlx::PgConnection;
 
 /// The first argument of a serving process.

@@ -19,9 +19,8 @@ use riverlock_ledger::{
 };
 use riverlock_processor::{Orders, ProcessorConfig};
 use riverlock_runtime::kafka::{KafkaConfig, REQUEST_TIMEOUT};
-use riverlock_sandbox::stack::Process;
+use riverlock_sandbox::stack::{Process, usage};
 use riverlock_schemas::hash::Sha256Hash;
-use riverlock_tests::usage;
 use serde::{Deserialize, Serialize};
 
 /// The first argument of the reading process.

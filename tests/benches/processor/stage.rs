@@ -8,8 +8,7 @@ use riverlock_runtime::{
     Secret,
     kafka::{KafkaConfig, topics},
 };
-use riverlock_sandbox::stack::{self, Kafka, Postgres, ports};
-use riverlock_tests::usage;
+use riverlock_sandbox::stack::{self, Kafka, Postgres, ports, usage};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{

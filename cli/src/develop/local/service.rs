@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use riverlock_sandbox::stack::{Process, Signal};
+use riverlock_sandbox::stack::{Process, Signal, usage};
 
 use crate::run::services::Service;
 
@@ -73,10 +73,7 @@ impl ServiceProcess {
     /// Its peak memory in bytes; `None` if the kernel does not report it.
     #[must_use]
     pub fn peak_memory(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib * 1024)
+        usage::memory(self.pid()).ok().map(|(_, peak)| peak)
     }
 
     pub(super) fn restart_if_ended(&mut self) -> anyhow::Result<bool> {

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use riverlock_runtime::kafka::{KafkaConfig, topics};
-use riverlock_sandbox::stack::{self, Kafka, Process, kafka_for_test, ports};
+use riverlock_sandbox::stack::{self, Kafka, Process, kafka_for_test, ports, usage};
 use riverlock_tests::load::{self, Target};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -88,13 +88,6 @@ secrets = [{{ id = "soak", secret = "{SECRET}" }}]
     (process, Target { address, path, secret, bodies: bodies(), connections: CONNECTIONS })
 }
 
-/// A value from `/proc/<pid>/status`, in bytes.
-fn memory(process: &Process, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap() * 1024
-}
-
 /// Sends until a delivery is answered 202; returns the time of that answer.
 async fn first_accepted(target: &Target) -> Instant {
     loop {
@@ -148,7 +141,7 @@ async fn ten_times_the_capacity_without_kafka_is_rejected_fast_in_bounded_memory
     timeout(READY_WITHIN, first_accepted(&target)).await.expect("ingest becomes ready");
 
     takes_its_capacity(&target).await;
-    let at_rest = memory(&ingest, "VmRSS:");
+    let (at_rest, _) = usage::memory(ingest.pid()).unwrap();
 
     let going = async {
         sleep(Duration::from_secs(1)).await;
@@ -156,7 +149,7 @@ async fn ten_times_the_capacity_without_kafka_is_rejected_fast_in_bounded_memory
         Instant::now()
     };
     let (flood, gone) = tokio::join!(load::run(&target, OFFERED_PER_SECOND, measured().unwrap_or(SHORT)), going);
-    let peak = memory(&ingest, "VmHWM:");
+    let (_, peak) = usage::memory(ingest.pid()).unwrap();
     let (p50, p95, max) = (flood.answer.percentile(50), flood.answer.percentile(95), flood.answer.max());
     let (_, last_accepted) = flood.accepted.expect("some are accepted before Kafka stops");
     println!(
@@ -190,6 +183,6 @@ async fn ten_times_the_capacity_without_kafka_is_rejected_fast_in_bounded_memory
     println!("first 202 {recovery:?} after Kafka was back");
     assert!(measured().is_none() || recovery < RECOVERY_MAX, "{recovery:?}");
     takes_its_capacity(&target).await;
-    assert!(memory(&ingest, "VmHWM:") < MEMORY_MAX_BYTES);
+    assert!(usage::memory(ingest.pid()).unwrap().1 < MEMORY_MAX_BYTES);
     kafka.stop().await.unwrap();
 }

@@ -18,6 +18,7 @@ use riverlock_runtime::{
     Clock as _, Context, SystemClock,
     kafka::{KafkaConfig, topics},
 };
+use riverlock_sandbox::stack::usage;
 use riverlock_tests::{Database, events, lives};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::{process::Command, task::JoinSet};
@@ -88,7 +89,7 @@ impl Used {
             descriptors: count("/proc/self/fd"),
             temporary_files: count(std::env::temp_dir()),
             threads: count("/proc/self/task"),
-            memory: memory(),
+            memory: usage::memory(i32::try_from(std::process::id()).unwrap()).unwrap().0 / 1024,
         }
     }
 
@@ -110,12 +111,6 @@ impl Used {
 
 fn count(folder: impl AsRef<Path>) -> usize {
     std::fs::read_dir(folder).unwrap().count()
-}
-
-fn memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// The environment of the jobs.
