@@ -15,12 +15,11 @@ use riverlock_runtime::{
     config::{ENV_PREFIX, Source},
     kafka::KafkaConfig,
     telemetry::TelemetryConfig,
+    with_causes,
 };
 use riverlock_sandbox::SandboxConfig;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-
-use crate::terminal::causes::with_causes;
 
 /// The names of all sections.
 pub const SECTIONS: [&str; 12] = [
@@ -226,7 +225,7 @@ pub fn check(file: Option<&Path>) -> Result<BTreeMap<String, Option<String>>, Co
     add("reconcile", source.section::<ReconcileConfig>("reconcile").and_then(|config| config.validate()));
     add("processor", source.section::<ProcessorConfig>("processor").and_then(|config| config.validate()));
     let sandbox = source.section::<SandboxConfig>("sandbox");
-    let refused = |error: anyhow::Error| ConfigError::refused("sandbox", with_causes(&error));
+    let refused = |error: anyhow::Error| ConfigError::refused("sandbox", with_causes(error.as_ref()));
     add("sandbox", sandbox.and_then(|mut config| config.read_secrets().map_err(refused)));
     for unknown in sections.iter().filter(|name| !SECTIONS.contains(&name.as_str())) {
         add(unknown, Err(ConfigError::refused(unknown.as_str(), "is not a section")));

@@ -14,7 +14,7 @@ pub mod terminal;
 
 use std::{path::Path, process::ExitCode};
 
-use riverlock_runtime::telemetry;
+use riverlock_runtime::{telemetry, with_causes};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     look::{audit, invoices, orders, trace},
     repair::{dead_letters, outbox, quarantine, rebuild, reconcile, refold, replay},
     run::{config_check, healthcheck, services, setup, shipments, webhooks},
-    terminal::{causes::with_causes, out},
+    terminal::out,
 };
 
 /// The exit code of a process that a signal ended, by the convention of shells: this and the signal's number.
@@ -41,7 +41,7 @@ pub async fn run(args: Args) -> ExitCode {
     let result = Box::pin(dispatch(args)).await;
     telemetry::flush_logs();
     let code = result.unwrap_or_else(|error| {
-        out::note(&format!("riverlock: {}", with_causes(&error)));
+        out::note(&format!("riverlock: {}", with_causes(error.as_ref())));
         ExitCode::from(exit::code(&error))
     });
     if out::has_failed() { ExitCode::from(exit::UNAVAILABLE) } else { code }

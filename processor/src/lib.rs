@@ -9,7 +9,7 @@ mod republish;
 pub mod store;
 
 use riverlock_ledger::{PostgresConfig, consumer, consumer::BatchConfig, relay};
-use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig};
+use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig, with_causes};
 use riverlock_schemas::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,20 +69,8 @@ pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresCo
         async move {
             let topics = kafka.topics().orders();
             let orders = Orders::with_cache(config.modes, config.cached_orders);
-            consumer::run(orders, topics, config.batch, &kafka, &postgres, &context).await.map_err(with_causes)
+            consumer::run(orders, topics, config.batch, &kafka, &postgres, &context).await.map_err(|error| with_causes(&error))
         }
     };
     context.shutdown.spawn(CONSUMER, task);
-}
-
-/// Formats an error and its causes on one line.
-fn with_causes(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api;
 pub mod backoff;
+mod causes;
 pub mod clock;
 pub mod config;
 pub mod health;
@@ -13,6 +14,7 @@ pub mod telemetry;
 
 pub use crate::kafka::closing::ConsumerGuard;
 pub use backoff::Backoff;
+pub use causes::with_causes;
 pub use clock::{Clock, SystemClock};
 pub use config::{ConfigError, Secret};
 pub use health::{Component, Health};

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use riverlock_runtime::Shutdown;
+use riverlock_runtime::{Shutdown, with_causes};
 use riverlock_sandbox::{Api, Clock, serve, stack};
 use tokio::net::TcpListener;
 
@@ -11,7 +11,7 @@ use super::{
     args::{BrokerKind, StackOptions},
     local::{Local, Ports},
 };
-use crate::terminal::{causes::with_causes, out};
+use crate::terminal::out;
 
 /// How often processes are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub(crate) async fn run(options: StackOptions) -> anyhow::Result<ExitCode> {
         match local.restart_ended().await {
             Ok(restarted) if restarted.is_empty() => {}
             Ok(restarted) => out::line(&format!("had ended and was restarted: {}", restarted.join(", "))),
-            Err(error) => out::note(&format!("restarting failed and will be retried: {}", with_causes(&error))),
+            Err(error) => out::note(&format!("restarting failed and will be retried: {}", with_causes(error.as_ref()))),
         }
     }
     out::line(&match options.broker {

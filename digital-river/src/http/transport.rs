@@ -1,7 +1,6 @@
 //! HTTP clients that send secrets only to the configured host.
 
 use std::{
-    error::Error as _,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -10,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
 use reqwest::{ClientBuilder, Proxy, Response, dns::Resolve, redirect::Policy};
-use riverlock_runtime::{ConfigError, Secret};
+use riverlock_runtime::{ConfigError, Secret, with_causes};
 use url::Url;
 
 use crate::{
@@ -107,13 +106,5 @@ pub async fn read_body(mut response: Response, bytes_max: usize) -> Result<Bytes
 /// An error with its causes, on one line and without the URL, which may contain an id.
 #[must_use]
 pub fn describe(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    quote(&text)
+    quote(&with_causes(&error.without_url()))
 }

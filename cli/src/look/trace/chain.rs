@@ -13,18 +13,14 @@ use riverlock_processor::{
     history::{CausedEffect, History, HistoryStep},
     store,
 };
-use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_runtime::{Clock as _, SystemClock, with_causes};
 use riverlock_schemas::{
     EventId, OrderId,
     record::{self, Position},
 };
 use sqlx::PgConnection;
 
-use crate::{
-    config::Config,
-    repair::quarantine::verdict::Authenticator,
-    terminal::{causes::with_causes, out},
-};
+use crate::{config::Config, repair::quarantine::verdict::Authenticator, terminal::out};
 
 use super::{
     args::{IdKind, TraceOptions},
@@ -169,7 +165,7 @@ fn with_readable_secrets(config: &IngestConfig) -> IngestConfig {
             match secret.secret.read(&format!("secret {} of endpoint {name}", secret.id)) {
                 Ok(_) => true,
                 Err(error) => {
-                    out::note(&format!("signatures with this secret are not verified: {}", with_causes(&error.into())));
+                    out::note(&format!("signatures with this secret are not verified: {}", with_causes(&error)));
                     false
                 }
             }

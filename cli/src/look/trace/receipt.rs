@@ -8,7 +8,7 @@ use rdkafka::{
     message::{BorrowedMessage, Headers as _},
 };
 use riverlock_ledger::reading::ranges::{OffsetRange, RangeError, RangeReader, limits};
-use riverlock_runtime::{ConsumerGuard, kafka::KafkaConfig};
+use riverlock_runtime::{ConsumerGuard, kafka::KafkaConfig, with_causes};
 use riverlock_schemas::{
     hash::Sha256Hash,
     record::{self as header, Position},
@@ -17,10 +17,7 @@ use riverlock_schemas::{
 };
 use serde::Serialize;
 
-use crate::{
-    repair::quarantine::verdict::{Authenticator, StoredDelivery, Verdict},
-    terminal::causes::with_causes,
-};
+use crate::repair::quarantine::verdict::{Authenticator, StoredDelivery, Verdict};
 
 /// The client's name in Kafka's logs.
 const GROUP: &str = "trace";
@@ -250,7 +247,7 @@ fn read_present(
                 found.insert(position, RecordLookup::Gone(reason));
             }
             Some(error) => {
-                let reason = with_causes(&error.into());
+                let reason = with_causes(&error);
                 found.extend(wanted.drain(..).map(|position| (position, RecordLookup::Unreadable(reason.clone()))));
             }
         }

@@ -14,14 +14,13 @@ use riverlock_digital_river::{
         config::{GrantType, OAuthLogin},
     },
 };
-use riverlock_runtime::{Clock as _, SystemClock};
+use riverlock_runtime::{Clock as _, SystemClock, with_causes};
 use riverlock_sandbox::sender::sign;
 use serde::Serialize;
 use serde_json::{Value, json};
 use url::{Url, form_urlencoded};
 
 use super::session::Session;
-use crate::terminal::causes::with_causes;
 
 /// The type of the event.
 const PROBE_TYPE: &str = "riverlock.probe";
@@ -74,7 +73,7 @@ pub(super) async fn send(session: &Session, webhook: &WebhookConfig) -> ProbeRes
     let (status, error) = match answer {
         Ok(Ok((202, _))) => (Some(202), None),
         Ok(Ok((status, text))) => (Some(status), Some(text)),
-        Ok(Err(error)) => (None, Some(with_causes(&error))),
+        Ok(Err(error)) => (None, Some(with_causes(error.as_ref()))),
         Err(_) => (None, Some(format!("no answer within {:?}", 2 * ANSWER_TIMEOUT))),
     };
     let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -11,10 +11,10 @@ use riverlock_ledger::{
     PostgresConfig,
     postgres::{self, Lock, bounded},
 };
-use riverlock_runtime::{Context, SystemClock};
+use riverlock_runtime::{Context, SystemClock, with_causes};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::{config::Config, terminal::causes::with_causes};
+use crate::config::Config;
 
 /// How often the registrations are checked. Digital River disables a webhook after days of failures, so minutes suffice.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -58,7 +58,7 @@ async fn run(
             Some(connection) => bounded(postgres.answer_limit(), ping(connection)).await.is_ok(),
             None => {
                 lease = take(&postgres).await.unwrap_or_else(|error| {
-                    tracing::debug!("the webhook watcher has no lease: {}", with_causes(&error));
+                    tracing::debug!("the webhook watcher has no lease: {}", with_causes(error.as_ref()));
                     None
                 });
                 lease.is_some()
