@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use riverlock_runtime::backoff::wait_after;
+
 use crate::{
     config::{DURATION_MAX, RetryConfig},
     problem::Problem,
@@ -19,9 +21,6 @@ const ATTEMPTS_MIN: i32 = 8;
 
 /// Jitter for documents that wait for the same time.
 const SPREAD: Duration = Duration::from_secs(2);
-
-/// Maximum number of doublings of the first wait.
-const DOUBLINGS_MAX: u32 = 20;
 
 /// The document's attempts and age at the end of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +109,7 @@ fn verdict(problem: &Problem, config: &RetryConfig) -> Verdict {
 
 /// The wait after `attempts` attempts, before jitter.
 fn backoff(attempts: i32, config: &RetryConfig) -> Duration {
-    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().min(DOUBLINGS_MAX);
-    config.wait_first.saturating_mul(1 << doublings).min(config.wait_max)
+    wait_after(u32::try_from(attempts).unwrap_or_default(), &(config.wait_first..config.wait_max))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Redriving: processes a dead letter again with its projection.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use chrono::{DateTime, Utc};
 use rdkafka::message::{Header, OwnedHeaders};
+use riverlock_runtime::Backoff;
 use riverlock_schemas::hash::Sha256Hash;
 use sqlx::{Connection as _, PgConnection};
 
@@ -20,8 +21,8 @@ use riverlock_ledger::{
 
 /// Attempts of a transaction that loses a race with another one.
 const RACES_MAX: u32 = 10;
-/// Wait before the second attempt; doubled before each further one.
-const RACE_WAIT: Duration = Duration::from_millis(10);
+/// Shortest and longest wait between attempts.
+const RACE_WAIT: Range<Duration> = Duration::from_millis(10)..Duration::from_secs(5);
 
 /// A dead letter and the `events` row of its record, both locked.
 pub(super) struct LockedLetter {
@@ -60,7 +61,7 @@ pub async fn redrive<P: Projection>(
     request: &Request,
     now: DateTime<Utc>,
 ) -> Result<RedriveResult, Error> {
-    let mut wait = RACE_WAIT;
+    let mut backoff = Backoff::new(RACE_WAIT);
     for _ in 0..RACES_MAX {
         match bounded(TRANSACTION_LIMIT, attempt(connection, projection, position, request, now)).await {
             Err(error) if matches!(error.label(), "lost_race" | "deadlock" | "serialization") => {
@@ -68,8 +69,7 @@ pub async fn redrive<P: Projection>(
             }
             ended => return ended,
         }
-        tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-        wait *= 2;
+        tokio::time::sleep(backoff.next_wait()).await;
     }
     // Skip this dead letter for now, so that the others can be redriven.
     Ok(RedriveResult::Skipped(SkipReason::Busy))

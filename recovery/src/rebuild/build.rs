@@ -15,7 +15,7 @@ use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
     reading::ranges::{OffsetRange, RangeError, RangeReader, ask_patiently, partition_counts},
 };
-use riverlock_runtime::{Clock, ConsumerGuard, kafka::REQUEST_TIMEOUT};
+use riverlock_runtime::{Backoff, Clock, ConsumerGuard, kafka::REQUEST_TIMEOUT};
 use sqlx::PgConnection;
 use tokio::sync::mpsc;
 
@@ -31,8 +31,8 @@ const BATCH_RECORDS_MAX: usize = 5_000;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Attempts of a transaction that fails for a reason that may pass.
 const ATTEMPTS_MAX: u32 = 20;
-/// Longest wait before a transaction is retried.
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Shortest and longest wait before a transaction is retried.
+const RETRY_WAIT: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
 /// Group name of the readers, which appears in Kafka's logs.
 const GROUP: &str = "rebuild";
 
@@ -246,7 +246,7 @@ impl<P: Projection> Writer<'_, P> {
 
     /// Runs one transaction, and retries it after an error that may pass.
     async fn attempt(&mut self, records: &[Record], rejected: Option<&DeadReason>) -> Result<(), Error> {
-        let mut wait = Duration::from_millis(20);
+        let mut backoff = Backoff::new(RETRY_WAIT);
         for attempt in 1.. {
             let Err(error) = self.apply(records, rejected).await else { break };
             if error.disposition() == Disposition::Isolate || attempt == ATTEMPTS_MAX {
@@ -256,8 +256,7 @@ impl<P: Projection> Writer<'_, P> {
                 self.connection = None;
             }
             tracing::debug!(%error, "retrying a batch of the rebuild: {error}");
-            tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-            wait = (wait * 2).min(RETRY_WAIT_MAX);
+            tokio::time::sleep(backoff.next_wait()).await;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use rdkafka::consumer::Consumer as _;
-use riverlock_runtime::{ConsumerGuard, kafka::REQUEST_TIMEOUT};
+use riverlock_runtime::{Backoff, ConsumerGuard, kafka::REQUEST_TIMEOUT};
 use riverlock_schemas::{hash::Sha256Hash, time::to_micros, topics::is_of_earlier_cluster};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
@@ -210,7 +210,7 @@ impl PlanRun<'_> {
 
     /// Stores a chunk, retrying as long as necessary; returns `false` if stopped first.
     async fn store(&mut self, chunk: &Chunk, observer: &mut dyn Observer) -> Result<bool, ReplayError> {
-        let mut wait = RETRY_WAIT.start;
+        let mut backoff = Backoff::new(RETRY_WAIT);
         loop {
             let error = match self.attempt(chunk).await {
                 Ok(folded) => {
@@ -225,15 +225,14 @@ impl PlanRun<'_> {
                 Err(error) => return Err(error),
             };
             tracing::debug!(%error, "retrying chunk {}: {error}", self.run.next_chunk);
-            if wait == RETRY_WAIT.end {
+            let wait = backoff.next_wait();
+            if backoff.is_longest() {
                 observer.say(&format!("chunk {} is waiting for PostgreSQL: {error}", self.run.next_chunk));
             }
-            let jittered = wait.mul_f64(0.5 + fastrand::f64());
             tokio::select! {
-                () = tokio::time::sleep(jittered) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = self.replay.stop.cancelled() => return Ok(false),
             }
-            wait = (wait * 2).min(RETRY_WAIT.end);
         }
     }
 
