@@ -10,11 +10,11 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use metrics::{counter, histogram};
-use reqwest::{
-    Method,
-    header::{self, HeaderValue},
+use reqwest::{Method, header::HeaderValue};
+use riverlock_runtime::{
+    Clock, ConfigError,
+    backoff::{jittered, wait_after},
 };
-use riverlock_runtime::{Clock, ConfigError};
 use riverlock_schemas::Mode;
 use serde_json::Value;
 use url::Url;
@@ -27,7 +27,7 @@ use crate::{
         address::join,
         limiter::Limiter,
         retry_after,
-        transport::{APPLICATION, Network, describe, http_client, read_body},
+        transport::{Network, authorization, describe, http_client, read_body, request_id, with_headers},
     },
     metrics as names,
 };
@@ -40,15 +40,6 @@ const KEY_WAIT: Duration = Duration::from_secs(15);
 
 /// Wait after a 429 without `Retry-After`.
 const THROTTLED_WAIT: Duration = Duration::from_secs(2);
-
-/// Most doublings of the first wait.
-const DOUBLINGS_MAX: u32 = 20;
-
-/// The header with Digital River's id of a request.
-const REQUEST_ID: &str = "x-dr-requestid";
-
-/// Longest request id that is kept, in characters.
-const REQUEST_ID_CHARS_MAX: usize = 100;
 
 /// Priority of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,18 +124,28 @@ pub struct Answer {
     pub attempts: u32,
 }
 
-/// The key and the rate limit of one mode.
+/// The key of one mode.
 struct Account {
     key: Mutex<Key>,
-    limiter: Limiter,
     version: Option<HeaderValue>,
 }
 
-/// The value of the `Authorization` header, and when the key was changed.
+/// The value of the `Authorization` header, the key's rate limit, and when the key was changed.
 #[derive(Clone)]
 struct Key {
     value: HeaderValue,
+    limiter: Limiter,
     changed_at: Option<DateTime<Utc>>,
+}
+
+impl Key {
+    fn new(config: &DigitalRiverConfig, mode: Mode, account: &AccountConfig) -> Result<Self, ConfigError> {
+        let rate = account.requests_per_second(mode);
+        let limiter = Limiter::shared(&config.api_base_url, account.api_key.expose(), rate, Instant::now());
+        limiter.set_background_percent(config.background_percent);
+        let value = authorization(&account.api_key, &format!("digital_river.{mode}.api_key"))?;
+        Ok(Self { value, limiter, changed_at: account.key_changed_at })
+    }
 }
 
 /// Client of Digital River's API with the configured accounts. Clones share all state.
@@ -193,11 +194,9 @@ impl Client {
     ) -> Result<Self, ConfigError> {
         let mut accounts = BTreeMap::new();
         for (mode, account) in config.accounts() {
-            let rate = account.requests_per_second(mode);
-            let limiter = Limiter::shared(account.api_key.expose(), rate, config.background_percent, Instant::now());
-            let key = Key { value: authorization(mode, account)?, changed_at: account.key_changed_at };
+            let key = Mutex::new(Key::new(config, mode, account)?);
             let version = account.api_version.as_deref().and_then(|version| HeaderValue::from_str(version).ok());
-            accounts.insert(mode, Account { key: Mutex::new(key), limiter, version });
+            accounts.insert(mode, Account { key, version });
         }
         let (base, config) = (config.api_base_url.clone(), config.clone());
         Ok(Self(Arc::new(Inner { http, base, accounts, config, clock })))
@@ -213,15 +212,15 @@ impl Client {
     /// # Errors
     /// When the key contains characters that are not allowed in a header, or the mode has no account.
     pub fn renew(&self, mode: Mode, account: &AccountConfig) -> Result<bool, ConfigError> {
-        let value = authorization(mode, account)?;
+        let new = Key::new(&self.0.config, mode, account)?;
         let known = self.0.accounts.get(&mode);
         let known = known
             .ok_or_else(|| ConfigError::refused(format!("digital_river.{mode}"), "has no account since the start"))?;
         let mut key = lock(&known.key);
-        if key.value == value {
+        if key.value == new.value {
             return Ok(false);
         }
-        *key = Key { value, changed_at: Some(self.0.clock.now()) };
+        *key = Key { changed_at: Some(self.0.clock.now()), ..new };
         Ok(true)
     }
 
@@ -271,18 +270,14 @@ impl Client {
         let config = &self.0.config;
         match error.repeat {
             Repeat::Never | Repeat::AfterReadBack => None,
-            Repeat::AfterBackoff => {
-                let doublings = error.attempts.saturating_sub(1).min(DOUBLINGS_MAX);
-                let full = config.wait_first.saturating_mul(1 << doublings).min(config.wait_max);
-                Some(full.mul_f64(0.5 + fastrand::f64()))
-            }
+            Repeat::AfterBackoff => Some(jittered(wait_after(error.attempts, &(config.wait_first..config.wait_max)))),
             Repeat::AfterPause => {
                 let requested = match &error.failure {
                     Failure::Status(refusal) => refusal.retry_after,
                     _ => None,
                 };
                 let wait = requested.unwrap_or(THROTTLED_WAIT);
-                self.0.accounts.get(&mode)?.limiter.pause(wait, Instant::now());
+                lock(&self.0.accounts.get(&mode)?.key).limiter.pause(wait, Instant::now());
                 // Jitter, so that requests that waited for the same pause are not all repeated at the same time.
                 Some(wait + config.wait_first.mul_f64(fastrand::f64()))
             }
@@ -306,7 +301,7 @@ impl Client {
             .increment(1);
         histogram!(names::DURATION, "operation" => call.operation).record(started.elapsed().as_secs_f64());
         tracing::info!(
-            target: "crate::requests",
+            target: "riverlock_digital_river::requests",
             %mode, method = %call.method, path = url.path(), status, result, upstream_id, dr_request_id = request_id,
             milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "{} {}", call.method, url.path()
@@ -331,15 +326,16 @@ impl Client {
         let account = self.0.accounts.get(&mode);
         let account =
             account.ok_or_else(|| Failure::NotConnected(format!("no API key for {mode} data is configured")))?;
+        let limiter = lock(&account.key).limiter.clone();
         if priority == Priority::Background {
-            let at = account.limiter.take_share(Instant::now(), deadline).ok_or(Failure::NoSlot)?;
+            let at = limiter.take_share(Instant::now(), deadline).map_err(|_| Failure::NoSlot)?;
             tokio::time::sleep_until(at.into()).await;
         }
         loop {
-            let at = account.limiter.take(Instant::now(), deadline).ok_or(Failure::NoSlot)?;
+            let at = limiter.take(Instant::now(), deadline).map_err(|_| Failure::NoSlot)?;
             tokio::time::sleep_until(at.into()).await;
             // A pause may have begun in the meantime.
-            if account.limiter.paused_until(Instant::now()).is_none() {
+            if limiter.paused_until(Instant::now()).is_none() {
                 return Ok(account);
             }
         }
@@ -359,15 +355,9 @@ impl Client {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&call.query);
         }
-        let mut request = self
-            .0
-            .http
-            .request(call.method.clone(), url)
-            .header(header::AUTHORIZATION, lock(&account.key).value.clone())
-            .header(header::ACCEPT, "application/json")
-            .header(header::ACCEPT_ENCODING, "identity")
-            .header("upstream-id", upstream_id)
-            .header("upstream-application-id", APPLICATION);
+        let request = self.0.http.request(call.method.clone(), url);
+        let key = lock(&account.key).value.clone();
+        let mut request = with_headers(request, key, "application/json", upstream_id);
         if let Some(version) = &account.version {
             request = request.header("DigitalRiver-Version", version);
         }
@@ -384,7 +374,7 @@ impl Client {
         };
         let status = response.status();
         let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let request_id = text(REQUEST_ID).map(|id| quote(id).chars().take(REQUEST_ID_CHARS_MAX).collect());
+        let request_id = request_id(&response);
         let now = self.0.clock.now();
         let retry_after = text("retry-after").and_then(|value| retry_after::parse(value, now, config.retry_after_max));
         let body = tokio::time::timeout_at(until, read_body(response, config.body_bytes_max)).await;
@@ -438,17 +428,6 @@ fn method_name(method: &Method) -> &'static str {
         "DELETE" => "DELETE",
         _ => "GET",
     }
-}
-
-fn authorization(mode: Mode, account: &AccountConfig) -> Result<HeaderValue, ConfigError> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", account.api_key.expose())).map_err(|_| {
-        ConfigError::refused(
-            format!("digital_river.{mode}.api_key"),
-            "contains characters that are not allowed in a header",
-        )
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 /// Locks and ignores poisoning: no holder leaves inconsistent data behind.

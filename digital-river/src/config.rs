@@ -24,6 +24,9 @@ pub const LIVE_REQUESTS_PER_SECOND: u32 = 250;
 /// Requests per second and key in test mode. Source: Digital River, "Rate limits".
 pub const TEST_REQUESTS_PER_SECOND: u32 = 25;
 
+/// Default share of the rate limit that background jobs may use, in percent.
+pub const BACKGROUND_PERCENT: u32 = 20;
+
 /// Upper limit of every duration.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -124,7 +127,7 @@ impl Default for DigitalRiverConfig {
             wait_max: Duration::from_secs(30),
             retry_after_max: Duration::from_secs(600),
             body_bytes_max: 32 * 1024 * 1024,
-            background_percent: 20,
+            background_percent: BACKGROUND_PERCENT,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Digital River counts requests per key and second. A token bucket with a capacity of 100 ms spaces requests evenly.
 //! Background jobs also pass a second bucket with their share of the rate, so that they never use the whole limit and delay
-//! foreground requests. A `429` pauses all users of the key.
+//! foreground requests. A `429` pauses all users of the key. Processes do not coordinate: each has its configured share.
 
 use std::{
     collections::HashMap,
@@ -11,6 +11,9 @@ use std::{
 };
 
 use riverlock_schemas::hash::Sha256Hash;
+use url::Url;
+
+use crate::config::BACKGROUND_PERCENT;
 
 /// Unused time that may be made up for in a burst. It is small, because Digital River counts per second.
 const BURST: Duration = Duration::from_millis(100);
@@ -24,28 +27,27 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(requests_per_second: f64, now: Instant) -> Self {
-        Self { interval: Duration::from_secs_f64(1.0 / requests_per_second), next: now }
-    }
-
-    /// Takes the next slot, which is at `earliest` or later.
-    fn take(&mut self, now: Instant, earliest: Instant, deadline: Instant) -> Option<Instant> {
+    /// Takes the next slot, which is at `earliest` or later. If it is after the deadline, it is returned as an error and not
+    /// taken.
+    fn take(&mut self, now: Instant, earliest: Instant, deadline: Instant) -> Result<Instant, Instant> {
         let mut slot = self.next.max(now.checked_sub(BURST).unwrap_or(now));
         if earliest > now {
             // Time of a pause is not made up for in a burst.
             slot = slot.max(earliest);
         }
         if slot > deadline {
-            return None;
+            return Err(slot);
         }
         self.next = slot + self.interval;
-        Some(slot.max(now))
+        Ok(slot.max(now))
     }
 }
 
 /// The state of one key's limit.
 #[derive(Debug)]
 struct BucketState {
+    requests_per_second: u32,
+    background_percent: u32,
     all: Bucket,
     background: Bucket,
     /// Until when Digital River requested a pause.
@@ -56,34 +58,56 @@ struct BucketState {
 #[derive(Clone, Debug)]
 pub struct Limiter(Arc<Mutex<BucketState>>);
 
-/// The rate limits of the process, by hash of the key.
+/// The rate limits of the process, by hash of address and key.
 static LIMITERS: LazyLock<Mutex<HashMap<Sha256Hash, Weak<Mutex<BucketState>>>>> = LazyLock::new(Mutex::default);
 
 impl Limiter {
-    /// Creates a separate limit: requests per second (at least 1) and the percentage of it that background jobs may use.
+    /// Creates a separate limit of requests per second (at least 1).
     #[must_use]
-    pub fn new(requests_per_second: u32, background_percent: u32, now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(BucketState::new(requests_per_second, background_percent, now))))
+    pub fn new(requests_per_second: u32, now: Instant) -> Self {
+        let bucket = || Bucket { interval: Duration::ZERO, next: now };
+        let mut state = BucketState {
+            requests_per_second,
+            background_percent: BACKGROUND_PERCENT,
+            all: bucket(),
+            background: bucket(),
+            paused_until: None,
+        };
+        state.set_intervals();
+        Self(Arc::new(Mutex::new(state)))
     }
 
-    /// The limit of a key, shared by all users of the key in this process. The rate of the first caller applies as long as
-    /// anyone uses it.
+    /// The limit of a key at a base URL, shared by all its users in this process. If they configure different rates, the lowest
+    /// applies.
     #[must_use]
-    pub fn shared(key: &str, requests_per_second: u32, background_percent: u32, now: Instant) -> Self {
+    pub fn shared(base: &Url, key: &str, requests_per_second: u32, now: Instant) -> Self {
         let mut limiters = lock(&LIMITERS);
         limiters.retain(|_, limiter| limiter.strong_count() > 0);
-        let hash = Sha256Hash::of(key.as_bytes());
-        if let Some(known) = limiters.get(&hash).and_then(Weak::upgrade) {
-            return Self(known);
+        let hash = Sha256Hash::of(format!("{base}\n{key}").as_bytes());
+        if let Some(known) = limiters.get(&hash).and_then(Weak::upgrade).map(Self) {
+            known.change(|state| state.requests_per_second = state.requests_per_second.min(requests_per_second));
+            return known;
         }
-        let limiter = Self::new(requests_per_second, background_percent, now);
+        let limiter = Self::new(requests_per_second, now);
         limiters.insert(hash, Arc::downgrade(&limiter.0));
         limiter
     }
 
-    /// Takes the next slot of the rate limit and returns when it is, or `None` (and takes nothing) if that is after `deadline`.
-    #[must_use]
-    pub fn take(&self, now: Instant, deadline: Instant) -> Option<Instant> {
+    /// Changes the rate for all users of the key, after their configuration has changed.
+    pub fn set_rate(&self, requests_per_second: u32) {
+        self.change(|state| state.requests_per_second = requests_per_second);
+    }
+
+    /// Changes the percentage of the rate that background jobs may use.
+    pub fn set_background_percent(&self, percent: u32) {
+        self.change(|state| state.background_percent = percent);
+    }
+
+    /// Takes the next slot of the rate limit, and returns when it is.
+    ///
+    /// # Errors
+    /// The time of the slot if it is after `deadline`. It is not taken then.
+    pub fn take(&self, now: Instant, deadline: Instant) -> Result<Instant, Instant> {
         let mut state = lock(&self.0);
         let paused = state.paused_until.unwrap_or(now);
         state.all.take(now, paused, deadline)
@@ -91,8 +115,10 @@ impl Limiter {
 
     /// Takes the next slot of the background jobs' share in the same way. A background request waits for it before it takes
     /// a slot of the whole limit, so it never reserves a slot that others could use in the meantime.
-    #[must_use]
-    pub fn take_share(&self, now: Instant, deadline: Instant) -> Option<Instant> {
+    ///
+    /// # Errors
+    /// The time of the slot if it is after `deadline`. It is not taken then.
+    pub fn take_share(&self, now: Instant, deadline: Instant) -> Result<Instant, Instant> {
         lock(&self.0).background.take(now, now, deadline)
     }
 
@@ -108,13 +134,20 @@ impl Limiter {
     pub fn paused_until(&self, now: Instant) -> Option<Instant> {
         lock(&self.0).paused_until.filter(|until| *until > now)
     }
+
+    fn change(&self, change: impl FnOnce(&mut BucketState)) {
+        let mut state = lock(&self.0);
+        change(&mut state);
+        state.set_intervals();
+    }
 }
 
 impl BucketState {
-    fn new(requests_per_second: u32, background_percent: u32, now: Instant) -> Self {
-        let rate = f64::from(requests_per_second.max(1));
-        let share = f64::from(background_percent.clamp(1, 100)) / 100.0;
-        Self { all: Bucket::new(rate, now), background: Bucket::new(rate * share, now), paused_until: None }
+    fn set_intervals(&mut self) {
+        let rate = f64::from(self.requests_per_second.max(1));
+        let share = f64::from(self.background_percent.clamp(1, 100)) / 100.0;
+        self.all.interval = Duration::from_secs_f64(1.0 / rate);
+        self.background.interval = Duration::from_secs_f64(1.0 / (rate * share));
     }
 }
 
@@ -133,37 +166,74 @@ mod tests {
         now + 3600 * SECOND
     }
 
+    fn at(limiter: &Limiter, now: Instant) -> Instant {
+        limiter.take(now, far(now)).unwrap()
+    }
+
+    #[test]
+    fn requests_are_spaced_and_unused_time_allows_only_a_small_burst() {
+        let start = Instant::now() + SECOND;
+        let limiter = Limiter::new(25, start);
+        let times: Vec<Duration> = (0..26).map(|_| at(&limiter, start) - start).collect();
+        assert_eq!((times[0], times[1], times[25]), (Duration::ZERO, SECOND / 25, SECOND));
+
+        let later = start + 60 * SECOND;
+        let burst = (0..100).filter(|_| at(&limiter, later) == later).count();
+        assert!((2..=4).contains(&burst), "{burst}");
+    }
+
     #[test]
     fn the_rate_is_not_exceeded_in_any_second() {
         let start = Instant::now() + SECOND;
-        let limiter = Limiter::new(25, 20, start);
-        let times: Vec<Instant> = (0..200).filter_map(|_| limiter.take(start, far(start))).collect();
-        assert_eq!(times.len(), 200);
-        for (index, time) in times.iter().enumerate() {
-            let within = times[..=index].iter().filter(|earlier| **earlier > *time - SECOND).count();
-            // The requests of one second, plus a burst.
-            assert!(within <= 28, "{within}");
+        for (rate, apart) in [(25, Duration::ZERO), (250, Duration::from_micros(500))] {
+            let limiter = Limiter::new(rate, start);
+            let times: Vec<Instant> = (0..2_000).map(|index| at(&limiter, start + apart * index)).collect();
+            for (index, time) in times.iter().enumerate() {
+                let within = times[..=index].iter().filter(|earlier| **earlier > *time - SECOND).count();
+                // The requests of one second, plus a burst.
+                assert!(within <= rate as usize * 11 / 10 + 1, "{within} of {rate}");
+            }
         }
     }
 
     #[test]
     fn background_jobs_get_only_their_share() {
         let start = Instant::now() + SECOND;
-        let limiter = Limiter::new(100, 10, start);
-        let share = (0..100).map_while(|_| limiter.take_share(start, start + SECOND)).count();
+        let limiter = Limiter::new(100, start);
+        limiter.set_background_percent(10);
+        let share = (0..100).map_while(|_| limiter.take_share(start, start + SECOND).ok()).count();
         assert!((10..=12).contains(&share), "{share}");
-        assert_eq!(limiter.take(start, far(start)), Some(start));
+        assert_eq!(limiter.take(start, far(start)), Ok(start));
     }
 
     #[test]
-    fn a_pause_applies_to_all_users_of_the_key() {
-        let now = Instant::now();
-        let (one, two) = (Limiter::shared("key of a test", 10, 20, now), Limiter::shared("key of a test", 99, 20, now));
-        let other = Limiter::shared("another key of a test", 10, 20, now);
+    fn a_pause_applies_to_all_users_of_the_key_and_is_not_followed_by_a_burst() {
+        let (now, base) = (Instant::now(), Url::parse("https://api.example").unwrap());
+        let (one, two) = (Limiter::shared(&base, "key", 10, now), Limiter::shared(&base, "key", 99, now));
+        let other_key = Limiter::shared(&base, "another key", 10, now);
+        let other_base = Limiter::shared(&Url::parse("https://api2.example").unwrap(), "key", 10, now);
         one.pause(5 * SECOND, now);
         one.pause(SECOND, now);
-        assert_eq!(two.take(now, now + 4 * SECOND), None);
-        assert_eq!(two.take(now, far(now)), Some(now + 5 * SECOND));
-        assert!(other.take(now, now).is_some());
+        let end = now + 5 * SECOND;
+        assert_eq!(two.take(now, now + 4 * SECOND), Err(end));
+        assert_eq!(two.take(now, far(now)), Ok(end));
+        assert!(other_key.take(now, now).is_ok() && other_base.take(now, now).is_ok());
+        let at_once = (0..20).filter(|_| at(&one, end + SECOND) == end + SECOND).count();
+        assert!(at_once <= 2, "{at_once}");
+    }
+
+    #[test]
+    fn the_lowest_rate_of_a_keys_users_applies_until_it_is_changed() {
+        let (now, base) = (Instant::now(), Url::parse("https://api.example").unwrap());
+        let apart = |limiter: &Limiter, now: Instant| {
+            let first = at(limiter, now);
+            at(limiter, now) - first
+        };
+        let one = Limiter::shared(&base, "key of two rates", 100, now);
+        assert_eq!(apart(&one, now), SECOND / 100);
+        let two = Limiter::shared(&base, "key of two rates", 10, now);
+        assert_eq!(apart(&one, now), SECOND / 10);
+        two.set_rate(20);
+        assert_eq!(apart(&one, now), SECOND / 20);
     }
 }

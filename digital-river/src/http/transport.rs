@@ -8,7 +8,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use ipnet::IpNet;
-use reqwest::{ClientBuilder, Proxy, Response, dns::Resolve, redirect::Policy};
+use reqwest::{
+    ClientBuilder, Proxy, RequestBuilder, Response,
+    dns::Resolve,
+    header::{self, HeaderValue},
+    redirect::Policy,
+};
 use riverlock_runtime::{ConfigError, Secret, with_causes};
 use url::Url;
 
@@ -22,6 +27,9 @@ use crate::{
 
 /// Value of the headers `User-Agent` and `upstream-application-id`. Source: Digital River, "API structure".
 pub const APPLICATION: &str = concat!("riverlock/", env!("CARGO_PKG_VERSION"));
+
+/// Longest request id that is kept, in characters.
+const REQUEST_ID_CHARS_MAX: usize = 100;
 
 /// Network settings of an HTTP client.
 #[derive(Clone, Debug)]
@@ -83,6 +91,41 @@ pub fn http_client_over(
         builder = builder.tls_certs_only([]);
     }
     builder.build().map_err(|error| ConfigError::refused(setting("api_base_url"), describe(error)))
+}
+
+/// The value of the `Authorization` header for a key. `setting` names the key in the configuration.
+///
+/// # Errors
+/// When the key contains characters that are not allowed in a header.
+pub fn authorization(key: &Secret, setting: &str) -> Result<HeaderValue, ConfigError> {
+    let value = HeaderValue::from_str(&format!("Bearer {}", key.expose()));
+    let refused = |_| ConfigError::refused(setting, "contains characters that are not allowed in a header");
+    let mut value = value.map_err(refused)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Adds the headers that every request has: the key, the expected type, no compression, the id of this request and the name
+/// of this application. Source: Digital River, "API structure".
+pub fn with_headers(
+    request: RequestBuilder,
+    key: HeaderValue,
+    accept: &'static str,
+    upstream_id: &str,
+) -> RequestBuilder {
+    request
+        .header(header::AUTHORIZATION, key)
+        .header(header::ACCEPT, accept)
+        .header(header::ACCEPT_ENCODING, "identity")
+        .header("upstream-id", upstream_id)
+        .header("upstream-application-id", APPLICATION)
+}
+
+/// Digital River's id of the request, `x-dr-requestid`.
+#[must_use]
+pub fn request_id(response: &Response) -> Option<String> {
+    let id = response.headers().get("x-dr-requestid").and_then(|value| value.to_str().ok());
+    id.map(|id| quote(id).chars().take(REQUEST_ID_CHARS_MAX).collect())
 }
 
 /// Reads a whole body of at most `bytes_max` bytes. The caller sets the time limit.

@@ -12,7 +12,8 @@ pub(crate) struct Accounts(RwLock<Vec<Arc<Account>>>);
 
 impl Accounts {
     pub(crate) fn new(config: &InvoiceFetcherConfig) -> Result<Self, ConfigError> {
-        let accounts = config.accounts().map(|(mode, account)| Account::new(mode, account).map(Arc::new));
+        let accounts =
+            config.accounts().map(|(mode, account)| Account::new(mode, &config.api_base_url, account).map(Arc::new));
         Ok(Self(RwLock::new(accounts.collect::<Result<_, _>>()?)))
     }
 
@@ -42,7 +43,7 @@ impl Accounts {
                 }
                 None => {
                     tracing::info!("the {mode} account was added: its documents are downloaded");
-                    Arc::new(Account::new(mode, new)?)
+                    Arc::new(Account::new(mode, &config.api_base_url, new)?)
                 }
             };
             accounts.push(account);

@@ -1,21 +1,20 @@
-//! Rate limit and pause of an account: all requests of all workers with one API key pass its gate.
+//! Pause of an account: all requests of all workers with one API key pass its gate, and then the key's rate limit
+//! (`riverlock_digital_river::http::limiter`).
 //!
-//! Pure: the time is an argument. The gate spaces requests evenly (Digital River's limit is per second) and pauses all of them
-//! when Digital River rejects the key, asks to wait, or is down. After a rejected key or an outage the pause lasts until a
-//! probe, a request that is independent of queued documents, succeeds.
+//! Pure: the time is an argument. The gate pauses all requests when Digital River rejects the key, asks to wait, or is down.
+//! After a rejected key or an outage the pause lasts until a probe, a request that is independent of queued documents,
+//! succeeds.
 //!
-//! Other modules detect rejected keys and outages (`evidence.rs`, `check.rs`) and decide about documents (`plan.rs`). Processes
-//! do not coordinate: each has its configured share of the rate.
+//! Other modules detect rejected keys and outages (`evidence.rs`, `check.rs`) and decide about documents (`plan.rs`).
 
 use std::{
     ops::Range,
     time::{Duration, Instant},
 };
 
-use crate::account::evidence::Endpoint;
+use riverlock_runtime::backoff::wait_after;
 
-/// Unused time that can be used in a burst. Small, because Digital River's limit is per second.
-const BURST: Duration = Duration::from_millis(100);
+use crate::account::evidence::Endpoint;
 
 /// Pause after an outage: initial and maximum.
 const DOWN_WAIT: Range<Duration> = Duration::from_secs(2)..Duration::from_secs(60);
@@ -76,38 +75,13 @@ struct Closure {
     probing: bool,
 }
 
-/// Spaces requests evenly, and pauses all of them.
-#[derive(Debug)]
+/// Pauses all requests of an account. Open by default.
+#[derive(Debug, Default)]
 pub(crate) struct Gate {
-    interval: Duration,
-    /// The earliest time of the next request.
-    next: Instant,
     closure: Option<Closure>,
 }
 
 impl Gate {
-    /// Creates an open gate for `requests_per_second` (at least 1).
-    pub(crate) fn new(requests_per_second: u32, now: Instant) -> Self {
-        Self { interval: interval(requests_per_second), next: now, closure: None }
-    }
-
-    /// Changes the rate to `requests_per_second` (at least 1).
-    pub(crate) fn set_rate(&mut self, requests_per_second: u32) {
-        self.interval = interval(requests_per_second);
-    }
-
-    /// Reserves a time for one request. The request may be sent then if the gate is still open.
-    pub(crate) fn admit(&mut self, now: Instant) -> Result<Instant, GateClosure> {
-        if let Some(closed) = self.closed(now) {
-            return Err(closed);
-        }
-        self.closure = None;
-        let earliest = now.checked_sub(BURST).unwrap_or(now);
-        let slot = self.next.max(earliest);
-        self.next = slot + self.interval;
-        Ok(slot.max(now))
-    }
-
     /// The current pause, if there is one.
     pub(crate) fn closed(&self, now: Instant) -> Option<GateClosure> {
         let closure = self.closure.as_ref()?;
@@ -159,8 +133,6 @@ impl Gate {
                 self.closure = Some(Closure { why, endpoint, since: now, until, times: 0, probing: false });
             }
         }
-        // Requests that were not sent during the pause are not caught up in a burst.
-        self.next = self.next.max(until);
     }
 
     /// The key was replaced: ends a pause that the old key caused.
@@ -181,14 +153,9 @@ impl Gate {
             }
             _ => 0,
         };
-        let wait = wait.start.saturating_mul(1 << times.min(16)).min(wait.end);
+        let wait = wait_after(times + 1, wait);
         self.closure = Some(Closure { why, endpoint, since: now, until: now + wait, times, probing: false });
-        self.next = self.next.max(now);
     }
-}
-
-fn interval(requests_per_second: u32) -> Duration {
-    Duration::from_secs(1) / requests_per_second.max(1)
 }
 
 #[cfg(test)]
@@ -199,55 +166,26 @@ mod tests {
 
     const CONTENT: Endpoint = Endpoint::Content;
 
-    fn at(gate: &mut Gate, now: Instant) -> Instant {
-        gate.admit(now).unwrap()
-    }
-
     #[test]
-    fn requests_are_spaced_and_unused_time_allows_only_a_small_burst() {
+    fn a_throttled_account_is_paused_for_the_requested_time() {
         let start = Instant::now() + SECOND;
-        let mut gate = Gate::new(25, start);
-        let times: Vec<Duration> = (0..26).map(|_| at(&mut gate, start) - start).collect();
-        assert_eq!((times[0], times[1], times[25]), (Duration::ZERO, SECOND / 25, SECOND));
-
-        let later = start + 60 * SECOND;
-        let burst = (0..100).filter(|_| at(&mut gate, later) == later).count();
-        assert!((2..=4).contains(&burst), "{burst}");
-    }
-
-    #[test]
-    fn the_rate_is_never_exceeded_after_the_first_burst() {
-        let start = Instant::now() + SECOND;
-        let mut gate = Gate::new(250, start);
-        let times: Vec<Instant> = (0..2_000).map(|i| at(&mut gate, start + Duration::from_micros(500) * i)).collect();
-        for (i, time) in times.iter().enumerate().skip(1_000) {
-            let within = times[..=i].iter().filter(|earlier| **earlier > *time - SECOND).count();
-            assert!(within <= 251, "{within}");
-        }
-    }
-
-    #[test]
-    fn a_throttled_account_is_paused_and_resumes_without_a_burst() {
-        let start = Instant::now() + SECOND;
-        let mut gate = Gate::new(10, start);
+        let mut gate = Gate::default();
         gate.throttle(start + 5 * SECOND, start);
         gate.throttle(start + SECOND, start);
         gate.record_success(CONTENT, start);
         assert_eq!(
-            gate.admit(start + 4 * SECOND),
-            Err(GateClosure { why: PauseReason::Throttled, until: start + 5 * SECOND })
+            gate.closed(start + 4 * SECOND),
+            Some(GateClosure { why: PauseReason::Throttled, until: start + 5 * SECOND })
         );
         assert_eq!(gate.begin_probe(start + 4 * SECOND), None);
         let open = start + 6 * SECOND;
         assert_eq!((gate.closed(open), gate.pause_reason(open)), (None, None));
-        let at_once = (0..20).filter(|_| at(&mut gate, open) == open).count();
-        assert!(at_once <= 2, "{at_once}");
     }
 
     #[test]
     fn a_rejected_key_pauses_the_account_until_a_probe_succeeds() {
         let mut now = Instant::now();
-        let mut gate = Gate::new(10, now);
+        let mut gate = Gate::default();
         for _ in 0..16 {
             gate.key_rejected(CONTENT, now);
         }
@@ -257,7 +195,7 @@ mod tests {
             assert_eq!(closed.why, PauseReason::KeyRefused);
             waits.push((closed.until - now).as_secs());
             now = closed.until;
-            assert!(gate.admit(now).is_err(), "no document is requested before the probe succeeds");
+            assert!(gate.closed(now).is_some(), "no document is requested before the probe succeeds");
             assert_eq!(gate.begin_probe(now), Some(CONTENT));
             assert_eq!(gate.begin_probe(now), None, "only one probe at a time");
             assert_eq!(gate.pause_reason(now), Some(PauseReason::KeyRefused));
@@ -273,7 +211,7 @@ mod tests {
     #[test]
     fn only_a_later_request_for_the_same_resource_ends_the_pause() {
         let now = Instant::now();
-        let mut gate = Gate::new(10, now);
+        let mut gate = Gate::default();
         gate.down(CONTENT, now + SECOND);
         gate.record_success(CONTENT, now);
         gate.record_success(Endpoint::Metadata, now + 2 * SECOND);
@@ -285,7 +223,7 @@ mod tests {
     #[test]
     fn a_probe_without_a_result_is_followed_by_another() {
         let now = Instant::now();
-        let mut gate = Gate::new(10, now);
+        let mut gate = Gate::default();
         gate.key_rejected(CONTENT, now);
         let open = gate.closed(now).unwrap().until;
         assert_eq!(gate.begin_probe(open), Some(CONTENT));
@@ -295,7 +233,7 @@ mod tests {
     #[test]
     fn an_outage_is_probed_after_doubling_pauses() {
         let now = Instant::now();
-        let mut gate = Gate::new(10, now);
+        let mut gate = Gate::default();
         gate.down(CONTENT, now);
         let closed = gate.closed(now).unwrap();
         assert_eq!((closed.why, closed.until), (PauseReason::Down, now + DOWN_WAIT.start));
@@ -307,7 +245,7 @@ mod tests {
     #[test]
     fn a_new_key_ends_only_the_pause_of_a_rejected_key() {
         let now = Instant::now();
-        let mut gate = Gate::new(10, now);
+        let mut gate = Gate::default();
         gate.key_rejected(CONTENT, now);
         gate.key_replaced();
         assert_eq!((gate.closed(now), gate.pause_reason(now)), (None, None));
@@ -319,7 +257,7 @@ mod tests {
     #[test]
     fn an_outage_does_not_hide_a_rejected_key() {
         let now = Instant::now();
-        let mut gate = Gate::new(10, now);
+        let mut gate = Gate::default();
         gate.key_rejected(CONTENT, now);
         gate.down(CONTENT, now);
         assert_eq!(gate.pause_reason(now), Some(PauseReason::KeyRefused));

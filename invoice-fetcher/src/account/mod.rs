@@ -1,4 +1,4 @@
-//! An account at Digital River: its key, its rate limit and pause, and the evidence that it fails.
+//! An account at Digital River: its key, the key's rate limit, its pause, and the evidence that it fails.
 
 pub(crate) mod accounts;
 pub(crate) mod evidence;
@@ -15,9 +15,11 @@ use std::{
 
 use metrics::histogram;
 use reqwest::header::HeaderValue;
+use riverlock_digital_river::http::{limiter::Limiter, transport};
 use riverlock_runtime::ConfigError;
 use riverlock_schemas::{FileId, Mode};
 use tokio::{sync, time::timeout};
+use url::Url;
 
 use crate::{
     account::{
@@ -39,6 +41,8 @@ pub(crate) type Key = Arc<HeaderValue>;
 /// One mode's key and gate, shared by all workers.
 pub(crate) struct Account {
     mode: Mode,
+    /// The address to which the key is sent.
+    base: Url,
     state: Mutex<AccountState>,
     /// Held while one worker checks the account.
     checking: sync::Mutex<()>,
@@ -48,12 +52,24 @@ pub(crate) struct Account {
 
 struct AccountState {
     key: Key,
+    /// The rate limit of the key.
+    limiter: Limiter,
+    /// The configured rate, which `limiter` may share with users that configure a lower one.
+    requests_per_second: u32,
     gate: Gate,
     evidence: Evidence,
     /// The file whose content was downloaded last.
     good_file: Option<FileId>,
     /// The spelling of the id with which a file was found last.
     spelling: Spelling,
+}
+
+impl AccountState {
+    /// Pauses this account, and all other users of the key.
+    fn throttle(&mut self, wait: Duration, now: Instant) {
+        self.gate.throttle(now + wait, now);
+        self.limiter.pause(wait, now);
+    }
 }
 
 /// A sent request for a document.
@@ -81,13 +97,20 @@ pub(crate) enum Verdict {
 }
 
 impl Account {
-    pub(crate) fn new(mode: Mode, config: &AccountConfig) -> Result<Self, ConfigError> {
-        let key = authorization(mode, config)?;
-        let gate = Gate::new(config.requests_per_second(mode), Instant::now());
-        let state =
-            AccountState { key, gate, evidence: Evidence::default(), good_file: None, spelling: Spelling::default() };
+    pub(crate) fn new(mode: Mode, base: &Url, config: &AccountConfig) -> Result<Self, ConfigError> {
+        let requests_per_second = config.requests_per_second(mode);
+        let state = AccountState {
+            key: authorization(mode, config)?,
+            limiter: Limiter::shared(base, config.api_key.expose(), requests_per_second, Instant::now()),
+            requests_per_second,
+            gate: Gate::default(),
+            evidence: Evidence::default(),
+            good_file: None,
+            spelling: Spelling::default(),
+        };
         Ok(Self {
             mode,
+            base: base.clone(),
             state: Mutex::new(state),
             checking: sync::Mutex::default(),
             is_unprepared: AtomicBool::new(true),
@@ -107,12 +130,17 @@ impl Account {
     /// Replaces the key and returns whether it changed. Ends a pause that the old key caused.
     pub(crate) fn replace_key(&self, config: &AccountConfig) -> Result<bool, ConfigError> {
         let key = authorization(self.mode, config)?;
+        let requests_per_second = config.requests_per_second(self.mode);
         let mut state = self.state();
-        state.gate.set_rate(config.requests_per_second(self.mode));
+        if state.requests_per_second != requests_per_second {
+            state.requests_per_second = requests_per_second;
+            state.limiter.set_rate(requests_per_second);
+        }
         if state.key == key {
             return Ok(false);
         }
         state.key = key;
+        state.limiter = Limiter::shared(&self.base, config.api_key.expose(), requests_per_second, Instant::now());
         state.evidence = Evidence::default();
         state.gate.key_replaced();
         names::paused(self.mode, state.gate.pause_reason(Instant::now()));
@@ -137,20 +165,25 @@ impl Account {
     /// # Errors
     /// When the account is paused, or the rate limit allows no request before the deadline.
     pub(crate) async fn admit(&self, deadline: Instant) -> Result<(), Problem> {
+        let limiter = self.check_open()?;
         let now = Instant::now();
-        let place = self.state().gate.admit(now);
-        let at = place.map_err(|closed| Problem::Closed { why: Some(closed.why), wait: closed.until - now })?;
-        if at > deadline {
-            return Err(Problem::Closed { why: None, wait: at - now });
-        }
+        let at = limiter.take(now, deadline).map_err(|at| Problem::Closed { why: None, wait: at - now })?;
         if at > now {
             tokio::time::sleep_until(at.into()).await;
         }
         histogram!(names::LIMITER_WAIT).record((at - now).as_secs_f64());
-        let now = Instant::now();
-        match self.state().gate.closed(now) {
-            Some(closed) => Err(Problem::Closed { why: Some(closed.why), wait: closed.until - now }),
-            None => Ok(()),
+        self.check_open().map(drop)
+    }
+
+    /// The rate limit of the key, unless this account is paused or another user of the key was asked to wait.
+    fn check_open(&self) -> Result<Limiter, Problem> {
+        let (state, now) = (self.state(), Instant::now());
+        if let Some(closed) = state.gate.closed(now) {
+            return Err(Problem::Closed { why: Some(closed.why), wait: closed.until - now });
+        }
+        match state.limiter.paused_until(now) {
+            Some(until) => Err(Problem::Closed { why: Some(PauseReason::Throttled), wait: until - now }),
+            None => Ok(state.limiter.clone()),
         }
     }
 
@@ -203,7 +236,7 @@ impl Account {
                 if request.was_throttled {
                     return Some(Suspicion::Limit(*wait));
                 }
-                state.gate.throttle(now + *wait, now);
+                state.throttle(*wait, now);
                 return None;
             }
             let answer = problem.map_or(Answer::Works, Problem::answer);
@@ -250,10 +283,10 @@ impl Account {
                     state.gate.record_success(endpoint, sent);
                 }
                 (Verdict::Rejected, _) => state.gate.key_rejected(endpoint, now),
-                (Verdict::Throttled(wait), _) => state.gate.throttle(now + wait, now),
+                (Verdict::Throttled(wait), _) => state.throttle(wait, now),
                 (Verdict::Failed, None | Some(Suspicion::Outage)) => state.gate.down(endpoint, now),
                 // Without a result a wait is respected, but a key is not rejected.
-                (Verdict::Failed, Some(Suspicion::Limit(wait))) => state.gate.throttle(now + wait, now),
+                (Verdict::Failed, Some(Suspicion::Limit(wait))) => state.throttle(wait, now),
                 (Verdict::Failed, Some(Suspicion::Key)) => {}
             }
         });
@@ -297,12 +330,43 @@ impl Account {
 }
 
 fn authorization(mode: Mode, config: &AccountConfig) -> Result<Key, ConfigError> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", config.api_key.expose())).map_err(|_| {
-        ConfigError::refused(
-            format!("invoice_fetcher.{mode}.api_key"),
-            "contains characters that are not allowed in a header",
-        )
-    })?;
-    value.set_sensitive(true);
-    Ok(Arc::new(value))
+    transport::authorization(&config.api_key, &format!("invoice_fetcher.{mode}.api_key")).map(Arc::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use riverlock_runtime::Secret;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn an_account_shares_the_limit_and_the_pauses_of_its_key_with_the_other_users_of_the_key() {
+        let (base, now) = (Url::parse("https://api.example").unwrap(), Instant::now());
+        let config = AccountConfig { api_key: Secret::new("shared"), requests_per_second: Some(10) };
+        let account = Account::new(Mode::Test, &base, &config).unwrap();
+        let other = Limiter::shared(&base, "shared", 10, now);
+        while other.take(now, now + 60 * SECOND).is_ok() {}
+        let full = account.admit(now + SECOND).await;
+        assert!(matches!(full, Err(Problem::Closed { why: None, wait }) if wait > 50 * SECOND), "{full:?}");
+
+        let request = FileRequest {
+            file_id: FileId::from(Uuid::nil()),
+            endpoint: Endpoint::Content,
+            was_throttled: false,
+            key: account.key(),
+            sent: now,
+        };
+        account.record(&request, Some(&Problem::Throttled { wait: 90 * SECOND }));
+        assert!(other.paused_until(now + 89 * SECOND).is_some(), "the other users wait, too");
+
+        let new = AccountConfig { api_key: Secret::new("another"), ..config };
+        account.replace_key(&new).unwrap();
+        let own = Limiter::shared(&base, "another", 10, now);
+        own.pause(30 * SECOND, Instant::now());
+        let paused = account.check_open().map(drop);
+        assert!(matches!(paused, Err(Problem::Closed { why: Some(PauseReason::Throttled), .. })), "{paused:?}");
+    }
 }

@@ -8,7 +8,6 @@
 //! - bodies are not decompressed: limits apply to the received bytes, and these are stored.
 
 use std::{
-    error::Error as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::{ClientBuilder, RequestBuilder, Response, dns::Resolve, header};
 use riverlock_digital_river::http::{
     resolver::SystemResolver,
-    transport::{APPLICATION, Network, http_client_over},
+    transport::{Network, describe, http_client_over, request_id, with_headers},
 };
 use riverlock_runtime::{Clock, ConfigError};
 use riverlock_schemas::FileId;
@@ -225,26 +224,29 @@ impl Client {
         &self,
         key: &Key,
         request: RequestBuilder,
-        accept: &str,
+        accept: &'static str,
         deadline: Instant,
     ) -> Result<Response, Problem> {
-        let request = request
-            .header(header::AUTHORIZATION, key.as_ref())
-            .header(header::ACCEPT, accept)
-            .header(header::ACCEPT_ENCODING, "identity")
-            .header("upstream-id", Uuid::new_v4().to_string())
-            .header("upstream-application-id", APPLICATION);
+        let upstream_id = Uuid::new_v4().to_string();
+        let request = with_headers(request, key.as_ref().clone(), accept, &upstream_id);
         let until = deadline.min(Instant::now() + HEAD_TIMEOUT);
         let response = timeout_at(until.into(), request.send())
             .await
             .map_err(|_| Problem::Deadline("waiting for the response"))?
-            .map_err(|error| Problem::Transport(chain(&error.without_url())))?;
+            .map_err(|error| Problem::Transport(describe(error)))?;
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         // 201 is valid only as the response to a POST.
         let status = match response.status().as_u16() {
             201 if response.url().path().ends_with(LINKS_PATH_END) => 200,
             status => status,
         };
+        tracing::debug!(
+            upstream_id,
+            dr_request_id = request_id(&response),
+            status,
+            "{} is answered with {status}",
+            response.url().path()
+        );
         status::check_status(status, retry_after, &self.retry, self.clock.now())?;
         Ok(response)
     }
@@ -296,7 +298,7 @@ impl Body {
                 Ok(Some(bytes))
             }
             Ok(Ok(None)) => Ok(None),
-            Ok(Err(error)) => Err(Problem::Broken { received: self.received, reason: chain(&error.without_url()) }),
+            Ok(Err(error)) => Err(Problem::Broken { received: self.received, reason: describe(error) }),
             Err(_) if until == deadline => Err(Problem::Deadline("receiving the body")),
             Err(_) => Err(Problem::TooSlow { received: self.received, elapsed: self.begun.elapsed() }),
         }
@@ -321,18 +323,6 @@ fn read_metadata(text: &[u8], file_id: FileId) -> Result<Metadata, Problem> {
         size_bytes: fields.get("size").and_then(Value::as_u64),
         purpose: field("purpose").map(str::to_owned),
     })
-}
-
-/// Formats an error and its causes on one line.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

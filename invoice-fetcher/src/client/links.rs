@@ -62,7 +62,7 @@ pub async fn create(
 ) -> Result<Link, LinkError> {
     config.validate()?;
     let account = config.accounts().find(|(of, _)| *of == mode).ok_or(LinkError::NoAccount(mode))?;
-    let account = Account::new(mode, account.1)?;
+    let account = Account::new(mode, &config.api_base_url, account.1)?;
     let client = Client::new(config, context.clock.clone())?;
     let expires_time = expires_at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let deadline = Instant::now() + DEADLINE;
