@@ -7,6 +7,7 @@ pub mod events;
 pub mod hash;
 pub mod ids;
 pub mod json_schema;
+pub mod members;
 pub mod oddity;
 pub mod partitioner;
 pub mod record;

@@ -1,11 +1,11 @@
 //! Differences between a stored order and the recomputed one. Pure: no I/O.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
-use riverlock_schemas::Mode;
+use riverlock_schemas::{
+    Mode,
+    members::{Differing, differing},
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -140,14 +140,13 @@ fn between(stored: &ByName, refolded: &ByName) -> Vec<Change> {
 }
 
 fn columns(row: &str, stored: &Map<String, Value>, refolded: &Map<String, Value>) -> Vec<Change> {
-    let names: BTreeSet<&String> = stored.keys().chain(refolded.keys()).collect();
-    let change = |column: &String| Change {
+    let change = |(column, stored, refolded): Differing<'_>| Change {
         row: row.to_owned(),
-        column: Some(column.clone()),
-        stored: stored.get(column).cloned().unwrap_or_default(),
-        refolded: refolded.get(column).cloned().unwrap_or_default(),
+        column: Some(column.to_owned()),
+        stored: stored.cloned().unwrap_or_default(),
+        refolded: refolded.cloned().unwrap_or_default(),
     };
-    names.into_iter().filter(|name| stored.get(*name) != refolded.get(*name)).map(change).collect()
+    differing(stored, refolded).map(change).collect()
 }
 
 fn whole(row: &str, stored: Option<&Map<String, Value>>, refolded: Option<&Map<String, Value>>) -> Change {

@@ -1,7 +1,8 @@
 //! Differences between two groups of rows with the same key. Pure.
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
+use riverlock_schemas::members::differing;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -102,11 +103,9 @@ fn columns(live: &[Value], rebuilt: &[Value]) -> Vec<Change> {
 /// Collects the differences between two objects. For a column that is an object, such as an order's lines, only the
 /// differing members are reported.
 fn members(of: &str, live: &Map<String, Value>, rebuilt: &Map<String, Value>, changes: &mut Vec<Change>) {
-    let names: BTreeSet<&String> = live.keys().chain(rebuilt.keys()).collect();
-    for name in names {
-        let (path, live, rebuilt) = (format!("{of}{name}"), live.get(name), rebuilt.get(name));
+    for (name, live, rebuilt) in differing(live, rebuilt) {
+        let path = format!("{of}{name}");
         match (live, rebuilt) {
-            _ if live == rebuilt => {}
             (Some(Value::Object(live)), Some(Value::Object(rebuilt))) => {
                 members(&format!("{path}."), live, rebuilt, changes);
             }
