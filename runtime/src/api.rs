@@ -6,7 +6,7 @@ mod config;
 mod paced;
 mod tokens;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -26,7 +26,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{Context, Shutdown};
+use crate::{Context, Shutdown, accept::accept};
 
 use self::paced::PacedConnection;
 
@@ -47,9 +47,6 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// How long open requests may take to complete at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
-
-/// Pause after a failure to accept, for example because of too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An answer outside 2xx, in Digital River's error format. The text is sent to the client and reveals nothing internal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,33 +235,23 @@ fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
 
 async fn serve(name: &'static str, listener: TcpListener, router: Router, shutdown: Shutdown) {
     let (slots, soft) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), shutdown.soft().clone());
+    let failed = |error: &io::Error| tracing::warn!(%error, "{name}: a connection could not be accepted: {error}");
     loop {
         let next = soft.run_until_cancelled(async {
             let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, slot)
+            (accept(&listener, failed).await, slot)
         });
-        let Some((accepted, slot)) = next.await else { return };
-        match accepted {
-            Ok((stream, _)) => {
-                let (router, ending) = (router.clone(), shutdown.clone());
-                shutdown.spawn_work(async move {
-                    connection(name, stream, router, ending).await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "{name}: a connection could not be accepted: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let Some(((stream, _), slot)) = next.await else { return };
+        let (router, ending) = (router.clone(), shutdown.clone());
+        shutdown.spawn_work(async move {
+            connection(name, stream, router, ending).await;
+            drop(slot);
+        });
     }
 }
 
 /// Serves one connection until it ends, or the process does.
 async fn connection(name: &'static str, stream: TcpStream, router: Router, shutdown: Shutdown) {
-    // Answers are small and must not be delayed by Nagle's algorithm. A failure means that the connection is already
-    // closed.
-    let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX);
     let stream = TokioIo::new(PacedConnection::new(stream, paced::RATE_MIN, paced::WINDOW));

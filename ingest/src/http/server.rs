@@ -17,7 +17,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use riverlock_runtime::Shutdown;
+use riverlock_runtime::{Shutdown, accept::accept};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -45,9 +45,6 @@ use crate::{
 
 /// How long requests may take to complete after shutdown was requested. Longer than any answer takes.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Pause after a failure to accept, such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes that HTTP/1 buffers for a connection; a longer head is rejected with 431.
 const HTTP1_BUFFER_BYTES: usize = 32 * 1024;
@@ -167,20 +164,17 @@ pub(crate) async fn serve(
     // Closed when the last connection has ended.
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let mut end = pin!(server.end());
+    let failed = |error: &io::Error| {
+        PROCESS.accept_errors.increment(1);
+        policy.accept_failed(error);
+    };
     loop {
-        let accepted = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = end.as_mut() => break,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, failed) => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => server.take(stream, peer, policy.as_ref(), &alive),
-            Err(error) => {
-                PROCESS.accept_errors.increment(1);
-                policy.accept_failed(&error);
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        server.take(stream, peer, policy.as_ref(), &alive);
     }
     server.draining.cancel();
     drop((listener, alive));
@@ -217,9 +211,6 @@ impl Server {
         let connection = Connection::new(slot, rank, &self.limits, std::time::Instant::now());
         let (server, alive) = (Arc::clone(self), alive.clone());
         self.shutdown.spawn_work(async move {
-            // Answers are small and must not be delayed by Nagle's algorithm. A failure means that the connection is
-            // already closed.
-            let _ = stream.set_nodelay(true);
             match server.tls.load_full() {
                 None => server.connection(stream, address, &connection).await,
                 Some(tls) => {
