@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
-use riverlock_runtime::{Component, ConfigError, Context, Shutdown, kafka::KafkaConfig};
+use riverlock_runtime::{Component, ConfigError, Context, Shutdown, kafka::KafkaConfig, reload::Reloader};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use crate::{
     kafka::{producer::Producer, supervisor::Supervisor},
     metrics::EndpointMetrics,
     readiness::{Obstacle, Readiness},
-    reload::{LoadedConfig, Reloader},
+    reload::{Applier, LoadedConfig},
     webhook::{floods::Floods, handler::handle, quarantine::Quarantine, reading::BodyReads, state::Ingest},
 };
 
@@ -107,10 +107,12 @@ async fn run(
     let ingest = Arc::new(assemble(&config, &loaded, kafka, context).map_err(Error::Producer)?);
     if let Some(load) = load {
         let beat = context.health.register_beating("ingest-configuration", reload::silence_max(&config));
-        let reloader = Reloader::new(load, Arc::clone(&ingest), loaded, beat).map_err(Error::Signal)?;
-        let soft = context.shutdown.soft().clone();
+        let read = Arc::new(move || load().and_then(LoadedConfig::new));
+        let reloader =
+            Reloader::new(read, config.reload_interval, Some(loaded.clone()), beat).map_err(Error::Signal)?;
+        let (mut applier, soft) = (Applier::new(Arc::clone(&ingest), loaded), context.shutdown.soft().clone());
         context.shutdown.spawn("ingest-configuration", async move {
-            reloader.run(soft).await;
+            reloader.run(|found| applier.handle(found), &soft).await;
             Ok::<_, Infallible>(())
         });
     }

@@ -1,18 +1,12 @@
-//! Reloading of the configuration at run time: on SIGHUP, and when its files change.
-//!
-//! The configuration is read every few seconds and compared as a whole, including secrets from files. That detects every
-//! kind of change (an editor, a Kubernetes volume whose symbolic link moves, a file on a network), which watching files
-//! does not. An invalid configuration is rejected, and the previous one stays in use.
+//! Reloading of the configuration at run time: endpoints, their secrets and the certificate. Other changes need a restart,
+//! which is logged. An invalid configuration is rejected, and the previous one stays in use.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use riverlock_runtime::{Component, ConfigError};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
-    time::{MissedTickBehavior, timeout},
+use riverlock_runtime::{
+    ConfigError,
+    reload::{READ_MAX, Reading},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::IngestConfig,
@@ -23,12 +17,9 @@ use crate::{
     webhook::state::Ingest,
 };
 
-/// How long reading the configuration may take: a file may be on a network.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Longest time without a heartbeat of the reloader.
+/// Longest time without a heartbeat of the task that reads the configuration.
 pub(crate) fn silence_max(config: &IngestConfig) -> Duration {
-    2 * (config.reload_interval + READ_TIMEOUT)
+    2 * (config.reload_interval + READ_MAX)
 }
 
 /// Reads the configuration from its source.
@@ -81,98 +72,25 @@ impl LoadedConfig {
     }
 }
 
-/// Result of reading the configuration; an error as text, so that two results can be compared.
-type LoadResult = Result<LoadedConfig, String>;
-
-/// Why the configuration is read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Timer,
-    Signal,
-}
-
-pub(crate) struct Reloader {
-    load: Arc<Load>,
+/// Applies each configuration that is read.
+pub(crate) struct Applier {
     ingest: Arc<Ingest>,
-    sighups: Signal,
-    component: Component,
-    /// A read that is not complete yet.
-    reading: Option<JoinHandle<LoadResult>>,
     /// The configuration at start. Some of it stays in use until the process ends.
     started: LoadedConfig,
     /// Keys and sections whose values differ from those in use.
     pending: Vec<&'static str>,
     /// The configuration that was applied last.
     current: LoadedConfig,
-    /// Result of the last read.
-    last_read: LoadResult,
-    /// Result that was last applied or rejected, so that the same one is not rejected every few seconds.
-    last_handled: LoadResult,
 }
 
-impl Reloader {
-    /// Installs a handler for SIGHUP, which then no longer ends the process. `component` gets a heartbeat while the
-    /// reloader runs.
-    pub(crate) fn new(
-        load: Arc<Load>,
-        ingest: Arc<Ingest>,
-        current: LoadedConfig,
-        component: Component,
-    ) -> std::io::Result<Self> {
-        let sighups = signal(SignalKind::hangup())?;
-        component.ready();
-        let (last_read, last_handled, started) = (Ok(current.clone()), Ok(current.clone()), current.clone());
-        Ok(Self {
-            load,
-            ingest,
-            sighups,
-            component,
-            reading: None,
-            started,
-            pending: Vec::new(),
-            last_read,
-            last_handled,
-            current,
-        })
+impl Applier {
+    /// `current` is the configuration that the process is started with.
+    pub(crate) fn new(ingest: Arc<Ingest>, current: LoadedConfig) -> Self {
+        Self { ingest, started: current.clone(), pending: Vec::new(), current }
     }
 
-    /// Reloads the configuration until shutdown.
-    pub(crate) async fn run(mut self, soft: CancellationToken) {
-        let mut interval = tokio::time::interval(self.current.config.reload_interval);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            self.component.beat();
-            tokio::select! {
-                () = soft.cancelled() => return,
-                Some(()) = self.sighups.recv() => self.check(Cause::Signal).await,
-                _ = interval.tick() => self.check(Cause::Timer).await,
-            }
-        }
-    }
-
-    async fn check(&mut self, cause: Cause) {
-        let load = Arc::clone(&self.load);
-        let read = move || load().and_then(LoadedConfig::new).map_err(|error| chain(&error));
-        // A read that hangs, for example on a network file, occupies a thread. At most one is started: more would use up
-        // the threads that all other blocking operations need.
-        let reading = self.reading.get_or_insert_with(|| tokio::task::spawn_blocking(read));
-        let found = match timeout(READ_TIMEOUT, reading).await {
-            Ok(found) => {
-                self.reading = None;
-                found.unwrap_or_else(|error| Err(format!("reading it panicked: {error}")))
-            }
-            Err(_) => Err(format!("it could not be read within {} s", READ_TIMEOUT.as_secs())),
-        };
-        let is_stable = self.last_read == found;
-        self.last_read.clone_from(&found);
-        if cause == Cause::Timer && (!is_stable || self.last_handled == found) {
-            return;
-        }
-        self.handle(&found);
-        self.last_handled = found;
-    }
-
-    fn handle(&mut self, found: &LoadResult) {
+    /// Applies or rejects a result of reading.
+    pub(crate) fn handle(&mut self, found: &Reading<LoadedConfig>) {
         match found {
             Ok(loaded) if *loaded == self.current => {
                 PROCESS.reloaded(Reload::Unchanged);
@@ -214,15 +132,4 @@ impl Reloader {
         old.retire(&endpoints);
         self.current = loaded;
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -33,7 +33,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(15);
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Downloads of invoices and credit memos, and their archive.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InvoiceFetcherConfig {
     /// URL of Digital River's API, the only one to which an API key is sent. `https`; `http` for a loopback address only.
@@ -88,7 +88,7 @@ pub struct InvoiceFetcherConfig {
 }
 
 /// An account at Digital River.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountConfig {
     /// Confidential API key.
@@ -100,7 +100,7 @@ pub struct AccountConfig {
 }
 
 /// When failed attempts are retried.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Wait after the first failed attempt. It doubles with every further one, with a jitter of 50 %.

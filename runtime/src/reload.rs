@@ -1,23 +1,25 @@
-//! Reloading of the configuration at run time: on SIGHUP, and every few seconds.
+//! Reloading of the configuration at run time: on SIGHUP, and when it has changed.
 //!
-//! Periodic reading detects every kind of change: an editor, a Kubernetes volume whose symbolic link moves, a file on a
-//! network, a secret in its own file.
+//! The configuration is read every few seconds and compared as a whole, including secrets from files. That detects every
+//! kind of change (an editor, a Kubernetes volume whose symbolic link moves, a file on a network), which watching files
+//! does not. A change counts once two reads in a row agree on it, so that a partly written file is not used.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
-    time::timeout,
+    time::{MissedTickBehavior, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::{ConfigError, Context};
+use crate::{Component, ConfigError, Context, with_causes};
 
 /// Interval between reads of the configuration.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long reading may take before it counts as failed: a file may be on a network that is unavailable.
-const READ_MAX: Duration = Duration::from_secs(30);
+pub const READ_MAX: Duration = Duration::from_secs(30);
 
 /// Longest time without a heartbeat of the task.
 const BEAT_AGE_MAX: Duration = Duration::from_secs(180);
@@ -25,97 +27,171 @@ const BEAT_AGE_MAX: Duration = Duration::from_secs(180);
 /// Reads and checks a part of the configuration.
 pub type Load<T> = dyn Fn() -> Result<T, ConfigError> + Send + Sync;
 
-/// Passes each configuration that is read to `take`, until shutdown. A rejected configuration is logged once, and the
-/// previous one stays in use. SIGHUP no longer ends the process. `name` is the name of the component in `/livez`.
+/// Result of reading the configuration; an error as text, so that two results can be compared.
+pub type Reading<T> = Result<T, String>;
+
+/// Passes each changed configuration to `take`, until shutdown. A rejected configuration is logged once, and the previous
+/// one stays in use. SIGHUP no longer ends the process. `name` is the name of the component in `/livez`.
 ///
 /// # Errors
 /// When the signal handler cannot be installed.
-pub async fn run<T: Send + 'static>(
+pub async fn run<T: Clone + PartialEq + Send + 'static>(
     name: &'static str,
     load: Arc<Load<T>>,
     mut take: impl FnMut(T) -> Result<(), ConfigError> + Send,
     context: Context,
-) -> Result<(), std::io::Error> {
-    let mut sighups = signal(SignalKind::hangup())?;
-    let soft = context.shutdown.soft().clone();
+) -> io::Result<()> {
     let component = context.health.register_beating(name, BEAT_AGE_MAX);
-    component.ready();
-    let (mut reader, mut refused) = (Reader::new(load), None);
-    loop {
-        component.beat();
-        tokio::select! {
-            () = soft.cancelled() => return Ok(()),
-            Some(()) = sighups.recv() => refused = None,
-            () = tokio::time::sleep(INTERVAL) => {}
-        }
-        let taken = match reader.read().await {
-            Ok(config) => take(config).map_err(|error| error.to_string()),
-            Err(error) => Err(error),
-        };
-        let error = taken.err();
-        if let Some(reason) = error.as_ref().filter(|_| error != refused) {
+    let handle = |found: &Reading<T>| {
+        let taken = found.clone().and_then(|config| take(config).map_err(|error| with_causes(&error)));
+        if let Err(reason) = taken {
             tracing::error!("{name}: the new configuration is rejected, the previous one stays in use: {reason}");
         }
-        refused = error;
-    }
+    };
+    Reloader::new(load, INTERVAL, None, component)?.run(handle, context.shutdown.soft()).await;
+    Ok(())
 }
 
-/// Reads on a blocking thread, at most one at a time, so that hanging reads do not use up the threads.
-struct Reader<T> {
+/// Reads the configuration regularly.
+pub struct Reloader<T> {
     load: Arc<Load<T>>,
-    pending: Option<JoinHandle<Result<T, ConfigError>>>,
+    interval: Duration,
+    component: Component,
+    sighups: Signal,
+    /// A read that is not complete yet.
+    pending: Option<JoinHandle<Reading<T>>>,
+    /// The latest result.
+    last_read: Option<Reading<T>>,
+    /// The latest result that was handled, so that the same one is not handled every few seconds.
+    last_handled: Option<Reading<T>>,
 }
 
-impl<T: Send + 'static> Reader<T> {
-    fn new(load: Arc<Load<T>>) -> Self {
-        Self { load, pending: None }
+impl<T: Clone + PartialEq + Send + 'static> Reloader<T> {
+    /// Installs a handler for SIGHUP, which then no longer ends the process. `current` is the configuration in use, if it
+    /// was read with `load`. `component` gets a heartbeat with every read.
+    ///
+    /// # Errors
+    /// When the signal handler cannot be installed.
+    pub fn new(load: Arc<Load<T>>, interval: Duration, current: Option<T>, component: Component) -> io::Result<Self> {
+        let (sighups, current) = (signal(SignalKind::hangup())?, current.map(Ok));
+        component.ready();
+        let (last_read, last_handled) = (current.clone(), current);
+        Ok(Self { load, interval, component, sighups, pending: None, last_read, last_handled })
     }
 
-    /// Returns an error as text, so that two can be compared.
-    async fn read(&mut self) -> Result<T, String> {
+    /// Calls `handle` with every result on SIGHUP, and otherwise with every one that differs from the one handled before,
+    /// until `soft` is cancelled.
+    pub async fn run(mut self, mut handle: impl FnMut(&Reading<T>) + Send, soft: &CancellationToken) {
+        let mut interval = tokio::time::interval(self.interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.component.beat();
+            let is_signal = tokio::select! {
+                () = soft.cancelled() => return,
+                Some(()) = self.sighups.recv() => true,
+                _ = interval.tick() => false,
+            };
+            let found = Some(self.read().await);
+            let is_stable = self.last_read == found;
+            self.last_read.clone_from(&found);
+            if is_signal || (is_stable && self.last_handled != found) {
+                found.iter().for_each(&mut handle);
+                self.last_handled = found;
+            }
+        }
+    }
+
+    /// Reads on a blocking thread, at most one at a time: more reads that hang, for example on a network file, would use up
+    /// the threads that all other blocking operations need.
+    async fn read(&mut self) -> Reading<T> {
         let load = Arc::clone(&self.load);
-        let pending = self.pending.get_or_insert_with(|| tokio::task::spawn_blocking(move || load()));
+        let read = move || load().map_err(|error| with_causes(&error));
+        let pending = self.pending.get_or_insert_with(|| tokio::task::spawn_blocking(read));
         let Ok(read) = timeout(READ_MAX, pending).await else {
             return Err(format!("it could not be read within {} s", READ_MAX.as_secs()));
         };
         self.pending = None;
-        read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        read.unwrap_or_else(|error| Err(format!("reading it panicked: {error}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    };
 
     use super::*;
 
-    #[tokio::test]
-    async fn the_configuration_is_reloaded_on_sighup_and_after_the_interval() {
-        let (context, reads) = (Context::new(), Arc::new(AtomicU32::new(0)));
-        let (counted, taken) = (Arc::clone(&reads), Arc::new(AtomicU32::new(0)));
-        let load: Arc<Load<u32>> = Arc::new(move || match counted.fetch_add(1, Ordering::Relaxed) {
-            0 => Err(ConfigError::refused("key", "injected by the test")),
-            read => Ok(read),
-        });
-        let seen = Arc::clone(&taken);
-        let take = move |read| {
-            seen.store(read, Ordering::Relaxed);
-            Ok(())
-        };
-        let running = run("test-reload", load, take, context.clone());
-        let look = async {
-            tokio::time::sleep(INTERVAL / 10).await;
-            let own = rustix::process::getpid();
-            for _ in 0..2 {
-                rustix::process::kill_process(own, rustix::process::Signal::HUP).unwrap();
-                tokio::time::sleep(INTERVAL / 10).await;
+    /// A signal reaches every test of this process.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+    const TICK: Duration = Duration::from_millis(50);
+
+    /// Waits until `taken` has this value.
+    async fn until(taken: &Mutex<Vec<Reading<u32>>>, expected: &[Reading<u32>]) {
+        for _ in 0..200 {
+            if *taken.lock().unwrap() == expected {
+                return;
             }
-            assert_eq!((reads.load(Ordering::Relaxed), taken.load(Ordering::Relaxed)), (2, 1));
-            tokio::time::sleep(INTERVAL + INTERVAL / 10).await;
-            assert!(taken.load(Ordering::Relaxed) >= 2);
+            tokio::time::sleep(TICK / 5).await;
+        }
+        assert_eq!(*taken.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn each_change_is_handled_once_and_every_result_on_sighup() {
+        let _alone = ALONE.lock().await;
+        let (context, value, reads) = (Context::new(), Arc::new(AtomicU32::new(1)), Arc::new(AtomicU32::new(0)));
+        let (now, counted) = (Arc::clone(&value), Arc::clone(&reads));
+        let load: Arc<Load<u32>> = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            match now.load(Ordering::Relaxed) {
+                0 => Err(ConfigError::refused("key", "injected by the test")),
+                value => Ok(value),
+            }
+        });
+        let component = context.health.register_beating("test-reload", BEAT_AGE_MAX);
+        let taken = Mutex::new(Vec::new());
+        let reloader = Reloader::new(load, TICK, Some(1), component).unwrap();
+        let running = reloader.run(|found| taken.lock().unwrap().push(found.clone()), context.shutdown.soft());
+        let look = async {
+            let error = || Err(ConfigError::refused("key", "injected by the test").to_string());
+            value.store(2, Ordering::Relaxed);
+            until(&taken, &[Ok(2)]).await;
+            value.store(0, Ordering::Relaxed);
+            until(&taken, &[Ok(2), error()]).await;
+            let before = reads.load(Ordering::Relaxed);
+            while reads.load(Ordering::Relaxed) < before + 3 {
+                tokio::time::sleep(TICK / 5).await;
+            }
+            assert_eq!(taken.lock().unwrap().len(), 2, "the same error is not handled again");
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+            until(&taken, &[Ok(2), error(), error()]).await;
             context.shutdown.stop();
         };
-        let (ended, ()) = tokio::join!(running, look);
-        ended.unwrap();
+        tokio::join!(running, look);
+    }
+
+    #[tokio::test]
+    async fn a_result_that_only_one_read_has_is_not_used() {
+        let _alone = ALONE.lock().await;
+        let (context, reads) = (Context::new(), Arc::new(AtomicU32::new(0)));
+        let counted = Arc::clone(&reads);
+        // A different result each time, as of a file that is being written.
+        let load: Arc<Load<u32>> = Arc::new(move || Ok(counted.fetch_add(1, Ordering::Relaxed)));
+        let component = context.health.register_beating("test-reload", BEAT_AGE_MAX);
+        let running = Reloader::new(load, TICK / 10, None, component).unwrap();
+        let taken = Mutex::new(Vec::new());
+        let running = running.run(|found| taken.lock().unwrap().push(found.clone()), context.shutdown.soft());
+        let stop = async {
+            while reads.load(Ordering::Relaxed) < 10 {
+                tokio::time::sleep(TICK / 10).await;
+            }
+            context.shutdown.stop();
+        };
+        tokio::join!(running, stop);
+        assert_eq!(*taken.lock().unwrap(), []);
     }
 }

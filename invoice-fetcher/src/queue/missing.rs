@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 /// When a complete order without an invoice counts as missing one.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MissingConfig {
     /// Time after its completion within which an order may have no stored invoice.

@@ -11,7 +11,7 @@ use crate::{ConfigError, Secret};
 const TOKEN_CHARS_MIN: usize = 32;
 
 /// Address and tokens of an HTTP API.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig<const PORT: u16> {
     /// Address to listen on.
