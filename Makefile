@@ -20,7 +20,7 @@ ifeq ($(filter $(BROKER),kafka embedded),)
 $(error BROKER is "$(BROKER)"; it is kafka (Apache Kafka, the default) or embedded (in memory, for machines without Java))
 endif
 
-.PHONY: help demo up build fmt check test docs references bench bench-instructions bench-ingest bench-processor bench-invoices lint broker
+.PHONY: help demo up build fmt check test docs references bench bench-instructions bench-ingest bench-processor bench-invoices lint deny broker
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,13 @@ endif
 bench-invoices: ## fetch INVOICES invoices at 250 a second, 5 % with faults: CPU, memory, completeness
 	@deploy/setup build postgres
 	cargo bench --locked -p riverlock-invoice-fetcher --bench invoices -- --documents $(INVOICES)
+
+# It needs a network: the advisories are fetched.
+deny: ## check the dependencies for advisories, licences and sources, with cargo-deny
+	@cargo deny --version >/dev/null 2>&1 || { \
+	  echo 'cargo-deny is not installed: cargo install --locked cargo-deny (5 minutes), or a binary from its releases:' >&2; \
+	  echo '  https://github.com/EmbarkStudios/cargo-deny/releases' >&2; exit 1; }
+	cargo deny --locked check
 
 lint: ## check format, lints, and every SQL statement against a real PostgreSQL
 	@deploy/setup build postgres
