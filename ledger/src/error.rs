@@ -107,7 +107,7 @@ impl Error {
             Self::Sql(_) | Self::SessionLost(_) => "connection",
             Self::LostRace(_) => "lost_race",
             Self::Inconsistent { .. } => "inconsistent",
-            Self::Regressed => "went_back",
+            Self::Regressed => "regressed",
             Self::Newer(_) => "newer",
             Self::TimedOut(_) => "timeout",
         }
