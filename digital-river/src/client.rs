@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     config::{AccountConfig, DigitalRiverConfig},
-    failure::{Effect, Error, Failure, Refusal, Repeat, quote, repeat},
+    failure::{Effect, Error, ErrorAnswer, Failure, Repeat, quote, repeat},
     http::{
         address::join,
         limiter::Limiter,
@@ -273,7 +273,7 @@ impl Client {
             Repeat::AfterBackoff => Some(jittered(wait_after(error.attempts, &(config.wait_first..config.wait_max)))),
             Repeat::AfterPause => {
                 let requested = match &error.failure {
-                    Failure::Status(refusal) => refusal.retry_after,
+                    Failure::Status(answer) => answer.retry_after,
                     _ => None,
                 };
                 let wait = requested.unwrap_or(THROTTLED_WAIT);
@@ -386,8 +386,8 @@ impl Client {
             body.map_err(Failure::Lost).and_then(check_json)
         } else {
             // The status alone decides what to do; the text is informative.
-            let refusal = Refusal::read(status.as_u16(), &body.unwrap_or_default());
-            Err(Failure::Status(Box::new(Refusal { retry_after, ..refusal })))
+            let answer = ErrorAnswer::read(status.as_u16(), &body.unwrap_or_default());
+            Err(Failure::Status(Box::new(ErrorAnswer { retry_after, ..answer })))
         };
         (Some(status.as_u16()), request_id, outcome)
     }
@@ -411,7 +411,7 @@ fn check_json(body: Bytes) -> Result<Bytes, Failure> {
 fn label(outcome: &Result<Bytes, Failure>) -> &'static str {
     match outcome {
         Ok(_) => "ok",
-        Err(Failure::Status(refusal)) => match refusal.status {
+        Err(Failure::Status(answer)) => match answer.status {
             401 | 403 => "unauthorized",
             429 => "throttled",
             500..=599 => "server_error",

@@ -38,14 +38,14 @@ pub enum Failure {
     /// The request may have reached Digital River, but no complete answer was received.
     Lost(String),
     /// An answer outside 2xx.
-    Status(Box<Refusal>),
+    Status(Box<ErrorAnswer>),
     /// A successful answer with an invalid body.
     Unreadable(String),
 }
 
 /// An answer outside 2xx.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorAnswer {
     /// The HTTP status.
     pub status: u16,
     /// Digital River's `type`, for example `conflict`. Empty if the answer has none.
@@ -97,7 +97,7 @@ pub fn repeat(effect: Effect, failure: &Failure) -> Repeat {
         Failure::NoSlot => Repeat::Never,
         Failure::NotConnected(_) => Repeat::AfterBackoff,
         Failure::Lost(_) | Failure::Unreadable(_) => may_have_been_executed,
-        Failure::Status(refusal) => match refusal.status {
+        Failure::Status(answer) => match answer.status {
             429 => Repeat::AfterPause,
             401 => Repeat::AfterKeyChange,
             408 | 500..=599 => may_have_been_executed,
@@ -132,7 +132,7 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match &self.failure {
-            Failure::Status(refusal) => Some(refusal.status),
+            Failure::Status(answer) => Some(answer.status),
             _ => None,
         }
     }
@@ -147,7 +147,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> &str {
         match &self.failure {
-            Failure::Status(refusal) => refusal.details.first().map_or("", |detail| &detail.code),
+            Failure::Status(answer) => answer.details.first().map_or("", |detail| &detail.code),
             _ => "",
         }
     }
@@ -179,12 +179,12 @@ impl fmt::Display for Failure {
             Self::NotConnected(cause) => write!(f, "no connection: {cause}"),
             Self::Lost(cause) => write!(f, "no complete answer: {cause}"),
             Self::Unreadable(cause) => write!(f, "the answer is invalid: {cause}"),
-            Self::Status(refusal) => write!(f, "{refusal}"),
+            Self::Status(answer) => write!(f, "{answer}"),
         }
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ErrorAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "answered {}", self.status)?;
         if !self.kind.is_empty() {
@@ -209,15 +209,15 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Refusal {
+impl ErrorAnswer {
     /// Parses an answer's body tolerantly: Digital River's error format, a part of it, or anything else.
     #[must_use]
     pub fn read(status: u16, body: &[u8]) -> Self {
-        let refusal = Self { status, ..Self::default() };
+        let answer = Self { status, ..Self::default() };
         let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(body) else {
             return Self {
                 text: quote(&String::from_utf8_lossy(&body[..body.len().min(QUOTE_CHARS_MAX * 4)])),
-                ..refusal
+                ..answer
             };
         };
         let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(quote).unwrap_or_default();
@@ -231,7 +231,7 @@ impl Refusal {
             }
         });
         let kind = fields.get("type").and_then(Value::as_str).map(quote).unwrap_or_default();
-        Self { kind, details: details.collect(), ..refusal }
+        Self { kind, details: details.collect(), ..answer }
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     fn status(status: u16) -> Failure {
-        Failure::Status(Box::new(Refusal { status, ..Refusal::default() }))
+        Failure::Status(Box::new(ErrorAnswer { status, ..ErrorAnswer::default() }))
     }
 
     #[test]
@@ -280,19 +280,19 @@ mod tests {
     fn error_bodies_are_parsed_tolerantly() {
         let full =
             br#"{"type":"conflict","errors":[{"code":"order_fulfilled","parameter":"orderId","message":"Resource"}]}"#;
-        let refusal = Refusal::read(409, full);
-        assert_eq!((refusal.kind.as_str(), refusal.details[0].code.as_str()), ("conflict", "order_fulfilled"));
-        assert_eq!(refusal.to_string(), "answered 409 conflict: Resource [order_fulfilled, orderId]");
+        let answer = ErrorAnswer::read(409, full);
+        assert_eq!((answer.kind.as_str(), answer.details[0].code.as_str()), ("conflict", "order_fulfilled"));
+        assert_eq!(answer.to_string(), "answered 409 conflict: Resource [order_fulfilled, orderId]");
 
-        let refusal =
-            Refusal::read(409, br#"{"errors":[{"code":"payment_authorization_failed","description":"expired"}]}"#);
-        assert_eq!(refusal.details[0].message, "expired");
+        let answer =
+            ErrorAnswer::read(409, br#"{"errors":[{"code":"payment_authorization_failed","description":"expired"}]}"#);
+        assert_eq!(answer.details[0].message, "expired");
 
         let html = "<html>\n<head><title>Request unsuccessful.</title>".repeat(100);
-        let refusal = Refusal::read(503, html.as_bytes());
-        assert!(refusal.text.starts_with("<html> <head>") && refusal.text.len() <= QUOTE_CHARS_MAX, "{refusal}");
+        let answer = ErrorAnswer::read(503, html.as_bytes());
+        assert!(answer.text.starts_with("<html> <head>") && answer.text.len() <= QUOTE_CHARS_MAX, "{answer}");
         for odd in [&b""[..], b"[]", b"{}", br#"{"errors":7}"#, br#"{"errors":[7,null]}"#, b"\xff\xfe"] {
-            assert_eq!(Refusal::read(500, odd).status, 500);
+            assert_eq!(ErrorAnswer::read(500, odd).status, 500);
         }
     }
 }

@@ -26,7 +26,7 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use metrics::counter;
 use riverlock_runtime::{
     Context,
-    api::{self, ApiError, Refusals, Tokens},
+    api::{self, ApiError, ErrorResponses, Tokens},
 };
 use riverlock_schemas::{FileId, hash::Sha256Hash};
 use serde::Serialize;
@@ -60,7 +60,7 @@ struct Documents {
 }
 
 /// A failed request.
-enum Refusal {
+enum Rejection {
     Unauthorized,
     NotFound,
     /// The archive no longer has the document.
@@ -71,7 +71,7 @@ enum Refusal {
     Failed,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (error, outcome) = match self {
             Self::Unauthorized => (ApiError::unauthorized(), "unauthorized"),
@@ -129,7 +129,7 @@ pub(crate) async fn start(
     context: &Context,
 ) -> Result<SocketAddr, Error> {
     let documents = Documents { queue, archive, downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)) };
-    let router = api::guarded(router(Arc::new(documents)), tokens, || Refusal::Unauthorized.into_response());
+    let router = api::guarded(router(Arc::new(documents)), tokens, || Rejection::Unauthorized.into_response());
     let started = api::start("invoice-api", listen, router, context).await;
     started.map_err(|source| Error::Listen { address: listen, source })
 }
@@ -138,7 +138,7 @@ fn router(documents: Arc<Documents>) -> Router {
     Router::new()
         .route("/v1/orders/{order_id}/invoices", get(of_order))
         .route("/v1/invoices/{file_id}", get(download))
-        .fallback(|| async { Refusal::NotFound })
+        .fallback(|| async { Rejection::NotFound })
         .with_state(documents)
 }
 
@@ -156,12 +156,12 @@ struct Invoices {
     get, path = "/v1/orders/{orderId}/invoices", operation_id = "listOrderInvoices", tag = "invoices",
     security(("token" = [])),
     params(("orderId" = String, Path, description = "Digital River's id of the order")),
-    responses((status = 200, description = "The documents; empty if the order is unknown", body = Invoices), Refusals)
+    responses((status = 200, description = "The documents; empty if the order is unknown", body = Invoices), ErrorResponses)
 )]
 async fn of_order(
     State(documents): State<Arc<Documents>>,
     Path(order_id): Path<String>,
-) -> Result<Json<Invoices>, Refusal> {
+) -> Result<Json<Invoices>, Rejection> {
     let database = documents.queue.database();
     let found = database.run(async |connection| view::of_order(connection, &order_id).await).await;
     let invoices = found.map_err(|error| failed(&error))?;
@@ -179,25 +179,25 @@ struct Pdf(Vec<u8>);
 #[utoipa::path(
     get, path = "/v1/invoices/{fileId}", operation_id = "getInvoice", tag = "invoices", security(("token" = [])),
     params(("fileId" = String, Path, description = "Digital River's id of the file", format = "uuid")),
-    responses((status = 200, description = "The document", body = Pdf, content_type = "application/pdf"), GoneResponse, Refusals)
+    responses((status = 200, description = "The document", body = Pdf, content_type = "application/pdf"), GoneResponse, ErrorResponses)
 )]
-async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<String>) -> Result<Response, Refusal> {
-    let file_id = FileId::parse(&file_id).map_err(|_| Refusal::NotFound)?;
-    let permit = Arc::clone(&documents.downloads).try_acquire_owned().map_err(|_| Refusal::Busy)?;
+async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<String>) -> Result<Response, Rejection> {
+    let file_id = FileId::parse(&file_id).map_err(|_| Rejection::NotFound)?;
+    let permit = Arc::clone(&documents.downloads).try_acquire_owned().map_err(|_| Rejection::Busy)?;
     let database = documents.queue.database();
     let found = database.run(async |connection| view::find(connection, file_id).await).await;
-    let found = found.map_err(|error| failed(&error))?.ok_or(Refusal::NotFound)?;
+    let found = found.map_err(|error| failed(&error))?.ok_or(Rejection::NotFound)?;
     let (Some(key), Some(sha256), Some(size)) = (found.object_key, found.sha256, found.size_bytes) else {
-        return Err(Refusal::NotFound);
+        return Err(Rejection::NotFound);
     };
     let size = u64::try_from(size).unwrap_or_default();
     let object = documents.archive.get(&key).await.map_err(|error| match error.is_not_found() {
-        true => lost_or_changed(file_id, &"it is missing", Refusal::Lost),
+        true => lost_or_changed(file_id, &"it is missing", Rejection::Lost),
         false => failed(&error),
     })?;
     if object.size_bytes != size {
         let reason = format!("{key} has {} bytes instead of {size}", object.size_bytes);
-        return Err(lost_or_changed(file_id, &reason, Refusal::Changed));
+        return Err(lost_or_changed(file_id, &reason, Rejection::Changed));
     }
     tracing::info!(file.id = %file_id, order.id = found.order_id, "sending file {file_id}");
     let name = format!("attachment; filename=\"{}-{file_id}.pdf\"", found.purpose.replace('_', "-"));
@@ -221,15 +221,15 @@ async fn download(State(documents): State<Arc<Documents>>, Path(file_id): Path<S
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
-fn failed(error: &dyn std::fmt::Display) -> Refusal {
+fn failed(error: &dyn std::fmt::Display) -> Rejection {
     tracing::error!("cannot read a document: {error}");
-    Refusal::Failed
+    Rejection::Failed
 }
 
-fn lost_or_changed(file_id: FileId, reason: &dyn std::fmt::Display, refusal: Refusal) -> Refusal {
+fn lost_or_changed(file_id: FileId, reason: &dyn std::fmt::Display, rejection: Rejection) -> Rejection {
     counter!(names::ANOMALIES, "kind" => names::ANOMALY_ARCHIVE).increment(1);
     tracing::error!(file.id = %file_id, "file {file_id} is lost or changed in the archive: {reason}");
-    refusal
+    rejection
 }
 
 /// A document that is sent and checked. One chunk is held back until the next is read, and the last until size and hash are

@@ -80,7 +80,7 @@ pub struct ErrorItem {
 
 /// The errors that every path of an API may return, for its OpenAPI description.
 #[derive(utoipa::IntoResponses)]
-pub enum Refusals {
+pub enum ErrorResponses {
     /// A parameter is invalid; `parameter` names it
     #[response(status = 400)]
     Parameter(ErrorBody),

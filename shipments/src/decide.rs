@@ -120,7 +120,7 @@ pub fn after_read_back(read: &ReadBack<'_>) -> Next {
 mod tests {
     use riverlock_digital_river::{
         Failure,
-        failure::{Detail, Effect, Refusal, repeat},
+        failure::{Detail, Effect, ErrorAnswer, repeat},
     };
     use riverlock_schemas::Mode;
 
@@ -141,7 +141,7 @@ mod tests {
 
     fn status(status: u16, code: &str) -> Error {
         let details = vec![Detail { code: code.into(), ..Detail::default() }];
-        error(Failure::Status(Box::new(Refusal { status, details, ..Refusal::default() })))
+        error(Failure::Status(Box::new(ErrorAnswer { status, details, ..ErrorAnswer::default() })))
     }
 
     #[test]

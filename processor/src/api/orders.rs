@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, RawQuery, State, rejection::PathRejection},
 };
 use riverlock_ledger::view::{self, EventPosition, EventView};
-use riverlock_runtime::api::{ApiError, Refusals};
+use riverlock_runtime::api::{ApiError, ErrorResponses};
 use riverlock_schemas::{Mode, OrderId};
 use serde::Serialize;
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
@@ -82,7 +82,7 @@ pub(super) fn without_personal_data(mut order: OrderView) -> Result<OrderView, A
         ("orderId" = String, Path, description = "Digital River's id of the order"),
         ("mode" = Option<String>, Query, description = "Only the order of this mode", pattern = "^(live|test)$"),
     ),
-    responses((status = 200, description = "The order, in each mode in which it exists", body = Orders), Refusals)
+    responses((status = 200, description = "The order, in each mode in which it exists", body = Orders), ErrorResponses)
 )]
 pub(super) async fn order(
     State(database): State<Arc<Database>>,
@@ -117,7 +117,7 @@ pub(super) async fn order(
         ("limit" = Option<i64>, Query, description = "Maximum number of items; default 50",
          minimum = 1, maximum = 500),
     ),
-    responses((status = 200, description = "A page of orders", body = OrderPage), Refusals)
+    responses((status = 200, description = "A page of orders", body = OrderPage), ErrorResponses)
 )]
 pub(super) async fn list(
     State(database): State<Arc<Database>>,
@@ -142,7 +142,7 @@ pub(super) async fn list(
         ("limit" = Option<i64>, Query, description = "Maximum number of items; default 50",
          minimum = 1, maximum = 500),
     ),
-    responses((status = 200, description = "A page of records", body = EventPage), Refusals)
+    responses((status = 200, description = "A page of records", body = EventPage), ErrorResponses)
 )]
 pub(super) async fn events(
     State(database): State<Arc<Database>>,

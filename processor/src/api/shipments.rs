@@ -15,7 +15,7 @@ use axum::{
 use riverlock_ledger::PostgresConfig;
 use riverlock_runtime::{
     Clock,
-    api::{ApiError, Refusals},
+    api::{ApiError, ErrorResponses},
 };
 use riverlock_schemas::Mode;
 use riverlock_shipments::{AddError, Line, NewReport, Refusal, Source, StoredReport, add, view};
@@ -245,7 +245,7 @@ fn refusal(error: &AddError) -> Response {
         ("orderId" = String, Path, description = "Digital River's id of the order"),
         ("mode" = Option<String>, Query, description = "Only shipments of this mode", pattern = "^(live|test)$"),
     ),
-    responses((status = 200, description = "The shipments", body = ShipmentStates), Refusals)
+    responses((status = 200, description = "The shipments", body = ShipmentStates), ErrorResponses)
 )]
 pub(super) async fn list(
     State(shipments): State<Arc<Shipments>>,
