@@ -55,7 +55,7 @@ impl History {
     /// same event contradicts this one.
     ///
     /// Returns `None` when the event is not about an order or cannot be applied.
-    pub fn fold(&mut self, body: &[u8], received_at: Option<DateTime<Utc>>, conflict: bool) -> Option<HistoryStep> {
+    pub fn apply(&mut self, body: &[u8], received_at: Option<DateTime<Utc>>, conflict: bool) -> Option<HistoryStep> {
         let reading = Orders::new(vec![Mode::Test, Mode::Live]).read(body, received_at).ok()?;
         let Decision::Apply(event) = reading.decision else {
             return None;
@@ -196,7 +196,7 @@ mod tests {
             "2026-01-01T00:01:00Z",
             r#","currency":"EUR","items":[{"id":"l","skuId":"sku","quantity":2}]"#,
         );
-        let step = history.fold(&accepted, None, false).unwrap();
+        let step = history.apply(&accepted, None, false).unwrap();
         assert_eq!((step.status_before, step.status_after), (None, Status::Ready));
         assert_eq!(kinds(&step), ["fulfillment.requested"]);
         for change in [
@@ -208,7 +208,7 @@ mod tests {
             assert!(step.changes.iter().any(|found| found == change), "{change}: {:?}", step.changes);
         }
 
-        let again = history.fold(&accepted, None, false).unwrap();
+        let again = history.apply(&accepted, None, false).unwrap();
         assert_eq!((again.changes.len(), again.effects.len()), (0, 0), "{again:?}");
 
         let older = body(
@@ -217,13 +217,13 @@ mod tests {
             "2026-01-01T00:00:30Z",
             r#","stateTransitions":{"accepted":"2026-01-01T00:00:10Z"}"#,
         );
-        let step = history.fold(&older, None, false).unwrap();
+        let step = history.apply(&older, None, false).unwrap();
         assert_eq!(step.status_after, Status::Ready);
         assert!(step.changes.iter().any(|change| change.contains("earlier than known")), "{:?}", step.changes);
         assert!(!step.changes.iter().any(|change| change.contains("snapshot")), "{:?}", step.changes);
 
         let cancelled = body("e2", "order.cancelled", "2026-01-01T00:02:00Z", r#","currency":"USD","items":[]"#);
-        let step = history.fold(&cancelled, None, true).unwrap();
+        let step = history.apply(&cancelled, None, true).unwrap();
         assert_eq!((step.status_before, step.status_after), (Some(Status::Ready), Status::Cancelled));
         assert_eq!(kinds(&step), ["fulfillment.halted"]);
         assert!(step.changes.iter().any(|change| change.contains("differs in currency")), "{:?}", step.changes);
@@ -233,8 +233,8 @@ mod tests {
     #[test]
     fn bodies_that_are_not_about_an_order_change_nothing() {
         let mut history = History::default();
-        assert_eq!(history.fold(b"{}", None, false), None);
-        assert_eq!(history.fold(br#"{"id":"e","type":"payout.created"}"#, None, false), None);
-        assert_eq!(history.fold(br#"{"id":"e","type":"order.accepted","data":{"object":{}}}"#, None, false), None);
+        assert_eq!(history.apply(b"{}", None, false), None);
+        assert_eq!(history.apply(br#"{"id":"e","type":"payout.created"}"#, None, false), None);
+        assert_eq!(history.apply(br#"{"id":"e","type":"order.accepted","data":{"object":{}}}"#, None, false), None);
     }
 }

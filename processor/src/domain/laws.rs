@@ -166,7 +166,7 @@ fn check_step(before: &Facts, after: &Facts) {
 }
 
 /// Applies events one at a time, checks each step, and returns the facts and the effects in the order in which they occurred.
-fn fold<'a>(events: impl IntoIterator<Item = &'a OrderEvent>) -> (Facts, Vec<Effect>) {
+fn facts_of<'a>(events: impl IntoIterator<Item = &'a OrderEvent>) -> (Facts, Vec<Effect>) {
     let (mut facts, mut fired) = (Facts::default(), Vec::new());
     for event in events {
         let before = facts.clone();
@@ -198,7 +198,7 @@ fn permutations<T: Clone>(items: &mut Vec<T>, from: usize, visit: &mut impl FnMu
 fn every_permutation_of_up_to_six_events_with_duplicates_gives_the_same_result() {
     let problematic = problematic();
     let problematic = [0, 1, 3, 5, 8, 9, 12].map(|i| problematic[i].clone()).to_vec();
-    let mut folds = 0_u32;
+    let mut sequences = 0_u32;
     for events in [lifecycle(), problematic] {
         for subset in 1_u32..(1 << events.len()) {
             if subset.count_ones() > 6 {
@@ -206,22 +206,22 @@ fn every_permutation_of_up_to_six_events_with_duplicates_gives_the_same_result()
             }
             let chosen = events.iter().enumerate().filter(|(i, _)| subset & (1 << i) != 0);
             let mut chosen: Vec<OrderEvent> = chosen.map(|(_, event)| event.clone()).collect();
-            let (facts, fired) = fold(&chosen);
+            let (facts, fired) = facts_of(&chosen);
             let (status, fired) = (facts.status(), sorted(fired));
             permutations(&mut chosen, 0, &mut |events| {
-                let plain = fold(events);
+                let plain = facts_of(events);
                 // Each event twice in a row, and the whole history again at the end.
-                let twice = fold(events.iter().flat_map(|event| [event, event]).chain(events));
+                let twice = facts_of(events.iter().flat_map(|event| [event, event]).chain(events));
                 for (found, found_fired) in [plain, twice] {
                     assert_eq!(found, facts);
                     assert_eq!(found.status(), status);
                     assert_eq!(sorted(found_fired), fired, "an effect occurred twice or not at all");
-                    folds += 1;
+                    sequences += 1;
                 }
             });
         }
     }
-    assert!(folds > 30_000, "{folds} folds were tried");
+    assert!(sequences > 30_000, "{sequences} sequences were tried");
 }
 
 /// Every permutation of every subset is a path through the lattice of subsets. If every step ends in the facts of the subset
@@ -259,7 +259,7 @@ fn every_path_through_the_subsets_of_fourteen_events_gives_the_same_facts() {
 #[test]
 fn the_status_follows_from_all_events() {
     let lifecycle = lifecycle();
-    let status = |range: &[usize]| fold(range.iter().map(|i| &lifecycle[*i])).0.status();
+    let status = |range: &[usize]| facts_of(range.iter().map(|i| &lifecycle[*i])).0.status();
     assert_eq!(status(&[]), Status::OnHold);
     assert_eq!(status(&[0, 1]), Status::OnHold);
     assert_eq!(status(&[0, 1, 2]), Status::Ready);
@@ -273,7 +273,7 @@ fn the_status_follows_from_all_events() {
 
 #[test]
 fn a_complete_order_contains_the_time_of_its_missing_accepted_event() {
-    let (facts, fired) = fold([&lifecycle()[4]]);
+    let (facts, fired) = facts_of([&lifecycle()[4]]);
     assert_eq!(facts.reached(OrderState::Accepted), Some(at(3)));
     assert_eq!(sorted(fired), [Effect::Request, Effect::Complete]);
 }
@@ -282,8 +282,8 @@ fn a_complete_order_contains_the_time_of_its_missing_accepted_event() {
 fn contradicting_facts_are_an_anomaly() {
     use super::Anomaly;
     let lifecycle = lifecycle();
-    assert_eq!(fold([&lifecycle[4], &lifecycle[5]]).0.anomalies(), [Anomaly::CompleteAndEnded]);
-    assert!(fold([&lifecycle[2], &lifecycle[5]]).0.anomalies().is_empty());
+    assert_eq!(facts_of([&lifecycle[4], &lifecycle[5]]).0.anomalies(), [Anomaly::CompleteAndEnded]);
+    assert!(facts_of([&lifecycle[2], &lifecycle[5]]).0.anomalies().is_empty());
     assert_eq!(Facts::of(lifecycle[2].clone(), true).1.anomalies(), [Anomaly::Conflict]);
 }
 
@@ -292,9 +292,9 @@ fn fulfillment_is_requested_once_there_are_lines_to_fulfil() {
     use super::Anomaly;
     let accepted = &lifecycle()[2];
     let without_lines = spelled(accepted.clone(), [false, false, false, false, true, true]);
-    let (facts, fired) = fold([&without_lines, &problematic()[9]]);
+    let (facts, fired) = facts_of([&without_lines, &problematic()[9]]);
     assert_eq!((fired, facts.anomalies()), (vec![], vec![Anomaly::NoLines]), "neither requested nor halted");
-    let (facts, fired) = fold([&without_lines, &problematic()[9], accepted]);
+    let (facts, fired) = facts_of([&without_lines, &problematic()[9], accepted]);
     assert_eq!((sorted(fired), facts.anomalies()), (vec![Effect::Request, Effect::Halt], vec![]));
 }
 
@@ -304,7 +304,7 @@ fn spellings_of_one_event_are_joined() {
     let with = |parts| spelled(accepted.clone(), parts);
     let (one, other) = (with([true, false, true, false, true, true]), with([true, true, false, true, true, true]));
     for events in [[&one, &other], [&other, &one]] {
-        let (facts, _) = fold(events);
+        let (facts, _) = facts_of(events);
         let details = &facts.snapshot.content;
         assert_eq!((details.upstream_id.as_deref(), details.service_level.as_deref()), (Some("U"), Some("express")));
         assert!(facts.lines.values().all(|line| line.snapshot.content.physical == Some(true)));
@@ -317,7 +317,7 @@ fn a_snapshot_without_updated_time_is_as_new_as_its_event() {
     let newer = event(4, "order.updated", &[(OrderState::Accepted, 3)], 130, true);
     let newer = spelled(newer, [true, false, false, false, false, false]);
     for events in [[&older, &newer], [&newer, &older]] {
-        let (facts, _) = fold(events);
+        let (facts, _) = facts_of(events);
         assert_eq!(facts.snapshot.content.currency.as_deref(), Some("C4"));
     }
 }
@@ -326,7 +326,7 @@ fn a_snapshot_without_updated_time_is_as_new_as_its_event() {
 fn a_failed_charge_halts_the_order_unless_it_is_accepted_later() {
     let problematic = problematic();
     let fired = |range: &[usize]| {
-        let (facts, fired) = fold(range.iter().map(|i| &problematic[*i]));
+        let (facts, fired) = facts_of(range.iter().map(|i| &problematic[*i]));
         (facts.status(), sorted(fired))
     };
     assert_eq!(fired(&[0]), (Status::PaymentFailed, vec![]));
@@ -340,10 +340,11 @@ fn a_failed_charge_halts_the_order_unless_it_is_accepted_later() {
 fn a_failed_capture_has_one_effect_and_is_an_anomaly_until_the_order_is_complete() {
     use super::Anomaly;
     let problematic = problematic();
-    let (facts, fired) = fold([&problematic[1], &problematic[4], &problematic[5], &problematic[6], &problematic[5]]);
+    let (facts, fired) =
+        facts_of([&problematic[1], &problematic[4], &problematic[5], &problematic[6], &problematic[5]]);
     assert_eq!(fired.iter().filter(|effect| matches!(effect, Effect::Recall(_))).count(), 2, "{fired:?}");
     assert_eq!((facts.status(), facts.anomalies()), (Status::Ready, vec![Anomaly::CaptureFailed]));
-    let (facts, _) = fold(&problematic[1..9]);
+    let (facts, _) = facts_of(&problematic[1..9]);
     assert!(!facts.anomalies().contains(&Anomaly::CaptureFailed));
     assert_eq!(facts.moved(OperationKind::Capture), 1.into(), "only completed captures count");
 }
@@ -351,7 +352,7 @@ fn a_failed_capture_has_one_effect_and_is_an_anomaly_until_the_order_is_complete
 #[test]
 fn a_fulfillment_in_two_events_counts_once() {
     let problematic = problematic();
-    let (facts, fired) = fold([&problematic[2], &problematic[3], &report(20, 2, (0, 2), 6)]);
+    let (facts, fired) = facts_of([&problematic[2], &problematic[3], &report(20, 2, (0, 2), 6)]);
     let line = LineId::parse("line-1").unwrap();
     let quantities = facts.quantities()[&line];
     assert_eq!((quantities.fulfilled, quantities.cancelled), (1, 2));
@@ -363,7 +364,7 @@ fn a_fulfillment_in_two_events_counts_once() {
 #[test]
 fn a_dispute_counts_until_it_is_resolved_and_a_chargeback_always() {
     let problematic = problematic();
-    let status = |range: &[usize]| fold(range.iter().map(|i| &problematic[*i])).0.status();
+    let status = |range: &[usize]| facts_of(range.iter().map(|i| &problematic[*i])).0.status();
     assert_eq!(status(&[8, 10]), Status::Disputed);
     assert_eq!(status(&[8, 10, 11]), Status::Complete);
     assert_eq!(status(&[11, 8, 10]), Status::Complete);
@@ -374,7 +375,7 @@ fn a_dispute_counts_until_it_is_resolved_and_a_chargeback_always() {
 fn ofi_and_ocn_follow_from_events_and_efn_from_lines() {
     let problematic = problematic();
     let app = |range: &[usize]| {
-        let facts = fold(range.iter().map(|i| &problematic[*i])).0;
+        let facts = facts_of(range.iter().map(|i| &problematic[*i])).0;
         (facts.ofi_received(), facts.efn_status(), facts.ocn_received())
     };
     assert_eq!(app(&[]), (false, EfnStatus::Open, false));
@@ -466,15 +467,15 @@ proptest! {
         repeated in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         cut in any::<prop::sample::Index>(),
     ) {
-        let (facts, fired) = fold(&history);
+        let (facts, fired) = facts_of(&history);
         let again = shuffled.iter().chain(repeated.iter().map(|index| index.get(&history)));
-        let (found, found_fired) = fold(again);
+        let (found, found_fired) = facts_of(again);
         prop_assert_eq!(&found, &facts);
         prop_assert_eq!(sorted(found_fired), sorted(fired));
 
         // Two batches, each joined separately first.
         let (left, right) = shuffled.split_at(cut.index(shuffled.len()));
-        let (mut left, right) = (fold(left).0, fold(right).0);
+        let (mut left, right) = (facts_of(left).0, facts_of(right).0);
         left.join(right);
         prop_assert_eq!(left, facts);
     }

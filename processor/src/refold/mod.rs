@@ -8,8 +8,8 @@
 //! An order for which Kafka no longer has every record is left unchanged; it is never recomputed from a part of them.
 
 mod differ;
-mod fold;
-mod refusal;
+mod obstacle;
+mod recompute;
 mod select;
 mod store;
 
@@ -33,12 +33,12 @@ use sqlx::{Acquire as _, PgConnection};
 use crate::{
     Orders,
     domain::{Facts, OrderKey, effects},
-    refold::refusal::ROUNDS_MAX,
+    refold::obstacle::ROUNDS_MAX,
     store::{Change as Write, FiredEffects, inconsistent_effects, write},
 };
 
 use self::{
-    fold::RecomputedOrder,
+    recompute::RecomputedOrder,
     select::Pages,
     store::{AuditedRecord, Part, Rows},
 };
@@ -47,7 +47,7 @@ pub use self::{
     differ::{Change, OrderDiff},
     select::Selection,
 };
-pub use refusal::Refusal;
+pub use obstacle::Obstacle;
 
 /// The reader's consumer group, which names it in Kafka's logs.
 const GROUP: &str = "refold";
@@ -83,7 +83,7 @@ pub enum RefoldFinding {
     /// The stored order differs from the recomputed one; it was written if the plan applies changes.
     Differs(OrderDiff),
     /// The order cannot be recomputed and is left unchanged.
-    Refused(OrderKey, Refusal),
+    Blocked(OrderKey, Obstacle),
     /// A row has an invalid order id and is left unchanged.
     Unreadable(String),
 }
@@ -92,13 +92,13 @@ pub enum RefoldFinding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Orders that were recomputed.
-    pub folded: u64,
+    pub recomputed: u64,
     /// Orders whose stored rows differ from the recomputed ones.
     pub differing: u64,
     /// Orders that were written.
     pub written: u64,
     /// Orders that cannot be recomputed.
-    pub refused: u64,
+    pub blocked: u64,
     /// Effects that had not fired; their messages are added to the outbox if the plan applies changes.
     pub effects: u64,
 }
@@ -159,7 +159,7 @@ pub async fn run(
     };
     while let Some(page) = bounded(TRANSACTION_LIMIT, pages.next(&mut refold.live)).await? {
         for row in page.unreadable {
-            refold.tally.refused += 1;
+            refold.tally.blocked += 1;
             (refold.found)(RefoldFinding::Unreadable(row));
         }
         let mut left = page.keys;
@@ -168,12 +168,12 @@ pub async fn run(
                 break;
             }
             if round == ROUNDS_MAX {
-                left.drain(..).for_each(|key| refold.refuse(key, Refusal::Moving));
+                left.drain(..).for_each(|key| refold.block(key, Obstacle::Moving));
                 break;
             }
             left = refold.page(&left).await?;
         }
-        let done = refold.tally.folded + refold.tally.refused;
+        let done = refold.tally.recomputed + refold.tally.blocked;
         progress(done, total.max(done));
     }
     Ok(refold.tally)
@@ -208,31 +208,31 @@ impl Refold<'_> {
     /// Recomputes a page of orders. Returns those that must be recomputed because new events arrived meanwhile.
     async fn page(&mut self, keys: &[OrderKey]) -> Result<Vec<OrderKey>, RefoldError> {
         let (mut audited, stored, mut fired) = bounded(TRANSACTION_LIMIT, self.read(keys)).await?;
-        let mut folded = self.fold_readable(&audited).await?;
+        let mut recomputed = self.recompute_readable(&audited).await?;
         let mut known = Vec::new();
         for key in keys {
-            match folded.remove(key) {
-                Some(RecomputedOrder { refusal: Some(refusal), .. }) => self.refuse(key.clone(), refusal),
-                Some(folded) if folded.is_known() => known.push((key.clone(), folded)),
+            match recomputed.remove(key) {
+                Some(RecomputedOrder { obstacle: Some(obstacle), .. }) => self.block(key.clone(), obstacle),
+                Some(recomputed) if recomputed.is_known() => known.push((key.clone(), recomputed)),
                 // No event applies and no row is stored: the order does not exist.
                 _ if !stored.contains_key(key) => {}
-                _ => self.refuse(key.clone(), Refusal::NoEvents),
+                _ => self.block(key.clone(), Obstacle::NoEvents),
             }
         }
         let mut expected = bounded(TRANSACTION_LIMIT, self.expected(&known)).await?;
         let mut wanted = Vec::new();
-        for (key, folded) in known {
+        for (key, recomputed) in known {
             let Some(rows) = expected.remove(&key) else { continue };
-            self.tally.folded += 1;
+            self.tally.recomputed += 1;
             let before = stored.get(&key).cloned().unwrap_or_default();
             let mut diff = OrderDiff::new(&key, differ::changes(&self.parts, &before, &rows));
-            let messages = effects::new_messages(&key, &Facts::default(), &folded.facts);
+            let messages = effects::new_messages(&key, &Facts::default(), &recomputed.facts);
             let missing = fired.entry(key.clone()).or_default().fire(messages.clone(), self.plan.clock.now());
             let missing = missing.map_err(|error| inconsistent_effects(&key, &error))?;
             diff.effects = missing.iter().map(Message::kind).collect();
-            diff.newly_applied = folded.newly_applied.iter().map(|record| record.position.to_string()).collect();
+            diff.newly_applied = recomputed.newly_applied.iter().map(|record| record.position.to_string()).collect();
             if !diff.is_empty() {
-                let (facts, newly_applied) = (folded.facts, folded.newly_applied);
+                let (facts, newly_applied) = (recomputed.facts, recomputed.newly_applied);
                 let audited = audited.remove(&key).unwrap_or_default();
                 wanted.push(PendingOrder { key, facts, newly_applied, audited, rows, messages, diff });
             }
@@ -258,25 +258,25 @@ impl Refold<'_> {
     }
 
     /// Recomputes the orders whose records can be read. A partition that cannot be read only affects the orders that need it.
-    async fn fold_readable(
+    async fn recompute_readable(
         &mut self,
         audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
     ) -> Result<BTreeMap<OrderKey, RecomputedOrder>, RefoldError> {
         let mut readable = audited.clone();
-        let mut refused = BTreeMap::new();
+        let mut blocked = BTreeMap::new();
         let mut unavailable = self.unavailable.clone();
         loop {
             readable.retain(|key, records| match unavailable_reason(records, &unavailable) {
                 Some(reason) => {
-                    refused.insert(key.clone(), RecomputedOrder::refused(Refusal::Unavailable(reason)));
+                    blocked.insert(key.clone(), RecomputedOrder::blocked(Obstacle::Unavailable(reason)));
                     false
                 }
                 None => true,
             });
-            match self.fold(&readable).await {
-                Ok(mut folded) => {
-                    folded.append(&mut refused);
-                    return Ok(folded);
+            match self.recompute(&readable).await {
+                Ok(mut recomputed) => {
+                    recomputed.append(&mut blocked);
+                    return Ok(recomputed);
                 }
                 Err(RefoldError::Kafka(error)) => {
                     let Some((topic, partition)) = error.partition() else { return Err(error.into()) };
@@ -294,19 +294,19 @@ impl Refold<'_> {
     }
 
     /// Reads records and recomputes orders on a blocking thread.
-    async fn fold(
+    async fn recompute(
         &mut self,
         audited: &BTreeMap<OrderKey, Vec<AuditedRecord>>,
     ) -> Result<BTreeMap<OrderKey, RecomputedOrder>, RefoldError> {
         let (audited, orders) = (audited.clone(), self.plan.orders.clone());
         let mut reader = self.reader.take().ok_or(RefoldError::Panicked)?;
         let work = move || {
-            let folded = fold::fold(&mut reader, &orders, &audited);
-            (reader, folded)
+            let recomputed = recompute::recompute(&mut reader, &orders, &audited);
+            (reader, recomputed)
         };
-        let (reader, folded) = tokio::task::spawn_blocking(work).await.map_err(|_| RefoldError::Panicked)?;
+        let (reader, recomputed) = tokio::task::spawn_blocking(work).await.map_err(|_| RefoldError::Panicked)?;
         self.reader = Some(reader);
-        Ok(folded?)
+        Ok(recomputed?)
     }
 
     /// The rows that writing the recomputed orders would produce. Orders that the database rejects are reported here.
@@ -318,7 +318,8 @@ impl Refold<'_> {
         let mut expected = BTreeMap::new();
         let mut parts = vec![orders];
         while let Some(part) = parts.pop() {
-            let writes: Vec<Write> = part.iter().map(|(key, folded)| new_write(key, &folded.facts, 1)).collect();
+            let writes: Vec<Write> =
+                part.iter().map(|(key, recomputed)| new_write(key, &recomputed.facts, 1)).collect();
             let keys: Vec<OrderKey> = part.iter().map(|(key, _)| key.clone()).collect();
             let mut transaction = self.scratch.begin().await?;
             match write(&mut transaction, &writes, now).await {
@@ -350,7 +351,7 @@ impl Refold<'_> {
         while let Some(part) = parts.pop() {
             match bounded(TRANSACTION_LIMIT, self.write(part, &reason)).await {
                 Ok(late) => {
-                    self.tally.folded -= late.len() as u64;
+                    self.tally.recomputed -= late.len() as u64;
                     for order in part.iter().filter(|order| !late.contains(&order.key)) {
                         self.tally.written += 1;
                         reported.push(order.diff.clone());
@@ -362,13 +363,13 @@ impl Refold<'_> {
                     parts.extend([a, b]);
                 }
                 Err(error) if error.disposition() == Disposition::Isolate => {
-                    self.tally.folded -= 1;
+                    self.tally.recomputed -= 1;
                     refuse_for(&mut self.tally, self.found, &part[0].key, &error);
                 }
                 // Another transaction changed the order, or there was a deadlock: recompute it.
                 Err(error) if error.leaves_connection_usable() => {
                     tracing::debug!(%error, "an order is recomputed again: {error}");
-                    self.tally.folded -= 1;
+                    self.tally.recomputed -= 1;
                     moved.push(part[0].key.clone());
                 }
                 Err(error) => return Err(error.into()),
@@ -423,9 +424,9 @@ impl Refold<'_> {
         (self.found)(RefoldFinding::Differs(diff));
     }
 
-    fn refuse(&mut self, key: OrderKey, refusal: Refusal) {
-        self.tally.refused += 1;
-        (self.found)(RefoldFinding::Refused(key, refusal));
+    fn block(&mut self, key: OrderKey, obstacle: Obstacle) {
+        self.tally.blocked += 1;
+        (self.found)(RefoldFinding::Blocked(key, obstacle));
     }
 }
 
@@ -441,6 +442,6 @@ fn new_write(key: &OrderKey, facts: &Facts, version: i32) -> Write {
 }
 
 fn refuse_for(tally: &mut Tally, found: &mut (dyn FnMut(RefoldFinding) + Send), key: &OrderKey, error: &Error) {
-    tally.refused += 1;
-    found(RefoldFinding::Refused(key.clone(), Refusal::Database(explain(error))));
+    tally.blocked += 1;
+    found(RefoldFinding::Blocked(key.clone(), Obstacle::Database(explain(error))));
 }

@@ -213,12 +213,12 @@ impl PlanRun<'_> {
         let mut backoff = Backoff::new(RETRY_WAIT);
         loop {
             let error = match self.attempt(chunk).await {
-                Ok(folded) => {
+                Ok(applied) => {
                     self.run.next_chunk += 1;
                     self.applied.chunks += 1;
                     self.applied.records += chunk.records.len() as u64;
-                    self.applied.fresh += folded.outcomes.len() as u64;
-                    self.applied.effects += folded.effects.len() as u64;
+                    self.applied.fresh += applied.outcomes.len() as u64;
+                    self.applied.effects += applied.effects.len() as u64;
                     return Ok(true);
                 }
                 Err(ReplayError::Ledger(error)) if error.disposition() == Disposition::Retry => error,
@@ -265,21 +265,21 @@ impl PlanRun<'_> {
         let positions: Vec<_> = chunk.records.iter().map(chunk::position).collect();
         let known = store::known(&mut transaction, &positions).await?;
         let fresh = chunk::without(&chunk.records, &known);
-        let folded = chunk::fold(&mut transaction, self.replay.consumers, &fresh, now).await?;
+        let applied = chunk::apply(&mut transaction, self.replay.consumers, &fresh, now).await?;
         let planned = self.plan.chunks.get(&number);
-        if folded.digest() != planned.map(|planned| planned.digest) {
+        if applied.digest() != planned.map(|planned| planned.digest) {
             return Err(ReplayError::Deviates {
                 plan: self.plan.hash.to_string(),
                 chunk: number,
                 planned: planned.map_or_else(|| ChunkResult::default().summary(), |planned| planned.summary.clone()),
-                found: folded.summary(),
+                found: applied.summary(),
                 done: number,
             });
         }
-        let (fresh, effects) = (folded.outcomes.len(), folded.effects.len());
+        let (fresh, effects) = (applied.outcomes.len(), applied.effects.len());
         let step = ChunkProgress { records: chunk.records.len(), fresh, effects, next: &chunk.next };
         store::advance_run(&mut transaction, self.run.run_id, &step, now).await?;
         transaction.commit().await?;
-        Ok(folded)
+        Ok(applied)
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn without(records: &[Record], known: &HashSet<Position>) -> Vec<Reco
 /// Stores outcomes and effects of the records inside the caller's transaction. Consumer offsets are not changed.
 ///
 /// `now` must be used by this transaction only: the messages it writes are found by their time.
-pub(super) async fn fold(
+pub(super) async fn apply(
     transaction: &mut PgConnection,
     consumers: &[Consumer],
     records: &[Record],
@@ -60,7 +60,7 @@ async fn isolate(
             continue;
         }
         let mut savepoint = transaction.begin().await?;
-        let result = consumer.fold.fold(&mut savepoint, &records[part.clone()], None, now).await;
+        let result = consumer.applier.apply(&mut savepoint, &records[part.clone()], None, now).await;
         match result {
             Ok(()) => savepoint.commit().await?,
             Err(error) if error.disposition() == Disposition::Isolate => {
@@ -69,7 +69,7 @@ async fn isolate(
                     let middle = part.start + part.len() / 2;
                     parts.extend([middle..part.end, part.start..middle]);
                 } else {
-                    consumer.fold.fold(transaction, &records[part], Some(&error.dead()), now).await?;
+                    consumer.applier.apply(transaction, &records[part], Some(&error.dead()), now).await?;
                 }
             }
             Err(error) => return Err(error),

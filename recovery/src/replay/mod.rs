@@ -74,19 +74,19 @@ pub struct Replay<'a> {
 pub struct Consumer {
     pub(crate) name: &'static str,
     pub(crate) topics: Vec<String>,
-    fold: Arc<dyn Fold>,
+    applier: Arc<dyn Applier>,
 }
 
 impl Consumer {
     /// The consumer of these topics.
     pub fn new<P: Projection>(projection: P, topics: Vec<String>) -> Self {
-        Self { name: projection.name(), topics, fold: Arc::new(projection) }
+        Self { name: projection.name(), topics, applier: Arc::new(projection) }
     }
 }
 
 /// A [`Projection`] without its event type, so that consumers can be stored in one list.
-trait Fold: Send + Sync {
-    fn fold<'a>(
+trait Applier: Send + Sync {
+    fn apply<'a>(
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],
@@ -95,8 +95,8 @@ trait Fold: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 }
 
-impl<P: Projection> Fold for P {
-    fn fold<'a>(
+impl<P: Projection> Applier for P {
+    fn apply<'a>(
         &'a self,
         transaction: &'a mut PgConnection,
         records: &'a [Record],

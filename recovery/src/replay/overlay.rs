@@ -99,7 +99,7 @@ impl Overlay {
     }
 
     /// Applies a chunk to the copies, after copying the rows that it affects.
-    pub(super) async fn fold(
+    pub(super) async fn apply(
         &mut self,
         consumers: &[Consumer],
         records: &[Record],
@@ -110,7 +110,7 @@ impl Overlay {
         }
         let mut transaction = self.connection.begin().await?;
         self.copies.add(&mut transaction, records).await?;
-        let result = chunk::fold(&mut transaction, consumers, records, now).await?;
+        let result = chunk::apply(&mut transaction, consumers, records, now).await?;
         transaction.commit().await?;
         self.chunks += 1;
         if self.chunks >= self.analyze_at {

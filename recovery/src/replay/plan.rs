@@ -69,7 +69,7 @@ pub async fn plan(
         let positions: Vec<_> = chunk.records.iter().map(chunk::position).collect();
         let known = bounded(limit, store::known(&mut connection, &positions)).await?;
         let fresh = chunk::without(&chunk.records, &known);
-        let result = overlay.fold(replay.consumers, &fresh, to_micros(replay.clock.now()));
+        let result = overlay.apply(replay.consumers, &fresh, to_micros(replay.clock.now()));
         let result = bounded(TRANSACTION_LIMIT, result).await?;
         report.add(chunk.records.len(), &result);
         if let Some(digest) = result.digest() {

@@ -70,7 +70,7 @@ impl OrderReport {
     pub(super) fn write(&self, text: &mut String, order_id: &str, layout: Layout) {
         let id = printable(order_id);
         if !self.is_known() {
-            text.push_str(&format!("nothing is known of order {id}\n"));
+            text.push_str(&format!("nothing is known about order {id}\n"));
             return;
         }
         match self.orders.as_slice() {

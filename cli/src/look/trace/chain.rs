@@ -103,7 +103,7 @@ impl Collector<'_> {
             }
             let position = event.position();
             let Some(RecordLookup::Found(record)) = self.found.get(&position) else { return };
-            if let Some(step) = history.fold(&record.body, Some(event.received_at), event.outcome == CONFLICT) {
+            if let Some(step) = history.apply(&record.body, Some(event.received_at), event.outcome == CONFLICT) {
                 self.steps.insert(position, step);
             }
         }

@@ -23,7 +23,7 @@ pub(super) fn write(text: &mut String, trace: &Trace) {
     match trace.known_as[..] {
         [] => {
             text.push_str(&format!(
-                "nothing is known of {id}: no event has this id, and no event is about an order with this id\n"
+                "nothing is known about {id}: no event has this id, and no event is about an order with this id\n"
             ));
             return;
         }
@@ -99,7 +99,7 @@ fn write_record(text: &mut String, record: &RecordTrace) {
             Some(before) => ("status", format!("{before} -> {after}")),
             None => ("status", format!("{after}, the order's first event")),
         });
-        let changes = folded(&step.changes);
+        let changes = grouped(&step.changes);
         let changes = if changes.is_empty() { vec!["nothing new".to_owned()] } else { changes };
         lines.extend(changes.into_iter().map(|change| ("changed", printable(&change))));
         let caused = |effect: &riverlock_processor::history::CausedEffect| {
@@ -113,7 +113,7 @@ fn write_record(text: &mut String, record: &RecordTrace) {
 }
 
 /// Changes with those of several lines in one, and equal ones counted.
-fn folded(changes: &[String]) -> Vec<String> {
+fn grouped(changes: &[String]) -> Vec<String> {
     // The change without the id of its line, whether it is one of a line, its number, and its first full text.
     let mut groups: Vec<(&str, bool, u64, &str)> = Vec::new();
     for change in changes {
@@ -186,7 +186,7 @@ mod tests {
         let changes: Vec<String> =
             [&changes[..], &["other facts", "other facts"]].concat().into_iter().map(str::to_owned).collect();
         assert_eq!(
-            folded(&changes),
+            grouped(&changes),
             ["order.complete received", "2 lines: details changed", "line 3: new", "other facts (2 times)"]
         );
     }

@@ -56,37 +56,37 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     bar.finish_and_clear();
     let tally = tally.context("recomputing orders")?;
     printed?;
-    let Tally { folded, differing, written, refused, effects } = &tally;
+    let Tally { recomputed, differing, written, blocked, effects } = &tally;
     let counts = serde_json::json!({ "summary": {
-        "applied": is_applied, "folded": folded, "differing": differing, "written": written, "refused": refused,
+        "applied": is_applied, "recomputed": recomputed, "differing": differing, "written": written, "blocked": blocked,
         "messages": effects,
     }});
     output.each(&counts, || summary(&tally, is_applied))?;
-    let is_known = tally.folded + tally.refused > 0;
-    let is_right = tally.refused == 0 && (is_applied || tally.differing == 0);
+    let is_known = tally.recomputed + tally.blocked > 0;
+    let is_right = tally.blocked == 0 && (is_applied || tally.differing == 0);
     Ok(exit::success_if(is_known && is_right))
 }
 
 fn print(finding: &RefoldFinding, output: Output) -> anyhow::Result<()> {
     match finding {
         RefoldFinding::Differs(diff) => output.each(&serde_json::json!({ "differs": diff }), || diff.to_string()),
-        RefoldFinding::Refused(key, refusal) => {
+        RefoldFinding::Blocked(key, obstacle) => {
             let (order_id, mode) = (&key.order_id, key.mode);
-            let refused = serde_json::json!({ "orderId": order_id, "mode": mode, "reason": refusal.to_string() });
-            output.each(&serde_json::json!({ "refused": refused }), || {
-                format!("order {order_id} ({mode}) is not changed: {refusal}")
+            let blocked = serde_json::json!({ "orderId": order_id, "mode": mode, "reason": obstacle.to_string() });
+            output.each(&serde_json::json!({ "blocked": blocked }), || {
+                format!("order {order_id} ({mode}) is not changed: {obstacle}")
             })
         }
         RefoldFinding::Unreadable(row) => {
-            let refused = serde_json::json!({ "reason": row });
-            output.each(&serde_json::json!({ "refused": refused }), || format!("{row}; it is not changed"))
+            let blocked = serde_json::json!({ "reason": row });
+            output.each(&serde_json::json!({ "blocked": blocked }), || format!("{row}; it is not changed"))
         }
     }
 }
 
 fn summary(tally: &Tally, is_applied: bool) -> String {
-    let Tally { folded, differing, written, refused, effects } = tally;
-    if folded + refused == 0 {
+    let Tally { recomputed, differing, written, blocked, effects } = tally;
+    if recomputed + blocked == 0 {
         return "no such order".to_owned();
     }
     let done = if is_applied {
@@ -96,6 +96,6 @@ fn summary(tally: &Tally, is_applied: bool) -> String {
     } else {
         "nothing to change".to_owned()
     };
-    let refused = if *refused > 0 { format!(", {refused} cannot be recomputed") } else { String::new() };
-    format!("{} recomputed, {differing} differ{refused}; {done}", count(*folded, "order"))
+    let blocked = if *blocked > 0 { format!(", {blocked} cannot be recomputed") } else { String::new() };
+    format!("{} recomputed, {differing} differ{blocked}; {done}", count(*recomputed, "order"))
 }

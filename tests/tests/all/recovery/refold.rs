@@ -7,7 +7,7 @@ use riverlock_ledger::batch;
 use riverlock_processor::{
     Orders,
     domain::Status,
-    refold::{self, OrderDiff, Reason, RefoldFinding, RefoldPlan, Refusal, Selection, Tally},
+    refold::{self, Obstacle, OrderDiff, Reason, RefoldFinding, RefoldPlan, Selection, Tally},
 };
 use riverlock_runtime::{
     SystemClock,
@@ -24,7 +24,7 @@ use crate::harness::raw::{Raw, event, execute, orders, value};
 struct Found {
     tally: Tally,
     diffs: Vec<OrderDiff>,
-    refusals: Vec<(String, Refusal)>,
+    obstacles: Vec<(String, Obstacle)>,
     unreadable: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ async fn refold(raw: &Raw, selection: Selection, apply: bool) -> Found {
     };
     let mut tell = |finding| match finding {
         RefoldFinding::Differs(diff) => found.diffs.push(diff),
-        RefoldFinding::Refused(key, refusal) => found.refusals.push((key.order_id.as_str().to_owned(), refusal)),
+        RefoldFinding::Blocked(key, obstacle) => found.obstacles.push((key.order_id.as_str().to_owned(), obstacle)),
         RefoldFinding::Unreadable(row) => found.unreadable.push(row),
     };
     let tally = refold::run(&raw.kafka, &raw.database.config, plan, &mut tell, &|_, _| {}).await.unwrap();
@@ -93,7 +93,7 @@ async fn damaged_orders_are_repaired_byte_for_byte_and_others_are_not_changed() 
     let mut connection = raw.database.connect().await.unwrap();
     let (expected, before) = (state(&mut connection).await.unwrap(), all_rows(&mut connection).await);
     let found = refold(&raw, Selection::All, true).await;
-    assert_eq!((found.tally.folded, found.tally.differing, found.tally.refused), (40, 0, 0), "{:?}", found.diffs);
+    assert_eq!((found.tally.recomputed, found.tally.differing, found.tally.blocked), (40, 0, 0), "{:?}", found.diffs);
     assert_eq!(all_rows(&mut connection).await, before, "correct orders are not changed");
 
     let ids: Vec<String> = sqlx::query_scalar(
@@ -141,7 +141,7 @@ async fn damaged_orders_are_repaired_byte_for_byte_and_others_are_not_changed() 
     }
 
     let found = refold(&raw, Selection::All, true).await;
-    assert_eq!((found.tally.written, found.tally.effects, found.tally.refused), (6, 2, 0));
+    assert_eq!((found.tally.written, found.tally.effects, found.tally.blocked), (6, 2, 0));
     assert_eq!(state(&mut connection).await.unwrap(), expected);
     let after = versions(&mut connection, &ids).await;
     for (id, before) in &before {
@@ -177,8 +177,8 @@ async fn orders_are_selected_by_id_status_and_change_time_and_a_missing_message_
     let complete: i64 = value(&mut connection, "SELECT count(*) FROM orders WHERE status = 'complete'").await;
     let like = |status, changed_since| Selection::Like { status, changed_since };
     let found = refold(&raw, like(Some(riverlock_processor::domain::Status::Complete), None), false).await;
-    assert_eq!(found.tally.folded, u64::try_from(complete).unwrap());
-    assert_eq!(refold(&raw, like(None, Some(now())), false).await.tally.folded, 0);
+    assert_eq!(found.tally.recomputed, u64::try_from(complete).unwrap());
+    assert_eq!(refold(&raw, like(None, Some(now())), false).await.tally.recomputed, 0);
     assert_eq!(
         refold(&raw, Selection::Ids(vec![OrderId::parse("nobody").unwrap()]), false).await.tally,
         Tally::default()
@@ -193,7 +193,7 @@ async fn orders_are_selected_by_id_status_and_change_time_and_a_missing_message_
     let chosen = Selection::Ids(vec![OrderId::parse(id.as_str()).unwrap()]);
     let before = versions(&mut connection, std::slice::from_ref(&id)).await;
     let found = refold(&raw, chosen.clone(), false).await;
-    assert_eq!((found.tally.folded, found.tally.effects, found.ids()), (1, 1, vec![id.as_str()]));
+    assert_eq!((found.tally.recomputed, found.tally.effects, found.ids()), (1, 1, vec![id.as_str()]));
     refold(&raw, chosen.clone(), true).await;
     refold(&raw, chosen, true).await;
     assert_eq!(state(&mut connection).await.unwrap(), expected, "the missing message was added once");
@@ -224,7 +224,7 @@ async fn refolding_during_live_traffic_changes_nothing() {
         let (mut written, mut rounds) = (0, 0);
         while !is_done.load(Ordering::Relaxed) {
             let found = refold(&raw, Selection::All, true).await;
-            assert_eq!(found.tally.refused, 0, "{:?}", found.refusals);
+            assert_eq!(found.tally.blocked, 0, "{:?}", found.obstacles);
             written += found.tally.written;
             rounds += 1;
         }
@@ -258,9 +258,9 @@ async fn an_order_with_a_missing_or_different_record_is_not_changed() {
     .await;
     let found = refold(&raw, Selection::Ids(vec![OrderId::parse(id.as_str()).unwrap()]), true).await;
     assert!(
-        matches!(found.refusals.as_slice(), [(order, Refusal::OtherBody(_))] if *order == id),
+        matches!(found.obstacles.as_slice(), [(order, Obstacle::OtherBody(_))] if *order == id),
         "{:?}",
-        found.refusals
+        found.obstacles
     );
     assert_eq!(all_rows(&mut connection).await, damaged);
 
@@ -268,8 +268,8 @@ async fn an_order_with_a_missing_or_different_record_is_not_changed() {
     let empty = Raw::new().await;
     let emptied = Raw { database: raw.database, ..empty };
     let found = refold(&emptied, Selection::All, true).await;
-    assert_eq!((found.tally.folded, found.tally.refused, found.tally.written), (0, 10, 0));
-    assert!(found.refusals.iter().all(|(_, refusal)| matches!(refusal, Refusal::Gone(_))), "{:?}", found.refusals);
+    assert_eq!((found.tally.recomputed, found.tally.blocked, found.tally.written), (0, 10, 0));
+    assert!(found.obstacles.iter().all(|(_, obstacle)| matches!(obstacle, Obstacle::Gone(_))), "{:?}", found.obstacles);
     assert_eq!(all_rows(&mut connection).await, damaged, "no order is refolded from some of its events only");
 }
 
@@ -285,7 +285,7 @@ async fn formerly_ignored_events_count_once_they_are_handled() {
     assert_eq!(value::<i64>(&mut connection, "SELECT count(*) FROM orders").await, 0);
 
     let found = refold(&raw, Selection::All, true).await;
-    assert_eq!((found.tally.written, found.tally.refused), (20, 0), "{:?}", found.refusals);
+    assert_eq!((found.tally.written, found.tally.blocked), (20, 0), "{:?}", found.obstacles);
     assert_eq!(state(&mut connection).await.unwrap(), reference(&all).await);
     let rows = outcomes(&mut connection).await.unwrap();
     assert!(rows["applied"] > 20, "{rows:?}");
@@ -318,7 +318,7 @@ async fn a_row_without_a_valid_order_id_is_reported_and_does_not_stop_the_run() 
     assert_eq!(execute(&mut connection, bad).await, 1);
     for selection in [Selection::All, Selection::Like { status: None, changed_since: None }] {
         let found = refold(&raw, selection.clone(), false).await;
-        assert_eq!((found.tally.folded, found.tally.refused), (3, 1), "{selection:?}: {:?}", found.refusals);
+        assert_eq!((found.tally.recomputed, found.tally.blocked), (3, 1), "{selection:?}: {:?}", found.obstacles);
         assert!(found.unreadable[0].contains("the order id"), "{:?}", found.unreadable);
     }
 }
@@ -335,10 +335,10 @@ async fn an_unreadable_partition_affects_only_orders_with_records_in_it() {
     let topic = raw.kafka.topics().raw("order.accepted");
     cluster.partition_leader(&topic, 1, None).unwrap();
     let found = refold(&raw, Selection::All, false).await;
-    let refused = found.refusals.iter().filter(|(_, why)| matches!(why, Refusal::Unavailable(_))).count();
-    assert_eq!(refused, found.refusals.len(), "{:?}", found.refusals);
-    assert!(found.tally.folded > 0 && refused > 0, "{:?}", found.tally);
-    assert_eq!(found.tally.folded + found.tally.refused, 8);
+    let blocked = found.obstacles.iter().filter(|(_, why)| matches!(why, Obstacle::Unavailable(_))).count();
+    assert_eq!(blocked, found.obstacles.len(), "{:?}", found.obstacles);
+    assert!(found.tally.recomputed > 0 && blocked > 0, "{:?}", found.tally);
+    assert_eq!(found.tally.recomputed + found.tally.blocked, 8);
 }
 
 #[tokio::test]
@@ -350,7 +350,7 @@ async fn orders_are_selected_by_their_state_at_the_start_of_the_run() {
     // Writing the orders changes the selected state.
     let selection = Selection::Like { status: Some(Status::OnHold), changed_since: None };
     let found = refold(&raw, selection, true).await;
-    assert_eq!(found.tally.folded, 12, "{:?}", found.tally);
+    assert_eq!(found.tally.recomputed, 12, "{:?}", found.tally);
     assert_eq!(found.tally.written, u64::try_from(found.diffs.len()).unwrap());
     let left: i64 = value(&mut connection, "SELECT count(*) FROM refolds").await;
     assert!(left > 5, "the test showed nothing");

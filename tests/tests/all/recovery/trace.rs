@@ -290,7 +290,7 @@ async fn unknown_ids_fail_ambiguous_ones_are_reported_and_all_are_escaped() {
 
     for id in ["nothing", "\u{1b}[31mred", "é\u{202e}x"] {
         let (text, success) = desk.text(&[id]).await;
-        assert!(!success && text.starts_with("nothing is known of "), "{text}");
+        assert!(!success && text.starts_with("nothing is known about "), "{text}");
         assert!(!text.trim_end().chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
     }
     let (trace, success) = desk.json(&["nothing"]).await;

@@ -7,7 +7,7 @@ pub(crate) const ROUNDS_MAX: usize = 10;
 
 /// The reason why an order is left unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Obstacle {
     /// Kafka has deleted one of its records.
     #[error("Kafka no longer has {0}; an order is not recomputed from a part of its events")]
     Gone(Position),
