@@ -144,14 +144,14 @@ pub enum Command {
     /// Trace an event or order from the webhook to its last effect
     ///
     /// Reads the stored records from Kafka again and verifies their hashes and signatures. The exit code is 1 if a record was
-    /// changed or nothing is known of the id.
+    /// changed or nothing is known about the id.
     #[command(after_help = "Examples:
   riverlock trace 204440790336
   riverlock trace 5d2c6a5e-2b40-4c1f-9a55-3f1f6a7f2c11 --as event --json")]
     Trace(TraceOptions),
     /// Prove that every acknowledged event has exactly one outcome
     ///
-    /// Compares every record in Kafka with its outcome in PostgreSQL. Only reads. The exit code is 1 if a record is lost or
+    /// Compares every record in Kafka with its outcome in PostgreSQL. Read-only. The exit code is 1 if a record is lost or
     /// has no outcome.
     #[command(after_help = "Examples:
   riverlock audit
@@ -194,7 +194,7 @@ pub enum Command {
     #[command(after_help = "Examples:
   riverlock replay --order 204440790336
   riverlock replay --topic order.accepted --since 24h
-  riverlock replay --plan ab89a1889122bc08 --apply")]
+  riverlock replay --plan ab89a1889122bc08 --apply --reason 'the consumer was stopped too long'")]
     Replay(Box<ReplayOptions>),
     /// Recompute orders from their stored events, after a bug fix
     ///

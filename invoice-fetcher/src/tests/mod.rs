@@ -14,7 +14,7 @@ mod keys;
 mod killed;
 mod killing;
 mod limits;
-mod people;
+mod operators;
 mod queueing;
 mod s3;
 mod server;

@@ -29,7 +29,7 @@ const LANES: usize = 2;
 const BATCH_RECORDS_MAX: usize = 5_000;
 /// Approximate limit of the bytes in one transaction.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Attempts of a transaction that fails for a reason that may pass.
+/// Most attempts at a transaction that fails for a temporary reason.
 const ATTEMPTS_MAX: u32 = 20;
 /// Shortest and longest wait before a transaction is retried.
 const RETRY_WAIT: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(5);
@@ -244,7 +244,7 @@ impl<P: Projection> Writer<'_, P> {
         Ok(())
     }
 
-    /// Runs one transaction, and retries it after an error that may pass.
+    /// Runs one transaction, and retries it after a temporary error.
     async fn attempt(&mut self, records: &[Record], rejected: Option<&DeadReason>) -> Result<(), Error> {
         let mut backoff = Backoff::new(RETRY_WAIT);
         for attempt in 1.. {

@@ -43,7 +43,7 @@ pub enum DeadLettersCommand {
   riverlock dead-letters redrive --error database
   riverlock dead-letters redrive --error database --apply --reason 'fixed in 0.1.1'")]
     Redrive(RedriveOptions),
-    /// Discard dead letters for good
+    /// Discard dead letters permanently
     ///
     /// Dry run unless --apply is given. The audit still counts the records as dead.
     #[command(after_help = "Examples:
@@ -155,7 +155,7 @@ pub enum StateOption {
     Open,
     /// Processed after all
     Redriven,
-    /// Discarded for good
+    /// Discarded permanently
     Discarded,
     /// Every state
     All,

@@ -10,7 +10,7 @@ use crate::{
 /// How the tables are rebuilt, and whether they replace the live ones.
 #[derive(Debug, Args)]
 pub struct RebuildOptions {
-    /// The schema to build in, or the schema that an earlier swap kept, to go back to it
+    /// The schema to build in, or the schema that an earlier swap kept, to return to it
     #[arg(long, default_value = riverlock_recovery::rebuild::SCHEMA)]
     pub schema: String,
     /// Drop an earlier, incomplete rebuild and start from the beginning

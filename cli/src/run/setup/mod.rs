@@ -166,7 +166,7 @@ async fn cluster_change(
         Some(_) if options.new_cluster.is_some() => Ok(ClusterChange::Move),
         Some(current) => Err(Problem(format!(
             "kafka.brokers ({}) connects to cluster {connected}, but since {} the database belongs to cluster {}. Correct \
-             kafka.brokers. Only if Kafka was replaced for good: `riverlock setup --new-cluster {connected}` continues with \
+             kafka.brokers. Only if Kafka was replaced permanently: `riverlock setup --new-cluster {connected}` continues with \
              the new cluster from the beginning of its topics",
             config.kafka.brokers, rfc3339(current.adopted_at), current.id
         ))

@@ -88,7 +88,7 @@ pub(super) async fn disable(session: &Session, options: &ConfirmationOptions) ->
 
 pub(super) async fn delete(session: &Session, options: &ConfirmationOptions) -> anyhow::Result<ExitCode> {
     let (mode, registration) = session.find(&options.target.webhook, options.target.mode).await?;
-    confirm(&registration, "The registration and its signing secrets will be deleted for good", options.yes)?;
+    confirm(&registration, "The registration and its signing secrets will be deleted permanently", options.yes)?;
     webhooks::delete(&session.client, mode, &registration.id).await?;
     out::line(&format!("webhook {} is deleted", registration.id));
     Ok(ExitCode::SUCCESS)

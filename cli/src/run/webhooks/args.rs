@@ -45,7 +45,7 @@ pub enum WebhooksCommand {
     #[command(after_help = "Examples:
   riverlock webhooks disable orders-live")]
     Disable(ConfirmationOptions),
-    /// Delete a webhook for good
+    /// Delete a webhook permanently
     ///
     /// Deletes the registration and its signing secrets. Asks for confirmation.
     #[command(after_help = "Examples:
@@ -67,7 +67,7 @@ pub enum WebhooksCommand {
     },
     /// Register and change webhooks to match the configuration
     ///
-    /// Dry run unless --apply is given; then the exit code is 1 if something would be changed.
+    /// Dry run unless --apply is given. The exit code of a dry run is 1 if something would change.
     #[command(after_help = "Examples:
   riverlock webhooks apply
   riverlock webhooks apply --apply")]

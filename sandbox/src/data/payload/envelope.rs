@@ -19,7 +19,7 @@ pub(crate) struct Envelope {
     pub(crate) versions: Versions,
 }
 
-/// Which of the documented optional fields the envelope carries.
+/// Which of the documented optional fields the envelope has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Versions {
     /// `webhookIds` and `digitalriverVersion`.
