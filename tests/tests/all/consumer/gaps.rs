@@ -8,10 +8,9 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use riverlock_ledger::{
-    Decision, Error, NewEvent, Projection,
+    Error,
     consumer::{self, BatchConfig},
 };
 use riverlock_runtime::{
@@ -20,34 +19,24 @@ use riverlock_runtime::{
     telemetry,
 };
 use riverlock_sandbox::stack::{self, Kafka, kafka_for_test, ports};
-use riverlock_schemas::Envelope;
 use riverlock_tests::{Database, outcomes};
 use sqlx::PgConnection;
 
-use crate::harness::{PATIENCE, topic::TOPIC, until};
+use crate::harness::{
+    PATIENCE,
+    projection::{Applying, Every},
+    topic::TOPIC,
+    until,
+};
 
 /// Applies everything, and counts it.
 struct Plain(Arc<AtomicUsize>);
 
-impl Projection for Plain {
-    type Event = ();
-    type Applied = ();
+impl Applying for Plain {
+    const NAME: &'static str = "gapped";
 
-    fn name(&self) -> &'static str {
-        "gapped"
-    }
-
-    fn decide(&self, _envelope: &Envelope<'_>, _body: &[u8]) -> Decision<()> {
-        Decision::Apply(())
-    }
-
-    async fn apply(
-        &self,
-        _connection: &mut PgConnection,
-        fresh: Vec<NewEvent<()>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        self.0.fetch_add(fresh.len(), Ordering::Relaxed);
+    async fn apply(&self, _connection: &mut PgConnection, ids: &[String]) -> Result<(), Error> {
+        self.0.fetch_add(ids.len(), Ordering::Relaxed);
         Ok(())
     }
 }
@@ -77,7 +66,7 @@ async fn a_gap_is_read_again_and_counted_and_does_not_block_the_partition() {
             (kafka.clone(), database.config.clone(), context.clone(), Arc::clone(&applied));
         async move {
             let topics = vec![TOPIC.to_owned()];
-            consumer::run(Plain(applied), topics, BatchConfig::default(), &kafka, &postgres, &context).await
+            consumer::run(Every(Plain(applied)), topics, BatchConfig::default(), &kafka, &postgres, &context).await
         }
     };
     context.shutdown.spawn("gapped", task);

@@ -2,46 +2,29 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use riverlock_ledger::{
-    Decision, Error, NewEvent, Projection,
+    Error,
     consumer::{self, BatchConfig, ConsumerError},
 };
 use riverlock_runtime::Context;
-use riverlock_schemas::Envelope;
 use riverlock_tests::{backup::Backup, outcomes};
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 
 use crate::harness::{
     PATIENCE,
+    projection::{Applying, Every, reject_some},
     topic::{PARTITIONS, TOPIC, Topic},
 };
 
 /// Applies every event, except that PostgreSQL rejects those whose id contains `rejected`.
 struct Selective;
 
-impl Projection for Selective {
-    type Event = String;
-    type Applied = ();
+impl Applying for Selective {
+    const NAME: &'static str = "selective";
 
-    fn name(&self) -> &'static str {
-        "selective"
-    }
-
-    fn decide(&self, envelope: &Envelope<'_>, _body: &[u8]) -> Decision<String> {
-        Decision::Apply(envelope.id.to_string())
-    }
-
-    async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        fresh: Vec<NewEvent<String>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        let divisors: Vec<i32> = fresh.iter().map(|fresh| i32::from(!fresh.event.contains("rejected"))).collect();
-        sqlx::query("SELECT sum(1 / divisor) FROM unnest($1) AS divisor").bind(divisors).execute(connection).await?;
-        Ok(())
+    async fn apply(&self, connection: &mut PgConnection, ids: &[String]) -> Result<(), Error> {
+        reject_some(connection, ids).await
     }
 }
 
@@ -51,7 +34,7 @@ impl Topic {
         let (kafka, postgres, context) = (self.kafka.clone(), self.database.config.clone(), context.clone());
         let config = BatchConfig { linger: Duration::from_millis(300), ..BatchConfig::default() };
         tokio::spawn(async move {
-            consumer::run(Selective, vec![TOPIC.to_owned()], config, &kafka, &postgres, &context).await
+            consumer::run(Every(Selective), vec![TOPIC.to_owned()], config, &kafka, &postgres, &context).await
         })
     }
 }

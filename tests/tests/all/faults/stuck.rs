@@ -9,25 +9,25 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use rdkafka::{
     mocking::MockCluster,
     producer::{FutureProducer, FutureRecord},
     types::RDKafkaRespErr,
 };
 use riverlock_ledger::{
-    Decision, Error, NewEvent, PostgresConfig, Projection,
+    Error, PostgresConfig,
     consumer::{self, BatchConfig},
     store::Outcome,
 };
 use riverlock_processor::Orders;
 use riverlock_recovery::dead_letters::{self, RedriveResult, Request, Run};
 use riverlock_runtime::{Context, kafka::KafkaConfig, telemetry};
-use riverlock_schemas::{Envelope, Mode};
+use riverlock_schemas::Mode;
 use riverlock_tests::{Database, now, outcomes};
 use sqlx::PgConnection;
 
 use crate::harness::{
+    projection::{Applying, Every},
     raw::event,
     topic::{TOPIC, Topic, consume},
     until,
@@ -40,25 +40,11 @@ struct Stubborn {
     tried: Arc<AtomicUsize>,
 }
 
-impl Projection for Stubborn {
-    type Event = bool;
-    type Applied = ();
+impl Applying for Stubborn {
+    const NAME: &'static str = "stubborn";
 
-    fn name(&self) -> &'static str {
-        "stubborn"
-    }
-
-    fn decide(&self, envelope: &Envelope<'_>, _body: &[u8]) -> Decision<bool> {
-        Decision::Apply(envelope.id == "stuck")
-    }
-
-    async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        fresh: Vec<NewEvent<bool>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        if fresh.iter().any(|fresh| fresh.event) && !self.open.load(Ordering::Relaxed) {
+    async fn apply(&self, connection: &mut PgConnection, ids: &[String]) -> Result<(), Error> {
+        if ids.iter().any(|id| id == "stuck") && !self.open.load(Ordering::Relaxed) {
             self.tried.fetch_add(1, Ordering::Relaxed);
             sqlx::query("SELECT * FROM a_table_that_is_not_there").execute(connection).await?;
         }
@@ -100,7 +86,7 @@ async fn a_stuck_worker_blocks_no_other_and_is_reported_while_others_progress() 
     // Its worker has only this partition.
     produce_to(&setting, 2, ["stuck".to_owned()].into_iter()).await;
     let config = BatchConfig { records_max: 50, workers: 4, ..BatchConfig::default() };
-    let task = consume(&setting, &setting.database.config, projection, &config, &context);
+    let task = consume(&setting, &setting.database.config, Every(projection), &config, &context);
     until("the event was not tried", || tried.load(Ordering::Relaxed) > 0).await;
     // More than its worker reads ahead, in addition to and before records of the others.
     produce_to(&setting, 2, (0..EVENTS).map(|i| format!("behind-{i}"))).await;
@@ -182,7 +168,7 @@ async fn a_consumer_reports_a_topic_that_it_is_not_authorized_to_read() {
         let (postgres, context, projection) = (database.config.clone(), context.clone(), Stubborn::default());
         async move {
             let topics = vec![TOPIC.to_owned()];
-            consumer::run(projection, topics, BatchConfig::default(), &kafka, &postgres, &context).await
+            consumer::run(Every(projection), topics, BatchConfig::default(), &kafka, &postgres, &context).await
         }
     };
     context.shutdown.spawn("stubborn", task);
@@ -202,27 +188,13 @@ struct Slow {
     largest: Arc<AtomicUsize>,
 }
 
-impl Projection for Slow {
-    type Event = ();
-    type Applied = ();
+impl Applying for Slow {
+    const NAME: &'static str = "slow";
 
-    fn name(&self) -> &'static str {
-        "slow"
-    }
-
-    fn decide(&self, _envelope: &Envelope<'_>, _body: &[u8]) -> Decision<()> {
-        Decision::Apply(())
-    }
-
-    async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        fresh: Vec<NewEvent<()>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        let seconds = self.per_event.as_secs_f64() * fresh.len() as f64;
+    async fn apply(&self, connection: &mut PgConnection, ids: &[String]) -> Result<(), Error> {
+        let seconds = self.per_event.as_secs_f64() * ids.len() as f64;
         sqlx::query("SELECT pg_sleep($1)").bind(seconds).execute(connection).await?;
-        self.largest.fetch_max(fresh.len(), Ordering::Relaxed);
+        self.largest.fetch_max(ids.len(), Ordering::Relaxed);
         Ok(())
     }
 }
@@ -233,7 +205,7 @@ async fn a_batch_that_exceeds_the_statement_timeout_is_split() {
     let setting = Topic::new().await;
     produce_to(&setting, 0, (0..EVENTS).map(|i| format!("event-{i}"))).await;
     let (context, largest) = (Context::new(), Arc::new(AtomicUsize::new(0)));
-    let projection = Slow { per_event: Duration::from_millis(10), largest: Arc::clone(&largest) };
+    let projection = Every(Slow { per_event: Duration::from_millis(10), largest: Arc::clone(&largest) });
     // In one batch they would take four seconds.
     let statement_timeout = Duration::from_millis(1_200);
     let postgres = PostgresConfig { statement_timeout, ..setting.database.config.clone() };

@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
-use riverlock_ledger::{Decision, Error, NewEvent, Projection, consumer::BatchConfig};
+use riverlock_ledger::{Error, consumer::BatchConfig};
 use riverlock_runtime::{Context, telemetry};
-use riverlock_schemas::Envelope;
 use riverlock_tests::outcomes;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::{
@@ -21,6 +19,7 @@ use tokio::{
 
 use crate::harness::{
     PATIENCE,
+    projection::{Applying, Every},
     proxy::Proxy,
     topic::{TOPIC, Topic, consume},
     until,
@@ -47,24 +46,10 @@ const TROUBLES: [&str; 8] = [
     "SET LOCAL statement_timeout = 20; SELECT pg_sleep(1)",
 ];
 
-impl Projection for Troubled {
-    type Event = ();
-    type Applied = ();
+impl Applying for Troubled {
+    const NAME: &'static str = "troubled";
 
-    fn name(&self) -> &'static str {
-        "troubled"
-    }
-
-    fn decide(&self, _envelope: &Envelope<'_>, _body: &[u8]) -> Decision<()> {
-        Decision::Apply(())
-    }
-
-    async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        _fresh: Vec<NewEvent<()>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    async fn apply(&self, connection: &mut PgConnection, _ids: &[String]) -> Result<(), Error> {
         if let Some(trouble) = TROUBLES.get(self.attempts.fetch_add(1, Ordering::Relaxed)) {
             sqlx::raw_sql(*trouble).execute(connection).await?;
         }
@@ -77,7 +62,7 @@ async fn transient_errors_are_retried_and_every_event_is_applied() {
     let setting = Topic::new().await;
     setting.produce(numbered(50)).await;
     let (context, attempts) = (Context::new(), Arc::new(AtomicUsize::new(0)));
-    let projection = Troubled { attempts: Arc::clone(&attempts) };
+    let projection = Every(Troubled { attempts: Arc::clone(&attempts) });
     let task = consume(&setting, &setting.database.config, projection, &BatchConfig::default(), &context);
     setting.until_rows(50).await;
     context.shutdown.stop();
@@ -116,24 +101,10 @@ impl Crossed {
     }
 }
 
-impl Projection for Crossed {
-    type Event = ();
-    type Applied = ();
+impl Applying for Crossed {
+    const NAME: &'static str = "crossed";
 
-    fn name(&self) -> &'static str {
-        "crossed"
-    }
-
-    fn decide(&self, _envelope: &Envelope<'_>, _body: &[u8]) -> Decision<()> {
-        Decision::Apply(())
-    }
-
-    async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        _fresh: Vec<NewEvent<()>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    async fn apply(&self, connection: &mut PgConnection, _ids: &[String]) -> Result<(), Error> {
         let result = self.cross(connection).await;
         if let Err(sqlx::Error::Database(error)) = &result
             && error.code().as_deref() == Some(self.code)
@@ -159,7 +130,7 @@ async fn cross(isolation: &str, rows: [[i32; 2]; 2], code: &'static str) -> usiz
     setting.produce(numbered(60)).await;
     let (context, met) = (Context::new(), Arc::new(AtomicUsize::new(0)));
     let (meeting, attempts) = (Barrier::new(2), AtomicUsize::new(0));
-    let projection = Crossed { rows, meeting, attempts, code, met: Arc::clone(&met) };
+    let projection = Every(Crossed { rows, meeting, attempts, code, met: Arc::clone(&met) });
     let config = BatchConfig { linger: Duration::from_millis(500), workers: 2, ..BatchConfig::default() };
     let task = consume(&setting, &setting.database.config, projection, &config, &context);
     setting.until_rows(60).await;
@@ -183,26 +154,15 @@ struct Counting {
     slow: Arc<AtomicBool>,
 }
 
-impl Projection for Counting {
-    type Event = ();
-    type Applied = ();
+impl Applying for Counting {
+    const NAME: &'static str = "counting";
 
-    fn name(&self) -> &'static str {
-        "counting"
-    }
-
-    fn decide(&self, _envelope: &Envelope<'_>, _body: &[u8]) -> Decision<()> {
+    fn decided(&self) {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        Decision::Apply(())
     }
 
-    async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        fresh: Vec<NewEvent<()>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        let seconds = if self.slow.load(Ordering::Relaxed) { fresh.len() as f64 / 50.0 } else { 0.0 };
+    async fn apply(&self, connection: &mut PgConnection, ids: &[String]) -> Result<(), Error> {
+        let seconds = if self.slow.load(Ordering::Relaxed) { ids.len() as f64 / 50.0 } else { 0.0 };
         sqlx::query("SELECT pg_sleep($1)").bind(seconds).execute(connection).await?;
         Ok(())
     }
@@ -218,7 +178,7 @@ async fn consumers_share_partitions_and_a_rebalance_waits_for_batches_in_flight(
     let (mut contexts, mut counts, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..2 {
         let (context, asked) = (Context::new(), Arc::new(AtomicUsize::new(0)));
-        let projection = Counting { asked: Arc::clone(&asked), slow: Arc::clone(&slow) };
+        let projection = Every(Counting { asked: Arc::clone(&asked), slow: Arc::clone(&slow) });
         tasks.push(consume(&setting, &setting.database.config, projection, &config, &context));
         contexts.push(context);
         until("a consumer was assigned no partition", || asked.load(Ordering::Relaxed) > 0).await;
@@ -246,25 +206,14 @@ struct Gated {
     open: watch::Receiver<bool>,
 }
 
-impl Projection for Gated {
-    type Event = ();
-    type Applied = ();
+impl Applying for Gated {
+    const NAME: &'static str = "gated";
 
-    fn name(&self) -> &'static str {
-        "gated"
-    }
-
-    fn decide(&self, _envelope: &Envelope<'_>, _body: &[u8]) -> Decision<()> {
+    fn decided(&self) {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        Decision::Apply(())
     }
 
-    async fn apply(
-        &self,
-        _connection: &mut PgConnection,
-        _fresh: Vec<NewEvent<()>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    async fn apply(&self, _connection: &mut PgConnection, _ids: &[String]) -> Result<(), Error> {
         self.open.clone().wait_for(|open| *open).await.expect("the test holds the gate");
         Ok(())
     }
@@ -280,7 +229,7 @@ async fn a_partition_that_was_revoked_while_paused_is_read_after_it_is_assigned_
     let (gate, open) = watch::channel(false);
     let consume_through = |open: watch::Receiver<bool>| {
         let (context, asked) = (Context::new(), Arc::new(AtomicUsize::new(0)));
-        let projection = Gated { asked: Arc::clone(&asked), open };
+        let projection = Every(Gated { asked: Arc::clone(&asked), open });
         let task = consume(&setting, &setting.database.config, projection, &config, &context);
         (context, asked, task)
     };
@@ -313,7 +262,7 @@ async fn a_consumer_that_stops_polling_is_reported_until_it_polls_again() {
     let (proxy, postgres) = Proxy::to_database(&setting.database).await;
     let context = Context::new();
     let config = BatchConfig { stuck_after: Duration::from_millis(1_500), ..BatchConfig::default() };
-    let task = consume(&setting, &postgres, Counting::default(), &config, &context);
+    let task = consume(&setting, &postgres, Every(Counting::default()), &config, &context);
     // The topic has its number; now PostgreSQL stops answering while partitions are being started.
     let mut connection = setting.database.connect().await.unwrap();
     let deadline = Instant::now() + PATIENCE;

@@ -1,9 +1,10 @@
-//! What several folders of tests share: topics, databases, consumers, and a proxy before PostgreSQL.
+//! What several folders of tests share: topics, databases, projections, consumers, and a proxy before PostgreSQL.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) mod projection;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod topic;

@@ -6,12 +6,11 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use riverlock::config::Config;
 use riverlock_invoice_fetcher::{AccountConfig, InvoiceFetcherConfig, InvoiceQueue};
 use riverlock_ledger::{
-    Decision, Error, NewEvent, Projection, Record, batch,
+    Error, Record, batch,
     consumer::{self, BatchConfig},
 };
 use riverlock_processor::Orders;
@@ -21,10 +20,12 @@ use riverlock_recovery::{
 };
 use riverlock_runtime::{Context, Secret, SystemClock, kafka::KafkaConfig};
 use riverlock_sandbox::stack::EmbeddedBroker;
-use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash};
+use riverlock_schemas::{Mode, hash::Sha256Hash};
 use riverlock_tests::{Database, lives, now, record, state};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
+
+use crate::harness::projection::{Applying, Every, reject_some};
 
 const PARTITIONS: i32 = 4;
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -342,31 +343,13 @@ struct Selective;
 
 /// A processor with that projection.
 pub(super) fn selective(kafka: &KafkaConfig) -> Consumer {
-    Consumer::new(Selective, kafka.topics().orders())
+    Consumer::new(Every(Selective), kafka.topics().orders())
 }
 
-impl Projection for Selective {
-    type Event = String;
-    type Applied = ();
+impl Applying for Selective {
+    const NAME: &'static str = riverlock_processor::CONSUMER;
 
-    fn name(&self) -> &'static str {
-        riverlock_processor::CONSUMER
-    }
-
-    fn decide(&self, envelope: &Envelope<'_>, _body: &[u8]) -> Decision<String> {
-        Decision::Apply(envelope.id.to_string())
-    }
-
-    async fn apply(
-        &self,
-        connection: &mut PgConnection,
-        fresh: Vec<NewEvent<String>>,
-        _now: DateTime<Utc>,
-    ) -> Result<(), Error> {
-        for NewEvent { event, .. } in fresh {
-            let divisor = i32::from(!event.contains("rejected"));
-            sqlx::query("SELECT 1 / $1").bind(divisor).execute(&mut *connection).await?;
-        }
-        Ok(())
+    async fn apply(&self, connection: &mut PgConnection, ids: &[String]) -> Result<(), Error> {
+        reject_some(connection, ids).await
     }
 }
