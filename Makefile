@@ -51,11 +51,11 @@ fmt: ## format the Rust code
 # SQL is checked against .sqlx/ and not against a database; `make lint` does that. Some unit tests of the invoice-fetcher start
 # a PostgreSQL, for which it has to be installed.
 check: export SQLX_OFFLINE := true
-check: ## check format and lints, and run the unit tests
+check: ## check format and lints, and run the unit tests of what has changed
 	@deploy/setup build postgres
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
-	cargo test --locked --workspace --lib
+	cargo test --locked --workspace --lib --config 'target."cfg(unix)".runner = "$(CURDIR)/deploy/unless-passed"'
 
 test: ## run all tests, on their own PostgreSQL and Apache Kafka
 	@deploy/setup build postgres
