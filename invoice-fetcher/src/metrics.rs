@@ -3,7 +3,7 @@
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use riverlock_schemas::Mode;
 
-use crate::{account::gate::PauseReason, problem::Problem, queue::AGES};
+use crate::{account::pause::PauseReason, problem::Problem, queue::AGES};
 
 /// Documents by state.
 pub const DOCUMENTS: &str = "riverlock_invoice_documents";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use riverlock_schemas::hash::Sha256Hash;
 
-use crate::account::{evidence::Answer, gate::PauseReason};
+use crate::account::{evidence::Answer, pause::PauseReason};
 
 /// The reason why an attempt did not end with a stored document. Its message is stored in the document's row for operators.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

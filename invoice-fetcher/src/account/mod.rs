@@ -2,7 +2,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod evidence;
-pub(crate) mod gate;
+pub(crate) mod pause;
 pub(crate) mod spelling;
 
 use std::{
@@ -24,7 +24,7 @@ use url::Url;
 use crate::{
     account::{
         evidence::{Answer, Endpoint, Evidence, Suspicion},
-        gate::{Gate, PauseReason},
+        pause::{PauseReason, PauseState},
         spelling::Spelling,
     },
     config::AccountConfig,
@@ -38,7 +38,7 @@ const TURN_WAIT: Duration = Duration::from_secs(4);
 /// The value of the `Authorization` header.
 pub(crate) type Key = Arc<HeaderValue>;
 
-/// One mode's key and gate, shared by all workers.
+/// One mode's key with its rate limit and pause, shared by all workers.
 pub(crate) struct Account {
     mode: Mode,
     /// The address to which the key is sent.
@@ -56,7 +56,7 @@ struct AccountState {
     limiter: Limiter,
     /// The configured rate, which `limiter` may share with users that configure a lower one.
     requests_per_second: u32,
-    gate: Gate,
+    pause: PauseState,
     evidence: Evidence,
     /// The file whose content was downloaded last.
     good_file: Option<FileId>,
@@ -67,7 +67,7 @@ struct AccountState {
 impl AccountState {
     /// Pauses this account, and all other users of the key.
     fn throttle(&mut self, wait: Duration, now: Instant) {
-        self.gate.throttle(now + wait, now);
+        self.pause.throttle(now + wait, now);
         self.limiter.pause(wait, now);
     }
 }
@@ -103,7 +103,7 @@ impl Account {
             key: authorization(mode, config)?,
             limiter: Limiter::shared(base, config.api_key.expose(), requests_per_second, Instant::now()),
             requests_per_second,
-            gate: Gate::default(),
+            pause: PauseState::default(),
             evidence: Evidence::default(),
             good_file: None,
             spelling: Spelling::default(),
@@ -142,8 +142,8 @@ impl Account {
         state.key = key;
         state.limiter = Limiter::shared(&self.base, config.api_key.expose(), requests_per_second, Instant::now());
         state.evidence = Evidence::default();
-        state.gate.key_replaced();
-        names::paused(self.mode, state.gate.pause_reason(Instant::now()));
+        state.pause.key_replaced();
+        names::paused(self.mode, state.pause.pause_reason(Instant::now()));
         drop(state);
         self.preparation_failed();
         Ok(true)
@@ -178,8 +178,8 @@ impl Account {
     /// The rate limit of the key, unless this account is paused or another user of the key was asked to wait.
     fn check_open(&self) -> Result<Limiter, Problem> {
         let (state, now) = (self.state(), Instant::now());
-        if let Some(closed) = state.gate.closed(now) {
-            return Err(Problem::Closed { why: Some(closed.why), wait: closed.until - now });
+        if let Some(pause) = state.pause.current(now) {
+            return Err(Problem::Closed { why: Some(pause.why), wait: pause.until - now });
         }
         match state.limiter.paused_until(now) {
             Some(until) => Err(Problem::Closed { why: Some(PauseReason::Throttled), wait: until - now }),
@@ -190,18 +190,18 @@ impl Account {
     /// Whether documents can be requested now.
     pub(crate) fn is_open(&self) -> bool {
         let (state, now) = (self.state(), Instant::now());
-        names::paused(self.mode, state.gate.pause_reason(now));
-        state.gate.closed(now).is_none()
+        names::paused(self.mode, state.pause.pause_reason(now));
+        state.pause.current(now).is_none()
     }
 
     /// Whether Digital River rejected the key.
     pub(crate) fn is_key_rejected(&self) -> bool {
-        self.state().gate.pause_reason(Instant::now()) == Some(PauseReason::KeyRefused)
+        self.state().pause.pause_reason(Instant::now()) == Some(PauseReason::KeyRefused)
     }
 
     /// Starts a probe if one is due, and returns the resource to request.
     pub(crate) fn begin_probe(&self) -> Option<Endpoint> {
-        self.state().gate.begin_probe(Instant::now())
+        self.state().pause.begin_probe(Instant::now())
     }
 
     /// A file whose content was downloaded before. If it cannot be downloaded now, the file is not the cause.
@@ -242,7 +242,7 @@ impl Account {
             let answer = problem.map_or(Answer::Works, Problem::answer);
             state.evidence.record(request.endpoint, request.file_id, answer, request.sent);
             if answer == Answer::Works {
-                state.gate.record_success(request.endpoint, request.sent);
+                state.pause.record_success(request.endpoint, request.sent);
             }
             state.evidence.suspicion(request.endpoint, answer, request.sent)
         })
@@ -256,7 +256,7 @@ impl Account {
     ) -> Option<sync::MutexGuard<'_, ()>> {
         let turn = timeout(TURN_WAIT, self.checking.lock()).await.ok()?;
         let state = self.state();
-        let is_open = state.gate.closed(Instant::now()).is_none();
+        let is_open = state.pause.current(Instant::now()).is_none();
         let is_suspected = match problem {
             Problem::Throttled { .. } => true,
             problem => state.evidence.suspicion(request.endpoint, problem.answer(), request.sent).is_some(),
@@ -280,11 +280,11 @@ impl Account {
             match (verdict, suspicion) {
                 (Verdict::Works, _) => {
                     state.evidence.record_success(endpoint, sent);
-                    state.gate.record_success(endpoint, sent);
+                    state.pause.record_success(endpoint, sent);
                 }
-                (Verdict::Rejected, _) => state.gate.key_rejected(endpoint, now),
+                (Verdict::Rejected, _) => state.pause.key_rejected(endpoint, now),
                 (Verdict::Throttled(wait), _) => state.throttle(wait, now),
-                (Verdict::Failed, None | Some(Suspicion::Outage)) => state.gate.down(endpoint, now),
+                (Verdict::Failed, None | Some(Suspicion::Outage)) => state.pause.down(endpoint, now),
                 // Without a result a wait is respected, but a key is not rejected.
                 (Verdict::Failed, Some(Suspicion::Limit(wait))) => state.throttle(wait, now),
                 (Verdict::Failed, Some(Suspicion::Key)) => {}
@@ -296,9 +296,9 @@ impl Account {
     fn change<T>(&self, change: impl FnOnce(&mut AccountState, Instant) -> T) -> T {
         let mut state = self.state();
         let now = Instant::now();
-        let before = state.gate.pause_reason(now);
+        let before = state.pause.pause_reason(now);
         let changed = change(&mut state, now);
-        let after = state.gate.pause_reason(now);
+        let after = state.pause.pause_reason(now);
         drop(state);
         if before != after {
             self.log_pause(after);
