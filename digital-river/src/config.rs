@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::http::address::check_secure;
+use crate::http::{address::check_secure, limiter::BACKGROUND_PERCENT};
 
 /// Digital River's address, for live and test data. Source: Digital River, "API structure".
 pub const DIGITAL_RIVER: &str = "https://api.digitalriver.com";
@@ -23,9 +23,6 @@ pub const LIVE_REQUESTS_PER_SECOND: u32 = 250;
 
 /// Requests per second and key in test mode. Source: Digital River, "Rate limits".
 pub const TEST_REQUESTS_PER_SECOND: u32 = 25;
-
-/// Default share of the rate limit that background jobs may use, in percent.
-pub const BACKGROUND_PERCENT: u32 = 20;
 
 /// Upper limit of every duration.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -13,7 +13,8 @@ use std::{
 use riverlock_schemas::hash::Sha256Hash;
 use url::Url;
 
-use crate::config::BACKGROUND_PERCENT;
+/// Default share of the rate limit that background jobs may use, in percent.
+pub const BACKGROUND_PERCENT: u32 = 20;
 
 /// Unused time that may be made up for in a burst. It is small, because Digital River counts per second.
 const BURST: Duration = Duration::from_millis(100);
