@@ -8,7 +8,7 @@ use std::{
 /// Decimal digits that a recorded duration keeps.
 const DIGITS: u8 = 2;
 
-/// The longest duration that is told apart from longer ones, in microseconds: an hour.
+/// The longest duration that is distinguished from longer ones, in microseconds: an hour.
 const MICROS_MAX: u64 = 3_600_000_000;
 
 /// Counts durations by microseconds. Any number of threads may record at once.

@@ -63,7 +63,7 @@ fn without(licences: &[String], one: &str) -> Vec<String> {
 }
 
 #[test]
-fn alternatives_and_conjunctions_of_licences_are_told_apart() {
+fn alternatives_and_conjunctions_of_licences_are_distinguished() {
     let allowed = ["MIT".to_owned(), "ISC".to_owned()];
     for (expression, expected) in [
         ("MIT", true),
