@@ -22,6 +22,7 @@ pub(crate) struct Every<T>(pub(crate) T);
 
 impl<T: Applying> Projection for Every<T> {
     type Event = String;
+    type Applied = ();
 
     fn name(&self) -> &'static str {
         T::NAME
