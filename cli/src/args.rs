@@ -193,7 +193,7 @@ pub enum Command {
     /// that plan; `riverlock replay --plan HASH` shows its progress.
     #[command(after_help = "Examples:
   riverlock replay --order 204440790336
-  riverlock replay --topic order.accepted --since 24h
+  riverlock replay --type order.accepted --since 24h
   riverlock replay --plan ab89a1889122bc08 --apply --reason 'the consumer was stopped too long'")]
     Replay(Box<ReplayOptions>),
     /// Recompute orders from their stored events, after a bug fix

@@ -13,7 +13,7 @@ use riverlock_runtime::{
     ConfigError,
     admin::AdminConfig,
     config::{ENV_PREFIX, Source},
-    kafka::KafkaConfig,
+    kafka::{KafkaConfig, topics},
     telemetry::TelemetryConfig,
     with_causes,
 };
@@ -108,6 +108,16 @@ impl Config {
         Ok(config)
     }
 
+    /// Like [`Config::load_with_kafka`], for commands that read the raw topics: those of earlier versions are looked up too.
+    ///
+    /// # Errors
+    /// Like [`Config::load_with_kafka`], and when Kafka cannot be reached.
+    pub async fn load_with_topics(file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut config = Self::load_with_kafka(file)?;
+        topics::find_former(&mut config.kafka).await?;
+        Ok(config)
+    }
+
     /// The settings of Digital River's API: `[digital_river]`, or the address and the keys of `[invoice_fetcher]` if it has no key.
     #[must_use]
     pub fn digital_river(&self) -> DigitalRiverConfig {
@@ -140,7 +150,7 @@ impl Config {
     #[must_use]
     pub fn consumers(&self) -> [(&'static str, Vec<String>); 2] {
         let topics = self.kafka.topics();
-        [(riverlock_processor::CONSUMER, topics.orders()), (riverlock_invoice_fetcher::NAME, topics.files())]
+        [(riverlock_processor::CONSUMER, topics.orders()), (riverlock_invoice_fetcher::NAME, topics.documents())]
     }
 
     /// The servers that a command connects to, without credentials.

@@ -49,7 +49,7 @@ pub async fn run(
         tracing::info!("the invoice API listens on http://{address}/v1/invoices/{{file id}}");
     }
     context.shutdown.spawn("invoice-keys", fetch::keys::run(fetcher, load, context.clone()));
-    Ok(consumer::run(projection, kafka.topics().files(), batch, kafka, postgres, context).await?)
+    Ok(consumer::run(projection, kafka.topics().documents(), batch, kafka, postgres, context).await?)
 }
 
 /// Starts the tasks that download queued documents until shutdown. [`run`] does this and also fills the queue.

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use chrono::{DateTime, Utc};
 use rdkafka::{
     Message, Timestamp,
-    message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders},
+    message::{BorrowedHeaders, BorrowedMessage, Headers as _, OwnedHeaders},
 };
 use riverlock_schemas::{Envelope, EnvelopeError, events::content::Content, oddity::Oddities, record::Position};
 use sqlx::PgConnection;
@@ -62,6 +62,12 @@ impl Record {
     #[must_use]
     pub fn received_at(&self) -> Option<DateTime<Utc>> {
         (self.timestamp != DateTime::UNIX_EPOCH).then_some(self.timestamp)
+    }
+
+    /// The value of a header; `None` if the record does not have it.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.as_ref()?.iter().find(|header| header.key == name)?.value
     }
 
     /// Approximate size of the record in memory, in bytes.

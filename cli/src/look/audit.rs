@@ -8,7 +8,7 @@ use riverlock_recovery::audit;
 use crate::{config::Config, exit, terminal::out::Output};
 
 pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
-    let config = Config::load_with_kafka(file)?;
+    let config = Config::load_with_topics(file).await?;
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
     let report = audit::run(&config.kafka, &mut connection, &config.consumers()).await?;
     output.whole(&report, |text| {

@@ -48,7 +48,7 @@ impl Service {
 }
 
 pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Result<ExitCode> {
-    let config = Config::load_with_kafka(file)?;
+    let mut config = Config::load_with_kafka(file)?;
     let has = |service| services.contains(&service);
     // Everything is checked before anything starts.
     if has(Service::Ingest) {
@@ -77,7 +77,7 @@ pub(crate) async fn run(file: Option<&Path>, services: &[Service]) -> anyhow::Re
     let address = admin::start(&config.admin, metrics, &context).await?;
     tracing::info!("metrics and health checks are at http://{address}/metrics, /livez and /readyz");
 
-    if let Err(error) = start(file, &config, services, &context).await {
+    if let Err(error) = start(file, &mut config, services, &context).await {
         // Tasks that have started are stopped in the usual way.
         context.shutdown.fail();
         context.shutdown.wait(GRACE).await;
@@ -111,7 +111,12 @@ fn redacted(config: &Config, services: &[Service]) -> serde_json::Value {
     shown
 }
 
-async fn start(file: Option<&Path>, config: &Config, services: &[Service], context: &Context) -> anyhow::Result<()> {
+async fn start(
+    file: Option<&Path>,
+    config: &mut Config,
+    services: &[Service],
+    context: &Context,
+) -> anyhow::Result<()> {
     if services.contains(&Service::Ingest) {
         // First, and without waiting: it answers 503 until Kafka is available.
         let file = file.map(Path::to_path_buf);
@@ -192,9 +197,14 @@ fn watch(config: &Config, context: &Context) {
     }
 }
 
-/// Checks that topics, tables and the Kafka cluster are those of this version and configuration.
-async fn check(config: &Config) -> anyhow::Result<()> {
+/// Checks that topics, tables and the Kafka cluster are those of this version and configuration, and looks up the topics of
+/// earlier versions.
+async fn check(config: &mut Config) -> anyhow::Result<()> {
     topics::check(&config.kafka).await?;
+    topics::find_former(&mut config.kafka).await?;
+    if !config.kafka.former_topics.is_empty() {
+        tracing::info!("topics of earlier versions are read as well: {}", config.kafka.former_topics.join(", "));
+    }
     let mut connection = config.postgres.connect().await.context("PostgreSQL does not take a connection")?;
     bounded(config.postgres.answer_limit(), check_tables(&mut connection)).await?;
     Ok(cluster::ensure_current(&config.kafka, &mut connection).await?)

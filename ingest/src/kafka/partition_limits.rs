@@ -69,16 +69,16 @@ mod tests {
     fn a_full_partition_does_not_limit_the_others() {
         let topics = Topics::default();
         let partition_limits = PartitionLimits::new(&topics, 3, 2);
-        let (accepted, other) = (topics.raw("order.accepted"), topics.raw_other());
-        let first = partition_limits.enter(&accepted, "o1").unwrap();
-        let _second = partition_limits.enter(&accepted, "o1").unwrap();
-        assert!(partition_limits.enter(&accepted, "o1").is_none());
+        let (orders, other) = (topics.raw_orders(), topics.raw_other());
+        let first = partition_limits.enter(&orders, "o1").unwrap();
+        let _second = partition_limits.enter(&orders, "o1").unwrap();
+        assert!(partition_limits.enter(&orders, "o1").is_none());
         assert!(partition_limits.enter(&other, "o1").is_some(), "the same partition of another topic");
         let elsewhere = (0..10).map(|i| i.to_string());
         let mut elsewhere = elsewhere.filter(|key| partition(key.as_bytes(), 3) != partition(b"o1", 3));
-        assert!(partition_limits.enter(&accepted, &elsewhere.next().unwrap()).is_some());
+        assert!(partition_limits.enter(&orders, &elsewhere.next().unwrap()).is_some());
         drop(first);
-        assert!(partition_limits.enter(&accepted, "o1").is_some());
+        assert!(partition_limits.enter(&orders, "o1").is_some());
         let probes: Vec<PartitionSlot> =
             (0..9).filter_map(|_| partition_limits.enter(&topics.probe(), "ingest")).collect();
         assert_eq!(probes.len(), 9);

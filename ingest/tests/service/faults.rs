@@ -96,7 +96,7 @@ async fn a_broker_slower_than_the_deadline_causes_503_and_a_late_acknowledgement
     })
     .await;
     // It is stored although it was answered with 503, which is why the result is called ambiguous.
-    assert_eq!(service.records("riverlock.raw.order.accepted", 1).len(), 1);
+    assert_eq!(service.records("riverlock.raw.orders", 1).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,7 +163,7 @@ async fn an_event_is_stored_and_counted_although_its_sender_disconnects() {
     wait_until("it is being processed", || service.metric("riverlock_ingest_body_bytes_total", "") > 0.0).await;
     stream.set_zero_linger().unwrap();
     drop(stream);
-    let records = service.records("riverlock.raw.order.complete", 1);
+    let records = service.records("riverlock.raw.orders", 1);
     assert_eq!(rdkafka::Message::payload(&records[0]), Some(body.as_bytes()));
     wait_until("it is counted", || service.requests("accepted") >= 1.0).await;
     assert!(service.metric("riverlock_ingest_late_acknowledgements_total", "") < 1.0);

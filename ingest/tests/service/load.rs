@@ -23,7 +23,7 @@ use crate::harness::{
 
 const NEW: &str = "whsec_fedcba9876543210";
 const SENDERS: usize = 4;
-const TOPIC: &str = "riverlock.raw.order.accepted";
+const TOPIC: &str = "riverlock.raw.orders";
 
 /// Held by tests that change a configuration, because the metrics of reloads are per process, not per endpoint.
 pub(crate) static RELOADING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

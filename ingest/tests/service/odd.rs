@@ -5,7 +5,7 @@ use rdkafka::Message;
 use crate::harness::{Answer, PATH, Service, configured, event, header, request, service, sign, unsigned};
 
 const OTHER: &str = "riverlock.raw.other";
-const ACCEPTED: &str = "riverlock.raw.order.accepted";
+const ORDERS: &str = "riverlock.raw.orders";
 
 /// Sends a signed body with `headers` instead of `Content-Type: application/json`.
 async fn post(service: &Service, headers: &str, body: &[u8]) -> Answer {
@@ -44,7 +44,7 @@ async fn an_event_of_any_media_type_and_encoding_is_stored_in_the_topic_of_its_t
         ),
     ] {
         let answer = post(&service, headers, body.as_bytes()).await;
-        assert_eq!((answer.status, answer.position().0), (202, ACCEPTED), "{headers} {answer:?}");
+        assert_eq!((answer.status, answer.position().0), (202, ORDERS), "{headers} {answer:?}");
         assert_eq!(answer.body["eventId"], "e1");
         let record = service.record(answer.position());
         assert_eq!((record.payload(), record.key()), (Some(body.as_bytes()), Some(&b"o1"[..])));
@@ -99,7 +99,7 @@ async fn a_body_larger_than_consumers_process_is_stored_up_to_4_mib() {
         let body = sized(bytes);
         assert_eq!(body.len(), bytes);
         let answer = service.post(&body).await;
-        assert_eq!((answer.status, answer.position().0), (202, ACCEPTED), "{answer:?}");
+        assert_eq!((answer.status, answer.position().0), (202, ORDERS), "{answer:?}");
         let record = service.record(answer.position());
         assert!(record.payload() == Some(body.as_bytes()), "{bytes} bytes are read back");
         assert_eq!(header(&record, "oddities"), oddities);

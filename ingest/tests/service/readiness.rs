@@ -37,7 +37,7 @@ async fn a_topic_that_cannot_be_written_to_is_reported() {
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     service.cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
     assert_eq!(service.post(&event("refused", "order.accepted", "o")).await.status, 503);
-    let named = |reason: String| reason.contains("riverlock.raw.order.accepted");
+    let named = |reason: String| reason.contains("riverlock.raw.orders");
     wait_until("it is not ready", || reason(&service).is_some_and(named)).await;
 }
 
@@ -55,7 +55,7 @@ async fn every_long_lived_task_sends_heartbeats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hidden_topic_is_reported_before_the_first_event() {
-    const HIDDEN: &str = "riverlock.raw.order.accepted";
+    const HIDDEN: &str = "riverlock.raw.orders";
     let service = start(limits(), |cluster| {
         cluster.topic_error(HIDDEN, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
     })

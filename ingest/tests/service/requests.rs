@@ -18,7 +18,7 @@ async fn a_202_names_the_record_with_the_exact_bytes_and_the_delivery_headers() 
         .await;
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(answer.body["eventId"], "e-1");
-    assert_eq!(answer.position().0, "riverlock.raw.order.accepted");
+    assert_eq!(answer.position().0, "riverlock.raw.orders");
 
     let record = service.record(answer.position());
     assert_eq!(record.payload(), Some(body.as_bytes()));
@@ -61,10 +61,10 @@ async fn odd_events_are_stored() {
     let long = "x".repeat(70_000);
     for (body, topic, key) in [
         (r#"{"id":"a","type":"never.heard.of"}"#.to_owned(), "riverlock.raw.other", "a"),
-        (r#"{"id":"b","type":"order.accepted","data":[]}"#.to_owned(), "riverlock.raw.order.accepted", "b"),
+        (r#"{"id":"b","type":"order.accepted","data":[]}"#.to_owned(), "riverlock.raw.orders", "b"),
         (r#"{"id":"c","type":"../x\u0000","data":{"object":{"id":""}}}"#.to_owned(), "riverlock.raw.other", "c"),
         (format!(r#"{{"id":"{long}","type":"{long}"}}"#), "riverlock.raw.other", "sha256:"),
-        (event("d", "order.accepted", &long), "riverlock.raw.order.accepted", "sha256:"),
+        (event("d", "order.accepted", &long), "riverlock.raw.orders", "sha256:"),
     ] {
         let answer = service.post(&body).await;
         assert_eq!((answer.status, answer.position().0), (202, topic), "{answer:?}");

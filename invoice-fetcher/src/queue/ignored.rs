@@ -85,7 +85,7 @@ pub async fn run(
     run: Run,
     limit: Duration,
 ) -> Result<Totals, IgnoredError> {
-    let names = kafka.topics().files();
+    let names = kafka.topics().documents_of_all_versions();
     let ids = bounded(limit, known_topic_ids(connection, &names)).await?;
     let topics: HashMap<i16, String> = ids.into_iter().map(|(name, id)| (id, name)).collect();
     let mut totals = Totals::default();

@@ -326,7 +326,7 @@ impl Callbacks {
                 tracing::error!(topic, partition, %error, "{topic}[{partition}] cannot start at {offset:?}: {error}");
             }
         }
-        if let Err(error) = consumer.incremental_assign(list) {
+        if let Err(error) = consumer.assign(list) {
             tracing::error!(%error, "{} could not assign its partitions: {error}", self.consumer);
         }
     }
@@ -341,7 +341,7 @@ impl Callbacks {
         if !consumer.assignment_lost() {
             self.shared.commit(consumer, Some(&partitions));
         }
-        if let Err(error) = consumer.incremental_unassign(list) {
+        if let Err(error) = consumer.unassign() {
             tracing::error!(%error, "{} could not release its partitions: {error}", self.consumer);
         }
     }

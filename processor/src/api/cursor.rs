@@ -83,7 +83,7 @@ mod tests {
             let position = ListPosition { first_seen_at, order_id: order_id.to_owned(), mode: Mode::Live };
             assert_eq!(ListPosition::decode(&position.encode()), Some(position));
         }
-        let record = Position { topic: "riverlock.raw.order.accepted".to_owned(), partition: 3, offset: 77 };
+        let record = Position { topic: "riverlock.raw.orders".to_owned(), partition: 3, offset: 77 };
         let position = EventPosition { received_at: first_seen_at, record };
         assert_eq!(EventPosition::decode(&position.encode()), Some(position.clone()));
         assert_eq!(ListPosition::decode(&position.encode()), None, "a cursor of one list is not valid for another");

@@ -120,7 +120,7 @@ impl fmt::Display for SkipReason {
             }
             Self::Contradicted(what) => write!(f, "{what}"),
             Self::NoConsumer => {
-                write!(f, "no consumer reads its topic in this configuration (kafka.topic_prefix, kafka.routed_types)")
+                write!(f, "no consumer reads its topic in this configuration (kafka.topic_prefix, kafka.former_types)")
             }
             Self::Busy => write!(f, "live traffic changed the same rows in every attempt; try again later"),
         }

@@ -23,7 +23,7 @@ pub enum ReplayError {
     Cluster(#[from] ClusterError),
     #[error("plan {plan} reads {topic}, of an earlier Kafka cluster; make a new plan")]
     EarlierCluster { plan: String, topic: String },
-    #[error("unknown topic {topic}; known topics: {}", .known.join(", "))]
+    #[error("unknown topic {topic}; known topics: {}; --type selects an event type", .known.join(", "))]
     UnknownTopic { topic: String, known: Vec<String> },
     #[error("there is no partition {partition}: the selected topics have partitions 0 to {last}")]
     UnknownPartition { partition: i32, last: i32 },

@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Record, batch, reading::ranges::OffsetRange};
-use riverlock_schemas::Mode;
+use riverlock_schemas::{
+    Mode,
+    record::{EVENT_TYPE, bounded},
+};
 use serde::{Deserialize, Serialize};
 
 /// The outcome that a replay stored for a record.
@@ -83,8 +86,11 @@ pub(crate) type Position = (i16, i32, i64);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Selection {
-    /// Topics, by name or by event type.
+    /// Topics, by name.
     pub topics: Vec<String>,
+    /// Events of these types.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
     /// Partition numbers.
     pub partitions: Vec<i32>,
     /// Offsets `[start, end)` of every selected partition.
@@ -104,8 +110,11 @@ impl Selection {
     pub(crate) fn has(&self, record: &Record) -> bool {
         let in_time = self.from.is_none_or(|from| record.timestamp >= from)
             && self.until.is_none_or(|until| record.timestamp < until);
-        if !in_time || (self.orders.is_empty() && self.events.is_empty()) {
-            return in_time;
+        if !in_time || !self.has_type(record) {
+            return false;
+        }
+        if self.orders.is_empty() && self.events.is_empty() {
+            return true;
         }
         let Some(envelope) = batch::envelope(record) else { return false };
         let order = || envelope.order_id.as_deref().is_some_and(|id| self.orders.iter().any(|order| order == id));
@@ -114,6 +123,21 @@ impl Selection {
             self.events.iter().any(|id| *id == key || *id == envelope.id)
         };
         (self.orders.is_empty() || order()) && (self.events.is_empty() || event())
+    }
+
+    /// Whether the record's event has one of the selected types. The header says so without parsing the body; the body
+    /// does if there is no header.
+    fn has_type(&self, record: &Record) -> bool {
+        if self.types.is_empty() {
+            return true;
+        }
+        let is_selected = |found: &[u8]| self.types.iter().any(|name| bounded(name).as_bytes() == found);
+        match record.header(EVENT_TYPE) {
+            Some(found) => is_selected(found),
+            None => {
+                batch::envelope(record).is_some_and(|envelope| is_selected(bounded(&envelope.event_type).as_bytes()))
+            }
+        }
     }
 }
 
@@ -126,6 +150,7 @@ impl std::fmt::Display for Selection {
             }
         };
         list("topic", &self.topics);
+        list("type", &self.types);
         list("partition", &self.partitions.iter().map(ToString::to_string).collect::<Vec<_>>());
         list("order", &self.orders);
         list("event", &self.events);

@@ -50,7 +50,7 @@ pub(super) async fn resolve(
     let limit = replay.postgres.answer_limit();
     cluster::ensure_current(replay.kafka, connection).await?;
     let mut notes = Vec::new();
-    let topics = topics(replay, &selection.topics)?;
+    let topics = topics(replay, selection)?;
     let consumer = ConsumerGuard::create(&replay.kafka.client()).map_err(ReplayError::kafka("connect to Kafka"))?;
     let counts = partition_counts(&consumer, &topics.keys().cloned().collect::<Vec<_>>())?;
     let partitions = partitions(replay, connection, selection, &counts, &mut notes).await?;
@@ -97,28 +97,22 @@ fn check(selection: &Selection) -> Result<(), ReplayError> {
     }
 }
 
-/// Returns the selected topics, each with its consumer.
-fn topics(replay: &Replay<'_>, named: &[String]) -> Result<BTreeMap<String, &'static str>, ReplayError> {
+/// Returns the selected topics, each with its consumer; only those that can have an event of the selected types.
+fn topics(replay: &Replay<'_>, selection: &Selection) -> Result<BTreeMap<String, &'static str>, ReplayError> {
     let all: BTreeMap<String, &'static str> = replay
         .consumers
         .iter()
         .flat_map(|consumer| consumer.topics.iter().map(|topic| (topic.clone(), consumer.name)))
         .collect();
-    if named.is_empty() {
-        return Ok(all);
+    if let Some(topic) = selection.topics.iter().find(|topic| !all.contains_key(*topic)) {
+        return Err(ReplayError::UnknownTopic { topic: topic.clone(), known: all.into_keys().collect() });
     }
     let names = replay.kafka.topics();
-    let mut wanted = BTreeMap::new();
-    for name in named {
-        // An event type without its own topic is routed to the shared topic, which is most likely not intended.
-        let by_type = Some(names.raw(name)).filter(|topic| *topic != names.raw_other());
-        let found = [Some(name.clone()), by_type].into_iter().flatten().find(|topic| all.contains_key(topic));
-        let Some(topic) = found else {
-            return Err(ReplayError::UnknownTopic { topic: name.clone(), known: all.into_keys().collect() });
-        };
-        wanted.insert(topic.clone(), all[&topic]);
-    }
-    Ok(wanted)
+    let is_named = |topic: &String| selection.topics.is_empty() || selection.topics.contains(topic);
+    let may_hold = |topic: &str| {
+        selection.types.is_empty() || selection.types.iter().any(|event_type| names.may_hold(topic, event_type))
+    };
+    Ok(all.into_iter().filter(|(topic, _)| is_named(topic) && may_hold(topic)).collect())
 }
 
 /// Returns the selected partitions by topic. An order's records are in the partition that its id hashes to, in every

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use riverlock_schemas::{
     record::STORED_BYTES_MAX,
-    topics::{DEFAULT_PREFIX, Topics},
+    topics::{DEFAULT_PREFIX, Topics, WILDCARD},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,9 +34,16 @@ pub struct KafkaConfig {
     pub brokers: String,
     /// First part of the name of every topic, consumer group and client id.
     pub topic_prefix: String,
-    /// Event types that have a topic of their own. The two document types always have one; all others share
-    /// `<prefix>.raw.other`.
-    pub routed_types: Vec<String>,
+    /// Event types whose events go to `<prefix>.raw.orders`: a type, or the beginning of types followed by `*`. Types that the
+    /// processor applies always go there, documents to `<prefix>.raw.documents`, and all others to `<prefix>.raw.other`.
+    pub order_types: Vec<String>,
+    /// Event types that had a topic each in earlier versions, whose setting `routed_types` had the same values and is an alias.
+    /// Those of their topics that Kafka has are still read; nothing is written to them.
+    #[serde(alias = "routed_types")]
+    pub former_types: Vec<String>,
+    /// The topics of `former_types` that Kafka has, if they were looked up ([`topics::find_former`]).
+    #[serde(skip)]
+    pub former_topics: Vec<String>,
     /// Partitions of every topic: the number of processors that can share the work. It cannot be changed later, because orders
     /// would move to other partitions. More partitions make ingest's batches smaller.
     pub partitions: i32,
@@ -70,7 +77,9 @@ impl Default for KafkaConfig {
         Self {
             brokers: "127.0.0.1:9092".to_owned(),
             topic_prefix: DEFAULT_PREFIX.to_owned(),
-            routed_types: Topics::default_routed().map(str::to_owned).collect(),
+            order_types: Topics::default_order_types().map(str::to_owned).collect(),
+            former_types: Topics::default_former_types().map(str::to_owned).collect(),
+            former_topics: Vec::new(),
             partitions: 3,
             replication_factor: 1,
             retention_ms: -1,
@@ -144,11 +153,19 @@ impl KafkaConfig {
         if self.topic_prefix.is_empty() || !self.topic_prefix.chars().all(legal) {
             return Err(ConfigError::refused("kafka.topic_prefix", "must be letters, digits, `.`, `_` and `-`"));
         }
-        if let Some(name) = self.routed_types.iter().find(|name| name.is_empty() || !name.chars().all(legal)) {
+        if let Some(name) = self.former_types.iter().find(|name| name.is_empty() || !name.chars().all(legal)) {
             return Err(ConfigError::refused(
-                "kafka.routed_types",
+                "kafka.former_types",
                 format!("`{name}` cannot be part of a topic's name"),
             ));
+        }
+        let is_pattern = |text: &str| {
+            let beginning = text.strip_suffix(WILDCARD).unwrap_or(text);
+            !text.is_empty() && !beginning.contains(WILDCARD)
+        };
+        if let Some(text) = self.order_types.iter().find(|text| !is_pattern(text)) {
+            let reason = format!("`{text}` is neither an event type nor the beginning of some followed by `*`");
+            return Err(ConfigError::refused("kafka.order_types", reason));
         }
         match FIXED.iter().find(|name| self.properties.contains_key(**name)) {
             Some(name) => Err(ConfigError::refused(
@@ -169,10 +186,11 @@ impl KafkaConfig {
             .try_for_each(|(name, value)| value.read(&format!("kafka.properties.\"{name}\"")).map(drop))
     }
 
-    /// The topics' names.
+    /// The topics' names, and the routing of event types.
     #[must_use]
     pub fn topics(&self) -> Topics {
-        Topics::new(self.topic_prefix.clone(), self.routed_types.iter().cloned())
+        Topics::new(self.topic_prefix.clone(), self.order_types.iter().cloned())
+            .with_former(self.former_types.iter().cloned(), self.former_topics.iter().cloned())
     }
 
     /// Configuration of clients that read no records: admin clients, and those that query offsets.
@@ -247,7 +265,9 @@ impl KafkaConfig {
         config
             .set("group.id", self.group(name))
             .set("group.protocol", "classic")
-            .set("partition.assignment.strategy", "cooperative-sticky")
+            // Shares each topic out by itself, and the same partition numbers of all topics to the same process. The sticky
+            // strategies only count partitions: of two processors, one got all orders and the other all other events.
+            .set("partition.assignment.strategy", "range")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
@@ -257,8 +277,8 @@ impl KafkaConfig {
             .set("topic.metadata.refresh.interval.ms", "30000")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.wait.max.ms", "100")
-            // Small fetches from every partition in turn: an order's events from different topics arrive in the same batch,
-            // and a consumer with a large lag needs less memory.
+            // Small fetches from every partition in turn: no partition falls far behind the others, and a consumer with a
+            // large lag needs less memory.
             .set("fetch.message.max.bytes", "262144")
             .set("queued.max.messages.kbytes", "32768")
             .set("check.crcs", "true")
@@ -297,6 +317,19 @@ mod tests {
         assert_eq!(config.producer().get("compression.type"), Some("zstd"));
         assert_eq!(config.consumer("g").get("fetch.wait.max.ms"), Some("7"));
         assert_eq!(config.client().get("security.protocol"), Some("ssl"));
+    }
+
+    #[test]
+    fn the_setting_of_earlier_versions_names_their_topics() {
+        let config: KafkaConfig = serde_json::from_str(r#"{"routed_types":["payout.created"]}"#).unwrap();
+        assert!(config.validate().is_ok());
+        assert_eq!(config.former_types, ["payout.created"]);
+        assert!(config.topics().possible_former().contains(&"riverlock.raw.payout.created".to_owned()));
+        assert!(serde_json::from_str::<KafkaConfig>(r#"{"former_topics":["x"]}"#).is_err(), "it is looked up");
+        for (order_types, is_valid) in [("order.*", true), ("*", true), ("a.b", true), ("", false), ("a*b", false)] {
+            let config = KafkaConfig { order_types: vec![order_types.to_owned()], ..KafkaConfig::default() };
+            assert_eq!(config.validate().is_ok(), is_valid, "{order_types}");
+        }
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum TopicError {
     /// Kafka rejected a change of a topic's settings.
     #[error("the settings of topic {0} could not be changed: {1}")]
     Alter(String, RDKafkaErrorCode),
+    /// Asking Kafka panicked.
+    #[error("asking Kafka for its topics panicked")]
+    Panicked,
     /// Topics are missing.
     #[error("these topics are missing (`riverlock setup` creates them): {}", .0.join(", "))]
     Missing(Vec<String>),
@@ -261,6 +264,22 @@ pub async fn check(config: &KafkaConfig) -> Result<(), TopicError> {
             }
         }
     }
+    Ok(())
+}
+
+/// Looks up which topics of earlier versions Kafka has, so that they are read: sets `config.former_topics`.
+///
+/// # Errors
+/// When Kafka cannot be reached.
+pub async fn find_former(config: &mut KafkaConfig) -> Result<(), TopicError> {
+    let asked = config.clone();
+    let look_up = move || {
+        let admin = admin(&asked)?;
+        existing(&asked, &admin)
+    };
+    let existing = tokio::task::spawn_blocking(look_up).await.map_err(|_| TopicError::Panicked)??;
+    let possible = config.topics().possible_former();
+    config.former_topics = possible.into_iter().filter(|topic| existing.contains_key(topic)).collect();
     Ok(())
 }
 

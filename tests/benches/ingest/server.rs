@@ -42,7 +42,7 @@ pub(crate) const SECRET: &str = "whsec_0123456789abcdef";
 /// How long a receiver may take to accept its first event.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The answer of routes without Kafka: as long as ingest's receipts.
-const RECEIPT: &str = r#"{"eventId":"00000000-0000-4000-8000-000000000000","topic":"riverlock.raw.order.accepted","partition":0,"offset":123456}"#;
+const RECEIPT: &str = r#"{"eventId":"00000000-0000-4000-8000-000000000000","topic":"riverlock.raw.orders","partition":0,"offset":123456}"#;
 
 /// How a request is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,7 +95,7 @@ pub(crate) fn produce(kafka: &KafkaConfig, events: usize) -> anyhow::Result<Back
     // Latency does not matter here, and the queue is always full.
     client.set("linger.ms", "20").set("batch.size", "1000000").set("message.timeout.ms", "300000");
     let producer: BaseProducer<Reports> = client.create_with_context(reports.clone())?;
-    let files = topics.files();
+    let files = topics.documents();
     let mut backlog = Backlog::default();
     for event in History::new() {
         let topic = topics.raw(event.event_type);

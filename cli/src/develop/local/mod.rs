@@ -82,7 +82,7 @@ impl Local {
         if settings::write(&config_file, &ports.config(home, &postgres.url(), &bootstrap))? == SettingsFile::Kept {
             print(&format!("{} was edited and is used unchanged; delete it to create it anew", config_file.display()));
         }
-        let config = Config::load_with_kafka(Some(&config_file))?;
+        let mut config = Config::load_with_kafka(Some(&config_file))?;
 
         print("creating topics and tables");
         // The embedded broker is a new cluster each time.
@@ -92,6 +92,8 @@ impl Local {
         };
         let options = SetupOptions { new_cluster, ..SetupOptions::default() };
         setup::setup(&config, &options, &|_| {}).await?;
+        // A stack of an earlier version may have been started in this folder.
+        topics::find_former(&mut config.kafka).await?;
         print("starting ingest, processor and invoice-fetcher");
         let mut services = Vec::new();
         for (service, admin) in Service::ALL.into_iter().zip(ports.admin) {

@@ -329,7 +329,7 @@ mod tests {
             created_at: None,
             received_at: time("2026-01-05T08:00:30.1Z"),
             recorded_at: time("2026-01-05T08:00:30.2Z"),
-            topic: "riverlock.raw.order.accepted".to_owned(),
+            topic: "riverlock.raw.orders".to_owned(),
             partition: 2,
             offset: 7,
             body_sha256: String::new(),
@@ -368,7 +368,7 @@ lines
 
 events
   RECEIVED                  TYPE            OUTCOME  REASON  EVENT  RECORD
-  2026-01-05T08:00:30.100Z  order.accepted  applied  -       e-1    riverlock.raw.order.accepted[2]@7
+  2026-01-05T08:00:30.100Z  order.accepted  applied  -       e-1    riverlock.raw.orders[2]@7
 
 messages
   WRITTEN                   TYPE                   STATE

@@ -17,6 +17,7 @@ use riverlock_runtime::{Clock as _, SystemClock, with_causes};
 use riverlock_schemas::{
     EventId, OrderId,
     record::{self, Position},
+    topics::{RawConsumer, without_cluster},
 };
 use sqlx::PgConnection;
 
@@ -203,7 +204,7 @@ fn take_announcements(
 /// Whether the processor applied a record. Records of files belong to the invoice-fetcher.
 fn is_applied(config: &Config, event: &EventView) -> bool {
     [APPLIED, CONFLICT, DUPLICATE].contains(&event.outcome.as_str())
-        && !config.kafka.topics().files().contains(&event.topic)
+        && config.kafka.topics().consumer_of(without_cluster(&event.topic)) != Some(RawConsumer::InvoiceFetcher)
 }
 
 /// Orders records as they were processed: batch by batch, and within a batch by the time of receipt.

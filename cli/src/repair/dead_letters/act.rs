@@ -7,7 +7,7 @@ use riverlock_ledger::{Error, postgres::bounded};
 use riverlock_processor::Orders;
 use riverlock_recovery::dead_letters::{self, Cursor, Filter, LetterPosition, RedriveResult, Request, Run, SkipReason};
 use riverlock_runtime::{Clock as _, ConfigError, SystemClock};
-use riverlock_schemas::topics::{Topics, without_cluster};
+use riverlock_schemas::topics::{RawConsumer, Topics, without_cluster};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
@@ -108,13 +108,15 @@ impl Consumers {
         request: &Request,
     ) -> anyhow::Result<RedriveResult> {
         let (topic, now) = (without_cluster(&place.position.topic).to_owned(), SystemClock.now());
-        if self.topics.files().contains(&topic) {
-            return Ok(dead_letters::redrive(connection, &self.invoices, place, request, now).await?);
-        }
-        if !self.topics.orders().contains(&topic) {
-            return Ok(RedriveResult::Skipped(SkipReason::NoConsumer));
-        }
-        Ok(dead_letters::redrive(connection, &self.orders, place, request, now).await?)
+        Ok(match self.topics.consumer_of(&topic) {
+            Some(RawConsumer::InvoiceFetcher) => {
+                dead_letters::redrive(connection, &self.invoices, place, request, now).await?
+            }
+            Some(RawConsumer::Processor) => {
+                dead_letters::redrive(connection, &self.orders, place, request, now).await?
+            }
+            None => RedriveResult::Skipped(SkipReason::NoConsumer),
+        })
     }
 }
 

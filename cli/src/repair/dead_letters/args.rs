@@ -23,7 +23,7 @@ pub enum DeadLettersCommand {
     /// Show dead letters with their errors and the actions taken
     #[command(after_help = "Examples:
   riverlock dead-letters show 5d2c6a5e-2b40-4c1f-9a55-3f1f6a7f2c11
-  riverlock dead-letters show 'riverlock.raw.order.accepted[2]@31' --payload")]
+  riverlock dead-letters show 'riverlock.raw.orders[2]@31' --payload")]
     Show {
         /// Dead letters: topic[partition]@offset, or the event's id
         #[arg(required = true, value_name = "LETTER", value_parser = selector)]
@@ -190,8 +190,7 @@ mod tests {
 
     #[test]
     fn a_dead_letter_is_named_by_its_printed_position_or_by_its_event() {
-        let position =
-            Position { topic: "riverlock.raw.order.accepted".to_owned(), partition: 11, offset: 4_294_967_296 };
+        let position = Position { topic: "riverlock.raw.orders".to_owned(), partition: 11, offset: 4_294_967_296 };
         assert_eq!(selector(&position.to_string()), Ok(LetterSelector::Position(position)));
         for id in ["6e5bf525-3907", "a[1]", "x[one]@2", "unreadable:riverlock.raw.other[0]@x"] {
             assert_eq!(selector(id), Ok(LetterSelector::Event(id.to_owned())));

@@ -37,7 +37,7 @@ struct Projections {
 }
 
 pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load_with_kafka(file)?;
+    let config = Config::load_with_topics(file).await?;
     consumers::check(&config)?;
     let reason = match options.apply {
         true => Some(Reason { by: options.operator.clone().name()?, why: options.reason.clone().required()? }),

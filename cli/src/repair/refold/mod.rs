@@ -35,7 +35,7 @@ pub(crate) async fn run(file: Option<&Path>, options: RefoldOptions) -> anyhow::
     let plan = RefoldPlan {
         selection,
         orders: consumers::orders(&config),
-        other_topics: config.kafka.topics().files(),
+        other_topics: config.kafka.topics().documents_of_all_versions(),
         apply,
         clock: &SystemClock,
     };

@@ -51,11 +51,14 @@ pub struct ReplayOptions {
 #[group(id = "selection", multiple = true)]
 pub struct SelectionOptions {
     /// All records that the consumers have read
-    #[arg(long, conflicts_with_all = ["topic", "partition", "offsets", "since", "until", "order", "event"])]
+    #[arg(long, conflicts_with_all = ["topic", "event_type", "partition", "offsets", "since", "until", "order", "event"])]
     pub all: bool,
-    /// Only records of this topic or event type; can be repeated
+    /// Only records of this topic; can be repeated
     #[arg(long)]
     pub topic: Vec<String>,
+    /// Only events of this type, such as order.accepted; can be repeated
+    #[arg(long = "type", value_name = "EVENT-TYPE")]
+    pub event_type: Vec<String>,
     /// Only records of the partition with this number; can be repeated
     #[arg(long)]
     pub partition: Vec<i32>,

@@ -38,7 +38,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
     if let Some(hash) = options.plan.as_deref().filter(|_| !options.apply) {
         return show(&Config::load(file)?, hash, options.output).await;
     }
-    let config = Config::load_with_kafka(file)?;
+    let config = Config::load_with_topics(file).await?;
     parts::check(&config)?;
     let by = options.operator.name()?;
     let why = options.reason.of_run(options.apply)?;
@@ -76,7 +76,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
 /// The consumers with the configuration of the services.
 pub fn consumers(config: &Config) -> [Consumer; 2] {
     let topics = config.kafka.topics();
-    [Consumer::new(parts::orders(config), topics.orders()), Consumer::new(parts::invoices(config), topics.files())]
+    [Consumer::new(parts::orders(config), topics.orders()), Consumer::new(parts::invoices(config), topics.documents())]
 }
 
 fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
@@ -87,6 +87,7 @@ fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
     };
     let selection = Selection {
         topics: options.topic.clone(),
+        types: options.event_type.clone(),
         partitions: options.partition.clone(),
         offsets: options.offsets.map(|OffsetsOption(first, end)| (first, end)),
         from: moment(options.since)?,
@@ -95,7 +96,7 @@ fn selection(options: &SelectionOptions) -> anyhow::Result<Selection> {
         events: options.event.clone(),
     };
     if !options.all && selection == Selection::default() {
-        let what = "--order, --event, --topic (with --partition and --offsets), --since and --until, or --all";
+        let what = "--order, --event, --type, --topic (with --partition and --offsets), --since and --until, or --all";
         return Err(UsageError(format!("select records with {what}")).into());
     }
     Ok(selection)

@@ -4,6 +4,7 @@
 //! of another version run, and to move to another cluster while any service runs.
 
 pub mod args;
+mod former;
 
 use std::{
     fmt::Write as _,
@@ -40,7 +41,7 @@ use crate::{
     terminal::{out, text::count},
 };
 
-use self::args::SetupOptions;
+use self::{args::SetupOptions, former::FormerTopic};
 
 /// The result of a setup.
 #[derive(Clone, Debug, Serialize)]
@@ -51,6 +52,8 @@ pub(crate) struct SetupReport {
     is_ok: bool,
     cluster: ClusterReport,
     topics: Vec<TopicReport>,
+    /// Topics of earlier versions, which are only read.
+    former_topics: Vec<FormerTopic>,
     /// Migrations of this run.
     migrations: Vec<Item>,
     /// Messages that will be published again.
@@ -107,7 +110,13 @@ pub(crate) async fn setup(
         bounded(TRANSACTION_LIMIT, cluster::adopt(&mut connection, &connected)).await?;
         tell(&format!("cluster {connected}: recorded as the cluster of this database"));
     }
-    bounded(limit, store::topic_ids(&mut connection, &config.kafka.topics().all_raw())).await?;
+    let mut kafka = config.kafka.clone();
+    topics::find_former(&mut kafka).await?;
+    let names = kafka.topics();
+    let read: Vec<String> = names.all_raw().into_iter().chain(names.former().iter().cloned()).collect();
+    bounded(limit, store::topic_ids(&mut connection, &read)).await?;
+    let former = former::topics(&kafka, &mut connection).await?;
+    former.iter().for_each(|topic| tell(&topic.line()));
     let republished = match options.republish_since {
         Some(since) => {
             let since = since.at(SystemClock.now());
@@ -123,7 +132,7 @@ pub(crate) async fn setup(
     };
     let is_ok = topics.iter().all(|topic| topic.state.differences.is_empty());
     let cluster = ClusterReport { id: connected, is_new: change != ClusterChange::Stay };
-    Ok(SetupReport { is_ok, cluster, topics, migrations, republished })
+    Ok(SetupReport { is_ok, cluster, topics, former_topics: former, migrations, republished })
 }
 
 /// Adds messages that were written since a time to the outbox again, in one transaction, and returns their number.

@@ -79,7 +79,7 @@ async fn a_partition_that_does_not_acknowledge_leaves_permits_for_the_others() {
     let producer = Producer::new(&kafka, &limits, Health::default().register("reports")).unwrap();
     let _stuck = [send(&producer).unwrap(), send(&producer).unwrap()];
     assert_eq!(send(&producer).map(drop), Err(Refusal::Busy));
-    assert!(producer.reserve("riverlock.raw.order.accepted", "k", 2).is_ok());
+    assert!(producer.reserve("riverlock.raw.orders", "k", 2).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

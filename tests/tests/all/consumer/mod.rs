@@ -5,4 +5,5 @@ mod charges;
 mod gaps;
 mod polling;
 mod relay;
+mod sharing;
 mod spellings;

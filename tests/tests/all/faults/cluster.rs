@@ -110,7 +110,7 @@ async fn relay(raw: &Raw) {
 
 fn consumers(kafka: &KafkaConfig) -> [(&'static str, Vec<String>); 2] {
     let topics = kafka.topics();
-    [(CONSUMER, topics.orders()), ("invoice-fetcher", topics.files())]
+    [(CONSUMER, topics.orders()), ("invoice-fetcher", topics.documents())]
 }
 
 async fn audited(raw: &Raw) -> Result<audit::Report, AuditError> {
@@ -136,7 +136,7 @@ async fn assert_refused(raw: &Raw, current: &str) {
 async fn plan(raw: &Raw) -> Result<replay::PlanSummary, ReplayError> {
     let topics = raw.kafka.topics();
     let consumers =
-        [replay::Consumer::new(orders(), topics.orders()), replay::Consumer::new(invoices(), topics.files())];
+        [replay::Consumer::new(orders(), topics.orders()), replay::Consumer::new(invoices(), topics.documents())];
     let replay = Replay {
         kafka: &raw.kafka,
         postgres: &raw.database.config,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) mod install;
 pub(crate) mod projection;
 pub(crate) mod proxy;
 pub(crate) mod raw;

@@ -88,7 +88,7 @@ impl Raw {
         let config = BatchConfig { linger: Duration::from_millis(50), ..BatchConfig::default() };
         let (kafka, postgres) = (self.kafka.clone(), self.database.config.clone());
         let topics = kafka.topics();
-        let (orders_topics, files_topics) = (topics.orders(), topics.files());
+        let (orders_topics, files_topics) = (topics.orders(), topics.documents());
         let processor = {
             let (kafka, postgres, context, config) = (kafka.clone(), postgres.clone(), context.clone(), config.clone());
             tokio::spawn(
@@ -127,6 +127,10 @@ impl Raw {
 }
 
 impl Consumers {
+    pub(crate) fn of(context: Context, tasks: Vec<JoinHandle<Result<(), ConsumerError>>>) -> Self {
+        Self { context, tasks }
+    }
+
     pub(crate) async fn end(self) {
         self.context.shutdown.stop();
         for task in self.tasks {

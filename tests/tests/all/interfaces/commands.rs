@@ -299,7 +299,7 @@ async fn a_command_ends_normally_when_its_output_is_closed() {
 #[tokio::test]
 async fn the_operator_is_recorded_without_an_option() {
     let mut desk = Desk::new("[invoice_fetcher.test]\napi_key = 'key'\n").await;
-    let topic = "riverlock.raw.order.accepted".to_owned();
+    let topic = "riverlock.raw.orders".to_owned();
     let ids = store::topic_ids(&mut desk.connection, std::slice::from_ref(&topic)).await.unwrap();
     for (offset, (variables, expected)) in
         [(&[("USER", "ada")][..], "ada"), (&[("USER", "root"), ("SUDO_USER", "grace")], "grace"), (&[], "")]

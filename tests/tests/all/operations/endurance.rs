@@ -235,7 +235,7 @@ async fn run_every_job() -> Duration {
     let place = Place {
         consumers: vec![
             (riverlock_processor::CONSUMER, topics.orders()),
-            (riverlock_invoice_fetcher::NAME, topics.files()),
+            (riverlock_invoice_fetcher::NAME, topics.documents()),
         ],
         kafka: raw.kafka.clone(),
         postgres: raw.database.config.clone(),

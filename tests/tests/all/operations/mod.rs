@@ -2,6 +2,7 @@
 
 mod demo;
 mod endurance;
+mod former_topics;
 mod indexes;
 mod installs;
 mod migrations;

@@ -24,7 +24,7 @@ use riverlock_tests::{Database, now, record};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-const TOPIC: &str = "riverlock.raw.order.accepted";
+const TOPIC: &str = "riverlock.raw.orders";
 const PARTITIONS: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -154,7 +154,7 @@ async fn the_audit_balances_for_every_outcome_and_in_unconfigured_partitions() {
 /// Manipulations, the findings that they cause, and whether the incremental audit can find them: it reads new records of the
 /// consumers' partitions only.
 const TAMPERINGS: [(&str, &str, bool); 10] = [
-    ("DELETE FROM events WHERE event_id = 'e1'", "riverlock.raw.order.accepted[1]@0 has no outcome", true),
+    ("DELETE FROM events WHERE event_id = 'e1'", "riverlock.raw.orders[1]@0 has no outcome", true),
     ("UPDATE events SET body_sha256 = sha256('x') WHERE event_id = 'e2'", "[2]@0 has another body", true),
     (
         "INSERT INTO events SELECT topic_id, partition, 999, 'invented', event_type, live_mode, order_id, created_at,

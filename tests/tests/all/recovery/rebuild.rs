@@ -26,7 +26,7 @@ fn plan(raw: &Raw, schema: &str) -> RebuildPlan {
         fresh: false,
         consumers: vec![
             (riverlock_processor::CONSUMER, topics.orders()),
-            (riverlock_invoice_fetcher::NAME, topics.files()),
+            (riverlock_invoice_fetcher::NAME, topics.documents()),
         ],
     }
 }

@@ -41,7 +41,7 @@ async fn refold(raw: &Raw, selection: Selection, apply: bool) -> Found {
     let plan = RefoldPlan {
         selection,
         orders: orders(),
-        other_topics: raw.kafka.topics().files(),
+        other_topics: raw.kafka.topics().documents(),
         apply: apply.then(|| Reason { by: "ada".to_owned(), why: "a bug was fixed".to_owned() }),
         clock: &SystemClock,
     };

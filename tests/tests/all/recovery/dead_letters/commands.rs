@@ -15,8 +15,8 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::process::Command;
 
-const ACCEPTED: &str = "riverlock.raw.order.accepted";
-const INVOICES: &str = "riverlock.raw.order.invoice.created";
+const ORDERS: &str = "riverlock.raw.orders";
+const DOCUMENTS: &str = "riverlock.raw.documents";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn accepted(id: &str) -> String {
@@ -42,8 +42,8 @@ impl Desk {
         );
         std::fs::write(folder.path().join("riverlock.toml"), config).unwrap();
         let mut connection = database.connect().await.unwrap();
-        store::topic_ids(&mut connection, &[ACCEPTED.to_owned()]).await.unwrap();
-        store::topic_ids(&mut connection, &[INVOICES.to_owned()]).await.unwrap();
+        store::topic_ids(&mut connection, &[ORDERS.to_owned()]).await.unwrap();
+        store::topic_ids(&mut connection, &[DOCUMENTS.to_owned()]).await.unwrap();
         Self { folder, database, connection }
     }
 
@@ -66,11 +66,11 @@ impl Desk {
         let mut desk = Self::new().await;
         let orders = Orders::new(vec![Mode::Test, Mode::Live]);
         let never = r#"{"id":"never","type":"order.accepted","liveMode":false,"data":{"object":{"id":{}}}}"#;
-        desk.kill(&orders, ACCEPTED, &[accepted("fixed"), never.to_owned()]).await;
+        desk.kill(&orders, ORDERS, &[accepted("fixed"), never.to_owned()]).await;
         let account = AccountConfig { api_key: Secret::new("key"), requests_per_second: None };
         let queue = InvoiceQueue::new(&InvoiceFetcherConfig { test: Some(account), ..InvoiceFetcherConfig::default() });
         let invoice = r#"{"id":"invoice","type":"order.invoice.created","liveMode":false,"data":{"object":{"fileId":"6e5bf525-3907-40c5-86a9-f14ce4f33f35","orderId":"o"}}}"#;
-        desk.kill(&queue, INVOICES, &[invoice.to_owned()]).await;
+        desk.kill(&queue, DOCUMENTS, &[invoice.to_owned()]).await;
         desk
     }
 
@@ -103,8 +103,8 @@ async fn dead_letters_are_listed_and_shown_and_bodies_only_on_request() {
     let desk = Desk::three().await;
     let list = desk.text(&["list"], 0).await;
     for expected in [
-        "\triverlock.raw.order.accepted[3]@0\tfixed\torder.accepted\torder-of-fixed\topen\t1\tdatabase",
-        "riverlock.raw.order.invoice.created[3]@0\tinvoice",
+        "\triverlock.raw.orders[3]@0\tfixed\torder.accepted\torder-of-fixed\topen\t1\tdatabase",
+        "riverlock.raw.documents[3]@0\tinvoice",
     ] {
         assert!(list.contains(expected), "{list}");
     }
@@ -117,9 +117,9 @@ async fn dead_letters_are_listed_and_shown_and_bodies_only_on_request() {
     assert_eq!(desk.text(&["list", "--since", "1h"], 0).await.lines().count(), 3);
     assert!(desk.text(&["list", "--state", "redriven"], 0).await.is_empty());
 
-    for name in ["fixed", "riverlock.raw.order.accepted[3]@0"] {
+    for name in ["fixed", "riverlock.raw.orders[3]@0"] {
         let shown = desk.text(&["show", name], 0).await;
-        assert!(shown.starts_with("dead letter riverlock.raw.order.accepted[3]@0: OPEN, OUTCOME DEAD\n"), "{shown}");
+        assert!(shown.starts_with("dead letter riverlock.raw.orders[3]@0: OPEN, OUTCOME DEAD\n"), "{shown}");
         assert!(shown.contains("fixed, type order.accepted"), "{shown}");
         assert!(!shown.contains("someone@example.com"), "{shown}");
         assert!(!desk.text(&["show", name, "--json"], 0).await.contains("someone@example.com"));
@@ -137,8 +137,8 @@ async fn dead_letters_of_both_consumers_are_redriven_after_a_dry_run() {
     let why = ["--reason", "the database is back"];
     let before = state(&mut desk.connection).await.unwrap();
     let dry = desk.text(&[&["redrive", "--error", "database"][..], &why].concat(), 1).await;
-    assert!(dry.contains("riverlock.raw.order.accepted[3]@0  would be applied\n"), "{dry}");
-    assert!(dry.contains("riverlock.raw.order.invoice.created[3]@0  would be applied\n"), "{dry}");
+    assert!(dry.contains("riverlock.raw.orders[3]@0  would be applied\n"), "{dry}");
+    assert!(dry.contains("riverlock.raw.documents[3]@0  would be applied\n"), "{dry}");
     assert!(
         dry.contains(
             "2 dead letters would be redriven (2 applied), 1 would stay dead, 0 skipped; apply with --apply --reason TEXT"
@@ -226,7 +226,7 @@ async fn a_killed_redrive_is_resumed() {
     const LETTERS: i64 = 300;
     let mut desk = Desk::new().await;
     let bodies: Vec<String> = (0..LETTERS).map(|i| accepted(&format!("e{i}"))).collect();
-    desk.kill(&Orders::new(vec![Mode::Test]), ACCEPTED, &bodies).await;
+    desk.kill(&Orders::new(vec![Mode::Test]), ORDERS, &bodies).await;
     let redrive = ["redrive", "--all", "--reason", "again", "--apply", "--rate", "1000"];
     for kills in 1..=3 {
         let mut child = desk.command(&redrive).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -15,7 +15,7 @@ use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::Mode;
 use riverlock_tests::{Database, now, record};
 
-const TOPIC: &str = "riverlock.raw.order.accepted";
+const TOPIC: &str = "riverlock.raw.orders";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn orders() -> Orders {

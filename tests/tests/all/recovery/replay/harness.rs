@@ -157,7 +157,7 @@ impl Setting {
         let (other_kafka, other_postgres) = (kafka.clone(), postgres.clone());
         let (context, other_context) = (context.clone(), context.clone());
         let queue = InvoiceQueue::new(&self.config.invoice_fetcher);
-        let (order_topics, file_topics) = (topics.orders(), topics.files());
+        let (order_topics, file_topics) = (topics.orders(), topics.documents());
         let batch = BatchConfig::default;
         let orders = tokio::spawn(async move {
             let orders = Orders::new(vec![Mode::Test, Mode::Live]);
@@ -219,7 +219,7 @@ impl Setting {
     pub(super) async fn state_of_all_bodies(&self) -> String {
         let reference = Database::create().await.unwrap();
         let mut plain = reference.connect().await.unwrap();
-        let files = self.kafka().topics().files();
+        let files = self.kafka().topics().documents();
         let bodies = self.bodies().into_iter().filter(|(topic, ..)| !files.contains(topic)).zip(0..);
         let records: Vec<Record> = bodies.map(|((_, _, body), offset)| record(0, offset, &body)).collect();
         let orders = Orders::new(vec![Mode::Test, Mode::Live]);

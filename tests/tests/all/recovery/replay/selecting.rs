@@ -8,7 +8,13 @@ use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::{Envelope, partitioner};
 
-use super::harness::{Setting, Watcher};
+use super::harness::{Produced, Setting, Watcher};
+
+const ORDERS: &str = "riverlock.raw.orders";
+
+fn has_type((_, _, body): &Produced, event_type: &str) -> bool {
+    Envelope::parse(body).is_ok_and(|envelope| envelope.event_type == event_type)
+}
 
 fn order(id: &str) -> Selection {
     Selection { orders: vec![id.to_owned()], ..Selection::default() }
@@ -19,7 +25,7 @@ async fn orders_are_found_by_partition_and_events_by_stored_position() {
     let setting = Setting::with_orders(51, 40).await;
     let complete = setting.state().await;
     let bodies = setting.bodies();
-    let (_, id, body) = bodies.iter().find(|(topic, ..)| topic.ends_with("order.complete")).unwrap();
+    let (_, id, body) = bodies.iter().find(|record| has_type(record, "order.complete")).unwrap();
     let of_order = bodies.iter().filter(|(_, key, _)| key == id).count() as u64;
     let event = Envelope::parse(body).unwrap().id.to_string();
 
@@ -51,21 +57,29 @@ async fn orders_are_found_by_partition_and_events_by_stored_position() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_partitions_and_offsets_select_matching_records() {
+async fn topics_types_partitions_and_offsets_select_matching_records() {
     let setting = Setting::with_orders(52, 40).await;
     setting.lose("true").await;
-    let accepted: Vec<_> =
-        setting.bodies().into_iter().filter(|(topic, ..)| topic == "riverlock.raw.order.accepted").collect();
-    for topic in ["order.accepted", "riverlock.raw.order.accepted"] {
-        let selection = Selection { topics: vec![topic.to_owned()], ..Selection::default() };
-        let planned = setting.plan(&selection).await.unwrap();
-        assert_eq!(planned.report.records, accepted.len() as u64);
+    let bodies = setting.bodies();
+    let in_topic = bodies.iter().filter(|(topic, ..)| topic == ORDERS).count() as u64;
+    let selection = Selection { topics: vec![ORDERS.to_owned()], ..Selection::default() };
+    assert_eq!(setting.plan(&selection).await.unwrap().report.records, in_topic);
+    for types in [&["order.accepted"] as &[&str], &["order.accepted", "order.invoice.created"]] {
+        let of_type = bodies.iter().filter(|record| types.iter().any(|name| has_type(record, name))).count() as u64;
+        let of_types = Selection { types: types.iter().map(ToString::to_string).collect(), ..Selection::default() };
+        let planned = setting.plan(&of_types).await.unwrap();
+        assert_eq!(planned.report.records, of_type, "{types:?}");
+        assert!(of_type > 10 && of_type < planned.read, "{of_type}: the test showed nothing");
     }
-    let in_partition =
-        accepted.iter().filter(|(_, key, _)| partitioner::partition(key.as_bytes(), 4) == 2).count() as u64;
+    let documents = Selection { types: vec!["order.invoice.created".to_owned()], ..Selection::default() };
+    let planned = setting.plan(&documents).await.unwrap();
+    assert!(planned.read < in_topic, "the topic of orders is not read: {planned:?}");
+    let in_partition = bodies
+        .iter()
+        .filter(|(topic, key, _)| topic == ORDERS && partitioner::partition(key.as_bytes(), 4) == 2)
+        .count() as u64;
     assert!(in_partition > 3, "{in_partition} records are in the partition: the test showed nothing");
-    let selection =
-        Selection { topics: vec!["order.accepted".to_owned()], partitions: vec![2], ..Selection::default() };
+    let selection = Selection { partitions: vec![2], ..selection };
     assert_eq!(setting.plan(&selection).await.unwrap().report.records, in_partition);
     let three = Selection { offsets: Some((1, 4)), ..selection.clone() };
     let planned = setting.plan(&three).await.unwrap();
@@ -130,16 +144,16 @@ async fn records_that_the_live_consumer_has_not_read_are_not_replayed() {
 async fn invalid_selections_are_rejected_with_a_reason() {
     let setting = Setting::with_orders(55, 20).await;
     let partition = |partition, offsets| Selection {
-        topics: vec!["order.accepted".to_owned()],
+        topics: vec![ORDERS.to_owned()],
         partitions: vec![partition],
         offsets: Some(offsets),
         ..Selection::default()
     };
-    let topic = Selection { topics: vec!["order.excepted".to_owned()], ..Selection::default() };
+    let topic = Selection { topics: vec!["order.accepted".to_owned()], ..Selection::default() };
     let time = chrono::DateTime::UNIX_EPOCH;
     let times = Selection { from: Some(time), until: Some(time), ..Selection::default() };
     for (selection, reason) in [
-        (topic, "unknown topic order.excepted"),
+        (topic, "--type selects an event type"),
         (partition(4, (0, 1)), "there is no partition 4: the selected topics have partitions 0 to 3"),
         (partition(0, (3, 3)), "the offset range 3..3 is empty"),
         (partition(0, (-1, 3)), "the offset range -1..3 is empty"),
