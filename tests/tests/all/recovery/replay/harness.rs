@@ -33,6 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Topic, key, body.
 pub(super) type Produced = (String, String, Vec<u8>);
 
+/// Whether the record is an event of this type.
+pub(super) fn has_type((_, _, body): &Produced, event_type: &str) -> bool {
+    Envelope::parse(body).is_ok_and(|envelope| envelope.event_type == event_type)
+}
+
 pub(super) struct Setting {
     pub(super) database: Database,
     config: Config,

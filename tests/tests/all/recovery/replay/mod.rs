@@ -10,7 +10,7 @@ use riverlock_recovery::replay::{self, ReplayError, Selection};
 use riverlock_runtime::Context;
 use riverlock_tests::binary;
 
-use self::harness::{Produced, Setting, Watcher};
+use self::harness::{Produced, Setting, Watcher, has_type};
 
 /// Enough for several chunks.
 const ORDERS: u64 = 320;
@@ -71,7 +71,7 @@ async fn a_plan_shows_an_order_that_lost_its_later_events_before_and_after() {
     let order = setting.text("SELECT order_id FROM orders WHERE status = 'complete' ORDER BY 1 LIMIT 1").await;
     setting.lose(&format!("order_id = '{order}'")).await;
     let first =
-        Selection { orders: vec![order.clone()], topics: vec!["order.accepted".to_owned()], ..Selection::default() };
+        Selection { orders: vec![order.clone()], types: vec!["order.accepted".to_owned()], ..Selection::default() };
     let planned = setting.plan(&first).await.unwrap();
     assert!(setting.apply(&planned).await.unwrap().done);
     let status = setting.text(&format!("SELECT status FROM orders WHERE order_id = '{order}'")).await;
@@ -94,7 +94,7 @@ async fn a_stale_plan_is_rejected_and_its_chunk_is_not_stored() {
     let planned = setting.plan(&Selection::default()).await.unwrap();
     // Digital River delivers one of the lost events again, and the live consumer applies it.
     let known = setting.known_orders().await;
-    let is_lost = |produced: &Produced| produced.0.ends_with("order.accepted") && !known.contains(&produced.1);
+    let is_lost = |produced: &Produced| has_type(produced, "order.accepted") && !known.contains(&produced.1);
     let again = setting.bodies().into_iter().find(is_lost);
     assert!(again.is_some(), "nothing was lost: the test showed nothing");
     setting.produce(again).await;

@@ -8,13 +8,9 @@ use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_sandbox::stack::EmbeddedBroker;
 use riverlock_schemas::{Envelope, partitioner};
 
-use super::harness::{Produced, Setting, Watcher};
+use super::harness::{Setting, Watcher, has_type};
 
 const ORDERS: &str = "riverlock.raw.orders";
-
-fn has_type((_, _, body): &Produced, event_type: &str) -> bool {
-    Envelope::parse(body).is_ok_and(|envelope| envelope.event_type == event_type)
-}
 
 fn order(id: &str) -> Selection {
     Selection { orders: vec![id.to_owned()], ..Selection::default() }
