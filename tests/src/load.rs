@@ -1,5 +1,6 @@
 //! An open-loop load generator: the times of requests are fixed in advance, so a receiver that slows down gets as many as
-//! before, and their waiting time is part of the latency.
+//! before, and their waiting time is part of the latency. [`saturate`] is a closed loop instead: every connection sends its next
+//! request after the answer.
 //!
 //! HTTP/1.1 over persistent connections; every body is signed with the second in which it is sent. Timers have milliseconds:
 //! requests of the same millisecond are sent together, up to a millisecond late.
@@ -91,20 +92,48 @@ impl Outcome {
 struct Plan {
     target: Target,
     start: Instant,
-    rate: u64,
-    count: u64,
+    pace: Pace,
     next: AtomicU64,
     outcome: Mutex<Outcome>,
+}
+
+/// When requests are due.
+enum Pace {
+    /// This many per second, and in all.
+    Open { rate: u64, count: u64 },
+    /// Each after the previous answer on its connection, until then.
+    Closed { end: Instant },
+}
+
+impl Plan {
+    /// When the request with this number is due; `None` if there are no more.
+    fn due(&self, index: u64) -> Option<Instant> {
+        match self.pace {
+            Pace::Open { rate, count } => {
+                (index < count).then(|| self.start + Duration::from_nanos(index.saturating_mul(1_000_000_000) / rate))
+            }
+            Pace::Closed { end } => Some(Instant::now().max(self.start)).filter(|now| *now < end),
+        }
+    }
 }
 
 /// Sends `rate` requests per second for `duration`, and waits for their answers.
 pub async fn run(target: &Target, rate: u64, duration: Duration) -> Outcome {
     let count = rate * u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) / 1_000;
+    send_all(target, |_| Pace::Open { rate, count }).await
+}
+
+/// Sends one request after the other on every connection for `duration`, and waits for the last answers.
+pub async fn saturate(target: &Target, duration: Duration) -> Outcome {
+    send_all(target, |start| Pace::Closed { end: start + duration }).await
+}
+
+async fn send_all(target: &Target, pace: impl FnOnce(Instant) -> Pace) -> Outcome {
+    let start = Instant::now() + Duration::from_millis(5);
     let plan = Arc::new(Plan {
         target: target.clone(),
-        start: Instant::now() + Duration::from_millis(5),
-        rate,
-        count,
+        start,
+        pace: pace(start),
         next: AtomicU64::new(0),
         outcome: Mutex::default(),
     });
@@ -123,10 +152,7 @@ async fn send(plan: Arc<Plan>) {
     let mut connection = None;
     loop {
         let index = plan.next.fetch_add(1, Ordering::Relaxed);
-        if index >= plan.count {
-            return;
-        }
-        let due = plan.start + Duration::from_nanos(index.saturating_mul(1_000_000_000) / plan.rate);
+        let Some(due) = plan.due(index) else { return };
         sleep_until(due).await;
         let sent = Instant::now();
         if sent.duration_since(due) > LATE_MAX {

@@ -2,25 +2,17 @@
 //!
 //! In one run, on one broker, in turn: a null route, which reads a request and answers 202; one that also verifies the
 //! signature and parses the envelope; and the complete ingest. All three use ingest's listener, each in a separate process,
-//! so that a difference in CPU time is a difference in work. The load is an open loop: see `riverlock_tests::load`.
+//! so that a difference in CPU time is a difference in work. `--against PROGRAM` adds the ingest of another version. The
+//! broker's CPU time counts as well. There are three loads: 256 and 64 connections that send one request after the other, and
+//! 5 000 events/s whatever the answers. Then the broker stands still for 8 s.
 //!
 //! Only the ratios within one run can be compared, not numbers of different machines or runs. No number makes the benchmark
 //! fail: measurements are printed next to their targets.
 //!
 //! What the full way costs beyond verify-and-parse is mostly requests to Kafka and the wake-ups around them. librdkafka
-//! sends one request per partition, so events that spread over many topics and partitions travel alone: `--partitions 1`
-//! shows the difference, `--property linger.ms=20` that of longer waits. A process that does nothing but hand the same
-//! records to librdkafka (`floor`) is measured in the same rounds: ingest cannot cost less than that and verify-and-parse
-//! together, and what it costs beyond their sum is its own.
-//!
-//! That floor is why the ratio's target is out of reach with librdkafka as it is: measured with glibc's allocator on two
-//! otherwise idle cores, with 3 partitions and 9234 events/s (half of the highest rate), verify-and-parse took 48
-//! µs, librdkafka alone 27 and full 78, which is 1.61 times verify-and-parse, and 1.03 times both together. Two thirds of
-//! librdkafka's time are its broker thread's: sleeping and waking, sending, compressing, receiving and building records;
-//! the rest is taking records over and fetching reports. What is left to do there: requests for several partitions at once,
-//! which Kafka's protocol has and librdkafka does not make (yet: github.com/confluentinc/librdkafka/issues/1700). With all
-//! events in one topic instead of five librdkafka alone took 18 µs where it took 27 to 29; handing records over every 5 ms
-//! instead of every ms saved 4 to 5, as a linger longer by as much does.
+//! sends one request per partition: `--partitions 1` shows the difference, `--property linger.ms=20` that of longer waits. A
+//! process that does nothing but hand the same records to librdkafka (`floor`) is measured in the same rounds: ingest cannot
+//! cost less than that and verify-and-parse together.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
@@ -70,7 +62,8 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
 }
 
 /// Reads `--broker kafka|embedded`, `--partitions N`, `--property NAME=VALUE` (of librdkafka, as in `kafka.properties`),
-/// `--rate N` (in place of the search for the highest), `--rounds N` and `--seconds N`.
+/// `--rate N` (of the paced load), `--rounds N`, `--seconds N`, `--against PROGRAM` (the `riverlock` of another version),
+/// `--only CONNECTIONS` (one load; 0 is the paced one) and `--no-standstill`.
 fn options(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options::default();
     let mut arguments = arguments.iter();
@@ -88,14 +81,19 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
             }
             "--rounds" => options.rounds = value()?.parse().context("--rounds is a number")?,
             "--property" => options.properties.push(value()?.clone()),
-            "--rate" => options.rate = Some(value()?.parse().context("--rate is a number")?),
+            "--rate" => options.rate = value()?.parse().context("--rate is a number")?,
             "--partitions" => options.partitions = value()?.parse().context("--partitions is a number")?,
             "--seconds" => options.seconds = value()?.parse().context("--seconds is a number")?,
+            "--against" => options.against = Some(value()?.into()),
+            "--only" => options.only = Some(value()?.parse().context("--only is a number")?),
+            "--no-standstill" => options.standstill = false,
             other => bail!(
-                "unknown argument {other}; there are --broker, --partitions, --property, --rate, --rounds, --seconds"
+                "unknown argument {other}; there are --against, --broker, --no-standstill, --only, --partitions, --property, \
+                 --rate, --rounds, --seconds"
             ),
         }
     }
     anyhow::ensure!(options.rounds > 0 && options.seconds > 0, "--rounds and --seconds must be at least 1");
+    anyhow::ensure!(options.rate > 0, "--rate must be at least 1");
     Ok(options)
 }

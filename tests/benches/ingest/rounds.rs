@@ -1,29 +1,32 @@
 //! The measurements.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
 use riverlock_runtime::kafka::{KafkaConfig, topics};
-use riverlock_sandbox::stack::{self, EmbeddedBroker, Kafka, ports};
+use riverlock_sandbox::stack::{self, EmbeddedBroker, Kafka, Signal, ports};
+use riverlock_schemas::topics::Topics;
 use riverlock_tests::load::{self, Outcome};
 
 use super::{
     floor,
-    server::{Receiver, Route},
+    server::{self, OTHER_PREFIX, Receiver, Route},
 };
 
-/// Most concurrent requests: more than are in flight at sustained rates.
-pub(crate) const CONNECTIONS: usize = 256;
 /// Orders whose events are sent repeatedly.
 const ORDERS: u64 = 200;
-/// The first rate of the search, per second, and the increase per step in percent.
-const RATE_FIRST: u64 = 1_000;
-const RATE_STEP_PERCENT: u64 = 120;
-/// Duration of a step of the search.
-const STEP: Duration = Duration::from_secs(2);
-/// A rate is sustained if every request is answered 202 and 99 of 100 within this time.
-const SUSTAINED_LATENCY: Duration = Duration::from_millis(250);
-/// Attempts per rate, because other programs may have used the machine for a moment.
-const TRIES: u32 = 2;
+/// Connections of the first, the second and the paced load.
+const CONNECTIONS: usize = 256;
+const FEWER_CONNECTIONS: usize = 64;
+/// Duration of the warm-up of each route: the broker compiles its code.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// How long the broker stands still, and how long requests are sent before and after.
+const STANDSTILL: Duration = Duration::from_secs(8);
+const STANDSTILL_MARGIN: Duration = Duration::from_secs(1);
 
 /// The options of a run.
 pub(crate) struct Options {
@@ -37,14 +40,68 @@ pub(crate) struct Options {
     pub(crate) partitions: i32,
     /// Properties of librdkafka for ingest, as `name=value`.
     pub(crate) properties: Vec<String>,
-    /// The highest rate, per second; if absent, it is searched for.
-    pub(crate) rate: Option<u64>,
+    /// Requests per second of the paced load.
+    pub(crate) rate: u64,
+    /// The program of another version, which is measured in the same rounds.
+    pub(crate) against: Option<PathBuf>,
+    /// Whether the broker stands still once for each version.
+    pub(crate) standstill: bool,
+    /// The only load to measure, by its connections; 0 for the paced load.
+    pub(crate) only: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let partitions = KafkaConfig::default().partitions;
-        Self { embedded: false, rounds: 3, seconds: 4, partitions, properties: Vec::new(), rate: None }
+        Self {
+            embedded: false,
+            rounds: 3,
+            seconds: 4,
+            partitions,
+            properties: Vec::new(),
+            rate: 5_000,
+            against: None,
+            standstill: true,
+            only: None,
+        }
+    }
+}
+
+/// How requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// One request after the other on each of these connections.
+    Connections(usize),
+    /// This many per second, whether they are answered or not.
+    Paced(u64),
+}
+
+impl Load {
+    fn all(options: &Options) -> Vec<Self> {
+        let all = [Self::Connections(CONNECTIONS), Self::Connections(FEWER_CONNECTIONS), Self::Paced(options.rate)];
+        let is_wanted = |load: &Self| match (options.only, load) {
+            (None, _) | (Some(0), Self::Paced(_)) => true,
+            (Some(only), Self::Connections(connections)) => only == *connections,
+            (Some(_), Self::Paced(_)) => false,
+        };
+        all.into_iter().filter(is_wanted).collect()
+    }
+
+    async fn run(self, receiver: &Receiver, bodies: &Arc<[bytes::Bytes]>, duration: Duration) -> Outcome {
+        let target = |connections| receiver.target(Arc::clone(bodies), connections);
+        match self {
+            Self::Connections(connections) => load::saturate(&target(connections), duration).await,
+            Self::Paced(rate) => load::run(&target(CONNECTIONS), rate, duration).await,
+        }
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connections(connections) => write!(f, "{connections} connections"),
+            Self::Paced(rate) => write!(f, "paced {rate} events/s"),
+        }
     }
 }
 
@@ -67,6 +124,14 @@ impl Broker {
             Self::Embedded(embedded) => embedded.bootstrap(),
         }
     }
+
+    /// CPU time used so far; none for the embedded broker, which is part of the load generator.
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        match self {
+            Self::Kafka(kafka) => server::cpu_of(kafka.node(0).context("the broker has ended")?.pid()),
+            Self::Embedded(_) => Ok(Duration::ZERO),
+        }
+    }
 }
 
 /// The broker and the receivers.
@@ -80,30 +145,31 @@ pub(crate) struct Stage {
 /// The result of one turn of a route.
 pub(crate) struct Turn {
     pub(crate) route: Route,
-    pub(crate) cpu_us_per_event: f64,
+    /// CPU time of the receiver per event, in microseconds.
+    pub(crate) service_us: f64,
+    /// That of the broker.
+    pub(crate) broker_us: f64,
     pub(crate) outcome: Outcome,
 }
 
-/// The turns at one rate, by round.
+/// The turns with one load, by round.
 pub(crate) struct Level {
-    pub(crate) rate: u64,
+    pub(crate) load: Load,
     pub(crate) rounds: Vec<Round>,
 }
 
 /// One turn of each.
 pub(crate) struct Round {
-    /// In the order of `Route::ALL`.
     pub(crate) turns: Vec<Turn>,
-    /// CPU time per record of librdkafka alone, in microseconds.
+    /// CPU time per record of librdkafka alone at the rate of the complete ingest, in microseconds.
     pub(crate) floor_us: f64,
 }
 
 /// All measurements.
 pub(crate) struct Measured {
-    /// The highest rate that ingest sustained, per second.
-    pub(crate) highest: u64,
-    pub(crate) at_half: Level,
-    pub(crate) at_highest: Level,
+    pub(crate) levels: Vec<Level>,
+    /// The outcome of requests while the broker stands still.
+    pub(crate) standstill: Vec<(Route, Outcome)>,
 }
 
 impl Stage {
@@ -123,8 +189,12 @@ impl Stage {
             topics::create(&KafkaConfig { brokers: brokers.clone(), ..config }).await?;
         }
         let mut receivers = Vec::new();
-        for route in Route::ALL {
+        for route in Route::OWN {
             receivers.push(Receiver::start(route, &brokers, &options.properties, home.path()).await?);
+        }
+        if let Some(program) = &options.against {
+            create_other_topics(&brokers, options.partitions).await?;
+            receivers.push(Receiver::start_other(program, &brokers, home.path()).await?);
         }
         Ok(Self { broker, receivers, bodies: bodies().into(), _home: home })
     }
@@ -138,64 +208,45 @@ impl Stage {
     }
 
     pub(crate) async fn measure(&self, options: &Options) -> anyhow::Result<Measured> {
-        // Warm-up: connections, buffers, the broker's code.
         for receiver in &self.receivers {
-            load::run(&receiver.target(Arc::clone(&self.bodies)), RATE_FIRST, STEP).await;
+            Load::Connections(CONNECTIONS).run(receiver, &self.bodies, WARM_UP).await;
         }
-        let highest = match options.rate {
-            Some(rate) => rate,
-            None => self.highest().await?,
-        };
-        let at_half = self.level(highest / 2, options).await?;
-        let at_highest = self.level(highest, options).await?;
-        Ok(Measured { highest, at_half, at_highest })
-    }
-
-    /// The highest rate of the search's steps that ingest sustains.
-    async fn highest(&self) -> anyhow::Result<u64> {
-        let full = &self.receivers[Route::ALL.len() - 1];
-        let target = full.target(Arc::clone(&self.bodies));
-        let (mut highest, mut rate, mut tries) = (0, RATE_FIRST, 0);
-        while tries < TRIES {
-            let outcome = load::run(&target, rate, STEP).await;
-            let all = outcome.accepted_count() == outcome.sent() && outcome.unsent == 0;
-            let p99 = outcome.latency.percentile(99);
-            let sustained = all && p99 <= SUSTAINED_LATENCY;
-            eprintln!(
-                "bench: {rate} events/s are {}sustained (p99 {:.1} ms)",
-                if sustained { "" } else { "not " },
-                p99.as_secs_f64() * 1e3
-            );
-            if sustained {
-                (highest, rate, tries) = (rate, rate * RATE_STEP_PERCENT / 100, 0);
-            } else {
-                tries += 1;
+        let mut levels = Vec::new();
+        for load in Load::all(options) {
+            levels.push(self.level(load, options).await?);
+        }
+        let mut standstill = Vec::new();
+        if let (Broker::Kafka(kafka), true) = (&self.broker, options.standstill) {
+            for receiver in self.receivers.iter().filter(|one| matches!(one.route, Route::Full | Route::Other)) {
+                standstill.push((receiver.route, self.stand_still(kafka, receiver, options.rate).await?));
             }
         }
-        anyhow::ensure!(highest > 0, "not even {RATE_FIRST} events/s are sustained here: is the machine busy?");
-        Ok(highest)
+        Ok(Measured { levels, standstill })
     }
 
-    async fn level(&self, rate: u64, options: &Options) -> anyhow::Result<Level> {
+    async fn level(&self, load: Load, options: &Options) -> anyhow::Result<Level> {
         let mut rounds = Vec::new();
         for round in 1..=options.rounds {
-            eprintln!("bench: {rate} events/s to each route in turn, round {round} of {}", options.rounds);
+            eprintln!("bench: {load} to each route in turn, round {round} of {}", options.rounds);
             let mut turns = Vec::new();
             for receiver in &self.receivers {
-                turns.push(self.turn(receiver, rate, Duration::from_secs(options.seconds)).await?);
+                turns.push(self.turn(receiver, load, Duration::from_secs(options.seconds)).await?);
             }
+            let full =
+                turns.iter().find(|turn| turn.route == Route::Full).context("the complete ingest has no turn")?;
+            let rate = (full.outcome.accepted_count() / options.seconds).max(1);
             let brokers = self.broker.bootstrap();
             let floor_us = floor::measure(&brokers, rate, options.seconds, &options.properties).await?;
             rounds.push(Round { turns, floor_us });
         }
-        Ok(Level { rate, rounds })
+        Ok(Level { load, rounds })
     }
 
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
-    async fn turn(&self, receiver: &Receiver, rate: u64, duration: Duration) -> anyhow::Result<Turn> {
-        let before = receiver.cpu()?;
-        let outcome = load::run(&receiver.target(Arc::clone(&self.bodies)), rate, duration).await;
-        let cpu = receiver.cpu()? - before;
+    async fn turn(&self, receiver: &Receiver, load: Load, duration: Duration) -> anyhow::Result<Turn> {
+        let (service, broker) = (receiver.cpu()?, self.broker.cpu()?);
+        let outcome = load.run(receiver, &self.bodies, duration).await;
+        let (service, broker) = (receiver.cpu()? - service, self.broker.cpu()? - broker);
         let sent = outcome.sent();
         anyhow::ensure!(sent > 0, "no request was sent to the {} route", receiver.route.name());
         if outcome.accepted_count() < sent {
@@ -205,6 +256,48 @@ impl Stage {
                 outcome.answers
             );
         }
-        Ok(Turn { route: receiver.route, cpu_us_per_event: cpu.as_secs_f64() * 1e6 / sent as f64, outcome })
+        let per_event = |cpu: Duration| cpu.as_secs_f64() * 1e6 / sent as f64;
+        Ok(Turn { route: receiver.route, service_us: per_event(service), broker_us: per_event(broker), outcome })
     }
+
+    /// Sends the paced load while the broker stands still for [`STANDSTILL`].
+    async fn stand_still(&self, kafka: &Kafka, receiver: &Receiver, rate: u64) -> anyhow::Result<Outcome> {
+        eprintln!("bench: the broker stands still for {} s", STANDSTILL.as_secs());
+        let node = kafka.node(0).context("the broker has ended")?;
+        let pause = async {
+            tokio::time::sleep(STANDSTILL_MARGIN).await;
+            node.signal(Signal::STOP);
+            tokio::time::sleep(STANDSTILL).await;
+            node.signal(Signal::CONT);
+        };
+        let duration = STANDSTILL + 2 * STANDSTILL_MARGIN;
+        let (outcome, ()) = tokio::join!(Load::Paced(rate).run(receiver, &self.bodies, duration), pause);
+        Ok(outcome)
+    }
+}
+
+/// Creates the topics of a version that had one for each of some event types, as well as this version's.
+async fn create_other_topics(brokers: &str, partitions: i32) -> anyhow::Result<()> {
+    let config = KafkaConfig {
+        brokers: brokers.to_owned(),
+        topic_prefix: OTHER_PREFIX.to_owned(),
+        partitions,
+        ..KafkaConfig::default()
+    };
+    topics::create(&config).await?;
+    let admin: AdminClient<DefaultClientContext> = config.client().create()?;
+    let names: Vec<String> =
+        Topics::default_former_types().map(|event_type| format!("{OTHER_PREFIX}.raw.{event_type}")).collect();
+    let settings = [("message.timestamp.type", "LogAppendTime"), ("max.message.bytes", "4456448")];
+    let new: Vec<NewTopic<'_>> = names
+        .iter()
+        .map(|name| {
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+        })
+        .collect();
+    for created in admin.create_topics(&new, &AdminOptions::new()).await? {
+        created.map_err(|(name, code)| anyhow::anyhow!("topic {name} was not created: {code}"))?;
+    }
+    Ok(())
 }

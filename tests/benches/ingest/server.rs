@@ -35,6 +35,8 @@ use tokio::net::TcpListener;
 
 /// The first argument of a serving process.
 pub(crate) const COMMAND: &str = "serve";
+/// What the names of topics of another version begin with.
+pub(crate) const OTHER_PREFIX: &str = "other";
 /// The endpoint.
 pub(crate) const PATH: &str = "/webhooks/digital-river";
 /// Its secret.
@@ -53,21 +55,26 @@ pub(crate) enum Route {
     Verify,
     /// As ingest does.
     Full,
+    /// As the ingest of another version does: the program of `--against`.
+    Other,
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 3] = [Self::Null, Self::Verify, Self::Full];
+    /// Those that this program serves.
+    pub(crate) const OWN: [Self; 3] = [Self::Null, Self::Verify, Self::Full];
+    pub(crate) const ALL: [Self; 4] = [Self::Null, Self::Verify, Self::Full, Self::Other];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Verify => "verify-and-parse",
             Self::Full => "full",
+            Self::Other => "other version",
         }
     }
 
     pub(crate) fn from_name(name: &str) -> anyhow::Result<Self> {
-        Self::ALL.into_iter().find(|route| route.name() == name).with_context(|| format!("there is no route {name}"))
+        Self::OWN.into_iter().find(|route| route.name() == name).with_context(|| format!("there is no route {name}"))
     }
 }
 
@@ -84,19 +91,41 @@ impl Receiver {
         let port = ports::free_port()?;
         let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
         command.args([COMMAND, route.name(), &port.to_string(), brokers]).args(properties);
-        let process = Process::spawn(route.name(), &command, &home.join(format!("{}.log", route.name())))?;
+        Self::until_ready(route, &command, port, home).await
+    }
+
+    /// Starts the ingest of another version, whose topics have the prefix [`OTHER_PREFIX`].
+    pub(crate) async fn start_other(program: &Path, brokers: &str, home: &Path) -> anyhow::Result<Self> {
+        let port = ports::free_port()?;
+        let config = format!(
+            "[kafka]\nbrokers = \"{brokers}\"\ntopic_prefix = \"{OTHER_PREFIX}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [ingest]\nlisten = \"127.0.0.1:{port}\"\n[[ingest.endpoints]]\nname = \"bench\"\npath = \"{PATH}\"\n\
+             secrets = [{{ id = \"bench\", secret = \"{SECRET}\" }}]\n"
+        );
+        let file = home.join("other.toml");
+        std::fs::write(&file, config)?;
+        let mut command = Command::new(program);
+        command.arg("--config").arg(file).arg("ingest");
+        Self::until_ready(Route::Other, &command, port, home).await
+    }
+
+    async fn until_ready(route: Route, command: &Command, port: u16, home: &Path) -> anyhow::Result<Self> {
+        let process = Process::spawn(route.name(), command, &home.join(format!("{}.log", route.name())))?;
         let receiver = Self { route, address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), process };
-        let target = receiver.target(Arc::from([bytes::Bytes::from_static(
-            br#"{"id":"first","type":"bench.first","data":{"object":{"id":"first"}}}"#,
-        )]));
+        let target = receiver.target(
+            Arc::from([bytes::Bytes::from_static(
+                br#"{"id":"first","type":"bench.first","data":{"object":{"id":"first"}}}"#,
+            )]),
+            1,
+        );
         let takes = || async { target.once().await.is_ok_and(|status| status == 202) };
         receiver.process.until_ready(READY_WITHIN, takes).await?;
         Ok(receiver)
     }
 
-    pub(crate) fn target(&self, bodies: Arc<[bytes::Bytes]>) -> Target {
+    pub(crate) fn target(&self, bodies: Arc<[bytes::Bytes]>, connections: usize) -> Target {
         let (path, secret) = (PATH.to_owned(), SECRET.to_owned());
-        Target { address: self.address, path, secret, bodies, connections: super::rounds::CONNECTIONS }
+        Target { address: self.address, path, secret, bodies, connections }
     }
 
     /// CPU time used so far.
@@ -132,6 +161,7 @@ pub(crate) async fn serve(route: Route, port: u16, brokers: &str, properties: &[
             let kafka = kafka(brokers, properties)?;
             riverlock_ingest::start(config, &kafka, &context).await?;
         }
+        Route::Other => bail!("another version is a program of its own"),
         Route::Null => listen(Router::new().fallback(read), config, &context).await?,
         Route::Verify => {
             let verifier = Arc::new(Verifier::new(&config.endpoints[0]));
