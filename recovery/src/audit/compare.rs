@@ -5,13 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use riverlock_ledger::{
     postgres::{TRANSACTION_LIMIT, bounded},
     reading::ranges::{ReadFailure, STALL_MAX},
     store::{Outcome, Partition},
 };
-use riverlock_schemas::{hash::Sha256Hash, record::Position};
+use riverlock_schemas::{
+    hash::Sha256Hash,
+    record::{self, Position},
+};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
@@ -149,7 +152,8 @@ impl<'a> Comparison<'a> {
                 counts.wrong += 1;
                 let topic = self.source.topic(read.topic_id).to_owned();
                 let position = Position { topic, partition: read.partition, offset: read.offset };
-                self.wrong(format!("{position} {wrong}"));
+                let event_type = read.event_type.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+                self.wrong(format!("{position}{event_type} {wrong}"));
             }
         }
         if let Some(rate) = self.rate {
@@ -181,7 +185,13 @@ fn take(message: &BorrowedMessage<'_>, topic_id: i16, ranges: &mut HashMap<Parti
         ranges.remove(&(topic_id, partition));
     }
     let body_sha256 = Sha256Hash::of(message.payload().unwrap_or_default());
-    is_within.then_some(ReadRecord { topic_id, partition, offset, body_sha256 })
+    is_within.then(|| ReadRecord { topic_id, partition, offset, event_type: event_type(message), body_sha256 })
+}
+
+/// The event type, according to the record's header.
+fn event_type(message: &BorrowedMessage<'_>) -> Option<String> {
+    let value = message.headers()?.iter().find(|header| header.key == record::EVENT_TYPE)?.value?;
+    Some(record::bounded(std::str::from_utf8(value).ok()?).into_owned())
 }
 
 /// Returns the mismatch between a record and its row, if there is one.
@@ -219,7 +229,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_mismatch_has_its_own_message() {
-        let read = ReadRecord { topic_id: 1, partition: 0, offset: 0, body_sha256: Sha256Hash::of(b"body") };
+        let read =
+            ReadRecord { topic_id: 1, partition: 0, offset: 0, event_type: None, body_sha256: Sha256Hash::of(b"body") };
         for (row, wrong) in [
             (None, Some("no outcome")),
             (Some(row("applied", b"body", None, None)), None),

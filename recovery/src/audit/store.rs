@@ -337,5 +337,7 @@ pub(crate) struct ReadRecord {
     pub(crate) topic_id: i16,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    /// For the operator only: nothing is compared with it.
+    pub(crate) event_type: Option<String>,
     pub(crate) body_sha256: Sha256Hash,
 }

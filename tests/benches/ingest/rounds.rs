@@ -24,6 +24,8 @@ const CONNECTIONS: usize = 256;
 const FEWER_CONNECTIONS: usize = 64;
 /// Duration of the warm-up of each route: the broker compiles its code.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// The only broker.
+const NODE: usize = 1;
 /// How long the broker stands still, and how long requests are sent before and after.
 const STANDSTILL: Duration = Duration::from_secs(8);
 const STANDSTILL_MARGIN: Duration = Duration::from_secs(1);
@@ -128,7 +130,7 @@ impl Broker {
     /// CPU time used so far; none for the embedded broker, which is part of the load generator.
     fn cpu(&self) -> anyhow::Result<Duration> {
         match self {
-            Self::Kafka(kafka) => server::cpu_of(kafka.node(0).context("the broker has ended")?.pid()),
+            Self::Kafka(kafka) => server::cpu_of(kafka.node(NODE).context("the broker has ended")?.pid()),
             Self::Embedded(_) => Ok(Duration::ZERO),
         }
     }
@@ -263,7 +265,7 @@ impl Stage {
     /// Sends the paced load while the broker stands still for [`STANDSTILL`].
     async fn stand_still(&self, kafka: &Kafka, receiver: &Receiver, rate: u64) -> anyhow::Result<Outcome> {
         eprintln!("bench: the broker stands still for {} s", STANDSTILL.as_secs());
-        let node = kafka.node(0).context("the broker has ended")?;
+        let node = kafka.node(NODE).context("the broker has ended")?;
         let pause = async {
             tokio::time::sleep(STANDSTILL_MARGIN).await;
             node.signal(Signal::STOP);
