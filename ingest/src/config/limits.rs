@@ -18,7 +18,7 @@ pub struct LimitsConfig {
     /// Most authenticated events between their request and Kafka's delivery report; one more is answered `503` at once.
     pub in_flight_max: usize,
     /// Most of them for one partition, so that a partition that does not acknowledge leaves room for the others. Without one, a
-    /// quarter of `in_flight_max`.
+    /// third of `in_flight_max`.
     pub in_flight_partition_max: Option<usize>,
     /// Most bytes of bodies between their request and Kafka's delivery report; more are answered `503` at once.
     pub in_flight_bytes_max: usize,
@@ -146,7 +146,7 @@ impl LimitsConfig {
 
     /// Most events in flight to one partition.
     pub(crate) fn in_flight_partition_max(&self) -> usize {
-        self.in_flight_partition_max.unwrap_or_else(|| (self.in_flight_max / 4).max(1))
+        self.in_flight_partition_max.unwrap_or_else(|| (self.in_flight_max / 3).max(1))
     }
 
     /// The bounds of requests whose body is still arriving.
