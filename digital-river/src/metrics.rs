@@ -7,7 +7,7 @@ use riverlock_schemas::Mode;
 pub const REQUESTS: &str = "riverlock_digital_river_requests_total";
 
 /// Seconds from sending a request to the end of its answer, by operation.
-pub const DURATION: &str = "riverlock_digital_river_request_seconds";
+pub const DURATION: &str = "riverlock_digital_river_request_duration_seconds";
 
 /// Values of the label `result`.
 pub const RESULTS: [&str; 6] = ["ok", "refused", "unauthorized", "throttled", "server_error", "no_answer"];

@@ -12,6 +12,8 @@ pub(crate) use endpoint::{EndpointMetrics, Tally, seconds};
 
 /// Requests, by `endpoint` (its name, or `none`) and [`Outcome`].
 pub const REQUESTS: &str = "riverlock_ingest_requests_total";
+/// Authenticated events by endpoint and type.
+pub const EVENTS: &str = "riverlock_ingest_events_total";
 /// Time from the request's first byte (over HTTP/2 from its head) to the answer, by `endpoint`.
 pub const ANSWER_SECONDS: &str = "riverlock_ingest_answer_duration_seconds";
 /// Time from handing an event to the producer to Kafka's acknowledgement of it.
@@ -235,6 +237,10 @@ outcomes! {
 /// calls do no harm.
 pub fn describe() {
     describe_counter!(REQUESTS, "Requests by endpoint and outcome");
+    describe_counter!(
+        EVENTS,
+        "Authenticated events by endpoint and type, acknowledged or not; types that this version does not know are `other`"
+    );
     describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "Time from a request's first byte to its answer");
     describe_histogram!(KAFKA_ACK_SECONDS, Unit::Seconds, "Time from sending an event to Kafka to its acknowledgement");
     describe_gauge!(IN_FLIGHT, "Events between their request and Kafka's delivery report");

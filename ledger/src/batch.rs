@@ -17,7 +17,7 @@ use riverlock_schemas::{
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, Record,
+    DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, Record, latency,
     spellings::{self, Comparison, OrderMark, Spelling},
     store::{self, EventRow, Outcome, Positions},
 };
@@ -40,6 +40,8 @@ pub struct Tally {
     pub mode_contradiction: Option<String>,
     /// Records that were read again.
     pub reread: u64,
+    /// Times of the applied events.
+    pub(crate) times: latency::Times,
 }
 
 impl Tally {
@@ -57,6 +59,7 @@ impl Tally {
 
     fn count<E>(&mut self, entry: &Entry<'_, E>) {
         *self.outcomes.entry(entry.row.outcome).or_default() += 1;
+        self.times.add(&entry.row);
         for oddity in entry.oddities.iter() {
             *self.oddities.entry(oddity).or_default() += 1;
         }

@@ -23,6 +23,8 @@ pub const PARTITIONS: &str = "riverlock_consumer_assigned_partitions";
 pub const REBALANCES: &str = "riverlock_consumer_rebalances_total";
 /// Records in Kafka that are not stored yet, by topic.
 pub const LAG: &str = "riverlock_consumer_lag_records";
+/// Attempts to connect to PostgreSQL, by result.
+pub const POSTGRES_CONNECTIONS: &str = "riverlock_postgres_connections_total";
 /// Workers whose partitions are paused because PostgreSQL does not keep up.
 pub const PAUSED: &str = "riverlock_consumer_paused";
 /// Gaps in the offsets of records from Kafka: `reread` counts the attempts to read the missing records, `lasting` the
@@ -88,6 +90,18 @@ pub fn describe(consumer: &'static str) {
     metrics::gauge!(PARTITIONS, "consumer" => consumer).set(0);
     metrics::gauge!(PAUSED, "consumer" => consumer).set(0);
 }
+
+/// Describes what all users of PostgreSQL have in common, and sets it to 0.
+pub(crate) fn describe_common() {
+    describe_counter!(POSTGRES_CONNECTIONS, "Attempts to connect to PostgreSQL, by result");
+    for result in POSTGRES_RESULTS {
+        counter!(POSTGRES_CONNECTIONS, "result" => result).increment(0);
+    }
+    crate::latency::describe();
+}
+
+/// Label values of [`POSTGRES_CONNECTIONS`].
+pub const POSTGRES_RESULTS: [&str; 2] = ["ok", "failed"];
 
 /// Describes the relay's metrics and sets its counters to 0.
 pub fn describe_relay() {

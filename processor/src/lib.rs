@@ -7,6 +7,7 @@ mod projection;
 pub mod refold;
 mod republish;
 pub mod store;
+mod watch;
 
 use riverlock_ledger::{PostgresConfig, consumer, consumer::BatchConfig, relay};
 use riverlock_runtime::{ConfigError, Context, kafka::KafkaConfig, with_causes};
@@ -64,6 +65,7 @@ impl ProcessorConfig {
 pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresConfig, context: &Context) {
     let (kafka, postgres) = (kafka.clone(), postgres.clone());
     context.shutdown.spawn("relay", relay::run(kafka.clone(), postgres.clone(), context.clone()));
+    context.shutdown.spawn("orders-watch", watch::run(postgres.clone(), context.clone()));
     let task = {
         let context = context.clone();
         async move {

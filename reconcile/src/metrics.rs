@@ -4,7 +4,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 use riverlock_schemas::Mode;
 
 /// Time of the background job's last complete comparison, in seconds since 1970, by mode; 0 before the first.
-pub const LAST_SUCCESS: &str = "riverlock_reconcile_last_success_seconds";
+pub const LAST_SUCCESS: &str = "riverlock_reconcile_last_success_timestamp_seconds";
 /// Runs of the background job, by mode and result.
 pub const RUNS: &str = "riverlock_reconcile_runs_total";
 /// Events that were never delivered, by mode.

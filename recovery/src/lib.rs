@@ -7,3 +7,4 @@ pub mod metrics;
 pub mod periodic;
 pub mod rebuild;
 pub mod replay;
+pub mod size;

@@ -26,6 +26,11 @@ pub const AUDIT_UNPROVED: &str = "riverlock_audit_unproved_rows_total";
 /// Runs of the continuous audit in this process, by result.
 pub const AUDIT_RUNS: &str = "riverlock_audit_runs_total";
 
+/// Size of each table with its indexes.
+pub const TABLE_BYTES: &str = "riverlock_table_bytes";
+/// Size of the database.
+pub const DATABASE_BYTES: &str = "riverlock_database_bytes";
+
 /// Label values of [`AUDIT_RUNS`].
 pub const AUDIT_RESULTS: [&str; 3] = ["right", "wrong", "error"];
 
@@ -43,6 +48,21 @@ pub fn describe_dead_letters() {
     }
     metrics::gauge!(DEAD_LETTERS_OLDEST).set(0);
     metrics::gauge!(CONFLICTS).set(0);
+}
+
+/// Describes the metrics of sizes. A table's series appears when it was measured first.
+pub(crate) fn describe_sizes() {
+    describe_gauge!(
+        TABLE_BYTES,
+        Unit::Bytes,
+        "Size of each table of the install, with indexes and large values; partitions count for their table; use the maximum"
+    );
+    describe_gauge!(
+        DATABASE_BYTES,
+        Unit::Bytes,
+        "Size of the whole database; 0 before the first measurement; use the maximum"
+    );
+    metrics::gauge!(DATABASE_BYTES).set(0);
 }
 
 /// Describes the continuous audit's metrics. They come from the database: every process exports the same values.

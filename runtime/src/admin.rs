@@ -47,11 +47,18 @@ fn unready(health: &Health) -> Vec<Finding> {
 
 /// The routes of the admin listener.
 pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
+    let page = {
+        let health = health.clone();
+        move || async move {
+            health.publish();
+            metrics.render()
+        }
+    };
     Router::new()
         .route("/livez", get(|State(health): State<Health>| async move { answer(&health.stuck()) }))
         .route("/readyz", get(|State(health): State<Health>| async move { answer(&unready(&health)) }))
         .with_state(health)
-        .route("/metrics", get(move || async move { metrics.render() }))
+        .route("/metrics", get(page))
 }
 
 /// Serves the routes until the process ends, so that it still reports its state while it shuts down.

@@ -1,13 +1,29 @@
 //! Health of the process: which components are ready, and which have no recent heartbeat.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant},
 };
 
+use metrics::{describe_gauge, gauge};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
+
+/// Whether each component is ready, with all its parts.
+pub const COMPONENT_READY: &str = "riverlock_component_ready";
+/// Whether each component, or one of its parts, lacks a recent heartbeat.
+pub const COMPONENT_STUCK: &str = "riverlock_component_stuck";
+
+/// Describes the metrics of components.
+pub(crate) fn describe() {
+    describe_gauge!(COMPONENT_READY, "1 while the component is ready; /readyz has the reason if it is not");
+    describe_gauge!(
+        COMPONENT_STUCK,
+        "1 while the component has no recent heartbeat; /livez fails then, and the process must be restarted"
+    );
+}
 
 /// All components of a process. Cheap to clone; all clones share the same state.
 #[derive(Clone, Default)]
@@ -94,6 +110,18 @@ impl Health {
                 format!("last heartbeat {} s ago, at most {} s allowed", age.as_secs(), beat.age_max.as_secs())
             })
         })
+    }
+
+    /// Sets the metrics of all components. Called when the page is requested, so that it agrees with `/readyz`.
+    pub fn publish(&self) {
+        let (not_ready, stuck) = (self.not_ready(), self.stuck());
+        let names: BTreeSet<&'static str> = self.lock().components.iter().map(|state| state.name).collect();
+        for name in names {
+            let is_in = |findings: &[Finding]| findings.iter().any(|finding| finding.component == name);
+            let (is_ready, is_stuck) = (!is_in(&not_ready) && !is_in(&stuck), is_in(&stuck));
+            gauge!(COMPONENT_READY, "component" => name).set(if is_ready { 1.0 } else { 0.0 });
+            gauge!(COMPONENT_STUCK, "component" => name).set(if is_stuck { 1.0 } else { 0.0 });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {

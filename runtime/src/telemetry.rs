@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use metrics::{counter, describe_counter};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use schemars::JsonSchema;
@@ -16,6 +16,10 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::Subsc
 
 /// Log lines that were dropped because standard error was too slow.
 pub const LOG_LINES_DROPPED: &str = "riverlock_log_lines_dropped_total";
+/// Always 1; the label is the version.
+pub const BUILD_INFO: &str = "riverlock_build_info";
+/// Latency from an event's origin to its effects. `riverlock-ledger` records it; the buckets are set here.
+pub const EVENT_LATENCY: &str = "riverlock_event_latency_seconds";
 
 /// Most log lines that wait for standard error: a few megabytes. Further ones are dropped and counted, because a blocked
 /// pipe must not block the threads that answer Digital River.
@@ -28,6 +32,12 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Bucket bounds of every histogram of seconds. Digital River waits 3 s, so the range from 10 ms to 3 s is the finest.
 const SECONDS_BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 3.0, 10.0];
+
+/// Bucket bounds of [`EVENT_LATENCY`]: from 1 ms to a week, because an event can wait in Kafka for days.
+const LATENCY_BUCKETS: [f64; 19] = [
+    0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0,
+    259_200.0, 604_800.0,
+];
 
 /// Bucket bounds of every histogram of counts, such as records in a batch.
 const COUNT_BUCKETS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 5_000.0];
@@ -142,11 +152,15 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         return Ok(handle.clone());
     }
     let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(EVENT_LATENCY.to_owned()), &LATENCY_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_records".to_owned()), &COUNT_BUCKETS)?
         .install_recorder()?;
     describe_counter!(LOG_LINES_DROPPED, "Log lines that were dropped because standard error was too slow");
     counter!(LOG_LINES_DROPPED).absolute(0);
+    describe_gauge!(BUILD_INFO, "Always 1; the label is the version of the running program");
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
+    crate::health::describe();
     PROCESS.describe();
     PROCESS.collect();
     Ok(HANDLE.get_or_init(|| handle).clone())

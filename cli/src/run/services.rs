@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use futures::TryFutureExt as _;
 use riverlock_ingest::IngestConfig;
 use riverlock_ledger::postgres::{self, bounded, cluster};
-use riverlock_recovery::{audit::running::Auditor, dead_letters};
+use riverlock_recovery::{audit::running::Auditor, dead_letters, size};
 use riverlock_runtime::{
     ConfigError, Context, Secret, admin,
     config::{FILE_PREFIX, Source},
@@ -186,6 +186,7 @@ fn read_secrets(section: &mut serde_json::Value) {
 /// Starts the tasks that watch all consumers: dead letters, conflicts, and the audit.
 fn watch(config: &Config, context: &Context) {
     context.shutdown.spawn("dead-letters", dead_letters::watch(config.postgres.clone(), context.clone()));
+    context.shutdown.spawn("sizes", size::run(config.postgres.clone(), context.clone()));
     if config.audit.enabled {
         let auditor = Auditor {
             config: config.audit.clone(),

@@ -18,7 +18,7 @@ pub const STATE: &str = "riverlock_webhook_state";
 /// Polls of the registrations, by mode and result.
 pub const POLLS: &str = "riverlock_webhook_polls_total";
 /// When the registrations of a mode were last polled successfully, in seconds since the epoch; 0 before the first time.
-pub const LAST_SUCCESS: &str = "riverlock_webhook_poll_last_success_seconds";
+pub const LAST_SUCCESS: &str = "riverlock_webhook_poll_last_success_timestamp_seconds";
 
 /// Describes the metrics and initializes them to 0.
 pub fn describe(client: &Client, configured: &[WebhookConfig]) {

@@ -1,15 +1,20 @@
 //! Metrics per endpoint.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use riverlock_schemas::events::event_type;
 
 use super::{
-    AMBIGUOUS, ANSWER_SECONDS, BODY_BYTES, ENDPOINT_INSECURE, LATE_ACKS, MODE_MISMATCHES, ODD_REQUESTS, Oddity,
+    AMBIGUOUS, ANSWER_SECONDS, BODY_BYTES, ENDPOINT_INSECURE, EVENTS, LATE_ACKS, MODE_MISMATCHES, ODD_REQUESTS, Oddity,
     Outcome, QUARANTINE, Quarantined, REQUESTS, SECRET_EXPIRY, SECRET_LAST_MATCH, SECRET_MATCHES, SECRETS_EXPIRED,
     WITHOUT_SECRET, zero, zero_gauge,
 };
+
+/// Label value of event types that this version does not know: Digital River's list grows, and anyone who can sign could
+/// otherwise add series.
+const OTHER_TYPE: &str = "other";
 
 /// The metrics of a signing secret.
 struct SecretMetrics {
@@ -23,6 +28,10 @@ struct SecretMetrics {
 pub(crate) struct EndpointMetrics {
     /// In the order of [`Outcome::ALL`].
     requests: Vec<Counter>,
+    /// By event type.
+    events: HashMap<&'static str, Counter>,
+    /// Events of unknown types.
+    other_events: Counter,
     answer: Histogram,
     pub(crate) ambiguous: Counter,
     pub(crate) late_acks: Counter,
@@ -48,6 +57,7 @@ impl EndpointMetrics {
         let name = endpoint.to_owned();
         let request =
             |outcome: &Outcome| zero(counter!(REQUESTS, "endpoint" => name.clone(), "outcome" => outcome.as_str()));
+        let event = |kind: &'static str| zero(counter!(EVENTS, "endpoint" => name.clone(), "type" => kind));
         let quarantined = |outcome: &Quarantined| {
             zero(counter!(QUARANTINE, "endpoint" => name.clone(), "outcome" => outcome.as_str()))
         };
@@ -69,6 +79,8 @@ impl EndpointMetrics {
             insecure: is_insecure,
             quarantine: Quarantined::ALL.iter().map(quarantined).collect(),
             requests: Outcome::ALL.iter().map(request).collect(),
+            events: event_type::known().map(|kind| (kind, event(kind))).collect(),
+            other_events: event(OTHER_TYPE),
             odd: Oddity::ALL.iter().map(odd).collect(),
             answer: histogram!(ANSWER_SECONDS, "endpoint" => name.clone()),
             ambiguous: zero(counter!(AMBIGUOUS, "endpoint" => name.clone())),
@@ -78,6 +90,11 @@ impl EndpointMetrics {
             secrets: secrets.into_iter().map(secret).collect(),
             without_secret: zero_gauge(gauge!(WITHOUT_SECRET, "endpoint" => name)),
         }
+    }
+
+    /// Counts an authenticated event.
+    pub(crate) fn event(&self, event_type: &str) {
+        self.events.get(event_type::canonical(event_type)).unwrap_or(&self.other_events).increment(1);
     }
 
     pub(crate) fn quarantined(&self, outcome: Quarantined) {

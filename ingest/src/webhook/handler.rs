@@ -167,6 +167,9 @@ fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: 
         // The endpoint is insecure, so anyone may have sent it.
         Err(error) => return Err(error.into()),
     };
+    if let Some(envelope) = &envelope {
+        endpoint.metrics.event(&envelope.event_type);
+    }
     let (event_id, topic) = match &envelope {
         Some(envelope) => (record::bounded(&envelope.id).into_owned(), ingest.topics.raw(&envelope.event_type)),
         None => (body_id(&arrival.body), ingest.topics.raw_other()),

@@ -17,7 +17,7 @@ pub mod view;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use riverlock_ledger::{Error, outbox};
+use riverlock_ledger::{Error, latency, outbox};
 use riverlock_schemas::{
     FileId, Mode, OrderId,
     cloud_event::{InvoiceStored, Message},
@@ -416,7 +416,8 @@ async fn stored(
                                  message_at = coalesce(message_at, $6)
            WHERE file_id = $1 AND lease_id = $2 AND state = 'due'
            -- The subquery reads the row as it was.
-           RETURNING (SELECT message_at IS NULL FROM invoices b WHERE b.file_id = i.file_id) AS "is_first!""#,
+           RETURNING (SELECT message_at IS NULL FROM invoices b WHERE b.file_id = i.file_id) AS "is_first!",
+                     announced_at, created_at"#,
         leased.file_id.as_uuid(),
         leased.lease_id,
         document.object_key,
@@ -435,6 +436,9 @@ async fn stored(
         outbox::add(&mut transaction, &[message(leased, document)], now).await?;
     }
     transaction.commit().await?;
+    if row.is_first {
+        latency::invoice_stored(row.announced_at, row.created_at);
+    }
     Ok(1)
 }
 

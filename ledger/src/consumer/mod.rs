@@ -64,6 +64,7 @@ pub async fn run<P: Projection>(
 ) -> Result<(), ConsumerError> {
     let name = projection.name();
     names::describe(name);
+    names::describe_common();
     let component = context.health.register_beating(name, config.stuck_after);
     let ledger = |source| ConsumerError::Ledger { consumer: name, source };
     let mut ids = topic_ids(kafka, postgres, &topics).await.map_err(ledger)?;

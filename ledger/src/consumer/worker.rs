@@ -23,7 +23,7 @@ use crate::{
     batch::{self, Tally},
     consumer::assignment::{Assignment, Batch},
     error::Disposition,
-    metrics as names,
+    latency, metrics as names,
     postgres::{self, bounded},
     store::{self, Outcome, Positions},
 };
@@ -252,5 +252,6 @@ impl<P: Projection> Worker<P> {
             self.warn_of_mode(event_id);
         }
         counter!(names::REREAD, "consumer" => consumer).increment(tally.reread);
+        latency::applied(&tally.times, self.clock.now());
     }
 }

@@ -200,7 +200,11 @@ impl PostgresConfig {
             Ok(connection)
         };
         // The whole attempt is dropped on a timeout; no part of it is reused.
-        tokio::time::timeout(self.connect_timeout, open).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+        let opened =
+            tokio::time::timeout(self.connect_timeout, open).await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+        let result = if opened.is_ok() { "ok" } else { "failed" };
+        ::metrics::counter!(crate::metrics::POSTGRES_CONNECTIONS, "result" => result).increment(1);
+        opened
     }
 
     /// Creates a pool whose connections are opened on demand.

@@ -26,6 +26,7 @@ impl Queue for Letters {
 
     const SOURCE: &'static str = "dead_letters";
     const LOCK: Lock<'static> = Lock::DeadLetters;
+    const IS_MESSAGES: bool = false;
     const PAGE_ITEMS: usize = PAGE_LETTERS;
 
     fn begin(&mut self) {}

@@ -125,6 +125,7 @@ impl Queue for Messages {
 
     const SOURCE: &'static str = "outbox";
     const LOCK: Lock<'static> = Lock::Messages;
+    const IS_MESSAGES: bool = true;
     const PAGE_ITEMS: usize = PAGE_MESSAGES;
 
     fn begin(&mut self) {

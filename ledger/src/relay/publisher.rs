@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{RelayError, held::HeldGroups};
 use crate::{
-    Error, PostgresConfig, metrics,
+    Error, PostgresConfig, latency, metrics,
     postgres::{Lock, bounded, try_lock},
 };
 
@@ -44,6 +44,8 @@ pub(super) trait Queue: Send {
     const SOURCE: &'static str;
     /// Lock of the process that publishes it.
     const LOCK: Lock<'static>;
+    /// Whether the items are messages, whose payload says when they were written.
+    const IS_MESSAGES: bool;
     /// Most items in a page.
     const PAGE_ITEMS: usize;
 
@@ -195,8 +197,11 @@ impl<Q: Queue> Publisher<Q> {
         let groups: Vec<&str> = items.iter().map(|item| item.group.as_str()).collect();
         let SendResults { published, failed } = sort(&groups, sent);
         let mut moved = !published.is_empty();
-        let ids: Vec<Q::Id> = published.into_iter().map(|index| items[index].id.clone()).collect();
+        let ids: Vec<Q::Id> = published.iter().map(|index| items[*index].id.clone()).collect();
         self.remove(connection, &ids).await?;
+        if Q::IS_MESSAGES {
+            latency::published(published.iter().map(|index| items[*index].payload.as_slice()));
+        }
         let mut last = None;
         for (index, error) in failed {
             let item = &items[index];

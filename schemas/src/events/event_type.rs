@@ -73,6 +73,12 @@ pub const CHARGES: [&str; 22] = [
 /// Types whose object is a file; the invoice-fetcher queues them.
 pub const FILES: [&str; 2] = [ORDER_INVOICE_CREATED, ORDER_CREDIT_MEMO_CREATED];
 
+/// Every type that this version knows, each once.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    let others = [ORDER_CHARGEBACK, FULFILLMENT_CREATED];
+    ORDER_SNAPSHOTS.into_iter().chain(MORE_ORDER_SNAPSHOTS).chain(CHARGES).chain(FILES).chain(others)
+}
+
 /// The kind of object of an event that the processor applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
