@@ -57,8 +57,8 @@ check: ## check format and lints, and run the unit tests of what has changed
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	cargo test --locked --workspace --lib --config 'target."cfg(unix)".runner = "$(CURDIR)/deploy/unless-passed"'
 
-test: ## run all tests, on their own PostgreSQL and Apache Kafka
-	@deploy/setup build postgres
+test: ## run all tests, on their own PostgreSQL, Apache Kafka and Prometheus
+	@deploy/setup build postgres prometheus
 	@broker=$(BROKER); \
 	if [ "$$broker" = kafka ]; then \
 	  code=$(UNREACHABLE); \
