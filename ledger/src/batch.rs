@@ -17,7 +17,8 @@ use riverlock_schemas::{
 use sqlx::{Connection, PgConnection};
 
 use crate::{
-    DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, Record, latency,
+    DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, Record,
+    metrics::latency,
     spellings::{self, Comparison, OrderMark, Spelling},
     store::{self, EventRow, Outcome, Positions},
 };

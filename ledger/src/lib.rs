@@ -5,7 +5,6 @@ pub mod batch;
 pub mod consumer;
 pub mod detail;
 pub mod error;
-pub mod latency;
 pub mod metrics;
 pub mod outbox;
 #[doc(hidden)]

@@ -1,5 +1,7 @@
 //! Metrics of the consumers and the relay.
 
+pub mod latency;
+
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use riverlock_schemas::oddity::Oddity;
 
@@ -97,7 +99,7 @@ pub(crate) fn describe_common() {
     for result in POSTGRES_RESULTS {
         counter!(POSTGRES_CONNECTIONS, "result" => result).increment(0);
     }
-    crate::latency::describe();
+    latency::describe();
 }
 
 /// Label values of [`POSTGRES_CONNECTIONS`].

@@ -17,7 +17,7 @@ pub mod view;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use riverlock_ledger::{Error, latency, outbox};
+use riverlock_ledger::{Error, metrics::latency, outbox};
 use riverlock_schemas::{
     FileId, Mode, OrderId,
     cloud_event::{InvoiceStored, Message},

@@ -23,7 +23,7 @@ use crate::{
     batch::{self, Tally},
     consumer::assignment::{Assignment, Batch},
     error::Disposition,
-    latency, metrics as names,
+    metrics::{self as names, latency},
     postgres::{self, bounded},
     store::{self, Outcome, Positions},
 };

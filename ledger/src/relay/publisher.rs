@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{RelayError, held::HeldGroups};
 use crate::{
-    Error, PostgresConfig, latency, metrics,
+    Error, PostgresConfig,
+    metrics::{self, latency},
     postgres::{Lock, bounded, try_lock},
 };
 

@@ -6,5 +6,6 @@ mod former_topics;
 mod indexes;
 mod installs;
 mod migrations;
+mod monitoring;
 mod setup;
 mod signals;

@@ -1,5 +1,6 @@
 //! The rules of the source tree, its language and its pages, checked by reading files as text.
 
+pub(crate) mod alerts;
 pub(crate) mod code;
 mod dependencies;
 mod language;
