@@ -20,7 +20,7 @@ pub async fn run(postgres: PostgresConfig, context: Context) -> Result<(), Infal
     names::describe_sizes();
     let soft = context.shutdown.soft().clone();
     let component = context.health.register_beating("sizes", STUCK_AFTER);
-    // Work goes on without sizes, so they never make the process unready.
+    // Orders are computed without sizes too, so a failed measurement never makes the process unready.
     component.ready();
     while !soft.is_cancelled() {
         component.beat();
