@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/livez` and `/readyz`. It must not be reachable from the internet.
+//! The admin listener: `/metrics`, `/livez`, `/readyz` and `/startupz`. It must not be reachable from the internet.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use crate::{Context, Health, health::Finding, telemetry};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// Address of `/metrics`, `/livez` and `/readyz`. It has no authentication: bind it to a private interface.
+    /// Address of `/metrics`, `/livez`, `/readyz` and `/startupz`. It has no authentication: bind it to a private interface.
     pub listen: SocketAddr,
 }
 
@@ -57,6 +57,7 @@ pub fn router(metrics: PrometheusHandle, health: Health) -> Router {
     Router::new()
         .route("/livez", get(|State(health): State<Health>| async move { answer(&health.stuck()) }))
         .route("/readyz", get(|State(health): State<Health>| async move { answer(&unready(&health)) }))
+        .route("/startupz", get(|State(health): State<Health>| async move { answer(&health.not_started()) }))
         .with_state(health)
         .route("/metrics", get(page))
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -45,6 +48,8 @@ struct State {
     part: Option<String>,
     /// Why it is not ready; `None` if it is ready.
     obstacle: Mutex<Option<String>>,
+    /// Whether it has been ready once.
+    has_started: AtomicBool,
     beat: Option<Beat>,
 }
 
@@ -89,7 +94,13 @@ impl Health {
     }
 
     fn add(&self, name: &'static str, beat: Option<Beat>) -> Component {
-        let state = Arc::new(State { name, part: None, obstacle: Mutex::new(Some("starting".to_owned())), beat });
+        let state = Arc::new(State {
+            name,
+            part: None,
+            obstacle: Mutex::new(Some("starting".to_owned())),
+            has_started: AtomicBool::new(false),
+            beat,
+        });
         self.lock().components.push(Arc::clone(&state));
         Component { state, health: self.clone() }
     }
@@ -98,6 +109,15 @@ impl Health {
     #[must_use]
     pub fn not_ready(&self) -> Vec<Finding> {
         self.findings(|state| state.obstacle.lock().expect("no code panics while it holds the text").clone())
+    }
+
+    /// The components that have not been ready since the process started. A later fault does not add to them.
+    #[must_use]
+    pub fn not_started(&self) -> Vec<Finding> {
+        self.findings(|state| {
+            let obstacle = state.obstacle.lock().expect("no code panics while it holds the text").clone();
+            if state.has_started.load(Ordering::Relaxed) { None } else { obstacle }
+        })
     }
 
     /// The components without a recent heartbeat. If there are any, the process must be restarted.
@@ -164,7 +184,13 @@ impl Component {
     }
 
     fn add_part(&self, part: String, beat: Option<Beat>) -> Self {
-        let state = Arc::new(State { name: self.state.name, part: Some(part), obstacle: Mutex::new(None), beat });
+        let state = Arc::new(State {
+            name: self.state.name,
+            part: Some(part),
+            obstacle: Mutex::new(None),
+            has_started: AtomicBool::new(true),
+            beat,
+        });
         let mut list = self.health.lock();
         // Parts are added for every task, so ended ones are removed to bound the list.
         list.parts.retain(|part| part.strong_count() > 0);
@@ -184,7 +210,8 @@ impl Component {
     }
 
     fn set(&self, obstacle: Option<String>) {
-        let State { name, part, .. } = &*self.state;
+        let State { name, part, has_started, .. } = &*self.state;
+        has_started.fetch_or(obstacle.is_none(), Ordering::Relaxed);
         let mut current = self.state.obstacle.lock().expect("no code panics while it holds the text");
         if *current != obstacle {
             let part = part.as_ref().map(|part| format!(" ({part})")).unwrap_or_default();
@@ -231,6 +258,39 @@ mod tests {
         assert!(health.not_ready().is_empty());
         component.not_ready("broker unavailable");
         assert_eq!(health.not_ready()[0].reason, "broker unavailable");
+    }
+
+    #[test]
+    fn a_component_has_started_once_it_was_ready() {
+        let health = Health::default();
+        let component = health.register("kafka");
+        component.not_ready("broker unavailable");
+        assert_eq!(health.not_started()[0].to_string(), "kafka: broker unavailable");
+        component.ready();
+        component.not_ready("broker unavailable");
+        assert!(health.not_started().is_empty(), "a later fault is no start");
+        assert_eq!(health.not_ready().len(), 1);
+    }
+
+    #[test]
+    fn components_are_published_with_all_their_parts() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let health = Health::default();
+        let (consumer, relay) = (health.register("consumer"), health.register("relay"));
+        consumer.ready();
+        relay.ready();
+        let part = consumer.part("worker 0");
+        part.not_ready("no connection");
+        metrics::with_local_recorder(&recorder, || health.publish());
+        let page = recorder.handle().render();
+        for line in
+            ["riverlock_component_ready{component=\"consumer\"} 0", "riverlock_component_ready{component=\"relay\"} 1"]
+        {
+            assert!(page.contains(line), "{page}");
+        }
+        part.ready();
+        metrics::with_local_recorder(&recorder, || health.publish());
+        assert!(recorder.handle().render().contains("riverlock_component_ready{component=\"consumer\"} 1"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const RARE: [(&str, &str); 2] = [
 ];
 
 /// Values of the variables that Grafana replaces.
-const VARIABLES: [(&str, &str); 2] = [("$__rate_interval", "30s"), ("$job", ".+")];
+const VARIABLES: [(&str, &str); 2] = [("$__rate_interval", "5m"), ("$job", ".+")];
 
 struct Panel {
     board: String,

@@ -15,11 +15,12 @@ use riverlock_tests::{
 use tokio::time::{Instant, sleep};
 
 use self::prometheus::Prometheus;
+use crate::tidy::code::{read, root};
 
 /// How long an alert may take to fire or to end. The services count some things every 15 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The key that the sandbox accepts, as it stands in the configuration file, and one that it rejects.
+/// The key that the sandbox accepts, as in the configuration file, and one that it rejects.
 const KEYS: [&str; 2] = ["api_key = \"sandbox-confidential-key\"", "api_key = \"a-key-that-was-revoked\""];
 
 /// A stack with a Prometheus, and what is sent to it.
@@ -102,6 +103,7 @@ async fn alerts_fire_when_something_fails_and_end_when_it_is_repaired() {
     dashboards::check_all(&watched.prometheus).await;
     event_types_are_counted(&watched).await;
     healthy(&watched).await;
+    watched.answers(Fault::None).await;
 
     wrong_secret(&watched).await;
     rejected_key(&watched).await;
@@ -134,6 +136,69 @@ fn known_event_types_are_listed_once() {
     types.dedup();
     assert_eq!(types.len(), count);
     assert!(types.iter().all(|kind| event_type::canonical(kind) == *kind), "{types:?}");
+}
+
+/// Faults with the answers of `/livez`, `/readyz` and `/startupz` of ingest, processor and invoice-fetcher. The page has the
+/// same table.
+#[derive(Clone, Copy)]
+enum Fault {
+    None,
+    KafkaStopped,
+    PostgresStopped,
+    KeyRejected,
+    DeadLetter,
+}
+
+impl Fault {
+    const ALL: [Self; 5] = [Self::None, Self::KafkaStopped, Self::PostgresStopped, Self::KeyRejected, Self::DeadLetter];
+
+    /// The row's name, and for each service whether it is ready. All are alive and have started.
+    const fn row(self) -> (&'static str, [bool; 3]) {
+        match self {
+            Self::None => ("none", [true, true, true]),
+            Self::KafkaStopped => ("Kafka does not answer", [false, false, false]),
+            Self::PostgresStopped => ("PostgreSQL does not answer", [true, false, false]),
+            Self::KeyRejected => ("Digital River rejects the API key", [true, true, true]),
+            Self::DeadLetter => ("a record cannot be applied", [true, true, true]),
+        }
+    }
+}
+
+#[test]
+fn the_page_has_the_table_of_health() {
+    let page = read(&root().join("docs/operations/monitor.md"));
+    for fault in Fault::ALL {
+        let (name, ready) = fault.row();
+        let cells = ready.map(|ready| if ready { "200" } else { "503" }).join(" | ");
+        let row = format!("| {name} | {cells} | 200 | 200 |");
+        assert!(page.contains(&row), "docs/operations/monitor.md lacks the row {row}");
+    }
+}
+
+impl Watched {
+    /// Waits until the services answer as the table says.
+    async fn answers(&self, fault: Fault) {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().build().unwrap();
+        let (name, ready) = fault.row();
+        let begun = Instant::now();
+        loop {
+            let mut found = Vec::new();
+            for service in &self.world.local.services {
+                let mut statuses = Vec::new();
+                for path in ["/livez", "/readyz", "/startupz"] {
+                    let answer = client.get(format!("{}{path}", service.admin_url())).send().await.unwrap();
+                    statuses.push(answer.status().as_u16());
+                }
+                found.push(statuses);
+            }
+            let expected = ready.map(|ready| vec![200, if ready { 200 } else { 503 }, 200]);
+            if found == expected {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{name}: expected {expected:?}, found {found:?}");
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
 }
 
 /// A healthy stack fires the watchdog only.
@@ -170,6 +235,7 @@ async fn rejected_key(watched: &Watched) {
         assert_eq!(watched.target.post("Content-Type: application/json\r\n", &body).await.unwrap(), 202);
     }
     watched.fires("RiverlockInvoiceKeyRejected").await;
+    watched.answers(Fault::KeyRejected).await;
     watched.edit(KEYS[1], KEYS[0]);
     watched.ends("RiverlockInvoiceKeyRejected").await;
 }
@@ -177,6 +243,7 @@ async fn rejected_key(watched: &Watched) {
 async fn dead_letter(watched: &Watched) {
     assert_eq!(watched.target.post("Content-Type: application/json\r\n", b"no event").await.unwrap(), 202);
     watched.fires("RiverlockDeadLetters").await;
+    watched.answers(Fault::DeadLetter).await;
     let mut discard = Command::new(binary().unwrap());
     discard.arg("--config").arg(&watched.world.local.config_file);
     discard.args(["dead-letters", "discard", "--all", "--apply", "--reason", "sent by a test", "--by", "test"]);
@@ -192,6 +259,7 @@ async fn kafka_stops(watched: &mut Watched) {
     assert!(outcome.answers.get(&503).is_some_and(|count| *count > 20), "{:?}", outcome.answers);
     watched.fires("RiverlockIngestKafkaUnavailable").await;
     watched.fires("RiverlockIngestErrorBudgetBurn").await;
+    watched.answers(Fault::KafkaStopped).await;
     watched.world.local.kafka().unwrap().start_node(1).await.unwrap();
     watched.ends("RiverlockIngestKafkaUnavailable").await;
     watched.ends("RiverlockIngestErrorBudgetBurn").await;
@@ -201,6 +269,7 @@ async fn postgres_stops(watched: &mut Watched) {
     watched.world.local.postgres.kill().await.unwrap();
     watched.fires("RiverlockPostgresUnavailable").await;
     watched.fires("RiverlockComponentNotReady").await;
+    watched.answers(Fault::PostgresStopped).await;
     watched.world.local.postgres.restart().await.unwrap();
     watched.ends("RiverlockPostgresUnavailable").await;
     watched.ends("RiverlockComponentNotReady").await;
