@@ -6,6 +6,7 @@ use reqwest::{Client, Url};
 use riverlock::develop::local::ServiceProcess;
 use riverlock_sandbox::stack::{self, Process};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use crate::tidy::{alerts, code::read};
 
@@ -45,7 +46,14 @@ impl Prometheus {
             answer.is_ok_and(|answer| answer.status().is_success())
         };
         process.until_ready(START_LIMIT, ready).await.unwrap();
-        Self { client, address, _process: process, _folder: folder }
+        let this = Self { client, address, _process: process, _folder: folder };
+        // Targets are discovered seconds after the start; what happened before the first scrape is no increase.
+        let begun = Instant::now();
+        while this.series("up == 1").await < services.len() {
+            assert!(begun.elapsed() < START_LIMIT, "not every service is scraped");
+            sleep(Duration::from_millis(200)).await;
+        }
+        this
     }
 
     /// The data of an answer of the API.
