@@ -57,11 +57,6 @@ impl Watched {
         loop {
             let firing = self.prometheus.firing().await;
             if firing.contains(alert) == expected {
-                println!(
-                    "{alert} is {} after {:.1} s",
-                    if expected { "firing" } else { "over" },
-                    begun.elapsed().as_secs_f32()
-                );
                 return;
             }
             assert!(begun.elapsed() < PATIENCE, "{alert} firing: expected {expected}, found {firing:?}");
