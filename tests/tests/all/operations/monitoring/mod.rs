@@ -6,6 +6,7 @@ mod prometheus;
 
 use std::{process::Command, time::Duration};
 
+use riverlock_ledger::metrics::latency::{KINDS, LATENCY};
 use riverlock_sandbox::stack::kafka_for_test;
 use riverlock_schemas::events::event_type;
 use riverlock_tests::{
@@ -97,6 +98,7 @@ async fn alerts_fire_when_something_fails_and_end_when_it_is_repaired() {
     }
     dashboards::check_all(&watched.prometheus).await;
     event_types_are_counted(&watched).await;
+    what_was_played_is_measured(&watched).await;
     healthy(&watched).await;
     watched.answers(Fault::None).await;
 
@@ -107,6 +109,31 @@ async fn alerts_fire_when_something_fails_and_end_when_it_is_repaired() {
     postgres_stops(&mut watched).await;
     processor_stops(&mut watched).await;
     watched.world.stop().await.unwrap();
+}
+
+/// Metrics that are 0 before the first event are not 0 after the orders were played.
+async fn what_was_played_is_measured(watched: &Watched) {
+    // It was accepted long ago, and nothing follows.
+    let open = event("open-order", "order.accepted");
+    assert_eq!(watched.target.post("Content-Type: application/json\r\n", &open).await.unwrap(), 202);
+    let mut queries: Vec<String> = vec![
+        "riverlock_database_bytes > 1e6".to_owned(),
+        "riverlock_table_bytes{table=\"events\"} > 1e4".to_owned(),
+        "riverlock_orders_incomplete{mode=\"test\",age=\"older\"} > 0".to_owned(),
+        "riverlock_postgres_connections_total{service=\"processor\",result=\"ok\"} > 0".to_owned(),
+        "riverlock_build_info{version!=\"\"} == 1".to_owned(),
+    ];
+    for (stage, since) in KINDS {
+        queries.push(format!("{LATENCY}_count{{stage=\"{stage}\",since=\"{since}\"}} > 0"));
+        queries.push(format!("{LATENCY}_sum{{stage=\"{stage}\",since=\"{since}\"}} > 0"));
+    }
+    for query in queries {
+        let begun = Instant::now();
+        while watched.prometheus.series(&query).await == 0 {
+            assert!(begun.elapsed() < PATIENCE, "{query} has no result");
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
 }
 
 /// Types that are not known share one series, so that nobody can add series.
