@@ -16,8 +16,9 @@ use crate::Error;
 /// the same transaction.
 ///
 /// Messages of an order itself are published in the order in which they were written: a transaction that writes them
-/// has updated the order's row first, so that no other transaction writes such messages concurrently. `invoice.stored`
-/// is written without updating that row, so it may come before or after any of them.
+/// has updated the order's row first, so that no other transaction writes such messages concurrently. `invoice.stored`,
+/// `shipment.reported` and `shipment.refused` are written without updating that row, so they may come before or after
+/// any of them.
 ///
 /// # Errors
 /// When PostgreSQL fails; the caller rolls back.

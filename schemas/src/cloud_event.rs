@@ -1,7 +1,8 @@
 //! Messages to other systems (warehouse, ERP, mail): CloudEvents 1.0 in the fulfillment topic, keyed by order id.
 //!
 //! Messages are delivered at least once; `id` is the same every time. Messages about one order are delivered in order, except
-//! for `invoice.stored`, which is sent when a document is stored and can be before or after the others.
+//! for `invoice.stored`, `shipment.reported` and `shipment.refused`, which do not follow from events of the order and can be
+//! before or after the others.
 
 use std::borrow::Cow;
 
@@ -66,6 +67,10 @@ pub enum Message {
     FulfillmentDisputed(FulfillmentEnded),
     /// `invoice.stored`: a VAT invoice or credit memo is in the archive.
     InvoiceStored(InvoiceStored),
+    /// `shipment.reported`: Digital River has accepted a shipment that was stored here. One per shipment.
+    ShipmentReported(ShipmentReported),
+    /// `shipment.refused`: Digital River rejected a shipment, or a shipment from Kafka was not stored. One per attempt.
+    ShipmentRefused(ShipmentRefused),
 }
 
 /// A request to fulfil an order.
@@ -202,6 +207,54 @@ pub struct InvoiceStored {
     pub size_bytes: u64,
 }
 
+/// A shipment that was reported to Digital River.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ShipmentReported {
+    pub order_id: OrderId,
+    pub mode: Mode,
+    /// Riverlock's id of the shipment.
+    pub report_id: String,
+    /// The key with which the shipment was stored.
+    pub idempotency_key: String,
+    /// Digital River's id of the fulfillment. `fulfillment.reported` has its lines.
+    pub fulfillment_id: String,
+}
+
+/// A shipment that was rejected.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ShipmentRefused {
+    pub order_id: OrderId,
+    pub mode: Mode,
+    /// Riverlock's id of the shipment; `null` if the shipment was not stored.
+    pub report_id: Option<String>,
+    /// The key with which the shipment was stored or was to be stored.
+    pub idempotency_key: String,
+    /// Who rejected it.
+    pub refused_by: RefusedBy,
+    /// The violated rule, or Digital River's error code. `order_cancelled` and `payment_authorization_failed` mean: do not
+    /// ship.
+    pub code: String,
+    /// An explanation for people.
+    pub detail: String,
+    /// Distinguishes the rejections of one order: the report and its attempt, or the record's position.
+    #[serde(skip)]
+    pub refusal_key: String,
+}
+
+/// Who rejected a shipment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedBy {
+    /// Riverlock: the shipment contradicts the order's facts, and was not stored.
+    Riverlock,
+    /// Digital River: the shipment stays stored, and an operator decides about it.
+    DigitalRiver,
+}
+
 /// A line of a message, with a bound on its size.
 pub trait MessageLine {
     /// An upper bound of the line's size in JSON, in bytes, with the following comma.
@@ -254,6 +307,8 @@ impl Message {
             Self::FulfillmentCaptureFailed(_) => "fulfillment.capture_failed",
             Self::FulfillmentDisputed(_) => "fulfillment.disputed",
             Self::InvoiceStored(_) => "invoice.stored",
+            Self::ShipmentReported(_) => "shipment.reported",
+            Self::ShipmentRefused(_) => "shipment.refused",
         }
     }
 
@@ -268,16 +323,20 @@ impl Message {
             Self::FulfillmentReported(message) => (&message.order_id, message.mode),
             Self::FulfillmentCaptureFailed(message) => (&message.order_id, message.mode),
             Self::InvoiceStored(message) => (&message.order_id, message.mode),
+            Self::ShipmentReported(message) => (&message.order_id, message.mode),
+            Self::ShipmentRefused(message) => (&message.order_id, message.mode),
         }
     }
 
-    /// Distinguishes several messages of one kind and order: the id of the document, the fulfillment or the payment operation;
-    /// empty for kinds that occur once per order.
+    /// Distinguishes several messages of one kind and order: the id of the document, the fulfillment, the payment operation or
+    /// the shipment; empty for kinds that occur once per order.
     #[must_use]
     pub fn effect_key(&self) -> String {
         match self {
             Self::InvoiceStored(message) => message.file_id.to_string(),
             Self::FulfillmentReported(message) => message.fulfillment_id.to_string(),
+            Self::ShipmentReported(message) => message.report_id.clone(),
+            Self::ShipmentRefused(message) => message.refusal_key.clone(),
             // Digital River's ids may contain any character. Escaping keeps different keys different.
             Self::FulfillmentCaptureFailed(message) => {
                 format!("{}:{}:{}", message.operation, escaped(&message.charge_id), escaped(&message.operation_key))

@@ -1,4 +1,4 @@
-//! JSON Schemas of the events that Riverlock reads and of the messages that it publishes.
+//! JSON Schemas of the events and shipments that Riverlock reads and of the messages that it publishes.
 //!
 //! They are generated from the Rust types and checked in under `schemas/json/`; a test fails when the two differ. An event's
 //! schema describes the documented fields that are read: other fields are allowed, and nearly every field is optional. Every
@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use crate::{
     cloud_event::{
         CloudEvent, DATA_CONTENT_TYPE, FulfillmentCaptureFailed, FulfillmentEnded, FulfillmentReported,
-        FulfillmentRequested, InvoiceStored, SOURCE, SPEC_VERSION,
+        FulfillmentRequested, InvoiceStored, SOURCE, SPEC_VERSION, ShipmentRefused, ShipmentReported,
     },
     events::{
         charge_event::WireCharge, event_type, file_event::WireFile, fulfillment_event::WireFulfillment,
         order_object::WireOrderCharges, order_snapshot::WireOrder,
     },
+    shipment::ShipmentRecord,
     wire::time::Time,
 };
 
@@ -55,6 +56,9 @@ pub fn documents() -> Vec<Document> {
         message::<FulfillmentEnded>("fulfillment.completed"),
         message::<FulfillmentEnded>("fulfillment.disputed"),
         message::<InvoiceStored>("invoice.stored"),
+        message::<ShipmentReported>("shipment.reported"),
+        message::<ShipmentRefused>("shipment.refused"),
+        Document { path: "shipment.json".to_owned(), schema: shipment() },
     ]
 }
 
@@ -69,6 +73,12 @@ pub fn event_path(event_type: &str) -> &'static str {
         None if event_type::FILES.contains(&event_type) => "event/file.json",
         None => "event/envelope.json",
     }
+}
+
+/// The schema of a record of the topic of shipments.
+fn shipment() -> Value {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    generator.into_root_schema_for::<ShipmentRecord>().to_value()
 }
 
 /// The schema of any event, whatever its type.

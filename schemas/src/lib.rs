@@ -11,6 +11,7 @@ pub mod members;
 pub mod oddity;
 pub mod partitioner;
 pub mod record;
+pub mod shipment;
 pub mod text;
 pub mod time;
 pub mod topics;

@@ -220,6 +220,12 @@ impl Topics {
         format!("{}.fulfillment", self.prefix)
     }
 
+    /// The topic of shipments, which other systems write.
+    #[must_use]
+    pub fn shipments(&self) -> String {
+        format!("{}.shipments", self.prefix)
+    }
+
     /// The topic to which ingest writes one record before it reports ready, so that the first event need not wait for a
     /// connection.
     #[must_use]

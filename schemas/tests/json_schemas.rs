@@ -9,7 +9,9 @@ use std::{
 
 use riverlock_schemas::{
     Envelope, FileId, LineId, Mode, OrderId,
-    cloud_event::{FulfillmentRequested, InvoiceStored, Message, RequestedLine},
+    cloud_event::{
+        FulfillmentRequested, InvoiceStored, Message, RefusedBy, RequestedLine, ShipmentRefused, ShipmentReported,
+    },
     events::{
         event_type,
         file_event::{FileEvent, Purpose},
@@ -17,6 +19,7 @@ use riverlock_schemas::{
     },
     hash::Sha256Hash,
     json_schema::{documents, event_path},
+    shipment::ShipmentRecord,
 };
 use serde_json::{Value, json};
 
@@ -138,6 +141,43 @@ fn every_golden_message_matches_only_the_schema_of_its_kind() {
     assert_eq!(kinds.len(), 6, "{kinds:?}");
 }
 
+fn stored(order_id: OrderId) -> Message {
+    Message::InvoiceStored(InvoiceStored {
+        order_id,
+        mode: Mode::Live,
+        file_id: FileId::parse("2c3d4e5f-6071-4829-93a4-b5c6d7e8f90a").unwrap(),
+        purpose: Purpose::CreditMemo,
+        object_key: "live/3/310000000001/x.pdf".to_owned(),
+        sha256: Sha256Hash::of(b"%PDF-"),
+        size_bytes: 5,
+    })
+}
+
+#[test]
+fn shipments_match_the_schema_if_and_only_if_they_can_be_read() {
+    let schemas = schemas();
+    let whole = json!({ "orderId": "310000000001", "mode": "test", "idempotencyKey": "parcel-1",
+                        "lines": [{ "lineId": "1", "quantity": 2, "cancelQuantity": 0 }] });
+    let with = |name: &str, value: Value| {
+        let mut record = whole.clone();
+        record[name] = value;
+        record
+    };
+    for (record, readable) in [
+        (whole.clone(), true),
+        (with("trackingNumber", json!("JD0146000030")), true),
+        (with("orderId", json!("")), false),
+        (with("mode", json!("production")), false),
+        (with("lines", json!([{ "quantity": 2 }])), false),
+        (with("lines", json!([{ "lineId": "1", "quantity": 1.5 }])), false),
+        (with("surprise", json!(1)), false),
+        (json!([]), false),
+    ] {
+        assert_eq!(schemas["shipment.json"].is_valid(&record), readable, "{record}");
+        assert_eq!(serde_json::from_value::<ShipmentRecord>(record.clone()).is_ok(), readable, "{record}");
+    }
+}
+
 #[test]
 fn every_message_matches_only_the_schema_of_its_kind() {
     let order_id = OrderId::parse("310000000001").unwrap();
@@ -159,17 +199,26 @@ fn every_message_matches_only_the_schema_of_its_kind() {
         line_count: 1,
         more_lines_at: None,
     });
-    let stored = Message::InvoiceStored(InvoiceStored {
-        order_id,
+    let reported = Message::ShipmentReported(ShipmentReported {
+        order_id: order_id.clone(),
         mode: Mode::Live,
-        file_id: FileId::parse("2c3d4e5f-6071-4829-93a4-b5c6d7e8f90a").unwrap(),
-        purpose: Purpose::CreditMemo,
-        object_key: "live/3/310000000001/x.pdf".to_owned(),
-        sha256: Sha256Hash::of(b"%PDF-"),
-        size_bytes: 5,
+        report_id: "0192f3c2-7d1e-7aa0-b3f1-5f3c2a9d0e11".to_owned(),
+        idempotency_key: "parcel-1".to_owned(),
+        fulfillment_id: "ful_1".to_owned(),
     });
+    let refused = Message::ShipmentRefused(ShipmentRefused {
+        order_id: order_id.clone(),
+        mode: Mode::Live,
+        report_id: None,
+        idempotency_key: "parcel-1".to_owned(),
+        refused_by: RefusedBy::Riverlock,
+        code: "unknown_line".to_owned(),
+        detail: "the order has no line 7".to_owned(),
+        refusal_key: "a".to_owned(),
+    });
+    let stored = stored(order_id);
     let schemas = schemas();
-    for message in [requested, stored] {
+    for message in [requested, stored, reported, refused] {
         let event: Value = serde_json::from_slice(&message.to_json(chrono::DateTime::UNIX_EPOCH)).unwrap();
         let own = format!("message/{}.json", message.kind());
         let met: Vec<&String> = schemas

@@ -51,6 +51,19 @@ pub enum AddError {
     Sql(#[from] sqlx::Error),
 }
 
+impl AddError {
+    /// A stable name of the problem, as the order API names it. Empty if PostgreSQL failed.
+    #[must_use]
+    pub fn code_name(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::KeyReused(_) => "idempotency_key_reused",
+            Self::Key | Self::Text(_) | Self::Url => "invalid_request",
+            Self::Sql(_) => "",
+        }
+    }
+}
+
 /// Stores a shipment, after checking it against its order's facts.
 ///
 /// # Errors

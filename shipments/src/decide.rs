@@ -51,6 +51,8 @@ pub fn after_report(error: &Error, attempts: i32) -> Next {
         (Some(409), "order_fulfilled" | "order_complete" | "item_fulfilled" | "item_cancelled") => {
             Next::ReadBack(Duration::ZERO)
         }
+        // A request before this one may have been executed, although it was not found when reading back.
+        (Some(409), _) if attempts > 1 => Next::ReadBack(Duration::ZERO),
         // `order_cancelled`, `payment_authorization_failed`: the order must not be shipped. `quantity_too_large`: more
         // than is open.
         (Some(409), _) => Next::Refused,
@@ -171,6 +173,8 @@ mod tests {
             assert_eq!(after_report(&error, 1), expected, "{error}");
         }
         assert_eq!(after_report(&status(404, "not_found"), NOT_FOUND_MAX), Next::Refused);
+        // The rest of a line is smaller than the quantity if an earlier request of this report was executed.
+        assert_eq!(after_report(&status(409, "quantity_too_large"), 2), Next::ReadBack(Duration::ZERO));
     }
 
     #[test]

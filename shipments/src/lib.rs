@@ -3,6 +3,8 @@
 pub mod add;
 pub mod check;
 pub mod decide;
+pub mod intake;
+mod messages;
 pub mod metrics;
 mod report;
 pub mod settle;

@@ -1,8 +1,12 @@
 //! Decisions of operators about reports that Digital River rejected or that are unresolved.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use riverlock_ledger::{Error, outbox};
+use riverlock_schemas::Mode;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
+
+use crate::messages::Subject;
 
 /// An operator's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +41,11 @@ impl Decision {
     }
 }
 
-/// Applies a decision to a refused or unresolved report, or withdraws a waiting one. Returns whether the report was in
-/// such a state.
+/// Applies a decision to a refused or unresolved report, or withdraws a waiting one; with the message for other systems
+/// if Digital River has it. Returns whether the report was in such a state.
+///
+/// # Errors
+/// When PostgreSQL fails. Nothing is changed then.
 pub async fn settle(
     connection: &mut PgConnection,
     report_id: Uuid,
@@ -46,17 +53,19 @@ pub async fn settle(
     by: &str,
     reason: &str,
     now: DateTime<Utc>,
-) -> Result<bool, sqlx::Error> {
+) -> Result<bool, Error> {
     let fulfillment_id = match decision {
         Decision::Reported { fulfillment_id } => Some(fulfillment_id.as_str()),
         Decision::SendAgain | Decision::Withdrawn => None,
     };
+    let mut transaction = connection.begin().await?;
     let changed = sqlx::query!(
         "-- shipment_report_settle
          UPDATE shipment_reports SET state = $2, fulfillment_id = $3, next_attempt_at = $4, settled_by = $5, settled_reason = $6,
              ended_at = CASE WHEN $2 <> 'waiting' THEN $4::timestamptz END, last_code = NULL, lease_id = NULL
          WHERE report_id = $1
-           AND (state IN ('refused', 'unresolved') OR (state = 'waiting' AND $2 = 'withdrawn'))",
+           AND (state IN ('refused', 'unresolved') OR (state = 'waiting' AND $2 = 'withdrawn'))
+         RETURNING order_id, live_mode, idempotency_key",
         report_id,
         decision.state(),
         fulfillment_id,
@@ -64,5 +73,15 @@ pub async fn settle(
         by,
         reason
     );
-    Ok(changed.execute(connection).await?.rows_affected() == 1)
+    let Some(row) = changed.fetch_optional(&mut *transaction).await? else { return Ok(false) };
+    let subject = Subject {
+        order_id: &row.order_id,
+        mode: Mode::from_live(row.live_mode),
+        report_id,
+        idempotency_key: &row.idempotency_key,
+    };
+    let message = fulfillment_id.and_then(|fulfillment_id| subject.reported(fulfillment_id));
+    outbox::add(&mut transaction, message.as_slice(), now).await?;
+    transaction.commit().await?;
+    Ok(true)
 }

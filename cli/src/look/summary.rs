@@ -6,6 +6,17 @@ use riverlock_processor::store::OrderView;
 
 use crate::terminal::text::{count, printable};
 
+/// An order's progress in the terms of Digital River's Salesforce app.
+pub(super) fn salesforce(order: &OrderView) -> String {
+    let yes = |received| if received { "yes" } else { "no" };
+    format!(
+        "OFI received: {}, EFN status: {}, OCN received: {}",
+        yes(order.ofi_received),
+        order.efn_status,
+        yes(order.ocn_received)
+    )
+}
+
 /// What is wrong and what is open, each in one phrase.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Summary {

@@ -262,6 +262,8 @@ pub enum Lock<'a> {
     Reconcile(&'a str),
     /// Checking the webhooks that are registered at Digital River.
     Webhooks,
+    /// Reading shipments from Kafka.
+    Shipments,
 }
 
 impl Lock<'_> {
@@ -276,6 +278,7 @@ impl Lock<'_> {
             Self::Migrate => "migrate".to_owned(),
             Self::Reconcile(mode) => format!("reconcile/{mode}"),
             Self::Webhooks => "webhooks".to_owned(),
+            Self::Shipments => "shipments".to_owned(),
         }
     }
 }

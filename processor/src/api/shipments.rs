@@ -31,7 +31,7 @@ use super::{
 pub(super) const PATH: &str = "/v1/orders/{orderId}/shipments";
 
 /// Maximum size of a request body, bytes.
-pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = riverlock_shipments::intake::SHIPMENT_BYTES_MAX;
 
 /// Maximum number of concurrent connections to PostgreSQL.
 const CONNECTIONS_MAX: usize = 4;

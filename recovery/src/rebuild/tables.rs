@@ -182,6 +182,7 @@ pub const TABLES: &[Table] = &[
     Table { name: "shipment_reports", class: Class::Carried, compared: None },
     Table { name: "shipment_report_lines", class: Class::Carried, compared: None },
     Table { name: "shipment_report_requests", class: Class::Carried, compared: None },
+    Table { name: "shipment_rejections", class: Class::Carried, compared: None },
 ];
 
 /// Where sqlx stores which migrations have run; each schema has its own.

@@ -49,7 +49,8 @@ pub struct KafkaConfig {
     pub partitions: i32,
     /// Copies of every partition. With 3, two brokers must have a record before it is acknowledged.
     pub replication_factor: i32,
-    /// How long raw events are kept; -1 without a limit. Expired events cannot be replayed or recomputed.
+    /// How long raw events, and shipments from other systems, are kept; -1 without a limit. Expired events cannot be replayed or
+    /// recomputed.
     pub retention_ms: i64,
     /// How long published dead letters are kept; -1 without a limit. They stay in PostgreSQL in any case.
     pub dead_letter_retention_ms: i64,

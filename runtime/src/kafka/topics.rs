@@ -103,6 +103,7 @@ fn wanted(config: &KafkaConfig) -> Vec<TopicSpec> {
     };
     let raw = topics.all_raw().into_iter().map(|name| topic(name, true, config.retention_ms, UNLIMITED));
     let others = [
+        (topics.shipments(), config.retention_ms, UNLIMITED),
         (topics.dead_letter(), config.dead_letter_retention_ms, UNLIMITED),
         (topics.fulfillment(), config.fulfillment_retention_ms, UNLIMITED),
         (topics.probe(), PROBE_RETENTION_MS, UNLIMITED),
@@ -444,6 +445,7 @@ mod tests {
             ("riverlock.raw.other", "1"),
             ("riverlock.dead-letter", "2"),
             ("riverlock.fulfillment", "3"),
+            ("riverlock.shipments", "1"),
             ("riverlock.quarantine", "4"),
             ("riverlock.probe", "3600000"),
         ] {

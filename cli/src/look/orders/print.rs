@@ -10,7 +10,7 @@ use riverlock_schemas::time::rfc3339;
 use serde::Serialize;
 
 use crate::{
-    look::summary::{Summary, headline},
+    look::summary::{Summary, headline, salesforce},
     terminal::{
         table::{Column, Layout, Table},
         text::{MISSING, fields, optional, optional_time, or_missing, printable},
@@ -106,17 +106,10 @@ impl OrderReport {
 
 /// What is not in tables: the last change, the seen events, and the states that Digital River reported.
 fn details(order: &OrderView) -> Vec<(&str, String)> {
-    let yes = |received| if received { "yes" } else { "no" };
-    let salesforce = format!(
-        "OFI received: {}, EFN status: {}, OCN received: {}",
-        yes(order.ofi_received),
-        order.efn_status,
-        yes(order.ocn_received)
-    );
     let mut lines = vec![
         ("changed", format!("{}, version {}", rfc3339(order.changed_at), order.version)),
         ("events seen", order.seen.join(", ")),
-        ("Salesforce", salesforce),
+        ("Salesforce", salesforce(order)),
     ];
     lines.extend(transitions(&order.transitions));
     lines

@@ -10,7 +10,7 @@ use super::{
     receipt::Receipt,
 };
 use crate::{
-    look::summary::{Summary, headline},
+    look::summary::{Summary, headline, salesforce},
     terminal::text::{count, fields, printable},
 };
 
@@ -36,7 +36,10 @@ pub(super) fn write(text: &mut String, trace: &Trace) {
         [known_as] => text.push_str(&format!("{known_as} {id}\n")),
     }
     trace.orders.iter().for_each(|order| text.push_str(&format!("{}\n", headline(order))));
-    fields(text, "  ", &summary(trace).lines());
+    let summary = summary(trace);
+    let mut lines = summary.lines();
+    lines.extend(trace.orders.iter().map(|order| ("Salesforce", salesforce(order))));
+    fields(text, "  ", &lines);
     for record in &trace.records {
         text.push('\n');
         write_record(text, record);

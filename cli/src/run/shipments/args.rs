@@ -49,6 +49,24 @@ pub enum ShipmentsCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// List records of the topic of shipments that were not stored, newest first
+    ///
+    /// Those with the outcome `dead` could not be read and are dead letters; `refused` ones violate the rule that the code names.
+    /// Correct the shipment and write it to the topic again.
+    #[command(after_help = "Examples:
+  riverlock shipments rejected
+  riverlock shipments rejected --order 204440790336 --json")]
+    Rejected {
+        /// Only records about this order
+        #[arg(long)]
+        order: Option<String>,
+        /// Maximum number of records
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        limit: i64,
+        /// The output format
+        #[command(flatten)]
+        output: Output,
+    },
     /// Report a refused shipment again, after its cause was removed
     ///
     /// Dry run unless --apply is given.

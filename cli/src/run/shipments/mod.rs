@@ -10,7 +10,7 @@ use riverlock_digital_river::Client;
 use riverlock_ledger::postgres::bounded;
 use riverlock_runtime::{Clock as _, Context, SystemClock};
 use riverlock_shipments::{
-    AddError, NewReport, Source, StoredReport, add,
+    AddError, NewReport, Source, StoredReport, add, intake,
     settle::{self, Decision},
     view, worker,
 };
@@ -58,6 +58,12 @@ async fn execute(connection: &mut PgConnection, command: ShipmentsCommand) -> an
             Ok(ExitCode::SUCCESS)
         }
         ShipmentsCommand::Show { report_id, output } => show(connection, report_id, output).await,
+        ShipmentsCommand::Rejected { order, limit, output } => {
+            let found = intake::rejections(connection, order.as_deref(), limit).await?;
+            let page = Page { items: found, next: None };
+            output.page(&page, "record", &print::REJECTED_COLUMNS, print::rejected)?;
+            Ok(ExitCode::SUCCESS)
+        }
         ShipmentsCommand::Retry { report_id, decision } => {
             decide(connection, report_id, &Decision::SendAgain, decision).await
         }
@@ -155,8 +161,10 @@ async fn decide(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the worker that reports shipments, if an API key is configured.
+/// Starts reading shipments from Kafka and, if an API key is configured, the worker that reports shipments.
 pub(crate) fn start(config: &Config, context: &Context) -> anyhow::Result<()> {
+    let intake = intake::run(config.kafka.clone(), config.postgres.clone(), context.clone());
+    context.shutdown.spawn("shipment-intake", intake);
     let digital_river = config.digital_river();
     if digital_river.accounts().next().is_none() {
         return Ok(());

@@ -1,7 +1,10 @@
 //! Shipments as text.
 
 use riverlock_schemas::time::rfc3339;
-use riverlock_shipments::view::{LineView, ReportView, RequestView};
+use riverlock_shipments::{
+    intake::RejectionView,
+    view::{LineView, ReportView, RequestView},
+};
 use serde::Serialize;
 
 use crate::terminal::{
@@ -28,6 +31,30 @@ pub(super) fn values(report: &ReportView) -> [String; 6] {
         report.mode().to_string(),
         report.state.clone(),
         optional(report.fulfillment_id.as_deref().or(report.last_error.as_deref())),
+    ]
+}
+
+/// The columns of `shipments rejected`.
+pub(super) const REJECTED_COLUMNS: [Column; 7] = [
+    Column::text("READ"),
+    Column::text("RECORD"),
+    Column::text("ORDER"),
+    Column::text("MODE"),
+    Column::text("KEY"),
+    Column::text("OUTCOME"),
+    Column::text("REASON"),
+];
+
+/// The values of one record in `shipments rejected`.
+pub(super) fn rejected(record: &RejectionView) -> [String; 7] {
+    [
+        rfc3339(record.created_at),
+        format!("{}[{}]@{}", record.topic, record.partition, record.offset),
+        optional(record.order_id.as_deref()),
+        optional(record.mode().map(riverlock_schemas::Mode::as_str)),
+        optional(record.idempotency_key.as_deref()),
+        record.outcome.clone(),
+        format!("{}: {}", record.code, printable(&record.detail)),
     ]
 }
 

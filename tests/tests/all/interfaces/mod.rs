@@ -5,4 +5,5 @@ mod commands;
 mod invoices;
 mod orders;
 mod outbox;
+mod shipment_topic;
 mod shipments;

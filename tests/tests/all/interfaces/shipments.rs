@@ -77,8 +77,15 @@ impl Station {
         station
     }
 
-    /// Publishes and applies `order.accepted` of an order that has a line with a quantity of at least two.
+    /// Publishes and applies `order.accepted` of one order.
     async fn accept(&mut self) {
+        let (order_id, line, count) = self.accept_orders(1).await.remove(0);
+        (self.order_id, self.line) = (order_id, (line, count));
+    }
+
+    /// Publishes and applies `order.accepted` of orders that have a line with a quantity of at least two. Returns each
+    /// order's id, and that line with its quantity.
+    async fn accept_orders(&self, count: usize) -> Vec<(String, String, i64)> {
         let quantity = |life: &Life| {
             let accepted = life.events.iter().position(|event| event.event_type == "order.accepted")?;
             let body: Value = serde_json::from_slice(&life.events[accepted].body).unwrap();
@@ -87,14 +94,27 @@ impl Station {
             let count = line["quantity"].as_i64().filter(|count| *count >= 2)?;
             Some((accepted, line["id"].as_str()?.to_owned(), count))
         };
-        let lives = lives(3, 60);
-        let (life, (accepted, line, count)) = lives.iter().find_map(|life| Some((life, quantity(life)?))).unwrap();
-        (self.order_id, self.line) = (life.order_id.clone(), (line, count));
         let orders = riverlock_processor::Orders::new(vec![Mode::Test]);
-        let body = &life.events[accepted].body;
         let mut connection = self.database.connect().await.unwrap();
-        batch::apply(&mut connection, &orders, &[record(0, 0, body)], None, now()).await.unwrap();
-        self.post("/sandbox/events?withhold=true", body.to_vec()).await;
+        let mut found = Vec::new();
+        for (life, offset) in lives(3, 200).iter().zip(0..) {
+            let Some((accepted, line, quantity)) = quantity(life).filter(|_| found.len() < count) else { continue };
+            let body = &life.events[accepted].body;
+            batch::apply(&mut connection, &orders, &[record(0, offset, body)], None, now()).await.unwrap();
+            self.post("/sandbox/events?withhold=true", body.to_vec()).await;
+            found.push((life.order_id.clone(), line, quantity));
+        }
+        assert_eq!(found.len(), count);
+        found
+    }
+
+    /// The messages about the order's shipments.
+    async fn messages(&self) -> Vec<Value> {
+        let kinds = "SELECT payload FROM outbox WHERE kind LIKE 'shipment.%' AND order_id = $1 ORDER BY message_id";
+        let mut connection = self.database.connect().await.unwrap();
+        let rows: Vec<Vec<u8>> =
+            sqlx::query_scalar(kinds).bind(&self.order_id).fetch_all(&mut connection).await.unwrap();
+        rows.iter().map(|payload| serde_json::from_slice(payload).unwrap()).collect()
     }
 
     async fn post(&self, path: &str, body: Vec<u8>) -> Value {
@@ -225,7 +245,15 @@ async fn fulfillments_of_other_clients_are_not_taken_for_own_reports() {
     station.post("/fulfillments", body.to_string().into_bytes()).await;
     station.work();
     let report = station.until(added.report_id, "refused").await;
-    assert!(matches!(report.last_code.as_deref(), Some("item_fulfilled" | "order_fulfilled")), "{report:?}");
+    assert!(
+        matches!(report.last_code.as_deref(), Some("item_fulfilled" | "order_fulfilled" | "order_complete")),
+        "{report:?}"
+    );
+    let messages = station.messages().await;
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    let data = &messages[0]["data"];
+    assert_eq!((&messages[0]["type"], &data["refusedBy"]), (&json!("shipment.refused"), &json!("digital_river")));
+    assert_eq!((&data["idempotencyKey"], &data["code"]), (&json!("late"), &json!(report.last_code.unwrap())));
     let mut connection = station.database.connect().await.unwrap();
     let withdrawn = settle::Decision::Withdrawn;
     assert!(
@@ -253,7 +281,68 @@ async fn a_report_that_cannot_be_resolved_is_left_to_an_operator() {
     let decision = settle::Decision::Reported { fulfillment_id: id.clone() };
     assert!(settle::settle(&mut connection, added.report_id, &decision, "a test", "asked", now()).await.unwrap());
     let report = station.until(added.report_id, "reported").await;
-    assert_eq!((report.fulfillment_id, station.found().await.len()), (Some(id), 1));
+    assert_eq!((report.fulfillment_id.as_ref(), station.found().await.len()), (Some(&id), 1));
+    let messages = station.messages().await;
+    assert_eq!((messages.len(), &messages[0]["type"]), (1, &json!("shipment.reported")), "{messages:?}");
+    assert_eq!(messages[0]["data"]["fulfillmentId"], json!(id));
+}
+
+/// Every worker is ended at a random moment, as by SIGKILL, until all shipments are reported.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_killed_at_any_moment_report_every_shipment_once() {
+    const ORDERS: usize = 20;
+    let station = Station::start().await;
+    let orders = station.accept_orders(ORDERS).await;
+    let faults = json!([{ "fault": { "kind": "server_error_afterwards" }, "method": "POST", "path": "/fulfillments",
+                          "after": 3, "times": 2 }]);
+    station.faults(faults).await;
+    let mut reports = Vec::new();
+    for (order_id, line, _) in &orders {
+        for key in ["first", "second"] {
+            let new = NewReport {
+                order_id: order_id.clone(),
+                lines: vec![Line { line_id: line.clone(), quantity: 1, cancel_quantity: 0 }],
+                ..station.report(key, 1)
+            };
+            reports.push(station.add(&new).await.unwrap().report_id);
+        }
+    }
+    let mut connection = station.database.connect().await.unwrap();
+    let (begun, mut killed) = (Instant::now(), 0);
+    loop {
+        let open = "SELECT count(*) FROM shipment_reports WHERE state <> 'reported'";
+        let left: i64 = sqlx::query_scalar(open).fetch_one(&mut connection).await.unwrap();
+        if left == 0 {
+            break;
+        }
+        assert!(begun.elapsed() < WITHIN * 2, "{left} shipments are not reported after {killed} kills");
+        #[expect(clippy::disallowed_methods, reason = "the test aborts the task")]
+        let worker = tokio::spawn(worker::run(
+            station.client.clone(),
+            station.database.config.clone(),
+            Context { clock: Arc::<Shifted>::clone(&station.clock), ..Context::new() },
+        ));
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
+        worker.abort();
+        killed += 1;
+        // Past the longest lease and wait.
+        station.clock.0.fetch_add(660, Ordering::Relaxed);
+    }
+    assert!(killed > 3, "the workers were killed {killed} times: the test showed nothing");
+    for (order_id, _, _) in &orders {
+        let found = fulfillments::of_order(&station.client, Mode::Test, order_id).await.unwrap().0;
+        let mut ids: Vec<_> = found.into_iter().filter_map(|found| found.report_id).collect();
+        assert_eq!(ids.len(), 2, "{order_id}: {ids:?}");
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 2, "{order_id}: a shipment was reported twice");
+        assert!(ids.iter().all(|id| reports.iter().any(|report| report.to_string() == *id)), "{ids:?}");
+    }
+    let messages: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox WHERE kind = 'shipment.reported'")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(usize::try_from(messages).unwrap(), reports.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
