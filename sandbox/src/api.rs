@@ -50,7 +50,10 @@ mod webhooks;
 
 pub use crate::api::injection::calls::{ApiFault, ApiFaultRule};
 pub use error::ApiError;
-pub use fulfillments::FULFILLMENTS_KEPT_MAX;
+pub use fulfillments::{
+    FULFILLMENTS_KEPT_MAX,
+    progress::{CaptureOutcome, CaptureRule},
+};
 pub use webhooks::WEBHOOKS_MAX;
 
 /// Largest request body.
@@ -76,6 +79,9 @@ pub struct Api {
     webhook_failures_max: u32,
     publisher: publish::Publisher,
     fulfillments: Mutex<fulfillments::Fulfillments>,
+    /// How captures end.
+    captures: Mutex<Vec<CaptureRule>>,
+    capture_delay: Duration,
     objects: Mutex<objects::Objects>,
     salt: u64,
     ids: AtomicU64,
@@ -99,6 +105,8 @@ impl Api {
             webhook_failures_max: config.webhook_failures_max.get(),
             publisher: publish::Publisher::default(),
             fulfillments: Mutex::default(),
+            captures: Mutex::default(),
+            capture_delay: config.capture_delay,
             objects: Mutex::default(),
             // Ids differ from those of earlier runs, which clients may have stored.
             salt: now.timestamp_micros().cast_unsigned(),
@@ -110,6 +118,14 @@ impl Api {
     /// The events that `GET /events` lists; the sender records them here.
     pub fn events(&self) -> Arc<EventStore> {
         Arc::clone(&self.events)
+    }
+
+    /// Publishes an event that the player delivers itself: only its order becomes known.
+    ///
+    /// # Errors
+    /// When the body is not an event.
+    pub fn learn(self: &Arc<Self>, body: &bytes::Bytes) -> Result<(), ApiError> {
+        publish::publish(self, body.clone(), true).map(drop)
     }
 
     /// Sets the faults of the file API, or removes them; counts of earlier attempts are reset.
@@ -138,12 +154,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route("/webhooks/{id}", get(webhooks::one).patch(webhooks::change).delete(webhooks::remove))
         .route("/fulfillments", get(fulfillments::list).post(fulfillments::create))
-        .route("/fulfillments/{id}", get(fulfillments::one))
+        .route("/fulfillments/{id}", get(fulfillments::one).post(fulfillments::change))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), injection::calls::layer))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::limit));
     Router::new()
         .route("/sandbox/faults", get(injection::downloads::show).post(injection::downloads::replace))
         .route("/sandbox/api-faults", get(injection::calls::show).post(injection::calls::replace))
+        .route("/sandbox/captures", get(fulfillments::progress::show).post(fulfillments::progress::replace))
         .route("/sandbox/events", post(publish::create))
         .merge(limited)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), auth::require_key))

@@ -36,6 +36,9 @@ pub const ATTEMPTS_MAX: u32 = 40;
 /// failures.
 pub const WEBHOOK_FAILURES_MAX: u32 = 20;
 
+/// How long the capture of a fulfillment stays pending. At Digital River it takes seconds to days.
+pub const CAPTURE_DELAY_MILLISECONDS: u64 = 1_000;
+
 /// Test or live data. Source: Digital River: every event and object has `liveMode`, and the two never mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -86,6 +89,10 @@ pub struct SandboxConfig {
     pub faults: Faults,
     /// Failed attempts in a row after which a registered webhook is disabled.
     pub webhook_failures_max: NonZeroU32,
+    /// How long the capture of a fulfillment stays pending.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String", extend("format" = "duration-text"))]
+    pub capture_delay: Duration,
     /// Where `riverlock sandbox play` delivers events. Secrets and retries apply to registered webhooks as well.
     pub target: TargetConfig,
 }
@@ -100,6 +107,7 @@ impl Default for SandboxConfig {
             public_url: None,
             faults: Faults::default(),
             webhook_failures_max: NonZeroU32::new(WEBHOOK_FAILURES_MAX).expect("the constant is not 0"),
+            capture_delay: Duration::from_millis(CAPTURE_DELAY_MILLISECONDS),
             target: TargetConfig::default(),
         }
     }

@@ -62,6 +62,13 @@ impl ApiError {
         Self { parameter: Some(parameter.to_owned()), ..error }
     }
 
+    /// Source: Digital River, "Payment reauthorizations": this answer has no `type`, and `description` for `message`.
+    pub(super) fn authorization_expired() -> Self {
+        let message = "Fulfillment cannot be processed because the payment authorization has expired.";
+        let error = Self::new(StatusCode::CONFLICT, "", "payment_authorization_failed", message);
+        Self { parameter: Some("orderId".to_owned()), ..error }
+    }
+
     pub(super) fn method_not_allowed() -> Self {
         let message = "This path does not support the method.";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "method_not_allowed", message)
@@ -90,6 +97,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
         struct Body {
+            #[serde(skip_serializing_if = "str::is_empty")]
             r#type: &'static str,
             errors: [Detail; 1],
         }
@@ -98,9 +106,14 @@ impl IntoResponse for ApiError {
             code: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
             parameter: Option<String>,
-            message: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            message: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            description: Option<String>,
         }
-        let detail = Detail { code: self.code, parameter: self.parameter, message: self.message };
+        let (message, description) =
+            if self.kind.is_empty() { (None, Some(self.message)) } else { (Some(self.message), None) };
+        let detail = Detail { code: self.code, parameter: self.parameter, message, description };
         let mut response = (self.status, Json(Body { r#type: self.kind, errors: [detail] })).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

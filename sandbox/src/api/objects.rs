@@ -48,6 +48,11 @@ pub(super) fn learn(api: &Api, event: &Value, created_time: DateTime<Utc>) {
     }
 }
 
+/// The newest snapshot of an order.
+pub(super) fn snapshot(api: &Api, order_id: &str) -> Option<Value> {
+    lock(&api.objects).orders.get(order_id).map(|(_, order)| order.clone())
+}
+
 pub(super) async fn orders(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Value>, ApiError> {
     let mut names: Vec<String> = ["state", "limit", "startingAfter"].map(str::to_owned).to_vec();
     let fields: Vec<&str> = STATES.into_iter().chain(["createdTime", "updatedTime"]).collect();

@@ -48,6 +48,13 @@ pub(super) struct Publisher {
     slots: Arc<tokio::sync::Semaphore>,
 }
 
+impl Publisher {
+    /// The tasks that publish and deliver.
+    pub(super) fn tasks(&self) -> tokio_util::task::TaskTracker {
+        self.tasks.clone()
+    }
+}
+
 impl Default for Publisher {
     fn default() -> Self {
         let slots = Arc::new(tokio::sync::Semaphore::new(DELIVERIES_MAX));
@@ -60,12 +67,19 @@ pub(super) async fn create(
     Query(options): Query<Options>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let event = read(&api, body)?;
+    let (id, targets) = publish(&api, body, options.withhold)?;
+    let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id, "webhooks": targets }))))
+}
+
+/// Publishes an event. Returns its id, and the webhooks to which it is delivered.
+pub(super) fn publish(api: &Arc<Api>, body: Bytes, withhold: bool) -> Result<(String, Vec<uuid::Uuid>), ApiError> {
+    let event = read(api, body)?;
     api.events.record_body(&event.id, &event.event_type, event.created_time, event.body.clone());
-    let targets = if options.withhold { Vec::new() } else { webhooks::sending(&api, &event.event_type) };
+    let targets = if withhold { Vec::new() } else { webhooks::sending(api, &event.event_type) };
     let event = Arc::new(event);
     for id in &targets {
-        let (api, event, id) = (Arc::clone(&api), Arc::clone(&event), *id);
+        let (api, event, id) = (Arc::clone(api), Arc::clone(&event), *id);
         let slots = Arc::clone(&api.publisher.slots);
         let tracker = api.publisher.tasks.clone();
         tracker.spawn(async move {
@@ -73,8 +87,7 @@ pub(super) async fn create(
             deliver(&api, id, &event).await;
         });
     }
-    let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": event.id, "webhooks": targets }))))
+    Ok((event.id.clone(), targets))
 }
 
 fn read(api: &Api, body: Bytes) -> Result<Event, ApiError> {

@@ -312,6 +312,60 @@ async fn a_fulfillment_is_checked_stored_and_listed() {
     assert_eq!((no_json.status, no_json.error().0.as_str()), (415, "bad_request"));
 }
 
+/// Publishes an order with two lines, reports it in two parts, and returns the types of the events that follow.
+async fn after_reporting(rules: Value, last_event: &str) -> Vec<String> {
+    let rate_limit_per_second = std::num::NonZeroU32::new(100_000);
+    let capture_delay = Duration::from_millis(5);
+    let api = api(&SandboxConfig { rate_limit_per_second, capture_delay, ..SandboxConfig::default() });
+    let items = json!([{ "id": "a", "quantity": 2 }, { "id": "b", "quantity": 1 }]);
+    let order = json!({ "id": "7", "state": "accepted", "totalAmount": 12.5, "currency": "EUR", "items": items });
+    let event = json!({ "id": "e", "type": "order.accepted", "createdTime": "2026-01-05T08:00:00Z", "liveMode": false,
+                        "data": { "object": order } });
+    assert_eq!(api.post("/sandbox/events", event).await.status, 202);
+    assert_eq!(api.post("/sandbox/captures", rules).await.status, 204);
+    for items in [json!([{ "itemId": "a", "quantity": 2 }]), json!([{ "itemId": "b", "cancelQuantity": 1 }])] {
+        let answer = api.post("/fulfillments", json!({ "orderId": "7", "items": items })).await;
+        assert_eq!(answer.status, 201);
+    }
+    let begun = std::time::Instant::now();
+    loop {
+        let listed = api.get("/events?limit=100").await.json();
+        let mut types: Vec<String> =
+            listed["data"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect();
+        types.sort();
+        if types.iter().any(|name| name == last_event) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            return types;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{types:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_order_becomes_fulfilled_with_its_last_line_and_complete_with_its_last_capture() {
+    let all = [
+        "fulfillment.created",
+        "fulfillment.created",
+        "order.accepted",
+        "order.charge.cancel.complete",
+        "order.charge.cancel.pending",
+        "order.charge.capture.complete",
+        "order.charge.capture.pending",
+        "order.complete",
+        "order.fulfilled",
+    ];
+    assert_eq!(after_reporting(json!([]), "order.complete").await, all);
+    let failed = after_reporting(json!([{ "outcome": "failed" }]), "order.charge.capture.failed").await;
+    assert!(failed.iter().any(|name| name == "order.fulfilled") && failed.iter().all(|name| name != "order.complete"));
+    let pending =
+        after_reporting(json!([{ "orderId": "7", "outcome": "stays_pending" }]), "order.charge.cancel.complete");
+    let ended = |name: &&String| name.starts_with("order.charge.capture.") && !name.ends_with("pending");
+    assert_eq!(pending.await.iter().filter(ended).count(), 0);
+    let of_another = json!([{ "orderId": "8", "outcome": "failed" }]);
+    assert_eq!(after_reporting(of_another, "order.complete").await, all);
+}
+
 #[tokio::test]
 async fn faults_of_downloads_are_injected_on_request() {
     let api = without_rate_limit();

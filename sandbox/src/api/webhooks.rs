@@ -18,7 +18,10 @@ use super::{Api, ApiError, lock, params::Params};
 use crate::events::matches;
 
 /// How many webhooks may be registered.
-pub const WEBHOOKS_MAX: usize = 100;
+pub const WEBHOOKS_MAX: usize = 20_000;
+
+/// Most webhooks in a list, which has neither limit nor cursors. Source: Digital River, Webhooks API.
+const LIST_MAX: usize = 100;
 
 /// The fields of a webhook. Source: Digital River, Webhooks API.
 const FIELDS: [&str; 7] = ["types", "address", "apiVersion", "enabled", "transportType", "oauth", "authentication"];
@@ -65,16 +68,16 @@ pub(super) async fn create(
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Value>, ApiError> {
-    params.only(&["type", "types", "types[]", "limit"])?;
-    let (limit, patterns) = (params.limit()?, params.types()?);
+    params.only(&["type", "types", "types[]"])?;
+    let patterns = params.types()?;
     let kept = lock(&api.webhooks);
     let fits = |webhook: &&Webhook| {
         let mut types = types(webhook);
         patterns.is_empty() || types.any(|name| patterns.iter().any(|pattern| matches(pattern, name)))
     };
-    let mut data: Vec<Value> = kept.values().rev().filter(fits).take(limit + 1).map(shown).collect();
-    let has_more = data.len() > limit;
-    data.truncate(limit);
+    let mut data: Vec<Value> = kept.values().rev().filter(fits).take(LIST_MAX + 1).map(shown).collect();
+    let has_more = data.len() > LIST_MAX;
+    data.truncate(LIST_MAX);
     Ok(Json(json!({ "hasMore": has_more, "data": data })))
 }
 

@@ -62,6 +62,8 @@ pub struct PlayConfig {
     pub rate_per_second: Option<NonZeroU32>,
     /// The receiver.
     pub target: TargetConfig,
+    /// Of every so many lives, the last event of one is recorded in `events` and never delivered; none if absent.
+    pub withhold_every: Option<std::num::NonZeroU64>,
     /// Where sent events are kept for the Events API, if anywhere.
     pub events: Option<Arc<EventStore>>,
     /// The time that signatures carry.
@@ -80,6 +82,13 @@ impl PlayConfig {
         self.indices().map(move |index| Life::generate(seed, index, mode, start))
     }
 
+    /// Whether an event of a life is recorded and never delivered.
+    #[must_use]
+    pub fn withholds(&self, life: &Life, event: &PlannedEvent) -> bool {
+        let is_chosen = self.withhold_every.is_some_and(|every| life.index % every == 0);
+        is_chosen && life.events.last().is_some_and(|last| last.id == event.id)
+    }
+
     fn indices(&self) -> std::ops::Range<u64> {
         self.first..self.first.saturating_add(self.orders)
     }
@@ -96,6 +105,7 @@ impl Default for PlayConfig {
             concurrency: CONCURRENCY_DEFAULT,
             rate_per_second: None,
             target: TargetConfig::default(),
+            withhold_every: None,
             events: None,
             clock: Clock::system(),
         }
@@ -252,16 +262,24 @@ impl Player {
     async fn play_life(self: Arc<Self>, index: u64) -> Vec<LateDelivery> {
         let life = Life::generate(self.config.seed, index, self.config.mode, self.config.start);
         let plan = plan::draw(self.config.seed, index, life.events.len());
-        add(&self.progress.events_planned, u64::try_from(life.events.len()).expect("a life has few events"));
+        let withheld = life.events.iter().filter(|event| self.config.withholds(&life, event));
+        let (events, store) = (life.events.len() - withheld.clone().count(), self.config.events.as_ref());
+        withheld.for_each(|event| store.iter().for_each(|store| store.record(event)));
+        add(&self.progress.events_planned, u64::try_from(events).expect("a life has few events"));
+        let sent = |send: &plan::Send| !self.config.withholds(&life, &life.events[send.event]);
         let mut late = Vec::new();
         match plan.pace {
             Pace::OneByOne => {
-                for send in plan.sends {
+                for send in plan.sends.iter().filter(|send| sent(send)) {
                     late.extend(self.send(&life.events[send.event], send.repeat).await);
                 }
             }
             Pace::AllAtOnce => {
-                let sends = plan.sends.iter().map(|send| self.send(&life.events[send.event], send.repeat));
+                let sends = plan
+                    .sends
+                    .iter()
+                    .filter(|send| sent(send))
+                    .map(|send| self.send(&life.events[send.event], send.repeat));
                 late.extend(futures::future::join_all(sends).await.into_iter().flatten());
             }
         }

@@ -1,10 +1,10 @@
 //! `/fulfillments`: shipped and cancelled quantities.
 //!
-//! Fulfillments of an order whose events were published here are checked against its lines, as Digital River does. For other
-//! orders every fulfillment is accepted.
+//! Fulfillments of an order whose events were published here are checked against its lines, as Digital River does, and events
+//! follow from them. For other orders every fulfillment is accepted.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -17,6 +17,10 @@ use chrono::SecondsFormat;
 use serde_json::{Map, Value, json};
 
 use super::{Api, ApiError, lock, params::Params};
+
+pub(super) mod progress;
+
+use progress::{Accepted, CaptureOutcome};
 
 /// Most fulfillments that are stored; the oldest are dropped first.
 pub const FULFILLMENTS_KEPT_MAX: usize = 10_000;
@@ -46,12 +50,53 @@ pub(super) struct Fulfillments {
     orders: BTreeMap<String, Order>,
 }
 
+/// The fields of a fulfillment that can be changed. Source: Digital River, Fulfillments API, since 2023-09-27.
+const CHANGEABLE: [&str; 5] = ["trackingCompany", "trackingNumber", "trackingUrl", "metadata", "items"];
+
 /// The facts of an order that fulfillments are checked against.
 #[derive(Debug, Default)]
 struct Order {
     cancelled: bool,
-    /// Ordered and reported quantity, by line.
-    lines: BTreeMap<String, (u64, u64)>,
+    complete: bool,
+    lines: BTreeMap<String, OrderLine>,
+    /// Captures that are not complete.
+    uncaptured: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct OrderLine {
+    quantity: u64,
+    fulfilled: u64,
+    cancelled: u64,
+}
+
+impl OrderLine {
+    fn is_finished(self) -> bool {
+        self.fulfilled + self.cancelled >= self.quantity
+    }
+}
+
+impl Order {
+    fn is_finished(&self) -> bool {
+        !self.lines.is_empty() && self.lines.values().all(|line| line.is_finished())
+    }
+}
+
+/// Ends a capture of an order. Returns whether the order is complete now.
+fn settle(api: &Api, order_id: &str) -> bool {
+    let mut known = lock(&api.fulfillments);
+    let Some(order) = known.orders.get_mut(order_id) else { return false };
+    order.uncaptured = order.uncaptured.saturating_sub(1);
+    let is_complete = order.is_finished() && order.uncaptured == 0 && !order.complete;
+    order.complete |= is_complete;
+    is_complete
+}
+
+/// The lines of an order of which nothing was shipped.
+fn cancelled_lines(api: &Api, order_id: &str) -> BTreeSet<String> {
+    let known = lock(&api.fulfillments);
+    let lines = known.orders.get(order_id).into_iter().flat_map(|order| &order.lines);
+    lines.filter(|(_, line)| line.fulfilled == 0 && line.cancelled > 0).map(|(id, _)| id.clone()).collect()
 }
 
 /// Stores an order's lines and state from the object of an order event.
@@ -65,9 +110,10 @@ pub(super) fn learn(api: &Api, event: &Value) {
     }
     let order = known.orders.entry(id.to_owned()).or_default();
     order.cancelled |= object["state"] == "cancelled";
+    order.complete |= object["state"] == "complete";
     for item in object["items"].as_array().into_iter().flatten() {
         if let (Some(line), Some(quantity)) = (item["id"].as_str(), item["quantity"].as_u64()) {
-            order.lines.entry(line.to_owned()).or_default().0 = quantity;
+            order.lines.entry(line.to_owned()).or_default().quantity = quantity;
         }
     }
 }
@@ -78,10 +124,17 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let Json(mut fulfillment) = body?;
     check(&fulfillment)?;
-    let mut known = lock(&api.fulfillments);
     let order_id = fulfillment["orderId"].as_str().unwrap_or_default().to_owned();
+    let outcome = progress::outcome(&api, &order_id);
+    if outcome == CaptureOutcome::AuthorizationExpired {
+        return Err(ApiError::authorization_expired());
+    }
+    let mut known = lock(&api.fulfillments);
+    let mut is_last = false;
     if let Some(order) = known.orders.get_mut(&order_id) {
         take(order, &order_id, &fulfillment)?;
+        order.uncaptured += 1;
+        is_last = order.is_finished();
     }
     // Source: samples have both quantities always, 0 where unused.
     for item in fulfillment.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -99,6 +152,8 @@ pub(super) async fn create(
         known.kept.pop_front();
     }
     known.kept.push_back(fulfillment.clone());
+    drop(known);
+    progress::follow(&api, Accepted { fulfillment: fulfillment.clone(), order_id, is_last, outcome });
     Ok((StatusCode::CREATED, Json(Value::Object(fulfillment))))
 }
 
@@ -108,25 +163,31 @@ fn take(order: &mut Order, order_id: &str, fulfillment: &Map<String, Value>) -> 
     if order.cancelled {
         return conflict("order_cancelled", "orderId", format!("Resource '{order_id}' is cancelled."));
     }
-    if !order.lines.is_empty() && order.lines.values().all(|(quantity, reported)| reported >= quantity) {
+    if order.complete {
+        return conflict("order_complete", "orderId", format!("Resource '{order_id}' is already complete."));
+    }
+    if order.is_finished() {
         return conflict("order_fulfilled", "orderId", format!("Resource '{order_id}' is fulfilled."));
     }
     let mut reported = order.lines.clone();
     for item in fulfillment.get("items").and_then(Value::as_array).into_iter().flatten() {
         let id = item["itemId"].as_str().unwrap_or_default();
-        let asked =
-            ["quantity", "cancelQuantity"].map(|name| item[name].as_u64().unwrap_or_default()).iter().sum::<u64>();
-        let Some((quantity, so_far)) = reported.get_mut(id) else {
+        let [fulfilled, cancelled] = ["quantity", "cancelQuantity"].map(|name| item[name].as_u64().unwrap_or_default());
+        let Some(line) = reported.get_mut(id) else {
             return Err(ApiError::invalid("itemId", format!("Resource '{id}' is no line of the order.")));
         };
-        if *so_far >= *quantity {
+        if line.is_finished() && line.fulfilled == 0 {
+            return conflict("item_cancelled", "itemId", format!("Resource '{id}' is already cancelled."));
+        }
+        if line.is_finished() {
             return conflict("item_fulfilled", "itemId", format!("Resource '{id}' is already fulfilled."));
         }
-        if *so_far + asked > *quantity {
+        line.fulfilled = line.fulfilled.saturating_add(fulfilled);
+        line.cancelled = line.cancelled.saturating_add(cancelled);
+        if line.fulfilled.saturating_add(line.cancelled) > line.quantity {
             let message = "Sum of quantity and cancelQuantity may not exceed sku quantity of the order.";
             return conflict("quantity_too_large", "quantity", message.to_owned());
         }
-        *so_far += asked;
     }
     order.lines = reported;
     Ok(())
@@ -154,6 +215,25 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Path(id): Path<String>) -> 
     let known = lock(&api.fulfillments);
     let found = known.kept.iter().find(|fulfillment| fulfillment["id"] == id.as_str());
     let found = found.ok_or_else(|| ApiError::not_found("id", format!("There is no fulfillment '{id}'.")))?;
+    Ok(Json(Value::Object(found.clone())))
+}
+
+/// Changes tracking data and metadata. Repeating it is harmless.
+pub(super) async fn change(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    body: Result<Json<Map<String, Value>>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(changes) = body?;
+    if let Some(name) = changes.keys().find(|name| !CHANGEABLE.contains(&name.as_str())) {
+        return Err(ApiError::bad_request("unknown_parameter", name.as_str(), format!("'{name}' cannot be changed.")));
+    }
+    let mut known = lock(&api.fulfillments);
+    let found = known.kept.iter_mut().find(|fulfillment| fulfillment["id"] == id.as_str());
+    let found = found.ok_or_else(|| ApiError::not_found("id", format!("There is no fulfillment '{id}'.")))?;
+    for (name, value) in changes.into_iter().filter(|(name, _)| name != "items") {
+        found.insert(name, value);
+    }
     Ok(Json(Value::Object(found.clone())))
 }
 
