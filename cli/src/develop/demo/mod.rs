@@ -1,11 +1,13 @@
 //! `riverlock demo`: plays orders through the webhook endpoint of a local stack, then verifies everything.
 
+mod account;
 pub mod drain;
 mod report;
 mod restart;
 pub mod verify;
+mod warehouse;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{num::NonZeroU64, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use riverlock_recovery::audit;
@@ -16,6 +18,7 @@ use riverlock_sandbox::{
 };
 use tokio::net::TcpListener;
 
+use self::report::AccountReport;
 use super::{
     args::{BrokerKind, DemoOptions},
     local::{Local, Ports},
@@ -24,6 +27,12 @@ use crate::{
     exit,
     terminal::{out, progress as bars},
 };
+
+/// Of every so many orders, one has an event that is never delivered.
+const WITHHOLD_EVERY: u64 = 50;
+
+/// Most orders of a demo with events that are never delivered: the sandbox lists its latest 10 000 events.
+const WITHHOLD_ORDERS_MAX: u64 = 2_000;
 
 /// Bytes of one order in one topic: a body, repetitions, and the uneven distribution over partitions.
 const EMBEDDED_BYTES_PER_ORDER: u64 = 12 * 1024;
@@ -46,7 +55,7 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
         () = shutdown.soft().cancelled() => bail!("stopped while starting; all processes have ended"),
     };
     let result = tokio::select! {
-        result = demonstrate(&options, &mut local, &shutdown) => result,
+        result = demonstrate(&options, &mut local, folder.path(), &shutdown) => result,
         () = shutdown.soft().cancelled() => Err(anyhow::anyhow!("stopped; all processes have ended")),
     };
     if !matches!(result, Ok(true)) && !shutdown.soft().is_cancelled() {
@@ -70,29 +79,40 @@ fn ensure_capacity(orders: u64) -> anyhow::Result<()> {
 }
 
 /// Plays the orders, waits until they are processed, verifies them and prints the result. Returns whether all is right.
-async fn demonstrate(options: &DemoOptions, local: &mut Local, shutdown: &Shutdown) -> anyhow::Result<bool> {
+async fn demonstrate(
+    options: &DemoOptions,
+    local: &mut Local,
+    folder: &Path,
+    shutdown: &Shutdown,
+) -> anyhow::Result<bool> {
     let sandbox = local.config.sandbox.clone();
     let api = Api::new(&sandbox, Clock::system());
     let listener = TcpListener::bind(sandbox.listen).await.context("listening on the sandbox's address")?;
     let soft = shutdown.soft().clone();
     shutdown.spawn("sandbox", serve(listener, Arc::clone(&api), soft.cancelled_owned()));
+    account::register(local, folder).await?;
 
     let config = PlayConfig {
         seed: options.seed,
         orders: options.orders,
         mode: sandbox.mode,
         target: sandbox.target,
+        withhold_every: NonZeroU64::new(WITHHOLD_EVERY).filter(|_| options.orders <= WITHHOLD_ORDERS_MAX),
         events: Some(api.events()),
         ..PlayConfig::default()
     };
     let played = play_with_progress(&config, local, shutdown).await?;
+    let compared = account::reconcile(&local.config, &config, shutdown).await?;
+    drain::wait(local).await?;
+    let shipped = warehouse::ship(local, &config, &api).await?;
     drain::wait(local).await?;
 
     let mut connection = local.config.postgres.connect().await?;
     out::line("reading every record and every invoice again");
     let audit = audit::run(&local.config.kafka, &mut connection, &local.config.consumers()).await?;
-    let verified = verify::run(&config, &local.config, &mut connection).await?;
-    report::print(local, &mut connection, &played, &verified).await?;
+    let verified = verify::after_shipping(&config, &local.config, &mut connection, &shipped).await?;
+    report::print(local, &mut connection, &played, &verified, &AccountReport { compared, shipped: shipped.len() })
+        .await?;
     out::line(&audit.to_string());
     for problem in audit.findings.iter().chain(&verified.problems) {
         out::line(&format!("  {problem}"));

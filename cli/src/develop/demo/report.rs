@@ -5,17 +5,27 @@ use std::fmt::Display;
 use riverlock_invoice_fetcher::queue::view as documents;
 use riverlock_ledger::view;
 use riverlock_processor::store;
+use riverlock_reconcile::report::Report;
 use riverlock_sandbox::PlayReport;
 use sqlx::PgConnection;
 
 use super::verify::Verification;
 use crate::{develop::local::Local, terminal::out};
 
+/// What was done at the account.
+pub(super) struct AccountReport {
+    /// The comparison with the list of events.
+    pub(super) compared: Report,
+    /// Number of orders that were shipped.
+    pub(super) shipped: usize,
+}
+
 pub(super) async fn print(
     local: &Local,
     connection: &mut PgConnection,
     played: &PlayReport,
     verification: &Verification,
+    account: &AccountReport,
 ) -> anyhow::Result<()> {
     let counts = &played.counts;
     out::line(&format!("\n{:-<78}", ""));
@@ -37,6 +47,9 @@ pub(super) async fn print(
         "as played",
         format!("{} orders and {} events compared with their histories", verification.orders, verification.events),
     );
+    let Report { listed, missing, written, .. } = &account.compared;
+    row("never delivered", format!("{missing} of {listed} listed events, {written} fetched by reconcile"));
+    row("shipped", format!("{} orders, each reported once and complete", account.shipped));
     row("outbox messages", view::outbox_counts(connection).await?.0);
     row("invoices", list(documents::count_by_state(connection).await?));
     row("as served", format!("{} invoices hashed, {} bytes", verification.invoices, verification.invoice_bytes));
