@@ -313,3 +313,52 @@ async fn an_interrupted_plan_is_resumed() {
     }
     assert_eq!(kept.lock().unwrap().len(), 2);
 }
+
+/// An account with many webhooks of other systems, whose list is answered with at most a hundred of a type.
+fn crowded(per_page: usize, own_types: usize) -> impl Fn(u32, &Method, &Value) -> Response + Send + Sync + 'static {
+    let webhook = |number: usize, types: &str| {
+        json!({ "id": format!("id-{number}"), "types": [types], "address": format!("https://other.example/{number}"),
+                "enabled": true, "transportType": "HTTP" })
+    };
+    move |number, _, _| {
+        // The first request is for all types, the following ones for one type each.
+        let listed: Vec<Value> = match number {
+            1 => (20_000..30_000).map(|number| webhook(number, "payout.created")).take(per_page).collect(),
+            _ => (0..own_types).map(|number| webhook(number, "order.accepted")).take(per_page).collect(),
+        };
+        let has_more = number == 1 || own_types > per_page;
+        ok(&json!({ "data": listed, "hasMore": has_more }))
+    }
+}
+
+#[tokio::test]
+async fn among_ten_thousand_webhooks_those_of_the_configured_types_are_found_or_the_list_counts_as_incomplete() {
+    let types = std::collections::BTreeSet::from(["order.accepted", "order.complete"]);
+    for (per_page, own, listed, truncated) in [(100, 3, 103, false), (10, 3, 13, false), (100, 5_000, 200, true)] {
+        let server = serve(crowded(per_page, own)).await;
+        let found = webhooks::list(&server.client(), Mode::Test, &types, Default::default()).await.unwrap();
+        assert_eq!(found.webhooks.len(), listed, "{per_page} {own}");
+        assert_eq!(found.truncated, truncated, "{per_page} {own}");
+        assert_eq!(server.headers.lock().unwrap().len(), 3, "one request for all, and one for each type");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_with_a_configured_id_is_found_although_the_list_is_incomplete() {
+    let crowd = crowded(100, 5_000);
+    let server = serve(move |number, method, body| match number {
+        ..4 => crowd(number, method, body),
+        _ => ok(&json!({ "id": "mine", "types": ["order.accepted"], "address": "https://h.example/a/", "enabled": true,
+                         "transportType": "HTTP", "apiVersion": "default" })),
+    });
+    let mut configured = configured();
+    configured[0].id = Some("mine".to_owned());
+    let (plan, truncated) = apply::plan(&server.await.client(), Mode::Test, &configured).await.unwrap();
+    let created: Vec<&str> = plan
+        .steps
+        .iter()
+        .filter(|step| matches!(step.action, webhooks::plan::Action::Create))
+        .map(|step| step.name.as_str())
+        .collect();
+    assert_eq!((truncated, created), (true, vec!["complete"]));
+}

@@ -9,7 +9,7 @@ use riverlock_schemas::Mode;
 
 use super::{
     config::WebhookConfig,
-    create, list,
+    create, get, list,
     model::Registration,
     plan::{Action, PlanStep, WebhookPlan},
     update,
@@ -79,7 +79,20 @@ pub async fn plan_for(
     configured: &[WebhookConfig],
     priority: Priority,
 ) -> Result<(WebhookPlan, bool), Error> {
-    let listed = list(client, mode, &WebhookPlan::types(mode, configured), priority).await?;
+    let mut listed = list(client, mode, &WebhookPlan::types(mode, configured), priority).await?;
+    if listed.truncated {
+        let of_mode = configured.iter().filter(|webhook| webhook.mode == mode);
+        for id in of_mode.filter_map(|webhook| webhook.id.as_deref()) {
+            if listed.webhooks.iter().any(|known| known.id == id) {
+                continue;
+            }
+            match get(client, mode, id).await {
+                Ok(found) => listed.webhooks.push(found),
+                Err(error) if error.status() == Some(404) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
     Ok((WebhookPlan::new(mode, configured, &listed.webhooks), listed.truncated))
 }
 

@@ -28,7 +28,7 @@ pub const LIST_MAX: usize = 100;
 pub struct Registrations {
     /// The registrations, sorted by creation time and id.
     pub webhooks: Vec<Registration>,
-    /// Whether the list may be incomplete: the answer was full, and there are no cursors.
+    /// Whether the list may be incomplete: the answer was full or says that there are more, and there are no cursors.
     pub truncated: bool,
 }
 
@@ -43,13 +43,12 @@ pub async fn list(
     types: &BTreeSet<&str>,
     priority: Priority,
 ) -> Result<Registrations, Error> {
-    let mut webhooks = list_once(client, mode, None, priority).await?;
-    let mut truncated = webhooks.len() >= LIST_MAX;
+    let (mut webhooks, mut truncated) = list_once(client, mode, None, priority).await?;
     if truncated && !types.is_empty() {
         truncated = false;
         for name in types {
-            let found = list_once(client, mode, Some(name), priority).await?;
-            truncated |= found.len() >= LIST_MAX;
+            let (found, more) = list_once(client, mode, Some(name), priority).await?;
+            truncated |= more;
             for webhook in found {
                 if webhooks.iter().all(|known| known.id != webhook.id) {
                     webhooks.push(webhook);
@@ -61,12 +60,13 @@ pub async fn list(
     Ok(Registrations { webhooks, truncated })
 }
 
+/// Lists once. The second value is whether the answer may be incomplete.
 async fn list_once(
     client: &Client,
     mode: Mode,
     event_type: Option<&str>,
     priority: Priority,
-) -> Result<Vec<Registration>, Error> {
+) -> Result<(Vec<Registration>, bool), Error> {
     let mut call = Call::get("webhooks_list", &["webhooks"]).priority(priority);
     if let Some(name) = event_type {
         call = call.query("type", name);
@@ -78,7 +78,10 @@ async fn list_once(
         let value: Value = serde_json::from_str(element.get()).map_err(|error| error.to_string())?;
         Registration::read(&value)
     };
-    page.data.iter().map(|element| read(element)).collect::<Result<_, _>>().map_err(unreadable)
+    let webhooks: Vec<Registration> =
+        page.data.iter().map(|element| read(element)).collect::<Result<_, _>>().map_err(unreadable)?;
+    let truncated = page.has_more || webhooks.len() >= LIST_MAX;
+    Ok((webhooks, truncated))
 }
 
 /// Fetches one registration.

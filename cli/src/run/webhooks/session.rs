@@ -68,6 +68,13 @@ impl Session {
                 "Digital River lists at most {} webhooks; further webhooks that are not configured here are not shown",
                 webhooks::LIST_MAX
             ));
+            // It may be registered and not listed; registering it again would deliver every event twice.
+            if let Some(step) = plan.steps.iter().find(|step| matches!(step.action, Action::Create)) {
+                bail!(Problem(format!(
+                    "webhook {} is not among the listed ones, and the list is incomplete: set its `id` in [[webhooks]]",
+                    step.name
+                )));
+            }
         }
         Ok(plan)
     }
