@@ -20,7 +20,7 @@ ifeq ($(filter $(BROKER),kafka embedded),)
 $(error BROKER is "$(BROKER)"; it is kafka (Apache Kafka, the default) or embedded (in memory, for machines without Java))
 endif
 
-.PHONY: help demo up build fmt check test docs references bench bench-instructions bench-ingest bench-processor bench-invoices lint deny broker
+.PHONY: help demo up build fmt check test docs references bench bench-instructions bench-ingest bench-processor bench-invoices bench-account lint deny broker
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,8 +88,8 @@ references: ## write the pages of docs/reference that are generated from the cod
 	RIVERLOCK_RECORD=1 cargo test --locked --workspace --test all -- pages::references::
 
 # The first run compiles everything for release, about 5 minutes on two cores. Then ingest takes 3 minutes, the processor 8,
-# and 100 000 invoices 7.
-bench: bench-instructions bench-ingest bench-processor bench-invoices ## run all four benchmarks
+# 100 000 invoices 7, and the account 3.
+bench: bench-instructions bench-ingest bench-processor bench-invoices bench-account ## run all five benchmarks
 
 bench-instructions: ## count instructions against the baseline
 	@deploy/setup build bench
@@ -106,6 +106,10 @@ ifeq ($(BROKER),kafka)
 else
 	@echo 'The processor is measured on Apache Kafka only: the embedded broker keeps too few records.' >&2
 endif
+
+bench-account: ## compare 1 000 000 events with Digital River's list, report 5 000 shipments at its rate limit
+	@deploy/setup build postgres
+	cargo bench --locked -p riverlock-tests --bench account
 
 bench-invoices: ## fetch INVOICES invoices at 250 a second, 5 % with faults: CPU, memory, completeness
 	@deploy/setup build postgres
