@@ -122,6 +122,7 @@ async fn webhooks_are_registered_and_events_that_were_never_delivered_are_fetche
 
     register(&world, &digital_river).await;
     deliver_through_each(&world, &digital_river, &mut connection).await;
+    refuse_and_confuse(&world, &digital_river).await;
     let withheld = withhold(&digital_river).await;
     reconcile(&world, &withheld, &mut connection).await;
     compare_orders(&world, &digital_river).await;
@@ -139,6 +140,7 @@ async fn register(world: &World, digital_river: &DigitalRiver) {
     digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", fault.to_string().into_bytes()).await;
     let planned = run(world, &["webhooks", "apply"], 1);
     assert!(planned.contains("3 to register"), "{planned}");
+    kill_apply_after_each_step(world, digital_river).await;
     run(world, &["webhooks", "apply", "--apply"], 0);
     let again = run(world, &["webhooks", "apply", "--apply"], 0);
     assert!(again.contains("0 to register, 0 to change, 3 as configured"), "{again}");
@@ -154,6 +156,52 @@ async fn register(world: &World, digital_river: &DigitalRiver) {
     run(world, &["webhooks", "apply", "--apply"], 0);
     let unconfirmed = command(world, &["webhooks", "disable", "order-complete"]).output().unwrap();
     assert_eq!(unconfirmed.status.code(), Some(2));
+}
+
+/// Kills `apply` after each of the first two registrations, when Digital River has executed the request and its answer is on
+/// its way.
+async fn kill_apply_after_each_step(world: &World, digital_river: &DigitalRiver) {
+    let slow = json!([{ "fault": { "kind": "slow_body_afterwards" }, "method": "POST", "path": "/webhooks" }]);
+    digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", slow.to_string().into_bytes()).await;
+    for registered in 1..=2 {
+        let mut child = command(world, &["webhooks", "apply", "--apply"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        loop {
+            let listed = digital_river.send(reqwest::Method::GET, "/webhooks", Vec::new()).await;
+            if listed["data"].as_array().unwrap().len() >= registered {
+                break;
+            }
+            let running = child.try_wait().unwrap().is_none();
+            assert!(running && begun.elapsed() < WITHIN, "the command ended, or registered nothing in time");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let lost =
+        json!([{ "fault": { "kind": "server_error_afterwards" }, "method": "POST", "path": "/webhooks", "times": 1 }]);
+    digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", lost.to_string().into_bytes()).await;
+}
+
+/// An account without rights, a wrong key and pages of HTML: each error says so, and nothing changes.
+async fn refuse_and_confuse(world: &World, digital_river: &DigitalRiver) {
+    for (kind, expected) in
+        [("forbidden", "403"), ("unauthorized", "401"), ("html_afterwards", "the answer is invalid")]
+    {
+        let fault = json!([{ "fault": { "kind": kind } }]).to_string();
+        digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", fault.into_bytes()).await;
+        for arguments in [&["webhooks", "check"][..], &["reconcile", "--since", "5d"], &["reconcile", "--orders"]] {
+            let output = command(world, arguments).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(3), "{kind} {arguments:?}: {error}");
+            assert!(error.contains(expected), "{kind} {arguments:?}: {error}");
+        }
+    }
+    digital_river.send(reqwest::Method::POST, "/sandbox/api-faults", b"[]".to_vec()).await;
 }
 
 /// Each of the three webhooks delivers an event and a probe.

@@ -86,6 +86,18 @@ async fn the_pages_about_the_account_say_what_commands_print() {
 }
 
 async fn registrations(world: &World, digital_river: &DigitalRiver) {
+    let mut page = Page::open("docs/start/salesforce.md");
+    block(world, &mut page, "salesforce-registered", &["webhooks apply", "webhooks apply --apply"]);
+    // Ingest reads its configuration every two seconds.
+    wait(|| printed(world, "webhooks check --probe").ends_with("0 with problems\n")).await;
+    block(world, &mut page, "salesforce-probed", &["webhooks check --probe"]);
+    page.end();
+    let listed = digital_river.send(reqwest::Method::GET, "/webhooks", Vec::new()).await;
+    for webhook in listed["data"].as_array().unwrap() {
+        let path = format!("/webhooks/{}", webhook["id"].as_str().unwrap());
+        digital_river.send(reqwest::Method::DELETE, &path, Vec::new()).await;
+    }
+
     let mut page = Page::open("docs/operations/registrations.md");
     block(world, &mut page, "registrations-applied", &["webhooks apply", "webhooks apply --apply"]);
     let listed = digital_river.send(reqwest::Method::GET, "/webhooks", Vec::new()).await;
@@ -100,8 +112,6 @@ async fn registrations(world: &World, digital_river: &DigitalRiver) {
 }
 
 async fn shipments(world: &World, digital_river: &DigitalRiver) {
-    // Ingest reads its configuration every two seconds.
-    wait(|| printed(world, "webhooks check --probe").ends_with("0 with problems\n")).await;
     let Accepted { order_id, body, lines } = accepted();
     let id = digital_river.happens(&body, false).await;
     let mut connection = world.local.config.postgres.connect().await.unwrap();
