@@ -78,7 +78,7 @@ pub struct Api {
     target: TargetConfig,
     webhook_failures_max: u32,
     publisher: publish::Publisher,
-    fulfillments: Mutex<fulfillments::Fulfillments>,
+    fulfillments: Mutex<fulfillments::orders::Fulfillments>,
     /// How captures end.
     captures: Mutex<Vec<CaptureRule>>,
     capture_delay: Duration,

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::{Api, ApiError, fulfillments, objects, webhooks};
+use super::{Api, ApiError, fulfillments::orders, objects, webhooks};
 use crate::sender::sign::{SIGNATURE_HEADER, header_in_style};
 
 /// Most concurrent deliveries; further ones wait.
@@ -93,7 +93,7 @@ pub(super) fn publish(api: &Arc<Api>, body: Bytes, withhold: bool) -> Result<(St
 fn read(api: &Api, body: Bytes) -> Result<Event, ApiError> {
     let value: Value = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request("invalid_body", "body", error.to_string()))?;
-    fulfillments::learn(api, &value);
+    orders::learn(api, &value);
     let text = |name: &str| value.get(name).and_then(Value::as_str).ok_or_else(|| ApiError::missing(name));
     let created_time = DateTime::parse_from_rfc3339(text("createdTime")?)
         .map_err(|error| ApiError::invalid("createdTime", error.to_string()))?;

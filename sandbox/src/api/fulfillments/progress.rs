@@ -14,6 +14,7 @@ use chrono::SecondsFormat;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::orders;
 use crate::api::{Api, ApiError, lock, objects, publish};
 
 /// Most rules about captures.
@@ -91,34 +92,34 @@ pub(super) fn follow(api: &Arc<Api>, accepted: Accepted) {
     let (shared, tasks) = (Arc::clone(api), api.publisher.tasks());
     tasks.spawn(async move {
         let api = shared;
-        emit(&api, "fulfillment.created", Value::Object(accepted.fulfillment.clone()));
+        emit(&api, "fulfillment.created", &Value::Object(accepted.fulfillment.clone()));
         let charge = charge_of(&api, &order, &accepted);
         let (captures, cancels) = (accepted.has("quantity"), accepted.has("cancelQuantity"));
         for (kind, list, happens) in [("capture", "captures", captures), ("cancel", "cancels", cancels)] {
             if happens {
-                emit(&api, &format!("order.charge.{kind}.pending"), charge.with(&api, list, "pending"));
+                emit(&api, &format!("order.charge.{kind}.pending"), &charge.with(&api, list, "pending"));
             }
         }
         if accepted.is_last {
-            emit(&api, "order.fulfilled", reached(&api, &accepted.order_id, "fulfilled"));
+            emit(&api, "order.fulfilled", &reached(&api, &accepted.order_id, "fulfilled"));
         }
         tokio::time::sleep(api.capture_delay).await;
         if cancels {
-            emit(&api, "order.charge.cancel.complete", charge.with(&api, "cancels", "complete"));
+            emit(&api, "order.charge.cancel.complete", &charge.with(&api, "cancels", "complete"));
         }
         match accepted.outcome {
             _ if !captures => {}
             CaptureOutcome::Failed => {
-                emit(&api, "order.charge.capture.failed", charge.with(&api, "captures", "failed"));
+                emit(&api, "order.charge.capture.failed", &charge.with(&api, "captures", "failed"));
                 return;
             }
             CaptureOutcome::StaysPending | CaptureOutcome::AuthorizationExpired => return,
             CaptureOutcome::Complete => {
-                emit(&api, "order.charge.capture.complete", charge.with(&api, "captures", "complete"));
+                emit(&api, "order.charge.capture.complete", &charge.with(&api, "captures", "complete"));
             }
         }
-        if super::settle(&api, &accepted.order_id) {
-            emit(&api, "order.complete", reached(&api, &accepted.order_id, "complete"));
+        if orders::settle(&api, &accepted.order_id) {
+            emit(&api, "order.complete", &reached(&api, &accepted.order_id, "complete"));
         }
     });
 }
@@ -166,7 +167,7 @@ fn reached(api: &Api, order_id: &str, state: &str) -> Value {
     order["updatedTime"] = json!(now);
     order["stateTransitions"][state] = json!(now);
     if state == "fulfilled" {
-        let cancelled = super::cancelled_lines(api, order_id);
+        let cancelled = orders::cancelled_lines(api, order_id);
         for item in order["items"].as_array_mut().into_iter().flatten() {
             let is_cancelled = item["id"].as_str().is_some_and(|id| cancelled.contains(id));
             let of_line = if is_cancelled { "cancelled" } else { "fulfilled" };
@@ -179,7 +180,7 @@ fn reached(api: &Api, order_id: &str, state: &str) -> Value {
     order
 }
 
-fn emit(api: &Arc<Api>, event_type: &str, object: Value) {
+fn emit(api: &Arc<Api>, event_type: &str, object: &Value) {
     let event = json!({
         "id": api.next_id(), "type": event_type, "data": { "object": object }, "liveMode": api.mode.is_live(),
         "createdTime": stamp(api), "digitalriverVersion": "2021-12-13",

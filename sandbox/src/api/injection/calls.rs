@@ -12,7 +12,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -23,6 +23,9 @@ const RULES_MAX: usize = 100;
 
 /// The largest answer that is changed, bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How long after its first half a cut answer breaks off.
+const CUT_AFTER: Duration = Duration::from_millis(20);
 
 /// Bytes that a slow body sends, one every hundred milliseconds: longer than any client waits.
 const SLOW_BODY_BYTES: u32 = 1_200;
@@ -68,6 +71,8 @@ pub enum ApiFault {
     HtmlAfterwards,
     /// The body is sent byte by byte and does not end in time, after the request was executed.
     SlowBodyAfterwards,
+    /// The connection breaks in the middle of the answer, after the request was executed.
+    CutAfterwards,
     /// The list's cursor is ignored: every page is the first one and has more after it.
     LoopingCursor,
     /// A list is answered as a bare array.
@@ -158,6 +163,15 @@ async fn after(fault: ApiFault, mut request: Request, next: Next) -> Response {
                 (count < SLOW_BODY_BYTES).then(|| (Ok::<_, Infallible>(Bytes::from_static(b" ")), count + 1))
             });
             Response::new(Body::from_stream(bytes))
+        }
+        ApiFault::CutAfterwards => {
+            let half = stream::once(async { Ok(Bytes::from_static(b"{\"id\":")) });
+            let cut = stream::once(async {
+                // The pause lets the first half be sent before the connection breaks.
+                tokio::time::sleep(CUT_AFTER).await;
+                Err(std::io::Error::other("cut off on request"))
+            });
+            Response::new(Body::from_stream(half.chain(cut)))
         }
         ApiFault::LoopingCursor => {
             changed(response, |mut value| {
