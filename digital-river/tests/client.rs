@@ -323,10 +323,10 @@ fn crowded(per_page: usize, own_types: usize) -> impl Fn(u32, &Method, &Value) -
     move |number, _, _| {
         // The first request is for all types, the following ones for one type each.
         let listed: Vec<Value> = match number {
-            1 => (20_000..30_000).map(|number| webhook(number, "payout.created")).take(per_page).collect(),
+            0 => (20_000..30_000).map(|number| webhook(number, "payout.created")).take(per_page).collect(),
             _ => (0..own_types).map(|number| webhook(number, "order.accepted")).take(per_page).collect(),
         };
-        let has_more = number == 1 || own_types > per_page;
+        let has_more = number == 0 || own_types > per_page;
         ok(&json!({ "data": listed, "hasMore": has_more }))
     }
 }
@@ -347,9 +347,11 @@ async fn among_ten_thousand_webhooks_those_of_the_configured_types_are_found_or_
 async fn a_webhook_with_a_configured_id_is_found_although_the_list_is_incomplete() {
     let crowd = crowded(100, 5_000);
     let server = serve(move |number, method, body| match number {
-        ..4 => crowd(number, method, body),
-        _ => ok(&json!({ "id": "mine", "types": ["order.accepted"], "address": "https://h.example/a/", "enabled": true,
-                         "transportType": "HTTP", "apiVersion": "default" })),
+        ..3 => crowd(number, method, body),
+        _ => {
+            ok(&json!({ "id": "mine", "types": ["order.accepted"], "address": "https://h.example/a/", "enabled": true,
+                         "transportType": "HTTP", "apiVersion": "default" }))
+        }
     });
     let mut configured = configured();
     configured[0].id = Some("mine".to_owned());

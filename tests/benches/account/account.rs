@@ -91,8 +91,13 @@ pub(crate) async fn serve(events: u64) -> anyhow::Result<()> {
 async fn list(State(served): State<Served>, Query(query): Query<Vec<(String, String)>>) -> Json<Value> {
     let one = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let time = |name: &str| one(name).and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-    let step = f64::from(u32::try_from(SPAN.num_seconds()).unwrap_or(u32::MAX)) / served.events.max(1) as f64;
-    let number = |time: DateTime<Utc>| ((time - start()).as_seconds_f64() / step).ceil().max(0.0) as u64;
+    let span = SPAN.num_microseconds().unwrap_or(i64::MAX);
+    // Microseconds between two events.
+    let step = (span / i64::try_from(served.events.max(1)).unwrap_or(i64::MAX)).max(1);
+    let number = |time: DateTime<Utc>| {
+        let since = (time - start()).num_microseconds().unwrap_or(i64::MAX).max(0);
+        u64::try_from(since.saturating_add(step - 1) / step).unwrap_or_default()
+    };
     let from = time("createdTime[gte]").map_or(0, |time| number(time.to_utc()));
     let to = time("createdTime[lt]").map_or(served.events, |time| number(time.to_utc()));
     let after = one("startingAfter").and_then(|id| u64::from_str_radix(id.split('-').next()?, 16).ok());
@@ -104,8 +109,9 @@ async fn list(State(served): State<Served>, Query(query): Query<Vec<(String, Str
 }
 
 /// An event of about two kilobytes.
-fn event(number: u64, step: f64) -> Value {
-    let created = start() + TimeDelta::microseconds((number as f64 * step * 1e6) as i64);
+fn event(number: u64, step: i64) -> Value {
+    let since = i64::try_from(number).unwrap_or(i64::MAX).saturating_mul(step);
+    let created = start() + TimeDelta::microseconds(since);
     let order = format!("{}", 100_000_000_000 + number / 4);
     let item = |line: u64| {
         json!({ "id": format!("{order}{line}"), "skuId": "sku-1", "quantity": 2, "amount": 20.5, "state": "created",

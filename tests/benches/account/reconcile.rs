@@ -69,7 +69,7 @@ pub(crate) async fn measure(events: u64) -> anyhow::Result<String> {
     let mut memory: Vec<(u64, u64)> = Vec::new();
     let mut watch = |progress: Progress| {
         let part = progress.listed * PARTS / events.max(1);
-        if part as usize >= memory.len() {
+        if part >= memory.len() as u64 {
             memory.extend(usage::memory(pid).ok().map(|(now, _)| (progress.listed, now)));
         }
     };

@@ -67,7 +67,7 @@ fn crates_have_only_allowed_dependencies() {
         ("invoice-fetcher", &["riverlock-recovery", "riverlock-sandbox"]),
         ("digital-river", &["axum", "sqlx", "rdkafka", "riverlock-ledger", "riverlock-sandbox"]),
         ("reconcile", &["axum", "reqwest", "riverlock-sandbox"]),
-        ("shipments", &["axum", "reqwest", "rdkafka", "riverlock-sandbox"]),
+        ("shipments", &["axum", "reqwest", "riverlock-sandbox"]),
         ("sandbox", &["sqlx", "riverlock-ledger", "riverlock-runtime"]),
     ] {
         let found = dependencies(crate_folder);
