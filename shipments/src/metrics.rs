@@ -12,7 +12,7 @@ pub const RECORDS: &str = "riverlock_shipment_records_total";
 /// Records of the topic of shipments that were not read yet; reported by the process that reads them.
 pub const RECORDS_WAITING: &str = "riverlock_shipment_records_waiting";
 
-/// What becomes of a record.
+/// The outcomes of a record.
 pub const OUTCOMES: [&str; 4] = ["stored", "repeated", "refused", "dead"];
 
 /// The states in which reports are counted.

@@ -203,7 +203,7 @@ impl Worker {
     }
 }
 
-/// Logs what became of a report.
+/// Logs the outcome of a request about a report.
 fn tell(end: &End, kept: bool) {
     let (report_id, order_id) = (end.leased.report_id, &end.leased.report.order_id);
     match end.state {

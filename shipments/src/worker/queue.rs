@@ -43,7 +43,8 @@ pub(crate) async fn lease(
     until: DateTime<Utc>,
 ) -> Result<Vec<LeasedReport>, sqlx::Error> {
     let lease_id = Uuid::new_v4();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        LeasedRow,
         r#"-- shipment_report_lease
            WITH chosen AS (
                SELECT report_id, state FROM shipment_reports r
@@ -87,32 +88,54 @@ pub(crate) async fn lease(
     )
     .fetch_all(connection)
     .await?;
-    let leased = rows.into_iter().map(|row| {
-        let quantities = row.quantities.into_iter().zip(row.cancelled);
-        let lines = row.ids.into_iter().zip(quantities);
+    Ok(rows.into_iter().map(|row| row.leased(lease_id)).collect())
+}
+
+/// A row of the query that leases.
+struct LeasedRow {
+    report_id: Uuid,
+    order_id: String,
+    live_mode: bool,
+    idempotency_key: String,
+    attempts: i32,
+    read_backs: i32,
+    tracking_company: Option<String>,
+    tracking_number: Option<String>,
+    tracking_url: Option<String>,
+    last_code: Option<String>,
+    to_send: bool,
+    ids: Vec<String>,
+    quantities: Vec<i64>,
+    cancelled: Vec<i64>,
+    others: Vec<String>,
+}
+
+impl LeasedRow {
+    fn leased(self, lease_id: Uuid) -> LeasedReport {
+        let quantities = self.quantities.into_iter().zip(self.cancelled);
+        let lines = self.ids.into_iter().zip(quantities);
         let line =
             |(line_id, (quantity, cancel_quantity)): (String, (i64, i64))| Line { line_id, quantity, cancel_quantity };
         LeasedReport {
             report: Report {
-                report_id: row.report_id.to_string(),
-                order_id: row.order_id,
+                report_id: self.report_id.to_string(),
+                order_id: self.order_id,
                 lines: lines.map(line).collect(),
-                tracking_company: row.tracking_company,
-                tracking_number: row.tracking_number,
-                tracking_url: row.tracking_url,
+                tracking_company: self.tracking_company,
+                tracking_number: self.tracking_number,
+                tracking_url: self.tracking_url,
             },
-            report_id: row.report_id,
-            mode: Mode::from_live(row.live_mode),
-            idempotency_key: row.idempotency_key,
+            report_id: self.report_id,
+            mode: Mode::from_live(self.live_mode),
+            idempotency_key: self.idempotency_key,
             lease_id,
-            to_send: row.to_send,
-            attempts: row.attempts,
-            read_backs: row.read_backs,
-            last_code: row.last_code,
-            others: row.others,
+            to_send: self.to_send,
+            attempts: self.attempts,
+            read_backs: self.read_backs,
+            last_code: self.last_code,
+            others: self.others,
         }
-    });
-    Ok(leased.collect())
+    }
 }
 
 /// A request about a report, for the log.

@@ -201,7 +201,8 @@ async fn concurrent_shipments_never_exceed_the_open_quantity() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_is_resolved_by_reading_back_and_the_shipment_is_reported_once() {
-    for kind in ["server_error_afterwards", "html_afterwards", "slow_body_afterwards", "server_error"] {
+    for kind in ["server_error_afterwards", "html_afterwards", "slow_body_afterwards", "cut_afterwards", "server_error"]
+    {
         let station = Station::start().await;
         let rule = json!([{ "fault": { "kind": kind }, "method": "POST", "path": "/fulfillments", "times": 1 }]);
         station.faults(rule).await;
@@ -287,7 +288,8 @@ async fn a_report_that_cannot_be_resolved_is_left_to_an_operator() {
     assert_eq!(messages[0]["data"]["fulfillmentId"], json!(id));
 }
 
-/// Every worker is ended at a random moment, as by SIGKILL, until all shipments are reported.
+/// Two hosts report at the same time. Each is ended at a random moment, as by SIGKILL, and started again, until all shipments
+/// are reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_are_killed_at_any_moment_report_every_shipment_once() {
     const ORDERS: usize = 20;
@@ -316,15 +318,16 @@ async fn workers_that_are_killed_at_any_moment_report_every_shipment_once() {
             break;
         }
         assert!(begun.elapsed() < WITHIN * 2, "{left} shipments are not reported after {killed} kills");
-        #[expect(clippy::disallowed_methods, reason = "the test aborts the task")]
-        let worker = tokio::spawn(worker::run(
-            station.client.clone(),
-            station.database.config.clone(),
-            Context { clock: Arc::<Shifted>::clone(&station.clock), ..Context::new() },
-        ));
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
-        worker.abort();
-        killed += 1;
+        for worker in [(); 2].map(|()| {
+            let context = Context { clock: Arc::<Shifted>::clone(&station.clock), ..Context::new() };
+            let work = worker::run(station.client.clone(), station.database.config.clone(), context);
+            #[expect(clippy::disallowed_methods, reason = "the test aborts the task")]
+            tokio::spawn(work)
+        }) {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..40))).await;
+            worker.abort();
+            killed += 1;
+        }
         // Past the longest lease and wait.
         station.clock.0.fetch_add(660, Ordering::Relaxed);
     }
