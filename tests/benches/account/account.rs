@@ -15,6 +15,7 @@ use axum::{
     extract::{Query, State},
     http::StatusCode,
     routing::{get, post},
+    serve::ListenerExt as _,
 };
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use riverlock_digital_river::{AccountConfig, Client, DigitalRiverConfig};
@@ -84,6 +85,8 @@ pub(crate) async fn serve(events: u64) -> anyhow::Result<()> {
     println!("http://{}", listener.local_addr()?);
     let served = Served { events, fulfillments: Arc::default() };
     let router = Router::new().route("/events", get(list)).route("/fulfillments", post(fulfill)).with_state(served);
+    // Without delay, as a proxy before Digital River answers; otherwise answers wait for acknowledgements.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     Ok(axum::serve(listener, router).await?)
 }
 

@@ -215,7 +215,8 @@ async fn an_order_is_traced_from_its_webhooks_to_its_last_effect() {
 
     let (text, _) = desk.text(&["o1"]).await;
     for line in [
-        "order o1 (test): COMPLETE\n  problems  anomalies: conflict\n            1 dead letter\n            1 record in conflict",
+        "order o1 (test): COMPLETE\n  problems    anomalies: conflict\n              1 dead letter\n              1 record in conflict",
+        "  Salesforce  OFI received: yes, EFN status: completed, OCN received: yes",
         "signature  verifies with secret new",
         "order.accepted (test): CONFLICT",
         "status     ready -> complete",
