@@ -20,7 +20,7 @@ pub(crate) const RETRY_AFTER_SECONDS: RangeInclusive<u8> = 1..=5;
 
 /// Why a request is not answered with 202. The texts are sent to the client: they help, but reveal nothing internal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum Rejection {
     #[error("no webhook endpoint has this path; compare the webhook's address with the configured paths")]
     UnknownPath,
     #[error("requests from this address are not accepted")]
@@ -55,7 +55,7 @@ pub(crate) enum Refusal {
     Internal,
 }
 
-impl Refusal {
+impl Rejection {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::UnknownPath => StatusCode::NOT_FOUND,
@@ -151,7 +151,7 @@ impl Refusal {
     }
 }
 
-impl Refusal {
+impl Rejection {
     /// The reason as text, without control characters and at most [`TEXT_CHARS_MAX`] characters long.
     pub(crate) fn text(&self) -> String {
         bounded(self.to_string().into(), TEXT_CHARS_MAX).into_owned()
@@ -175,7 +175,7 @@ struct ErrorItem<'a> {
     message: String,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (kind, code) = self.names();
         let parameter = self.parameter().map(|parameter| bounded(parameter.into(), TEXT_CHARS_MAX));
@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    async fn answer(refusal: Refusal) -> (u16, Option<u8>, String) {
+    async fn answer(refusal: Rejection) -> (u16, Option<u8>, String) {
         let response = refusal.into_response();
         let retry_after =
             response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap().parse().unwrap());
@@ -215,13 +215,13 @@ mod tests {
 
     #[tokio::test]
     async fn answers_have_digital_rivers_error_format() {
-        let (status, retry_after, body) = answer(Refusal::Envelope(EnvelopeError::Missing("id"))).await;
+        let (status, retry_after, body) = answer(Rejection::Envelope(EnvelopeError::Missing("id"))).await;
         assert_eq!((status, retry_after), (400, None));
         assert_eq!(
             body,
             r#"{"type":"bad_request","errors":[{"code":"missing_parameter","parameter":"id","message":"the event has no valid `id`"}]}"#
         );
-        let (status, _, body) = answer(Refusal::Busy).await;
+        let (status, _, body) = answer(Rejection::Busy).await;
         assert_eq!(status, 503);
         assert_eq!(
             body,
@@ -232,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn text_from_the_sender_is_returned_in_one_short_line() {
         let written = format!("a\n2026-01-01 ERROR forged{}", "x".repeat(1_000_000));
-        let refusal = Refusal::Envelope(EnvelopeError::NotJson(written));
+        let refusal = Rejection::Envelope(EnvelopeError::NotJson(written));
         assert!(refusal.text().chars().count() <= TEXT_CHARS_MAX && !refusal.text().contains('\n'));
         let (status, _, body) = answer(refusal).await;
         assert!(status == 400 && body.len() < 2_000 && !body.contains("\\n"), "{}", &body[..body.len().min(3_000)]);
@@ -242,7 +242,7 @@ mod tests {
     async fn senders_are_asked_to_retry_at_different_times() {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..200 {
-            seen.insert(answer(Refusal::BreakerOpen).await.1.unwrap());
+            seen.insert(answer(Rejection::BreakerOpen).await.1.unwrap());
         }
         assert!(seen.len() > 1 && seen.iter().all(|seconds| RETRY_AFTER_SECONDS.contains(seconds)), "{seen:?}");
     }

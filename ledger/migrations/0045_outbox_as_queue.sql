@@ -67,7 +67,15 @@ SELECT o.order_id, o.live_mode, split_part(f.key, ':', 1) COLLATE "C" AS kind,
        substr(f.key, strpos(f.key || ':', ':') + 1) COLLATE "C" AS effect_key, f.value::timestamptz AS fired_at, f.number
 FROM orders o CROSS JOIN LATERAL json_each_text(o.fired) WITH ORDINALITY AS f (key, value, number)
 UNION ALL
-SELECT order_id, live_mode, 'invoice.stored', file_id::text, message_at, 1 FROM invoices WHERE message_at IS NOT NULL;
+SELECT order_id, live_mode, 'invoice.stored', file_id::text, message_at, 1 FROM invoices WHERE message_at IS NOT NULL
+UNION ALL
+-- Of a shipment that was sent again after it was refused, the last of these messages.
+SELECT order_id, live_mode, 'shipment.' || state,
+       report_id::text || CASE state WHEN 'refused' THEN ':' || attempts ELSE '' END, ended_at, 1
+FROM shipment_reports WHERE state IN ('reported', 'refused')
+UNION ALL
+SELECT order_id, live_mode, 'shipment.refused', topic_id || ':' || partition || ':' || record_offset, created_at, 1
+FROM shipment_rejections WHERE outcome = 'refused';
 
 -- What an account that is not the owner may do with the old table, it may do with the new one.
 DO $$

@@ -127,7 +127,7 @@ pub async fn apply_after<P: Projection>(
 ///
 /// # Errors
 /// Database errors; the caller rolls back.
-pub async fn fold<P: Projection>(
+pub async fn apply_within<P: Projection>(
     transaction: &mut PgConnection,
     projection: &P,
     records: &[Record],

@@ -71,7 +71,9 @@ pub fn start(config: ProcessorConfig, kafka: &KafkaConfig, postgres: &PostgresCo
         async move {
             let topics = kafka.topics().orders();
             let orders = Orders::with_cache(config.modes, config.cached_orders);
-            consumer::run(orders, topics, config.batch, &kafka, &postgres, &context).await.map_err(|error| with_causes(&error))
+            consumer::run(orders, topics, config.batch, &kafka, &postgres, &context)
+                .await
+                .map_err(|error| with_causes(&error))
         }
     };
     context.shutdown.spawn(CONSUMER, task);

@@ -6,7 +6,7 @@ use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use crate::{
-    check::{Refusal, check},
+    check::{RuleViolation, check},
     store,
 };
 
@@ -33,7 +33,7 @@ pub struct StoredReport {
 pub enum AddError {
     /// It does not match the order's facts.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] RuleViolation),
     /// The key is empty, too long, or has characters that are not visible ASCII.
     #[error("the idempotency key must be 1 to {KEY_CHARS_MAX} visible ASCII characters")]
     Key,
@@ -82,7 +82,7 @@ pub async fn add(connection: &mut PgConnection, new: &NewReport, now: DateTime<U
         };
     }
     let known = store::known(&mut transaction, &new.order_id, new.mode).await?;
-    let known = known.ok_or_else(|| Refusal::UnknownOrder(new.order_id.clone()))?;
+    let known = known.ok_or_else(|| RuleViolation::UnknownOrder(new.order_id.clone()))?;
     check(&known, &new.lines)?;
     let report_id = Uuid::now_v7();
     store::insert(&mut transaction, report_id, new, content.as_bytes(), now).await?;

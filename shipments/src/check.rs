@@ -25,7 +25,7 @@ pub struct KnownOrder {
 
 /// Why a shipment is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RuleViolation {
     /// There is no such order.
     #[error("unknown order {0}: none of its events has been processed yet")]
     UnknownOrder(String),
@@ -61,7 +61,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl RuleViolation {
     /// A stable name for API clients.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -82,32 +82,33 @@ impl Refusal {
 ///
 /// # Errors
 /// The first problem.
-pub fn check(known: &KnownOrder, lines: &[Line]) -> Result<(), Refusal> {
+pub fn check(known: &KnownOrder, lines: &[Line]) -> Result<(), RuleViolation> {
     if matches!(known.status.as_str(), "blocked" | "cancelled") {
-        return Err(Refusal::Stopped(known.status.clone()));
+        return Err(RuleViolation::Stopped(known.status.clone()));
     }
     if !known.accepted {
-        return Err(Refusal::NotAccepted(known.status.clone()));
+        return Err(RuleViolation::NotAccepted(known.status.clone()));
     }
     if lines.is_empty() || lines.len() > LINES_MAX {
-        return Err(Refusal::Lines);
+        return Err(RuleViolation::Lines);
     }
     let mut seen = BTreeSet::new();
     for line in lines {
         if !seen.insert(&line.line_id) {
-            return Err(Refusal::Repeated(line.line_id.clone()));
+            return Err(RuleViolation::Repeated(line.line_id.clone()));
         }
         let counts = [line.quantity, line.cancel_quantity];
         if counts.iter().any(|count| !(0..=QUANTITY_MAX).contains(count)) || counts == [0, 0] {
-            return Err(Refusal::Quantity(line.line_id.clone()));
+            return Err(RuleViolation::Quantity(line.line_id.clone()));
         }
-        let quantity = known.lines.get(&line.line_id).ok_or_else(|| Refusal::UnknownLine(line.line_id.clone()))?;
+        let quantity =
+            known.lines.get(&line.line_id).ok_or_else(|| RuleViolation::UnknownLine(line.line_id.clone()))?;
         // If the ordered quantity is unknown, Digital River has to check it.
         let Some(quantity) = *quantity else { continue };
         let open = (quantity - known.reported.get(&line.line_id).copied().unwrap_or_default()).max(0);
         let asked = line.quantity + line.cancel_quantity;
         if asked > open {
-            return Err(Refusal::TooMany { line_id: line.line_id.clone(), asked, open, quantity });
+            return Err(RuleViolation::TooMany { line_id: line.line_id.clone(), asked, open, quantity });
         }
     }
     Ok(())

@@ -13,5 +13,5 @@ pub mod view;
 pub mod worker;
 
 pub use add::{AddError, NewReport, Source, StoredReport};
-pub use check::Refusal;
+pub use check::RuleViolation;
 pub use riverlock_digital_river::fulfillments::Line;

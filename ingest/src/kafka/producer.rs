@@ -34,7 +34,7 @@ use crate::{
         reports::{self, Traffic},
     },
     metrics::PROCESS,
-    refusal::Refusal,
+    refusal::Rejection,
 };
 
 /// How long to wait at shutdown for events in flight.
@@ -255,22 +255,22 @@ impl Producer {
     }
 
     /// Rejects a request before it is read if its event could not be stored in time.
-    pub(crate) fn check(&self, now: Instant) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Rejection> {
         if !self.shared.accepting.load(Ordering::Acquire) {
-            return Err(Refusal::NotReady);
+            return Err(Rejection::NotReady);
         }
         if !self.shared.breaker.lets_through(now) {
-            return Err(Refusal::BreakerOpen);
+            return Err(Rejection::BreakerOpen);
         }
         Ok(())
     }
 
     /// Reserves capacity for an event of `bytes` bytes, regardless of the producer's state.
-    pub(crate) fn reserve(&self, topic: &str, key: &str, bytes: usize) -> Result<Admission, Refusal> {
-        let bytes = u32::try_from(bytes).map_err(|_| Refusal::Busy)?;
-        let partition_slot = self.partition_limits.enter(topic, key).ok_or(Refusal::Busy)?;
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Busy)?;
-        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Refusal::Busy)?;
+    pub(crate) fn reserve(&self, topic: &str, key: &str, bytes: usize) -> Result<Admission, Rejection> {
+        let bytes = u32::try_from(bytes).map_err(|_| Rejection::Busy)?;
+        let partition_slot = self.partition_limits.enter(topic, key).ok_or(Rejection::Busy)?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Rejection::Busy)?;
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Rejection::Busy)?;
         PROCESS.in_flight.increment(1.0);
         Ok(Admission { _permit: permit, _partition_slot: partition_slot, _bytes: bytes })
     }
@@ -281,8 +281,8 @@ impl Producer {
         record: Record<'_>,
         admission: Admission,
         late_acks: Counter,
-    ) -> Result<oneshot::Receiver<Delivery>, Refusal> {
-        let ticket = self.shared.breaker.send(Instant::now(), record.deadline).ok_or(Refusal::BreakerOpen)?;
+    ) -> Result<oneshot::Receiver<Delivery>, Rejection> {
+        let ticket = self.shared.breaker.send(Instant::now(), record.deadline).ok_or(Rejection::BreakerOpen)?;
         let sent = self.hand_over(record, Some(Event { ticket, late_acks, admission }));
         if sent.is_err() {
             self.shared.breaker.forget(ticket);
@@ -291,12 +291,12 @@ impl Producer {
     }
 
     /// Hands a probe record to librdkafka, regardless of the events in flight. The breaker is not involved.
-    pub(crate) fn send_probe(&self, record: Record<'_>) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+    pub(crate) fn send_probe(&self, record: Record<'_>) -> Result<oneshot::Receiver<Delivery>, Rejection> {
         self.hand_over(record, None)
     }
 
-    fn hand_over(&self, record: Record<'_>, event: Option<Event>) -> Result<oneshot::Receiver<Delivery>, Refusal> {
-        let handle = self.handle().ok_or(Refusal::NotReady)?;
+    fn hand_over(&self, record: Record<'_>, event: Option<Event>) -> Result<oneshot::Receiver<Delivery>, Rejection> {
+        let handle = self.handle().ok_or(Rejection::NotReady)?;
         let (answer, delivery) = oneshot::channel();
         let base = BaseRecord::with_opaque_to(record.topic, Box::new(Pending { answer, event }))
             .key(record.key)
@@ -309,15 +309,15 @@ impl Producer {
         };
         traffic.settled();
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => Err(Refusal::Busy),
+            Some(RDKafkaErrorCode::QueueFull) => Err(Rejection::Busy),
             Some(RDKafkaErrorCode::Fatal) => {
                 self.shared.fail();
-                Err(Refusal::NotReady)
+                Err(Rejection::NotReady)
             }
             _ => {
                 tracing::error!(topic = record.topic, %error, "a record could not be handed to the producer: {error}");
                 self.shared.kafka_errors().note_client(&error.to_string(), Instant::now());
-                Err(Refusal::NotStored)
+                Err(Rejection::NotStored)
             }
         }
     }

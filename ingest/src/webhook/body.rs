@@ -12,7 +12,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::{
     http::slots::Rank,
-    refusal::Refusal,
+    refusal::Rejection,
     webhook::reading::{ArrivingRequest, GRACE},
 };
 
@@ -31,9 +31,9 @@ pub(crate) async fn read(
     (now, time_max): (Instant, Duration),
     arriving: &ArrivingRequest<'_>,
     rank: impl FnOnce() -> (Option<u64>, Rank),
-) -> Result<Bytes, Refusal> {
+) -> Result<Bytes, Rejection> {
     if usize::try_from(body.size_hint().lower()).map_or(true, |announced| announced > bytes_max) {
-        return Err(Refusal::TooLarge(bytes_max));
+        return Err(Rejection::TooLarge(bytes_max));
     }
     let until = now + time_max;
     let mut collected = pin!(collect(body, bytes_max, arriving));
@@ -44,18 +44,18 @@ pub(crate) async fn read(
     let slot = arriving.take_slot(network, rank)?;
     tokio::select! {
         biased;
-        () = slot.evicted() => Err(Refusal::Evicted),
-        collected = timeout_at(until.into(), collected) => collected.unwrap_or(Err(Refusal::BodyTimeout(time_max))),
+        () = slot.evicted() => Err(Rejection::Evicted),
+        collected = timeout_at(until.into(), collected) => collected.unwrap_or(Err(Rejection::BodyTimeout(time_max))),
     }
 }
 
-async fn collect(body: &mut Body, bytes_max: usize, arriving: &ArrivingRequest<'_>) -> Result<Bytes, Refusal> {
+async fn collect(body: &mut Body, bytes_max: usize, arriving: &ArrivingRequest<'_>) -> Result<Bytes, Rejection> {
     // Most bodies are a single chunk, which needs no copy.
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(chunk) = next_chunk(body).await? {
         if first.len().max(rest.len()) + chunk.len() > bytes_max {
-            return Err(Refusal::TooLarge(bytes_max));
+            return Err(Rejection::TooLarge(bytes_max));
         }
         arriving.add_bytes(chunk.len())?;
         if first.is_empty() && rest.is_empty() {
@@ -71,11 +71,11 @@ async fn collect(body: &mut Body, bytes_max: usize, arriving: &ArrivingRequest<'
 }
 
 /// The next chunk of data; `None` at the end.
-async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
+async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Rejection> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             tracing::debug!(%error, "a body ended before it was complete: {error}");
-            Refusal::BodyBroken
+            Rejection::BodyBroken
         })?;
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));

@@ -22,7 +22,7 @@ use crate::{
     http::server::Peer,
     kafka::producer::Record,
     metrics::{Oddity, Tally},
-    refusal::Refusal,
+    refusal::Rejection,
     webhook::{
         arrival::{Arrival, body_id, key},
         body,
@@ -57,7 +57,7 @@ pub(crate) async fn handle(State(ingest): State<Arc<Ingest>>, request: Request) 
     }
 }
 
-async fn answer(ingest: &Arc<Ingest>, endpoints: &Endpoints, request: Request) -> Result<Receipt, Refusal> {
+async fn answer(ingest: &Arc<Ingest>, endpoints: &Endpoints, request: Request) -> Result<Receipt, Rejection> {
     let (parts, mut body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>();
     let started = peer.map_or_else(Instant::now, |peer| peer.since);
@@ -98,19 +98,19 @@ async fn receive(
     mut parts: Parts,
     body: &mut Body,
     started: Instant,
-) -> Result<Webhook, Refusal> {
-    let endpoint = endpoint.ok_or(Refusal::UnknownPath)?;
+) -> Result<Webhook, Rejection> {
+    let endpoint = endpoint.ok_or(Rejection::UnknownPath)?;
     if !endpoint.allows(&origin.client) {
-        return Err(Refusal::AddressNotAllowed);
+        return Err(Rejection::AddressNotAllowed);
     }
     if parts.method != Method::POST {
-        return Err(Refusal::MethodNotAllowed);
+        return Err(Rejection::MethodNotAllowed);
     }
     let (limits, now) = (&ingest.limits, Instant::now());
     let deadline = started + limits.answer_deadline;
     let left = deadline.saturating_duration_since(now);
     if left.is_zero() {
-        return Err(Refusal::TooSlow);
+        return Err(Rejection::TooSlow);
     }
     let kafka = ingest.producer.check(now);
     kafka.inspect_err(|_| parts.extensions.get::<Peer>().into_iter().for_each(Peer::exempt))?;
@@ -125,13 +125,13 @@ async fn receive(
 }
 
 /// Logs why the request is not authenticated, and quarantines its event in case the configuration is wrong.
-fn reject_unauthenticated(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Refusal {
+fn reject_unauthenticated(ingest: &Ingest, arrival: &Arrival, failure: Failure) -> Rejection {
     let (_, rank) = ingest.network_and_rank(&arrival.origin);
     ingest.quarantine.keep(&ingest.topics, arrival, &failure, rank);
     let (name, error, address) = (arrival.endpoint.name.as_str(), failure.error, arrival.origin.client.address);
-    let refusal = Refusal::Authentication(error);
+    let refusal = Rejection::Authentication(error);
     ingest.floods.warn(Kind::Request(refusal.outcome()), || {
-        let Refusal::Authentication(error) = &refusal else { return };
+        let Rejection::Authentication(error) = &refusal else { return };
         let reason = error.reason();
         tracing::warn!(endpoint = name, %address, reason, detail = ?error, "a request to {name} was not authenticated: {error}");
     });
@@ -139,7 +139,7 @@ fn reject_unauthenticated(ingest: &Ingest, arrival: &Arrival, failure: Failure) 
 }
 
 /// Authenticates the request and hands its event to the producer.
-fn submit(ingest: &Ingest, webhook: Webhook) -> Result<SentEvent, Refusal> {
+fn submit(ingest: &Ingest, webhook: Webhook) -> Result<SentEvent, Rejection> {
     let Webhook { arrival, peer, deadline } = webhook;
     let endpoint = Arc::clone(&arrival.endpoint);
     let checked = endpoint.authentication.check(&arrival.headers, &arrival.body, arrival.received_at);
@@ -155,7 +155,12 @@ fn submit(ingest: &Ingest, webhook: Webhook) -> Result<SentEvent, Refusal> {
 }
 
 /// Hands an event to the producer. An authenticated body is stored even if it is not an event.
-fn store(ingest: &Ingest, arrival: &Arrival, secret_id: Option<&str>, deadline: Instant) -> Result<SentEvent, Refusal> {
+fn store(
+    ingest: &Ingest,
+    arrival: &Arrival,
+    secret_id: Option<&str>,
+    deadline: Instant,
+) -> Result<SentEvent, Rejection> {
     let endpoint = &arrival.endpoint;
     let mut oddities = Oddities::of(&arrival.headers, arrival.body.len());
     let envelope = match Envelope::parse(&arrival.body) {

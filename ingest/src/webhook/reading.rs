@@ -23,7 +23,7 @@ use crate::{
         server::Peer,
         slots::{Rank, Slot, Slots},
     },
-    refusal::Refusal,
+    refusal::Rejection,
 };
 
 /// How long a body may take before its request needs a slot.
@@ -80,9 +80,9 @@ pub(crate) struct ArrivingRequest<'a> {
 
 impl ArrivingRequest<'_> {
     /// Reserves bytes for a further part of the body.
-    pub(crate) fn add_bytes(&self, count: usize) -> Result<(), Refusal> {
+    pub(crate) fn add_bytes(&self, count: usize) -> Result<(), Rejection> {
         let BodyReads { slots, bytes_max } = self.reading;
-        slots.add_bytes(count, *bytes_max).map_err(|_| Refusal::Busy)?;
+        slots.add_bytes(count, *bytes_max).map_err(|_| Rejection::Busy)?;
         match self.slot.get() {
             Some(slot) => slot.note_bytes(count),
             None => drop(self.bytes.fetch_add(count, Ordering::Relaxed)),
@@ -91,8 +91,8 @@ impl ArrivingRequest<'_> {
     }
 
     /// Takes a slot, because the body did not arrive together with the head.
-    pub(crate) fn take_slot(&self, network: Option<u64>, rank: Rank) -> Result<&Slot, Refusal> {
-        let slot = self.reading.slots.enter(network, rank).map_err(|_| Refusal::Busy)?;
+    pub(crate) fn take_slot(&self, network: Option<u64>, rank: Rank) -> Result<&Slot, Rejection> {
+        let slot = self.reading.slots.enter(network, rank).map_err(|_| Rejection::Busy)?;
         slot.note_bytes(self.bytes.swap(0, Ordering::Relaxed));
         Ok(self.slot.get_or_init(|| slot))
     }

@@ -18,7 +18,7 @@ use crate::{
     },
     kafka::producer::Producer,
     metrics::EndpointMetrics,
-    refusal::Refusal,
+    refusal::Rejection,
     webhook::{
         floods::{Floods, Kind},
         quarantine::Quarantine,
@@ -71,7 +71,7 @@ impl Ingest {
     }
 
     /// Logs why a request was rejected.
-    pub(crate) fn log_refusal(&self, endpoint: &str, address: impl std::fmt::Display, refusal: &Refusal) {
+    pub(crate) fn log_refusal(&self, endpoint: &str, address: impl std::fmt::Display, refusal: &Rejection) {
         let outcome = refusal.outcome();
         self.floods.warn(Kind::Request(outcome), || {
             let reason = refusal.text();

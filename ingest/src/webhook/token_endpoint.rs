@@ -27,7 +27,7 @@ use crate::{
     endpoints::Endpoints,
     http::{server::Peer, slots::Rank},
     metrics::{Outcome, PROCESS, TokenOutcome},
-    refusal::Refusal,
+    refusal::Rejection,
     webhook::{body, floods::Kind, reading::Origin, state::Ingest},
 };
 
@@ -142,7 +142,7 @@ struct TokenResponse {
 /// Answers a request to one of the token paths.
 pub(crate) async fn handle(ingest: &Ingest, endpoints: &Endpoints, parts: Parts, mut body: Body) -> Response {
     if parts.method != Method::POST {
-        return Refusal::MethodNotAllowed.into_response();
+        return Rejection::MethodNotAllowed.into_response();
     }
     let peer = parts.extensions.get::<Peer>();
     let origin = Origin::of(peer, &parts.headers, endpoints);
@@ -167,7 +167,7 @@ pub(crate) async fn handle(ingest: &Ingest, endpoints: &Endpoints, parts: Parts,
 /// Why no token is issued, or why the request could not be read.
 enum Failure {
     Token(TokenError),
-    Other(Refusal),
+    Other(Rejection),
 }
 
 impl From<TokenError> for Failure {
@@ -180,8 +180,8 @@ impl Failure {
     fn outcome(&self) -> TokenOutcome {
         match self {
             Self::Token(error) => error.outcome(),
-            Self::Other(Refusal::AddressNotAllowed) => TokenOutcome::AddressNotAllowed,
-            Self::Other(Refusal::Busy | Refusal::Evicted) => TokenOutcome::Busy,
+            Self::Other(Rejection::AddressNotAllowed) => TokenOutcome::AddressNotAllowed,
+            Self::Other(Rejection::Busy | Rejection::Evicted) => TokenOutcome::Busy,
             Self::Other(_) => TokenOutcome::InvalidRequest,
         }
     }
@@ -214,7 +214,7 @@ async fn answer(
     body: &mut Body,
 ) -> Result<TokenResponse, Failure> {
     if !endpoints.allows_token(&origin.client) {
-        return Err(Failure::Other(Refusal::AddressNotAllowed));
+        return Err(Failure::Other(Rejection::AddressNotAllowed));
     }
     if parts.uri.query().is_some_and(|query| query.contains("client_secret=") || query.contains("grant_type=")) {
         return Err(TokenError::Request("parameters must be in the body, not in the URL, which may be logged").into());

@@ -13,7 +13,7 @@ use crate::{
     endpoints::Endpoint,
     kafka::producer::Delivery,
     metrics::{Outcome, Tally},
-    refusal::Refusal,
+    refusal::Rejection,
     webhook::{
         floods::{Floods, Kind},
         state::{Ingest, SHOWN_ID_CHARS_MAX},
@@ -43,7 +43,7 @@ pub(crate) struct SentEvent {
 }
 
 impl SentEvent {
-    fn conclude(self, delivery: Delivery, floods: &Floods) -> Result<Receipt, Refusal> {
+    fn conclude(self, delivery: Delivery, floods: &Floods) -> Result<Receipt, Rejection> {
         let Self { endpoint, event_id, topic, .. } = self;
         match delivery {
             Delivery::Persisted { partition, offset } => {
@@ -55,7 +55,7 @@ impl SentEvent {
                     let id = text::bounded(event_id.into(), SHOWN_ID_CHARS_MAX);
                     tracing::warn!(event.id = %id, topic, %code, "event {id} was not stored: {code}");
                 });
-                Err(Refusal::NotStored)
+                Err(Rejection::NotStored)
             }
             Delivery::Ambiguous(code) => {
                 endpoint.metrics.ambiguous.increment(1);
@@ -68,7 +68,7 @@ impl SentEvent {
                         "event {id} may or may not be stored: Kafka did not acknowledge it in time"
                     );
                 });
-                Err(Refusal::Ambiguous)
+                Err(Rejection::Ambiguous)
             }
         }
     }
@@ -88,16 +88,16 @@ impl PendingDelivery {
         Self { ingest: Arc::clone(ingest), pending: Some((sent, tally)), is_detached: false }
     }
 
-    pub(crate) async fn answer(mut self) -> Result<Receipt, Refusal> {
+    pub(crate) async fn answer(mut self) -> Result<Receipt, Rejection> {
         let Some((sent, _)) = &mut self.pending else {
-            return Err(Refusal::Internal);
+            return Err(Rejection::Internal);
         };
         let delivery = self.ingest.producer.delivered(&mut sent.delivery, sent.deadline).await;
         let Some((sent, mut tally)) = self.pending.take() else {
-            return Err(Refusal::Internal);
+            return Err(Rejection::Internal);
         };
         let result = sent.conclude(delivery, &self.ingest.floods);
-        tally.set(result.as_ref().map_or_else(Refusal::outcome, |_| Outcome::Accepted));
+        tally.set(result.as_ref().map_or_else(Rejection::outcome, |_| Outcome::Accepted));
         result
     }
 }

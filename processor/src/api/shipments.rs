@@ -18,7 +18,7 @@ use riverlock_runtime::{
     api::{ApiError, ErrorResponses},
 };
 use riverlock_schemas::Mode;
-use riverlock_shipments::{AddError, Line, NewReport, Refusal, Source, StoredReport, add, view};
+use riverlock_shipments::{AddError, Line, NewReport, RuleViolation, Source, StoredReport, add, view};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -224,11 +224,14 @@ fn refusal(error: &AddError) -> Response {
     let (status, code) = match error {
         AddError::Refused(refusal) => {
             let status = match refusal {
-                Refusal::UnknownOrder(_) => StatusCode::NOT_FOUND,
-                Refusal::Stopped(_) | Refusal::NotAccepted(_) | Refusal::TooMany { .. } | Refusal::UnknownLine(_) => {
-                    StatusCode::CONFLICT
+                RuleViolation::UnknownOrder(_) => StatusCode::NOT_FOUND,
+                RuleViolation::Stopped(_)
+                | RuleViolation::NotAccepted(_)
+                | RuleViolation::TooMany { .. }
+                | RuleViolation::UnknownLine(_) => StatusCode::CONFLICT,
+                RuleViolation::Lines | RuleViolation::Repeated(_) | RuleViolation::Quantity(_) => {
+                    StatusCode::BAD_REQUEST
                 }
-                Refusal::Lines | Refusal::Repeated(_) | Refusal::Quantity(_) => StatusCode::BAD_REQUEST,
             };
             (status, refusal.code())
         }

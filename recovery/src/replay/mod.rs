@@ -103,7 +103,7 @@ impl<P: Projection> Applier for P {
         rejected: Option<&'a DeadReason>,
         now: DateTime<Utc>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>> {
-        Box::pin(async move { batch::fold(transaction, self, records, rejected, now).await.map(drop) })
+        Box::pin(async move { batch::apply_within(transaction, self, records, rejected, now).await.map(drop) })
     }
 }
 

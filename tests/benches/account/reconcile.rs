@@ -17,8 +17,9 @@ use riverlock_runtime::{
     kafka::{KafkaConfig, topics},
 };
 use riverlock_sandbox::stack::EmbeddedBroker;
+use riverlock_sandbox::stack::usage;
 use riverlock_schemas::Mode;
-use riverlock_tests::{Database, usage};
+use riverlock_tests::Database;
 
 use crate::account::{self, Account};
 

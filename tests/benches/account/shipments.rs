@@ -6,8 +6,9 @@ use std::{
 };
 
 use riverlock_runtime::Context;
+use riverlock_sandbox::stack::usage;
 use riverlock_shipments::worker;
-use riverlock_tests::{Database, usage};
+use riverlock_tests::Database;
 
 use crate::account::Account;
 

@@ -34,7 +34,7 @@ fn record(topic: &str) -> Record<'_> {
     Record { topic, key: "k", payload: b"{}", headers: OwnedHeaders::new(), deadline }
 }
 
-fn send(producer: &Producer) -> Result<oneshot::Receiver<Delivery>, Refusal> {
+fn send(producer: &Producer) -> Result<oneshot::Receiver<Delivery>, Rejection> {
     producer.send(record(OTHER), producer.reserve(OTHER, "k", 2)?, Counter::noop())
 }
 
@@ -50,12 +50,12 @@ async fn a_permit_and_its_bytes_are_released_only_by_the_delivery_report() {
     assert!(matches!(delivered(&producer, first).await, Delivery::Persisted { offset: 0, .. }));
 
     cluster.broker_down(-1).unwrap();
-    assert_eq!(producer.reserve(OTHER, "k", 32 * 1024 * 1024 + 1).map(drop), Err(Refusal::Busy));
+    assert_eq!(producer.reserve(OTHER, "k", 32 * 1024 * 1024 + 1).map(drop), Err(Rejection::Busy));
     let admission = producer.reserve(OTHER, "k", 32 * 1024 * 1024).unwrap();
     let second = producer.send(record(OTHER), admission, Counter::noop()).unwrap();
     // The receiver is dropped, as when a sender disconnects: the event still occupies its permit.
     drop(second);
-    assert!(matches!(send(&producer), Err(Refusal::Busy)));
+    assert!(matches!(send(&producer), Err(Rejection::Busy)));
     // librdkafka's queue may be full for a moment while the broker becomes unavailable; a probe needs no permit.
     let started = Instant::now();
     let probe = loop {
@@ -78,7 +78,7 @@ async fn a_partition_that_does_not_acknowledge_leaves_permits_for_the_others() {
     let limits = LimitsConfig { in_flight_partition_max: None, ..limits(8) };
     let producer = Producer::new(&kafka, &limits, Health::default().register("reports")).unwrap();
     let _stuck = [send(&producer).unwrap(), send(&producer).unwrap()];
-    assert_eq!(send(&producer).map(drop), Err(Refusal::Busy));
+    assert_eq!(send(&producer).map(drop), Err(Rejection::Busy));
     assert!(producer.reserve("riverlock.raw.orders", "k", 2).is_ok());
 }
 
@@ -90,7 +90,7 @@ async fn a_full_queue_rejects_the_event_and_releases_its_permit() {
     producer.config.set("queue.buffering.max.messages", "1");
     producer.replace().await.unwrap();
     let _kept = send(&producer).unwrap();
-    assert_eq!(send(&producer).map(drop), Err(Refusal::Busy));
+    assert_eq!(send(&producer).map(drop), Err(Rejection::Busy));
     assert_eq!(producer.permits.available_permits(), 9);
 }
 
@@ -124,7 +124,7 @@ async fn a_producer_with_a_fatal_error_is_replaced_and_accepts_events_again() {
     let producer = Arc::new(new(&kafka, 10));
     let soft = context.shutdown.soft().clone();
     let readiness = Arc::new(Readiness::new(context.health.register("ingest")));
-    assert_eq!(producer.check(Instant::now()), Err(Refusal::NotReady), "it is not warmed up");
+    assert_eq!(producer.check(Instant::now()), Err(Rejection::NotReady), "it is not warmed up");
     let supervisor =
         Supervisor { producer: Arc::clone(&producer), kafka, readiness, not_ready_after: Duration::from_secs(10) };
     let supervisor = context.shutdown.spawn_work(supervisor.run(soft));
@@ -149,7 +149,7 @@ async fn a_producer_with_a_fatal_error_is_replaced_and_accepts_events_again() {
     context.shutdown.stop();
     supervisor.await.unwrap();
     producer.close().await;
-    assert_eq!(send(&producer).map(drop), Err(Refusal::NotReady), "it is closed");
+    assert_eq!(send(&producer).map(drop), Err(Rejection::NotReady), "it is closed");
 }
 
 /// Polls a condition for which there is no notification.

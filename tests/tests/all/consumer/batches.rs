@@ -287,7 +287,7 @@ async fn write_at_once(stored: &[Record], first: &[Record], second: &[Record]) {
     let (mut one, mut other) = (database.connect().await.unwrap(), database.connect().await.unwrap());
     apply(&mut one, stored).await;
     let mut transaction = one.begin().await.unwrap();
-    batch::fold(&mut transaction, &orders(), first, None, now()).await.unwrap();
+    batch::apply_within(&mut transaction, &orders(), first, None, now()).await.unwrap();
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut other).await.unwrap();
     let late = async {
         let result = batch::apply(&mut other, &orders(), second, None, now()).await;

@@ -20,7 +20,7 @@ use riverlock_recovery::{
 };
 use riverlock_runtime::{Context, Secret, SystemClock, kafka::KafkaConfig};
 use riverlock_sandbox::stack::EmbeddedBroker;
-use riverlock_schemas::{Mode, hash::Sha256Hash};
+use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash};
 use riverlock_tests::{Database, lives, now, record, state};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
