@@ -4,7 +4,7 @@
 //! signature and parses the envelope; and the complete ingest. All three use ingest's listener, each in a separate process,
 //! so that a difference in CPU time is a difference in work. `--against PROGRAM` adds the ingest of another version. The
 //! broker's CPU time counts as well. There are three loads: 256 and 64 connections that send one request after the other, and
-//! 5 000 events/s whatever the answers. Then the broker stands still for 8 s.
+//! 5 000 events/s whatever the answers. Then the broker is paused for 8 s.
 //!
 //! Only the ratios within one run can be compared, not numbers of different machines or runs. No number makes the benchmark
 //! fail: measurements are printed next to their targets.
@@ -63,7 +63,7 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
 
 /// Reads `--broker kafka|embedded`, `--partitions N`, `--property NAME=VALUE` (of librdkafka, as in `kafka.properties`),
 /// `--rate N` (of the paced load), `--rounds N`, `--seconds N`, `--against PROGRAM` (the `riverlock` of another version),
-/// `--only CONNECTIONS` (one load; 0 is the paced one) and `--no-standstill`.
+/// `--only CONNECTIONS` (one load; 0 is the paced one) and `--no-pause`.
 fn options(arguments: &[String]) -> anyhow::Result<Options> {
     let mut options = Options::default();
     let mut arguments = arguments.iter();
@@ -86,9 +86,9 @@ fn options(arguments: &[String]) -> anyhow::Result<Options> {
             "--seconds" => options.seconds = value()?.parse().context("--seconds is a number")?,
             "--against" => options.against = Some(value()?.into()),
             "--only" => options.only = Some(value()?.parse().context("--only is a number")?),
-            "--no-standstill" => options.standstill = false,
+            "--no-pause" => options.pause = false,
             other => bail!(
-                "unknown argument {other}; there are --against, --broker, --no-standstill, --only, --partitions, --property, \
+                "unknown argument {other}; there are --against, --broker, --no-pause, --only, --partitions, --property, \
                  --rate, --rounds, --seconds"
             ),
         }

@@ -9,8 +9,8 @@ use super::{
 
 /// The target for ingest's CPU time with the most connections, as a multiple of verifying and parsing alone.
 const FULL_TO_VERIFY_MAX: f64 = 1.4;
-/// The slowest answer while the broker stands still: Digital River gives up after 3 s.
-const STANDSTILL_ANSWER_MAX: Duration = Duration::from_millis(2_500);
+/// The slowest answer while the broker is paused: Digital River gives up after 3 s.
+const PAUSE_ANSWER_MAX: Duration = Duration::from_millis(2_500);
 
 /// The machine and the versions.
 pub(crate) fn heading(options: &Options, stage: &Stage) -> String {
@@ -49,17 +49,17 @@ pub(crate) fn table(measured: &Measured) -> String {
             target_line(&mut text, level, "events/s, full / other version", &ratio, None);
         }
     }
-    for (route, outcome) in &measured.standstill {
+    for (route, outcome) in &measured.pause {
         let slowest = outcome.answer.max();
-        let met = if slowest <= STANDSTILL_ANSWER_MAX && outcome.timeouts == 0 { "met" } else { "MISSED" };
+        let met = if slowest <= PAUSE_ANSWER_MAX && outcome.timeouts == 0 { "met" } else { "MISSED" };
         let _ = writeln!(
             text,
-            "  {}: slowest answer while the broker stands still {:.0} ms, {} without an answer, answers {:?}; at most {:.0} ms  {met}",
+            "  {}: slowest answer while the broker is paused {:.0} ms, {} without an answer, answers {:?}; at most {:.0} ms  {met}",
             route.name(),
             ms(slowest),
             outcome.timeouts,
             outcome.answers,
-            ms(STANDSTILL_ANSWER_MAX),
+            ms(PAUSE_ANSWER_MAX),
         );
     }
     text

@@ -26,9 +26,9 @@ const FEWER_CONNECTIONS: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(3);
 /// The only broker.
 const NODE: usize = 1;
-/// How long the broker stands still, and how long requests are sent before and after.
-const STANDSTILL: Duration = Duration::from_secs(8);
-const STANDSTILL_MARGIN: Duration = Duration::from_secs(1);
+/// How long the broker is paused, and how long requests are sent before and after.
+const PAUSE: Duration = Duration::from_secs(8);
+const PAUSE_MARGIN: Duration = Duration::from_secs(1);
 
 /// The options of a run.
 pub(crate) struct Options {
@@ -46,8 +46,8 @@ pub(crate) struct Options {
     pub(crate) rate: u64,
     /// The program of another version, which is measured in the same rounds.
     pub(crate) against: Option<PathBuf>,
-    /// Whether the broker stands still once for each version.
-    pub(crate) standstill: bool,
+    /// Whether the broker is paused once for each version.
+    pub(crate) pause: bool,
     /// The only load to measure, by its connections; 0 for the paced load.
     pub(crate) only: Option<usize>,
 }
@@ -63,7 +63,7 @@ impl Default for Options {
             properties: Vec::new(),
             rate: 5_000,
             against: None,
-            standstill: true,
+            pause: true,
             only: None,
         }
     }
@@ -170,8 +170,8 @@ pub(crate) struct Round {
 /// All measurements.
 pub(crate) struct Measured {
     pub(crate) levels: Vec<Level>,
-    /// The outcome of requests while the broker stands still.
-    pub(crate) standstill: Vec<(Route, Outcome)>,
+    /// The outcome of requests while the broker is paused.
+    pub(crate) pause: Vec<(Route, Outcome)>,
 }
 
 impl Stage {
@@ -217,13 +217,13 @@ impl Stage {
         for load in Load::all(options) {
             levels.push(self.level(load, options).await?);
         }
-        let mut standstill = Vec::new();
-        if let (Broker::Kafka(kafka), true) = (&self.broker, options.standstill) {
+        let mut pause = Vec::new();
+        if let (Broker::Kafka(kafka), true) = (&self.broker, options.pause) {
             for receiver in self.receivers.iter().filter(|one| matches!(one.route, Route::Full | Route::Other)) {
-                standstill.push((receiver.route, self.stand_still(kafka, receiver, options.rate).await?));
+                pause.push((receiver.route, self.while_paused(kafka, receiver, options.rate).await?));
             }
         }
-        Ok(Measured { levels, standstill })
+        Ok(Measured { levels, pause })
     }
 
     async fn level(&self, load: Load, options: &Options) -> anyhow::Result<Level> {
@@ -262,17 +262,17 @@ impl Stage {
         Ok(Turn { route: receiver.route, service_us: per_event(service), broker_us: per_event(broker), outcome })
     }
 
-    /// Sends the paced load while the broker stands still for [`STANDSTILL`].
-    async fn stand_still(&self, kafka: &Kafka, receiver: &Receiver, rate: u64) -> anyhow::Result<Outcome> {
-        eprintln!("bench: the broker stands still for {} s", STANDSTILL.as_secs());
+    /// Sends the paced load while the broker is paused for [`PAUSE`].
+    async fn while_paused(&self, kafka: &Kafka, receiver: &Receiver, rate: u64) -> anyhow::Result<Outcome> {
+        eprintln!("bench: the broker is paused for {} s", PAUSE.as_secs());
         let node = kafka.node(NODE).context("the broker has ended")?;
         let pause = async {
-            tokio::time::sleep(STANDSTILL_MARGIN).await;
+            tokio::time::sleep(PAUSE_MARGIN).await;
             node.signal(Signal::STOP);
-            tokio::time::sleep(STANDSTILL).await;
+            tokio::time::sleep(PAUSE).await;
             node.signal(Signal::CONT);
         };
-        let duration = STANDSTILL + 2 * STANDSTILL_MARGIN;
+        let duration = PAUSE + 2 * PAUSE_MARGIN;
         let (outcome, ()) = tokio::join!(Load::Paced(rate).run(receiver, &self.bodies, duration), pause);
         Ok(outcome)
     }
