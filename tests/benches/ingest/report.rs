@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    rounds::{Level, Load, Measured, Options, Round, Stage, Turn},
+    rounds::{CONNECTIONS, Level, Load, Measured, Options, Round, Stage, Turn},
     server::Route,
 };
 
@@ -39,7 +39,7 @@ pub(crate) fn table(measured: &Measured) -> String {
     for level in &measured.levels {
         if matches!(level.load, Load::Connections(_)) {
             let Some(ratio) = ratio(level, Route::Full, Route::Verify, |turn| turn.service_us) else { continue };
-            let target = Some(FULL_TO_VERIFY_MAX).filter(|_| level.load == measured.levels[0].load);
+            let target = (level.load == Load::Connections(CONNECTIONS)).then_some(FULL_TO_VERIFY_MAX);
             target_line(&mut text, level, "service, full / verify-and-parse", &ratio, target);
         }
         if let Some(ratio) = ratio(level, Route::Full, Route::Other, total_us) {

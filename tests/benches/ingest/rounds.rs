@@ -20,7 +20,7 @@ use super::{
 /// Orders whose events are sent repeatedly.
 const ORDERS: u64 = 200;
 /// Connections of the first, the second and the paced load.
-const CONNECTIONS: usize = 256;
+pub(crate) const CONNECTIONS: usize = 256;
 const FEWER_CONNECTIONS: usize = 64;
 /// Duration of the warm-up of each route: the broker compiles its code.
 const WARM_UP: Duration = Duration::from_secs(3);
