@@ -20,9 +20,9 @@ use crate::metrics as names;
 /// other worker reads back while the request is in flight.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
 
-/// Most requests at the same time. With answers within half a second they use the rate limit of live mode, 250 requests
+/// Most requests at the same time. With answers within a second they use the rate limit of live mode, 250 requests
 /// per second.
-const IN_FLIGHT_MAX: usize = 128;
+const IN_FLIGHT_MAX: usize = 256;
 
 /// Wait before looking for due reports again when there was none.
 const IDLE: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(1);
 const ERROR_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the first result waits for others that are stored in the same transaction.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(100);
 
 /// Time between two counts of the reports.
 const COUNT_INTERVAL: Duration = Duration::from_secs(15);

@@ -5,7 +5,7 @@
 //! - The shipments' worker reports `--shipments` shipments of as many orders at Digital River's rate limit of live mode, 250 a
 //!   second, each answered after a fifth of a second: the reached rate, and the share of a core that the worker uses.
 //!
-//! Digital River is a process of its own that computes its answers, so that its cost is not measured. No number makes the
+//! Digital River is a process of its own that computes its answers, as PostgreSQL is; their CPU time is not counted. No number makes the
 //! benchmark fail: measurements are printed next to their targets.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]

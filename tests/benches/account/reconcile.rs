@@ -66,7 +66,7 @@ pub(crate) async fn measure(events: u64) -> anyhow::Result<String> {
         resume: false,
         priority: Priority::Foreground,
     };
-    let (begun, before) = (Instant::now(), usage::cpu(pid)?);
+    let (begun, before) = (Instant::now(), usage::own_cpu(pid)?);
     let mut memory: Vec<(u64, u64)> = Vec::new();
     let mut watch = |progress: Progress| {
         let part = progress.listed * PARTS / events.max(1);
@@ -75,7 +75,7 @@ pub(crate) async fn measure(events: u64) -> anyhow::Result<String> {
         }
     };
     let report = reconciler.run(&mut connection, &options, &mut watch).await?;
-    let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), (usage::cpu(pid)? - before).as_secs_f64());
+    let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), (usage::own_cpu(pid)? - before).as_secs_f64());
     anyhow::ensure!(
         report.listed >= events && report.missing == 0,
         "{} listed, {} missing",

@@ -35,7 +35,7 @@ pub(crate) async fn measure(shipments: u64) -> anyhow::Result<String> {
     let account = Account::start(0, RATE).await?;
 
     let (context, pid) = (Context::new(), i32::try_from(std::process::id())?);
-    let (begun, before) = (Instant::now(), usage::cpu(pid)?);
+    let (begun, before) = (Instant::now(), usage::own_cpu(pid)?);
     let work = worker::run(account.client.clone(), database.config.clone(), context.clone());
     context.shutdown.spawn("shipments", work);
     let limit = Duration::from_secs(shipments / u64::from(RATE)) + PATIENCE;
@@ -48,7 +48,7 @@ pub(crate) async fn measure(shipments: u64) -> anyhow::Result<String> {
         }
         anyhow::ensure!(begun.elapsed() < limit, "{reported} of {wanted} shipments are reported");
     }
-    let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), (usage::cpu(pid)? - before).as_secs_f64());
+    let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), (usage::own_cpu(pid)? - before).as_secs_f64());
     context.shutdown.stop();
     anyhow::ensure!(context.shutdown.wait(PATIENCE).await, "the worker did not end");
 
