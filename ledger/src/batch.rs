@@ -15,12 +15,13 @@ use riverlock_schemas::{
     record, text,
 };
 use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
 
 use crate::{
     DeadReason, Decision, Error, NewEvent, ParsedRecord, Projection, Record,
     metrics::latency,
     spellings::{self, Comparison, OrderMark, Spelling},
-    store::{self, EventRow, Outcome, Positions},
+    store::{self, EventRow, Names, Outcome, Positions, event_key},
 };
 
 /// Longest event type that is stored, in characters.
@@ -160,8 +161,8 @@ async fn write<P: Projection>(
     now: DateTime<Utc>,
 ) -> Result<(Tally, Option<P::Applied>), Error> {
     let BatchResult { fresh, dead, marks, tally } = write_outcomes(transaction, entries).await?;
-    store::add_dead_letters(transaction, &dead.iter().map(|(record, dead)| (*record, dead)).collect::<Vec<_>>())
-        .await?;
+    let letters: Vec<_> = dead.iter().map(|(record, event_key, dead)| (*record, *event_key, dead)).collect();
+    store::add_dead_letters(transaction, &letters).await?;
     let applied = if fresh.is_empty() { None } else { Some(projection.apply(transaction, fresh, now).await?) };
     // After the effects, which may create some of the orders.
     spellings::mark_orders(transaction, &marks, now).await?;
@@ -198,11 +199,13 @@ pub fn classify<'a, P: Projection>(
         Decision::Ignore(reason) => (Outcome::Ignored, Some(*reason)),
         Decision::Dead(dead) => (Outcome::Dead, Some(dead.reason)),
     };
+    let event_id: Cow<'_, str> = envelope.map_or_else(|| unreadable_id(record).into(), stored_event_id);
     let row = EventRow {
         topic_id: record.topic_id,
         partition: record.partition,
         offset: record.offset,
-        event_id: envelope.map_or_else(|| unreadable_key(record).into(), event_key),
+        event_key: event_key::of(&event_id),
+        event_id,
         event_type: envelope.map(event_type).unwrap_or_default(),
         live_mode: envelope.and_then(|envelope| envelope.mode).map(Mode::is_live),
         order_id: envelope.and_then(order_key),
@@ -244,12 +247,12 @@ fn read<'a, P: Projection>(projection: &P, record: &'a Record) -> (Option<Envelo
 
 /// Returns a substitute for the event id of an unreadable record. It includes the topic's number, because the same
 /// position is another record in another Kafka cluster.
-pub fn unreadable_key(record: &Record) -> String {
+pub fn unreadable_id(record: &Record) -> String {
     format!("unreadable:{}:{}", record.topic_id, record.position())
 }
 
 /// Returns the event's id, or its hash if the id is not a valid key.
-pub fn event_key<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
+pub fn stored_event_id<'a>(envelope: &Envelope<'a>) -> Cow<'a, str> {
     match EventId::check(&envelope.id) {
         Ok(()) => envelope.id.clone(),
         Err(_) => record::hashed(&envelope.id).into(),
@@ -269,7 +272,8 @@ pub fn order_key<'a>(envelope: &Envelope<'a>) -> Option<Cow<'a, str>> {
 struct BatchResult<'a, E> {
     /// Events to apply.
     fresh: Vec<NewEvent<E>>,
-    dead: Vec<(&'a Record, DeadReason)>,
+    /// Records that could not be applied, with the keys of their events.
+    dead: Vec<(&'a Record, Uuid, DeadReason)>,
     /// Orders with an event whose bodies contradict each other.
     marks: BTreeSet<OrderMark>,
     tally: Tally,
@@ -282,13 +286,15 @@ async fn write_outcomes<'a, E>(
 ) -> Result<BatchResult<'a, E>, Error> {
     // All transactions lock in the same order. The sort is stable, so that of two records of one event the earlier
     // comes first.
-    entries.sort_by(|a, b| a.row.event_id.cmp(&b.row.event_id));
-    let is_first = |i: usize| i == 0 || entries[i - 1].row.event_id != entries[i].row.event_id;
+    entries.sort_by_key(|entry| entry.row.event_key);
+    let is_first = |i: usize| i == 0 || entries[i - 1].row.event_key != entries[i].row.event_key;
     let is_first: Vec<bool> = (0..entries.len()).map(is_first).collect();
+    let names = Names::of(connection, entries.iter().map(|entry| &entry.row)).await?;
+    store::add_odd_ids(connection, entries.iter().map(|entry| &entry.row)).await?;
     let (candidates, repeated) = split(entries, is_first);
 
     let rows: Vec<&EventRow<'_>> = candidates.iter().map(|entry| &entry.row).collect();
-    let added = store::add_events(connection, &rows).await?;
+    let added = store::add_events(connection, &rows, &names).await?;
     let (first, known) = split_added(candidates, added);
 
     let mut result = BatchResult {
@@ -302,10 +308,10 @@ async fn write_outcomes<'a, E>(
         match entry.decision {
             Decision::Apply(event) => result.fresh.push(NewEvent { event, conflict: false }),
             Decision::Ignore(_) => {}
-            Decision::Dead(reason) => result.dead.push((entry.record, reason)),
+            Decision::Dead(reason) => result.dead.push((entry.record, entry.row.event_key, reason)),
         }
     }
-    write_repeated_outcomes(connection, known.into_iter().chain(repeated).collect(), &mut result).await?;
+    write_repeated_outcomes(connection, known.into_iter().chain(repeated).collect(), &names, &mut result).await?;
     Ok(result)
 }
 
@@ -313,16 +319,17 @@ async fn write_outcomes<'a, E>(
 async fn write_repeated_outcomes<'a, E>(
     connection: &mut PgConnection,
     mut entries: Entries<'a, E>,
+    names: &Names,
     result: &mut BatchResult<'a, E>,
 ) -> Result<(), Error> {
     if entries.is_empty() {
         return Ok(());
     }
-    let ids: Vec<&str> = entries.iter().map(|entry| entry.row.event_id.as_ref()).collect();
-    let first = store::first_records(connection, &ids).await?;
+    let keys: Vec<Uuid> = entries.iter().map(|entry| entry.row.event_key).collect();
+    let first = store::first_records(connection, &keys).await?;
     let total = entries.len() as u64;
     entries.retain_mut(|entry| {
-        let Some(first) = first.get(entry.row.event_id.as_ref()) else {
+        let Some(first) = first.get(&entry.row.event_key) else {
             // The record has a row already, as a repetition of an event with another id: it was read again.
             return false;
         };
@@ -335,7 +342,7 @@ async fn write_repeated_outcomes<'a, E>(
     });
     let mut contexts = compare_spellings(connection, &mut entries).await?;
     let rows: Vec<&EventRow<'_>> = entries.iter().map(|entry| &entry.row).collect();
-    let added = store::add_events(connection, &rows).await?;
+    let added = store::add_events(connection, &rows, names).await?;
     let (entries, _) = split_added(entries, added);
     result.tally.reread += total - entries.len() as u64;
     for entry in entries {
@@ -353,7 +360,9 @@ async fn write_repeated_outcomes<'a, E>(
             Decision::Apply(event) => result.fresh.push(NewEvent { event, conflict: aspect.is_some() }),
             // A contradicting body is stored as a dead letter until it is redriven, and so is the event if no spelling
             // can be read.
-            Decision::Dead(reason) if aspect.is_some() || no_other_effect => result.dead.push((entry.record, reason)),
+            Decision::Dead(reason) if aspect.is_some() || no_other_effect => {
+                result.dead.push((entry.record, entry.row.event_key, reason));
+            }
             Decision::Dead(_) | Decision::Ignore(_) => {}
         }
     }
@@ -373,15 +382,15 @@ async fn compare_spellings<E>(
     entries: &mut Entries<'_, E>,
 ) -> Result<HashMap<(i16, i32, i64), SpellingContext>, Error> {
     let mut contexts = HashMap::new();
-    let ids: Vec<&str> =
-        entries.iter().filter(|entry| entry.row.content.is_some()).map(|entry| entry.row.event_id.as_ref()).collect();
-    if ids.is_empty() {
+    let keys: Vec<Uuid> =
+        entries.iter().filter(|entry| entry.row.content.is_some()).map(|entry| entry.row.event_key).collect();
+    if keys.is_empty() {
         return Ok(contexts);
     }
-    let mut spellings = spellings::of_events(connection, &ids).await?;
+    let mut spellings = spellings::of_events(connection, &keys).await?;
     for entry in entries {
         let Some(content) = entry.row.content else { continue };
-        let others = spellings.entry(entry.row.event_id.to_string()).or_default();
+        let others = spellings.entry(entry.row.event_key).or_default();
         let at = position(&entry.row);
         let comparison = spellings::compare(at, &content, others);
         if comparison.aspect.is_some() {

@@ -18,6 +18,7 @@ use riverlock_schemas::{
     hash::Sha256Hash,
 };
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::{
     Error,
@@ -94,53 +95,78 @@ pub fn has_former_conflict(spellings: &[Spelling]) -> bool {
     spellings.iter().any(|spelling| spelling.is_former_conflict)
 }
 
-/// Returns the content of a stored record, as far as it was stored.
-#[must_use]
-pub fn content_of(
-    content: Option<&[u8]>,
-    event_type: &str,
-    live_mode: Option<bool>,
-    order_id: Option<&str>,
-) -> Content {
-    let known = content.and_then(Content::from_slice);
-    known.unwrap_or_else(|| Content::of_parts(event_type, live_mode.map(Mode::from_live), order_id))
+/// Columns of a stored record from which its content follows.
+#[derive(Clone, Copy, Debug)]
+pub struct ContentColumns<'a> {
+    /// The packed digest; `None` if another record has the same bytes.
+    pub content: Option<&'a [u8]>,
+    /// The event's type.
+    pub event_type: &'a str,
+    /// `liveMode`.
+    pub live_mode: Option<bool>,
+    /// The event's order.
+    pub order_id: Option<&'a str>,
 }
 
-/// Returns the spellings of events, by event id.
+impl ContentColumns<'_> {
+    /// The content of the record, if its digest was stored in a form that can be compared.
+    #[must_use]
+    pub fn stored(&self) -> Option<Content> {
+        Content::unpack(self.content?, &self.known())
+    }
+
+    /// The content of the record, as far as it was stored.
+    #[must_use]
+    pub fn content(&self) -> Content {
+        self.stored().unwrap_or_else(|| self.known())
+    }
+
+    fn known(&self) -> Content {
+        Content::of_parts(self.event_type, self.live_mode.map(Mode::from_live), self.order_id)
+    }
+}
+
+/// Returns the spellings of events, by the events' keys.
 pub async fn of_events(
     connection: &mut PgConnection,
-    event_ids: &[&str],
-) -> Result<HashMap<String, Vec<Spelling>>, Error> {
-    let mut spellings: HashMap<String, Vec<Spelling>> = HashMap::new();
-    if event_ids.is_empty() {
+    event_keys: &[Uuid],
+) -> Result<HashMap<Uuid, Vec<Spelling>>, Error> {
+    let mut spellings: HashMap<Uuid, Vec<Spelling>> = HashMap::new();
+    if event_keys.is_empty() {
         return Ok(spellings);
     }
     let rows = sqlx::query!(
         r#"-- events_spellings
-           SELECT e.event_id, e.topic_id, e.partition, e.record_offset, e.event_type, e.live_mode, e.order_id, e.body_sha256,
-                  e.content, e.outcome,
+           SELECT e.event_key AS "event_key!", e.topic_id AS "topic_id!", e.partition AS "partition!",
+                  e.record_offset AS "record_offset!", e.event_type AS "event_type!", e.live_mode, e.order_id,
+                  e.body_sha256 AS "body_sha256!", e.content, e.outcome AS "outcome!",
                   EXISTS (
                       SELECT FROM dead_letters d
                       WHERE (d.topic_id, d.partition, d.record_offset) = (e.topic_id, e.partition, e.record_offset)
                         AND d.state <> 'redriven'
                   ) AS "is_dead!"
-           FROM events e
+           FROM event_records e
            -- In two halves, each of which has an index.
-           WHERE (e.event_id = ANY($1::text[]) AND e.outcome IN ('applied', 'ignored', 'dead'))
-              OR (e.event_id = ANY($1::text[]) AND e.outcome IN ('duplicate', 'conflict')
-                  AND (e.content IS NOT NULL OR e.outcome = 'conflict'))"#,
-        event_ids as _
+           WHERE (e.event_key = ANY($1::uuid[]) AND e.outcome_code IN ('a', 'i', 'x'))
+              OR (e.event_key = ANY($1::uuid[]) AND e.outcome_code IN ('d', 'c')
+                  AND (e.content IS NOT NULL OR e.outcome_code = 'c'))"#,
+        event_keys
     );
     for row in rows.fetch_all(connection).await? {
-        let is_known = row.content.as_deref().and_then(Content::from_slice).is_some();
-        let content = content_of(row.content.as_deref(), &row.event_type, row.live_mode, row.order_id.as_deref());
+        let columns = ContentColumns {
+            content: row.content.as_deref(),
+            event_type: &row.event_type,
+            live_mode: row.live_mode,
+            order_id: row.order_id.as_deref(),
+        };
+        let (is_known, content) = (columns.stored().is_some(), columns.content());
         let has_effect = match row.outcome.as_str() {
             "applied" => true,
             "duplicate" | "conflict" => !row.is_dead,
             _ => false,
         };
         let is_of_order = has_effect && event_type::subject(&row.event_type).is_some();
-        spellings.entry(row.event_id).or_default().push(Spelling {
+        spellings.entry(row.event_key).or_default().push(Spelling {
             position: (row.topic_id, row.partition, row.record_offset),
             body_sha256: row.body_sha256,
             content,
@@ -157,18 +183,17 @@ pub async fn of_events(
 /// compared stay conflicts, together with all other records of their events.
 pub async fn contradicted(
     connection: &mut PgConnection,
-    event_ids: &[&str],
+    event_keys: &[Uuid],
 ) -> Result<HashSet<(i16, i32, i64)>, Error> {
     // Conflicts are rare and have an index.
-    let ids = sqlx::query_scalar!(
+    let keys = sqlx::query_scalar!(
         "-- events_conflicted
-         SELECT DISTINCT event_id FROM events WHERE event_id = ANY($1::text[]) AND outcome = 'conflict'",
-        event_ids as _
+         SELECT DISTINCT event_key FROM events WHERE event_key = ANY($1::uuid[]) AND outcome_code = 'c'",
+        event_keys
     );
-    let ids = ids.fetch_all(&mut *connection).await?;
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let keys = keys.fetch_all(&mut *connection).await?;
     let mut contradicted = HashSet::new();
-    for spellings in of_events(connection, &ids).await?.into_values() {
+    for spellings in of_events(connection, &keys).await?.into_values() {
         let is_former = has_former_conflict(&spellings);
         let is_contradicted = |spelling: &&Spelling| {
             is_former || compare(spelling.position, &spelling.content, &spellings).aspect.is_some()
@@ -212,9 +237,9 @@ pub async fn mark_conflicts(connection: &mut PgConnection, records: &[(i16, i32,
     }
     let called = sqlx::query!(
         "-- events_call_conflicts
-         UPDATE events SET outcome = 'conflict'
+         UPDATE events SET outcome_code = 'c'
          WHERE (topic_id, partition, record_offset) IN (SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[]))
-           AND outcome = 'duplicate'",
+           AND outcome_code = 'd'",
         &records.iter().map(|record| record.0).collect::<Vec<_>>(),
         &records.iter().map(|record| record.1).collect::<Vec<_>>(),
         &records.iter().map(|record| record.2).collect::<Vec<_>>(),

@@ -1,13 +1,14 @@
 //! Read model of the ledger for the CLI and API.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use riverlock_schemas::record::Position;
 use serde::Serialize;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, store::event_key};
 
 /// Most rows that are returned for one order or one event.
 pub const ROWS_MAX: i64 = 1_000;
@@ -75,9 +76,11 @@ pub async fn events_of_order(connection: &mut PgConnection, order_id: &str) -> R
     let rows = sqlx::query_as!(
         EventView,
         r#"-- events_of_order
-           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, full_name AS "topic!",
-                  partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
-           FROM events JOIN topic_names USING (topic_id) WHERE order_id = $1 ORDER BY received_at, record_offset LIMIT $2"#,
+           SELECT event_id AS "event_id!", event_type AS "event_type!", live_mode, order_id, created_at,
+                  received_at AS "received_at!", recorded_at AS "recorded_at!", full_name AS "topic!",
+                  partition AS "partition!", record_offset AS "offset!", encode(body_sha256, 'hex') AS "body_sha256!",
+                  outcome AS "outcome!", reason
+           FROM event_records JOIN topic_names USING (topic_id) WHERE order_id = $1 ORDER BY received_at, record_offset LIMIT $2"#,
         order_id,
         ROWS_MAX
     );
@@ -95,9 +98,11 @@ pub async fn events_of_order_page(
     let rows = sqlx::query_as!(
         EventView,
         r#"-- events_of_order_page
-           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, full_name AS "topic!",
-                  partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
-           FROM events JOIN topic_names USING (topic_id)
+           SELECT event_id AS "event_id!", event_type AS "event_type!", live_mode, order_id, created_at,
+                  received_at AS "received_at!", recorded_at AS "recorded_at!", full_name AS "topic!",
+                  partition AS "partition!", record_offset AS "offset!", encode(body_sha256, 'hex') AS "body_sha256!",
+                  outcome AS "outcome!", reason
+           FROM event_records JOIN topic_names USING (topic_id)
            WHERE order_id = $1 AND ($2::boolean IS NULL OR live_mode = $2)
              AND ($3::timestamptz IS NULL OR (received_at, full_name, partition, record_offset) < ($3, $4, $5, $6))
            ORDER BY received_at DESC, full_name DESC, partition DESC, record_offset DESC LIMIT $7"#,
@@ -117,14 +122,16 @@ pub async fn records_of_event(connection: &mut PgConnection, event_id: &str) -> 
     let rows = sqlx::query_as!(
         EventView,
         r#"-- records_of_event
-           SELECT event_id, event_type, live_mode, order_id, created_at, received_at, recorded_at, full_name AS "topic!",
-                  partition, record_offset AS "offset", encode(body_sha256, 'hex') AS "body_sha256!", outcome, reason
-           FROM events JOIN topic_names USING (topic_id)
+           SELECT event_id AS "event_id!", event_type AS "event_type!", live_mode, order_id, created_at,
+                  received_at AS "received_at!", recorded_at AS "recorded_at!", full_name AS "topic!",
+                  partition AS "partition!", record_offset AS "offset!", encode(body_sha256, 'hex') AS "body_sha256!",
+                  outcome AS "outcome!", reason
+           FROM event_records JOIN topic_names USING (topic_id)
            -- In two halves, each of which has an index.
-           WHERE (event_id = $1 AND outcome IN ('applied', 'ignored', 'dead'))
-              OR (event_id = $1 AND outcome IN ('duplicate', 'conflict'))
+           WHERE (event_key = $1 AND outcome_code IN ('a', 'i', 'x'))
+              OR (event_key = $1 AND outcome_code IN ('d', 'c'))
            ORDER BY recorded_at, received_at, full_name, partition, record_offset LIMIT $2"#,
-        event_id,
+        event_key::of(event_id),
         ROWS_MAX
     );
     Ok(rows.fetch_all(connection).await?)
@@ -137,7 +144,7 @@ pub async fn dead_letter(
 ) -> Result<Option<serde_json::Map<String, serde_json::Value>>, Error> {
     let row = sqlx::query!(
         r#"-- dead_letter_of_record
-           SELECT to_jsonb(d) - '{topic_id,partition,record_offset,record_key,header_names,header_values,payload}'::text[]
+           SELECT to_jsonb(d) - '{topic_id,partition,record_offset,record_key,header_names,header_values,payload,event_key}'::text[]
                   AS "letter!"
            FROM dead_letters d JOIN topic_names USING (topic_id) WHERE full_name = $1 AND partition = $2 AND record_offset = $3"#,
         record.topic,
@@ -183,13 +190,15 @@ pub async fn outbox_counts(connection: &mut PgConnection) -> Result<(u64, u64), 
 
 /// Returns those of the events that have an outcome.
 pub async fn known_events(connection: &mut PgConnection, event_ids: &[String]) -> Result<HashSet<String>, Error> {
-    let rows = sqlx::query!(
+    let mut ids: HashMap<Uuid, &String> = event_ids.iter().map(|id| (event_key::of(id), id)).collect();
+    let rows = sqlx::query_scalar!(
         "-- events_known
-         SELECT DISTINCT event_id FROM events
+         SELECT DISTINCT event_key FROM events
          -- In two halves, each of which has an index.
-         WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
-            OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict'))",
-        event_ids
+         WHERE (event_key = ANY($1::uuid[]) AND outcome_code IN ('a', 'i', 'x'))
+            OR (event_key = ANY($1::uuid[]) AND outcome_code IN ('d', 'c'))",
+        &ids.keys().copied().collect::<Vec<_>>()
     );
-    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| row.event_id).collect())
+    let known = rows.fetch_all(connection).await?;
+    Ok(known.into_iter().filter_map(|key| ids.remove(&key).cloned()).collect())
 }

@@ -143,7 +143,7 @@ pub async fn state(connection: &mut PgConnection) -> anyhow::Result<String> {
 /// If PostgreSQL returns an error.
 pub async fn outcomes(connection: &mut PgConnection) -> anyhow::Result<std::collections::BTreeMap<String, i64>> {
     let rows: Vec<(String, i64)> =
-        sqlx::query_as("SELECT outcome, count(*) FROM events GROUP BY outcome").fetch_all(connection).await?;
+        sqlx::query_as("SELECT outcome, count(*) FROM event_records GROUP BY outcome").fetch_all(connection).await?;
     Ok(rows.into_iter().collect())
 }
 

@@ -125,7 +125,8 @@ async fn page(
         IgnoredEvent,
         "-- invoice_events_ignored
          SELECT topic_id, partition, record_offset, body_sha256 FROM events
-         WHERE outcome = 'ignored' AND reason = 'mode' AND topic_id = ANY($1) AND event_type = ANY($2)
+         WHERE outcome_code = 'i' AND reason_id = (SELECT reason_id FROM event_reasons WHERE name = 'mode')
+           AND topic_id = ANY($1) AND type_id IN (SELECT type_id FROM event_types WHERE name = ANY($2))
            AND (topic_id, partition, record_offset) > ($3, $4, $5)
          ORDER BY topic_id, partition, record_offset LIMIT $6",
         &topics.keys().copied().collect::<Vec<_>>(),
@@ -183,10 +184,11 @@ async fn apply(
     let mut transaction = connection.begin().await?;
     let applied = sqlx::query!(
         "-- invoice_events_apply
-         UPDATE events SET outcome = 'applied', reason = NULL
+         UPDATE events SET outcome_code = 'a', reason_id = 0
          FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS chosen (topic_id, partition, record_offset)
          WHERE events.topic_id = chosen.topic_id AND events.partition = chosen.partition
-           AND events.record_offset = chosen.record_offset AND events.outcome = 'ignored' AND events.reason = 'mode'",
+           AND events.record_offset = chosen.record_offset AND events.outcome_code = 'i'
+           AND events.reason_id = (SELECT reason_id FROM event_reasons WHERE name = 'mode')",
         &events.iter().map(|(row, _)| row.topic_id).collect::<Vec<_>>(),
         &events.iter().map(|(row, _)| row.partition).collect::<Vec<_>>(),
         &events.iter().map(|(row, _)| row.record_offset).collect::<Vec<_>>(),

@@ -108,7 +108,8 @@ pub enum Progress {
         item: Item,
         /// Time since it began.
         elapsed: Duration,
-        /// Progress of building an index, in percent; `None` if PostgreSQL does not report it.
+        /// Progress in percent: of building an index, or of moving rows, which the session's name shows. `None` if it is
+        /// unknown.
         percent: Option<f64>,
     },
     /// It is complete.
@@ -263,14 +264,15 @@ async fn apply_once(
     }
 }
 
-/// Returns how much of an index the session has built, in percent, or [`Error::SessionLost`] if the session no longer
-/// exists.
+/// Returns how much of an index the session has built, or how many rows it has moved, in percent, or
+/// [`Error::SessionLost`] if the session no longer exists.
 async fn percent_built(postgres: &PostgresConfig, pid: i32) -> Result<Option<f64>, Error> {
     let ask = async {
         let mut connection = postgres.connect().await?;
         let percent = sqlx::query_scalar(
             "-- migration_progress
-             SELECT 100.0::double precision * p.blocks_done / nullif(p.blocks_total, 0)
+             SELECT coalesce(100.0::double precision * p.blocks_done / nullif(p.blocks_total, 0),
+                             substring(a.application_name FROM ' ([0-9]+) %$')::double precision)
              FROM pg_stat_activity a LEFT JOIN pg_stat_progress_create_index p USING (pid) WHERE a.pid = $1",
         );
         let percent: Option<Option<f64>> = percent.bind(pid).fetch_optional(&mut connection).await?;

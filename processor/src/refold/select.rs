@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use riverlock_ledger::Error;
+use riverlock_ledger::{Error, store};
 use riverlock_schemas::{Mode, OrderId};
 use sqlx::{Acquire as _, PgConnection};
 
@@ -11,8 +11,10 @@ use crate::domain::{OrderKey, Status};
 
 /// A page of orders to recompute.
 const PAGE_ORDERS: i64 = 500;
-/// Rows of `events` or `orders` that are read for one page.
+/// Rows of `orders` that are read for one page.
 const PAGE_ROWS: i64 = 2_000;
+/// Pages of `events` that are read for one page of orders: some 1 600 rows.
+const EVENT_PAGES: i64 = 32;
 
 /// The orders to refold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ enum Next {
     },
     /// Orders by their first record, so that orders with neighbouring records are recomputed together.
     Events {
-        after: (i16, i32, i64),
+        page: i64,
     },
     /// Stored orders without records.
     Rows {
@@ -76,9 +78,7 @@ impl Pages {
                 let total = choose(connection, status, changed_since).await?;
                 Self { next: Next::Chosen { after: 0 }, total }
             }
-            Selection::All => {
-                Self { next: Next::Events { after: (i16::MIN, 0, 0) }, total: estimate(connection).await? }
-            }
+            Selection::All => Self { next: Next::Events { page: 0 }, total: estimate(connection).await? },
         })
     }
 
@@ -90,7 +90,7 @@ impl Pages {
                 if some.is_empty() { None } else { Some(by_id(connection, &some).await?) }
             }
             Next::Chosen { after } => chosen(connection, after).await?,
-            Next::Events { after } => match by_first_record(connection, after).await? {
+            Next::Events { page } => match by_first_record(connection, page).await? {
                 None => {
                     self.next = Next::Rows { after: (String::new(), false) };
                     Some(Page::default())
@@ -173,51 +173,37 @@ async fn by_id(connection: &mut PgConnection, ids: &[OrderId]) -> Result<Page, E
         r#"-- refold_by_id
            SELECT order_id AS "order_id!", live_mode AS "live_mode!" FROM orders WHERE order_id = ANY($1::text[])
            UNION
-           SELECT order_id, live_mode FROM events
-           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome <> 'dead'
+           SELECT order_id, live_mode FROM event_records
+           WHERE order_id = ANY($1::text[]) AND live_mode IS NOT NULL AND outcome_code <> 'x'
            ORDER BY 1, 2"#,
         &ids.iter().map(OrderId::as_str).collect::<Vec<_>>() as _
     );
     Ok(page(rows.fetch_all(connection).await?.into_iter().map(|row| (row.order_id, row.live_mode))))
 }
 
-/// The orders whose first record is among the next rows of `events`; `None` when there are no more rows.
-async fn by_first_record(connection: &mut PgConnection, after: &mut (i16, i32, i64)) -> Result<Option<Page>, Error> {
-    let last = sqlx::query!(
-        "-- refold_page_end
-         SELECT topic_id, partition, record_offset FROM (
-             SELECT topic_id, partition, record_offset FROM events
-             WHERE (topic_id, partition, record_offset) > ($1, $2, $3)
-             ORDER BY topic_id, partition, record_offset LIMIT $4
-         ) page ORDER BY topic_id DESC, partition DESC, record_offset DESC LIMIT 1",
-        after.0,
-        after.1,
-        after.2,
-        PAGE_ROWS
-    );
-    let Some(last) = last.fetch_optional(&mut *connection).await? else { return Ok(None) };
+/// The orders whose first record is in the next pages of `events`; `None` when there are no more pages. Records lie in the order
+/// in which they were stored. A row that is changed meanwhile may move: an order is selected twice then, or not at all if
+/// it has no other record; what changed the row, a redrive or another refold, has applied the event.
+async fn by_first_record(connection: &mut PgConnection, page: &mut i64) -> Result<Option<Page>, Error> {
+    if *page >= store::event_pages(connection).await? {
+        return Ok(None);
+    }
     let rows = sqlx::query!(
         r#"-- refold_by_first_record
-           SELECT DISTINCT e.order_id AS "order_id!", e.live_mode AS "live_mode!" FROM events e
-           WHERE (e.topic_id, e.partition, e.record_offset) > ($1, $2, $3)
-             AND (e.topic_id, e.partition, e.record_offset) <= ($4, $5, $6)
-             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome <> 'dead'
+           SELECT DISTINCT e.order_id AS "order_id!", e.live_mode AS "live_mode!" FROM event_records e
+           WHERE e.row_location >= $1::text::tid AND e.row_location < $2::text::tid
+             AND e.order_id IS NOT NULL AND e.live_mode IS NOT NULL AND e.outcome_code <> 'x'
              AND NOT EXISTS (
-                 SELECT 1 FROM events f
-                 WHERE f.order_id = e.order_id AND f.live_mode = e.live_mode
-                   AND f.outcome <> 'dead'
-                   AND (f.topic_id, f.partition, f.record_offset) <= ($1, $2, $3))
+                 SELECT 1 FROM event_records f
+                 WHERE f.order_id = e.order_id AND f.live_mode = e.live_mode AND f.outcome_code <> 'x'
+                   AND f.row_location < $1::text::tid)
            ORDER BY 1, 2"#,
-        after.0,
-        after.1,
-        after.2,
-        last.topic_id,
-        last.partition,
-        last.record_offset
+        store::first_row_of(*page),
+        store::first_row_of(*page + EVENT_PAGES)
     );
     let rows = rows.fetch_all(connection).await?;
-    *after = (last.topic_id, last.partition, last.record_offset);
-    Ok(Some(page(rows.into_iter().map(|row| (row.order_id, row.live_mode)))))
+    *page += EVENT_PAGES;
+    Ok(Some(self::page(rows.into_iter().map(|row| (row.order_id, row.live_mode)))))
 }
 
 /// Those of the next orders that have no record, which the pages by first record cannot contain. `None` when there are no more
@@ -226,9 +212,9 @@ async fn without_records(connection: &mut PgConnection, after: &mut (String, boo
     let rows = sqlx::query!(
         r#"-- refold_without_records
            SELECT o.order_id, o.live_mode, EXISTS (
-               SELECT 1 FROM events e
+               SELECT 1 FROM event_records e
                WHERE e.order_id = o.order_id AND e.live_mode = o.live_mode
-                 AND e.outcome <> 'dead') AS "has_records!"
+                 AND e.outcome_code <> 'x') AS "has_records!"
            FROM (SELECT order_id, live_mode FROM orders WHERE (order_id, live_mode) > ($1, $2)
                  ORDER BY order_id, live_mode LIMIT $3) o
            ORDER BY o.order_id, o.live_mode"#,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Error, spellings};
 use riverlock_schemas::{Mode, OrderId, record::Position};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, PgConnection, types::Uuid};
 
 use crate::{domain::OrderKey, store::FiredEffects};
 
@@ -107,21 +107,21 @@ pub(super) async fn audited(
     let (order_ids, live_modes) = columns(keys);
     let rows = sqlx::query!(
         r#"-- refold_audited
-           SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id, t.full_name AS "name!",
-                  e.partition, e.record_offset, e.event_id, e.outcome, e.body_sha256, e.received_at,
-                  d.payload AS "payload?", again.full_name AS "again_name?", again.partition AS "again_partition?",
+           SELECT e.order_id AS "order_id!", e.live_mode AS "live_mode!", e.topic_id AS "topic_id!", t.full_name AS "name!",
+                  e.partition AS "partition!", e.record_offset AS "record_offset!", e.event_key AS "event_key!",
+                  e.outcome AS "outcome!", e.body_sha256 AS "body_sha256!", e.received_at AS "received_at!", d.payload AS "payload?", again.full_name AS "again_name?", again.partition AS "again_partition?",
                   again.record_offset AS "again_offset?"
-           FROM events e
+           FROM event_records e
            JOIN topic_names t USING (topic_id)
            LEFT JOIN dead_letters d USING (topic_id, partition, record_offset)
            LEFT JOIN LATERAL (
                SELECT n.full_name, a.partition, a.record_offset FROM events a JOIN topic_names n USING (topic_id)
-               WHERE NOT t.is_current AND n.is_current AND a.event_id = e.event_id AND a.outcome = 'duplicate'
+               WHERE NOT t.is_current AND n.is_current AND a.event_key = e.event_key AND a.outcome_code = 'd'
                  AND a.body_sha256 = e.body_sha256
                LIMIT 1
            ) again ON true
            WHERE (e.order_id, e.live_mode) IN (SELECT * FROM unnest($1::text[], $2::boolean[]))
-             AND (e.outcome IN ('applied', 'conflict', 'ignored') OR (e.outcome = 'duplicate' AND e.content IS NOT NULL))
+             AND (e.outcome_code IN ('a', 'c', 'i') OR (e.outcome_code = 'd' AND e.content IS NOT NULL))
              AND t.name <> ALL($3)
            ORDER BY t.full_name, e.partition, e.record_offset"#,
         &order_ids,
@@ -129,8 +129,8 @@ pub(super) async fn audited(
         other_topics
     );
     let rows = rows.fetch_all(&mut *connection).await?;
-    let event_ids: BTreeSet<&str> = rows.iter().map(|row| row.event_id.as_str()).collect();
-    let contradicted = spellings::contradicted(connection, &event_ids.into_iter().collect::<Vec<_>>()).await?;
+    let event_keys: BTreeSet<Uuid> = rows.iter().map(|row| row.event_key).collect();
+    let contradicted = spellings::contradicted(connection, &event_keys.into_iter().collect::<Vec<_>>()).await?;
     let mut orders: BTreeMap<OrderKey, Vec<AuditedRecord>> = BTreeMap::new();
     for row in rows {
         let position = Position { topic: row.name, partition: row.partition, offset: row.record_offset };
@@ -238,9 +238,9 @@ pub(super) async fn mark_applied(connection: &mut PgConnection, records: &[&Audi
     }
     let marked = sqlx::query!(
         "-- refold_mark_applied
-         UPDATE events SET outcome = 'applied', reason = NULL
+         UPDATE events SET outcome_code = 'a', reason_id = 0
          WHERE (topic_id, partition, record_offset) IN (SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[]))
-           AND outcome = 'ignored'",
+           AND outcome_code = 'i'",
         &records.iter().map(|record| record.topic_id).collect::<Vec<_>>(),
         &records.iter().map(|record| record.position.partition).collect::<Vec<_>>(),
         &records.iter().map(|record| record.position.offset).collect::<Vec<_>>(),

@@ -66,9 +66,10 @@ pub async fn run(
 ) -> Result<Report, AuditError> {
     let mut source = Source::open(kafka)?;
     source.prepare(connection, consumers).await?;
-    // Kafka's end offsets are requested after those of the database, because records are written before they are read.
-    let snapshot = store::read_snapshot(connection, consumers, &source.ids);
-    let (marks, audited) = bounded(TRANSACTION_LIMIT, snapshot).await?;
+    // Partitions are listed before the offsets are read: one that has rows then has an offset as well. Kafka's end offsets are
+    // requested last, because records are written before they are read.
+    let audited = store::audited_partitions(connection).await?;
+    let marks = bounded(TRANSACTION_LIMIT, store::partition_marks(connection, consumers, &source.ids)).await?;
     let watermarks = source.watermarks()?;
     let mut report = Report::default();
     report.check_offsets(&source, &marks, &watermarks);
@@ -133,11 +134,12 @@ async fn count_unread_rows(
     for partition_rows in audited {
         let partition = (partition_rows.topic_id, partition_rows.partition);
         let name = partition_rows.topic.unwrap_or_else(|| format!("topic number {}", partition_rows.topic_id));
-        let (from, to) = match watermarks.get(&partition) {
-            Some((low, _)) if marks.contains_key(&partition) => (0, *low),
-            _ => (0, i64::MAX),
+        let rows = match watermarks.get(&partition) {
+            Some((low, _)) if marks.contains_key(&partition) => {
+                store::count_rows(connection, partition, partition_rows.first, *low).await?
+            }
+            _ => partition_rows.rows,
         };
-        let rows = store::count_rows(connection, partition, from, to).await?;
         let count = u64::try_from(rows).unwrap_or_default();
         let name = format!("{name}[{}]", partition_rows.partition);
         if !partition_rows.is_current {

@@ -8,16 +8,19 @@ use std::{
 use riverlock_ledger::{
     Error,
     postgres::{TRANSACTION_LIMIT, bounded},
-    store::{self, Partition},
+    spellings::ContentColumns,
+    store::{self, OffsetSpan, Outcome, Partition},
 };
-use riverlock_schemas::{events::content::Content, hash::Sha256Hash};
-use sqlx::{Connection as _, PgConnection};
+use riverlock_schemas::hash::Sha256Hash;
+use sqlx::{Connection as _, PgConnection, types::Uuid};
 
 use super::Report;
 
-/// Rows that one statement counts at most. Each statement has its own snapshot and ends within seconds, so that
-/// counting a large table neither holds back vacuum nor runs into the statement timeout.
-const COUNT_ROWS: i64 = 200_000;
+/// Offsets whose rows one statement counts. Each statement has its own snapshot and ends within seconds, so that counting
+/// a large table neither holds back vacuum nor runs into the statement timeout.
+const COUNT_OFFSETS: i64 = 200_000;
+/// Pages of `events` that one statement reads: 128 MiB.
+const SCAN_PAGES: i64 = 16_384;
 /// Most rows at or after a consumer's offset that are counted; one is already a mismatch.
 const EARLY_ROWS_MAX: i64 = 10_000;
 
@@ -58,43 +61,43 @@ pub(crate) struct AuditedPartition {
     pub(super) topic: Option<String>,
     /// Whether it is a topic of the current cluster.
     pub(super) is_current: bool,
+    /// Number of rows.
+    pub(super) rows: i64,
+    /// The lowest offset.
+    pub(super) first: i64,
 }
 
-/// Reads the marks of the consumers' partitions and all partitions that have rows in one snapshot, so that the first
-/// batch of a partition is in both or in neither.
-pub(super) async fn read_snapshot(
-    connection: &mut PgConnection,
-    consumers: &[(&str, Vec<String>)],
-    ids: &HashMap<String, i16>,
-) -> Result<(BTreeMap<Partition, PartitionMarks>, Vec<AuditedPartition>), Error> {
-    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let marks = partition_marks(&mut transaction, consumers, ids).await?;
-    let partitions = audited_partitions(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok((marks, partitions))
-}
-
-/// Lists every partition that has rows, jumping from one to the next along the primary key.
+/// Lists every partition that has rows. Reads the whole table, in parts: whatever rows it has, each is counted.
 pub(crate) async fn audited_partitions(connection: &mut PgConnection) -> Result<Vec<AuditedPartition>, Error> {
-    let rows = sqlx::query_as!(
-        AuditedPartition,
-        r#"-- audit_places
-           WITH RECURSIVE places AS (
-               (SELECT topic_id, partition FROM events ORDER BY topic_id, partition, record_offset LIMIT 1)
-               UNION ALL
-               SELECT n.topic_id, n.partition
-               FROM places p CROSS JOIN LATERAL (
-                   SELECT e.topic_id, e.partition FROM events e
-                   WHERE (e.topic_id, e.partition) > (p.topic_id, p.partition)
-                   ORDER BY e.topic_id, e.partition, e.record_offset LIMIT 1
-               ) n
-           )
-           SELECT p.topic_id AS "topic_id!", p.partition AS "partition!", t.name AS "topic?",
-                  coalesce(t.cluster_id = coalesce((SELECT cluster_id FROM kafka_clusters WHERE is_current), ''), true)
+    let pages = store::event_pages(connection).await?;
+    let mut found: BTreeMap<Partition, (i64, i64)> = BTreeMap::new();
+    for page in (0..pages).step_by(usize::try_from(SCAN_PAGES).unwrap_or(usize::MAX)) {
+        let part = sqlx::query!(
+            r#"-- audit_partitions_part
+               SELECT topic_id, partition, count(*) AS "rows!", min(record_offset) AS "first!" FROM events
+               WHERE ctid >= $1::text::tid AND ctid < $2::text::tid GROUP BY topic_id, partition"#,
+            store::first_row_of(page),
+            store::first_row_of(page + SCAN_PAGES)
+        );
+        let part = async { Ok::<_, Error>(part.fetch_all(&mut *connection).await?) };
+        for row in bounded(TRANSACTION_LIMIT, part).await? {
+            let sum = found.entry((row.topic_id, row.partition)).or_insert((0, row.first));
+            *sum = (sum.0 + row.rows, sum.1.min(row.first));
+        }
+    }
+    let topics = sqlx::query!(
+        r#"-- audit_topics
+           SELECT topic_id, name, cluster_id = coalesce((SELECT cluster_id FROM kafka_clusters WHERE is_current), '')
                       AS "is_current!"
-           FROM places p LEFT JOIN topics t ON t.topic_id = p.topic_id"#
+           FROM topics"#
     );
-    Ok(rows.fetch_all(connection).await?)
+    let topics: HashMap<i16, (String, bool)> =
+        topics.fetch_all(connection).await?.into_iter().map(|row| (row.topic_id, (row.name, row.is_current))).collect();
+    let partitions = found.into_iter().map(|((topic_id, partition), (rows, first))| {
+        let (topic, is_current) = topics.get(&topic_id).cloned().unzip();
+        AuditedPartition { topic_id, partition, topic, is_current: is_current.unwrap_or(true), rows, first }
+    });
+    Ok(partitions.collect())
 }
 
 /// Counts the rows with offsets `[from, to)` of a partition, in parts.
@@ -105,28 +108,22 @@ pub(super) async fn count_rows(
     to: i64,
 ) -> Result<i64, Error> {
     let mut rows = 0;
-    loop {
-        let counted = sqlx::query!(
+    while from < to {
+        let end = to.min(from + COUNT_OFFSETS);
+        let counted = sqlx::query_scalar!(
             r#"-- audit_count
-               SELECT count(*) AS "rows!", max(record_offset) AS last FROM (
-                   SELECT record_offset FROM events
-                   WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4
-                   ORDER BY record_offset LIMIT $5
-               ) part"#,
+               SELECT count(*) AS "rows!" FROM events
+               WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4"#,
             partition.0,
             partition.1,
             from,
-            to,
-            COUNT_ROWS
+            end
         );
         let counted = async { Ok::<_, Error>(counted.fetch_one(&mut *connection).await?) };
-        let part = bounded(TRANSACTION_LIMIT, counted).await?;
-        rows += part.rows;
-        match part.last {
-            Some(last) if part.rows == COUNT_ROWS => from = last + 1,
-            _ => return Ok(rows),
-        }
+        rows += bounded(TRANSACTION_LIMIT, counted).await?;
+        from = end;
     }
+    Ok(rows)
 }
 
 /// Looks records up by topic number, partition and offset.
@@ -134,51 +131,94 @@ pub(super) async fn look_up(
     connection: &mut PgConnection,
     page: &[ReadRecord],
 ) -> Result<HashMap<(i16, i32, i64), AuditRow>, Error> {
-    if page.is_empty() {
-        return Ok(HashMap::new());
+    let positions = page.iter().map(|read| (read.topic_id, read.partition, read.offset));
+    let mut stored = Vec::with_capacity(page.len());
+    for span in store::spans(positions) {
+        stored.extend(rows_of(connection, &span).await?);
     }
-    let rows = sqlx::query!(
-        r#"-- audit_look_up
-           SELECT topic_id, partition, record_offset, body_sha256, content, outcome,
-                  CASE WHEN outcome IN ('duplicate', 'conflict') THEN (
-                      SELECT ARRAY[first.body_sha256, first.content] FROM events first
-                      WHERE first.event_id = e.event_id AND first.outcome IN ('applied', 'ignored', 'dead')
-                  ) END AS "first: Vec<Option<Vec<u8>>>",
-                  CASE outcome WHEN 'dead' THEN EXISTS (
-                      SELECT FROM dead_letters d
-                      WHERE (d.topic_id, d.partition, d.record_offset) = (e.topic_id, e.partition, e.record_offset)
-                        AND d.state <> 'redriven'
-                  ) END AS has_letter
-           FROM events e
-           WHERE (topic_id, partition, record_offset) IN
-                 (SELECT * FROM unnest($1::smallint[], $2::integer[], $3::bigint[]))"#,
-        &page.iter().map(|read| read.topic_id).collect::<Vec<_>>(),
-        &page.iter().map(|read| read.partition).collect::<Vec<_>>(),
-        &page.iter().map(|read| read.offset).collect::<Vec<_>>(),
-    )
-    .fetch_all(connection)
-    .await?;
-    let found = rows.into_iter().map(|row| {
-        let (first_sha256, first_content) = row.first.map_or((None, None), |first| {
-            let mut first = first.into_iter();
-            (first.next().flatten(), first.next().flatten())
-        });
+    let repeated =
+        |row: &&StoredRow| [Outcome::Duplicate.as_str(), Outcome::Conflict.as_str()].contains(&&*row.outcome);
+    let keys: Vec<Uuid> = stored.iter().filter(repeated).map(|row| row.event_key).collect();
+    let firsts = first_rows(connection, &keys).await?;
+    let found = stored.into_iter().map(|row| {
+        let first = firsts.get(&row.event_key);
         // Records stored before content digests existed cannot be compared by content.
-        let parsed = |content: Option<Vec<u8>>| content.as_deref().and_then(Content::from_slice);
-        let contradicts_first = match (parsed(row.content), parsed(first_content)) {
-            (Some(content), Some(first)) => content.contradicts(&first).is_some(),
-            _ => false,
-        };
+        let contents = row.content().stored().zip(first.and_then(|first| first.content().stored()));
         let found = AuditRow {
+            first_sha256: first.map(|first| first.body_sha256.clone()),
+            contradicts_first: contents.is_some_and(|(content, first)| content.contradicts(&first).is_some()),
             outcome: row.outcome,
             body_sha256: row.body_sha256,
-            first_sha256,
-            contradicts_first,
             has_letter: row.has_letter,
         };
         ((row.topic_id, row.partition, row.record_offset), found)
     });
     Ok(found.collect())
+}
+
+/// Columns of `events` that the audit compares.
+struct StoredRow {
+    topic_id: i16,
+    partition: i32,
+    record_offset: i64,
+    event_key: Uuid,
+    event_type: String,
+    live_mode: Option<bool>,
+    order_id: Option<String>,
+    body_sha256: Vec<u8>,
+    content: Option<Vec<u8>>,
+    outcome: String,
+    has_letter: Option<bool>,
+}
+
+impl StoredRow {
+    fn content(&self) -> ContentColumns<'_> {
+        ContentColumns {
+            content: self.content.as_deref(),
+            event_type: &self.event_type,
+            live_mode: self.live_mode,
+            order_id: self.order_id.as_deref(),
+        }
+    }
+}
+
+async fn rows_of(connection: &mut PgConnection, span: &OffsetSpan) -> Result<Vec<StoredRow>, Error> {
+    let rows = sqlx::query_as!(
+        StoredRow,
+        r#"-- audit_look_up
+           SELECT topic_id AS "topic_id!", partition AS "partition!", record_offset AS "record_offset!",
+                  event_key AS "event_key!", event_type AS "event_type!", live_mode, order_id, body_sha256 AS "body_sha256!",
+                  content, outcome AS "outcome!",
+                  CASE outcome_code WHEN 'x' THEN EXISTS (
+                      SELECT FROM dead_letters d
+                      WHERE (d.topic_id, d.partition, d.record_offset) = (e.topic_id, e.partition, e.record_offset)
+                        AND d.state <> 'redriven'
+                  ) END AS has_letter
+           FROM event_records e
+           WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4"#,
+        span.partition.0,
+        span.partition.1,
+        span.start,
+        span.end
+    );
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// Returns the records that decided the outcomes of events, by the events' keys.
+async fn first_rows(connection: &mut PgConnection, keys: &[Uuid]) -> Result<HashMap<Uuid, StoredRow>, Error> {
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query_as!(
+        StoredRow,
+        r#"-- audit_firsts
+           SELECT topic_id AS "topic_id!", partition AS "partition!", record_offset AS "record_offset!",
+                  event_key AS "event_key!", event_type AS "event_type!", live_mode, order_id, body_sha256 AS "body_sha256!",
+                  content, outcome AS "outcome!", NULL::boolean AS has_letter
+           FROM event_records WHERE event_key = ANY($1::uuid[]) AND outcome_code IN ('a', 'i', 'x')"#,
+        keys
+    );
+    Ok(rows.fetch_all(connection).await?.into_iter().map(|row| (row.event_key, row)).collect())
 }
 
 /// Offset and mark of a partition.
@@ -192,34 +232,42 @@ pub(super) struct PartitionMarks {
     pub(super) proved: Option<i64>,
 }
 
-/// Reads the offsets and marks of the consumers' partitions.
+/// Reads the offsets and marks of the consumers' partitions, and counts early rows in the same snapshot: a row is stored
+/// together with the offset after it.
 pub(super) async fn partition_marks(
     connection: &mut PgConnection,
     consumers: &[(&str, Vec<String>)],
     ids: &HashMap<String, i16>,
 ) -> Result<BTreeMap<Partition, PartitionMarks>, Error> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let mut marks = BTreeMap::new();
     for (name, topics) in consumers {
         let rows = sqlx::query!(
             r#"-- audit_standings
-               SELECT topic_id, partition, o.next_offset AS reached, m.next_offset AS "proved?",
-                      (SELECT count(*) FROM (
-                           SELECT FROM events e
-                           WHERE e.topic_id = o.topic_id AND e.partition = o.partition
-                             AND e.record_offset >= o.next_offset LIMIT $3) early) AS "early!"
+               SELECT topic_id, partition, o.next_offset AS reached, m.next_offset AS "proved?"
                FROM consumer_offsets o LEFT JOIN audit_marks m USING (topic_id, partition)
                WHERE consumer = $1 AND topic_id = ANY($2)"#,
             name,
             &topics.iter().map(|topic| ids[topic]).collect::<Vec<_>>(),
-            EARLY_ROWS_MAX
         )
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut *transaction)
         .await?;
-        marks.extend(rows.into_iter().map(|row| {
-            let mark = PartitionMarks { reached: row.reached, early: row.early, proved: row.proved };
-            ((row.topic_id, row.partition), mark)
-        }));
+        for row in rows {
+            let early = sqlx::query_scalar!(
+                r#"-- audit_early
+                   SELECT count(*) AS "early!" FROM (
+                       SELECT FROM events WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 LIMIT $4) early"#,
+                row.topic_id,
+                row.partition,
+                row.reached,
+                EARLY_ROWS_MAX
+            );
+            let early = early.fetch_one(&mut *transaction).await?;
+            let mark = PartitionMarks { reached: row.reached, early, proved: row.proved };
+            marks.insert((row.topic_id, row.partition), mark);
+        }
     }
+    transaction.commit().await?;
     Ok(marks)
 }
 

@@ -37,7 +37,8 @@ async fn attempt(
         return Ok(Err(SkipReason::Discarded));
     }
     set_state(&mut transaction, position, &letter, LetterState::Discarded).await?;
-    let action = Action { action: "discard", outcome: &letter.outcome, reason: Some(&letter.reason), detail: None };
+    let action =
+        Action { action: "discard", outcome: letter.outcome.as_str(), reason: Some(&letter.reason), detail: None };
     add_action(&mut transaction, position, &letter, request, &action).await?;
     match request.run {
         Run::Dry => transaction.rollback().await?,

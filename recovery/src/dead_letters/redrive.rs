@@ -16,7 +16,7 @@ use riverlock_ledger::{
     error::Disposition,
     postgres::{TRANSACTION_LIMIT, bounded},
     spellings::{self, Comparison},
-    store::{self, EventRow, Outcome},
+    store::{self, EventRow, Names, Outcome},
 };
 
 /// Attempts of a transaction that loses a race with another one.
@@ -35,8 +35,7 @@ pub(super) struct LockedLetter {
     header_names: Vec<String>,
     header_values: Vec<Vec<u8>>,
     payload: Vec<u8>,
-    event_id: String,
-    pub(super) outcome: String,
+    pub(super) outcome: Outcome,
     received_at: DateTime<Utc>,
     body_sha256: Vec<u8>,
 }
@@ -102,7 +101,7 @@ async fn attempt<P: Projection>(
             let dead = DeadReason { reason, detail: safe(&detail) };
             keep_dead(&mut transaction, position, &dead).await?;
             let (reason, detail) = (Some(dead.reason), Some(dead.detail.as_str()));
-            let action = Action { action: "redrive", outcome: &letter.outcome, reason, detail };
+            let action = Action { action: "redrive", outcome: letter.outcome.as_str(), reason, detail };
             add_action(&mut transaction, position, &letter, request, &action).await?;
             RedriveResult::Dead { reason: dead.reason.to_owned(), detail: dead.detail, attempts: letter.attempts + 1 }
         }
@@ -125,7 +124,7 @@ impl LockedLetter {
         if Sha256Hash::of(&self.payload).as_bytes().as_slice() != self.body_sha256 {
             return Some(SkipReason::Contradicted("its body does not match the recorded hash"));
         }
-        if ![Outcome::Dead.as_str(), Outcome::Conflict.as_str()].contains(&self.outcome.as_str()) {
+        if ![Outcome::Dead, Outcome::Conflict].contains(&self.outcome) {
             return Some(SkipReason::Contradicted("its record has an outcome other than `dead` or `conflict`"));
         }
         let failed = self.attempts - 1;
@@ -155,18 +154,40 @@ pub(super) async fn lock(
     connection: &mut PgConnection,
     position: &LetterPosition,
 ) -> Result<Option<LockedLetter>, Error> {
-    let row = sqlx::query_as!(
-        LockedLetter,
-        "-- dead_letters_lock
-         SELECT t.name AS topic, d.state, d.attempts, d.reason, d.detail, d.record_key, d.header_names, d.header_values,
-                d.payload, e.event_id, e.outcome, e.received_at, e.body_sha256
-         FROM dead_letters d JOIN topics t USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
-         WHERE d.topic_id = $1 AND d.partition = $2 AND d.record_offset = $3 FOR UPDATE OF d, e",
+    let row = sqlx::query!(
+        r#"-- dead_letters_lock
+           SELECT t.name AS topic, d.state, d.attempts, d.reason, d.detail, d.record_key, d.header_names, d.header_values,
+                  d.payload, e.outcome_code, e.received_at, e.body_sha256
+           FROM dead_letters d JOIN topics t USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
+           WHERE d.topic_id = $1 AND d.partition = $2 AND d.record_offset = $3
+             -- In two halves, each of which has an index.
+             AND ((e.event_key = d.event_key AND e.outcome_code IN ('a', 'i', 'x'))
+               OR (e.event_key = d.event_key AND e.outcome_code IN ('d', 'c')))
+           FOR UPDATE OF d, e"#,
         position.topic_id,
         position.position.partition,
         position.position.offset
     );
-    Ok(row.fetch_optional(connection).await?)
+    let Some(row) = row.fetch_optional(connection).await? else { return Ok(None) };
+    let outcome = Outcome::of_code(row.outcome_code).ok_or_else(|| Error::Inconsistent {
+        table: "events",
+        id: position.position.to_string(),
+        reason: format!("unknown outcome code {}", row.outcome_code),
+    })?;
+    Ok(Some(LockedLetter {
+        topic: row.topic,
+        state: row.state,
+        attempts: row.attempts,
+        reason: row.reason,
+        detail: row.detail,
+        record_key: row.record_key,
+        header_names: row.header_names,
+        header_values: row.header_values,
+        payload: row.payload,
+        outcome,
+        received_at: row.received_at,
+        body_sha256: row.body_sha256,
+    }))
 }
 
 /// The outcome of a redriven record, or why it stays dead.
@@ -218,14 +239,14 @@ struct EventContext {
 /// record that was unreadable before may be readable now.
 async fn place_among_others(connection: &mut PgConnection, row: &mut EventRow<'_>) -> Result<EventContext, Error> {
     let at = (row.topic_id, row.partition, row.offset);
-    let event_id = row.event_id.as_ref();
-    let first = store::first_records(connection, &[event_id]).await?;
-    let first = first.get(event_id).filter(|first| first.position != at);
+    let event_key = row.event_key;
+    let first = store::first_records(connection, &[event_key]).await?;
+    let first = first.get(&event_key).filter(|first| first.position != at);
     if first.is_some_and(|first| first.body_sha256 == row.body_sha256.as_bytes()) {
         (row.outcome, row.reason, row.content) = (Outcome::Duplicate, None, None);
         return Ok(EventContext { comparison: Comparison::default(), is_repeated: true });
     }
-    let others = spellings::of_events(connection, &[event_id]).await?.remove(event_id).unwrap_or_default();
+    let others = spellings::of_events(connection, &[event_key]).await?.remove(&event_key).unwrap_or_default();
     let mut comparison = row.content.map(|content| spellings::compare(at, &content, &others)).unwrap_or_default();
     if first.is_some() {
         row.outcome = if comparison.aspect.is_some() { Outcome::Conflict } else { Outcome::Duplicate };
@@ -242,24 +263,32 @@ async fn write_outcome(
     row: &EventRow<'_>,
     aspect: Option<&str>,
 ) -> Result<(), Error> {
+    let names = Names::of(connection, std::iter::once(row)).await?;
+    store::add_odd_ids(connection, std::iter::once(row)).await?;
+    // A dead record and a conflict are found by their position. The dead letter gets the key of its record.
     let written = sqlx::query!(
-        "-- events_redriven
-         UPDATE events SET event_id = $4, event_type = $5, live_mode = $6, order_id = $7, created_at = $8, outcome = $9,
-                           reason = $10, content = $13
-         WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome = $11 AND body_sha256 = $12",
+        r#"-- events_redriven
+           WITH letter AS (
+               UPDATE dead_letters SET event_key = $4 WHERE topic_id = $1 AND partition = $2 AND record_offset = $3
+           )
+           UPDATE events SET event_key = $4, type_id = $5, mode_code = $6, order_id = $7,
+                             created_at = coalesce($8::timestamptz, '-infinity'), outcome_code = $9, reason_id = $10,
+                             content = $13
+           WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome_code <> 'a' AND outcome_code = $11
+             AND body_sha256 = $12"#,
         row.topic_id,
         row.partition,
         row.offset,
-        row.event_id.as_ref(),
-        row.event_type.as_ref(),
-        row.live_mode,
+        row.event_key,
+        names.type_of(row)?,
+        row.mode_code(),
         row.order_id.as_deref(),
         row.created_at,
-        row.outcome.as_str(),
-        row.reason,
-        &letter.outcome,
+        row.outcome.code(),
+        names.reason_of(row)?,
+        letter.outcome.code(),
         row.body_sha256.as_bytes().as_slice(),
-        row.content.as_ref().map(|content| content.as_bytes().as_slice()),
+        row.packed_content(),
     )
     .execute(connection)
     .await;
@@ -272,14 +301,13 @@ async fn write_outcome(
         }
         Err(error) => return Err(error.into()),
     }
-    if let Some(aspect) = aspect.filter(|_| letter.outcome != Outcome::Conflict.as_str()) {
+    if let Some(aspect) = aspect.filter(|_| letter.outcome != Outcome::Conflict) {
         tracing::error!(
             event.id = row.event_id.as_ref(),
             order.id = row.order_id.as_deref(),
-            "event {} has two bodies that contradict each other ({aspect}); this one, {}, was stored as dead letter {}",
+            "event {} has two bodies that contradict each other ({aspect}); this one, {}, was stored as a dead letter",
             row.event_id,
             row.body_sha256,
-            letter.event_id,
         );
     }
     Ok(())
@@ -311,6 +339,7 @@ pub(super) async fn set_state(
 
 /// Records one more failed attempt. Resetting `published_at` makes the relay publish the letter again.
 async fn keep_dead(connection: &mut PgConnection, position: &LetterPosition, dead: &DeadReason) -> Result<(), Error> {
+    let reason_id = store::reason_number(connection, dead.reason).await?;
     sqlx::query!(
         "-- dead_letters_keep
          WITH letter AS (
@@ -318,13 +347,14 @@ async fn keep_dead(connection: &mut PgConnection, position: &LetterPosition, dea
                                      published_at = NULL, parked_at = NULL, parked_reason = NULL
              WHERE topic_id = $1 AND partition = $2 AND record_offset = $3
          )
-         UPDATE events SET reason = $4
-         WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome = 'dead'",
+         UPDATE events SET reason_id = $6
+         WHERE topic_id = $1 AND partition = $2 AND record_offset = $3 AND outcome_code = 'x'",
         position.topic_id,
         position.position.partition,
         position.position.offset,
         dead.reason,
         &dead.detail,
+        reason_id,
     )
     .execute(connection)
     .await?;

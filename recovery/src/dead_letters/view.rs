@@ -8,7 +8,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::{LetterPosition, LetterState};
-use riverlock_ledger::Error;
+use riverlock_ledger::{Error, store::event_key};
 
 /// Selects dead letters. A field that is `None` does not restrict the selection.
 #[derive(Clone, Debug, Default)]
@@ -106,11 +106,14 @@ pub async fn list(
     let rows = sqlx::query_as!(
         LetterView,
         r#"-- dead_letters_list
-           SELECT full_name AS "topic!", partition, record_offset AS "offset", event_id, event_type, order_id, live_mode, state, outcome,
-                  d.reason, detail, attempts, attempted_at, d.created_at, published_at,
+           SELECT full_name AS "topic!", partition AS "partition!", record_offset AS "offset!", event_id AS "event_id!",
+                  event_type AS "event_type!", order_id, live_mode, state, outcome AS "outcome!", d.reason, detail, attempts, attempted_at, d.created_at, published_at,
                   encode(body_sha256, 'hex') AS "body_sha256!", octet_length(payload)::bigint AS "body_bytes!"
-           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
-           WHERE state = ANY($1) AND ($2::text IS NULL OR d.reason = $2) AND ($3::text IS NULL OR name = $3 OR full_name = $3)
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN event_records e USING (topic_id, partition, record_offset)
+           -- In two halves, each of which has an index.
+           WHERE ((e.event_key = d.event_key AND e.outcome_code IN ('a', 'i', 'x'))
+               OR (e.event_key = d.event_key AND e.outcome_code IN ('d', 'c')))
+             AND state = ANY($1) AND ($2::text IS NULL OR d.reason = $2) AND ($3::text IS NULL OR name = $3 OR full_name = $3)
              AND ($4::text IS NULL OR event_type = $4) AND ($5::text IS NULL OR order_id = $5)
              AND ($6::timestamptz IS NULL OR d.created_at >= $6) AND ($7::timestamptz IS NULL OR d.created_at < $7)
              AND ($8::text IS NULL OR (d.created_at, d.topic_id, d.partition, d.record_offset) >
@@ -142,23 +145,26 @@ pub async fn find(
     let rows = sqlx::query!(
         r#"-- dead_letters_find
            SELECT topic_id AS "topic_id!", full_name AS "topic!", partition AS "partition!", record_offset AS "offset!",
-                  event_id, event_type, order_id, live_mode, state, outcome, d.reason, detail, attempts, attempted_at, d.created_at, published_at,
+                  event_id AS "event_id!", event_type AS "event_type!", order_id, live_mode, state, outcome AS "outcome!",
+                  d.reason, detail, attempts, attempted_at, d.created_at, published_at,
                   encode(body_sha256, 'hex') AS "body_sha256!", octet_length(payload)::bigint AS "body_bytes!"
            FROM (
                SELECT topic_id, $2::integer AS partition, $3::bigint AS record_offset FROM topic_names WHERE full_name = $1
                -- In two halves, each of which has an index.
                UNION SELECT topic_id, partition, record_offset FROM events
-                     WHERE event_id = $4 AND outcome IN ('applied', 'ignored', 'dead')
+                     WHERE event_key = $4 AND outcome_code IN ('a', 'i', 'x')
                UNION SELECT topic_id, partition, record_offset FROM events
-                     WHERE event_id = $4 AND outcome IN ('duplicate', 'conflict')
+                     WHERE event_key = $4 AND outcome_code IN ('d', 'c')
            ) place
            JOIN dead_letters d USING (topic_id, partition, record_offset) JOIN topic_names USING (topic_id)
-           JOIN events e USING (topic_id, partition, record_offset)
+           JOIN event_records e USING (topic_id, partition, record_offset)
+           WHERE ((e.event_key = d.event_key AND e.outcome_code IN ('a', 'i', 'x'))
+               OR (e.event_key = d.event_key AND e.outcome_code IN ('d', 'c')))
            ORDER BY d.created_at, topic_id, partition, record_offset"#,
         position.map(|position| position.topic.as_str()),
         position.map(|position| position.partition),
         position.map(|position| position.offset),
-        event_id
+        event_id.map(event_key::of)
     )
     .fetch_all(connection)
     .await?;
@@ -233,9 +239,13 @@ pub async fn next_page(
     let (attempted_at, topic_id, partition, offset) = cursor.last;
     let rows = sqlx::query!(
         r#"-- dead_letters_walk
-           SELECT topic_id, full_name AS "topic!", partition, record_offset AS "offset", attempted_at
-           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
-           WHERE state = 'open' AND attempted_at < $1
+           SELECT topic_id AS "topic_id!", full_name AS "topic!", partition AS "partition!", record_offset AS "offset!",
+                  attempted_at
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN event_records e USING (topic_id, partition, record_offset)
+           -- In two halves, each of which has an index.
+           WHERE ((e.event_key = d.event_key AND e.outcome_code IN ('a', 'i', 'x'))
+               OR (e.event_key = d.event_key AND e.outcome_code IN ('d', 'c')))
+             AND state = 'open' AND attempted_at < $1
              AND (attempted_at, d.topic_id, d.partition, d.record_offset) > ($2, $3, $4, $5)
              AND ($6::text IS NULL OR d.reason = $6) AND ($7::text IS NULL OR name = $7 OR full_name = $7)
              AND ($8::text IS NULL OR event_type = $8) AND ($9::text IS NULL OR order_id = $9)
@@ -271,8 +281,11 @@ pub async fn count(connection: &mut PgConnection, filter: &Filter) -> Result<u64
     let count = sqlx::query_scalar!(
         r#"-- dead_letters_count
            SELECT count(*) AS "count!"
-           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN events e USING (topic_id, partition, record_offset)
-           WHERE state = 'open' AND ($1::text IS NULL OR d.reason = $1) AND ($2::text IS NULL OR name = $2 OR full_name = $2)
+           FROM dead_letters d JOIN topic_names USING (topic_id) JOIN event_records e USING (topic_id, partition, record_offset)
+           -- In two halves, each of which has an index.
+           WHERE ((e.event_key = d.event_key AND e.outcome_code IN ('a', 'i', 'x'))
+               OR (e.event_key = d.event_key AND e.outcome_code IN ('d', 'c')))
+             AND state = 'open' AND ($1::text IS NULL OR d.reason = $1) AND ($2::text IS NULL OR name = $2 OR full_name = $2)
              AND ($3::text IS NULL OR event_type = $3) AND ($4::text IS NULL OR order_id = $4)
              AND ($5::timestamptz IS NULL OR d.created_at >= $5) AND ($6::timestamptz IS NULL OR d.created_at < $6)"#,
         filter.reason,
@@ -303,7 +316,7 @@ pub(super) async fn counts(connection: &mut PgConnection) -> Result<Counts, Erro
     .await?;
     let conflicts = sqlx::query_scalar!(
         r#"-- events_conflicts_count
-           SELECT count(*) AS "count!" FROM events WHERE outcome = 'conflict'"#
+           SELECT count(*) AS "count!" FROM events WHERE outcome_code = 'c'"#
     );
     let conflicts = conflicts.fetch_one(connection).await?;
     let open = states.iter().find(|row| row.state == LetterState::Open.as_str());

@@ -23,14 +23,15 @@ use crate::audit::store::{self as audit, AuditedPartition};
 use riverlock_ledger::{
     Error,
     alive::{session_of, while_alive},
+    store as ledger,
 };
 
 /// Buckets into which a table is divided by the hash of its key; all rows of a differing bucket are read.
 const BUCKETS: i64 = 4_096;
 /// Differences that are listed; all are counted.
 const LISTED_MAX: usize = 50;
-/// Rows of `events` that one statement hashes.
-const PART_ROWS: i64 = 100_000;
+/// Pages of `events` that one statement hashes: 16 MiB, some 100 000 rows.
+const PART_PAGES: i64 = 2_048;
 
 /// A snapshot of the live tables.
 pub struct Snapshot {
@@ -129,7 +130,7 @@ impl Rebuild {
         partitions.append(&mut audit::audited_partitions(&mut rebuilt).await?);
         let bounds = Bounds::of(&target, &partitions);
         for (table, compared) in with(Rule::Records) {
-            let sums = |connection| sums_in_parts(connection, table.name, compared, &bounds);
+            let sums = |connection| sums_in_parts(connection, table, compared, &bounds);
             let sums = tokio::try_join!(sums(&mut live), sums(&mut rebuilt))?;
             let mut pair = Pair { live: &mut live, rebuilt: &mut rebuilt, bounds: &bounds };
             pair.compare(table, compared, sums, &mut report).await?;
@@ -185,7 +186,7 @@ impl Pair<'_> {
         let buckets = (0..).take_while(|bucket| i64::from(*bucket) < BUCKETS);
         let differing: Vec<i32> = buckets.filter(|bucket| live_sums.get(bucket) != rebuilt_sums.get(bucket)).collect();
         if !differing.is_empty() {
-            let statement = rows_statement(table.name, compared);
+            let statement = rows_statement(compared.relation(table.name), compared);
             let mut live_groups = Groups::new(self.live, &statement, &differing, self.bounds);
             let mut rebuilt_groups = Groups::new(self.rebuilt, &statement, &differing, self.bounds);
             let (mut left, mut right) = (live_groups.next().await?, rebuilt_groups.next().await?);
@@ -301,55 +302,33 @@ async fn sums(connection: &mut PgConnection, table: &str, compared: &TableCompar
     Ok(sums)
 }
 
-/// Computes the sums of `events` in parts along the primary key.
+/// Computes the sums of `events` in parts. A row that is updated meanwhile may be counted twice or not at all; then the sums
+/// differ, and the rows are compared.
 async fn sums_in_parts(
     connection: &mut PgConnection,
-    table: &str,
+    table: &Table,
     compared: &TableComparison,
     bounds: &Bounds,
 ) -> Result<Sums, Error> {
     let part = format!(
-        "(SELECT * FROM {table} WHERE (topic_id, partition, record_offset) > ($4, $5, $6)
-          AND (topic_id, partition, record_offset) <= ($7, $8, $9))"
+        "(SELECT * FROM {} WHERE row_location >= $4::text::tid AND row_location < $5::text::tid)",
+        compared.relation(table.name)
     );
     let statement = sums_statement(&part, compared);
     let mut sums = Sums::new();
-    let mut after = (i16::MIN, 0, 0);
-    while let Some(last) = part_end(connection, after).await? {
+    let pages = ledger::event_pages(connection).await?;
+    for page in (0..pages).step_by(usize::try_from(PART_PAGES).unwrap_or(usize::MAX)) {
         let rows = sqlx::query_as::<_, BucketSum>(AssertSqlSafe(statement.clone()))
             .bind(&bounds.topic_ids)
             .bind(&bounds.partitions)
             .bind(&bounds.ends)
-            .bind(after.0)
-            .bind(after.1)
-            .bind(after.2)
-            .bind(last.0)
-            .bind(last.1)
-            .bind(last.2)
+            .bind(ledger::first_row_of(page))
+            .bind(ledger::first_row_of(page + PART_PAGES))
             .fetch_all(&mut *connection)
             .await?;
         add_up(&mut sums, rows)?;
-        after = last;
     }
     Ok(sums)
-}
-
-/// Returns the last row of the part that begins after a row; `None` if there are no more rows.
-async fn part_end(connection: &mut PgConnection, after: (i16, i32, i64)) -> Result<Option<(i16, i32, i64)>, Error> {
-    let row = sqlx::query!(
-        "-- rebuild_part_end
-         SELECT topic_id, partition, record_offset FROM (
-             SELECT topic_id, partition, record_offset FROM events
-             WHERE (topic_id, partition, record_offset) > ($1, $2, $3)
-             ORDER BY topic_id, partition, record_offset LIMIT $4
-         ) part ORDER BY topic_id DESC, partition DESC, record_offset DESC LIMIT 1",
-        after.0,
-        after.1,
-        after.2,
-        PART_ROWS
-    );
-    let row = row.fetch_optional(connection).await?;
-    Ok(row.map(|row| (row.topic_id, row.partition, row.record_offset)))
 }
 
 fn add_up(sums: &mut Sums, rows: Vec<BucketSum>) -> Result<(), Error> {

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use riverlock_schemas::events::content::Content;
+use riverlock_schemas::{Mode, events::content::Content};
 use serde_json::{Map, Value};
 
 use super::Change;
@@ -103,7 +103,14 @@ fn first<'a>(rows: &BTreeMap<EventKey, &'a JsonRow>) -> Option<&'a JsonRow> {
 }
 
 fn content(row: &JsonRow) -> Option<Content> {
-    Content::from_hex(row.get(CONTENT)?.as_str()?.strip_prefix("\\x")?)
+    let digits = row.get(CONTENT)?.as_str()?.strip_prefix("\\x")?;
+    let live_mode = row.get("live_mode").and_then(Value::as_bool);
+    let known = Content::of_parts(
+        row.get("event_type").and_then(Value::as_str).unwrap_or_default(),
+        live_mode.map(Mode::from_live),
+        row.get("order_id").and_then(Value::as_str),
+    );
+    Content::unpack_hex(digits, &known)
 }
 
 fn name((topic_id, partition, offset): EventKey) -> String {

@@ -311,7 +311,7 @@ async fn update_dead_letters(
         "-- swap_letters
          WITH settled AS (
              SELECT d.topic_id, d.partition, d.record_offset, d.state, d.reason, d.detail, e.outcome, e.reason AS new_reason
-             FROM {rebuilt}.dead_letters d JOIN {rebuilt}.events e USING (topic_id, partition, record_offset)
+             FROM {rebuilt}.dead_letters d JOIN {rebuilt}.event_records e USING (topic_id, partition, record_offset)
              WHERE (d.state = 'open' AND e.outcome <> 'dead') OR (d.state = 'redriven' AND e.outcome = 'dead')
          ), noted AS (
              INSERT INTO {rebuilt}.dead_letter_actions
@@ -325,7 +325,16 @@ async fn update_dead_letters(
          WHERE (d.topic_id, d.partition, d.record_offset) = (s.topic_id, s.partition, s.record_offset)"
     );
     let why = format!("rebuild: {}", reason.why);
-    sqlx::query(sqlx::AssertSqlSafe(statement)).bind(now).bind(&reason.by).bind(why).execute(connection).await?;
+    sqlx::query(sqlx::AssertSqlSafe(statement)).bind(now).bind(&reason.by).bind(why).execute(&mut *connection).await?;
+    // A version that reads a record in another way may find another event id.
+    let keys = format!(
+        "-- swap_letter_keys
+         UPDATE {rebuilt}.dead_letters d SET event_key = e.event_key
+         FROM {rebuilt}.events e
+         WHERE (d.topic_id, d.partition, d.record_offset) = (e.topic_id, e.partition, e.record_offset)
+           AND d.event_key <> e.event_key"
+    );
+    store::run(connection, keys).await?;
     Ok(())
 }
 

@@ -119,7 +119,7 @@ impl Selection {
         let Some(envelope) = batch::envelope(record) else { return false };
         let order = || envelope.order_id.as_deref().is_some_and(|id| self.orders.iter().any(|order| order == id));
         let event = || {
-            let key = batch::event_key(&envelope);
+            let key = batch::stored_event_id(&envelope);
             self.events.iter().any(|id| *id == key || *id == envelope.id)
         };
         (self.orders.is_empty() || order()) && (self.events.is_empty() || event())

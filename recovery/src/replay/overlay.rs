@@ -11,17 +11,21 @@ use std::{borrow::Cow, collections::BTreeSet};
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use riverlock_schemas::events::file_event::{FileEvent, Purpose};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, postgres::PgRow, types::Uuid};
 
 use super::{Consumer, Effect, OrderChange, chunk, report::Chain};
 use crate::replay::report::ChunkResult;
 use riverlock_ledger::{
     Error, PostgresConfig, Record, batch,
     postgres::{TRANSACTION_LIMIT, bounded},
+    store::event_key,
 };
 
 /// First id that the database assigns in the copies, above every live id.
 const IDS_FROM: i64 = 1 << 62;
+
+/// Tables of names and their numbers, which are copied as a whole: a chunk may add names.
+const NAMES: [&str; 2] = ["event_types", "event_reasons"];
 
 /// A connection whose writes are invisible to all others.
 pub(super) struct Overlay {
@@ -65,12 +69,25 @@ impl Overlay {
         .bind(&live)
         .fetch_all(&mut connection)
         .await?;
-        let copies = by_order.iter().map(String::as_str).chain(["events", "dead_letters"]);
+        // Read before the copies exist, while the names in it are not qualified.
+        let view: String =
+            sqlx::query_scalar("SELECT pg_get_viewdef('event_records'::regclass)").fetch_one(&mut connection).await?;
+        let copies = by_order
+            .iter()
+            .map(String::as_str)
+            .chain(["events", "dead_letters", "odd_event_ids"])
+            .chain(NAMES);
         for table in copies {
             let statement =
                 format!("CREATE TEMPORARY TABLE {table} (LIKE {live}.{table} INCLUDING ALL EXCLUDING GENERATED)");
             sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
+        for table in NAMES {
+            let statement = format!("INSERT INTO pg_temp.{table} OVERRIDING SYSTEM VALUE SELECT * FROM {live}.{table}");
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        }
+        let statement = format!("CREATE TEMPORARY VIEW event_records AS {view}");
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
         for statement in [
             // The orders as they were when they were copied.
             "CREATE TEMPORARY TABLE replay_before (order_id text COLLATE \"C\", live_mode boolean, version integer, status text,
@@ -81,15 +98,16 @@ impl Overlay {
         }
         let restarts: Vec<String> = sqlx::query_scalar(
             "-- replay_overlay_identities
-             SELECT format('ALTER TABLE pg_temp.%I ALTER COLUMN %I RESTART WITH ', relname, attname)
+             SELECT format('ALTER TABLE pg_temp.%I ALTER COLUMN %I RESTART WITH %s', relname, attname,
+                           CASE atttypid WHEN 'bigint'::regtype THEN $1 ELSE power(2, 8 * attlen - 2)::bigint END)
              FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
-             WHERE relnamespace = pg_my_temp_schema() AND relkind = 'r' AND attidentity <> ''
-             AND atttypid = 'bigint'::regtype",
+             WHERE relnamespace = pg_my_temp_schema() AND relkind = 'r' AND attidentity <> ''",
         )
+        .bind(IDS_FROM)
         .fetch_all(&mut connection)
         .await?;
         for restart in restarts {
-            sqlx::query(AssertSqlSafe(format!("{restart}{IDS_FROM}"))).execute(&mut connection).await?;
+            sqlx::query(AssertSqlSafe(restart)).execute(&mut connection).await?;
         }
         // One snapshot per chunk, so that its rows are copied consistently.
         sqlx::query("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -184,10 +202,16 @@ impl Copies {
             "-- replay_overlay_events
              INSERT INTO pg_temp.events SELECT * FROM {live}.events
              -- In two halves, each of which has an index.
-             WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
-                OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict')) ON CONFLICT DO NOTHING
+             WHERE (event_key = ANY($1) AND outcome_code IN ('a', 'i', 'x'))
+                OR (event_key = ANY($1) AND outcome_code IN ('d', 'c')) ON CONFLICT DO NOTHING
              RETURNING order_id"
         );
+        let ids = format!(
+            "-- replay_overlay_ids
+             INSERT INTO pg_temp.odd_event_ids SELECT * FROM {live}.odd_event_ids WHERE event_key = ANY($1)
+             ON CONFLICT DO NOTHING"
+        );
+        sqlx::query(AssertSqlSafe(ids)).bind(&concerned.events).execute(&mut *transaction).await?;
         let others: Vec<Option<String>> =
             sqlx::query_scalar(AssertSqlSafe(events)).bind(&concerned.events).fetch_all(&mut *transaction).await?;
         // Orders of a contradicted event are marked, so they are copied too.
@@ -248,7 +272,7 @@ fn effect(row: &PgRow) -> Result<Effect, sqlx::Error> {
 
 /// Keys of the rows that records affect.
 struct AffectedKeys {
-    events: Vec<String>,
+    events: Vec<Uuid>,
     orders: Vec<String>,
     files: Vec<String>,
 }
@@ -258,10 +282,10 @@ impl AffectedKeys {
         let (mut events, mut orders, mut files) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for record in records {
             let Some(envelope) = batch::envelope(record) else {
-                events.insert(batch::unreadable_key(record));
+                events.insert(event_key::of(&batch::unreadable_id(record)));
                 continue;
             };
-            events.insert(batch::event_key(&envelope).into_owned());
+            events.insert(event_key::of(&batch::stored_event_id(&envelope)));
             orders.extend(batch::order_key(&envelope).map(Cow::into_owned));
             let purpose = Purpose::of_event_type(&envelope.event_type);
             let file = purpose.and_then(|purpose| FileEvent::parse(&envelope, purpose, &record.payload).ok());

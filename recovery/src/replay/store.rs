@@ -3,10 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use riverlock_ledger::{Error, reading::ranges::OffsetRange};
+use riverlock_ledger::{
+    Error,
+    reading::ranges::OffsetRange,
+    store::{event_key, spans},
+};
 use riverlock_schemas::hash::Sha256Hash;
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Uuid};
 
 use crate::replay::model::{AssignedRange, Limits, Position, RangeKey, RecordedOutcome};
 
@@ -27,35 +31,44 @@ pub(super) async fn records_of_events(
     connection: &mut PgConnection,
     event_ids: &[String],
 ) -> Result<HashMap<String, Vec<Position>>, Error> {
+    let ids: HashMap<Uuid, &String> = event_ids.iter().map(|id| (event_key::of(id), id)).collect();
     let rows = sqlx::query!(
         "-- replay_records_of_events
-         SELECT event_id, topic_id, partition, record_offset FROM events
+         SELECT event_key, topic_id, partition, record_offset FROM events
          -- In two halves, each of which has an index.
-         WHERE (event_id = ANY($1) AND outcome IN ('applied', 'ignored', 'dead'))
-            OR (event_id = ANY($1) AND outcome IN ('duplicate', 'conflict'))",
-        event_ids
+         WHERE (event_key = ANY($1::uuid[]) AND outcome_code IN ('a', 'i', 'x'))
+            OR (event_key = ANY($1::uuid[]) AND outcome_code IN ('d', 'c'))",
+        &ids.keys().copied().collect::<Vec<_>>()
     );
     let mut found: HashMap<String, Vec<Position>> = HashMap::new();
     for row in rows.fetch_all(connection).await? {
-        found.entry(row.event_id).or_default().push((row.topic_id, row.partition, row.record_offset));
+        if let Some(id) = ids.get(&row.event_key) {
+            let position = (row.topic_id, row.partition, row.record_offset);
+            found.entry((*id).clone()).or_default().push(position);
+        }
     }
     Ok(found)
 }
 
 /// Returns the positions that have an outcome.
 pub(super) async fn known(connection: &mut PgConnection, positions: &[Position]) -> Result<HashSet<Position>, Error> {
-    let (topics, partitions, offsets) = columns(positions);
-    let rows = sqlx::query!(
-        r#"-- replay_known
-           SELECT e.topic_id, e.partition, e.record_offset
-           FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS p (topic_id, partition, record_offset)
-           JOIN events e USING (topic_id, partition, record_offset)"#,
-        &topics,
-        &partitions,
-        &offsets,
-    );
-    let rows = rows.fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|row| (row.topic_id, row.partition, row.record_offset)).collect())
+    let wanted: HashSet<Position> = positions.iter().copied().collect();
+    let mut known = HashSet::new();
+    for span in spans(positions.iter().copied()) {
+        let (topic_id, partition) = span.partition;
+        let offsets = sqlx::query_scalar!(
+            "-- replay_known
+             SELECT record_offset FROM events
+             WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4",
+            topic_id,
+            partition,
+            span.start,
+            span.end,
+        );
+        let offsets = offsets.fetch_all(&mut *connection).await?.into_iter();
+        known.extend(offsets.map(|offset| (topic_id, partition, offset)).filter(|position| wanted.contains(position)));
+    }
+    Ok(known)
 }
 
 /// Returns the outcomes at these positions.
@@ -63,19 +76,26 @@ pub(super) async fn outcomes(
     connection: &mut PgConnection,
     positions: &[Position],
 ) -> Result<Vec<RecordedOutcome>, Error> {
-    let (topics, partitions, offsets) = columns(positions);
-    let rows = sqlx::query_as!(
-        RecordedOutcome,
-        r#"-- replay_settled
-           SELECT t.name AS topic, e.partition, e.record_offset AS "offset", e.event_id, e.order_id, e.outcome, e.reason,
-                  e.body_sha256
-           FROM unnest($1::smallint[], $2::integer[], $3::bigint[]) AS p (topic_id, partition, record_offset)
-           JOIN events e USING (topic_id, partition, record_offset) JOIN topics t USING (topic_id)"#,
-        &topics,
-        &partitions,
-        &offsets,
-    );
-    Ok(rows.fetch_all(connection).await?)
+    let wanted: HashSet<Position> = positions.iter().copied().collect();
+    let mut outcomes = Vec::with_capacity(positions.len());
+    for span in spans(positions.iter().copied()) {
+        let (topic_id, partition) = span.partition;
+        let rows = sqlx::query_as!(
+            RecordedOutcome,
+            r#"-- replay_settled
+               SELECT t.name AS topic, e.partition AS "partition!", e.record_offset AS "offset!", e.event_id AS "event_id!",
+                      e.order_id, e.outcome AS "outcome!", e.reason, e.body_sha256 AS "body_sha256!"
+               FROM event_records e JOIN topics t USING (topic_id)
+               WHERE topic_id = $1 AND e.partition = $2 AND e.record_offset >= $3 AND e.record_offset < $4"#,
+            topic_id,
+            partition,
+            span.start,
+            span.end,
+        );
+        let rows = rows.fetch_all(&mut *connection).await?.into_iter();
+        outcomes.extend(rows.filter(|row| wanted.contains(&(topic_id, partition, row.offset))));
+    }
+    Ok(outcomes)
 }
 
 /// Returns the messages of these orders that were written with this time.
@@ -101,16 +121,6 @@ pub(super) async fn effects_made(
         now
     );
     Ok(rows.fetch_all(connection).await?)
-}
-
-fn columns(positions: &[Position]) -> (Vec<i16>, Vec<i32>, Vec<i64>) {
-    let mut columns = (Vec::new(), Vec::new(), Vec::new());
-    for position in positions {
-        columns.0.push(position.0);
-        columns.1.push(position.1);
-        columns.2.push(position.2);
-    }
-    columns
 }
 
 /// A plan as it is stored.

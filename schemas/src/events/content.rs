@@ -126,12 +126,6 @@ impl Content {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Reads a stored digest from hexadecimal digits.
-    #[must_use]
-    pub fn from_hex(digits: &str) -> Option<Self> {
-        Self::from_slice(&hex::decode(digits).ok()?)
-    }
-
     /// The bytes to store.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; Self::BYTES] {
@@ -357,6 +351,8 @@ fn canonical_type(event_type: &str) -> &str {
         _ => event_type::canonical(event_type),
     }
 }
+
+mod packed;
 
 #[cfg(test)]
 mod tests;

@@ -73,9 +73,7 @@ impl Rows {
         let batches = events.div_ceil(batch_events).max(1);
         let numbered = BATCHES.replace('$', &batches.to_string());
         sqlx::query(AssertSqlSafe(numbered)).execute(&mut *connection).await?;
-        let of_event = format!(
-            "SELECT *, ntile({batches}) OVER (ORDER BY recorded_at, topic_id, partition, record_offset) AS batch FROM events"
-        );
+        let of_event = format!("SELECT *, ntile({batches}) OVER (ORDER BY ctid) AS batch FROM events");
         let of_order = |table: &str| format!("SELECT * FROM {table} JOIN batch_of_order USING (order_id, live_mode)");
         let mut tables = HashMap::new();
         for (table, rows) in [("events", of_event), ("orders", of_order("orders")), ("outbox", of_order("outbox"))] {

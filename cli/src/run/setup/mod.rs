@@ -254,8 +254,8 @@ async fn migrate(config: &Config, pending: usize, tell: &(dyn Fn(&str) + Sync)) 
             tell(&format!("migration {}: other sessions hold its locks; retrying", item.version));
         }
         Progress::Running { item, elapsed, percent } => {
-            let built = percent.map(|percent| format!(", {percent:.0} % of the index built")).unwrap_or_default();
-            tell(&format!("migration {}: running for {}{built}", item.version, seconds(elapsed)));
+            let done_part = percent.map(|percent| format!(", {percent:.0} % done")).unwrap_or_default();
+            tell(&format!("migration {}: running for {}{done_part}", item.version, seconds(elapsed)));
         }
         Progress::Done { item, elapsed } => {
             tell(&format!("migration {}: done ({})", item.version, seconds(elapsed)));

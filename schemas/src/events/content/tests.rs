@@ -174,3 +174,35 @@ fn the_digest_of_an_event_never_changes_within_a_version() {
         "digests are stored: change VERSION together with the encoding"
     );
 }
+
+#[test]
+fn a_digest_is_stored_in_fewer_bytes_and_read_unchanged() {
+    let of = |event_type: &str, order_id: Option<&str>| Content::of_parts(event_type, Some(Mode::Test), order_id);
+    let capture = r#"{"id":"c","orderId":"o","captures":[{"id":"7","state":"failed"}]}"#;
+    let fulfillment = r#"{"id":"f","orderId":"o","trackingNumber":"1","items":[{"itemId":"l","quantity":1}]}"#;
+    for (event_type, object, order_id, bytes) in [
+        ("order.accepted", ORDER, "o", 22),
+        ("order.accepted", r#"{"id":"o"}"#, "o", 2),
+        ("order.charge.capture.failed", capture, "o", 6),
+        ("fulfillment.created", fulfillment, "o", 9),
+    ] {
+        let (content, known) = (event(event_type, object), of(event_type, Some(order_id)));
+        let packed = content.pack(&known);
+        assert_eq!(packed.len(), bytes, "{event_type}");
+        assert_eq!(Content::unpack(&packed, &known), Some(content));
+        assert_eq!(Content::unpack_hex(&hex::encode(&packed), &known), Some(content));
+        // Digests of former versions were stored whole.
+        assert_eq!(Content::unpack(content.as_bytes(), &known), Some(content));
+    }
+    // An order id that is not a key is not stored, and a type is stored in at most 100 characters.
+    let content = event("order.accepted", ORDER);
+    for known in [of("order.accepted", None), of("order.complete", Some("o")), of("order.accepted", Some("p"))] {
+        let packed = content.pack(&known);
+        assert_eq!(packed, content.as_bytes());
+        assert_eq!(Content::unpack(&packed, &known), Some(content));
+    }
+    let known = of("order.accepted", Some("o"));
+    for damaged in [&[][..], &[0x20], &[0x30, 0], &[0x20, 0x04, 1], &[0x20, 0x04, 1, 2, 3], &[0x20, 0x01], &[1; 32]] {
+        assert_eq!(Content::unpack(damaged, &known), None, "{damaged:?}");
+    }
+}

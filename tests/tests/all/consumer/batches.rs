@@ -198,10 +198,11 @@ async fn two_bodies_under_one_id_are_a_conflict_in_either_order() {
         states.push(state(&mut connection).await.unwrap());
         let found = outcomes(&mut connection).await.unwrap();
         assert_eq!(found, BTreeMap::from([("applied".into(), 1), ("conflict".into(), 1), ("duplicate".into(), 1)]));
-        let hashes: i64 = sqlx::query_scalar("SELECT count(DISTINCT body_sha256) FROM events WHERE event_id = 'e'")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
+        let hashes: i64 =
+            sqlx::query_scalar("SELECT count(DISTINCT body_sha256) FROM event_records WHERE event_id = 'e'")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
         assert_eq!(hashes, 2, "both hashes are kept");
         let marked: bool =
             sqlx::query_scalar("SELECT conflicted FROM orders").fetch_one(&mut connection).await.unwrap();
@@ -219,7 +220,7 @@ async fn records_that_cannot_be_applied_become_dead_letters_and_do_not_block_oth
     apply(&mut connection, &records).await;
     for (record, Hostile { body, outcome, reason, .. }) in records.iter().zip(&hostile) {
         let row: (String, Option<String>) =
-            sqlx::query_as("SELECT outcome, reason FROM events WHERE partition = $1 AND record_offset = $2")
+            sqlx::query_as("SELECT outcome, reason FROM event_records WHERE partition = $1 AND record_offset = $2")
                 .bind(record.partition)
                 .bind(record.offset)
                 .fetch_one(&mut connection)
@@ -276,8 +277,10 @@ async fn test_and_live_orders_never_mix_and_a_mode_can_be_ignored() {
     let database = Database::create().await.unwrap();
     let mut connection = database.connect().await.unwrap();
     batch::apply(&mut connection, &Orders::new(vec![Mode::Live]), &both, None, now()).await.unwrap();
-    let reasons: Vec<Option<String>> =
-        sqlx::query_scalar("SELECT reason FROM events ORDER BY event_id").fetch_all(&mut connection).await.unwrap();
+    let reasons: Vec<Option<String>> = sqlx::query_scalar("SELECT reason FROM event_records ORDER BY event_id")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
     assert_eq!(reasons, [None, Some("mode".to_owned())]);
 }
 

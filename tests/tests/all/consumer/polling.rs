@@ -53,7 +53,7 @@ async fn records_that_postgres_rejects_are_isolated_and_the_rest_is_applied() {
     let found = outcomes(&mut connection).await.unwrap();
     assert_eq!((found["applied"], found["dead"]), (297, 3));
     let letters: Vec<(String, String)> = sqlx::query_as(
-        "SELECT e.event_id, d.reason FROM dead_letters d JOIN events e USING (topic_id, partition, record_offset) ORDER BY 1",
+        "SELECT e.event_id, d.reason FROM dead_letters d JOIN event_records e USING (topic_id, partition, record_offset) ORDER BY 1",
     )
     .fetch_all(&mut connection)
     .await
@@ -78,7 +78,7 @@ async fn rejected_records_delay_the_rest_by_less_than_five_seconds() {
     assert_eq!((found["applied"], found["dead"]), (3_990, 10));
     // Every row has the start of its transaction; the first attempt started before all of them.
     let seconds: f64 =
-        sqlx::query_scalar("SELECT extract(epoch FROM max(recorded_at) - min(recorded_at))::float8 FROM events")
+        sqlx::query_scalar("SELECT extract(epoch FROM max(recorded_at) - min(recorded_at))::float8 FROM event_records")
             .fetch_one(&mut connection)
             .await
             .unwrap();
@@ -97,7 +97,7 @@ async fn a_consumer_resumes_at_the_offset_in_the_database_and_not_at_kafkas() {
 
     // As after a restore of yesterday's backup: rows and offsets are gone, Kafka's committed offsets are not.
     let mut connection = setting.database.connect().await.unwrap();
-    sqlx::query("DELETE FROM events WHERE record_offset >= 3").execute(&mut connection).await.unwrap();
+    sqlx::query("DELETE FROM event_records WHERE record_offset >= 3").execute(&mut connection).await.unwrap();
     sqlx::query("UPDATE consumer_offsets SET next_offset = least(next_offset, 3)")
         .execute(&mut connection)
         .await
@@ -204,7 +204,7 @@ async fn restored_under_a_running_consumer(around: Around) {
         "nothing is missing and nothing is there twice"
     );
     let topic: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM events e JOIN topics t USING (topic_id) WHERE t.name = $1")
+        sqlx::query_scalar("SELECT count(*) FROM event_records e JOIN topics t USING (topic_id) WHERE t.name = $1")
             .bind(TOPIC)
             .fetch_one(&mut connection)
             .await

@@ -210,7 +210,7 @@ async fn services_continue_on_a_new_cluster_and_nothing_takes_effect_twice() {
         report.acknowledged,
         "positions of the former cluster are not read"
     );
-    let order: String = value(&mut connection, "SELECT order_id FROM events ORDER BY recorded_at LIMIT 1").await;
+    let order: String = value(&mut connection, "SELECT order_id FROM event_records ORDER BY recorded_at LIMIT 1").await;
     let shown = text(&raw, &["orders", "show", &order], 0).await;
     assert!(shown.contains(&format!("{first}/riverlock.raw.")), "{shown}");
 
@@ -329,7 +329,8 @@ async fn a_running_consumer_reads_nothing_from_another_cluster_behind_its_addres
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut connection = raw.database.connect().await.unwrap();
-    let read = "SELECT count(*) FROM events JOIN topic_names USING (topic_id) WHERE name = 'riverlock.raw.other'";
+    let read =
+        "SELECT count(*) FROM event_records JOIN topic_names USING (topic_id) WHERE name = 'riverlock.raw.other'";
     let read: i64 = value(&mut connection, read).await;
     assert_eq!(read, 1, "nothing was read from the other cluster");
     context.shutdown.stop();

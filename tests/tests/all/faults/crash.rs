@@ -36,7 +36,7 @@ async fn partitions_ahead(world: &World) -> usize {
 
 async fn applied(world: &World) -> i64 {
     let mut connection = world.local.config.postgres.connect().await.unwrap();
-    sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await.unwrap()
+    sqlx::query_scalar("SELECT count(*) FROM event_records").fetch_one(&mut connection).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -334,7 +334,7 @@ async fn one_two_and_three_processors_killed_at_every_crash_point_yield_identica
         let often: (i64, i64, i64) = sqlx::query_as(
             "SELECT count(*) FILTER (WHERE outcome = 'applied'), count(*) FILTER (WHERE outcome = 'duplicate'),
                     (SELECT count(*) FROM effects WHERE order_id = 'often')
-             FROM events WHERE event_id = 'often'",
+             FROM event_records WHERE event_id = 'often'",
         )
         .fetch_one(&mut connection)
         .await

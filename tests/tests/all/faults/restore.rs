@@ -11,7 +11,7 @@ const STEP_RECORDS: i64 = 300;
 
 async fn recorded(world: &World) -> i64 {
     let mut connection = world.local.config.postgres.connect().await.unwrap();
-    sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await.unwrap()
+    sqlx::query_scalar("SELECT count(*) FROM event_records").fetch_one(&mut connection).await.unwrap()
 }
 
 async fn until_recorded(world: &World, count: i64) {
@@ -31,7 +31,7 @@ async fn a_database_restored_from_an_old_backup_under_running_services_is_comple
     until_recorded(&world, STEP_RECORDS).await;
     let backup = Backup::take(&world.local.config.postgres).await.unwrap();
     let mut copy = backup.connect().await.unwrap();
-    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut copy).await.unwrap();
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM event_records").fetch_one(&mut copy).await.unwrap();
     drop(copy);
     until_recorded(&world, kept + STEP_RECORDS).await;
     assert!(!playing.is_finished(), "playing ended before the restore: the test showed nothing");

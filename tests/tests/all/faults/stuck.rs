@@ -69,7 +69,7 @@ async fn produce_to(setting: &Topic, partition: i32, ids: impl Iterator<Item = S
 /// Records with an outcome, by partition.
 async fn by_partition(setting: &Topic) -> BTreeMap<i32, i64> {
     let mut connection = setting.database.connect().await.unwrap();
-    let rows: Vec<(i32, i64)> = sqlx::query_as("SELECT partition, count(*) FROM events GROUP BY partition")
+    let rows: Vec<(i32, i64)> = sqlx::query_as("SELECT partition, count(*) FROM event_records GROUP BY partition")
         .fetch_all(&mut connection)
         .await
         .unwrap();

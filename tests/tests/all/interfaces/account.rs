@@ -89,7 +89,7 @@ impl DigitalRiver {
 
 async fn records(connection: &mut PgConnection, ids: &[String]) -> HashMap<String, i64> {
     let rows: Vec<(String, i64)> =
-        sqlx::query_as("SELECT event_id, count(*) FROM events WHERE event_id = ANY($1) GROUP BY event_id")
+        sqlx::query_as("SELECT event_id, count(*) FROM event_records WHERE event_id = ANY($1) GROUP BY event_id")
             .bind(ids)
             .fetch_all(connection)
             .await

@@ -56,7 +56,7 @@ impl Desk {
         let topic = "riverlock.raw.test".to_owned();
         store::topic_ids(&mut self.connection, std::slice::from_ref(&topic)).await.unwrap();
         let orders = Orders::new(vec![Mode::Test, Mode::Live]);
-        let next: Option<i64> = sqlx::query_scalar("SELECT max(record_offset) + 1 FROM events")
+        let next: Option<i64> = sqlx::query_scalar("SELECT max(record_offset) + 1 FROM event_records")
             .fetch_one(&mut self.connection)
             .await
             .unwrap();

@@ -229,7 +229,12 @@ async fn documents_that_an_earlier_version_ignored_are_queued_on_request() {
     assert_eq!(value::<i64>(&mut connection, waiting).await, 8, "new events wait for an account");
 
     // The state that an earlier version left.
-    execute(&mut connection, "UPDATE events SET outcome = 'ignored', reason = 'mode' WHERE live_mode").await;
+    execute(
+        &mut connection,
+        "WITH mode AS (INSERT INTO event_reasons (name) VALUES ('mode') RETURNING reason_id)
+         UPDATE events SET outcome_code = 'i', reason_id = mode.reason_id FROM mode WHERE mode_code = 'l'",
+    )
+    .await;
     execute(&mut connection, "DELETE FROM invoices WHERE live_mode").await;
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("riverlock.toml");
@@ -252,7 +257,7 @@ async fn documents_that_an_earlier_version_ignored_are_queued_on_request() {
     assert_eq!(value::<i64>(&mut connection, waiting).await, 0, "a dry run changes nothing");
     assert_eq!(run(&["--apply", "--reason", "an account at last"]).await["queued"], 8);
     assert_eq!(value::<i64>(&mut connection, waiting).await, 8);
-    let outcomes = "SELECT string_agg(DISTINCT outcome || coalesce(reason, ''), ' ') FROM events";
+    let outcomes = "SELECT string_agg(DISTINCT outcome || coalesce(reason, ''), ' ') FROM event_records";
     assert_eq!(value::<String>(&mut connection, outcomes).await, "applied");
     assert_eq!(run(&["--apply", "--reason", "again"]).await["ignored"], 0);
 }

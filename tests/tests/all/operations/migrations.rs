@@ -157,7 +157,8 @@ async fn effects_are_not_repeated_after_their_keys_changed() {
             ),
         )
         .await;
-        execute(&mut former, format!("INSERT INTO {FORMER}.{table} ({columns}) SELECT {columns} FROM public.{table}"))
+        let from = if table == "events" { "event_records" } else { table };
+        execute(&mut former, format!("INSERT INTO {FORMER}.{table} ({columns}) SELECT {columns} FROM public.{from}"))
             .await;
     }
     // The rows as the former version wrote them.
@@ -172,6 +173,86 @@ async fn effects_are_not_repeated_after_their_keys_changed() {
 
     postgres::migrate(&mut former).await.unwrap();
     assert_eq!(state(&mut former).await.unwrap(), expected, "no effect would be repeated");
+}
+
+/// The last migration with the former, wide rows of records.
+const WITH_WIDE_RECORDS: i64 = 32;
+/// The migration after which no record has been moved.
+const BEFORE_MOVE: i64 = 40;
+/// More records than the move puts into one transaction.
+const MANY_RECORDS: i64 = 25_000;
+
+/// The columns that both kinds of rows have, except when the row was stored.
+async fn records(connection: &mut PgConnection, partition: i32) -> String {
+    let rows = format!(
+        "SELECT jsonb_agg(jsonb_build_array(topic_id, partition, record_offset, event_id, event_type, live_mode, order_id,
+                                            created_at, received_at, body_sha256, outcome, reason)
+                          ORDER BY record_offset)::text
+         FROM event_records WHERE partition = {partition}"
+    );
+    value(connection, rows).await
+}
+
+#[tokio::test]
+async fn records_are_moved_into_narrow_rows_and_an_interrupted_move_is_continued() {
+    let mut bodies: Vec<Vec<u8>> = events(&lives(52, 20)).map(|event| event.body.to_vec()).collect();
+    bodies.extend(hostile::corpus().into_iter().map(|hostile| hostile.body));
+    bodies.extend(odd());
+    bodies.extend(odd());
+    let database = Database::create().await.unwrap();
+    let mut plain = database.connect().await.unwrap();
+    apply(&mut plain, &bodies, 0).await;
+    let dead = value::<i64>(&mut plain, "SELECT count(*) FROM dead_letters").await;
+    assert!(dead > 0, "the test showed nothing");
+
+    execute(&mut plain, format!("CREATE SCHEMA {FORMER}")).await;
+    let mut former = database.config.in_schema(FORMER).connect().await.unwrap();
+    MIGRATIONS.run_to(WITH_WIDE_RECORDS, &mut former).await.unwrap();
+    execute(&mut former, "GRANT SELECT ON events TO pg_monitor").await;
+    let columns =
+        "topic_id, partition, record_offset, event_id, event_type, live_mode, order_id, created_at, received_at,
+                   recorded_at, body_sha256, outcome, reason";
+    execute(&mut former, format!("INSERT INTO events ({columns}) SELECT {columns} FROM public.event_records")).await;
+    execute(
+        &mut former,
+        format!(
+            "INSERT INTO events ({columns})
+             SELECT 1, 1, n, n::text, 'many', true, 'o', now(), now(), now(), sha256(n::text::bytea), 'applied', NULL
+             FROM generate_series(1, {MANY_RECORDS}) n"
+        ),
+    )
+    .await;
+    let columns =
+        "topic_id, partition, record_offset, reason, detail, record_key, header_names, header_values, payload";
+    let letters = format!("INSERT INTO dead_letters ({columns}) SELECT {columns} FROM public.dead_letters");
+    execute(&mut former, letters).await;
+
+    MIGRATIONS.run_to(BEFORE_MOVE, &mut former).await.unwrap();
+    for statement in [
+        "CREATE FUNCTION interrupt() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'interrupted'; END $$",
+        "CREATE TRIGGER interrupt BEFORE INSERT ON events FOR EACH ROW WHEN (new.record_offset = 24000)
+         EXECUTE FUNCTION interrupt()",
+    ] {
+        execute(&mut former, statement).await;
+    }
+    assert!(postgres::migrate(&mut former).await.is_err());
+    let moved = value::<i64>(&mut former, "SELECT count(*) FROM events").await;
+    assert!(moved > 0 && moved < MANY_RECORDS, "{moved}");
+    execute(&mut former, "DROP FUNCTION interrupt CASCADE").await;
+    postgres::migrate(&mut former).await.unwrap();
+
+    let many =
+        value::<i64>(&mut former, "SELECT count(*) FROM event_records WHERE partition = 1 AND event_type = 'many'");
+    assert_eq!(many.await, MANY_RECORDS);
+    assert_eq!(records(&mut former, 0).await, records(&mut plain, 0).await);
+    let found = "SELECT count(*) FROM dead_letters JOIN events USING (event_key, topic_id, partition, record_offset)";
+    assert_eq!(value::<i64>(&mut former, found).await, dead, "dead letters are found with their records");
+    let granted = "SELECT has_table_privilege('pg_monitor', 'event_records', 'SELECT')";
+    assert!(value::<bool>(&mut former, granted).await, "read privileges are kept");
+
+    let before = records(&mut former, 0).await;
+    apply(&mut former, &bodies, 0).await;
+    assert_eq!(records(&mut former, 0).await, before, "records that are read again are known");
 }
 
 #[tokio::test]

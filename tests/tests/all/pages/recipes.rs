@@ -150,7 +150,7 @@ async fn one_order(runner: &mut RecipeRunner) {
             "SELECT min(order_id) FROM orders o JOIN invoices USING (order_id)
              WHERE status = 'complete' AND state = 'stored'
                AND seen = '{order.accepted,order.complete,order.fulfilled}'
-               AND (SELECT count(*) FROM events e WHERE e.order_id = o.order_id) = 4",
+               AND (SELECT count(*) FROM event_records e WHERE e.order_id = o.order_id) = 4",
         )
         .await;
     runner.execute(&forget(&format!("order_id = '{order}'"))).await;

@@ -154,34 +154,40 @@ async fn the_audit_balances_for_every_outcome_and_in_unconfigured_partitions() {
 /// Manipulations, the findings that they cause, and whether the incremental audit can find them: it reads new records of the
 /// consumers' partitions only.
 const TAMPERINGS: [(&str, &str, bool); 10] = [
-    ("DELETE FROM events WHERE event_id = 'e1'", "riverlock.raw.orders[1]@0 has no outcome", true),
-    ("UPDATE events SET body_sha256 = sha256('x') WHERE event_id = 'e2'", "[2]@0 has another body", true),
+    ("DELETE FROM event_records WHERE event_id = 'e1'", "riverlock.raw.orders[1]@0 has no outcome", true),
+    ("UPDATE event_records SET body_sha256 = sha256('x') WHERE event_id = 'e2'", "[2]@0 has another body", true),
     (
-        "INSERT INTO events SELECT topic_id, partition, 999, 'invented', event_type, live_mode, order_id, created_at,
-                                   received_at, recorded_at, body_sha256, outcome, reason
-         FROM events WHERE event_id = 'e2'",
+        "INSERT INTO events (topic_id, partition, record_offset, event_key, type_id, mode_code, order_id, created_at,
+                                   received_at, recorded_after, body_sha256, outcome_code, reason_id)
+         SELECT topic_id, partition, 999, event_key_of('invented'), type_id, mode_code, order_id, created_at, received_at,
+                recorded_after, body_sha256, outcome_code, reason_id
+         FROM events WHERE event_key = event_key_of('e2')",
         "its consumer",
         true,
     ),
     (
-        "INSERT INTO events SELECT topic_id, 77, 0, 'invented', event_type, live_mode, order_id, created_at, received_at,
-                                   recorded_at, body_sha256, outcome, reason
-         FROM events WHERE event_id = 'e2'",
+        "INSERT INTO events (topic_id, partition, record_offset, event_key, type_id, mode_code, order_id, created_at,
+                                   received_at, recorded_after, body_sha256, outcome_code, reason_id)
+         SELECT topic_id, 77, 0, event_key_of('invented'), type_id, mode_code, order_id, created_at, received_at,
+                recorded_after, body_sha256, outcome_code, reason_id
+         FROM events WHERE event_key = event_key_of('e2')",
         "[77], which Kafka does not have",
         false,
     ),
     (
         "WITH other AS (INSERT INTO topics (name) VALUES ('riverlock.raw.other') RETURNING topic_id)
-         INSERT INTO events SELECT other.topic_id, 0, 0, 'invented', event_type, live_mode, order_id, created_at,
-                                   received_at, recorded_at, body_sha256, outcome, reason
-         FROM events, other WHERE event_id = 'e2'",
+         INSERT INTO events (topic_id, partition, record_offset, event_key, type_id, mode_code, order_id, created_at,
+                                   received_at, recorded_after, body_sha256, outcome_code, reason_id)
+         SELECT other.topic_id, 0, 0, event_key_of('invented'), type_id, mode_code, order_id, created_at, received_at,
+                recorded_after, body_sha256, outcome_code, reason_id
+         FROM events, other WHERE event_key = event_key_of('e2')",
         "riverlock.raw.other[0], which no consumer reads",
         false,
     ),
     ("UPDATE consumer_offsets SET next_offset = next_offset + 1 WHERE partition = 2", "its consumer has read up to", true),
-    ("UPDATE events SET outcome = 'duplicate' WHERE event_id = 'e3'", "[0]@1 is called a duplicate", true),
+    ("UPDATE event_records SET outcome_code = 'd' WHERE event_id = 'e3'", "[0]@1 is called a duplicate", true),
     (
-        "UPDATE events SET outcome = 'conflict' WHERE outcome = 'duplicate'",
+        "UPDATE events SET outcome_code = 'c' WHERE outcome_code = 'd'",
         "is called a conflict, but no other record",
         true,
     ),
@@ -223,7 +229,7 @@ async fn the_incremental_audit_reads_new_records_and_stops_at_mismatches() {
     let mut setting = Setting::filled().await;
     assert_eq!(setting.prove_new().await.acknowledged, 10);
     // Below the audited offsets: not read again.
-    setting.sql("UPDATE events SET body_sha256 = sha256('x') WHERE event_id = 'e2'").await;
+    setting.sql("UPDATE event_records SET body_sha256 = sha256('x') WHERE event_id = 'e2'").await;
     let quiet = setting.prove_new().await;
     assert!(quiet.balances() && quiet.acknowledged == 10, "{quiet}: {:?}", quiet.findings);
     assert!(!setting.prove_all().await.balances(), "a full audit finds it");
@@ -231,7 +237,7 @@ async fn the_incremental_audit_reads_new_records_and_stops_at_mismatches() {
     let (one, other) =
         (setting.produce(0, &accepted("one", "EUR")).await, setting.produce(1, &accepted("two", "EUR")).await);
     setting.consume(&[one.clone(), other], None).await;
-    setting.sql("DELETE FROM events WHERE event_id = 'one'").await;
+    setting.sql("DELETE FROM event_records WHERE event_id = 'one'").await;
     for _ in 0..2 {
         let wrong = setting.prove_new().await;
         assert_eq!((wrong.wrong, wrong.acknowledged), (1, 11), "the other partition is audited: {:?}", wrong.findings);

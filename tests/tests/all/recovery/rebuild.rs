@@ -140,14 +140,15 @@ async fn rebuilt_tables_equal_the_live_ones_and_a_damaged_row_is_named() {
     let order: String =
         value(&mut live, "SELECT order_id FROM orders WHERE status = 'complete' ORDER BY 1 LIMIT 1").await;
     let event: String =
-        value(&mut live, "SELECT event_id FROM events WHERE outcome = 'ignored' ORDER BY 1 LIMIT 1").await;
+        value(&mut live, "SELECT event_id FROM event_records WHERE outcome = 'ignored' ORDER BY 1 LIMIT 1").await;
     for statement in [
         format!(
             "UPDATE orders SET conflicted = true, lines = (lines::jsonb || '{{\"ghost\": {{\"quantity\": 1}}}}')::json,
                                fired = (fired::jsonb - 'fulfillment.completed')::json WHERE order_id = '{order}'"
         ),
         format!(
-            "UPDATE events SET outcome = 'applied', reason = NULL WHERE event_id = '{event}' AND outcome = 'ignored'"
+            "UPDATE events SET outcome_code = 'a', reason_id = 0
+             WHERE event_key = event_key_of('{event}') AND outcome_code = 'i'"
         ),
     ] {
         assert_eq!(execute(&mut live, statement).await, 1);
@@ -385,7 +386,7 @@ async fn a_rebuild_runs_during_live_traffic_and_a_swap_needs_stopped_services() 
     let mut world = World::start(36, 260, 15).await.unwrap();
     let playing = world.begin();
     let mut connection = world.local.config.postgres.connect().await.unwrap();
-    while value::<i64>(&mut connection, "SELECT count(*) FROM events").await < 100 {
+    while value::<i64>(&mut connection, "SELECT count(*) FROM event_records").await < 100 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let operator = Operator { world: &world };

@@ -250,8 +250,8 @@ async fn an_order_with_a_missing_or_different_record_is_not_changed() {
     execute(
         &mut connection,
         format!(
-            "UPDATE events SET body_sha256 = sha256('another') WHERE (topic_id, partition, record_offset) IN (
-                 SELECT topic_id, partition, record_offset FROM events
+            "UPDATE event_records SET body_sha256 = sha256('another') WHERE (topic_id, partition, record_offset) IN (
+                 SELECT topic_id, partition, record_offset FROM event_records
                  WHERE order_id = '{id}' AND outcome = 'applied' AND event_type NOT LIKE 'order.%.created' LIMIT 1)"
         ),
     )

@@ -55,7 +55,7 @@ pub(super) async fn check(storm: &Storm, traffic: &Traffic, acknowledged: &Ackno
 async fn outcomes(connection: &mut PgConnection, acknowledged: &Acknowledged) -> anyhow::Result<()> {
     let rows: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT coalesce(event_id, ''), count(*), count(*) FILTER (WHERE outcome NOT IN ('duplicate', 'conflict'))
-         FROM events GROUP BY 1",
+         FROM event_records GROUP BY 1",
     )
     .fetch_all(&mut *connection)
     .await?;

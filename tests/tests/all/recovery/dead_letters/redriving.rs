@@ -70,12 +70,14 @@ impl DeadLetters {
     }
 
     async fn row(&mut self, place: &LetterPosition) -> (String, Option<String>, String) {
-        sqlx::query_as("SELECT outcome, reason, event_id FROM events WHERE partition = $1 AND record_offset = $2")
-            .bind(place.position.partition)
-            .bind(place.position.offset)
-            .fetch_one(&mut self.connection)
-            .await
-            .unwrap()
+        sqlx::query_as(
+            "SELECT outcome, reason, event_id FROM event_records WHERE partition = $1 AND record_offset = $2",
+        )
+        .bind(place.position.partition)
+        .bind(place.position.offset)
+        .fetch_one(&mut self.connection)
+        .await
+        .unwrap()
     }
 
     async fn letters(&mut self) -> Vec<(String, i32)> {
@@ -414,7 +416,13 @@ async fn a_formerly_unreadable_record_gets_the_right_outcome_among_records_of_it
         letters.store_dead(std::slice::from_ref(&dying)).await;
         // As written by a version that could not read the envelope.
         sqlx::query(
-            "UPDATE events SET event_id = 'unreadable:x', event_type = '', order_id = NULL, reason = 'envelope'",
+            "WITH empty AS (INSERT INTO event_types (name) VALUES ('') RETURNING type_id),
+                  envelope AS (INSERT INTO event_reasons (name) VALUES ('envelope') RETURNING reason_id),
+                  id AS (INSERT INTO odd_event_ids SELECT event_key_of(id), id FROM (VALUES ('unreadable:x')) i (id)),
+                  letter AS (UPDATE dead_letters SET event_key = event_key_of('unreadable:x'))
+             UPDATE events SET event_key = event_key_of('unreadable:x'), type_id = empty.type_id, order_id = NULL,
+                               reason_id = envelope.reason_id
+             FROM empty, envelope",
         )
         .execute(&mut letters.connection)
         .await

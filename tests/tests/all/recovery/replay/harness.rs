@@ -245,12 +245,12 @@ impl Setting {
     /// Deletes the rows of some orders, and keeps the consumers' offsets.
     pub(super) async fn lose(&self, which: &str) {
         let mut connection = self.connect().await;
-        for table in ["charge_operations", "shipments", "orders", "outbox", "invoices", "events"] {
+        for table in ["charge_operations", "shipments", "orders", "outbox", "invoices", "event_records"] {
             let query =
                 format!("DELETE FROM {table} WHERE {}", which.replace("order_id", &format!("{table}.order_id")));
             sqlx::query(AssertSqlSafe(query)).execute(&mut connection).await.unwrap();
         }
-        sqlx::query("DELETE FROM dead_letters d WHERE NOT EXISTS (SELECT FROM events e WHERE (e.topic_id, e.partition, e.record_offset) = (d.topic_id, d.partition, d.record_offset))")
+        sqlx::query("DELETE FROM dead_letters d WHERE NOT EXISTS (SELECT FROM event_records e WHERE (e.topic_id, e.partition, e.record_offset) = (d.topic_id, d.partition, d.record_offset))")
             .execute(&mut connection)
             .await
             .unwrap();
@@ -258,10 +258,11 @@ impl Setting {
 
     /// Orders with an event in the database.
     pub(super) async fn known_orders(&self) -> BTreeSet<String> {
-        let rows: Vec<String> = sqlx::query_scalar("SELECT DISTINCT order_id FROM events WHERE order_id IS NOT NULL")
-            .fetch_all(&mut self.connect().await)
-            .await
-            .unwrap();
+        let rows: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT order_id FROM event_records WHERE order_id IS NOT NULL")
+                .fetch_all(&mut self.connect().await)
+                .await
+                .unwrap();
         rows.into_iter().collect()
     }
 

@@ -236,7 +236,7 @@ async fn records_that_postgres_rejects_are_dead_letters_in_plan_and_replay() {
         .await;
     // The consumer's offsets are at the end, and all rows are lost.
     setting.consume_all().await;
-    sqlx::query("DELETE FROM events").execute(&mut setting.connect().await).await.unwrap();
+    sqlx::query("DELETE FROM event_records").execute(&mut setting.connect().await).await.unwrap();
     let consumers = [harness::selective(setting.kafka())];
     let planned = setting.plan_with(&consumers, &Selection::default()).await.unwrap();
     assert_eq!((planned.report.outcomes["applied"], planned.report.outcomes["dead"]), (27, 3), "{planned:?}");
@@ -245,7 +245,7 @@ async fn records_that_postgres_rejects_are_dead_letters_in_plan_and_replay() {
     let plan = planned.plan.expect("the plan is not empty").to_string();
     assert!(replay::apply(&replay, &plan, &mut Watcher::default()).await.unwrap().done);
     assert_eq!(setting.count("SELECT count(*) FROM dead_letters WHERE reason = 'database'").await, 3);
-    assert_eq!(setting.count("SELECT count(*) FROM events").await, 30);
+    assert_eq!(setting.count("SELECT count(*) FROM event_records").await, 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]

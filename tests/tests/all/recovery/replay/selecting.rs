@@ -81,7 +81,7 @@ async fn topics_types_partitions_and_offsets_select_matching_records() {
     let planned = setting.plan(&three).await.unwrap();
     assert_eq!((planned.read, planned.report.outcomes["applied"]), (3, 3));
     assert!(setting.apply(&planned).await.unwrap().done);
-    let stored: Vec<i64> = sqlx::query_scalar("SELECT record_offset FROM events ORDER BY 1")
+    let stored: Vec<i64> = sqlx::query_scalar("SELECT record_offset FROM event_records ORDER BY 1")
         .fetch_all(&mut setting.connect().await)
         .await
         .unwrap();
@@ -96,7 +96,7 @@ async fn unconfigured_partitions_are_replayed_too() {
     setting.produce(setting.more(56, 40)).await;
     setting.consume_all().await;
     let complete = setting.state().await;
-    let beyond = setting.count("SELECT count(*) FROM events WHERE partition >= 3").await;
+    let beyond = setting.count("SELECT count(*) FROM event_records WHERE partition >= 3").await;
     assert!(beyond > 10, "{beyond} records are there: the test showed nothing");
     setting.lose("true").await;
 

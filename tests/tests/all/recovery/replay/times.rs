@@ -21,7 +21,7 @@ async fn records_are_selected_by_kafkas_timestamp() {
     let first = setting.records();
     setting.consume_all().await;
     // Kafka's timestamps have milliseconds: later records get a later one.
-    let newest = "SELECT (extract(epoch FROM max(received_at)) * 1000)::bigint FROM events";
+    let newest = "SELECT (extract(epoch FROM max(received_at)) * 1000)::bigint FROM event_records";
     let until = chrono::DateTime::from_timestamp_millis(setting.count(newest).await + 1).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     setting.produce(setting.more(62, 30)).await;
