@@ -113,7 +113,9 @@ pub(super) async fn count_rows(
         let counted = sqlx::query_scalar!(
             r#"-- audit_count
                SELECT count(*) AS "rows!" FROM events
-               WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4"#,
+               WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4
+                 AND offset_key_of(topic_id, record_offset) >= offset_key_of($1, $3)
+                 AND offset_key_of(topic_id, record_offset) < offset_key_of($1, $4)"#,
             partition.0,
             partition.1,
             from,
@@ -195,7 +197,9 @@ async fn rows_of(connection: &mut PgConnection, span: &OffsetSpan) -> Result<Vec
                         AND d.state <> 'redriven'
                   ) END AS has_letter
            FROM event_records e
-           WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4"#,
+           WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4
+             AND offset_key_of(topic_id, record_offset) >= offset_key_of($1, $3)
+             AND offset_key_of(topic_id, record_offset) < offset_key_of($1, $4)"#,
         span.partition.0,
         span.partition.1,
         span.start,
@@ -256,7 +260,11 @@ pub(super) async fn partition_marks(
             let early = sqlx::query_scalar!(
                 r#"-- audit_early
                    SELECT count(*) AS "early!" FROM (
-                       SELECT FROM events WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 LIMIT $4) early"#,
+                       SELECT FROM events WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3
+                         AND offset_key_of(topic_id, record_offset) >= offset_key_of($1, $3)
+                         -- The highest offset that a row can have.
+                         AND offset_key_of(topic_id, record_offset) <= offset_key_of($1, 281474976710655)
+                       LIMIT $4) early"#,
                 row.topic_id,
                 row.partition,
                 row.reached,

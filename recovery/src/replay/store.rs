@@ -59,7 +59,9 @@ pub(super) async fn known(connection: &mut PgConnection, positions: &[Position])
         let offsets = sqlx::query_scalar!(
             "-- replay_known
              SELECT record_offset FROM events
-             WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4",
+             WHERE topic_id = $1 AND partition = $2 AND record_offset >= $3 AND record_offset < $4
+               AND offset_key_of(topic_id, record_offset) >= offset_key_of($1, $3)
+               AND offset_key_of(topic_id, record_offset) < offset_key_of($1, $4)",
             topic_id,
             partition,
             span.start,
@@ -86,7 +88,9 @@ pub(super) async fn outcomes(
                SELECT t.name AS topic, e.partition AS "partition!", e.record_offset AS "offset!", e.event_id AS "event_id!",
                       e.order_id, e.outcome AS "outcome!", e.reason, e.body_sha256 AS "body_sha256!"
                FROM event_records e JOIN topics t USING (topic_id)
-               WHERE topic_id = $1 AND e.partition = $2 AND e.record_offset >= $3 AND e.record_offset < $4"#,
+               WHERE e.topic_id = $1 AND e.partition = $2 AND e.record_offset >= $3 AND e.record_offset < $4
+                 AND offset_key_of(e.topic_id, e.record_offset) >= offset_key_of($1, $3)
+                 AND offset_key_of(e.topic_id, e.record_offset) < offset_key_of($1, $4)"#,
             topic_id,
             partition,
             span.start,

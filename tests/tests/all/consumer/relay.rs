@@ -69,8 +69,10 @@ impl Setting {
 
     async fn add_letters(&mut self, count: i32) {
         sqlx::query(
-            "INSERT INTO dead_letters (topic_id, partition, record_offset, reason, detail, header_names, header_values, payload)
-             SELECT 1, 0, i, 'shape', '', '{}', '{}', convert_to('letter ' || i, 'UTF8') FROM generate_series(1, $1) i",
+            "INSERT INTO dead_letters (topic_id, partition, record_offset, reason, detail, header_names, header_values, payload,
+                                       event_key)
+             SELECT 1, 0, i, 'shape', '', '{}', '{}', convert_to('letter ' || i, 'UTF8'), event_key_of(i::text)
+             FROM generate_series(1, $1) i",
         )
         .bind(count)
         .execute(&mut self.connection)

@@ -27,8 +27,8 @@ impl Desk {
              FROM stuck;
              INSERT INTO topics (name) VALUES ('riverlock.raw.other');
              INSERT INTO dead_letters (topic_id, partition, record_offset, reason, detail, header_names, header_values,
-                                       payload, parked_at, parked_reason)
-             VALUES (1, 0, 7, 'shape', '', '{}', '{}', 'body', now(), 'too large')",
+                                       payload, parked_at, parked_reason, event_key)
+             VALUES (1, 0, 7, 'shape', '', '{}', '{}', 'body', now(), 'too large', event_key_of('e'))",
         )
         .execute(&mut connection)
         .await

@@ -6,12 +6,14 @@ use riverlock_tests::Database;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use crate::{
-    harness::raw::execute,
+    harness::raw::{execute, value},
     tidy::code::{read, root},
 };
 
 /// Records of the tests.
 const RECORDS: i64 = 100_000;
+/// Most bytes of a record in `events`, with all indexes.
+const RECORD_BYTES_MAX: i64 = 225;
 
 /// A statement from `.sqlx/`.
 struct Statement {
@@ -40,10 +42,11 @@ async fn filled() -> (Database, PgConnection) {
     let mut connection = database.connect().await.unwrap();
     let statement = format!(
         r#"INSERT INTO events (event_key, record_offset, received_at, created_at, partition, type_id, recorded_after, topic_id,
-                               reason_id, outcome_code, mode_code, body_sha256, order_id)
+                               reason_id, outcome_code, mode_code, body_sha256, order_id, content)
            SELECT CASE WHEN n % 10 = 7 THEN event_key_of((n - 5)::text) ELSE event_key_of(n::text) END, n / 12, now(), now(),
                   n % 3, 1, 0, n / 3 % 4, 0, (CASE WHEN n % 1000 = 7 THEN 'c' WHEN n % 10 = 7 THEN 'd' ELSE 'a' END)::"char",
-                  't', sha256(n::text::bytea), (n / 7)::text
+                  't', sha256(n::text::bytea), (100000000000 + n / 7)::text,
+                  CASE WHEN n % 10 <> 7 THEN substr(sha256(n::text::bytea), 1, 22) END
            FROM generate_series(1, {RECORDS}) n"#
     );
     execute(&mut connection, statement).await;
@@ -103,4 +106,11 @@ async fn ranges_of_offsets_are_found_through_an_index() {
         let found = plan(&mut connection, &statement).await;
         assert!(!reads_all_events(&found) && found.contains("events_by_offset"), "{}\n{found}", statement.sql);
     }
+}
+
+#[tokio::test]
+async fn a_record_takes_few_bytes() {
+    let (_database, mut connection) = filled().await;
+    let bytes: i64 = value(&mut connection, "SELECT pg_total_relation_size('events')").await;
+    assert!(bytes / RECORDS <= RECORD_BYTES_MAX, "{} bytes per record", bytes / RECORDS);
 }
