@@ -79,7 +79,7 @@ CREATE FUNCTION offset_key_of(topic_id smallint, record_offset bigint) RETURNS b
 $$;
 
 -- Rows are appended in the order of their offsets, so that a range of offsets is found in a few ranges of pages. The index
--- takes 0.1 bytes per row; a B-tree takes 49, and 92 bytes of WAL. It is on a number with the topic, because topics have the
+-- takes 0.1 bytes per row; a B-tree takes 47, and 92 bytes of WAL. It is on a number with the topic, because topics have the
 -- same offsets at different times; the partitions of a topic have about the same offsets at the same time.
 CREATE INDEX events_by_offset ON events USING brin (offset_key_of(topic_id, record_offset) int8_minmax_multi_ops)
     WITH (pages_per_range = 64, autosummarize = on);

@@ -16,7 +16,7 @@ use riverlock_tests::{Database, events, lives, now, outcomes, record, refused, s
 use sqlx::PgConnection;
 use tokio::sync::Notify;
 
-use crate::harness::raw::{event, orders};
+use crate::harness::raw::{event, execute, orders};
 
 const TOPIC: &str = "riverlock.raw.test";
 
@@ -415,18 +415,12 @@ async fn a_formerly_unreadable_record_gets_the_right_outcome_among_records_of_it
         let dying = record(0, 0, &accepted("e", "o"));
         letters.store_dead(std::slice::from_ref(&dying)).await;
         // As written by a version that could not read the envelope.
-        sqlx::query(
-            "WITH empty AS (INSERT INTO event_types (name) VALUES ('') RETURNING type_id),
-                  envelope AS (INSERT INTO event_reasons (name) VALUES ('envelope') RETURNING reason_id),
-                  id AS (INSERT INTO odd_event_ids SELECT event_key_of(id), id FROM (VALUES ('unreadable:x')) i (id)),
-                  letter AS (UPDATE dead_letters SET event_key = event_key_of('unreadable:x'))
+        let former = "WITH empty AS (INSERT INTO event_types (name) VALUES ('') RETURNING type_id),
+                 envelope AS (INSERT INTO event_reasons (name) VALUES ('envelope') RETURNING reason_id),
+                 letter AS (UPDATE dead_letters SET event_key = event_key_of('unreadable:x'))
              UPDATE events SET event_key = event_key_of('unreadable:x'), type_id = empty.type_id, order_id = NULL,
-                               reason_id = envelope.reason_id
-             FROM empty, envelope",
-        )
-        .execute(&mut letters.connection)
-        .await
-        .unwrap();
+                               reason_id = envelope.reason_id FROM empty, envelope";
+        execute(&mut letters.connection, former).await;
         let live: Vec<Record> = live.iter().map(|body| record(1, 0, body)).collect();
         letters.live(&live).await;
         letters.redrive_all().await;
