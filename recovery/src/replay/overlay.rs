@@ -72,11 +72,8 @@ impl Overlay {
         // Read before the copies exist, while the names in it are not qualified.
         let view: String =
             sqlx::query_scalar("SELECT pg_get_viewdef('event_records'::regclass)").fetch_one(&mut connection).await?;
-        let copies = by_order
-            .iter()
-            .map(String::as_str)
-            .chain(["events", "dead_letters", "odd_event_ids"])
-            .chain(NAMES);
+        let copies =
+            by_order.iter().map(String::as_str).chain(["events", "dead_letters", "odd_event_ids"]).chain(NAMES);
         for table in copies {
             let statement =
                 format!("CREATE TEMPORARY TABLE {table} (LIKE {live}.{table} INCLUDING ALL EXCLUDING GENERATED)");
