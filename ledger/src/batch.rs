@@ -114,8 +114,10 @@ pub async fn apply_after<P: Projection>(
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let entries = classify_all(projection, records, rejected).await;
+    // Before the transaction: one that gives a number to a type would keep others with the same type waiting to its end.
+    let names = Names::of(connection, entries.iter().map(|entry| &entry.row)).await?;
     let mut transaction = connection.begin().await?;
-    let (tally, applied) = write(&mut transaction, projection, entries, now).await?;
+    let (tally, applied) = write(&mut transaction, projection, entries, &names, now).await?;
     store::advance_offsets_after(&mut transaction, projection.name(), &next_offsets(records), before).await?;
     transaction.commit().await?;
     if let Some(applied) = applied {
@@ -136,7 +138,8 @@ pub async fn apply_within<P: Projection>(
     now: DateTime<Utc>,
 ) -> Result<Tally, Error> {
     let entries = classify_all(projection, records, rejected).await;
-    Ok(write(transaction, projection, entries, now).await?.0)
+    let names = Names::of(transaction, entries.iter().map(|entry| &entry.row)).await?;
+    Ok(write(transaction, projection, entries, &names, now).await?.0)
 }
 
 /// Classifies every record, yielding to other tasks: a large batch takes a while to parse.
@@ -158,9 +161,10 @@ async fn write<P: Projection>(
     transaction: &mut PgConnection,
     projection: &P,
     entries: Entries<'_, P::Event>,
+    names: &Names,
     now: DateTime<Utc>,
 ) -> Result<(Tally, Option<P::Applied>), Error> {
-    let BatchResult { fresh, dead, marks, tally } = write_outcomes(transaction, entries).await?;
+    let BatchResult { fresh, dead, marks, tally } = write_outcomes(transaction, entries, names).await?;
     let letters: Vec<_> = dead.iter().map(|(record, event_key, dead)| (*record, *event_key, dead)).collect();
     store::add_dead_letters(transaction, &letters).await?;
     let applied = if fresh.is_empty() { None } else { Some(projection.apply(transaction, fresh, now).await?) };
@@ -283,18 +287,18 @@ struct BatchResult<'a, E> {
 async fn write_outcomes<'a, E>(
     connection: &mut PgConnection,
     mut entries: Entries<'a, E>,
+    names: &Names,
 ) -> Result<BatchResult<'a, E>, Error> {
     // All transactions lock in the same order. The sort is stable, so that of two records of one event the earlier
     // comes first.
     entries.sort_by_key(|entry| entry.row.event_key);
     let is_first = |i: usize| i == 0 || entries[i - 1].row.event_key != entries[i].row.event_key;
     let is_first: Vec<bool> = (0..entries.len()).map(is_first).collect();
-    let names = Names::of(connection, entries.iter().map(|entry| &entry.row)).await?;
     store::add_odd_ids(connection, entries.iter().map(|entry| &entry.row)).await?;
     let (candidates, repeated) = split(entries, is_first);
 
     let rows: Vec<&EventRow<'_>> = candidates.iter().map(|entry| &entry.row).collect();
-    let added = store::add_events(connection, &rows, &names).await?;
+    let added = store::add_events(connection, &rows, names).await?;
     let (first, known) = split_added(candidates, added);
 
     let mut result = BatchResult {
@@ -311,7 +315,7 @@ async fn write_outcomes<'a, E>(
             Decision::Dead(reason) => result.dead.push((entry.record, entry.row.event_key, reason)),
         }
     }
-    write_repeated_outcomes(connection, known.into_iter().chain(repeated).collect(), &names, &mut result).await?;
+    write_repeated_outcomes(connection, known.into_iter().chain(repeated).collect(), names, &mut result).await?;
     Ok(result)
 }
 

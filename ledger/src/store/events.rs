@@ -21,7 +21,7 @@ pub struct Names {
 impl Names {
     /// Returns the numbers of the names in these rows; a name without a number gets one.
     ///
-    /// They are read in every transaction: a number that was kept in memory could be missing in a database that was restored
+    /// They are read for every batch: a number that was kept in memory could be missing in a database that was restored
     /// meanwhile, and one that was given in a transaction disappears if that is rolled back.
     ///
     /// # Errors

@@ -8,11 +8,15 @@ use rdkafka::{
         TopicReplication,
     },
     client::{Client, ClientContext, DefaultClientContext},
+    consumer::Consumer as _,
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 use serde::Serialize;
 
-use crate::kafka::{KafkaConfig, RECORD_BYTES_MAX, REQUEST_TIMEOUT};
+use crate::{
+    ConsumerGuard,
+    kafka::{KafkaConfig, RECORD_BYTES_MAX, REQUEST_TIMEOUT},
+};
 
 /// Retention of the probe topic, in milliseconds.
 const PROBE_RETENTION_MS: i64 = 3_600_000;
@@ -274,13 +278,15 @@ pub async fn check(config: &KafkaConfig) -> Result<(), TopicError> {
 /// When Kafka cannot be reached.
 pub async fn find_former(config: &mut KafkaConfig) -> Result<(), TopicError> {
     let asked = config.clone();
+    let possible = config.topics().possible_former();
     let look_up = move || {
-        let admin = admin(&asked)?;
-        existing(&asked, &admin)
+        // A consumer, because it reports why a broker cannot be reached before it closes.
+        let client = ConsumerGuard::create(&asked.client()).map_err(|error| kafka(&asked, "list its topics", error))?;
+        let existing = partition_counts(client.client(), &possible);
+        existing.map_err(|error| kafka(&asked, "list its topics", error))
     };
     let existing = tokio::task::spawn_blocking(look_up).await.map_err(|_| TopicError::Panicked)??;
-    let possible = config.topics().possible_former();
-    config.former_topics = possible.into_iter().filter(|topic| existing.contains_key(topic)).collect();
+    config.former_topics = existing.into_keys().collect();
     Ok(())
 }
 

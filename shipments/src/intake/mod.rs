@@ -225,9 +225,11 @@ impl Intake {
                 tracing::warn!("the shipment at {position} was rejected: {code}");
                 let key = format!("{}:{}:{}", record.topic_id, record.partition, record.offset);
                 let message = record::refused(new, &error, key);
-                outbox::add(&mut transaction, message.as_slice(), now).await?;
                 let rejection = Rejection { outcome: "refused", code, detail: &detail, new: Some(new) };
-                store::reject(&mut transaction, record, &rejection, now).await?;
+                // A record that is read again was told of when it was rejected.
+                if store::reject(&mut transaction, record, &rejection, now).await? {
+                    outbox::add(&mut transaction, message.as_slice(), now).await?;
+                }
                 "refused"
             }
         };

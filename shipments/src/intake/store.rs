@@ -18,15 +18,15 @@ pub(super) struct Rejection<'a> {
     pub(super) new: Option<&'a NewReport>,
 }
 
-/// Stores a rejected record.
+/// Stores a rejected record. Returns `false` if it was stored before.
 pub(super) async fn reject(
     connection: &mut PgConnection,
     record: &Record,
     rejection: &Rejection<'_>,
     now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let new = rejection.new;
-    sqlx::query!(
+    let added = sqlx::query!(
         "-- shipment_rejections_add
          INSERT INTO shipment_rejections (topic_id, partition, record_offset, outcome, code, detail, order_id, live_mode,
              idempotency_key, payload, created_at)
@@ -44,8 +44,8 @@ pub(super) async fn reject(
         now
     )
     .execute(connection)
-    .await
-    .map(drop)
+    .await?;
+    Ok(added.rows_affected() > 0)
 }
 
 /// A record that did not become a report.

@@ -116,7 +116,7 @@ async fn orders_are_listed_in_pages_and_by_filters() {
     let output = desk.run("orders list --limit 2").await;
     let (text, notes) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(notes.contains("2 orders; more with --after '"), "{notes}");
-    assert_eq!(text.lines().map(|line| line.split('\t').count()).collect::<Vec<_>>(), [6, 6], "{text}");
+    assert_eq!(text.lines().map(|line| line.split('\t').count()).collect::<Vec<_>>(), [7, 7], "{text}");
 
     let complete = desk.json("orders list --status complete --mode test").await;
     let expected = lives.iter().filter(|life| life.expected.status == "complete").count();
