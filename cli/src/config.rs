@@ -114,8 +114,16 @@ impl Config {
     /// Like [`Config::load_with_kafka`], and when Kafka cannot be reached.
     pub async fn load_with_topics(file: Option<&Path>) -> anyhow::Result<Self> {
         let mut config = Self::load_with_kafka(file)?;
-        topics::find_former(&mut config.kafka).await?;
+        config.find_topics().await?;
         Ok(config)
+    }
+
+    /// Looks up the raw topics of earlier versions, after everything that needs no connection has been checked.
+    ///
+    /// # Errors
+    /// When Kafka cannot be reached.
+    pub async fn find_topics(&mut self) -> anyhow::Result<()> {
+        Ok(topics::find_former(&mut self.kafka).await?)
     }
 
     /// The settings of Digital River's API: `[digital_river]`, or the address and the keys of `[invoice_fetcher]` if it has no key.

@@ -1,6 +1,9 @@
 //! Creation of the topics, comparison of existing ones with the configuration, and changes to their settings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use rdkafka::{
     admin::{
@@ -20,6 +23,8 @@ use crate::{
 
 /// Retention of the probe topic, in milliseconds.
 const PROBE_RETENTION_MS: i64 = 3_600_000;
+/// How long to wait for the reason of a failed request.
+const LOG_WAIT: Duration = Duration::from_millis(200);
 /// Kafka's value for no limit.
 const UNLIMITED: i64 = -1;
 
@@ -280,10 +285,12 @@ pub async fn find_former(config: &mut KafkaConfig) -> Result<(), TopicError> {
     let asked = config.clone();
     let possible = config.topics().possible_former();
     let look_up = move || {
-        // A consumer, because it reports why a broker cannot be reached before it closes.
         let client = ConsumerGuard::create(&asked.client()).map_err(|error| kafka(&asked, "list its topics", error))?;
-        let existing = partition_counts(client.client(), &possible);
-        existing.map_err(|error| kafka(&asked, "list its topics", error))
+        partition_counts(client.client(), &possible).map_err(|error| {
+            // librdkafka's log lines say why the broker cannot be reached, and may follow the error.
+            drop(client.poll(LOG_WAIT));
+            kafka(&asked, "list its topics", error)
+        })
     };
     let existing = tokio::task::spawn_blocking(look_up).await.map_err(|_| TopicError::Panicked)??;
     config.former_topics = existing.into_keys().collect();

@@ -37,12 +37,13 @@ struct Projections {
 }
 
 pub(crate) async fn run(file: Option<&Path>, options: RebuildOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load_with_topics(file).await?;
+    let mut config = Config::load_with_kafka(file)?;
     consumers::check(&config)?;
     let reason = match options.apply {
         true => Some(Reason { by: options.operator.clone().name()?, why: options.reason.clone().required()? }),
         false => None,
     };
+    config.find_topics().await?;
     let projections = Projections { orders: consumers::orders(&config), invoices: consumers::invoices(&config) };
     let plan = RebuildPlan {
         schema: options.schema.clone(),

@@ -37,7 +37,7 @@ const OBJECTS_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 const DAYS_BACK: TimeDelta = TimeDelta::days(riverlock_digital_river::events::DAYS_BACK);
 
 pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyhow::Result<ExitCode> {
-    let config = Config::load_with_topics(file).await?;
+    let mut config = Config::load_with_kafka(file)?;
     let client = client(&config)?;
     let wanted = options.mode.map(Mode::from);
     let modes: Vec<Mode> = client.modes().filter(|mode| wanted.is_none_or(|wanted| wanted == *mode)).collect();
@@ -45,6 +45,7 @@ pub(crate) async fn run(file: Option<&Path>, options: ReconcileOptions) -> anyho
         let reason = "no API key is configured; set test.api_key or live.api_key";
         bail!(ConfigError::refused("digital_river", reason));
     }
+    config.find_topics().await?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     if options.orders || options.documents {

@@ -38,10 +38,11 @@ pub(crate) async fn run(file: Option<&Path>, options: ReplayOptions) -> anyhow::
     if let Some(hash) = options.plan.as_deref().filter(|_| !options.apply) {
         return show(&Config::load(file)?, hash, options.output).await;
     }
-    let config = Config::load_with_topics(file).await?;
+    let mut config = Config::load_with_kafka(file)?;
     parts::check(&config)?;
     let by = options.operator.name()?;
     let why = options.reason.of_run(options.apply)?;
+    config.find_topics().await?;
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let consumers = consumers(&config);

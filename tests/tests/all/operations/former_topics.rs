@@ -131,8 +131,11 @@ async fn topics_of_an_earlier_version_are_read_to_their_ends() {
     install.run(&["rebuild"]).await;
     assert_same_orders(&install, &all).await;
     // What a replay finds in the topics of the earlier version can be applied.
-    execute(&mut install.database.connect().await.unwrap(), "DELETE FROM events WHERE event_type = 'order.accepted'")
-        .await;
+    execute(
+        &mut install.database.connect().await.unwrap(),
+        "DELETE FROM event_records WHERE event_type = 'order.accepted'",
+    )
+    .await;
     let replay: Value =
         serde_json::from_str(&install.run(&["replay", "--type", "order.accepted", "--json"]).await).unwrap();
     let plan = replay["plan"].as_str().unwrap();
