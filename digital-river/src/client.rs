@@ -301,7 +301,7 @@ impl Client {
             .increment(1);
         histogram!(names::DURATION, "operation" => call.operation).record(started.elapsed().as_secs_f64());
         tracing::info!(
-            target: "riverlock_digital_river::requests",
+            target: "crate::requests",
             %mode, method = %call.method, path = url.path(), status, result, upstream_id, dr_request_id = request_id,
             milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "{} {}", call.method, url.path()

@@ -11,8 +11,9 @@ use riverlock_schemas::{
     Envelope, EventId, Mode, OrderId,
     events::content::Content,
     hash::Sha256Hash,
+    kafka::record,
     oddity::{Oddities, Oddity},
-    record, text,
+    text,
 };
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;

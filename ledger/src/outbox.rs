@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::{cloud_event::Message, record::Position};
+use riverlock_schemas::{cloud_event::Message, kafka::record::Position};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 

@@ -7,7 +7,7 @@ use rdkafka::{
     Message, Timestamp,
     message::{BorrowedHeaders, BorrowedMessage, Headers as _, OwnedHeaders},
 };
-use riverlock_schemas::{Envelope, EnvelopeError, events::content::Content, oddity::Oddities, record::Position};
+use riverlock_schemas::{Envelope, EnvelopeError, events::content::Content, kafka::record::Position, oddity::Oddities};
 use sqlx::PgConnection;
 
 use crate::{Error, detail::DeadReason};

@@ -14,7 +14,7 @@ use crate::{
 const PAGE_ORDERS: i64 = 500;
 
 /// Adds the messages of orders that were written since a time to the outbox again, and returns their number. They have the
-/// same ids, and say what is known of the order now. Messages that still wait are left out.
+/// same ids, and have the order's present content. Messages that still wait are left out.
 ///
 /// # Errors
 /// When PostgreSQL fails, or a stored order cannot be read.

@@ -12,7 +12,7 @@ use riverlock_ledger::{
     postgres::{self, Lock, cluster},
     view,
 };
-use riverlock_schemas::{Envelope, EventId, Mode, record};
+use riverlock_schemas::{Envelope, EventId, Mode, kafka::record};
 use sqlx::PgConnection;
 use uuid::Uuid;
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use riverlock_digital_river::lists::OrderState;
-use riverlock_schemas::{Mode, record::Position};
+use riverlock_schemas::{Mode, kafka::record::Position};
 use sqlx::PgConnection;
 use uuid::Uuid;
 

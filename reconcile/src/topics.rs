@@ -20,8 +20,10 @@ use riverlock_runtime::{
 };
 use riverlock_schemas::{
     Envelope,
-    record::{self, Position},
-    topics::Topics,
+    kafka::{
+        record::{self, Position},
+        topics::Topics,
+    },
 };
 use sqlx::PgConnection;
 

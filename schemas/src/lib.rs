@@ -7,14 +7,12 @@ pub mod events;
 pub mod hash;
 pub mod ids;
 pub mod json_schema;
+pub mod kafka;
 pub mod members;
 pub mod oddity;
-pub mod partitioner;
-pub mod record;
 pub mod shipment;
 pub mod text;
 pub mod time;
-pub mod topics;
 mod wire;
 
 pub use envelope::{Envelope, EnvelopeError};

@@ -1,6 +1,6 @@
 //! Hostile bodies, with the outcome that each must have.
 
-use riverlock_schemas::record::FOLDED_BYTES_MAX;
+use riverlock_schemas::kafka::record::FOLDED_BYTES_MAX;
 
 /// A body and its expected outcome.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The position of a record on the command line.
 
-use riverlock_schemas::record::Position;
+use riverlock_schemas::kafka::record::Position;
 
 /// Parses a position as it is printed: `topic[partition]@offset`.
 ///

@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use riverlock_runtime::{ConfigError, config::DurationText};
-use riverlock_schemas::record::STORED_BYTES_MAX;
+use riverlock_schemas::kafka::record::STORED_BYTES_MAX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use riverlock_schemas::{partitioner::partition, topics::Topics};
+use riverlock_schemas::kafka::{partitioner::partition, topics::Topics};
 
 /// Counts of events in flight for the partitions of all raw topics.
 pub(crate) struct PartitionLimits {

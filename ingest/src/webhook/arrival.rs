@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderName, header};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use rdkafka::message::{Header, OwnedHeaders};
-use riverlock_schemas::{Envelope, hash::Sha256Hash, record};
+use riverlock_schemas::{Envelope, hash::Sha256Hash, kafka::record};
 
 use crate::{
     auth::signature,

@@ -14,7 +14,7 @@ use axum::{
     http::{Method, StatusCode, Version, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use riverlock_schemas::{Envelope, record, text};
+use riverlock_schemas::{Envelope, kafka::record, text};
 
 use crate::{
     auth::Failure,

@@ -2,7 +2,7 @@
 //! then lost, while a stored one can be examined.
 
 use axum::http::{HeaderMap, header};
-use riverlock_schemas::record::FOLDED_BYTES_MAX;
+use riverlock_schemas::kafka::record::FOLDED_BYTES_MAX;
 
 use crate::metrics::Oddity;
 

@@ -19,7 +19,10 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
 use riverlock_runtime::{Component, kafka::KafkaConfig};
-use riverlock_schemas::{Envelope, partitioner::partition, record, topics::Topics};
+use riverlock_schemas::{
+    Envelope,
+    kafka::{partitioner::partition, record, topics::Topics},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use riverlock_runtime::Context;
-use riverlock_schemas::topics::Topics;
+use riverlock_schemas::kafka::topics::Topics;
 
 use crate::{
     auth::guesses::Guesses,

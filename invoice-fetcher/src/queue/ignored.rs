@@ -18,7 +18,7 @@ use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_schemas::{
     events::{event_type, file_event::FileEvent},
     hash::Sha256Hash,
-    record::Position,
+    kafka::record::Position,
 };
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};

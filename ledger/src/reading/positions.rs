@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use rdkafka::{consumer::BaseConsumer, message::Message as _};
 use riverlock_runtime::kafka::KafkaConfig;
-use riverlock_schemas::record::Position;
+use riverlock_schemas::kafka::record::Position;
 
 use crate::reading::ranges::{OffsetRange, RangeError, RangeReader, limits};
 

@@ -18,7 +18,7 @@ use riverlock_runtime::{
     ConsumerGuard,
     kafka::{KafkaConfig, REQUEST_TIMEOUT, topics},
 };
-use riverlock_schemas::topics::is_of_earlier_cluster;
+use riverlock_schemas::kafka::topics::is_of_earlier_cluster;
 use serde::{Deserialize, Serialize};
 
 /// How long Kafka may send nothing although it has records.

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use riverlock_ledger::view::EventPosition;
-use riverlock_schemas::{Mode, OrderId, record::Position};
+use riverlock_schemas::{Mode, OrderId, kafka::record::Position};
 
 use crate::store::ListPosition;
 

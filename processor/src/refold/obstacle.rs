@@ -1,6 +1,6 @@
 //! Reasons why an order cannot be recomputed.
 
-use riverlock_schemas::record::Position;
+use riverlock_schemas::kafka::record::Position;
 
 /// Maximum attempts to recompute an order while new events keep arriving.
 pub(crate) const ROUNDS_MAX: usize = 10;

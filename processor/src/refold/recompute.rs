@@ -6,7 +6,7 @@ use riverlock_ledger::{
     Decision, Projection as _,
     reading::{positions::PositionReader, ranges::RangeError},
 };
-use riverlock_schemas::{hash::Sha256Hash, record::Position};
+use riverlock_schemas::{hash::Sha256Hash, kafka::record::Position};
 
 use super::{Obstacle, store::AuditedRecord};
 use crate::{

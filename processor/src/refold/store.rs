@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use riverlock_ledger::{Error, spellings};
-use riverlock_schemas::{Mode, OrderId, record::Position};
+use riverlock_schemas::{Mode, OrderId, kafka::record::Position};
 use sqlx::{AssertSqlSafe, PgConnection, types::Uuid};
 
 use crate::{domain::OrderKey, store::FiredEffects};

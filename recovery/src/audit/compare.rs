@@ -13,7 +13,7 @@ use riverlock_ledger::{
 };
 use riverlock_schemas::{
     hash::Sha256Hash,
-    record::{self, Position},
+    kafka::record::{self, Position},
 };
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;

@@ -14,7 +14,7 @@ mod watch;
 
 use std::fmt;
 
-use riverlock_schemas::record::Position;
+use riverlock_schemas::kafka::record::Position;
 
 pub use discard::discard;
 pub use redrive::redrive;

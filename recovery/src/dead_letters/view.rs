@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use riverlock_schemas::record::Position;
+use riverlock_schemas::kafka::record::Position;
 use serde::Serialize;
 use sqlx::PgConnection;
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use rdkafka::consumer::Consumer as _;
 use riverlock_runtime::{Backoff, ConsumerGuard, kafka::REQUEST_TIMEOUT};
-use riverlock_schemas::{hash::Sha256Hash, time::to_micros, topics::is_of_earlier_cluster};
+use riverlock_schemas::{hash::Sha256Hash, kafka::topics::is_of_earlier_cluster, time::to_micros};
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 

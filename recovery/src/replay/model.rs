@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use riverlock_ledger::{Record, batch, reading::ranges::OffsetRange};
 use riverlock_schemas::{
     Mode,
-    record::{EVENT_TYPE, bounded},
+    kafka::record::{EVENT_TYPE, bounded},
 };
 use serde::{Deserialize, Serialize};
 

@@ -13,7 +13,7 @@ use riverlock_ledger::{
     store as ledger_store,
 };
 use riverlock_runtime::{ConsumerGuard, kafka::REQUEST_TIMEOUT};
-use riverlock_schemas::{partitioner, record};
+use riverlock_schemas::kafka::{partitioner, record};
 use sqlx::PgConnection;
 
 use crate::replay::model::{AssignedRange, Position, Selection};

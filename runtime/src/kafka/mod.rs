@@ -6,7 +6,7 @@ pub mod topics;
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
-use riverlock_schemas::{
+use riverlock_schemas::kafka::{
     record::STORED_BYTES_MAX,
     topics::{DEFAULT_PREFIX, Topics, WILDCARD},
 };

@@ -285,14 +285,12 @@ pub async fn find_former(config: &mut KafkaConfig) -> Result<(), TopicError> {
     let asked = config.clone();
     let possible = config.topics().possible_former();
     let look_up = move || {
-        let client = ConsumerGuard::create(&asked.client()).map_err(|error| kafka(&asked, "list its topics", error))?;
-        partition_counts(client.client(), &possible).map_err(|error| {
-            // librdkafka's log lines say why the broker cannot be reached, and may follow the error.
-            drop(client.poll(LOG_WAIT));
-            kafka(&asked, "list its topics", error)
-        })
+        let client = ConsumerGuard::create(&asked.client())?;
+        // librdkafka's log lines say why the broker cannot be reached, and may follow the error.
+        partition_counts(client.client(), &possible).inspect_err(|_| drop(client.poll(LOG_WAIT)))
     };
-    let existing = tokio::task::spawn_blocking(look_up).await.map_err(|_| TopicError::Panicked)??;
+    let existing = tokio::task::spawn_blocking(look_up).await.map_err(|_| TopicError::Panicked)?;
+    let existing = existing.map_err(|error| kafka(config, "list its topics", error))?;
     config.former_topics = existing.into_keys().collect();
     Ok(())
 }

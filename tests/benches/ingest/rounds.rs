@@ -9,7 +9,7 @@ use rdkafka::{
 };
 use riverlock_runtime::kafka::{KafkaConfig, topics};
 use riverlock_sandbox::stack::{self, EmbeddedBroker, Kafka, Signal, ports};
-use riverlock_schemas::topics::Topics;
+use riverlock_schemas::kafka::topics::Topics;
 use riverlock_tests::load::{self, Outcome};
 
 use super::{

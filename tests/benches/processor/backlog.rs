@@ -20,7 +20,7 @@ use rdkafka::{
 };
 use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_sandbox::{Life, Mode, PlannedEvent, PlayConfig};
-use riverlock_schemas::record;
+use riverlock_schemas::kafka::record;
 
 /// How long Kafka may take to acknowledge the last records.
 const FLUSH_WITHIN: Duration = Duration::from_secs(120);

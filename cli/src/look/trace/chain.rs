@@ -16,8 +16,10 @@ use riverlock_processor::{
 use riverlock_runtime::{Clock as _, SystemClock, with_causes};
 use riverlock_schemas::{
     EventId, OrderId,
-    record::{self, Position},
-    topics::{RawConsumer, without_cluster},
+    kafka::{
+        record::{self, Position},
+        topics::{RawConsumer, without_cluster},
+    },
 };
 use sqlx::PgConnection;
 

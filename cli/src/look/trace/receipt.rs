@@ -11,9 +11,11 @@ use riverlock_ledger::reading::ranges::{OffsetRange, RangeError, RangeReader, li
 use riverlock_runtime::{ConsumerGuard, kafka::KafkaConfig, with_causes};
 use riverlock_schemas::{
     hash::Sha256Hash,
-    record::{self as header, Position},
+    kafka::{
+        record::{self as header, Position},
+        topics::is_of_earlier_cluster,
+    },
     time::parse_time,
-    topics::is_of_earlier_cluster,
 };
 use serde::Serialize;
 

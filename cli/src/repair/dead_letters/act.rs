@@ -7,7 +7,7 @@ use riverlock_ledger::{Error, postgres::bounded};
 use riverlock_processor::Orders;
 use riverlock_recovery::dead_letters::{self, Cursor, Filter, LetterPosition, RedriveResult, Request, Run, SkipReason};
 use riverlock_runtime::{Clock as _, ConfigError, SystemClock};
-use riverlock_schemas::topics::{RawConsumer, Topics, without_cluster};
+use riverlock_schemas::kafka::topics::{RawConsumer, Topics, without_cluster};
 use serde::Serialize;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};

@@ -1,7 +1,7 @@
 //! Arguments of `riverlock dead-letters`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use riverlock_schemas::record::Position;
+use riverlock_schemas::kafka::record::Position;
 
 use crate::{
     options::{

@@ -1,7 +1,7 @@
 //! Arguments of `riverlock outbox`.
 
 use clap::{Args, Subcommand};
-use riverlock_schemas::record::Position;
+use riverlock_schemas::kafka::record::Position;
 
 use crate::{
     options::{change::ChangeOptions, position::position},

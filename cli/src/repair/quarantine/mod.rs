@@ -14,7 +14,7 @@ use std::{path::Path, process::ExitCode};
 use rdkafka::Message as _;
 use riverlock_runtime::{Clock as _, SystemClock};
 use riverlock_schemas::{
-    record,
+    kafka::record,
     time::{parse_time, rfc3339},
 };
 use serde::Serialize;

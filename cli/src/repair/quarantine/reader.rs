@@ -14,7 +14,7 @@ use riverlock_runtime::{
     ConsumerGuard,
     kafka::{KafkaConfig, REQUEST_TIMEOUT},
 };
-use riverlock_schemas::record;
+use riverlock_schemas::kafka::record;
 
 use super::args::Cursor;
 use super::verdict::StoredDelivery;

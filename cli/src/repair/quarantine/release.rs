@@ -10,7 +10,7 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 use riverlock_runtime::{Clock as _, SystemClock};
-use riverlock_schemas::{Envelope, hash::Sha256Hash, record};
+use riverlock_schemas::{Envelope, hash::Sha256Hash, kafka::record};
 use serde::Serialize;
 
 use super::{

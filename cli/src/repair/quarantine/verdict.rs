@@ -8,7 +8,7 @@ use riverlock_ingest::{
     auth::signature::{Match, SignatureError, Verifier},
     config::EndpointConfig,
 };
-use riverlock_schemas::{record, time::parse_time};
+use riverlock_schemas::{kafka::record, time::parse_time};
 
 /// A delivery as its record stores it. Absent values are empty.
 pub(crate) struct StoredDelivery<'a> {

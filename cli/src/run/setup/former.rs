@@ -2,7 +2,7 @@
 
 use riverlock_recovery::audit;
 use riverlock_runtime::kafka::KafkaConfig;
-use riverlock_schemas::topics::RawConsumer;
+use riverlock_schemas::kafka::topics::RawConsumer;
 use serde::Serialize;
 use sqlx::PgConnection;
 

@@ -217,7 +217,7 @@ async fn a_dead_letter_that_kafka_rejects_is_parked_and_retried() {
     let parked = outbox::parked_letters(&mut setting.connection, None, 10).await.unwrap();
     assert_eq!(parked[0].position, "riverlock.raw.other[0]@2");
     let position =
-        riverlock_schemas::record::Position { topic: "riverlock.raw.other".to_owned(), partition: 0, offset: 2 };
+        riverlock_schemas::kafka::record::Position { topic: "riverlock.raw.other".to_owned(), partition: 0, offset: 2 };
     sqlx::query("UPDATE dead_letters SET payload = 'short' WHERE record_offset = 2")
         .execute(&mut setting.connection)
         .await

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use riverlock_ledger::{Projection, batch};
 use riverlock_processor::Orders;
-use riverlock_schemas::{Mode, oddity::Oddity, record::FOLDED_BYTES_MAX};
+use riverlock_schemas::{Mode, kafka::record::FOLDED_BYTES_MAX, oddity::Oddity};
 use riverlock_tests::{Database, outcomes, record, state};
 use sqlx::PgConnection;
 

@@ -11,7 +11,7 @@ use riverlock_sandbox::{
     PlannedEvent,
     stack::{self, Kafka, Process, ports},
 };
-use riverlock_schemas::record;
+use riverlock_schemas::kafka::record;
 use riverlock_tests::{Database, binary, outcomes};
 use tokio::time::{Instant, sleep};
 

@@ -11,7 +11,7 @@ use riverlock_runtime::{
     kafka::{KafkaConfig, topics},
 };
 use riverlock_sandbox::stack::EmbeddedBroker;
-use riverlock_schemas::{Envelope, Mode, record};
+use riverlock_schemas::{Envelope, Mode, kafka::record};
 use riverlock_tests::{Database, outcomes};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::task::JoinHandle;

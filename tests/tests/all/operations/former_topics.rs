@@ -10,7 +10,7 @@ use riverlock_sandbox::{
     PlannedEvent,
     stack::{Signal, kafka_for_test},
 };
-use riverlock_schemas::topics::{RawConsumer, Topics};
+use riverlock_schemas::kafka::topics::{RawConsumer, Topics};
 use riverlock_tests::{Database, events, lives, state};
 use serde_json::Value;
 

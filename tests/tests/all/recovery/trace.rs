@@ -15,7 +15,7 @@ use riverlock_runtime::{
     kafka::{KafkaConfig, topics},
 };
 use riverlock_sandbox::{sender::sign, stack::EmbeddedBroker};
-use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash, record as headers};
+use riverlock_schemas::{Envelope, Mode, hash::Sha256Hash, kafka::record as headers};
 use riverlock_tests::{Database, binary, now};
 use serde_json::{Value, json};
 use sqlx::PgConnection;

@@ -28,7 +28,7 @@ fn the_page_has_every_topic_header_and_message() {
         "topics of the page, and topics that setup creates"
     );
 
-    let code = read(&root().join("schemas/src/record.rs"));
+    let code = read(&root().join("schemas/src/kafka/record.rs"));
     let constant = |line: &str| {
         let (name, value) = line.strip_prefix("pub const ")?.split_once(": &str = \"")?;
         (!VALUES.contains(&name)).then(|| value.trim_end_matches("\";").to_owned())

@@ -224,21 +224,18 @@ async fn concurrent_redrives_and_live_duplicates_have_each_effect_once() {
 }
 
 /// Applies events, and then never returns, so that the transaction stays open.
-struct Hanging {
-    orders: Orders,
-    reached: Arc<Notify>,
-}
+struct Hanging(Orders, Arc<Notify>);
 
 impl Projection for Hanging {
     type Event = <Orders as Projection>::Event;
     type Applied = <Orders as Projection>::Applied;
 
     fn name(&self) -> &'static str {
-        self.orders.name()
+        self.0.name()
     }
 
     fn decide(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decision<Self::Event> {
-        self.orders.decide(envelope, body)
+        self.0.decide(envelope, body)
     }
 
     async fn apply(
@@ -247,8 +244,8 @@ impl Projection for Hanging {
         fresh: Vec<NewEvent<Self::Event>>,
         now: DateTime<Utc>,
     ) -> Result<Self::Applied, Error> {
-        self.orders.apply(connection, fresh, now).await?;
-        self.reached.notify_one();
+        self.0.apply(connection, fresh, now).await?;
+        self.1.notify_one();
         std::future::pending().await
     }
 }
@@ -262,7 +259,7 @@ async fn a_redrive_killed_before_its_commit_has_no_effect_and_the_next_one_has_i
     let reached = Arc::new(Notify::new());
     let task = {
         let (config, place) = (letters.database.config.clone(), place(&dying[0]));
-        let projection = Hanging { orders: orders(), reached: Arc::clone(&reached) };
+        let projection = Hanging(orders(), Arc::clone(&reached));
         tokio::spawn(async move {
             let mut connection = config.connect().await.unwrap();
             dead_letters::redrive(&mut connection, &projection, &place, &request(Run::Apply), now()).await

@@ -6,7 +6,7 @@ use riverlock_ledger::reading::ranges::RangeError;
 use riverlock_recovery::replay::{self, ReplayError, Selection};
 use riverlock_runtime::kafka::KafkaConfig;
 use riverlock_sandbox::stack::EmbeddedBroker;
-use riverlock_schemas::{Envelope, partitioner};
+use riverlock_schemas::{Envelope, kafka::partitioner};
 
 use super::harness::{Setting, Watcher, has_type};
 
