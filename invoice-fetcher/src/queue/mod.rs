@@ -391,7 +391,7 @@ impl LeaseRow {
             file_id,
             order_id: OrderId::parse(self.order_id).map_err(|error| inconsistent(format!("order_id {error}")))?,
             mode,
-            purpose: purpose(&self.purpose).ok_or_else(|| inconsistent(format!("purpose {}", self.purpose)))?,
+            purpose: Purpose::parse(&self.purpose).ok_or_else(|| inconsistent(format!("purpose {}", self.purpose)))?,
             attempts: self.attempts,
             age: seconds(self.age),
             was_throttled: self.was_throttled,
@@ -490,10 +490,6 @@ async fn discard(connection: &mut PgConnection, leased: &LeasedDocument, error: 
 /// Converts PostgreSQL's seconds to a duration; zero if negative because a clock was set back.
 fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
-}
-
-fn purpose(text: &str) -> Option<Purpose> {
-    [Purpose::Invoice, Purpose::CreditMemo].into_iter().find(|purpose| purpose.as_str() == text)
 }
 
 /// Sanitizes a text so that the database accepts it.
