@@ -62,7 +62,7 @@ pub(super) fn client(config: &Config) -> anyhow::Result<Client> {
     Ok(Client::new(&digital_river, Arc::new(SystemClock))?)
 }
 
-/// Brings in the events that were played and never delivered, as `riverlock reconcile --apply` does. The command itself
+/// Fetches the events that were played and never delivered, as `riverlock reconcile --apply` does. The command itself
 /// looks back 30 days, and the played events are older.
 ///
 /// # Errors

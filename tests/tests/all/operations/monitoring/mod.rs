@@ -136,7 +136,7 @@ async fn what_was_played_is_measured(watched: &Watched) {
     }
 }
 
-/// Types that are not known share one series, so that nobody can add series.
+/// Unknown types share one series, so that the number of series is bounded.
 async fn event_types_are_counted(watched: &Watched) {
     let unknown = event("unknown", "order.of.a.later.year");
     assert_eq!(watched.target.post("Content-Type: application/json\r\n", &unknown).await.unwrap(), 202);
