@@ -21,8 +21,6 @@ mod report;
 mod rounds;
 mod server;
 
-use std::process::ExitCode;
-
 use anyhow::{Context as _, bail};
 
 use self::{
@@ -31,15 +29,9 @@ use self::{
 };
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run(&arguments).await
 }
 
 async fn run(arguments: &[String]) -> anyhow::Result<()> {

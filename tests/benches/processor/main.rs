@@ -25,8 +25,6 @@ mod replay;
 mod report;
 mod stage;
 
-use std::process::ExitCode;
-
 use anyhow::{Context as _, bail};
 
 use self::stage::{Options, Stage};
@@ -35,15 +33,9 @@ use self::stage::{Options, Stage};
 const EVENT_BYTES: usize = 4 * 1024;
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run(&arguments).await
 }
 
 async fn run(arguments: &[String]) -> anyhow::Result<()> {
