@@ -36,12 +36,7 @@ impl Names {
         let reasons: Vec<&str> = rows.filter_map(|row| row.reason).collect::<BTreeSet<_>>().into_iter().collect();
         let mut names = Self::default();
         if !types.is_empty() {
-            names.types = types_known(connection, &types).await?;
-            let missing: Vec<&str> = types.iter().copied().filter(|name| !names.types.contains_key(*name)).collect();
-            if !missing.is_empty() {
-                add_types(connection, &missing).await?;
-                names.types = types_known(connection, &types).await?;
-            }
+            names.types = type_numbers(connection, &types).await?;
         }
         if !reasons.is_empty() {
             names.reasons = reason_numbers(connection, &reasons).await?;
@@ -91,6 +86,17 @@ async fn add_types(connection: &mut PgConnection, names: &[&str]) -> Result<(), 
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Returns the numbers of event types; a type without a number gets one.
+async fn type_numbers(connection: &mut PgConnection, types: &[&str]) -> Result<HashMap<String, i32>, Error> {
+    let known = types_known(connection, types).await?;
+    let missing: Vec<&str> = types.iter().copied().filter(|name| !known.contains_key(*name)).collect();
+    if missing.is_empty() {
+        return Ok(known);
+    }
+    add_types(connection, &missing).await?;
+    types_known(connection, types).await
 }
 
 async fn reasons_known(connection: &mut PgConnection, names: &[&str]) -> Result<HashMap<String, i16>, Error> {
