@@ -4,10 +4,13 @@
 //! rolled back. Writing detects that by the version, and an order that does not change is checked by the version too.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
 };
+
+use lru::LruCache;
 
 use super::row::StoredOrder;
 use crate::domain::{Facts, OrderKey};
@@ -16,68 +19,47 @@ use crate::domain::{Facts, OrderKey};
 /// the memory.
 const PARTS_MAX: usize = 64;
 
-/// A cache of orders, bounded by their number. The order that was added first is removed first.
-pub(crate) struct OrderCache {
-    orders_max: usize,
-    orders: Mutex<Orders>,
-}
+type Cached = LruCache<OrderKey, StoredOrder>;
+
+/// A cache of the orders that were written last, bounded by their number.
+pub(crate) struct OrderCache(Option<Mutex<Cached>>);
 
 impl fmt::Debug for OrderCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OrderCache").field("orders_max", &self.orders_max).finish_non_exhaustive()
+        f.debug_struct("OrderCache").finish_non_exhaustive()
     }
-}
-
-#[derive(Default)]
-struct Orders {
-    by_key: HashMap<OrderKey, (u64, StoredOrder)>,
-    /// Keys in the order in which they were added, with the number of the addition. Entries of orders that were taken out or
-    /// added again since have another number, and are skipped.
-    added: VecDeque<(u64, OrderKey)>,
-    additions: u64,
 }
 
 impl OrderCache {
     /// A cache of at most `orders_max` orders; 0 caches none.
     pub(crate) fn new(orders_max: usize) -> Self {
-        Self { orders_max, orders: Mutex::default() }
+        Self(NonZeroUsize::new(orders_max).map(|orders_max| Mutex::new(LruCache::new(orders_max))))
     }
 
     /// Takes those of these orders out that are cached.
     pub(crate) fn take<'a>(&self, keys: impl Iterator<Item = &'a OrderKey>) -> HashMap<OrderKey, StoredOrder> {
-        let mut cached = self.lock();
-        keys.filter_map(|key| cached.by_key.remove_entry(key)).map(|(key, (_, order))| (key, order)).collect()
-    }
-
-    /// Removes all orders.
-    pub(crate) fn clear(&self) {
-        *self.lock() = Orders::default();
+        self.with(|cached| keys.filter_map(|key| cached.pop_entry(key)).collect())
     }
 
     /// Adds orders as they were written.
     pub(crate) fn add(&self, orders: impl IntoIterator<Item = (OrderKey, StoredOrder)>) {
-        let mut cached = self.lock();
-        for (key, order) in orders {
-            if self.orders_max == 0 || parts(&order.facts) > PARTS_MAX {
-                continue;
+        let small = orders.into_iter().filter(|(_, order)| parts(&order.facts) <= PARTS_MAX);
+        self.with(|cached| {
+            for (key, order) in small {
+                cached.put(key, order);
             }
-            cached.additions += 1;
-            let number = cached.additions;
-            cached.added.push_back((number, key.clone()));
-            cached.by_key.insert(key, (number, order));
-        }
-        // Bounds the list too, which has entries for orders that were taken out.
-        while cached.by_key.len() > self.orders_max || cached.added.len() > self.orders_max.saturating_mul(4) {
-            let Some((number, key)) = cached.added.pop_front() else { break };
-            if cached.by_key.get(&key).is_some_and(|(newest, _)| *newest == number) {
-                cached.by_key.remove(&key);
-            }
-        }
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Orders> {
+    /// Removes all orders.
+    pub(crate) fn clear(&self) {
+        self.with(LruCache::clear);
+    }
+
+    fn with<T: Default>(&self, access: impl FnOnce(&mut Cached) -> T) -> T {
         // A panic while it was locked leaves at worst an order that is not cached.
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+        let cached = self.0.as_ref().map(|cached| cached.lock().unwrap_or_else(PoisonError::into_inner));
+        cached.map(|mut cached| access(&mut cached)).unwrap_or_default()
     }
 }
 
@@ -121,13 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_stays_bounded() {
+    fn large_orders_are_not_cached() {
         let cache = OrderCache::new(3);
-        for round in 0..1_000 {
-            cache.add([(key(7), order(round))]);
-            assert_eq!(versions(&cache, &[7]), [Some(round)]);
-        }
-        assert!(cache.lock().added.len() <= 12);
         let mut large = order(1);
         for line in 0..=PARTS_MAX {
             large.facts.lines.insert(LineId::parse(line.to_string()).unwrap(), LineFacts::default());
